@@ -1,0 +1,290 @@
+"""The values that travel between stages: frozen, with units in the name or the docstring.
+
+Time is always integer nanoseconds UTC since 1970, taken from the data. A float second at today's epoch resolves to
+0.2 microseconds only and drifts when summed; integers do neither.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import DataError
+
+NS = 1_000_000_000
+"""Nanoseconds in a second."""
+
+LABELS = ("earthquake", "blast", "collapse", "landslide", "noise")
+"""The classes, in the order of the network's outputs."""
+
+COMPONENTS = ("E", "N", "Z")
+"""The network's input rows, in order."""
+
+WINDOW_RATE_HZ = 100
+WINDOW_SAMPLES = 10240
+WINDOW_ONSET = 2048
+"""Index of the onset in the window: 20.48 s of what came before, 81.92 s of what followed."""
+
+Samples: TypeAlias = NDArray[np.int32] | NDArray[np.float32] | NDArray[np.float64]
+EventPhase: TypeAlias = Literal["new", "update", "end"]
+AlertAction: TypeAlias = Literal["raise", "escalate", "retract"]
+
+_FDSN = re.compile(r"^FDSN:([^_]+)_([^_]+)_([^_]*)_([^_]+)_([^_]*)_([^_]+)$")
+_CODE = re.compile(r"^[A-Z0-9-]{0,8}$")
+_ROW = {"E": 0, "N": 1, "Z": 2, "2": 0, "1": 1, "3": 2}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StationId:
+    """One sensor: network, station and location codes with the FDSN band and source code (``"HH"``)."""
+
+    network: str
+    station: str
+    location: str
+    band_source: str
+
+    def __str__(self) -> str:
+        return f"{self.network}.{self.station}.{self.location}.{self.band_source}"
+
+    @property
+    def short(self) -> str:
+        """``NET.STA``, as event identifiers and topics use it."""
+        return f"{self.network}.{self.station}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StreamId:
+    """One channel of a sensor; its text is the FDSN source identifier."""
+
+    station: StationId
+    component: str
+
+    @classmethod
+    def parse(cls, text: str) -> StreamId:
+        """Read ``FDSN:NET_STA_LOC_B_S_SS`` or the older ``NET.STA.LOC.CHA``.
+
+        Raises:
+            DataError: the text is neither.
+        """
+        match = _FDSN.match(text)
+        if match:
+            net, sta, loc, band, source, sub = match.groups()
+        else:
+            parts = text.split(".")
+            if len(parts) != 4 or len(parts[3]) != 3:
+                raise DataError(
+                    f"{text!r} is not a stream identifier", "write FDSN:NET_STA_LOC_B_S_SS or NET.STA.LOC.CHA"
+                )
+            net, sta, loc = parts[:3]
+            band, source, sub = parts[3]
+        if not (net and sta) or not all(_CODE.match(part) for part in (net, sta, loc, band, source, sub)):
+            raise DataError(
+                f"{text!r} is not a stream identifier",
+                "codes are upper-case letters, digits and '-'; network and station may not be empty",
+            )
+        return cls(StationId(net, sta, loc, band + source), sub)
+
+    def __str__(self) -> str:
+        s = self.station
+        return f"FDSN:{s.network}_{s.station}_{s.location}_{s.band_source[:1]}_{s.band_source[1:]}_{self.component}"
+
+    @property
+    def seed(self) -> str:
+        """The channel in SEED form, ``NET.STA.LOC.CHA``."""
+        return f"{self.station}{self.component}"
+
+    @property
+    def row(self) -> int | None:
+        """Input row of this component (E 0, N 1, Z 2; 2 and 1 stand for E and N), None for any other code."""
+        return _ROW.get(self.component)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockQuality:
+    """What the recorder said about its own time: timing quality 0-100 %, clock lock, questionable time tag."""
+
+    timing_percent: int | None = None
+    clock_locked: bool | None = None
+    time_questionable: bool = False
+
+
+UNKNOWN_QUALITY = BlockQuality()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleBlock:
+    """One channel's packet: ``samples`` ``[n]`` in counts as recorded, the first at ``start_ns``.
+
+    A jump between the end of one block and the start of the next *is* the gap; no stage invents samples.
+    """
+
+    stream: StreamId
+    start_ns: int
+    rate_hz: float
+    samples: Samples
+    quality: BlockQuality = UNKNOWN_QUALITY
+
+    @property
+    def end_ns(self) -> int:
+        """Time at which the next sample is due."""
+        return self.start_ns + round(len(self.samples) * NS / self.rate_hz)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A run of samples of one component without a gap: what the ring buffer hands to the window preparation."""
+
+    start_ns: int
+    rate_hz: float
+    samples: Samples
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + round(len(self.samples) * NS / self.rate_hz)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOn:
+    """The detector's ratio rose above the on threshold at ``onset_ns`` (time of that sample)."""
+
+    station: StationId
+    onset_ns: int
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOff:
+    """The ratio fell below the off threshold: the last sample above it is at ``off_ns``."""
+
+    station: StationId
+    onset_ns: int
+    off_ns: int
+    peak_ratio: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The network's input: ``data`` float32 ``[3, 10240]`` (E, N, Z at 100 Hz, onset at sample 2048), in -1..1.
+
+    ``seconds`` is how much signal after the onset was allowed in; ``coverage`` the share of the samples up to there that
+    were recorded, per component; ``gap_s`` the recorded span's missing seconds, the largest over the components.
+    """
+
+    data: NDArray[np.float32]
+    onset_ns: int
+    seconds: float
+    coverage: tuple[float, float, float]
+    gap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """A verdict on one window. ``probabilities`` are calibrated, in the order of ``LABELS``; ``window_s`` as above."""
+
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+    abstained: bool
+    window_s: float
+    model: str
+    model_sha256: str
+    backend: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What the trigger saw: peak STA/LTA ratio, duration so far (s), peak of the band-passed signal (counts, the
+    largest component), frequency of the spectral maximum (Hz; None when no samples were at hand)."""
+
+    ratio: float
+    duration_s: float
+    peak_counts: float
+    dominant_hz: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How far the data behind a verdict can be trusted."""
+
+    gap_s: float = 0.0
+    components: str = ""
+    clock: BlockQuality = UNKNOWN_QUALITY
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One revision of one event. ``classification`` is None when the network failed; ``reason`` then says why."""
+
+    id: str
+    revision: int
+    phase: EventPhase
+    station: StationId
+    onset_ns: int
+    detection: Detection
+    classification: Classification | None
+    quality: Quality
+    data_ns: int
+    """Time of the newest sample that this revision has seen."""
+    reason: str | None = None
+    exercise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A decision to wake someone, or to take that back."""
+
+    event: Event
+    action: AlertAction
+    severity: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """A trigger that did not become an event, with the reason."""
+
+    station: StationId
+    onset_ns: int
+    reason: str
+    detection: Detection | None = field(default=None)
+
+
+def format_ns(ns: int) -> str:
+    """ISO 8601 UTC with nine decimals, exact."""
+    seconds, rest = divmod(ns, NS)
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"
+
+
+_ISO = re.compile(r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9})\d*)?(Z|[+-]\d{2}:?\d{2})?$")
+
+
+def parse_ns(text: str) -> int:
+    """Integer nanoseconds of an ISO 8601 time; without a zone it is UTC.
+
+    Raises:
+        DataError: not such a time.
+    """
+    match = _ISO.match(text.strip())
+    try:
+        if match is None:
+            raise ValueError(text)
+        day, clock, fraction, zone = match.groups()
+        offset = "+00:00" if zone in (None, "Z") else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
+        whole = datetime.fromisoformat(f"{day}T{clock}{offset}")
+    except ValueError:
+        raise DataError(f"{text!r} is not a time", "write it like 2026-03-01T12:00:00.123Z") from None
+    return round(whole.timestamp()) * NS + int((fraction or "0").ljust(9, "0"))
+
+
+def event_id(station: StationId, onset_ns: int) -> str:
+    """``NET.STA-20260301T120000.123Z``: the identity of an event for its whole life, the same in every replay."""
+    millis = onset_ns // 1_000_000
+    moment = datetime.fromtimestamp(millis // 1000, timezone.utc)
+    return f"{station.short}-{moment:%Y%m%dT%H%M%S}.{millis % 1000:03d}Z"
