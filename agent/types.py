@@ -81,7 +81,7 @@ class StreamId:
                     f"{text!r} is not a stream identifier", "write FDSN:NET_STA_LOC_B_S_SS or NET.STA.LOC.CHA"
                 )
             net, sta, loc = parts[:3]
-            band, source, sub = parts[3]
+            band, source, sub = parts[3][0], parts[3][1], parts[3][2]
         if not (net and sta) or not all(_CODE.match(part) for part in (net, sta, loc, band, source, sub)):
             raise DataError(
                 f"{text!r} is not a stream identifier",
@@ -171,8 +171,8 @@ class TriggerOff:
 class Window:
     """The network's input: ``data`` float32 ``[3, 10240]`` (E, N, Z at 100 Hz, onset at sample 2048), in -1..1.
 
-    ``seconds`` is how much signal after the onset was allowed in; ``coverage`` the share of the samples up to there that
-    were recorded, per component; ``gap_s`` the recorded span's missing seconds, the largest over the components.
+    ``seconds`` is how much signal after the onset was allowed in; ``coverage`` the share of the samples up to there
+    that were recorded, per component; ``gap_s`` the recorded span's missing seconds, the largest over the components.
     """
 
     data: NDArray[np.float32]

@@ -1,0 +1,110 @@
+"""The one preparation of the network's input, for training and for the station alike.
+
+Follows PRIME-DP's convention (per component: demean, divide by the maximum, zeros where there is nothing), at 100 Hz
+with the onset at sample 2048. ``Preparation`` adds one thing that a quantised network needs, see its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.dsp.resample import interpolate
+from agent.dsp.sos import SosFilter, butterworth
+from agent.types import NS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES, Segment, Window
+
+BEFORE_NS = WINDOW_ONSET * NS // WINDOW_RATE_HZ
+AFTER_NS = (WINDOW_SAMPLES - WINDOW_ONSET) * NS // WINDOW_RATE_HZ
+WARM_UP_NS = 5 * NS
+"""Signal before the window that settles the high-pass, where it was recorded."""
+
+_DEAD = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a model wants done to its input beyond the fixed convention; stands in its manifest.
+
+    ``highpass_hz``: corner of a causal Butterworth high-pass of ``highpass_order``, None for none. Ocean microseism and
+    drift often exceed a micro-earthquake; scaled to its own maximum such a window leaves the event less than one INT8
+    step.
+    """
+
+    highpass_hz: float | None = None
+    highpass_order: int = 2
+
+
+def prepare(
+    segments: Mapping[int, Sequence[Segment]], onset_ns: int, seconds: float, preparation: Preparation
+) -> Window:
+    """Build the input from gap-free runs of samples per row (0 E, 1 N, 2 Z; missing rows stay zero).
+
+    Only samples in ``[onset - 20.48 s, onset + min(seconds, 81.92 s))`` enter, whatever else is given; before that, up
+    to five seconds settle the high-pass. Samples at 100 Hz go to the nearest grid point (at most 5 ms off), any other
+    rate is interpolated without aliasing. A constant or absent component is all zero. Samples must be finite.
+    """
+    begin = onset_ns - BEFORE_NS
+    until = onset_ns + min(round(seconds * NS), AFTER_NS)
+    wanted = min(WINDOW_SAMPLES, max(1, -(-(until - begin) * WINDOW_RATE_HZ // NS)))
+    data = np.zeros((3, WINDOW_SAMPLES), dtype=np.float32)
+    coverage = [0.0, 0.0, 0.0]
+    gap_s = 0.0
+    for row, runs in segments.items():
+        values = np.zeros(wanted)
+        valid = np.zeros(wanted, dtype=bool)
+        for run in runs:
+            _place(run, (begin, until), preparation, values, valid)
+        count = int(np.count_nonzero(valid))
+        if count == 0:
+            continue
+        coverage[row] = count / wanted
+        recorded = np.flatnonzero(valid)
+        gap_s = max(gap_s, (int(recorded[-1] - recorded[0]) + 1 - count) / WINDOW_RATE_HZ)
+        kept = values[valid]
+        kept -= kept.mean()
+        peak = float(np.abs(kept).max())
+        # A dead channel is constant up to rounding; divided by that rounding it would look alive.
+        if peak > _DEAD * max(float(np.abs(run.samples).max()) for run in runs if len(run.samples)):
+            data[row, :wanted][valid] = kept / peak
+    return Window(data, onset_ns, seconds, (coverage[0], coverage[1], coverage[2]), gap_s)
+
+
+def _place(
+    run: Segment,
+    span_ns: tuple[int, int],
+    preparation: Preparation,
+    values: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+) -> None:
+    """Filter one run, bring it to the grid and write it where it belongs."""
+    begin, until = span_ns
+    rate = run.rate_hz
+    # First sample at or after the warm-up's start, and one past the last before the end: integer arithmetic on the
+    # sample index, with half a sample's tolerance for time stamps that are rounded.
+    first = max(0, round((begin - WARM_UP_NS - run.start_ns) * rate / NS))
+    last = min(len(run.samples), round((until - run.start_ns) * rate / NS))
+    if last <= first:
+        return
+    x = np.asarray(run.samples[first:last], dtype=np.float64)
+    start_s = (run.start_ns - begin) / NS + first / rate
+    if preparation.highpass_hz is not None and preparation.highpass_hz < rate / 2:
+        x = SosFilter(butterworth(preparation.highpass_hz, None, rate, preparation.highpass_order)).process(x)
+    at_grid_rate = abs(rate - WINDOW_RATE_HZ) * len(x) / rate < 0.5
+    if at_grid_rate:
+        index = round(start_s * WINDOW_RATE_HZ)
+        skip = max(0, -index)
+        kept = x[skip : len(values) - index]
+        target = slice(index + skip, index + skip + len(kept))
+    else:
+        k0 = max(0, int(np.ceil(start_s * WINDOW_RATE_HZ - 1e-6)))
+        k1 = min(len(values), int(np.floor((start_s + (len(x) - 1) / rate) * WINDOW_RATE_HZ + 1e-6)) + 1)
+        if k1 <= k0:
+            return
+        kept = interpolate(x, rate, k0 / WINDOW_RATE_HZ - start_s, k1 - k0, WINDOW_RATE_HZ)
+        target = slice(k0, k1)
+    if len(kept):
+        values[target] = kept
+        valid[target] = True

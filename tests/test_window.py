@@ -1,0 +1,146 @@
+"""The network must see at the station exactly what it was trained on, whatever the recorder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import signal
+
+from agent.dsp.resample import interpolate
+from agent.dsp.sos import SosFilter, butterworth
+from agent.dsp.window import Preparation, prepare
+from agent.errors import DataError
+from agent.types import NS, WINDOW_ONSET, Segment
+
+PLAIN = Preparation()
+ONSET = 1_700_000_000 * NS
+
+
+def _tone(rate: float, hz: float, before_s: float = 30.0, after_s: float = 90.0, shift_ns: int = 0) -> Segment:
+    """A tone whose phase is fixed to the onset, so that every sampling of it describes the same ground motion."""
+    start = ONSET - round(before_s * NS) + shift_ns
+    t = (start - ONSET) / NS + np.arange(int((before_s + after_s) * rate)) / rate
+    return Segment(start, rate, (1000 * np.sin(2 * np.pi * hz * t) + 500).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rate", "order"),
+    [
+        (1, 20, 100, 4),
+        (1, 8, 20, 4),
+        (0.5, None, 100, 2),
+        (None, 30, 250, 3),
+        (1, 20, 1000, 4),
+        (2, 45, 100, 1),
+        (5, None, 100, 3),
+    ],
+)
+def test_butterworth_equals_scipy(low: float | None, high: float | None, rate: float, order: int) -> None:
+    """The corner frequencies in a configuration mean what the literature means by them."""
+    kind = "bandpass" if low and high else "highpass" if low else "lowpass"
+    reference = signal.butter(order, [low, high] if kind == "bandpass" else (low or high), kind, fs=rate, output="sos")
+    x = np.random.default_rng(1).standard_normal(4000)
+    expected = signal.sosfilt(reference, x)
+    got = SosFilter(butterworth(low, high, rate, order), prime=False).process(x)
+    np.testing.assert_allclose(got, expected, atol=1e-10 * np.abs(expected).max())
+
+
+def test_butterworth_refuses_corners_that_make_no_filter() -> None:
+    for low, high in [(None, None), (20, 1), (1, 50), (0, 10), (5, 5)]:
+        with pytest.raises(DataError, match="Butterworth"):
+            butterworth(low, high, 100, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts=st.lists(st.integers(1, 700), min_size=1, max_size=20), seed=st.integers(0, 5))
+def test_filter_does_not_depend_on_packets(cuts: list[int], seed: int) -> None:
+    """To the bit: else a trigger near the threshold would depend on how a digitizer cuts its packets."""
+    x = np.random.default_rng(seed).integers(-(2**23), 2**23, sum(cuts)).astype(np.int32)
+    sos = butterworth(1, 20, 100, 4)
+    whole, parts = SosFilter(sos).process(x), SosFilter(sos)
+    pieces = [parts.process(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])]
+    assert np.array_equal(whole, np.concatenate(pieces))
+
+
+def test_an_offset_makes_no_transient() -> None:
+    """Switching on a recorder with a DC offset must not look like an earthquake."""
+    out = SosFilter(butterworth(1, 20, 100, 4)).process(np.full(2000, 1_000_000, dtype=np.int32))
+    assert np.abs(out).max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [20.0, 31.25, 40.0, 50.0, 62.5, 125.0, 200.0, 250.0, 500.0, 1000.0])
+def test_every_rate_gives_the_same_window(rate: float) -> None:
+    """A 3 Hz tone is the same tone at any sampling rate, at the right time."""
+    expected = prepare({2: [_tone(100.0, 3.0)]}, ONSET, 81.92, PLAIN).data[2]
+    got = prepare({2: [_tone(rate, 3.0)]}, ONSET, 81.92, PLAIN).data[2]
+    inner = slice(300, -300)
+    assert np.abs(got[inner] - expected[inner]).max() < 0.01
+
+
+def test_sub_sample_offsets_are_interpolated() -> None:
+    expected = prepare({2: [_tone(100.0, 3.0)]}, ONSET, 81.92, PLAIN).data[2]
+    got = prepare({2: [_tone(250.0, 3.0, shift_ns=1_700_000)]}, ONSET, 81.92, PLAIN).data[2]
+    assert np.abs(got[300:-300] - expected[300:-300]).max() < 0.01
+
+
+def test_no_aliasing_from_fast_recorders() -> None:
+    """90 Hz at 500 samples a second would appear as 10 Hz in a decimated record."""
+    x = np.sin(2 * np.pi * 90 * np.arange(60_000) / 500)
+    out = interpolate(x, 500.0, 10.0, 8000, 100.0)
+    assert np.abs(out).max() < 1e-3
+
+
+def test_onset_sits_at_its_sample() -> None:
+    x = np.zeros(12000, dtype=np.int32)
+    x[4000] = 1000
+    segment = Segment(ONSET - 40 * NS, 100.0, x)
+    window = prepare({2: [segment]}, ONSET, 81.92, PLAIN)
+    assert int(np.argmax(window.data[2])) == WINDOW_ONSET
+
+
+def test_nothing_after_the_allowed_seconds_enters() -> None:
+    """An early verdict may not see the future: changing later samples changes nothing."""
+    calm = np.random.default_rng(0).standard_normal(12000).astype(np.float32)
+    loud = calm.copy()
+    loud[4500:] *= 1e6
+    a = prepare({2: [Segment(ONSET - 40 * NS, 100.0, calm)]}, ONSET, 5.0, Preparation(0.5))
+    b = prepare({2: [Segment(ONSET - 40 * NS, 100.0, loud)]}, ONSET, 5.0, Preparation(0.5))
+    assert np.array_equal(a.data, b.data)
+    assert not a.data[:, WINDOW_ONSET + 500 :].any()
+    assert a.coverage == (0.0, 0.0, 1.0)
+
+
+def test_a_gap_stays_zero_and_is_told() -> None:
+    x = np.random.default_rng(0).standard_normal(12000).astype(np.float32) + 7
+    first = Segment(ONSET - 40 * NS, 100.0, x[:4500])
+    second = Segment(ONSET + 8 * NS, 100.0, x[4800:])
+    window = prepare({0: [first, second]}, ONSET, 81.92, PLAIN)
+    assert window.gap_s == pytest.approx(3.0)
+    assert not window.data[0, WINDOW_ONSET + 500 : WINDOW_ONSET + 800].any()
+    assert window.data[0, WINDOW_ONSET + 800 :].any()
+    assert window.coverage[0] < 1 and window.coverage[1] == 0
+
+
+def test_dead_and_empty_components_are_zero() -> None:
+    """A dead channel divided by its own maximum would be NaN."""
+    flat = Segment(ONSET - 40 * NS, 100.0, np.full(12000, 5, dtype=np.int32))
+    window = prepare({0: [flat], 1: []}, ONSET, 40.0, Preparation(0.5))
+    assert not window.data.any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rate=st.sampled_from([20.0, 50.0, 100.0, 250.0]),
+    start_s=st.floats(-200, 100),
+    length=st.integers(1, 20_000),
+    seconds=st.floats(0.5, 100),
+)
+def test_any_piece_of_record_gives_a_finite_window(rate: float, start_s: float, length: int, seconds: float) -> None:
+    x = np.random.default_rng(length).standard_normal(length).astype(np.float32)
+    segment = Segment(ONSET + round(start_s * NS), rate, x)
+    window = prepare({1: [segment]}, ONSET, seconds, Preparation(1.0))
+    assert window.data.shape == (3, 10240) and window.data.dtype == np.float32
+    assert np.isfinite(window.data).all() and np.abs(window.data).max() <= 1.0
+    assert 0 <= window.coverage[1] <= 1 and window.gap_s == 0
