@@ -1,1 +1,153 @@
-"""From a window to a verdict; one file a backend, imported only when chosen."""
+"""From a window to a verdict; one file a backend, imported only when chosen.
+
+    bundle.py       the manifest, and files that are what it says
+    onnxruntime.py  the INT8 network on a CPU
+    constant.py     always the same answer, for tests and drills
+    selftest.py     the golden windows: does this backend, here, answer as the FP32 network did?
+
+A backend is a module of this package with ``open_backend(bundle, threads, argument) -> Backend``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import BackendError, ModelError
+from agent.inference.bundle import Bundle, Manifest, open_bundle
+from agent.inference.selftest import check_golden
+from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
+
+__all__ = ["Backend", "Classifier", "NetworkClassifier", "load", "open_classifier"]
+
+_BACKEND = re.compile(r"^([a-z]+)(?::(\S+))?$")
+
+
+class Backend(Protocol):
+    """A runtime with the network loaded. Not safe for several threads at once: one thread owns it."""
+
+    name: str
+    precision: str
+    computes: bool
+    """False if the answer does not depend on the window, so that golden windows say nothing about it."""
+
+    def logits(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's output, ``[5]`` in the order of ``LABELS``, for one window ``[3, 10240]``.
+
+        Raises:
+            BackendError: the runtime failed.
+        """
+
+
+class Classifier(Protocol):
+    """Turns windows into verdicts. Not safe for several threads at once: one thread owns it."""
+
+    backend: str
+    precision: str
+    model: str
+    sha256: str
+
+    def classify(self, window: Window) -> Classification:
+        """The verdict on one window.
+
+        Raises:
+            ModelError: no verdict can be had; the next window may fare better.
+        """
+
+
+class NetworkClassifier:
+    """A backend, with the calibration and the thresholds of the bundle's manifest."""
+
+    def __init__(self, backend: Backend, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        self.backend = backend.name
+        self.precision = backend.precision
+        self.model = f"{manifest.name} {manifest.version}"
+        self.sha256 = bundle.sha256
+        self._runtime = backend
+        self._thresholds = tuple(manifest.thresholds[label] for label in LABELS)
+        self._seconds, self._temperatures = _temperature_curve(manifest)
+
+    def classify(self, window: Window) -> Classification:
+        if window.data.shape != (3, WINDOW_SAMPLES) or not np.isfinite(window.data).all():
+            # a quantised input layer would turn NaN into a number, and that into a confident verdict
+            raise BackendError(
+                "the window is not 3 x 10240 finite numbers", "report this: the preparation let it through"
+            )
+        logits = self._runtime.logits(window.data)
+        if logits.shape != (len(LABELS),) or not np.isfinite(logits).all():
+            raise BackendError(f"{self.backend} answered {logits}, not five numbers", "run `talus doctor`")
+        temperature = np.interp(np.log(max(window.seconds, 1e-3)), self._seconds, self._temperatures)
+        probabilities = softmax(logits / temperature)
+        best = int(np.argmax(probabilities))
+        return Classification(
+            label=LABELS[best],
+            probability=float(probabilities[best]),
+            probabilities=tuple(float(p) for p in probabilities),
+            abstained=bool(probabilities[best] < self._thresholds[best]),
+            window_s=window.seconds,
+            model=self.model,
+            model_sha256=self.sha256,
+            backend=self.backend,
+            precision=self.precision,
+        )
+
+
+def _temperature_curve(manifest: Manifest) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Abscissae (log of seconds) and temperatures; linear in between, constant outside."""
+    seconds = np.log([entry.seconds for entry in manifest.temperature])
+    return seconds, np.array([entry.temperature for entry in manifest.temperature])
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def open_classifier(bundle: Bundle, backend: str, threads: int = 1) -> NetworkClassifier:
+    """One backend serving ``bundle``, warmed up and checked against the golden windows.
+
+    ``backend`` is a module of this package, with an argument after a colon where the backend takes one.
+
+    Raises:
+        ModelError: there is no such backend here, it fails, or it disagrees with the golden windows.
+    """
+    match = _BACKEND.match(backend)
+    try:
+        if match is None:
+            raise ModuleNotFoundError(backend)
+        opener = importlib.import_module(f"{__name__}.{match[1]}").open_backend
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise BackendError(f"{backend!r} is not a backend ({error})", "use onnxruntime") from None
+    runtime: Backend = opener(bundle, threads, match[2] or "")
+    classifier = NetworkClassifier(runtime, bundle)
+    if runtime.computes:
+        check_golden(classifier, bundle)
+    return classifier
+
+
+def load(bundle_path: Path, backends: Sequence[str], threads: int = 1) -> tuple[Classifier, list[str]]:
+    """The first of ``backends`` that serves the bundle, and why each one before it does not.
+
+    Raises:
+        BundleError: the bundle itself must not be used.
+        BackendError: no backend passes; the message holds each reason.
+    """
+    bundle = open_bundle(bundle_path)
+    reasons: list[str] = []
+    for name in backends:
+        try:
+            return open_classifier(bundle, name, threads), reasons
+        except ModelError as error:
+            reasons.append(f"{name}: {error.message}")
+    raise BackendError(
+        f"no backend serves {bundle.origin}: {'; '.join(reasons) or 'none is configured'}",
+        "run `talus doctor`, or use another bundle",
+    )

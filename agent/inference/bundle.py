@@ -1,0 +1,259 @@
+"""A model bundle: the manifest, and the files whose hashes it states.
+
+A bundle is a folder, or a zip with the same files at its root. Everything is read into memory once, within fixed
+limits, and hashed there, so the bytes that were checked are the bytes that run, and nothing is extracted to the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from agent.dsp.window import Preparation
+from agent.errors import BundleError
+from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+GOLDEN = "golden.npz"
+CPU_MODEL = "model.cpu.onnx"
+TRT_MODEL = "model.trt.onnx"
+
+MAX_FILE_BYTES = 16 << 20
+MAX_BUNDLE_BYTES = 32 << 20
+MAX_RATIO = 200
+"""Largest expansion of a zip entry: weights compress by a few, a text by about ten, a bomb by a thousand."""
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_REBUILD = "rebuild it with `python -m quantize bundle`, or fetch it again"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    """One file of the bundle: SHA-256 in lower-case hexadecimal, and its length."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
+
+
+class TemperatureAt(_Strict):
+    """The temperature that calibrates windows with ``seconds`` of signal after the onset."""
+
+    seconds: Positive
+    temperature: Positive
+
+
+class PreparationSpec(_Strict):
+    """How the windows were prepared in training; the agent prepares them the same way."""
+
+    highpass_hz: Positive | None
+    highpass_order: Annotated[int, Field(ge=1, le=8)]
+
+
+class Quantization(_Strict):
+    """What the two INT8 files were made with. ``weight_bits`` is 7 where full 8 bits could saturate on AVX2."""
+
+    ranges: str
+    cpu_weight_bits: Literal[7, 8]
+    trt_weight_bits: Literal[8]
+    calibration_windows: Annotated[int, Field(ge=1)]
+
+
+class GoldenSpec(_Strict):
+    """``tolerance``: the largest difference in any probability, against the FP32 network, that a backend may show."""
+
+    windows: Annotated[int, Field(ge=1)]
+    tolerance: Annotated[float, Field(gt=0, le=0.5)]
+
+
+class Manifest(_Strict):
+    """``manifest.json``. Unknown keys are refused: a newer bundle may mean by them what this agent would not do."""
+
+    format: Literal["talus/bundle/1"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
+    labels: tuple[str, ...]
+    rate_hz: int
+    samples: int
+    onset_sample: int
+    components: tuple[str, ...]
+    preparation: PreparationSpec
+    temperature: Annotated[tuple[TemperatureAt, ...], Field(min_length=1)]
+    thresholds: dict[str, Share]
+    files: dict[str, FileEntry]
+    golden: GoldenSpec
+    quantization: Quantization
+    training: dict[str, JsonValue]
+    metrics: dict[str, JsonValue]
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked bundle. ``sha256`` is that of ``manifest.json``, which pins every other file."""
+
+    manifest: Manifest
+    sha256: str
+    origin: str
+    files: Mapping[str, bytes]
+
+    @property
+    def preparation(self) -> Preparation:
+        spec = self.manifest.preparation
+        return Preparation(highpass_hz=spec.highpass_hz, highpass_order=spec.highpass_order)
+
+    def file(self, name: str) -> bytes:
+        """Content of ``name``.
+
+        Raises:
+            BundleError: the bundle has no such file.
+        """
+        if name not in self.files:
+            raise BundleError(f"{self.origin} holds no {name}", "use a backend whose file is there, or " + _REBUILD)
+        return self.files[name]
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read and check the bundle at ``path`` (a folder, or a zip of its files).
+
+    Raises:
+        BundleError: absent, unreadable, over the limits, not what its manifest says, or not made for this agent.
+    """
+    try:
+        if path.is_dir():
+            return _check(str(path), lambda name, limit: _read_plain(path / name, limit))
+        with zipfile.ZipFile(path) as archive:
+            entries = _entries(archive, path)
+            return _check(str(path), lambda name, limit: _read_entry(archive, entries, name, limit))
+    except FileNotFoundError as error:
+        raise BundleError(f"{error.filename} does not exist", "give the folder or zip of a model bundle") from None
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        # zipfile raises RuntimeError for an encrypted entry, NotImplementedError for an unknown compression
+        raise BundleError(f"{path} cannot be read as a bundle: {error}", "give a folder or a plain zip") from error
+
+
+def _check(origin: str, read: Callable[[str, int], bytes]) -> Bundle:
+    raw = read(MANIFEST, 1 << 20)
+    manifest = parse_manifest(raw, origin)
+    _require_fit(manifest, origin)
+    files = {}
+    total = len(raw)
+    for name, entry in manifest.files.items():
+        total += entry.bytes
+        if total > MAX_BUNDLE_BYTES:
+            raise BundleError(f"{origin} is larger than {MAX_BUNDLE_BYTES >> 20} MiB", _REBUILD)
+        content = read(name, entry.bytes)
+        if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise BundleError(
+                f"{origin}: {name} is not the file that the manifest names (its SHA-256 or length differs)",
+                "the file was changed or cut short: " + _REBUILD,
+            )
+        files[name] = content
+    return Bundle(manifest, hashlib.sha256(raw).hexdigest(), origin, MappingProxyType(files))
+
+
+def parse_manifest(raw: bytes, origin: str) -> Manifest:
+    """Parse ``manifest.json``.
+
+    Raises:
+        BundleError: not JSON, a field missing, unknown, of the wrong type or out of range; the message names each.
+    """
+    try:
+        return Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        faults = "; ".join(_fault(e) for e in error.errors(include_url=False)[:5])
+        raise BundleError(
+            f"{origin}: {MANIFEST}: {faults}", "the bundle is of another format or was edited: " + _REBUILD
+        ) from None
+
+
+def _fault(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    return f"{where}: {error['msg']}" if where else str(error["msg"])
+
+
+def _require_fit(manifest: Manifest, origin: str) -> None:
+    """Refuse a network that reads its input, or answers, in another order or scale than the agent does."""
+    expected: tuple[tuple[str, object, object], ...] = (
+        ("labels", manifest.labels, LABELS),
+        ("rate_hz", manifest.rate_hz, WINDOW_RATE_HZ),
+        ("samples", manifest.samples, WINDOW_SAMPLES),
+        ("onset_sample", manifest.onset_sample, WINDOW_ONSET),
+        ("components", manifest.components, COMPONENTS),
+    )
+    for field, found, needed in expected:
+        if found != needed:
+            raise BundleError(
+                f"{origin}: {field} is {found!r}, this agent needs {needed!r}",
+                "use a bundle made for this version of Talus",
+            )
+    if set(manifest.thresholds) != set(LABELS):
+        raise BundleError(f"{origin}: thresholds must name each of {', '.join(LABELS)}", _REBUILD)
+    seconds = [entry.seconds for entry in manifest.temperature]
+    if seconds != sorted(set(seconds)):
+        raise BundleError(f"{origin}: temperature must rise in seconds, each once", _REBUILD)
+    highpass = manifest.preparation.highpass_hz
+    if highpass is not None and highpass >= WINDOW_RATE_HZ / 2:
+        raise BundleError(f"{origin}: preparation.highpass_hz {highpass} is not below half the rate", _REBUILD)
+    if GOLDEN not in manifest.files:
+        raise BundleError(f"{origin}: the manifest lists no {GOLDEN}, so no backend could be checked", _REBUILD)
+    for name in manifest.files:
+        if not _NAME.match(name) or name in (MANIFEST, SIGNATURE):
+            raise BundleError(f"{origin}: {name!r} cannot be the name of a bundle's file", _REBUILD)
+
+
+def _read_plain(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The archive's entries by name, every one of them acceptable."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        if not _NAME.match(info.filename):
+            raise BundleError(
+                f"{path}: entry {info.filename!r} is not a plain file at the root of the zip",
+                "zip the files themselves: cd BUNDLE && zip ../bundle.zip *",
+            )
+        if info.filename in entries:
+            raise BundleError(f"{path}: {info.filename} is in the zip twice", "zip the bundle again")
+        if info.file_size > MAX_FILE_BYTES or info.file_size > MAX_RATIO * max(info.compress_size, 64):
+            raise BundleError(
+                f"{path}: {info.filename} would unpack to {info.file_size} bytes from {info.compress_size}",
+                "no bundle does that: do not trust this file",
+            )
+        entries[info.filename] = info
+    if sum(info.file_size for info in entries.values()) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"{path} is larger than {MAX_BUNDLE_BYTES >> 20} MiB", _REBUILD)
+    return entries
+
+
+def _read_entry(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], name: str, limit: int) -> bytes:
+    if name not in entries:
+        raise BundleError(f"{archive.filename} holds no {name}", _REBUILD)
+    with archive.open(entries[name]) as file:
+        return file.read(limit + 1)
