@@ -1,0 +1,271 @@
+"""What Talus publishes: topics, and payloads built from the pipeline's values.
+
+Payloads are compact JSON in UTF-8 (availability is plain text); numbers are finite and rounded to what they resolve, so
+that an event stays at about a kilobyte on a thin link. The models are in `agent.schema`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from agent.errors import DataError
+from agent.schema import (
+    TEXT_LIMIT,
+    AlertMessage,
+    ClassificationPart,
+    ClockPart,
+    DetectionPart,
+    EventMessage,
+    HealthMessage,
+    Label,
+    ModelPart,
+    Payload,
+    Probabilities,
+    QualityPart,
+    StateMessage,
+    SummaryMessage,
+    TimingPart,
+)
+from agent.types import (
+    UNKNOWN_QUALITY,
+    Alert,
+    BlockQuality,
+    Classification,
+    Detection,
+    Event,
+    Quality,
+    StationId,
+    format_ns,
+)
+
+DEFAULT_PREFIX = "talus/v1"
+
+ONLINE, OFFLINE, STOPPED = "online", "offline", "stopped"
+"""Availability: connected; lost (the broker says so, from the Last Will); stopped on purpose."""
+
+QUAKEML_TYPES: Mapping[str, str] = {
+    "earthquake": "earthquake",
+    "blast": "quarry blast",
+    "collapse": "collapse",
+    "landslide": "landslide",
+    "noise": "not existing",
+}
+"""Label to QuakeML 1.2 event type; the certainty of a machine's verdict is always ``suspected``."""
+
+_HANDED = b'"handed":null'
+
+
+class Priority(IntEnum):
+    """Lower goes first, and is dropped last."""
+
+    ALERT = 0
+    EVENT = 1
+    OTHER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One publication, QoS 1.
+
+    Messages with the same ``key`` and priority are delivered in the order in which they were put. A ``retain`` message
+    is a latest value: a newer one replaces it. ``expendable`` marks what a later message supersedes: it is the first of
+    its priority to go when the outbox is full. ``expiry_s`` is the MQTT 5 message expiry, counted from the hand-over.
+    """
+
+    topic: str
+    payload: bytes
+    priority: Priority
+    key: str = ""
+    retain: bool = False
+    expendable: bool = False
+    expiry_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Who says it and when.
+
+    ``boot_id`` names this run of the agent (8 to 32 hex digits), ``seq`` counts its messages. ``received_ns`` is when
+    the newest sample behind the message came in, ``decided_ns`` when the verdict was reached, both by the agent's own
+    UTC clock, whereas an onset is in the time of the data.
+    """
+
+    boot_id: str
+    seq: int
+    received_ns: int
+    decided_ns: int
+
+
+def topic(prefix: str, station: StationId, name: str) -> str:
+    """``PREFIX/NET/STA/name``."""
+    return f"{prefix}/{station.network}/{station.station}/{name}"
+
+
+def event_message(event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> Message:
+    """The event's revision, to be put into the outbox. Only an ``update`` is expendable."""
+    body = EventMessage(
+        id=event.id,
+        revision=event.revision,
+        phase=event.phase,
+        station=str(event.station),
+        onset=format_ns(event.onset_ns),
+        detection=_detection(event.detection),
+        classification=_classification(event.classification),
+        reason=None if event.reason is None else event.reason[:TEXT_LIMIT],
+        timing=_timing(event, stamp),
+        quality=_quality(event.quality),
+        quakeml_type=_quakeml_type(event.classification),
+        exercise=event.exercise,
+        boot_id=stamp.boot_id,
+        seq=stamp.seq,
+    )
+    return Message(
+        topic(prefix, event.station, "event"),
+        encode(body),
+        Priority.EVENT,
+        key=event.id,
+        expendable=event.phase == "update",
+    )
+
+
+def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expiry_s: int | None = 86_400) -> Message:
+    """The alert, to be put into the outbox; it overtakes events, never an earlier alert of the same event."""
+    event = alert.event
+    body = AlertMessage(
+        id=event.id,
+        revision=event.revision,
+        action=alert.action,
+        severity=alert.severity,
+        label=alert.label,
+        reason=alert.reason[:TEXT_LIMIT],
+        phase=event.phase,
+        station=str(event.station),
+        onset=format_ns(event.onset_ns),
+        detection=_detection(event.detection),
+        classification=_classification(event.classification),
+        timing=_timing(event, stamp),
+        quality=_quality(event.quality),
+        quakeml_type=_quakeml_type(event.classification),
+        exercise=event.exercise,
+        boot_id=stamp.boot_id,
+        seq=stamp.seq,
+    )
+    return Message(topic(prefix, event.station, "alert"), encode(body), Priority.ALERT, key=event.id, expiry_s=expiry_s)
+
+
+def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> Message:
+    """``last_event`` or ``last_alert``: retained, so only the newest waits in the outbox."""
+    alert = what if isinstance(what, Alert) else None
+    event = what.event if isinstance(what, Alert) else what
+    verdict = event.classification
+    body = SummaryMessage(
+        kind="event" if alert is None else "alert",
+        id=event.id,
+        revision=event.revision,
+        phase=event.phase,
+        station=str(event.station),
+        onset=format_ns(event.onset_ns),
+        label=None if verdict is None else _classification_label(verdict),
+        probability=None if verdict is None else _round(verdict.probability, 4),
+        abstained=verdict is None or verdict.abstained,
+        action=None if alert is None else alert.action,
+        severity=None if alert is None else alert.severity,
+        decided=format_ns(stamp.decided_ns),
+        exercise=event.exercise,
+        boot_id=stamp.boot_id,
+        seq=stamp.seq,
+    )
+    name = "last_event" if alert is None else "last_alert"
+    return Message(topic(prefix, event.station, name), encode(body), Priority.OTHER, key=event.id, retain=True)
+
+
+def state_message(body: StateMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
+    """What runs at the station: hand it to the link's ``publish_retained``."""
+    return Message(topic(prefix, station, "state"), encode(body), Priority.OTHER, retain=True)
+
+
+def health_message(body: HealthMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
+    """How the station is: hand it to the link's ``publish_retained``."""
+    return Message(topic(prefix, station, "health"), encode(body), Priority.OTHER, retain=True)
+
+
+def encode(body: Payload) -> bytes:
+    """Compact JSON."""
+    return body.model_dump_json().encode()
+
+
+def with_handed(payload: bytes, handed_ns: int) -> bytes:
+    """Fill in ``timing.handed`` where it is open; other payloads are returned as they are.
+
+    A quote inside a JSON string is escaped, so the sought bytes cannot occur in free text.
+    """
+    return payload.replace(_HANDED, b'"handed":"' + format_ns(handed_ns).encode() + b'"', 1)
+
+
+def _timing(event: Event, stamp: Stamp) -> TimingPart:
+    return TimingPart(
+        data=format_ns(event.data_ns),
+        received=format_ns(stamp.received_ns),
+        decided=format_ns(stamp.decided_ns),
+        handed=None,
+    )
+
+
+def _detection(detection: Detection) -> DetectionPart:
+    return DetectionPart(
+        ratio=_round(detection.ratio, 2),
+        duration_s=_round(detection.duration_s, 2) or 0.0,
+        peak_counts=_round(detection.peak_counts, 2),
+        dominant_hz=_round(detection.dominant_hz, 3),
+    )
+
+
+def _classification(verdict: Classification | None) -> ClassificationPart | None:
+    if verdict is None:
+        return None
+    return ClassificationPart(
+        label=_classification_label(verdict),
+        probability=round(verdict.probability, 4),
+        probabilities=_probabilities(verdict.probabilities),
+        window_s=round(verdict.window_s, 2),
+        abstained=verdict.abstained,
+        model=ModelPart(name=verdict.model, sha256=verdict.model_sha256),
+        backend=verdict.backend,
+        precision=verdict.precision,
+    )
+
+
+def _classification_label(verdict: Classification) -> Label:
+    for label in ("earthquake", "blast", "collapse", "landslide", "noise"):
+        if verdict.label == label:
+            return label
+    raise DataError(f"{verdict.label!r} is not a label", "the bundle's labels must be those of agent.types.LABELS")
+
+
+def _probabilities(values: Sequence[float]) -> Probabilities:
+    earthquake, blast, collapse, landslide, noise = (min(1.0, max(0.0, round(value, 4))) for value in values)
+    return Probabilities(earthquake=earthquake, blast=blast, collapse=collapse, landslide=landslide, noise=noise)
+
+
+def _quality(quality: Quality) -> QualityPart:
+    return QualityPart(gap_s=round(quality.gap_s, 3), components=quality.components, clock=clock_part(quality.clock))
+
+
+def clock_part(clock: BlockQuality) -> ClockPart | None:
+    """The recorder's word on its time, None where it gave none."""
+    if clock == UNKNOWN_QUALITY:
+        return None
+    return ClockPart(
+        timing_percent=clock.timing_percent, locked=clock.clock_locked, questionable=clock.time_questionable
+    )
+
+
+def _quakeml_type(verdict: Classification | None) -> str | None:
+    return None if verdict is None or verdict.abstained else QUAKEML_TYPES[verdict.label]
+
+
+def _round(value: float | None, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)

@@ -1,0 +1,311 @@
+"""The payloads: one strict, closed model each, and how a received one is checked.
+
+An unknown field, a wrong type or an impossible value is refused. A change of the fields changes the number in
+``schema``. JSON Schemas and ``docs/asyncapi.yaml`` are generated from here (``python -m agent.asyncapi --write docs``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.errors import DataError
+from agent.types import AlertAction, EventPhase
+
+TEXT_LIMIT = 500
+"""Characters of a free text."""
+
+Time = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z$",
+        description="ISO 8601, UTC, nanoseconds",
+    ),
+]
+EventId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z$",
+        description="NET.STA and the onset; the same for the whole life of the event and in every replay",
+    ),
+]
+Station = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{0,16}$",
+        description="network, station, location, FDSN band and source code",
+    ),
+]
+BootId = Annotated[str, Field(pattern=r"^[0-9a-f]{8,32}$", description="one run of the agent")]
+Seq = Annotated[int, Field(ge=0, le=2**53, description="counts the messages of one run of the agent")]
+Revision = Annotated[int, Field(ge=0, le=1_000_000, description="of the event; a higher one replaces a lower one")]
+Name = Annotated[str, Field(max_length=80)]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Label = Literal["earthquake", "blast", "collapse", "landslide", "noise"]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Payload(BaseModel):
+    """Closed and strict: no unknown fields, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+class DetectionPart(Payload):
+    """What the trigger saw; null where it has no finite value."""
+
+    ratio: Amount | None = Field(description="peak STA/LTA ratio so far")
+    duration_s: Amount
+    peak_counts: Amount | None = Field(description="peak of the band-passed signal, largest component")
+    dominant_hz: Amount | None
+
+
+class Probabilities(Payload):
+    """Calibrated, one for each label."""
+
+    earthquake: Share
+    blast: Share
+    collapse: Share
+    landslide: Share
+    noise: Share
+
+
+class ModelPart(Payload):
+    """The network that spoke."""
+
+    name: Name
+    sha256: Sha256
+
+
+class ClassificationPart(Payload):
+    """The network's verdict on ``window_s`` seconds after the onset. ``abstained``: do not act on the label."""
+
+    label: Label
+    probability: Share
+    probabilities: Probabilities
+    window_s: Amount
+    abstained: bool
+    model: ModelPart
+    backend: Name
+    precision: Name
+
+
+class TimingPart(Payload):
+    """The way of the message. ``data`` is in the time of the samples, the others are the agent's clock."""
+
+    data: Time = Field(description="time of the newest sample behind this message")
+    received: Time = Field(description="when that sample came in")
+    decided: Time
+    handed: Time | None = Field(description="when this message was first given to a broker's connection")
+
+
+class ClockPart(Payload):
+    """What the recorder said about its own time; null where it said nothing."""
+
+    timing_percent: Annotated[int, Field(ge=0, le=100)] | None
+    locked: bool | None
+    questionable: bool
+
+
+class QualityPart(Payload):
+    """How far the data can be trusted: seconds missing (worst component), components present, the clock."""
+
+    gap_s: Amount
+    components: Annotated[str, Field(pattern=r"^[A-Z0-9]{0,8}$")]
+    clock: ClockPart | None
+
+
+class EvidencePart(Payload):
+    """Recorded data of the event that can be had."""
+
+    sha256: Sha256
+    start: Time
+    end: Time
+
+
+class EventMessage(Payload):
+    """One revision of one event: new, update or end. Without a classification, ``reason`` says why."""
+
+    schema_: Literal["talus/event/1"] = Field(default="talus/event/1", alias="schema")
+    id: EventId
+    revision: Revision
+    phase: EventPhase
+    station: Station
+    onset: Time
+    detection: DetectionPart
+    classification: ClassificationPart | None
+    reason: Text | None
+    timing: TimingPart
+    quality: QualityPart
+    evidence: EvidencePart | None = None
+    quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")
+    exercise: bool
+    boot_id: BootId
+    seq: Seq
+
+
+class AlertMessage(Payload):
+    """A decision to wake someone (``raise``, ``escalate``) or to take that back (``retract``), complete in itself."""
+
+    schema_: Literal["talus/alert/1"] = Field(default="talus/alert/1", alias="schema")
+    id: EventId
+    revision: Revision
+    action: AlertAction
+    severity: Word
+    label: Word
+    reason: Text
+    phase: EventPhase
+    station: Station
+    onset: Time
+    detection: DetectionPart
+    classification: ClassificationPart | None
+    timing: TimingPart
+    quality: QualityPart
+    quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")
+    exercise: bool
+    boot_id: BootId
+    seq: Seq
+
+
+class SummaryMessage(Payload):
+    """The latest event or alert of a station, retained for those who come later."""
+
+    schema_: Literal["talus/summary/1"] = Field(default="talus/summary/1", alias="schema")
+    kind: Literal["event", "alert"]
+    id: EventId
+    revision: Revision
+    phase: EventPhase
+    station: Station
+    onset: Time
+    label: Label | None
+    probability: Share | None
+    abstained: bool
+    action: AlertAction | None
+    severity: Word | None
+    decided: Time
+    exercise: bool
+    boot_id: BootId
+    seq: Seq
+
+
+class PositionPart(Payload):
+    """WGS 84 degrees, metres above sea level."""
+
+    latitude: Annotated[float, Field(ge=-90, le=90)]
+    longitude: Annotated[float, Field(ge=-180, le=180)]
+    elevation_m: Number | None = None
+
+
+class StateMessage(Payload):
+    """What runs at the station and why; retained."""
+
+    schema_: Literal["talus/state/1"] = Field(default="talus/state/1", alias="schema")
+    station: Station
+    boot_id: BootId
+    started: Time
+    versions: dict[Name, Name] = Field(max_length=32, description="software and its version")
+    model: ModelPart | None
+    backend: Name | None
+    precision: Name | None
+    backend_reason: Text | None = Field(description="why this backend and not another")
+    config_revision: Count | None
+    config_sha256: Sha256 | None
+    position: PositionPart | None
+    exercise: bool
+
+
+class StreamHealth(Payload):
+    """One channel."""
+
+    stream: Name = Field(description="FDSN source identifier")
+    rate_hz: Amount | None
+    last_sample: Time | None
+    latency_s: Number | None = Field(description="age of the newest sample when it came in")
+    gaps: Count
+    gap_s: Amount
+    clock: ClockPart | None
+
+
+class OutboxHealth(Payload):
+    """What waits for the broker, and what was given up."""
+
+    depth: Count
+    bytes: Count
+    oldest_s: Amount
+    dropped: Count = Field(description="dropped because the outbox was full, since it was made")
+    dead: Count = Field(description="refused for good by the broker, since the outbox was made")
+
+
+class LinkHealth(Payload):
+    """The connection to the broker."""
+
+    connected: bool
+    protocol: Name | None
+    connects: Count
+    acknowledged: Count
+    unheard: Count = Field(description="acknowledged, but the broker knew of no subscriber (MQTT 5)")
+    error: Text | None
+
+
+class HealthMessage(Payload):
+    """Periodic, retained. Null where the machine does not tell."""
+
+    schema_: Literal["talus/health/1"] = Field(default="talus/health/1", alias="schema")
+    station: Station
+    boot_id: BootId
+    seq: Seq
+    time: Time
+    uptime_s: Amount
+    status: Literal["ok", "degraded", "failed"]
+    reasons: list[Text] = Field(max_length=20)
+    streams: list[StreamHealth] = Field(max_length=32)
+    clock_source: Name | None
+    clock_offset_s: Number | None
+    cpu_percent: Amount | None
+    rss_mb: Amount | None
+    disk_free_mb: Amount | None
+    temperature_c: Number | None
+    outbox: OutboxHealth | None
+    link: LinkHealth | None
+    events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")
+    discards_hour: dict[Name, Count] = Field(max_length=32, description="discarded triggers, by reason")
+    inference_ms: Amount | None
+    inference_failures: Count
+
+
+MODELS: Mapping[str, type[Payload]] = {
+    "event": EventMessage,
+    "alert": AlertMessage,
+    "last_event": SummaryMessage,
+    "last_alert": SummaryMessage,
+    "state": StateMessage,
+    "health": HealthMessage,
+}
+"""Last level of the topic to the model of its payload (availability is plain text)."""
+
+_P = TypeVar("_P", bound=Payload)
+
+
+def parse(model: type[_P], payload: bytes) -> _P:
+    """Read and check a payload, whoever wrote it.
+
+    Raises:
+        DataError: not JSON, or not what the model allows; names the first fields that are wrong.
+    """
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part)[:40] for part in item['loc']) or 'payload'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False, include_context=False)[:3]
+        )
+        raise DataError(
+            f"{error.error_count()} faults: {wrong}"[:400], "see docs/schemas for what is allowed"
+        ) from None
