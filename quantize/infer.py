@@ -1,0 +1,54 @@
+"""Run an ONNX graph over many windows, as the agent's CPU backend would (one thread, every optimisation)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from quantize.export import INPUT, OUTPUT
+
+FloatArray = NDArray[np.float32]
+
+
+def session(model: onnx.ModelProto, optimise: bool = True) -> ort.InferenceSession:
+    """A session with one thread; without ``optimise`` each node is computed as written, Q/DQ in float."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def logits(model: onnx.ModelProto, windows: FloatArray, optimise: bool = True) -> FloatArray:
+    """The outputs ``[n, 5]`` for ``windows`` ``[n, 3, 10240]``."""
+    runner = session(model, optimise)
+    return np.concatenate([runner.run([OUTPUT], {INPUT: feed})[0] for feed in _feeds(windows)])
+
+
+def activations(model: onnx.ModelProto, windows: FloatArray, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """For each window the values of the tensors ``names``, inner ones included."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {INPUT, OUTPUT}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    runner = session(probe)
+    inner = [name for name in names if name != INPUT]
+    for feed in _feeds(windows):
+        values = dict(zip(inner, runner.run(inner, {INPUT: feed}), strict=True)) if inner else {}
+        if INPUT in names:
+            values[INPUT] = feed
+        yield values
+
+
+def _feeds(windows: FloatArray) -> Iterator[FloatArray]:
+    if windows.ndim != 3:
+        raise ValueError(f"windows of shape {windows.shape}, not [n, 3, samples]")
+    for window in windows:
+        yield np.ascontiguousarray(window, np.float32)[None, :, None, :]
