@@ -1,0 +1,76 @@
+"""What a configuration refers to: is it there, and is a secret kept as one?"""
+
+from __future__ import annotations
+
+import glob
+import ipaddress
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config_model import Config, MqttConfig
+from agent.config_yaml import Loc
+
+CREDENTIALS = Path("/run/credentials")
+"""systemd's folder: what is in it exists only while the service runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something about the surroundings of a configuration; ``fatal`` if the agent cannot start like this."""
+
+    loc: Loc
+    reason: str
+    fatal: bool
+
+
+def remarks(config: Config) -> Iterator[Remark]:
+    """Everything that is amiss around ``config`` on this machine, now."""
+    for index, pattern in enumerate(config.source.paths):
+        if not Path(pattern).exists() and next(glob.iglob(pattern, recursive=True), None) is None:  # noqa: PTH207 - absolute
+            yield Remark(("source", "paths", index), "nothing is there at the moment", False)
+    if config.classifier.bundle is not None and not config.classifier.bundle.exists():
+        yield Remark(("classifier", "bundle"), "there is no such file or folder", True)
+    if config.mqtt is not None:
+        yield from _mqtt(config.mqtt)
+
+
+def _mqtt(mqtt: MqttConfig) -> Iterator[Remark]:
+    if mqtt.password_file is not None:
+        yield from _file(("mqtt", "password_file"), mqtt.password_file, secret=True)
+    if mqtt.password_env is not None and not os.environ.get(mqtt.password_env):
+        yield Remark(
+            ("mqtt", "password_env"), "this variable is not set here; the agent needs it when it starts", False
+        )
+    if mqtt.tls is not None:
+        for name in ("ca_file", "cert_file", "key_file"):
+            path = getattr(mqtt.tls, name)
+            if path is not None:
+                yield from _file(("mqtt", "tls", name), path, secret=name == "key_file")
+    elif mqtt.username is not None and not _is_loopback(mqtt.host):
+        yield Remark(
+            ("mqtt", "username"), "goes over the network in the clear with its password; add a tls section", False
+        )
+
+
+def _file(loc: Loc, path: Path, secret: bool) -> Iterator[Remark]:
+    try:
+        with path.open("rb"):
+            mode = path.stat().st_mode
+    except OSError as error:
+        fatal = CREDENTIALS not in path.parents
+        yield Remark(loc, f"cannot be read: {error.strerror}", fatal)
+        return
+    if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield Remark(loc, f"others than its owner may use this file (mode {stat.S_IMODE(mode):04o}); chmod 600", False)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

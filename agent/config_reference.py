@@ -1,0 +1,186 @@
+"""The catalogue of all settings, read off the model: for messages about errors and for ``docs/configuration.md``.
+
+``python -m agent.config_reference docs/configuration.md`` writes the tables between the page's markers anew.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from agent.config_model import Config
+from agent.config_section import Section
+
+BEGIN = "<!-- generated: python -m agent.config_reference docs/configuration.md -->"
+END = "<!-- end of generated part -->"
+
+
+_RULES = "tunables.policy.rules"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting or section. ``path`` is dotted, with ``[]`` for the entries of a list."""
+
+    path: str
+    description: str
+    kind: str
+    bounds: str
+    default: str
+    required: bool
+    children: tuple[str, ...]
+    """Names of the settings of a section; empty for a plain setting."""
+
+
+def catalogue(model: type[Section] = Config) -> dict[str, Entry]:
+    """Every setting of ``model`` by its path, sections included, in the order of the file; the root is ``""``."""
+    root = Entry("", model.__doc__ or "", "section", "", "", False, tuple(model.model_fields))
+    return {"": root} | {entry.path: entry for entry in _entries(model, "")}
+
+
+def _entries(model: type[Section], prefix: str) -> Iterator[Entry]:
+    for name, info in model.model_fields.items():
+        path = f"{prefix}{name}"
+        sections, item = _sections(info.annotation), _item(info)
+        listed = _sections(item[0]) if item is not None else ()
+        children = tuple(child for section in sections for child in section.model_fields)
+        yield Entry(
+            path,
+            info.description or "",
+            _kind(info.annotation, info.metadata),
+            _bounds(info.metadata, "long" if item is not None else ""),
+            _default(info),
+            info.is_required(),
+            children,
+        )
+        for section in sections:
+            yield from _entries(section, path + ".")
+        if item is not None:
+            grandchildren = tuple(child for section in listed for child in section.model_fields)
+            kind, bounds = _kind(item[0], item[1]), _bounds(item[1])
+            yield Entry(path + "[]", f"an entry of {name}", kind, bounds, "", False, grandchildren)
+            for section in listed:
+                yield from _entries(section, path + "[].")
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union without None; anything else is its own single alternative."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(m for arg in get_args(annotation) if arg is not type(None) for m in _members(arg))
+    return (annotation,)
+
+
+def _sections(annotation: Any) -> tuple[type[Section], ...]:
+    return tuple(m for m in _members(annotation) if isinstance(m, type) and issubclass(m, Section))
+
+
+def _item(info: FieldInfo) -> tuple[Any, list[Any]] | None:
+    """Annotation and constraints of a list's entries."""
+    for member in _members(info.annotation):
+        if get_origin(member) is tuple:
+            inner = get_args(member)[0]
+            if get_origin(inner) is Annotated:
+                first, *rest = get_args(inner)
+                return first, [
+                    m for extra in rest for m in (extra.metadata if isinstance(extra, FieldInfo) else [extra])
+                ]
+            return inner, []
+    return None
+
+
+def _kind(annotation: Any, metadata: list[Any]) -> str:
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}
+    found = []
+    for member in _members(annotation):
+        if get_origin(member) is Literal:
+            found.append(" \\| ".join(f"`{choice}`" for choice in get_args(member)))
+        elif get_origin(member) is tuple:
+            found.append("list")
+        elif isinstance(member, type) and issubclass(member, Section):
+            found.append("section")
+        else:
+            found.append(words[member])
+    return " or ".join(dict.fromkeys(found))
+
+
+def _bounds(metadata: list[Any], what: str = "") -> str:
+    low = high = ""
+    for mark in metadata:
+        if isinstance(mark, Ge):
+            low = f"at least {mark.ge:,}"
+        elif isinstance(mark, Gt):
+            low = f"above {mark.gt:,}"
+        elif isinstance(mark, Le):
+            high = f"at most {mark.le:,}"
+        elif isinstance(mark, Lt):
+            high = f"below {mark.lt:,}"
+        elif isinstance(mark, MinLen):
+            low, what = f"at least {mark.min_length}", what or "characters"
+        elif isinstance(mark, MaxLen):
+            high, what = f"at most {mark.max_length}", what or "characters"
+    text = ", ".join(part for part in (low, high) if part)
+    if low.startswith("at least") and high.startswith("at most"):
+        text = f"{low.removeprefix('at least ')} to {high.removeprefix('at most ')}"
+    return f"{text} {what}".strip() if text else ""
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.default
+    if value is PydanticUndefined or value is None or isinstance(value, Section):
+        return ""
+    if isinstance(value, tuple):
+        return f"[{', '.join(_plain(v) for v in value)}]"
+    return _plain(value)
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def tables() -> str:
+    """The reference as Markdown: a table for each section, one for the rules of all labels together."""
+    entries = catalogue()
+    first, *others = (f"{_RULES}.{label}" for label in entries[_RULES].children)
+    lines: list[str] = []
+    for path, entry in entries.items():
+        if entry.children and not any(path == other or path.startswith(f"{other}.") for other in others):
+            title = f"`{path.replace(first, f'{_RULES}.LABEL')}`" if path else "The whole file"
+            same = [path.replace(first, other) for other in others] if path.startswith(first) else []
+            lines += [f"### {title}", "", *_rows(entries, path, same), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _rows(entries: dict[str, Entry], path: str, same: list[str]) -> Iterator[str]:
+    """The settings of ``path``; where the sections ``same`` have other defaults, these are named as well."""
+    yield "| setting | what | kind | bounds | default |"
+    yield "|---|---|---|---|---|"
+    for name in entries[path].children:
+        entry = entries[f"{path}.{name}" if path else name]
+        default = "**required**" if entry.required else f"`{entry.default}`" if entry.default else ""
+        for other in same:
+            differs = entries[f"{other}.{name}"].default
+            if differs != entry.default:
+                default += f", {other.rpartition('.')[2]} `{differs}`"
+        yield f"| `{name}` | {entry.description} | {entry.kind} | {entry.bounds} | {default} |"
+
+
+def rewrite(page: str) -> str:
+    """``page`` with the tables between its markers made anew."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(rewrite(target.read_text("utf-8")), "utf-8")

@@ -1,0 +1,89 @@
+"""What every section of the configuration shares: strictness, checks between fields, paths."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DISAGREEMENT = "disagreement"
+"""Error type of checks between fields; its context holds ``faults``."""
+
+
+class Disagreement(NamedTuple):
+    """Fields (dotted, relative to the section) that do not fit together; the first is the one to change, "" the section itself."""
+
+    fields: tuple[str, ...]
+    reason: str
+
+
+class Section(BaseModel):
+    """A frozen mapping of settings. Unknown names, foreign types, nan and inf are refused; int serves as float."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        """What is wrong between fields that are each right in themselves."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        faults = tuple(self.disagreements())
+        if faults:
+            text = "; ".join(f"{fault.fields[0]} {fault.reason}" for fault in faults)
+            raise PydanticCustomError(DISAGREEMENT, "{text}", {"text": text, "faults": faults})
+        return self
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a path, written as text")
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if "${" in value or value.startswith("$"):
+        raise ValueError("environment variables are not expanded here; write the path itself")
+    return value
+
+
+def _base(info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path())
+    return Path(base).absolute()
+
+
+def _expand(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with '~' but there is no such home folder") from None
+
+
+def resolve_path(value: object, info: ValidationInfo) -> Path:
+    """A path as given in the file, made absolute."""
+    return value if isinstance(value, Path) else _base(info) / _expand(_text(value))
+
+
+def _pattern(value: object, info: ValidationInfo) -> str:
+    path = _expand(_text(value))
+    base = _base(info)
+    # Only what the operator wrote may act as a wildcard, not brackets in the name of the folder it is relative to.
+    return str((Path(glob.escape(str(base))) if glob.has_magic(str(path)) else base) / path)
+
+
+ConfigPath = Annotated[Path, BeforeValidator(resolve_path)]
+"""A path; relative ones start at the configuration file's folder (validation context ``base``)."""
+
+ConfigPattern = Annotated[str, BeforeValidator(_pattern)]
+"""A file, folder or wildcard pattern as absolute text; relative ones start at the configuration file's folder."""
