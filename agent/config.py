@@ -18,12 +18,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agent.config_model import Config
+from agent.config_model import (
+    ArchiveConfig,
+    ClassifierConfig,
+    Config,
+    MqttConfig,
+    StationConfig,
+    TriggerConfig,
+    TunablesConfig,
+)
+from agent.config_policy import PolicyConfig
 from agent.config_section import Section
 from agent.config_yaml import MAX_BYTES, Document, Fault, Loc, Spot, YamlFault, parse
 from agent.errors import ConfigError
 
-__all__ = ["Config", "ConfigFileError", "Problem", "check", "digest", "load"]
+__all__ = [
+    "ArchiveConfig",
+    "ClassifierConfig",
+    "Config",
+    "ConfigFileError",
+    "MqttConfig",
+    "PolicyConfig",
+    "Problem",
+    "StationConfig",
+    "TriggerConfig",
+    "TunablesConfig",
+    "check",
+    "digest",
+    "load",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -6,13 +6,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from agent.config_policy import PolicyConfig, RulesConfig
 from agent.config_section import ConfigPath, ConfigPattern, Disagreement, Section, resolve_path
 from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agent.dsp.detector import TriggerSettings
+    from agent.mqtt_settings import MqttSettings
 
 BACKENDS = ("onnxruntime", "constant")
 
@@ -73,6 +77,10 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("names the same entry twice")
     return values
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 Code = Annotated[str, AfterValidator(_code)]
@@ -156,6 +164,14 @@ class TriggerConfig(Section):
         if self.min_duration_s >= self.max_duration_s:
             reason = f"must be shorter than max_duration_s ({self.max_duration_s:g})"
             yield Disagreement(("min_duration_s", "max_duration_s"), reason)
+
+    def settings(self) -> TriggerSettings:
+        """As the detector takes them."""
+        from agent.dsp.detector import TriggerSettings  # noqa: PLC0415 - checking a file needs no signal processing
+
+        given = self.model_dump()
+        given["long_gap_s"] = self.lta_s if self.long_gap_s is None else self.long_gap_s
+        return TriggerSettings(**given)
 
 
 class VerdictConfig(Section):
@@ -294,6 +310,27 @@ class MqttConfig(Section):
         if not found:
             raise ConfigError(f"the broker's password: {where} is not set or empty", "set it before the agent starts")
         return SecretStr(found)
+
+    def settings(self, client_id: str) -> MqttSettings:
+        """As the connection takes them, with the password read.
+
+        Raises:
+            ConfigError: the password cannot be had.
+        """
+        from agent.mqtt_settings import MqttSettings, TlsSettings  # noqa: PLC0415 - not for checking a file
+
+        password, tls = self.password(), self.tls
+        return MqttSettings(
+            host=self.host,
+            port=self.broker_port,
+            username=self.username,
+            password=None if password is None else password.get_secret_value(),
+            client_id=client_id,
+            prefix=self.prefix,
+            protocol=self.protocol,
+            tls=None if tls is None else TlsSettings(_text(tls.ca_file), _text(tls.cert_file), _text(tls.key_file)),
+            keepalive_s=self.keepalive_s,
+        )
 
 
 class OutboxConfig(Section):

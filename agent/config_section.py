@@ -18,7 +18,8 @@ DISAGREEMENT = "disagreement"
 
 
 class Disagreement(NamedTuple):
-    """Fields (dotted, relative to the section) that do not fit together; the first is the one to change, "" the section itself."""
+    """Fields that do not fit together, dotted, relative to the section (``""`` is the section itself); the first is
+    the one to change."""
 
     fields: tuple[str, ...]
     reason: str
