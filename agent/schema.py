@@ -38,6 +38,13 @@ Station = Annotated[
         description="network, station, location, FDSN band and source code",
     ),
 ]
+Site = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{0,16})?$",
+        description="network and station under which the agent reports; for a single sensor also location and band",
+    ),
+]
 BootId = Annotated[str, Field(pattern=r"^[0-9a-f]{8,32}$", description="one run of the agent")]
 Seq = Annotated[int, Field(ge=0, le=2**53, description="counts the messages of one run of the agent")]
 Revision = Annotated[int, Field(ge=0, le=1_000_000, description="of the event; a higher one replaces a lower one")]
@@ -207,7 +214,7 @@ class StateMessage(Payload):
     """What runs at the station and why; retained."""
 
     schema_: Literal["talus/state/1"] = Field(default="talus/state/1", alias="schema")
-    station: Station
+    station: Site
     boot_id: BootId
     started: Time
     versions: dict[Name, Name] = Field(max_length=32, description="software and its version")
@@ -258,7 +265,7 @@ class HealthMessage(Payload):
     """Periodic, retained. Null where the machine does not tell."""
 
     schema_: Literal["talus/health/1"] = Field(default="talus/health/1", alias="schema")
-    station: Station
+    station: Site
     boot_id: BootId
     seq: Seq
     time: Time

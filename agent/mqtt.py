@@ -1,0 +1,365 @@
+"""One connection to an MQTT broker: the only file that knows paho.
+
+`Connection.open` returns once the broker has accepted the CONNACK, or raises with the reason; a connection is never
+re-used, so nothing but the outbox remembers what was sent. It belongs to the thread that opened it.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from paho.mqtt import MQTTException
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.errors import DeliveryError
+from agent.messages import OFFLINE
+from agent.mqtt_settings import MqttSettings, TlsSettings
+from agent.waker import Waker
+
+Protocol: TypeAlias = Literal["5", "3.1.1"]
+
+_QOS = 1
+_UNSUPPORTED_PROTOCOL = 0x84
+_MALFORMED = (MQTTException, ValueError, LookupError, TypeError, struct.error)
+"""What paho raises on packets that are not MQTT."""
+
+_HINTS = {
+    0x81: "the peer does not speak MQTT as expected: check the port",
+    0x85: "set mqtt.client_id to one that the broker accepts",
+    0x86: "check mqtt.username and the password",
+    0x87: "the broker's access list does not allow this user or client to connect, or to write its topics",
+    0x88: "the broker is there but not in service: see its log",
+    0x89: "the broker is overloaded; the agent keeps trying",
+    0x8A: "the broker has banned this client",
+    0x8E: "another client uses the same mqtt.client_id: give each agent its own",
+    0x95: "the broker's limit for the size of a packet is too low",
+    0x97: "the broker's quota for this client is used up",
+    0x9A: "the broker must support retained messages",
+    0x9B: "the broker must support QoS 1",
+    0x9F: "the broker limits the rate of connections; the agent keeps trying",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The broker's word on the publication ``token``; a ``code`` of 0x80 or more is a refusal (MQTT 5 only)."""
+
+    token: int
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that came in. It is acknowledged when the handler returns."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a subscriber asks for; with ``session_expiry_s`` the broker keeps what comes while it is away."""
+
+    filters: Sequence[str]
+    handler: Callable[[Received], None]
+    session_expiry_s: int = 0
+
+
+class Connection:
+    """An accepted connection. ``receive_maximum`` is how many publications the broker takes before it must acknowledge,
+    ``maximum_packet`` the largest packet it takes (None: no limit told)."""
+
+    def __init__(self, settings: MqttSettings, client_id: str, protocol: Protocol, waker: Waker) -> None:
+        self.protocol = protocol
+        self.receive_maximum = 65_535
+        self.maximum_packet: int | None = None
+        self._settings = settings
+        self._waker = waker
+        self._acks: list[Ack] = []
+        self._answer: ReasonCode | None = None
+        self._goodbye: ReasonCode | None = None
+        self._subscription: Subscription | None = None
+        self._client_id = client_id
+
+    @classmethod
+    def open(
+        cls,
+        settings: MqttSettings,
+        client_id: str,
+        waker: Waker,
+        *,
+        will_topic: str | None = None,
+        subscription: Subscription | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Connection:
+        """Connect, with MQTT 5 first and 3.1.1 if the broker does not know it (unless the settings fix one).
+
+        ``will_topic`` is where the broker announces ``offline`` when this connection is lost.
+
+        Raises:
+            DeliveryError: unreachable, refused, not MQTT, TLS that fails, or ``cancelled``; the hint says what to do.
+        """
+        protocols: tuple[Protocol, ...] = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
+        for protocol in protocols:
+            connection = cls(settings, client_id, protocol, waker)
+            try:
+                connection._connect(will_topic, subscription, cancelled)
+            except _OtherProtocolError as error:
+                connection._drop()
+                if protocol == protocols[-1]:
+                    raise DeliveryError(error.message, error.hint) from None
+            except BaseException:
+                connection._drop()
+                raise
+            else:
+                return connection
+        raise AssertionError("the last protocol returns or raises")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> int:
+        """Hand a publication to the connection; `pump` returns its `Ack` under the returned token.
+
+        Raises:
+            DeliveryError: the connection is lost.
+        """
+        properties = None
+        if self.protocol == "5":
+            properties = _properties(PacketTypes.PUBLISH)
+            properties.PayloadFormatIndicator = 1
+            if payload.startswith(b"{"):
+                properties.ContentType = "application/json"
+            if expiry_s is not None:
+                properties.MessageExpiryInterval = expiry_s
+        info = self._client.publish(topic, payload, _QOS, retain, properties)
+        self._check()
+        return info.mid
+
+    def too_large(self, topic: str, payload: bytes) -> bool:
+        """Whether the broker has said that it will not take such a packet."""
+        overhead = 64
+        size = len(topic.encode()) + len(payload) + overhead
+        return self.maximum_packet is not None and size > self.maximum_packet
+
+    def pump(self, timeout_s: float) -> list[Ack]:
+        """Send and receive what there is, waiting up to ``timeout_s`` for something to happen or the waker.
+
+        Raises:
+            DeliveryError: the connection is lost; says why when the broker told.
+        """
+        sock = self._client.socket()
+        if sock is None:
+            raise self._lost()
+        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        fd, wake_fd = sock.fileno(), self._waker.fileno()
+        writers = [fd] if self._client.want_write() else []
+        try:
+            readable, writable, _ = select.select([fd, wake_fd], writers, [], 0 if pending else timeout_s)
+            if wake_fd in readable:
+                self._waker.clear()
+            if fd in readable or pending:
+                self._client.loop_read()
+            if writable:
+                self._client.loop_write()
+            self._client.loop_misc()
+        except OSError as error:
+            raise DeliveryError(f"connection to {self._settings.address} lost: {error}") from None
+        except _MALFORMED as error:
+            raise DeliveryError(
+                f"{self._settings.address} sent what is not MQTT: {error}", "check host and port: is this the broker?"
+            ) from error
+        acks, self._acks = self._acks, []
+        if not acks:
+            self._check()
+        return acks
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Say goodbye, so that the broker does not publish the will."""
+        if self._client.is_connected():
+            self._client.disconnect()
+            deadline = time.monotonic() + timeout_s
+            while self._client.want_write() and time.monotonic() < deadline:
+                try:
+                    self.pump(0.05)
+                except DeliveryError:
+                    break
+        self._drop()
+
+    def abandon(self) -> None:
+        """Close without a goodbye: the broker publishes the will."""
+        self._drop()
+
+    def _connect(
+        self, will_topic: str | None, subscription: Subscription | None, cancelled: Callable[[], bool]
+    ) -> None:
+        settings = self._settings
+        five = self.protocol == "5"
+        keep = subscription is not None and subscription.session_expiry_s > 0
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=None if five else not keep,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client = self._client
+        client.connect_timeout = settings.connect_timeout_s
+        client.max_inflight_messages_set(0)
+        client.on_connect = self._on_connect
+        client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
+        if settings.username is not None:
+            client.username_pw_set(settings.username, settings.password)
+        if settings.tls is not None:
+            client.tls_set_context(_tls_context(settings.tls))
+        if will_topic is not None:
+            client.will_set(will_topic, OFFLINE, _QOS, retain=True)
+        if subscription is not None:
+            client.on_message = self._on_message
+            self._subscription = subscription
+        properties = None
+        if five:
+            properties = _properties(PacketTypes.CONNECT)
+            if keep and subscription is not None:
+                properties.SessionExpiryInterval = subscription.session_expiry_s
+        try:
+            if five:
+                client.connect(
+                    settings.host, settings.port, settings.keepalive_s, clean_start=not keep, properties=properties
+                )
+            else:
+                client.connect(settings.host, settings.port, settings.keepalive_s)
+        except (OSError, *_MALFORMED) as error:
+            raise _unreachable(settings, error) from None
+        self._await_connack(cancelled)
+        if subscription is not None:
+            for name in subscription.filters:
+                client.subscribe(name, _QOS)
+
+    def _await_connack(self, cancelled: Callable[[], bool]) -> None:
+        settings = self._settings
+        deadline = time.monotonic() + settings.connect_timeout_s
+        while self._answer is None:
+            if cancelled():
+                raise DeliveryError("stopped while connecting")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeliveryError(
+                    f"{settings.address} did not answer in {settings.connect_timeout_s:g} s",
+                    "is this the broker's port, and with or without TLS?",
+                )
+            try:
+                self.pump(left)
+            except DeliveryError as error:
+                if self._answer is None and self._client.socket() is None:
+                    raise _OtherProtocolError(
+                        f"{settings.address} closed the connection without an answer",
+                        "is this the broker's port, and with or without TLS?",
+                    ) from error
+                if self._answer is None:
+                    raise
+        if self._answer.is_failure:
+            code, name = int(self._answer.value), self._answer.getName()
+            kind = _OtherProtocolError if code == _UNSUPPORTED_PROTOCOL else DeliveryError
+            raise kind(f"{settings.address} refused the connection: {name}", _HINTS.get(code, "see the broker's log"))
+
+    def _check(self) -> None:
+        if self._client.socket() is None:
+            raise self._lost()
+
+    def _lost(self) -> DeliveryError:
+        address = self._settings.address
+        if self._goodbye is not None:
+            code, name = int(self._goodbye.value), self._goodbye.getName()
+            return DeliveryError(f"{address} ended the connection: {name}", _HINTS.get(code, "see the broker's log"))
+        return DeliveryError(f"connection to {address} lost", "the agent keeps trying")
+
+    def _drop(self) -> None:
+        sock = self._client.socket() if hasattr(self, "_client") else None
+        if sock is not None:
+            sock.close()
+
+    def _on_connect(
+        self, _client: Client, _data: object, _flags: ConnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._answer = code
+        self.receive_maximum = int(getattr(properties, "ReceiveMaximum", self.receive_maximum))
+        self.maximum_packet = getattr(properties, "MaximumPacketSize", None)
+
+    def _on_publish(
+        self, _client: Client, _data: object, token: int, code: ReasonCode, _properties: Properties
+    ) -> None:
+        self._acks.append(Ack(token, int(code.value), code.getName()))
+
+    def _on_disconnect(
+        self, _client: Client, _data: object, flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._goodbye = code
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        if self._subscription is None:
+            return
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._subscription.handler(Received(topic, bytes(message.payload), message.retain, message.dup))
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]
+
+
+def refusal_hint(code: int) -> str:
+    """What an operator can do about a refusal with this MQTT 5 reason code."""
+    return _HINTS.get(code, "see the broker's log")
+
+
+class _OtherProtocolError(DeliveryError):
+    """The broker may speak another version of the protocol."""
+
+
+def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+    except (OSError, ValueError) as error:
+        raise DeliveryError(
+            f"TLS files cannot be used: {error}", "check mqtt.tls: ca, cert and key must be readable PEM files"
+        ) from None
+    if tls.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
+    address = settings.address
+    if isinstance(error, socket.gaierror):
+        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check mqtt.host, and the DNS"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        text = f"the certificate of {address} is not trusted: {error.verify_message}"
+        hint = "set mqtt.tls.ca to the authority that signed it, and mqtt.host to the name in it; check the clock"
+    elif isinstance(error, ssl.SSLError):
+        text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
+    elif isinstance(error, ConnectionRefusedError):
+        text, hint = f"{address} refused the connection", "is the broker running, and is this its port?"
+    elif isinstance(error, TimeoutError):
+        text, hint = f"{address} does not answer", "check the network, the firewall, and mqtt.host"
+    else:
+        text, hint = f"{address} cannot be reached: {error}", "check the network and the mqtt section"
+    return DeliveryError(text, hint)
