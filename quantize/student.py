@@ -1,0 +1,120 @@
+"""The student: a small dense convolutional network that quantises well and runs on one thread of a small board.
+
+Two-dimensional convolutions with ``(1, k)`` kernels on ``[N, 3, 1, 10240]``, because the runtimes' fast integer paths
+are two-dimensional; dense, because depthwise INT8 is not dependable on TensorRT; channels in multiples of 8; batch
+normalisation that folds into the convolutions; ReLU only. Average and maximum over time make the verdict independent of
+where in the window the motion stands, and keep a short signal from drowning in an empty window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from agent.errors import BundleError, ConfigError
+from agent.types import LABELS, WINDOW_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class StudentConfig:
+    """Shape of the network: per convolution its channels, kernel (odd) and stride; ``taps``, the convolutions whose
+    output is pooled for the verdict, so that it rests on motion of several durations; dropout before the linear
+    layer."""
+
+    channels: tuple[int, ...] = (32, 48, 64, 96, 128, 128, 128)
+    kernels: tuple[int, ...] = (31, 7, 5, 5, 5, 5, 5)
+    strides: tuple[int, ...] = (8, 2, 2, 2, 2, 2, 2)
+    taps: tuple[int, ...] = (4, 6)
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.taps or self.taps != tuple(sorted(set(self.taps))) or self.taps[-1] != len(self.channels) - 1:
+            raise ConfigError(
+                f"taps {self.taps} do not end at the last convolution", "list rising indices from 0, the last too"
+            )
+        if not len(self.channels) == len(self.kernels) == len(self.strides) > 0:
+            raise ConfigError(
+                "channels, kernels and strides differ in length", "give one of each for every convolution"
+            )
+        if any(c < 16 or c % 8 for c in self.channels):
+            raise ConfigError(f"channels {self.channels} do not suit INT8", "use multiples of 8, at least 16")
+        if any(k < 1 or k % 2 == 0 for k in self.kernels) or any(s < 1 for s in self.strides):
+            raise ConfigError("a kernel is even or a stride below 1", "use odd kernels and strides from 1")
+
+
+class Student(nn.Module):
+    """Logits ``[N, 5]`` in the order of ``LABELS`` from windows ``[N, 3, 1, 10240]``."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        width = 3
+        layers: list[nn.Module] = []
+        for index, channels in enumerate(config.channels):
+            kernel, stride = config.kernels[index], config.strides[index]
+            layers += [
+                nn.Conv2d(width, channels, (1, kernel), (1, stride), (0, kernel // 2), bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
+            ]
+            width = channels
+            if index in config.taps:
+                stages.append(nn.Sequential(*layers))
+                layers = []
+        self.stages = nn.ModuleList(stages)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.peak = nn.AdaptiveMaxPool2d(1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(2 * sum(config.channels[tap] for tap in config.taps), len(LABELS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = []
+        for stage in self.stages:
+            x = stage(x)
+            pooled += [self.mean(x), self.peak(x)]
+        logits: torch.Tensor = self.head(self.dropout(torch.cat(pooled, dim=1).flatten(1)))
+        return logits
+
+
+def build_student(config: StudentConfig) -> Student:
+    """A network with fresh weights (from torch's global generator)."""
+    return Student(config)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def save_student(path: Path, model: Student, config: StudentConfig, notes: dict[str, Any]) -> None:
+    """Write weights, shape and notes (plain values) so that ``torch.load(weights_only=True)`` reads them; atomic."""
+    scratch = path.with_suffix(".tmp")
+    torch.save({"config": asdict(config), "state": model.state_dict(), "notes": notes}, scratch)
+    scratch.replace(path)
+
+
+def load_student(path: Path) -> Student:
+    """The network of a checkpoint, in evaluation mode.
+
+    Raises:
+        BundleError: the file is missing, is not a checkpoint of a student, or its weights do not fit its own shape.
+    """
+    hint = "point to a student.pt that `python -m quantize train` wrote"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        config = StudentConfig(**content["config"])
+        model = build_student(config)
+        model.load_state_dict(content["state"])
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist", hint) from None
+    except Exception as error:  # torch raises a dozen types for a damaged archive; all of them mean the same here
+        raise BundleError(f"{path} is no checkpoint of a student: {error}", hint) from error
+    return model.eval()
+
+
+def example_input() -> torch.Tensor:
+    """An input of the one shape that the exported network takes."""
+    return torch.zeros(1, 3, 1, WINDOW_SAMPLES)
