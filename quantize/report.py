@@ -59,16 +59,15 @@ def classified(classifier: Classifier, records: Sequence[Record], preparation: P
     return {view: _classified(classifier, records, view, preparation) for view in VIEWS}
 
 
-def _classified(
-    classifier: Classifier, records: Sequence[Record], view: ViewName, preparation: Preparation
-) -> Answers:
+def _classified(classifier: Classifier, records: Sequence[Record], view: ViewName, preparation: Preparation) -> Answers:
     probabilities = np.empty((len(records), len(LENGTHS_S), len(LABELS)))
     abstained = np.empty(probabilities.shape[:2], dtype=bool)
     for i, record in enumerate(records):
         windows = view_windows(view, record, LENGTHS_S, preparation)
         for k, (seconds, data) in enumerate(zip(LENGTHS_S, windows, strict=True)):
-            verdict = classifier.classify(Window(data, record.row.onset_ns or record.start_ns, seconds, (1.0, 1.0,
-            1.0), 0.0)) probabilities[i, k], abstained[i, k] = verdict.probabilities, verdict.abstained
+            window = Window(data, record.row.onset_ns or record.start_ns, seconds, (1.0, 1.0, 1.0), 0.0)
+            verdict = classifier.classify(window)
+            probabilities[i, k], abstained[i, k] = verdict.probabilities, verdict.abstained
     return Answers(probabilities, abstained)
 
 
@@ -111,20 +110,28 @@ def _lines(measured: Sequence[Measured], rows: Sequence[Row], title: str) -> Ite
         if label != "collapse"
     )
     yield f"{title}: {len(learned)} records of {len({r.event for r in learned})} events ({counts})"
-    yield "Per cent, with 95 % intervals from drawing events. Four classes: collapse, with one record in all, is not
-    learned." for view in dict.fromkeys(m.view for m in measured):
+    yield "Per cent, with 95 % intervals from drawing events. Four classes: collapse, with one record in all, is apart."
+    for view in dict.fromkeys(m.view for m in measured):
         yield ""
         yield _VIEW_TITLES[view]
-        head = ("accuracy", "balanced accuracy", "macro F1")
-        yield f"{'':>8}  {'records: ' + head[0]:<20} {head[1]:<20} {head[2]:<20} {'events: ' + head[0]:<20}
-        {head[1]:<20} {head[2]}" chosen = [m for m in measured if m.view == view]
+        head = (
+            "records: accuracy",
+            "balanced accuracy",
+            "macro F1",
+            "events: accuracy",
+            "balanced accuracy",
+            "macro F1",
+        )
+        yield _row("", head)
+        chosen = [m for m in measured if m.view == view]
         for m in chosen:
-            cells = [m.records.accuracy, m.records.balanced, m.records.macro_f1, m.events.accuracy, m.events.balanced]
-            yield f"{_name(m.seconds):>8}  " + " ".join(f"{cell!s:<20}" for cell in cells) + f" {m.events.macro_f1}"
-        yield f"{'':>8}  {'calibration error':<20} {'answered':<20} {'right of answered':<20} noise that triggers:
-        right or withheld" for m in chosen:
+            r, e = m.records, m.events
+            figures = (r.accuracy, r.balanced, r.macro_f1, e.accuracy, e.balanced, e.macro_f1)
+            yield _row(_name(m.seconds), [str(figure) for figure in figures])
+        yield _row("", ("calibration error", "answered", "right of answered", "noise that triggers: right or withheld"))
+        for m in chosen:
             shares = (m.calibration_error, m.answered, m.answered_accuracy, m.transient_held)
-            yield f"{_name(m.seconds):>8}  " + " ".join(f"{100 * share:<20.1f}" for share in shares).rstrip()
+            yield _row(_name(m.seconds), [f"{100 * share:.1f}" for share in shares])
         for unit in ("records", "events"):
             yield f"{unit}, whole window: truth in rows, answer in columns"
             yield from _confusion(chosen[-1].records if unit == "records" else chosen[-1].events)
@@ -134,6 +141,10 @@ _VIEW_TITLES = {
     "neutral": "Neutral view (vertical only, 1-16 Hz, random placement, same filling): the figures that count",
     "recorded": "As recorded (what `talus classify` sees): flattered by how each source was recorded",
 }
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"{name:>8}  " + " ".join(f"{cell:<20}" for cell in cells).rstrip()
 
 
 def _name(seconds: float) -> str:
