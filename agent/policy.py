@@ -1,0 +1,313 @@
+"""From events to alerts: a pure function of the revisions it is shown, in data time; no clock, no I/O.
+
+What one event can go through:
+
+    no alert --(its label's rule is met)--> raised --(a step of the rule is met)--> escalated
+                     ^                         |
+                     +-(stronger evidence)-- retracted <--(contradicted)
+
+Every answer comes with its reason, alert or not, so that a station that stays silent can be asked why.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from agent.config_policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, rank
+from agent.types import LABELS, NS, Alert, Classification, Event, StationId
+
+UNCLASSIFIED = "unclassified"
+"""Label of an alert about a trigger on which the network failed."""
+
+MAX_OPEN_EVENTS = 4096
+"""Events followed at once; beyond it the one heard of least recently counts as ended."""
+
+MAX_ENDED_EVENTS = 4096
+"""Ended events whose late revisions are still known to be late."""
+
+MAX_PLACES = 2048
+"""Stations and labels whose past is kept."""
+
+MAX_RECENT_ALERTS = 8
+"""Alerts of one place that may hold back others. Each one within a refractory time is more severe than those before
+it, so that no more than there are severities can count at once."""
+
+EventKey: TypeAlias = "tuple[StationId, str, bool]"
+"""Station, event id, exercise."""
+
+Place: TypeAlias = "tuple[StationId, str, bool]"
+"""Station, label, exercise: a drill must not silence the site."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one revision: its alerts, in the order in which they go out, and why these or none."""
+
+    event_id: str
+    revision: int
+    alerts: tuple[Alert, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    at_ns: int
+    severity: str
+
+
+@dataclass(slots=True)
+class _Past:
+    """Of one place: the onsets of the events that met the rule, and the alerts that were not taken back."""
+
+    onsets: OrderedDict[EventKey, int] = field(default_factory=OrderedDict)
+    alerts: OrderedDict[EventKey, _Raised] = field(default_factory=OrderedDict)
+
+    def events(self, onset_ns: int, within_s: float) -> int:
+        """Events that began in the ``within_s`` seconds up to ``onset_ns``."""
+        return sum(0 <= onset_ns - other <= within_s * NS for other in self.onsets.values())
+
+    def holds_back(self, key: EventKey, now_ns: int, severity: str, refractory_s: float) -> bool:
+        """Whether another event's alert, no less severe, is too recent (on either side: data clocks step back)."""
+        return any(
+            other != key and abs(now_ns - alert.at_ns) < refractory_s * NS and rank(severity) <= rank(alert.severity)
+            for other, alert in self.alerts.items()
+        )
+
+
+@dataclass(slots=True)
+class _Followed:
+    """One open event."""
+
+    revision: int = -1
+    verdicts: deque[Classification] = field(default_factory=lambda: deque(maxlen=MAX_VERDICTS))
+    standing: tuple[str, str] | None = None
+    """Label and severity of the alert that has not been taken back."""
+    evidence: dict[str, float] = field(default_factory=dict)
+    """Probability behind the last alert of each label: one that was withdrawn returns only above it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """The revision at hand and what is known of its event."""
+
+    key: EventKey
+    event: Event
+    followed: _Followed
+
+
+class Policy:
+    """Shown every revision of every event. Owned by one thread; its memory is bounded."""
+
+    def __init__(self, settings: PolicyConfig) -> None:
+        self._settings = settings
+        self._open: OrderedDict[EventKey, _Followed] = OrderedDict()
+        self._ended: OrderedDict[EventKey, None] = OrderedDict()
+        self._pasts: OrderedDict[Place, _Past] = OrderedDict()
+
+    def consider(self, event: Event) -> tuple[Alert, ...]:
+        """The alerts that follow from this revision; none from one that comes twice or late."""
+        return self.decide(event).alerts
+
+    def decide(self, event: Event) -> Decision:
+        """As ``consider``, with the reason.
+
+        An event whose first revisions were not seen is judged all the same: silence would be the greater error.
+        """
+        key = (event.station, event.id, event.exercise)
+        if key in self._ended:
+            return Decision(event.id, event.revision, (), "the event has ended already")
+        followed = self._open.setdefault(key, _Followed())
+        if event.revision <= followed.revision:
+            reason = f"revision {event.revision} comes after revision {followed.revision}"
+            return Decision(event.id, event.revision, (), reason)
+        followed.revision = event.revision
+        self._open.move_to_end(key)
+        alerts, reason = self._judge(_Case(key, event, followed))
+        if event.phase == "end":
+            self._end(key)
+        while len(self._open) > MAX_OPEN_EVENTS:
+            self._end(next(iter(self._open)))
+        _trim(self._ended, MAX_ENDED_EVENTS)
+        _trim(self._pasts, MAX_PLACES)
+        return Decision(event.id, event.revision, alerts, reason)
+
+    def _end(self, key: EventKey) -> None:
+        del self._open[key]
+        self._ended[key] = None
+
+    def _judge(self, case: _Case) -> tuple[tuple[Alert, ...], str]:
+        verdict, followed = case.event.classification, case.followed
+        if verdict is None:
+            return self._unclassified(case)
+        if followed.verdicts and followed.verdicts[-1].window_s == verdict.window_s:
+            # The end of an event may repeat its last verdict, and one look at the data has one vote.
+            followed.verdicts.pop()
+        followed.verdicts.append(verdict)
+        if followed.standing is None:
+            alert, reason = self._raise(case, verdict)
+            return ((alert,) if alert else ()), reason
+        label, severity = followed.standing
+        if verdict.abstained:
+            return (), f"the network abstains; the {label} alert stands"
+        if verdict.label == label:
+            return self._escalate(case, verdict, severity)
+        return self._contradict(case, verdict, label, severity)
+
+    def _raise(self, case: _Case, verdict: Classification) -> tuple[Alert | None, str]:
+        """The alert if the rule of the verdict's label is met, else what it lacks."""
+        event, label = case.event, verdict.label
+        rule = self._settings.rules.of(label)
+        lacking = _lacking(rule, case, verdict)
+        if lacking:
+            return None, lacking
+        past = self._past(event, label)
+        past.onsets[case.key] = event.onset_ns
+        _trim(past.onsets, MAX_EVENTS)
+        together = rule.confirm_events
+        if together is not None:
+            count = past.events(event.onset_ns, together.within_s)
+            if count < together.k:
+                return None, f"{count} of {together.k} {label} events within {together.within_s:g} s"
+        severity = _severity(rule, event, verdict, past)
+        if past.holds_back(case.key, event.data_ns, severity, rule.refractory_s):
+            return None, f"another {label} alert was raised less than {rule.refractory_s:g} s ago"
+        reason = _evidence(rule, case, verdict)
+        return self._put_up(case, (label, severity), verdict.probability, reason), reason
+
+    def _escalate(self, case: _Case, verdict: Classification, severity: str) -> tuple[tuple[Alert, ...], str]:
+        event, label = case.event, verdict.label
+        rule, past = self._settings.rules.of(label), self._past(event, label)
+        higher = _severity(rule, event, verdict, past)
+        if rank(higher) <= rank(severity) or not _supports(rule, verdict, label):
+            return (), f"the {label} alert stands ({severity})"
+        case.followed.standing = (label, higher)
+        case.followed.evidence[label] = max(verdict.probability, case.followed.evidence[label])
+        if case.key in past.alerts:
+            past.alerts[case.key] = _Raised(past.alerts[case.key].at_ns, higher)
+        reason = f"{severity} to {higher}: {_evidence(rule, case, verdict)}"
+        return (Alert(event, "escalate", higher, label, reason),), reason
+
+    def _contradict(
+        self, case: _Case, verdict: Classification, label: str, severity: str
+    ) -> tuple[tuple[Alert, ...], str]:
+        """Take the standing alert back if a verdict of another label says so; that label may then alert itself."""
+        followed, event = case.followed, case.event
+        why_not = self._outlives(verdict, label)
+        if why_not:
+            return (), why_not
+        raised, reason = self._raise(case, verdict)
+        if label == UNCLASSIFIED and raised is None and self._settings.rules.of(verdict.label).severity != "none":
+            return (), f"{reason}; the {label} alert stands meanwhile"
+        if raised is None:
+            followed.standing = None
+        past = self._past(event, label)
+        past.alerts.pop(case.key, None)
+        past.onsets.pop(case.key, None)
+        for vote in [v for v in followed.verdicts if v.label == label]:
+            followed.verdicts.remove(vote)
+        taken_back = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s contradicts {label}"
+        withdrawn = Alert(event, "retract", severity, label, taken_back)
+        return (withdrawn, raised) if raised else (withdrawn,), f"{taken_back}; {reason}"
+
+    def _outlives(self, verdict: Classification, label: str) -> str:
+        """Why the alert of ``label`` stands after this verdict of another label; empty if it does not."""
+        if label == UNCLASSIFIED:
+            sure = verdict.probability >= self._settings.rules.of(verdict.label).min_probability
+            return "" if sure else f"{verdict.label} {verdict.probability:.2f} is not sure; the {label} alert stands"
+        rule = self._settings.rules.of(label)
+        if not rule.retract:
+            return f"{label} alerts are not retracted (retract: false)"
+        probability = verdict.probabilities[LABELS.index(label)]
+        if probability >= rule.contradicted_below:
+            return f"{label} still has {probability:.2f} (retract_below: {rule.contradicted_below:g}); its alert stands"
+        return ""
+
+    def _unclassified(self, case: _Case) -> tuple[tuple[Alert, ...], str]:
+        event, followed = case.event, case.followed
+        failure = f"not classified ({event.reason or 'no reason given'})"
+        rule, duration = self._settings.unclassified, event.detection.duration_s
+        past = self._past(event, UNCLASSIFIED)
+        checks = (
+            (followed.standing is not None, f"the {(followed.standing or ('',))[0]} alert stands"),
+            (self._settings.on_classifier_failure == "event", "only the event is sent (on_classifier_failure: event)"),
+            (UNCLASSIFIED in followed.evidence, "its alert was taken back once"),
+            (duration < rule.min_duration_s, f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed"),
+            (
+                past.holds_back(case.key, event.data_ns, rule.severity, rule.refractory_s),
+                f"another alert like this was raised less than {rule.refractory_s:g} s ago",
+            ),
+        )
+        lacking = next((words for fails, words in checks if fails), "")
+        if lacking:
+            return (), f"{failure}; {lacking}"
+        reason = f"{failure}; trigger of {duration:.1f} s, ratio {event.detection.ratio:.1f}"
+        return (self._put_up(case, (UNCLASSIFIED, rule.severity), 0.0, reason),), reason
+
+    def _put_up(self, case: _Case, standing: tuple[str, str], probability: float, reason: str) -> Alert:
+        label, severity = case.followed.standing = standing
+        case.followed.evidence[label] = probability
+        past = self._past(case.event, label)
+        past.alerts.pop(case.key, None)
+        past.alerts[case.key] = _Raised(case.event.data_ns, severity)
+        _trim(past.alerts, MAX_RECENT_ALERTS)
+        return Alert(case.event, "raise", severity, label, reason)
+
+    def _past(self, event: Event, label: str) -> _Past:
+        place = (event.station, label, event.exercise)
+        past = self._pasts.setdefault(place, _Past())
+        self._pasts.move_to_end(place)
+        return past
+
+
+def _supports(rule: RuleConfig, verdict: Classification, label: str) -> bool:
+    return not verdict.abstained and verdict.label == label and verdict.probability >= rule.min_probability
+
+
+def _votes(rule: RuleConfig, label: str, followed: _Followed) -> int:
+    newest = list(followed.verdicts)[-rule.confirm.n :]
+    return sum(_supports(rule, verdict, label) for verdict in newest)
+
+
+def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> str:
+    """The first of the rule's conditions on the event itself that is not met; empty if all are."""
+    label, duration = verdict.label, case.event.detection.duration_s
+    named = f"{label} {verdict.probability:.2f}"
+    votes = _votes(rule, label, case.followed)
+    before = case.followed.evidence.get(label)
+    checks = (
+        (verdict.abstained, f"the network abstains (best: {named})"),
+        (rule.severity == "none", f"{label} raises no alert (severity: none)"),
+        (not _supports(rule, verdict, label), f"{named}, {rule.min_probability:g} is needed"),
+        (verdict.window_s < rule.min_window_s, f"{verdict.window_s:g} s seen, {rule.min_window_s:g} s are needed"),
+        (duration < rule.min_duration_s, f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed"),
+        (votes < rule.confirm.k, f"{named}; {votes} of the {rule.confirm.k} verdicts that must name it"),
+        (before is not None and verdict.probability <= before, f"{named} is no stronger than what was withdrawn"),
+    )
+    return next((words for fails, words in checks if fails), "")
+
+
+def _severity(rule: RuleConfig, event: Event, verdict: Classification, past: _Past) -> str:
+    """The highest severity whose conditions all hold."""
+    reached = [
+        step.severity
+        for step in rule.escalate
+        if verdict.probability >= (step.min_probability or 0.0)
+        and event.detection.duration_s >= (step.min_duration_s or 0.0)
+        and (step.min_events is None or past.events(event.onset_ns, step.within_s) >= step.min_events)
+    ]
+    return max([rule.severity, *reached], key=rank)
+
+
+def _evidence(rule: RuleConfig, case: _Case, verdict: Classification) -> str:
+    votes = (
+        f"{_votes(rule, verdict.label, case.followed)} of {min(rule.confirm.n, len(case.followed.verdicts))} verdicts"
+    )
+    seen = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s"
+    return f"{seen}, {votes}, trigger of {case.event.detection.duration_s:.1f} s"
+
+
+def _trim(kept: OrderedDict[Any, Any], size: int) -> None:
+    while len(kept) > size:
+        kept.popitem(last=False)
