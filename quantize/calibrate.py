@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from agent.inference import softmax
+from agent.inference.calibration import softmax
 from quantize import infer
 from quantize.qdq import CPU, TENSORRT, Range, quantise, quantised_tensors
 

@@ -17,18 +17,18 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from agent.types import COMPONENTS, LABELS, WINDOW_SAMPLES
-
-OPSET = 17
-IR_VERSION = 8
-"""Opset and file format of onnx 1.12: what the TensorRT of JetPack 5 still reads."""
-INPUT = "window"
-OUTPUT = "logits"
+from quantize.calibrate import METHODS
+from quantize.graph import INPUT, IR_VERSION, OPSET, OUTPUT, ExportError
+from quantize.int8 import FloatArray, Int8Files, int8_files
 
 Array = NDArray[Any]
 
 
-class ExportError(Exception):
-    """The module holds something that the exporter does not know; the message names it."""
+def export_int8(
+    module: nn.Module, calibration: FloatArray, validation: FloatArray, methods: Sequence[str] = METHODS
+) -> Int8Files:
+    """Export ``module`` and quantise it: ``export_fp32``, then ``int8_files``, whose arguments and errors these are."""
+    return int8_files(export_fp32(module), calibration, validation, methods)
 
 
 def export_fp32(module: nn.Module, samples: int = WINDOW_SAMPLES) -> onnx.ModelProto:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from quantize.export import INPUT, OUTPUT
+from quantize.graph import INPUT, OUTPUT
 
 FloatArray = NDArray[np.float32]
 
@@ -24,6 +26,18 @@ def session(model: onnx.ModelProto, optimise: bool = True) -> ort.InferenceSessi
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that ONNX Runtime makes of ``model`` before it chooses memory layouts: what has fused, what has not."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
 
 
 def logits(model: onnx.ModelProto, windows: FloatArray, optimise: bool = True) -> FloatArray:

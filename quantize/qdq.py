@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from quantize.export import ExportError
+from quantize.graph import ExportError
 
 _TINY = 1e-8
 
@@ -81,6 +81,36 @@ def quantise(model: onnx.ModelProto, ranges: Mapping[str, Range], dialect: Diale
     """
     writer = _Writer(model, ranges, dialect)
     result = writer.write()
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def dequantise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float graph of an INT8 file: every Q/DQ taken out, the weights what the quantised ones stand for."""
+    constants = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+    alias: dict[str, str] = {}
+    floats: dict[str, NDArray[Any]] = {}
+    nodes = []
+    for node in model.graph.node:
+        source = alias.get(node.input[0], node.input[0])
+        if node.op_type == "DequantizeLinear" and source in constants:
+            values, scale = constants[source], constants[node.input[1]]
+            floats[node.output[0]] = values.astype(np.float32) * scale.reshape(-1, *[1] * (values.ndim - 1))
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            alias[node.output[0]] = source
+        else:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            for position, name in enumerate(node.input):
+                copy.input[position] = alias.get(name, name)
+                if name in constants:
+                    floats[name] = constants[name]
+            nodes.append(copy)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:], result.graph.initializer[:]
+    result.graph.node.extend(nodes)
+    result.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in floats.items())
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -169,7 +199,7 @@ class _Writer:
 
     def _activation(self, name: str) -> tuple[np.float32, NDArray[Any]]:
         if name not in self._ranges:
-            raise ExportError(f"no calibrated range for {name}")
+            raise ExportError(f"no calibrated range for {name}", "calibrate this very graph")
         found = self._ranges[name]
         if not self._dialect.unsigned:
             return np.float32(found.magnitude / 127), np.array(0, np.int8)

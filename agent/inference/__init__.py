@@ -1,6 +1,7 @@
 """From a window to a verdict; one file a backend, imported only when chosen.
 
     bundle.py       the manifest, and files that are what it says
+    calibration.py  from logits to probabilities
     onnxruntime.py  the INT8 network on a CPU
     constant.py     always the same answer, for tests and drills
     selftest.py     the golden windows: does this backend, here, answer as the FP32 network did?
@@ -20,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BackendError, ModelError
-from agent.inference.bundle import Bundle, Manifest, open_bundle
+from agent.inference.bundle import Bundle, open_bundle
+from agent.inference.calibration import Calibration
 from agent.inference.selftest import check_golden
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 
-__all__ = ["Backend", "Classifier", "NetworkClassifier", "load", "open_classifier"]
+__all__ = ["Backend", "Bundle", "Classifier", "NetworkClassifier", "load", "open_bundle", "open_classifier"]
 
 _BACKEND = re.compile(r"^([a-z]+)(?::(\S+))?$")
 
@@ -72,7 +74,7 @@ class NetworkClassifier:
         self.sha256 = bundle.sha256
         self._runtime = backend
         self._thresholds = tuple(manifest.thresholds[label] for label in LABELS)
-        self._seconds, self._temperatures = _temperature_curve(manifest)
+        self._calibration = Calibration(manifest.temperature)
 
     def classify(self, window: Window) -> Classification:
         if window.data.shape != (3, WINDOW_SAMPLES) or not np.isfinite(window.data).all():
@@ -83,8 +85,7 @@ class NetworkClassifier:
         logits = self._runtime.logits(window.data)
         if logits.shape != (len(LABELS),) or not np.isfinite(logits).all():
             raise BackendError(f"{self.backend} answered {logits}, not five numbers", "run `talus doctor`")
-        temperature = np.interp(np.log(max(window.seconds, 1e-3)), self._seconds, self._temperatures)
-        probabilities = softmax(logits / temperature)
+        probabilities = self._calibration.probabilities(logits, window.seconds)
         best = int(np.argmax(probabilities))
         return Classification(
             label=LABELS[best],
@@ -97,18 +98,6 @@ class NetworkClassifier:
             backend=self.backend,
             precision=self.precision,
         )
-
-
-def _temperature_curve(manifest: Manifest) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Abscissae (log of seconds) and temperatures; linear in between, constant outside."""
-    seconds = np.log([entry.seconds for entry in manifest.temperature])
-    return seconds, np.array([entry.temperature for entry in manifest.temperature])
-
-
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Probabilities over the last axis."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 def open_classifier(bundle: Bundle, backend: str, threads: int = 1) -> NetworkClassifier:

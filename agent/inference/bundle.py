@@ -34,7 +34,7 @@ MAX_RATIO = 200
 """Largest expansion of a zip entry: weights compress by a few, a text by about ten, a bomb by a thousand."""
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-_REBUILD = "rebuild it with `python -m quantize bundle`, or fetch it again"
+_REBUILD = "rebuild it with `make model`, or fetch it again"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

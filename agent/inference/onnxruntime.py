@@ -47,7 +47,7 @@ class OnnxRuntimeBackend:
 
 def _session(model: bytes, threads: int) -> InferenceSession:
     try:
-        import onnxruntime as ort  # noqa: PLC0415
+        import onnxruntime as ort
     except ImportError as error:
         raise BackendError(f"ONNX Runtime cannot be imported: {error}", "pip install onnxruntime") from error
     options = ort.SessionOptions()
