@@ -29,6 +29,9 @@ from agent.waker import Waker
 
 Protocol: TypeAlias = Literal["5", "3.1.1"]
 
+REFUSED = 0x80
+"""Reason codes from here on are refusals."""
+
 _QOS = 1
 _UNSUPPORTED_PROTOCOL = 0x84
 _MALFORMED = (MQTTException, ValueError, LookupError, TypeError, struct.error)

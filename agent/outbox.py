@@ -103,6 +103,11 @@ class Outbox:
                     raise
                 self._replace(error)
 
+    @property
+    def depth(self) -> int:
+        """How many messages wait (retained values apart)."""
+        return self._depth
+
     def listen(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` after every `put`, in the putting thread: it must return at once."""
         self._listeners.append(callback)

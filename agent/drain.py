@@ -1,0 +1,272 @@
+"""What is said over a connection: retained values, then the outbox, in order, a bounded number of messages at a time.
+
+What the broker has not acknowledged stays in the outbox, and a refusal never stops the rest:
+
+- a reason that may pass (quota, access list) puts the topic on hold for a growing time, and the message stays;
+- a reason that will not pass (too large, malformed) moves the message to the outbox's dead letters;
+- a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
+  its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.errors import DeliveryError
+from agent.messages import Message, with_handed
+from agent.mqtt import REFUSED, Ack, Connection, refusal_hint
+from agent.mqtt_settings import MqttSettings
+from agent.outbox import Entry, Outbox
+from agent.patience import Holds, QuietLog
+
+_NO_SUBSCRIBERS = 0x10
+_HOPELESS = frozenset({0x90, 0x95, 0x99})
+"""Topic name invalid, packet too large, payload format invalid: the same message will be refused for ever."""
+
+_SUSPECT_AFTER = 2
+"""Connections lost with a message in flight, after which messages are sent one by one to find the culprit."""
+
+_CULPRIT_AFTER = 5
+_TICK_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Retained:
+    """The newest retained message of each topic, and which of them this connection has not published yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: dict[str, Message] = {}
+        self._stale: set[str] = set()
+
+    def put(self, message: Message) -> None:
+        """A newer value. May be called from any thread."""
+        with self._lock:
+            self._messages[message.topic] = message
+            self._stale.add(message.topic)
+
+    def all_stale(self) -> None:
+        """A new connection: the broker may have forgotten everything."""
+        with self._lock:
+            self._stale.update(self._messages)
+
+    def again(self, topic: str) -> None:
+        """This one was refused."""
+        with self._lock:
+            self._stale.add(topic)
+
+    def take(self, limit: int, skip: list[str]) -> list[Message]:
+        """Up to ``limit`` values that are to be published; they count as published."""
+        with self._lock:
+            topics = [topic for topic in self._messages if topic in self._stale and topic not in skip][:limit]
+            self._stale.difference_update(topics)
+            return [self._messages[topic] for topic in topics]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5)."""
+
+    acknowledged: int = 0
+    unheard: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """In flight: a message of the outbox, or a retained one (no entry)."""
+
+    message: Message
+    entry: Entry | None
+    at: float
+
+    @property
+    def name(self) -> int | str:
+        return self.message.topic if self.entry is None else self.entry.id
+
+
+class Drain:
+    """Owned by the network thread, for the life of the process; `serve` is called with each connection in turn."""
+
+    def __init__(self, settings: MqttSettings, outbox: Outbox, retained: Retained) -> None:
+        self.counters = Counters()
+        self.last_refusal: str | None = None
+        self._settings = settings
+        self._outbox = outbox
+        self._retained = retained
+        self._retained_version = 0
+        self._fresh = threading.Event()
+        self._fresh.set()
+        self._quiet = QuietLog(_log)
+        self._topic_holds: Holds[str] = Holds(5.0, 600.0)
+        self._row_holds: Holds[int] = Holds(5.0, 60.0)
+        self._losses: dict[int | str, int] = {}
+        self._culprits: dict[str, int] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._acknowledged: list[int] = []
+        self._handed: dict[int, int] = {}
+        self._acks = 0
+        outbox.listen(self.hint)
+
+    def hint(self) -> None:
+        """There is something new to send. May be called from any thread."""
+        self._fresh.set()
+
+    def serve(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
+        """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
+
+        Raises:
+            DeliveryError: the connection is lost. What was in flight will be sent again.
+        """
+        self._retained.all_stale()
+        self._acks = 0
+        self._fresh.set()
+        try:
+            while True:
+                idle = not self._send(connection) and not self._sent
+                deadline = end_by()
+                if deadline is not None and (idle or time.monotonic() >= deadline):
+                    break
+                for ack in connection.pump(_TICK_S if deadline is None else 0.05):
+                    self._settle(ack)
+                self._delete_acknowledged()
+                self._check_patience()
+        except DeliveryError:
+            self._blame()
+            raise
+        finally:
+            self._outbox.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
+            self._sent.clear()
+
+    def _send(self, connection: Connection) -> int:
+        window = min(self._settings.inflight, connection.receive_maximum)
+        if self._losses and max(self._losses.values()) >= _SUSPECT_AFTER:
+            window = 1
+        room = window - len(self._sent)
+        fresh = self._fresh.is_set()
+        if room <= 0 or not (fresh or 2 * room >= window):
+            return 0
+        self._fresh.clear()
+        held = self._topic_holds.active()
+        if fresh:
+            self._look_up_retained()
+        values = self._retained.take(room, held)
+        for message in values:
+            self._publish(connection, message, None)
+        room -= len(values)
+        entries = self._take(room, held) if room > 0 else []
+        for entry in entries:
+            self._publish(connection, entry.message, entry)
+        return len(values) + len(entries)
+
+    def _look_up_retained(self) -> None:
+        try:
+            messages, self._retained_version = self._outbox.retained(self._retained_version)
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return
+        for message in messages:
+            self._retained.put(message)
+
+    def _take(self, limit: int, held: list[str]) -> list[Entry]:
+        try:
+            return self._outbox.take(limit, held, self._row_holds.active())
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return []
+
+    def _publish(self, connection: Connection, message: Message, entry: Entry | None) -> None:
+        if connection.too_large(message.topic, message.payload):
+            self._refuse(
+                _Sent(message, entry, 0.0), 0x95, f"larger than the broker's {connection.maximum_packet} bytes"
+            )
+            return
+        payload = message.payload
+        if entry is not None:
+            payload = with_handed(payload, self._handed.setdefault(entry.id, time.time_ns()))
+        token = connection.publish(message.topic, payload, retain=message.retain, expiry_s=message.expiry_s)
+        self._sent[token] = _Sent(message, entry, time.monotonic())
+
+    def _settle(self, ack: Ack) -> None:
+        sent = self._sent.pop(ack.token, None)
+        if sent is None:
+            return
+        self._losses.pop(sent.name, None)
+        self._acks += 1
+        if self._acks >= self._settings.inflight:
+            self._losses.clear()
+        if ack.code >= REFUSED:
+            self._refuse(sent, ack.code, ack.reason)
+            return
+        self.counters.acknowledged += 1
+        self.counters.unheard += ack.code == _NO_SUBSCRIBERS
+        self._topic_holds.lift(sent.message.topic)
+        self._culprits.pop(sent.message.topic, None)
+        if sent.entry is not None:
+            self._row_holds.lift(sent.entry.id)
+            self._acknowledged.append(sent.entry.id)
+
+    def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
+        name = sent.message.topic
+        self.counters.refused += 1
+        self.last_refusal = f"{name}: refused by the broker: {reason}"
+        if code in _HOPELESS and sent.entry is not None:
+            self._quiet.warn(f"{self.last_refusal}; the message is set aside")
+            try:
+                self._outbox.bury(sent.entry.id, reason)
+                self._handed.pop(sent.entry.id, None)
+            except DeliveryError as error:
+                self._quiet.warn(str(error))
+                self._row_holds.add(sent.entry.id)
+                self._outbox.release([sent.entry.id])
+            return
+        self._topic_holds.add(name)
+        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
+        if sent.entry is None:
+            self._retained.again(name)
+        else:
+            self._outbox.release([sent.entry.id])
+
+    def _delete_acknowledged(self) -> None:
+        if not self._acknowledged:
+            return
+        try:
+            self._outbox.done(self._acknowledged)
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return
+        for row_id in self._acknowledged:
+            self._handed.pop(row_id, None)
+        self._acknowledged.clear()
+
+    def _check_patience(self) -> None:
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is not None and time.monotonic() - oldest.at > self._settings.ack_timeout_s:
+            raise DeliveryError(
+                f"{self._settings.address} has not acknowledged a message for {self._settings.ack_timeout_s:g} s",
+                "the broker hangs, or the link loses packets; the message is sent again",
+            )
+
+    def _blame(self) -> None:
+        """The connection died with these in flight; find out whether it died of one of them."""
+        self._losses = {sent.name: self._losses.get(sent.name, 0) + 1 for sent in self._sent.values()}
+        if len(self._sent) != 1:
+            return
+        (sent,) = self._sent.values()
+        if self._losses[sent.name] < _CULPRIT_AFTER:
+            return
+        self._losses.clear()
+        name = sent.message.topic
+        self.last_refusal = f"{name}: connections die with a message of {len(sent.message.payload)} bytes"
+        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: see the broker's log")
+        if sent.entry is None:
+            self._topic_holds.add(name)
+            return
+        self._row_holds.add(sent.entry.id)
+        if self._culprits.setdefault(name, sent.entry.id) != sent.entry.id:
+            self._topic_holds.add(name)

@@ -1,0 +1,70 @@
+"""Waiting, and not repeating oneself: back-off, holds, and a log that is not flooded."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+_K = TypeVar("_K", bound=Hashable)
+
+
+def delays(minimum_s: float, maximum_s: float) -> Iterator[float]:
+    """Waiting times that double up to a maximum, each with jitter so that a fleet does not return at once."""
+    ceiling = minimum_s
+    while True:
+        yield ceiling * random.uniform(0.5, 1.0)  # noqa: S311
+        ceiling = min(maximum_s, ceiling * 2)
+
+
+class Holds(Generic[_K]):
+    """Things to leave alone for a while; each further hold of the same thing is twice as long."""
+
+    def __init__(self, minimum_s: float, maximum_s: float) -> None:
+        self._minimum_s, self._maximum_s = minimum_s, maximum_s
+        self._until: dict[_K, tuple[float, float]] = {}
+
+    def add(self, thing: _K) -> float:
+        """Hold it; returns for how many seconds."""
+        last = self._until.get(thing, (0.0, 0.0))[1]
+        seconds = min(self._maximum_s, max(self._minimum_s, 2 * last))
+        self._until[thing] = (time.monotonic() + seconds, seconds)
+        return seconds
+
+    def lift(self, thing: _K) -> None:
+        """It went well: the next hold is short again."""
+        self._until.pop(thing, None)
+
+    def active(self) -> list[_K]:
+        """What is on hold now. A thing not held again for ten times its last hold is forgotten."""
+        now = time.monotonic()
+        for thing in [thing for thing, (until, seconds) in self._until.items() if now > until + 10 * seconds]:
+            del self._until[thing]
+        return [thing for thing, (until, _) in self._until.items() if until > now]
+
+
+class QuietLog:
+    """Warns of the same thing at once and then every five minutes, with the number of times it was not said."""
+
+    def __init__(self, log: logging.Logger, every_s: float = 300.0) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def warn(self, text: str) -> None:
+        """Say it, unless it was said a short while ago."""
+        now = time.monotonic()
+        at, unsaid = self._seen.get(text, (now - self._every_s, 0))
+        if now - at < self._every_s:
+            self._seen[text] = (at, unsaid + 1)
+            return
+        if len(self._seen) >= 100:
+            self._seen.clear()
+        self._seen[text] = (now, 0)
+        self._log.warning("%s%s", text, f" (and {unsaid} times before)" if unsaid else "")
+
+    def reset(self) -> None:
+        """All is well again: the next fault is news."""
+        self._seen.clear()
