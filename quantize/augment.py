@@ -272,7 +272,7 @@ def _add_burst(y: Signal, onset: int, rng: np.random.Generator) -> Signal:
     pulse = np.exp(-t / max(1.0, count / 4)) * np.cos(2 * np.pi * frequency * t + rng.uniform(0, 2 * np.pi))
     amplitude = np.exp(rng.uniform(np.log(3), np.log(100))) * y.std(axis=1, keepdims=True)
     stop = min(onset + count, y.shape[1])
-    out = y.copy()
+    out: Signal = y.copy()
     out[:, onset:stop] += (amplitude * pulse)[:, : stop - onset]
     return out
 

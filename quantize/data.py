@@ -192,7 +192,7 @@ def read_segments(row: Row) -> dict[int, list[Segment]]:
     Raises:
         DataError: the file cannot be read, or holds no component with finite, changing samples.
     """
-    from obspy import read  # noqa: PLC0415 - a second of start-up that reading a table does not need
+    from obspy import read
 
     try:
         stream = read(str(row.path))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from agent.dsp.window import Preparation
 from agent.inference import Classifier
@@ -177,11 +178,11 @@ def markdown(measured: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def numbers(measured: Sequence[Measured]) -> dict[str, dict[str, dict[str, object]]]:
+def numbers(measured: Sequence[Measured]) -> dict[str, JsonValue]:
     """For the manifest: view, then window length, then figure; values 0 to 1 with four decimals."""
-    result: dict[str, dict[str, dict[str, object]]] = {}
+    views: dict[str, dict[str, JsonValue]] = {}
     for m in measured:
-        result.setdefault(m.view, {})[f"{m.seconds:g}"] = {
+        views.setdefault(m.view, {})[f"{m.seconds:g}"] = {
             "record_accuracy": _triple(m.records.accuracy),
             "record_balanced_accuracy": _triple(m.records.balanced),
             "record_macro_f1": _triple(m.records.macro_f1),
@@ -191,8 +192,8 @@ def numbers(measured: Sequence[Measured]) -> dict[str, dict[str, dict[str, objec
             "calibration_error": round(m.calibration_error, 4),
             "answered": round(m.answered, 4),
         }
-    return result
+    return {**views}
 
 
-def _triple(figure: Figure) -> list[float]:
+def _triple(figure: Figure) -> list[JsonValue]:
     return [round(figure.value, 4), round(figure.low, 4), round(figure.high, 4)]

@@ -1,0 +1,105 @@
+"""``python -m quantize STAGE``: each stage can be broken off and taken up again."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.errors import TalusError, UsageError
+
+BUNDLE = Path(__file__).resolve().parents[1] / "agent" / "models" / "default"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quantize"
+WORK = Path.home() / ".cache" / "talus"
+
+_EPILOGUE = """examples:
+  python -m quantize model --data ../shared/data --out agent/models/default    everything, about an hour on two cores
+  python -m quantize report                                                    figures of the committed bundle
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    try:
+        _run(options)
+    except TalusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m quantize", description=__doc__, epilog=_EPILOGUE, formatter_class=argparse.RawTextHelpFormatter
+    )
+    stages = parser.add_subparsers(dest="stage", required=True)
+    texts = {
+        "train": "train the student on the training split",
+        "crossval": "five-fold cross-validation by event: the broad estimate and the data for calibration",
+        "bundle": "export, quantise, calibrate and write the bundle, after train and crossval",
+        "model": "train, crossval, bundle and report in one",
+        "report": "figures of a bundle on labelled records, through the agent's own inference",
+    }
+    for name, text in texts.items():
+        stage = stages.add_parser(name, help=text, description=text)
+        stage.add_argument(
+            "--data", type=Path, help="folder with metadata.csv (default: TALUS_DATA, else ../shared/data)"
+        )
+        if name == "report":
+            stage.add_argument(
+                "--bundle", type=Path, default=BUNDLE, help="bundle folder or zip (default: the agent's own)"
+            )
+            stage.add_argument("--split", choices=("train", "val"), default="val", help="default: val")
+            continue
+        stage.add_argument(
+            "--work", type=Path, default=WORK, help="folder for checkpoints and logs (default: %(default)s)"
+        )
+        stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
+        stage.add_argument("--reduced", action="store_true", help="a minute's run on an eighth of the events")
+        stage.add_argument("--one-process", action="store_true", help="do not prepare windows in a second process")
+        if name in ("bundle", "model"):
+            stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from quantize.data import default_root
+
+    data = options.data or default_root()
+    if data is None:
+        raise UsageError("no labelled records are at hand", "give their folder with --data, or set TALUS_DATA")
+    if options.stage == "report":
+        print(_report(data, options.bundle, options.split))
+        return
+    from quantize import pipeline
+    from quantize.train import read_config
+
+    config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
+    work = options.work / ("reduced" if options.reduced else "full")
+    shop = pipeline.open_workshop(data, work, config, ahead=not options.one_process, reduced=options.reduced)
+    if options.stage in ("train", "model"):
+        print(f"student: {pipeline.train_student(shop)}")
+    if options.stage in ("crossval", "model"):
+        print(f"out-of-fold answers: {len(pipeline.cross_validate_student(shop).index)} records")
+    if options.stage in ("bundle", "model"):
+        print(pipeline.build_bundle(shop, options.out))
+
+
+def _report(data: Path, bundle: Path, split: str) -> str:
+    from agent.inference import load
+    from agent.inference.bundle import open_bundle
+    from quantize import report
+    from quantize.data import load_records, read_table
+
+    rows = [row for row in read_table(data) if row.split == split]
+    classifier, _ = load(bundle, ["onnxruntime"])
+    answers = report.classified(classifier, load_records(rows), open_bundle(bundle).preparation)
+    title = f"{classifier.model} ({classifier.backend}, {classifier.precision}), {split} split"
+    return report.text(report.measure(answers, rows), rows, title)
