@@ -116,8 +116,8 @@ def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
         fault = error.fault
         return None, [Problem(file, fault.spot.line, "", _with_column(fault.spot, fault.reason))]
     # Needed only here, and they bring the whole catalogue: a service that has started does without.
-    from agent.config_files import remarks  # noqa: PLC0415
-    from agent.config_words import dotted, printable, shown, validate  # noqa: PLC0415
+    from agent.config_files import remarks
+    from agent.config_words import dotted, printable, shown, validate
 
     broken = {fault.loc for fault in document.faults}
     config, findings = validate(Config, document.value, {"base": path.absolute().parent})

@@ -110,7 +110,9 @@ class ArchiveConfig(Section):
     """Recorded files: whatever ObsPy reads, in time order across channels."""
 
     kind: Literal["archive"] = Field(description="the kind of source")
-    paths: tuple[ConfigPattern, ...] = Field(min_length=1, description="files, folders or wildcard patterns")
+    paths: tuple[ConfigPattern, ...] = Field(
+        strict=False, min_length=1, description="files, folders or wildcard patterns"
+    )
     speed: float = Field(default=0.0, ge=0, le=10_000, description="times real time; 0: as fast as it goes")
     packet_s: float = Field(default=1.0, ge=0.01, le=600, description="length of the packets handed on, seconds")
 
@@ -167,7 +169,7 @@ class TriggerConfig(Section):
 
     def settings(self) -> TriggerSettings:
         """As the detector takes them."""
-        from agent.dsp.detector import TriggerSettings  # noqa: PLC0415 - checking a file needs no signal processing
+        from agent.dsp.detector import TriggerSettings
 
         given = self.model_dump()
         given["long_gap_s"] = self.lta_s if self.long_gap_s is None else self.long_gap_s
@@ -179,6 +181,7 @@ class VerdictConfig(Section):
 
     at_s: tuple[Annotated[float, Field(ge=1, lt=POST_ONSET_S)], ...] = Field(
         default=(3.0, 5.0, 10.0, 20.0, 40.0, 80.0),
+        strict=False,
         min_length=1,
         max_length=16,
         description="seconds after the onset at which a verdict is sought, ascending; one more at the event's end",
@@ -234,6 +237,7 @@ class ClassifierConfig(Section):
     )
     backends: Annotated[tuple[Annotated[str, AfterValidator(_backend)], ...], AfterValidator(_distinct)] = Field(
         default=("onnxruntime",),
+        strict=False,
         min_length=1,
         description="runtimes (onnxruntime, constant) in the order in which they are tried",
     )
@@ -317,7 +321,7 @@ class MqttConfig(Section):
         Raises:
             ConfigError: the password cannot be had.
         """
-        from agent.mqtt_settings import MqttSettings, TlsSettings  # noqa: PLC0415 - not for checking a file
+        from agent.mqtt_settings import MqttSettings, TlsSettings
 
         password, tls = self.password(), self.tls
         return MqttSettings(

@@ -90,7 +90,9 @@ class RuleConfig(Section):
         default=None,
         description="events of the label that must come together before an alert, for labels that err often",
     )
-    escalate: tuple[EscalationConfig, ...] = Field(default=(), max_length=8, description="steps to higher severities")
+    escalate: tuple[EscalationConfig, ...] = Field(
+        default=(), strict=False, max_length=8, description="steps to higher severities"
+    )
     retract: bool = Field(default=True, description="whether a later verdict that contradicts the alert withdraws it")
     retract_below: float | None = Field(
         default=None, gt=0, lt=1,

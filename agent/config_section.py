@@ -26,7 +26,11 @@ class Disagreement(NamedTuple):
 
 
 class Section(BaseModel):
-    """A frozen mapping of settings. Unknown names, foreign types, nan and inf are refused; int serves as float."""
+    """A frozen mapping of settings. Unknown names, foreign types, nan and inf are refused; int serves as float.
+
+    Lists are tuples here; they are declared with ``strict=False`` so that JSON's and Python's lists will do, which does
+    not reach their entries.
+    """
 
     model_config = ConfigDict(
         extra="forbid",

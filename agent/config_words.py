@@ -45,7 +45,9 @@ def validate(model: type[S], value: Mapping[str, Any], context: Mapping[str, Any
             instance = model.model_validate(current, context=dict(context))
         except ValidationError as error:
             entries = entries or catalogue(model)
-            fresh = [f for detail in error.errors() for f in _findings(detail, value, entries, wrong)]
+            details = error.errors()
+            kept = [detail for detail in details if not _is_echo(detail, details)]
+            fresh = [f for detail in kept for f in _findings(detail, value, entries, wrong)]
         else:
             return (None if findings else instance), findings
         fresh = [f for f in fresh if f.loc not in wrong]
@@ -54,6 +56,12 @@ def validate(model: type[S], value: Mapping[str, Any], context: Mapping[str, Any
         findings += fresh
         wrong |= {f.loc for f in fresh}
         current = _without(current, (), wrong)
+
+
+def _is_echo(detail: ErrorDetails, others: list[ErrorDetails]) -> bool:
+    """A list is called too short once its wrong entries are discounted."""
+    loc = detail["loc"]
+    return detail["type"] == "too_short" and any(o["loc"][: len(loc)] == loc and o["loc"] != loc for o in others)
 
 
 def _without(value: Any, loc: Loc, wrong: set[Loc]) -> Any:
