@@ -102,7 +102,7 @@ class Drain:
         self._retained_version = 0
         self._fresh = threading.Event()
         self._fresh.set()
-        self._quiet = QuietLog(_log)
+        self._quiet = QuietLog(_log.warning)
         self._topic_holds: Holds[str] = Holds(5.0, 600.0)
         self._row_holds: Holds[int] = Holds(5.0, 60.0)
         self._losses: dict[int | str, int] = {}

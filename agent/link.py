@@ -50,7 +50,7 @@ class MqttLink:
         self._stopping = threading.Event()
         self._flush_until = 0.0
         self._give_up_at = 0.0
-        self._quiet = QuietLog(_log)
+        self._quiet = QuietLog(_log.warning)
         self._connected: str | None = None
         self._connects = 0
         self._error: str | None = None

@@ -33,6 +33,7 @@ REFUSED = 0x80
 """Reason codes from here on are refusals."""
 
 _QOS = 1
+_MAX_RECEIVED = 1 << 20
 _UNSUPPORTED_PROTOCOL = 0x84
 _MALFORMED = (MQTTException, ValueError, LookupError, TypeError, struct.error)
 """What paho raises on packets that are not MQTT."""
@@ -65,7 +66,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that came in. It is acknowledged when the handler returns."""
+    """A message that came in. It is acknowledged when the handler returns, and not if that raises."""
 
     topic: str
     payload: bytes
@@ -95,6 +96,8 @@ class Connection:
         self._acks: list[Ack] = []
         self._answer: ReasonCode | None = None
         self._goodbye: ReasonCode | None = None
+        self._granted: list[ReasonCode] = []
+        self._handler_error: Exception | None = None
         self._subscription: Subscription | None = None
         self._client_id = client_id
 
@@ -177,6 +180,10 @@ class Connection:
             if writable:
                 self._client.loop_write()
             self._client.loop_misc()
+        except _HandlerError:
+            if self._handler_error is not None:
+                raise self._handler_error from None
+            raise
         except OSError as error:
             raise DeliveryError(f"connection to {self._settings.address} lost: {error}") from None
         except _MALFORMED as error:
@@ -223,6 +230,7 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
         if settings.tls is not None:
@@ -235,7 +243,8 @@ class Connection:
         properties = None
         if five:
             properties = _properties(PacketTypes.CONNECT)
-            if keep and subscription is not None:
+            if subscription is not None:
+                properties.MaximumPacketSize = _MAX_RECEIVED
                 properties.SessionExpiryInterval = subscription.session_expiry_s
         try:
             if five:
@@ -248,8 +257,21 @@ class Connection:
             raise _unreachable(settings, error) from None
         self._await_connack(cancelled)
         if subscription is not None:
-            for name in subscription.filters:
-                client.subscribe(name, _QOS)
+            self._subscribe(subscription, time.monotonic() + settings.connect_timeout_s)
+
+    def _subscribe(self, subscription: Subscription, deadline: float) -> None:
+        for name in subscription.filters:
+            self._client.subscribe(name, _QOS)
+        while len(self._granted) < len(subscription.filters):
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"{self._settings.address} does not answer a subscription", "see the broker's log")
+            self.pump(0.1)
+        for code in self._granted:
+            if code.is_failure:
+                raise DeliveryError(
+                    f"{self._settings.address} refused the subscription: {code.getName()}",
+                    _HINTS.get(int(code.value), "see the broker's log"),
+                )
 
     def _await_connack(self, cancelled: Callable[[], bool]) -> None:
         settings = self._settings
@@ -319,7 +341,16 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
-        self._subscription.handler(Received(topic, bytes(message.payload), message.retain, message.dup))
+        try:
+            self._subscription.handler(Received(topic, bytes(message.payload), message.retain, message.dup))
+        except Exception as error:
+            self._handler_error = error
+            raise _HandlerError from error
+
+    def _on_subscribe(
+        self, _client: Client, _data: object, _token: int, codes: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        self._granted += codes
 
 
 def _properties(packet: int) -> Properties:
@@ -329,6 +360,10 @@ def _properties(packet: int) -> Properties:
 def refusal_hint(code: int) -> str:
     """What an operator can do about a refusal with this MQTT 5 reason code."""
     return _HINTS.get(code, "see the broker's log")
+
+
+class _HandlerError(Exception):
+    """Carries what a handler raised through paho, past the errors that are the connection's."""
 
 
 class _OtherProtocolError(DeliveryError):

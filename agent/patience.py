@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 _K = TypeVar("_K", bound=Hashable)
@@ -48,22 +47,23 @@ class Holds(Generic[_K]):
 class QuietLog:
     """Warns of the same thing at once and then every five minutes, with the number of times it was not said."""
 
-    def __init__(self, log: logging.Logger, every_s: float = 300.0) -> None:
-        self._log = log
+    def __init__(self, say: Callable[[str], object], every_s: float = 300.0) -> None:
+        self._say = say
         self._every_s = every_s
         self._seen: dict[str, tuple[float, int]] = {}
 
-    def warn(self, text: str) -> None:
-        """Say it, unless it was said a short while ago."""
+    def warn(self, text: str, key: str | None = None) -> None:
+        """Say it, unless the same (the same ``key``, or text) was said a short while ago."""
+        key = text if key is None else key
         now = time.monotonic()
-        at, unsaid = self._seen.get(text, (now - self._every_s, 0))
+        at, unsaid = self._seen.get(key, (now - self._every_s, 0))
         if now - at < self._every_s:
-            self._seen[text] = (at, unsaid + 1)
+            self._seen[key] = (at, unsaid + 1)
             return
         if len(self._seen) >= 100:
             self._seen.clear()
-        self._seen[text] = (now, 0)
-        self._log.warning("%s%s", text, f" (and {unsaid} times before)" if unsaid else "")
+        self._seen[key] = (now, 0)
+        self._say(f"{text} (and {unsaid} times before)" if unsaid else text)
 
     def reset(self) -> None:
         """All is well again: the next fault is news."""

@@ -1,0 +1,235 @@
+"""A subscriber's view: what arrives is checked against the models, freed of duplicates, and printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from agent.errors import DataError, DeliveryError
+from agent.messages import OFFLINE, ONLINE, STOPPED, Message
+from agent.patience import QuietLog, delays
+from agent.schema import (
+    MODELS,
+    AlertMessage,
+    ClassificationPart,
+    EventMessage,
+    HealthMessage,
+    Payload,
+    StateMessage,
+    SummaryMessage,
+    parse,
+)
+
+if TYPE_CHECKING:
+    from agent.mqtt import Received
+    from agent.mqtt_settings import MqttSettings
+
+MAX_PAYLOAD = 256 * 1024
+"""Bytes; a larger payload is refused unread."""
+
+_REMEMBERED = 100_000
+_SESSION_EXPIRY_S = 7 * 86_400
+_RED, _YELLOW, _DIM, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+
+
+@dataclass(slots=True)
+class Watched:
+    """What came in: events and alerts printed, duplicates passed over, messages refused."""
+
+    printed: int = 0
+    duplicates: int = 0
+    refused: int = 0
+
+
+def watch(
+    settings: MqttSettings,
+    out: TextIO,
+    err: TextIO,
+    *,
+    style: Literal["text", "json"] = "text",
+    limit: int | None = None,
+    timeout_s: float | None = None,
+    session: str | None = None,
+) -> Watched:
+    """Print events and alerts as they come: a line each in ``text`` (with changes of availability), or their payloads,
+    one a line, in ``json``. What is refused, and why, goes to ``err``.
+
+    Ends after ``limit`` events and alerts or ``timeout_s`` seconds, else never. ``session`` is a client identifier
+    under which the broker keeps, for a week, what comes while no one watches; then nothing is missed. A lost connection
+    is made again.
+
+    Raises:
+        DeliveryError: the first connection fails.
+    """
+    from agent.mqtt import Connection, Subscription
+    from agent.waker import Waker
+
+    printer = _Printer(settings.prefix, out, err, style, limit)
+    names = ("event", "alert", "availability", "last_event", "last_alert", "state", "health")
+    subscription = Subscription(
+        [f"{settings.prefix}/+/+/{name}" for name in names], printer.receive, _SESSION_EXPIRY_S if session else 0
+    )
+    client_id = session or f"talus-watch-{secrets.token_hex(4)}"
+    deadline = time.monotonic() + (timeout_s if timeout_s is not None else float("inf"))
+    waits = delays(settings.backoff_min_s, settings.backoff_max_s)
+    connected_once = False
+    with contextlib.closing(Waker()) as waker:
+        while time.monotonic() < deadline and not printer.done:
+            connection = None
+            try:
+                connection = Connection.open(settings, client_id, waker, subscription=subscription)
+                connected_once = True
+                while not printer.done and (left := deadline - time.monotonic()) > 0:
+                    connection.pump(min(left, 1.0))
+            except DeliveryError as error:
+                if not connected_once:
+                    raise
+                print(f"talus watch: {error}", file=err)
+                time.sleep(max(0.0, min(next(waits), deadline - time.monotonic())))
+            except _EnoughError:
+                break
+            finally:
+                if connection is not None:
+                    connection.close()
+    return printer.tally
+
+
+def readable(message: Message) -> str:
+    """One line of plain text for a message that would be sent.
+
+    Raises:
+        DataError: its payload is not what its topic promises.
+    """
+    return describe(parse(MODELS[message.topic.rsplit("/", 1)[-1]], message.payload))
+
+
+def describe(body: Payload) -> str:
+    """One line of plain text."""
+    if isinstance(body, AlertMessage):
+        text = f"ALERT {body.action} {body.severity}  {_place(body)}  {_verdict(body.classification)}: {body.reason}"
+    elif isinstance(body, EventMessage):
+        seen = body.detection
+        frequency = "" if seen.dominant_hz is None else f", {seen.dominant_hz:.1f} Hz"
+        ratio = "" if seen.ratio is None else f"ratio {seen.ratio:.1f}, "
+        text = f"event {body.phase:<6} {_place(body)}  {_verdict(body.classification)}"
+        text += f"  [{ratio}{seen.duration_s:.1f} s{frequency}]"
+        if body.reason is not None:
+            text += f"  {body.reason}"
+    elif isinstance(body, SummaryMessage):
+        text = f"last {body.kind}  {_place(body)}  {body.label or 'unclassified'}"
+    elif isinstance(body, StateMessage):
+        model = "no model" if body.model is None else f"{body.model.name} on {body.backend}, {body.precision}"
+        text = f"state  {body.station}  {model}"
+    elif isinstance(body, HealthMessage):
+        text = f"health {body.station}  {body.status}{''.join(f'; {reason}' for reason in body.reasons)}"
+    else:
+        text = type(body).__name__
+    if getattr(body, "exercise", False):
+        text += "  (exercise)"
+    return _printable(text)
+
+
+def _place(body: AlertMessage | EventMessage | SummaryMessage) -> str:
+    network, station = body.station.split(".")[:2]
+    return f"{network}.{station}  {body.onset[:10]} {body.onset[11:23]}"
+
+
+def _verdict(verdict: ClassificationPart | None) -> str:
+    if verdict is None:
+        return "unclassified"
+    text = f"{verdict.label} {100 * verdict.probability:.0f} % after {verdict.window_s:g} s"
+    return f"undecided ({text})" if verdict.abstained else text
+
+
+def _printable(text: str) -> str:
+    """Without the control characters by which a text could take over a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+class _EnoughError(Exception):
+    """The limit is reached; what comes next stays with the broker."""
+
+
+class _Printer:
+    def __init__(
+        self, prefix: str, out: TextIO, err: TextIO, style: Literal["text", "json"], limit: int | None
+    ) -> None:
+        self.tally = Watched()
+        self._prefix = prefix
+        self._out, self._err = out, err
+        self._style = style
+        self._limit = limit
+        self._colour = style == "text" and out.isatty() and not os.environ.get("NO_COLOR")
+        self._seen: OrderedDict[tuple[str, str, int, str, int], None] = OrderedDict()
+        self._quiet = QuietLog(self._complain)
+
+    @property
+    def done(self) -> bool:
+        return self._limit is not None and self.tally.printed >= self._limit
+
+    def receive(self, message: Received) -> None:
+        if self.done:
+            raise _EnoughError
+        try:
+            self._show(message)
+        except DataError as error:
+            self.tally.refused += 1
+            topic = _printable(message.topic)[:200]
+            self._quiet.warn(f"refused a message on {topic}: {_printable(error.message)}", key=topic)
+
+    def _complain(self, text: str) -> None:
+        print(f"talus watch: {text}", file=self._err, flush=True)
+
+    def _show(self, message: Received) -> None:
+        parts = message.topic.removeprefix(f"{self._prefix}/").split("/")
+        if len(parts) != 3:
+            raise DataError("not a topic of ours")
+        if len(message.payload) > MAX_PAYLOAD:
+            raise DataError(f"{len(message.payload)} bytes are too many")
+        network, station, name = parts
+        if name == "availability":
+            self._show_availability(f"{network}.{station}", message.payload)
+            return
+        body = parse(MODELS[name], message.payload)
+        said = getattr(body, "station", "")
+        if not f"{said}.".startswith(f"{network}.{station}."):
+            raise DataError(f"it says that it is from {said}")
+        if not isinstance(body, (EventMessage, AlertMessage)):
+            if self._style == "text" and message.retain:
+                self._print(describe(body), _DIM)
+            return
+        identity = (name, body.id, body.revision, body.boot_id, body.seq)
+        if identity in self._seen:
+            self.tally.duplicates += 1
+            return
+        self._seen[identity] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        if self._style == "json":
+            self._print(body.model_dump_json())
+        else:
+            self._print(describe(body), _colour_of(body))
+        self.tally.printed += 1
+
+    def _show_availability(self, station: str, payload: bytes) -> None:
+        text = payload[:40].decode("utf-8", "replace")
+        if text not in (ONLINE, OFFLINE, STOPPED):
+            raise DataError(f"{text!r} is not an availability")
+        if self._style == "text":
+            self._print(_printable(f"{station} is {text}"), _DIM if text == ONLINE else _YELLOW)
+
+    def _print(self, line: str, colour: str = "") -> None:
+        if self._colour and colour:
+            line = f"{colour}{line}{_PLAIN}"
+        print(line, file=self._out, flush=True)
+
+
+def _colour_of(body: AlertMessage | EventMessage) -> str:
+    if isinstance(body, EventMessage):
+        return ""
+    return _YELLOW if body.action == "retract" else _RED
