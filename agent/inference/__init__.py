@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.dsp.window import Preparation
 from agent.errors import BackendError, ModelError
 from agent.inference.bundle import Bundle, open_bundle
 from agent.inference.calibration import Calibration
@@ -54,6 +55,8 @@ class Classifier(Protocol):
     precision: str
     model: str
     sha256: str
+    preparation: Preparation
+    """How the windows must be prepared."""
 
     def classify(self, window: Window) -> Classification:
         """The verdict on one window.
@@ -72,6 +75,7 @@ class NetworkClassifier:
         self.precision = backend.precision
         self.model = f"{manifest.name} {manifest.version}"
         self.sha256 = bundle.sha256
+        self.preparation = bundle.preparation
         self._runtime = backend
         self._thresholds = tuple(manifest.thresholds[label] for label in LABELS)
         self._calibration = Calibration(manifest.temperature)
