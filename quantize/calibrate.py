@@ -22,6 +22,7 @@ METHODS = ("minmax", "p99.99", "p99.9", "entropy")
 BINS = 2048
 LEVELS = 128
 """Steps of a signed range on either side of zero."""
+_NEARLY_EMPTY = 1e-9
 
 FloatArray = NDArray[np.float32]
 
@@ -110,14 +111,13 @@ def _entropy_bins(counts: NDArray[np.int64]) -> int:
 
 
 def _divergence(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> float:
-    """Kullback-Leibler divergence in nats; infinite where the candidate is empty and the reference is not."""
+    """Kullback-Leibler divergence in nats; the candidate's empty bins count as nearly empty, or a single clipped value
+    behind a gap would rule the clipping out."""
     if not candidate.any():
         return float(np.inf)
     p, q = reference / reference.sum(), candidate / candidate.sum()
     used = p > 0
-    if (q[used] == 0).any():
-        return float(np.inf)
-    return float((p[used] * np.log(p[used] / q[used])).sum())
+    return float((p[used] * np.log(p[used] / np.maximum(q[used], _NEARLY_EMPTY))).sum())
 
 
 def choose(

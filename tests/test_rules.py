@@ -1,0 +1,269 @@
+"""Every rule that TensorRT's parser imposes finds its breach, and only a file without breaches passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from inference_support import NetworkBuilder, small_files, small_network, stored_windows
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from agent.types import LABELS
+from quantize.calibrate import calibrate
+from quantize.graph import INPUT, OUTPUT
+from quantize.qdq import TENSORRT, quantise
+from quantize.rules import RULES, lint
+
+
+def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    found: onnx.NodeProto = next(n for n in model.graph.node if n.name == name)
+    return found
+
+
+def set_constant(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
+    for weight in model.graph.initializer:
+        if weight.name == name:
+            weight.CopyFrom(numpy_helper.from_array(values, name))
+            return
+    model.graph.initializer.append(numpy_helper.from_array(values, name))
+
+
+def constant(model: onnx.ModelProto, name: str) -> NDArray[Any]:
+    return numpy_helper.to_array(next(w for w in model.graph.initializer if w.name == name))
+
+
+def newer_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 21
+
+
+def foreign_domain(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    node(model, "last.relu").op_type = "Gelu"
+
+
+def batch_norm(model: onnx.ModelProto) -> None:
+    relu = node(model, "last.relu")
+    for name in ("gamma", "beta", "mean", "variance"):
+        set_constant(model, name, np.ones(32, np.float32))
+    bn = helper.make_node("BatchNormalization", [relu.input[0], "gamma", "beta", "mean", "variance"], ["bn"], name="bn")
+    relu.input[0] = "bn"
+    model.graph.node.insert(list(model.graph.node).index(relu), bn)
+
+
+def open_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def three_dimensions(model: onnx.ModelProto) -> None:
+    del model.graph.input[0].type.tensor_type.shape.dim[2]
+
+
+def unsigned(model: onnx.ModelProto) -> None:
+    set_constant(model, "stem.relu.zero", np.array(0, np.uint8))
+
+
+def no_zero_point(model: onnx.ModelProto) -> None:
+    del node(model, "stem.relu.q").input[2]
+
+
+def shifted_zero(model: onnx.ModelProto) -> None:
+    set_constant(model, "stem.relu.zero", np.array(-3, np.int8))
+
+
+def zero_scale(model: onnx.ModelProto) -> None:
+    scale = constant(model, "last.weight.scale").copy()
+    scale[7] = 0
+    set_constant(model, "last.weight.scale", scale)
+
+
+def per_channel_activation(model: onnx.ModelProto) -> None:
+    set_constant(model, "stem.relu.scale", np.full(16, 0.1, np.float32))
+
+
+def lonely_quantize(model: onnx.ModelProto) -> None:
+    node(model, "last.relu").input[0] = "out.relu.q"
+
+
+def unequal_pair(model: onnx.ModelProto) -> None:
+    set_constant(model, "other", np.array(0.5, np.float32))
+    node(model, "stem.relu.dq").input[1] = "other"
+
+
+def float_conv_input(model: onnx.ModelProto) -> None:
+    node(model, "last").input[0] = "out.relu"
+
+
+def relu_between(model: onnx.ModelProto) -> None:
+    last = node(model, "last")
+    extra = helper.make_node("Relu", [last.input[0]], ["extra"], name="extra")
+    last.input[0] = "extra"
+    model.graph.node.insert(list(model.graph.node).index(last), extra)
+
+
+def float_weight(model: onnx.ModelProto) -> None:
+    set_constant(model, "plain", np.ones((32, 32, 1, 3), np.float32))
+    node(model, "last").input[1] = "plain"
+
+
+def weight_axis(model: onnx.ModelProto) -> None:
+    node(model, "block.a.weight.dq").attribute[0].i = 1
+
+
+def weight_per_tensor(model: onnx.ModelProto) -> None:
+    set_constant(model, "last.weight.scale", np.array(0.01, np.float32))
+
+
+def too_few_scales(model: onnx.ModelProto) -> None:
+    set_constant(model, "last.weight.scale", np.full(31, 0.01, np.float32))
+
+
+def integer_bias(model: onnx.ModelProto) -> None:
+    set_constant(model, "last.bias", np.zeros(32, np.int32))
+
+
+def quantised_bias(model: onnx.ModelProto) -> None:
+    last = node(model, "last")
+    dequantize = helper.make_node(
+        "DequantizeLinear", ["b.q", "last.weight.scale", "last.weight.zero"], ["b"], name="b", axis=0
+    )
+    set_constant(model, "b.q", np.zeros(32, np.int8))
+    last.input[2] = "b"
+    model.graph.node.insert(list(model.graph.node).index(last), dequantize)
+
+
+def pair_before(model: onnx.ModelProto, reader: str, position: int) -> None:
+    target = node(model, reader)
+    source = target.input[position]
+    place = list(model.graph.node).index(target)
+    constants = ["out.relu.scale", "out.relu.zero"]
+    model.graph.node.insert(place, helper.make_node("DequantizeLinear", ["p.q", *constants], ["p.dq"], name="p.dq"))
+    model.graph.node.insert(place, helper.make_node("QuantizeLinear", [source, *constants], ["p.q"], name="p.q"))
+    target.input[position] = "p.dq"
+
+
+def quantised_before_relu(model: onnx.ModelProto) -> None:
+    pair_before(model, "last.relu", 0)
+
+
+def both_branches(model: onnx.ModelProto) -> None:
+    pair_before(model, "block.add", 0)
+
+
+def float_identity(model: onnx.ModelProto) -> None:
+    node(model, "block.add").input[1] = "down.relu"
+
+
+def depthwise(model: onnx.ModelProto) -> None:
+    next(a for a in node(model, "block.a").attribute if a.name == "group").i = 32
+
+
+def column_kernel(model: onnx.ModelProto) -> None:
+    set_constant(model, "last.weight.q", constant(model, "last.weight.q").transpose(0, 1, 3, 2))
+
+
+def twenty_channels(model: onnx.ModelProto) -> None:
+    set_constant(model, "stem.weight.q", np.ones((20, 3, 1, 15), np.int8))
+    set_constant(model, "stem.weight.scale", np.ones(20, np.float32))
+
+
+def eight_channels(model: onnx.ModelProto) -> None:
+    set_constant(model, "down.weight.q", np.ones((32, 8, 1, 5), np.int8))
+
+
+BREACHES: list[tuple[str, Callable[[onnx.ModelProto], None]]] = [
+    ("opset", newer_opset),
+    ("opset", foreign_domain),
+    ("operator", unknown_operator),
+    ("operator", batch_norm),
+    ("fixed-shape", open_batch),
+    ("fixed-shape", three_dimensions),
+    ("signed-int8", unsigned),
+    ("signed-int8", no_zero_point),
+    ("zero-point", shifted_zero),
+    ("scale", zero_scale),
+    ("per-tensor-activation", per_channel_activation),
+    ("pair", lonely_quantize),
+    ("pair", unequal_pair),
+    ("conv-input", float_conv_input),
+    ("conv-input", relu_between),
+    ("conv-weight", float_weight),
+    ("conv-weight", weight_axis),
+    ("conv-weight", weight_per_tensor),
+    ("conv-weight", too_few_scales),
+    ("float-bias", integer_bias),
+    ("float-bias", quantised_bias),
+    ("conv-relu", quantised_before_relu),
+    ("residual", both_branches),
+    ("residual", float_identity),
+    ("dense", depthwise),
+    ("kernel", column_kernel),
+    ("channels", twenty_channels),
+    ("channels", eight_channels),
+]
+
+
+def test_our_own_file_keeps_every_rule(tmp_path: Path) -> None:
+    onnx.save(small_files().trt, tmp_path / "model.trt.onnx")
+    assert lint(tmp_path / "model.trt.onnx") == []
+
+
+@pytest.mark.parametrize(("rule", "breach"), BREACHES, ids=[b.__name__ for _, b in BREACHES])
+def test_breach_is_found(rule: str, breach: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(small_files().trt)
+    breach(model)
+    found = lint(model)
+    assert rule in {finding.rule for finding in found}
+    assert all(finding.where and finding.fault and finding.remedy for finding in found)
+
+
+def test_every_rule_has_a_breach_here() -> None:
+    assert {rule for rule, _ in BREACHES} == {rule.name for rule in RULES}
+
+
+def test_shortcut_convolution_is_quantised_at_its_end_and_kept() -> None:
+    """Where the identity branch is itself a convolution, a pair behind it is right, and no breach of conv-relu."""
+    build = NetworkBuilder(3)
+    x = build.node("Relu", [build.conv(INPUT, "stem", (16, 3, 15), 8)], "stem.relu")
+    y = build.node("Relu", [build.conv(x, "a", (32, 16, 5), 2)], "a.relu")
+    y = build.node("Add", [build.conv(y, "b", (32, 32, 5), 1), build.conv(x, "short", (32, 16, 1), 2)], "add")
+    x = build.node("Flatten", [build.node("GlobalAveragePool", [build.node("Relu", [y], "out")], "mean")], "flat")
+    head = build.constant("head.weight", np.ones((len(LABELS), 32)))
+    build.node("Gemm", [x, head, build.constant("head.bias", np.zeros(5))], OUTPUT, transB=1)
+    model = build.model()
+    quantised = quantise(model, calibrate(model, stored_windows()[0][:4]), TENSORRT)
+    assert node(quantised, "add").input[:] == ["b", "short.dq"]
+    assert lint(quantised) == []
+
+
+def test_what_onnx_runtimes_own_quantiser_writes_is_refused(tmp_path: Path) -> None:
+    """The reason why Q/DQ is placed here by hand: the tool's int32 biases and its pairs between Conv and Relu."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Windows(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = iter([{INPUT: window[None, :, None]} for window in stored_windows()[0][:3]])
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            return next(self._feeds, None)
+
+    onnx.save(small_network(), tmp_path / "fp32.onnx")
+    quantize_static(
+        tmp_path / "fp32.onnx",
+        tmp_path / "tool.onnx",
+        Windows(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+    )
+    assert {"float-bias", "conv-relu"} <= {finding.rule for finding in lint(tmp_path / "tool.onnx")}
