@@ -89,8 +89,8 @@ Code = Annotated[str, AfterValidator(_code)]
 class StationConfig(Section):
     """Who this agent is: the topic under which it reports its own availability, state and health."""
 
-    network: Code = Field(description="FDSN network code")
-    station: Code = Field(description="FDSN station code")
+    network: Code = Field(examples=["XX"], description="FDSN network code")
+    station: Code = Field(examples=["SLOPE"], description="FDSN station code")
     name: str | None = Field(default=None, min_length=1, max_length=100, description="the place in words")
     latitude_deg: float | None = Field(default=None, ge=-90, le=90, description="latitude, degrees north (WGS 84)")
     longitude_deg: float | None = Field(default=None, ge=-180, le=180, description="longitude, degrees east (WGS 84)")
@@ -109,12 +109,12 @@ class StationConfig(Section):
 class ArchiveConfig(Section):
     """Recorded files: whatever ObsPy reads, in time order across channels."""
 
-    kind: Literal["archive"] = Field(description="the kind of source")
+    kind: Literal["archive"] = Field(examples=["archive"], description="the kind of source")
     paths: tuple[ConfigPattern, ...] = Field(
-        strict=False, min_length=1, description="files, folders or wildcard patterns"
+        strict=False, min_length=1, examples=[["records"]], description="files, folders or wildcard patterns"
     )
     speed: float = Field(default=0.0, ge=0, le=10_000, description="times real time; 0: as fast as it goes")
-    packet_s: float = Field(default=1.0, ge=0.01, le=600, description="length of the packets handed on, seconds")
+    packet_s: float = Field(default=1.0, ge=0.01, le=60, description="length of the packets handed on, seconds")
 
 
 SourceConfig: TypeAlias = ArchiveConfig
@@ -126,7 +126,9 @@ class TriggerConfig(Section):
 
     low_hz: float = Field(default=1.0, ge=0.01, le=500, description="lower corner of the Butterworth band-pass, Hz")
     high_hz: float = Field(default=20.0, ge=0.02, le=500, description="upper corner, Hz")
-    order: int = Field(default=4, ge=1, le=10, description="order of the band-pass")
+    order: int = Field(
+        default=4, ge=1, le=10, description="order of the prototype: the band-pass has twice as many poles"
+    )
     sta_s: float = Field(default=1.0, ge=0.05, le=60, description="short-term average, seconds")
     lta_s: float = Field(default=30.0, ge=1, le=3_600, description="long-term average, seconds")
     on: float = Field(default=4.0, ge=1.1, le=1_000, description="STA/LTA ratio at which a trigger begins")
@@ -171,9 +173,7 @@ class TriggerConfig(Section):
         """As the detector takes them."""
         from agent.dsp.detector import TriggerSettings
 
-        given = self.model_dump()
-        given["long_gap_s"] = self.lta_s if self.long_gap_s is None else self.long_gap_s
-        return TriggerSettings(**given)
+        return TriggerSettings(**self.model_dump())
 
 
 class VerdictConfig(Section):
@@ -260,7 +260,9 @@ class TlsConfig(Section):
 class MqttConfig(Section):
     """The broker."""
 
-    host: Annotated[str, AfterValidator(_host)] = Field(description="name or address of the broker")
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        examples=["localhost"], description="name or address of the broker"
+    )
     port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port (8883 with tls, else 1883)")
     username: str | None = Field(default=None, min_length=1, max_length=256, description="user at the broker")
     password_file: ConfigPath | None = Field(

@@ -41,14 +41,18 @@ class ConfirmConfig(Section):
 class ConfirmEventsConfig(Section):
     """Events of one label that must come together before the first alert."""
 
-    k: int = Field(ge=2, le=MAX_EVENTS, description="events of the label at this station, the present one included")
-    within_s: float = Field(gt=0, le=86_400, description="time within which they must have begun, seconds")
+    k: int = Field(
+        ge=2, le=MAX_EVENTS, examples=[3], description="events of the label at this station, the present one included"
+    )
+    within_s: float = Field(
+        gt=0, le=86_400, examples=[600.0], description="time within which they must have begun, seconds"
+    )
 
 
 class EscalationConfig(Section):
     """A step to a higher severity; every condition given must hold."""
 
-    severity: AlertSeverity = Field(description="severity from this step on")
+    severity: AlertSeverity = Field(examples=["extreme"], description="severity from this step on")
     min_probability: float | None = Field(default=None, gt=0, le=1, description="probability of the label, at least")
     min_duration_s: float | None = Field(
         default=None, gt=0, le=3_600, description="duration of the trigger so far, at least, seconds"

@@ -36,13 +36,15 @@ class Entry:
     bounds: str
     default: str
     required: bool
+    example: Any
+    """Of what is required: a value that would do."""
     children: tuple[str, ...]
     """Names of the settings of a section; empty for a plain setting."""
 
 
 def catalogue(model: type[Section] = Config) -> dict[str, Entry]:
     """Every setting of ``model`` by its path, sections included, in the order of the file; the root is ``""``."""
-    root = Entry("", model.__doc__ or "", "section", "", "", False, tuple(model.model_fields))
+    root = Entry("", model.__doc__ or "", "section", "", "", False, None, tuple(model.model_fields))
     return {"": root} | {entry.path: entry for entry in _entries(model, "")}
 
 
@@ -59,6 +61,7 @@ def _entries(model: type[Section], prefix: str) -> Iterator[Entry]:
             _bounds(info.metadata, "long" if item is not None else ""),
             _default(info),
             info.is_required(),
+            info.examples[0] if info.examples else None,
             children,
         )
         for section in sections:
@@ -66,7 +69,7 @@ def _entries(model: type[Section], prefix: str) -> Iterator[Entry]:
         if item is not None:
             grandchildren = tuple(child for section in listed for child in section.model_fields)
             kind, bounds = _kind(item[0], item[1]), _bounds(item[1])
-            yield Entry(path + "[]", f"an entry of {name}", kind, bounds, "", False, grandchildren)
+            yield Entry(path + "[]", f"an entry of {name}", kind, bounds, "", False, None, grandchildren)
             for section in listed:
                 yield from _entries(section, path + "[].")
 

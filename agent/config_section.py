@@ -29,7 +29,7 @@ class Section(BaseModel):
     """A frozen mapping of settings. Unknown names, foreign types, nan and inf are refused; int serves as float.
 
     Lists are tuples here; they are declared with ``strict=False`` so that JSON's and Python's lists will do, which does
-    not reach their entries.
+    not reach their entries. What is required has an example, which must be valid.
     """
 
     model_config = ConfigDict(

@@ -33,8 +33,8 @@ class Finding:
 def validate(model: type[S], value: Mapping[str, Any], context: Mapping[str, Any]) -> tuple[S | None, list[Finding]]:
     """An instance of ``model``, or all findings.
 
-    Pydantic skips the checks between fields of a section in which one field is wrong, so what is wrong is taken out
-    and the rest checked again until nothing new is found.
+    Pydantic skips the checks between fields of a section in which one field is wrong, so what is wrong is replaced and
+    the whole checked again until nothing new is found.
     """
     entries: dict[str, Entry] = {}
     findings: list[Finding] = []
@@ -55,7 +55,7 @@ def validate(model: type[S], value: Mapping[str, Any], context: Mapping[str, Any
             return None, findings
         findings += fresh
         wrong |= {f.loc for f in fresh}
-        current = _without(current, (), wrong)
+        current = _mended(value, (), wrong, entries)
 
 
 def _is_echo(detail: ErrorDetails, others: list[ErrorDetails]) -> bool:
@@ -64,19 +64,24 @@ def _is_echo(detail: ErrorDetails, others: list[ErrorDetails]) -> bool:
     return detail["type"] == "too_short" and any(o["loc"][: len(loc)] == loc and o["loc"] != loc for o in others)
 
 
-def _without(value: Any, loc: Loc, wrong: set[Loc]) -> Any:
-    """A copy in which what is wrong is left out, so that its default stands in; a list loses all its entries or none,
-    lest the others change their places."""
-    if isinstance(value, Mapping):
-        kept = {key: child for key, child in value.items() if (*loc, key) not in wrong}
-        return {
-            key: _without(child, (*loc, key), wrong)
-            for key, child in kept.items()
-            if not (isinstance(child, tuple | list) and any((*loc, key, index) in wrong for index in range(len(child))))
-        }
+def _mended(value: Any, loc: Loc, wrong: set[Loc], entries: dict[str, Entry]) -> Any:
+    """A copy without what is wrong: defaults, or the examples of what is required, stand in for it. A list loses all of
+    its entries or none, lest the others change their places."""
     if isinstance(value, tuple | list):
-        return type(value)(_without(child, (*loc, index), wrong) for index, child in enumerate(value))
-    return value
+        return [_mended(child, (*loc, index), wrong, entries) for index, child in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    here = {w[len(loc)] for w in wrong if w[: len(loc)] == loc and len(w) > len(loc)}
+    mended = {}
+    for key in [*value, *(name for name in here if name not in value)]:
+        place = (*loc, key)
+        if place in wrong or any(w[:-1] == place and isinstance(w[-1], int) for w in wrong):
+            entry = entries.get(_entry_path(place))
+            if entry is not None and entry.example is not None:
+                mended[key] = entry.example
+        elif key in value:
+            mended[key] = _mended(value[key], place, wrong, entries)
+    return mended
 
 
 def _touched(loc: Loc, wrong: set[Loc]) -> bool:

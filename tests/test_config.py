@@ -1,0 +1,373 @@
+"""The configuration file: what is refused, in which words, and what is kept secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from config_support import BASE, BROKEN, STATION
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from agent import config_model
+from agent.config import Config, ConfigFileError, Problem, TriggerConfig, TunablesConfig, check, digest, load
+from agent.config_policy import RulesConfig
+from agent.config_reference import catalogue, rewrite
+from agent.config_section import Section
+from agent.config_words import validate
+from agent.errors import ConfigError
+from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TALUS_MQTT_PASSWORD", raising=False)
+
+
+def told(text: str | bytes) -> list[str]:
+    """The messages about a file ``site.yaml`` with this content."""
+    Path("site.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return [str(problem) for problem in check("site.yaml")]
+
+
+def loaded(text: str) -> Config:
+    Path("site.yaml").write_text(text, encoding="utf-8")
+    return load("site.yaml")
+
+
+# Broken files, and what a stranger is told
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_explained_completely(name: str) -> None:
+    """Every error at once, each with line, field, reason and value; nothing else is claimed."""
+    text, messages = BROKEN[name]
+    assert sorted(told(text)) == sorted(messages)
+    with pytest.raises(ConfigFileError) as caught:
+        load("site.yaml")
+    assert sorted(str(problem) for problem in caught.value.problems) == sorted(messages)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_problems_come_in_the_order_of_the_lines() -> None:
+    told(str(BROKEN["rules"][0]))
+    lines = [problem.line for problem in check("site.yaml")]
+    assert lines == sorted(lines)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder() -> None:
+    assert [str(p) for p in check("none.yaml")] == ["none.yaml: cannot be read: No such file or directory"]
+    assert [str(p) for p in check(".")] == [".: cannot be read: Is a directory"]
+    with pytest.raises(ConfigError, match="No such file"):
+        load("none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"{k}: &{k} [{','.join(['*' + chr(ord(k) - 1)] * 9)}]\n" for k in "bcdefgh"
+        ), "more than 10000 values; does an alias multiply itself?"),
+        ("a: &a [*a]\n", "an anchor that contains its own alias"),
+        ("[" * 100_000, "is nested more than 20 levels deep"),
+        ("{a: " * 50_000, "is nested more than 20 levels deep"),
+    ],
+)  # fmt: skip
+def test_hostile_yaml_is_refused_at_once(text: str, reason: str) -> None:
+    """Alias bombs, loops and towers of brackets end with one message, not with the memory or the stack."""
+    (message,) = told(text)
+    assert reason in message
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("stationork: {}[]&*!|>'\"#%@-,\n\t 01.e~\\?<é\x07\u2028"), max_size=80))
+def test_any_text_gives_problems_and_no_exception(text: str) -> None:
+    """No text crashes the reading; whatever is wrong comes back as printable one-line problems."""
+    problems = told(text)
+    assert problems
+    assert all(message.isprintable() for message in problems)
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 10**20), st.floats(), st.text(max_size=8), st.just([]), st.just({})
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([path for path in catalogue() if path and "[]" not in path]), SCALARS)
+def test_any_value_in_any_field_is_taken_or_told_at_that_field(path: str, value: object) -> None:
+    """One value of any type anywhere: either it is accepted as it is, or the message names that very field."""
+    document: dict[str, Any] = {
+        "station": {"network": "XX", "station": "SLOPE"},
+        "source": {"kind": "archive", "paths": ("/",)},
+    }
+    place = document
+    *parents, last = path.split(".")
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    if parents[:1] == ["mqtt"]:
+        document["mqtt"]["host"] = "localhost"
+    place[last] = tuple(value) if isinstance(value, list) else value
+    config, findings = validate(Config, document, {"base": "/"})
+    assert (config is None) == bool(findings)
+    # A section that is set may lack what it requires, and one bound may collide with another field's default.
+    assert all(".".join(map(str, f.loc)).startswith((path, path.rpartition(".")[0])) for f in findings)
+
+
+# What is taken
+
+
+def test_the_smallest_file_gives_the_defaults() -> None:
+    config = loaded(BASE)
+    assert config.tunables == TunablesConfig()
+    assert config.mqtt is None
+    assert (config.tunables.trigger.on, config.tunables.trigger.off) == (4.0, 1.5)
+    assert config.tunables.verdict.at_s == (3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+    assert config.outbox_path == Path("/var/lib/talus/outbox.sqlite3")
+    assert config.client_id == "talus-XX.SLOPE"
+
+
+def test_scalars_are_those_of_yaml_1_2() -> None:
+    """YAML 1.1 would read NO as false, 'on' as true and 1e1 as text."""
+    config = loaded("station: {network: NO, station: '0123'}\nsource: {kind: archive, paths: [on]}\n"
+                    "tunables: {trigger: {on: 1e1, off: 2}}\n")  # fmt: skip
+    assert config.station.network == "NO"
+    assert Path(config.source.paths[0]).name == "on"
+    assert config.tunables.trigger.on == 10.0
+
+
+def test_a_partial_rule_keeps_the_other_defaults_of_its_label() -> None:
+    rules = loaded(BASE + "tunables: {policy: {rules: {landslide: {refractory_s: 60}}}}\n").tunables.policy.rules
+    assert (rules.landslide.severity, rules.landslide.min_probability) == ("severe", 0.7)
+    assert rules.landslide.refractory_s == 60.0
+    assert rules.collapse.severity == "severe"
+
+
+def test_anchors_may_be_used() -> None:
+    text = "tunables: {policy: {rules: {landslide: {confirm: &two {k: 2, n: 2}}, collapse: {confirm: *two}}}}\n"
+    rules = loaded(BASE + text).tunables.policy.rules
+    assert rules.landslide.confirm == rules.collapse.confirm
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_taken() -> None:
+    Path("site.yaml").write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
+    assert load("site.yaml").station.station == "SLOPE"
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service started elsewhere finds the same files; brackets in a folder's name are no wildcard."""
+    folder = tmp_path / "etc [1]"
+    folder.mkdir()
+    (folder / "a.mseed").touch()
+    (folder / "site.yaml").write_text(
+        STATION + "source: {kind: archive, paths: ['*.mseed', a.mseed, /abs, ~/x]}\nstate_dir: state\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", "/home/slope")
+    config = load(folder / "site.yaml")
+    assert config.state_dir == folder / "state"
+    assert config.outbox_path == folder / "state" / "outbox.sqlite3"
+    assert config.source.paths[1:] == (str(folder / "a.mseed"), "/abs", "/home/slope/x")
+    assert [p.value for p in check(folder / "site.yaml") if "paths" in p.field] == ["/abs", "~/x"]
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = loaded(BASE)
+    with pytest.raises(ValueError, match="frozen"):
+        config.state_dir = Path("/")
+
+
+# The digest
+
+
+def test_the_digest_sees_what_is_meant_not_how_it_is_written() -> None:
+    plain = digest(loaded(BASE))
+    assert digest(loaded("# note\n" + BASE + "tunables: {trigger: {on: 4}}\nlog: {level: info}\n")) == plain
+    assert digest(loaded(BASE + "tunables: {trigger: {on: 4.1}}\n")) != plain
+    assert digest(loaded(BASE).tunables) == digest(TunablesConfig())
+
+
+def test_the_digest_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same digest whatever the password: it cannot be used to guess it."""
+    text = BASE + "mqtt: {host: localhost, username: me, password_env: TALUS_MQTT_PASSWORD}\n"
+    monkeypatch.setenv("TALUS_MQTT_PASSWORD", "one")
+    first = digest(loaded(text))
+    monkeypatch.setenv("TALUS_MQTT_PASSWORD", "two")
+    assert digest(loaded(text)) == first
+
+
+# Secrets and surroundings
+
+BROKER = BASE + "mqtt: {host: 127.0.0.1, username: me, password_file: secret}\n"
+
+
+def test_a_password_comes_from_a_file() -> None:
+    Path("secret").write_text("hunter2\n", encoding="utf-8")
+    Path("secret").chmod(0o600)
+    assert told(BROKER) == []
+    mqtt = loaded(BROKER).mqtt
+    assert mqtt is not None
+    password = mqtt.password()
+    assert password is not None
+    assert password.get_secret_value() == "hunter2"
+    assert "hunter2" not in f"{password!r} {mqtt!r} {mqtt.settings('id')!r}"
+    assert mqtt.settings("id").password == "hunter2"  # noqa: S105
+
+
+def test_a_password_file_that_others_may_read_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    Path("secret").write_text("hunter2", encoding="utf-8")
+    Path("secret").chmod(0o644)
+    (message,) = told(BROKER)
+    assert message == (
+        "site.yaml:3: warning: mqtt.password_file: others than its owner may use this file (mode 0644); chmod 600"
+    )
+    assert loaded(BROKER).mqtt is not None
+    assert message in caplog.text
+
+
+def test_a_password_that_is_not_there() -> None:
+    """A missing file is an error; a variable may yet be set by the service, so its absence is one at the start only."""
+    assert told(BROKER) == ["site.yaml:3: mqtt.password_file: cannot be read: No such file or directory"]
+    text = BASE + "mqtt: {host: '::1', username: me, password_env: TALUS_MQTT_PASSWORD}\n"
+    assert told(text) == [
+        "site.yaml:3: warning: mqtt.password_env: this variable is not set here; the agent needs it when it starts"
+    ]
+    mqtt = loaded(text).mqtt
+    assert mqtt is not None
+    with pytest.raises(ConfigError, match="TALUS_MQTT_PASSWORD is not set or empty"):
+        mqtt.settings("id")
+
+
+def test_a_credential_of_the_service_may_be_absent_outside_it() -> None:
+    credential = "/run/credentials/talus-agent.service/mqtt"
+    (message,) = told(BASE + f"mqtt: {{host: localhost, username: me, password_file: {credential}}}\n")
+    assert message == "site.yaml:3: warning: mqtt.password_file: cannot be read: No such file or directory"
+
+
+def test_a_password_in_the_clear_is_a_warning() -> None:
+    os.environ["TALUS_MQTT_PASSWORD"] = "x"  # noqa: S105 - removed by the fixture
+    text = BASE + "mqtt: {host: 10.0.0.1, username: me, password_env: TALUS_MQTT_PASSWORD%s}\n"
+    assert told(text % "") == [
+        "site.yaml:3: warning: mqtt.username: goes over the network in the clear with its password; add a tls section "
+        "(given: me)"
+    ]
+    assert told(text % ", tls: {}") == []
+    mqtt = loaded(text % ", tls: {}").mqtt
+    assert mqtt is not None
+    assert mqtt.settings("id").port == 8883
+
+
+def test_missing_certificates_and_bundles_are_errors() -> None:
+    text = BASE + "mqtt: {host: localhost, tls: {ca_file: ca.pem}}\nclassifier: {bundle: models/new}\n"
+    assert told(text) == [
+        "site.yaml:3: mqtt.tls.ca_file: cannot be read: No such file or directory (given: ca.pem)",
+        "site.yaml:4: classifier.bundle: there is no such file or folder (given: models/new)",
+    ]
+
+
+def test_terminal_controls_and_long_values_do_not_reach_the_terminal() -> None:
+    (message,) = told(BASE + 'log: {level: "\\e[2J\\n' + "x" * 200 + '"}\n')
+    assert "\\x1b[2J\\nxxx" in message
+    assert message.endswith("...)")
+    assert message.isprintable()
+
+
+# The models against what they stand for
+
+
+def test_the_model_agrees_with_the_values_of_the_station() -> None:
+    assert tuple(RulesConfig.model_fields) == LABELS
+    assert config_model.POST_ONSET_S == (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
+
+
+def test_trigger_settings_are_the_detectors() -> None:
+    """Every field of the detector can be set, under the same name and with the same default."""
+    detector = pytest.importorskip("agent.dsp.detector")
+    assert TriggerConfig().settings() == detector.TriggerSettings()
+    names = [f.name for f in dataclasses.fields(detector.TriggerSettings)]
+    assert sorted(names) == sorted(TriggerConfig.model_fields)
+    assert TriggerConfig(lta_s=20.0, long_gap_s=7.0).settings() == detector.TriggerSettings(lta_s=20.0, long_gap_s=7.0)
+
+
+def test_every_setting_is_described_and_carries_its_unit() -> None:
+    """A number without a unit in its name is a count or a ratio, and those are listed here."""
+    plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port"}
+    units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below")
+    for path, entry in catalogue().items():
+        assert entry.description, path
+        if "number" in entry.kind and "[]" not in path.rpartition(".")[2]:
+            name = path.rpartition(".")[2]
+            assert name in plain or name.endswith(units), path
+            assert entry.bounds, path
+
+
+def test_what_is_required_has_an_example_that_would_do() -> None:
+    """The examples stand in for wrong values while the rest of a file is checked."""
+    entries = catalogue()
+    required = [entry for entry in entries.values() if entry.required and not entry.children]
+    assert all(entry.example is not None for entry in required)
+    text = (
+        "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}]}}}}\nmqtt: {}\n"
+    )
+    messages = told("station: {}\nsource: {}\n" + text)
+    assert len(messages) == len(required) - 2 * (len(LABELS) - 1) - (len(LABELS) - 1)
+    assert all("is required" in message for message in messages)
+
+
+class _A(Section):
+    kind: Literal["a"]
+    size_m: float = 1.0
+
+
+class _B(Section):
+    kind: Literal["b"]
+    rate_hz: float = Field(1.0, gt=0)
+
+
+class _Either(Section):
+    source: Annotated[_A | _B, Field(discriminator="kind")]
+
+
+def test_alternatives_of_a_section_keep_their_own_paths() -> None:
+    """With several kinds of source the path in a message is the file's, without the library's tag for the kind."""
+    _, findings = validate(_Either, {"source": {"kind": "b", "rate_hz": 0, "size_m": 2}}, {})
+    assert sorted(f.loc for f in findings) == [("source", "rate_hz"), ("source", "size_m")]
+
+
+# The documentation
+
+
+def test_the_reference_is_the_models() -> None:
+    page = (ROOT / "docs/configuration.md").read_text("utf-8")
+    assert rewrite(page) == page, "run: python -m agent.config_reference docs/configuration.md"
+
+
+def test_the_smallest_file_of_the_documentation_works() -> None:
+    page = (ROOT / "docs/configuration.md").read_text("utf-8")
+    assert loaded(page.split("```yaml\n")[1].split("```")[0]).station.network == "XX"
+
+
+def test_the_errors_shown_in_the_documentation_are_real() -> None:
+    shown = (ROOT / "docs/configuration.md").read_text("utf-8").split("```\n")[2].split("```")[0].splitlines()
+    text = BASE + "\n" * 4 + "tunables:\n  trigger:\n    of: 1\n\n    low_hz: 30\n\nmqtt:\n  password: x\n"
+    assert set(shown) <= {line.replace("site.yaml", "station.yaml") for line in told(text)}
+    assert len(shown) == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_right(path: Path) -> None:
+    """They may refer to what is not on this machine, but nothing in them is an error."""
+    assert [str(problem) for problem in check(path) if problem.level == "error"] == []
+    assert isinstance(load(path), Config)
+
+
+def test_problem_without_a_line() -> None:
+    assert str(Problem("f", 0, "", "is wrong")) == "f: is wrong"
