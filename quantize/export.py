@@ -23,6 +23,8 @@ from quantize.int8 import FloatArray, Int8Files, int8_files
 
 Array = NDArray[Any]
 
+_HINT = "build the network from what `export_fp32` lists"
+
 
 def export_int8(
     module: nn.Module, calibration: FloatArray, validation: FloatArray, methods: Sequence[str] = METHODS
@@ -94,12 +96,12 @@ class _Graph:
             else:
                 operation = getattr(node.target, "__name__", "").split(".")[0]
                 if operation not in _OPERATIONS:
-                    raise ExportError(f"{node.name}: the exporter does not know {node.target}")
+                    raise ExportError(f"{node.name}: the exporter does not know {node.target}", _HINT)
                 self._names[node] = _OPERATIONS[operation](self, node)
 
     def _close(self, last: fx.Node) -> None:
         if not self.nodes or self.nodes[-1].output[0] != self._names[last]:
-            raise ExportError("the module's output is not its last operation")
+            raise ExportError("the module's output is not its last operation", _HINT)
         self.nodes[-1].output[0] = OUTPUT
 
     def constant(self, name: str, values: Array) -> str:
@@ -172,7 +174,7 @@ def _bias(graph: _Graph, node: fx.Node, size: int) -> Array:
 def _norm(graph: _Graph, node: fx.Node) -> str:
     conv: Any = node.args[0]
     if not str(conv.target).startswith("aten.conv2d") or len(conv.users) != 1:
-        raise ExportError(f"{node.name}: a batch norm must follow a convolution that nothing else reads")
+        raise ExportError(f"{node.name}: a batch norm must follow a convolution that nothing else reads", _HINT)
     return graph.name(conv)
 
 
@@ -207,7 +209,7 @@ def _simple(operator: str, **attributes: Any) -> Callable[[_Graph, fx.Node], str
 def _global_pool(operator: str) -> Callable[[_Graph, fx.Node], str]:
     def emit(graph: _Graph, node: fx.Node) -> str:
         if _pair(node.args[1]) != (1, 1):
-            raise ExportError(f"{node.name}: adaptive pooling to {node.args[1]}; only to 1")
+            raise ExportError(f"{node.name}: adaptive pooling to {node.args[1]}; only to 1", _HINT)
         return graph.add(operator, [graph.name(node.args[0])], node.name)
 
     return emit
@@ -218,7 +220,7 @@ def _reduce(operator: str) -> Callable[[_Graph, fx.Node], str]:
         axes = [axis % 4 for axis in _argument(node, 1, "dim")]
         keep = bool(_argument(node, 2, "keepdim", False))
         if sorted(axes) != [2, 3]:
-            raise ExportError(f"{node.name}: reduction over {axes}; only over axes 2 and 3")
+            raise ExportError(f"{node.name}: reduction over {axes}; only over axes 2 and 3", _HINT)
         pooled = graph.add(operator, [graph.name(node.args[0])], f"{node.name}_pool" if not keep else node.name)
         return pooled if keep else graph.add("Flatten", [pooled], node.name, axis=1)
 
