@@ -30,6 +30,9 @@ WINDOW_SAMPLES = 10240
 WINDOW_ONSET = 2048
 """Index of the onset in the window: 20.48 s of what came before, 81.92 s of what followed."""
 
+MAX_BLOCK_S = 60.0
+"""Longest packet: what is kept of a stream is sized for it."""
+
 Samples: TypeAlias = NDArray[np.int32] | NDArray[np.float32] | NDArray[np.float64]
 EventPhase: TypeAlias = Literal["new", "update", "end"]
 AlertAction: TypeAlias = Literal["raise", "escalate", "retract"]
@@ -120,7 +123,8 @@ UNKNOWN_QUALITY = BlockQuality()
 class SampleBlock:
     """One channel's packet: ``samples`` ``[n]`` in counts as recorded, the first at ``start_ns``.
 
-    A jump between the end of one block and the start of the next *is* the gap; no stage invents samples.
+    At most ``MAX_BLOCK_S`` long. A jump between the end of one block and the start of the next *is* the gap; no stage
+    invents samples.
     """
 
     stream: StreamId

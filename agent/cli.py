@@ -1,0 +1,71 @@
+"""The command ``talus``: each subcommand is one module of ``agent.commands``, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from agent import __version__
+from agent.errors import TalusError
+
+COMMANDS = {
+    "run": "watch a station: the service",
+    "replay": "send recorded data through the whole line",
+    "classify": "label the events in files",
+    "check": "say what is wrong with a configuration",
+    "doctor": "say what is wrong with this machine",
+    "watch": "print events and alerts as they arrive at a broker",
+}
+
+
+class Command(Protocol):
+    """What a module of ``agent.commands`` offers."""
+
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def main(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 well, 1 a problem that was reported, 2 wrong usage)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="talus",
+        description="Watch a slope: trigger, classify on the device, and send labelled events and alerts over MQTT.",
+        epilog="example: talus replay record.mseed    (each command: talus COMMAND --help)",
+    )
+    parser.add_argument("--version", action="version", version=f"talus {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((a for a in arguments if not a.startswith("-")), None)
+    modules: dict[str, Command] = {}
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == chosen:
+            command: Command = importlib.import_module(f"agent.commands.{name}")  # type: ignore[assignment]
+            sub.description = f"{summary[0].upper()}{summary[1:]}."
+            sub.epilog = f"example:\n  {command.EXAMPLE}"
+            command.add_arguments(sub)
+            modules[name] = command
+    args = parser.parse_args(arguments)
+    try:
+        return modules[args.command].main(args)
+    except TalusError as error:
+        print(f"talus {args.command}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"talus {args.command}: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

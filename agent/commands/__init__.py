@@ -1,0 +1,1 @@
+"""The subcommands of ``talus``, one file each."""

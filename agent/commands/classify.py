@@ -1,0 +1,185 @@
+"""``talus classify``: one verdict a station for every record given, as the agent would reach it on that window."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import DataError, TalusError, UsageError
+from agent.types import (
+    COMPONENTS,
+    LABELS,
+    NS,
+    SampleBlock,
+    Segment,
+    StationId,
+    StreamId,
+    TriggerOff,
+    format_ns,
+    parse_ns,
+)
+
+if TYPE_CHECKING:
+    from agent.dsp.detector import TriggerSettings
+    from agent.inference import Classifier
+
+EXAMPLE = "talus classify event.mseed --onset 2026-03-01T12:00:05 --json"
+
+FULL_S = 81.92
+PACKET_S = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", metavar="FILE", help="records in any format that ObsPy reads")
+    parser.add_argument("--onset", metavar="ISO", help="onset (UTC) of all files; without it the strongest trigger")
+    parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="files and onsets: columns trace_name and trace_onset_time"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=FULL_S, metavar="S", help="use only what S seconds after the onset would have"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="trigger and classifier of this configuration")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    shown: str
+    path: Path
+    onset: str | None
+
+
+def main(args: argparse.Namespace) -> int:
+    if not (args.files or args.table):
+        raise UsageError("nothing to classify", "name a FILE, or a --table of them")
+    if not 0 < args.seconds <= FULL_S:
+        raise UsageError(f"--seconds {args.seconds:g} is not in 0..{FULL_S}", "the window ends 81.92 s after the onset")
+    from tqdm import tqdm
+
+    from agent.assemble import open_classifier
+    from agent.config import ClassifierConfig, TunablesConfig, load
+
+    config = load(args.config) if args.config else None
+    tunables = config.tunables if config else TunablesConfig()
+    classifier, fallbacks = open_classifier(config.classifier if config else ClassifierConfig())
+    for reason in fallbacks:
+        print(f"talus classify: {reason}", file=sys.stderr)
+    items = [_Item(name, Path(name), args.onset) for name in args.files]
+    if args.table:
+        items += _read_table(args.table, args.onset)
+    trigger = tunables.trigger.settings()
+    failed = 0
+    bar = tqdm(items, unit="file", disable=len(items) < 20 or not sys.stderr.isatty(), leave=False)
+    for item in bar:
+        try:
+            for line in _classify_file(item, args.seconds, trigger, classifier):
+                with bar.external_write_mode():
+                    print(json.dumps(line) if args.json else _text(line))
+        except (TalusError, OSError) as error:
+            failed += 1
+            message = error.message if isinstance(error, TalusError) else str(error)
+            with bar.external_write_mode():
+                print(
+                    json.dumps({"file": item.shown, "error": message})
+                    if args.json
+                    else f"{item.shown}  error: {message}"
+                )
+            if isinstance(error, TalusError) and error.hint and not args.json:
+                print(f"  hint: {error.hint}", file=sys.stderr)
+    if failed:
+        print(f"talus classify: {failed} of {len(items)} files could not be classified", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
+    try:
+        with table.open(newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle)
+            missing = {"trace_name", "trace_onset_time"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"{table} has no column {' and no column '.join(sorted(missing))}",
+                    "the first line names the columns; trace_name and trace_onset_time are needed",
+                )
+            for row in reader:
+                name = row["trace_name"]
+                yield _Item(name, table.parent / name, onset or row["trace_onset_time"] or None)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as a table: {error}", "give a CSV file in UTF-8") from None
+
+
+def _classify_file(
+    item: _Item, seconds: float, trigger: TriggerSettings, classifier: Classifier
+) -> Iterator[dict[str, Any]]:
+    from agent.dsp.window import prepare
+    from agent.sources.records import read_records
+
+    given = parse_ns(item.onset) if item.onset else None
+    for station, rows in read_records(item.path):
+        strongest = strongest_trigger(station, rows, trigger)
+        start = min(run.start_ns for runs in rows.values() for run in runs)
+        end = max(run.end_ns for runs in rows.values() for run in runs)
+        if given is not None and not start <= given < end:
+            raise DataError(
+                f"the onset {format_ns(given)} is outside the record of {station}",
+                f"it runs from {format_ns(start)} to {format_ns(end)}",
+            )
+        # Nothing triggers: the agent would be silent here. The verdict is then on the middle of the record.
+        onset = given if given is not None else strongest if strongest is not None else (start + end) // 2
+        allowed = min(seconds, FULL_S, max((end - onset) / NS, 1 / NS))
+        verdict = classifier.classify(prepare(rows, onset, allowed, classifier.preparation))
+        yield {
+            "file": item.shown,
+            "station": str(station),
+            "onset": format_ns(onset),
+            "triggered": strongest is not None,
+            "label": verdict.label,
+            "probability": round(verdict.probability, 4),
+            "probabilities": {label: round(p, 4) for label, p in zip(LABELS, verdict.probabilities, strict=True)},
+            "abstained": verdict.abstained,
+            "window_s": round(verdict.window_s, 2),
+        }
+
+
+def strongest_trigger(
+    station: StationId, rows: Mapping[int, Sequence[Segment]], trigger: TriggerSettings
+) -> int | None:
+    """Onset (ns) of the trigger with the highest STA/LTA ratio in a record, None where nothing triggers."""
+    from agent.dsp.detector import Detector
+
+    detector = Detector(station, trigger)
+    blocks = [
+        SampleBlock(
+            StreamId(station, COMPONENTS[row]),
+            run.start_ns + round(first * NS / run.rate_hz),
+            run.rate_hz,
+            run.samples[first : first + round(PACKET_S * run.rate_hz)],
+        )
+        for row, runs in rows.items()
+        for run in runs
+        for first in range(0, len(run.samples), round(PACKET_S * run.rate_hz))
+    ]
+    ends = [
+        output
+        for block in sorted(blocks, key=lambda block: block.start_ns)
+        for output in detector.feed(block)
+        if isinstance(output, TriggerOff)
+    ]
+    ends += [output for output in detector.flush() if isinstance(output, TriggerOff)]
+    return max(ends, key=lambda end: end.peak_ratio).onset_ns if ends else None
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    mark = "?" if line["abstained"] else " "
+    onset = line["onset"][:23] + "Z"
+    heard = "trigger" if line["triggered"] else "quiet  "
+    return (
+        f"{line['file']}  {line['station']}  {onset}  {heard}  "
+        f"{line['label']:10s} {line['probability']:.2f}{mark} {line['window_s']:.1f} s"
+    )

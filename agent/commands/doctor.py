@@ -1,0 +1,166 @@
+"""``talus doctor``: one line for each thing the station needs, with a hint where it is not well."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from agent import __version__
+from agent.errors import TalusError
+from agent.types import StationId
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+EXAMPLE = "talus doctor --config /etc/talus/station.yaml"
+
+BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
+"""Backends that compute, and the package that each needs."""
+MIN_FREE_MB = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``ok`` is well, ``skip`` was not looked at (and why), ``bad`` needs the operator."""
+
+    state: Literal["ok", "skip", "bad"]
+    what: str
+    detail: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        mark = {"ok": "ok  ", "skip": "--  ", "bad": "BAD "}[self.state]
+        return f"{mark} {self.what:12s} {self.detail}" + (f"\n                  hint: {self.hint}" if self.hint else "")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file; without it only the machine")
+
+
+def main(args: argparse.Namespace) -> int:
+    bad = 0
+    for finding in _examine(args.config):
+        bad += finding.state == "bad"
+        print(finding, flush=True)
+    print(f"talus doctor: {f'{bad} things need you' if bad else 'all well'}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _examine(path: Path | None) -> Iterator[Finding]:
+    yield Finding("ok", "software", f"talus {__version__}, Python {platform.python_version()}, {platform.machine()}")
+    config = None
+    if path is None:
+        yield Finding("skip", "config", "no --config given: broker, source and state folder are not looked at")
+    else:
+        from agent.config import check, load
+
+        problems = [problem for problem in check(path) if problem.level == "error"]
+        if problems:
+            for problem in problems:
+                yield Finding("bad", "config", str(problem), "see docs/configuration.md")
+        else:
+            config = load(path)
+            yield Finding("ok", "config", str(path))
+    yield from _models(config)
+    if config is not None:
+        yield _guarded("source", lambda: _source(config))
+        yield _guarded("broker", lambda: _broker(config))
+        yield _state(config.state_dir)
+    yield _clock()
+
+
+def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except TalusError as error:
+        return Finding("bad", what, error.message, error.hint)
+
+
+def _models(config: Config | None) -> Iterator[Finding]:
+    from agent.assemble import DEFAULT_BUNDLE
+    from agent.inference import open_bundle, open_classifier
+
+    path = (config.classifier.bundle if config else None) or DEFAULT_BUNDLE
+    try:
+        bundle = open_bundle(path)
+    except TalusError as error:
+        yield Finding("bad", "model", error.message, error.hint)
+        return
+    yield Finding("ok", "model", f"{bundle.manifest.name} {bundle.manifest.version}, sha256 {bundle.sha256[:12]}")
+    configured = config.classifier.backends if config else ("onnxruntime",)
+    for name, package in BACKENDS.items():
+        if util.find_spec(package) is None or util.find_spec(f"agent.inference.{name}") is None:
+            state: Literal["bad", "skip"] = "bad" if name in configured else "skip"
+            hint = f"pip install {package}" if state == "bad" else ""
+            yield Finding(state, name, "not installed" if util.find_spec(package) is None else "not supported", hint)
+            continue
+        try:
+            started = time.perf_counter()
+            classifier = open_classifier(bundle, name)
+            took = time.perf_counter() - started
+        except TalusError as error:
+            yield Finding("bad", name, error.message, error.hint)
+            continue
+        yield Finding(
+            "ok", name, f"{metadata.version(package)}, {classifier.precision}: golden windows agree ({took:.2f} s)"
+        )
+
+
+def _source(config: Config) -> Finding:
+    from agent.assemble import open_source
+
+    heard: list[str] = []
+    source = open_source(config, on_problem=lambda problem: heard.append(str(problem)))
+    for block in source.blocks():
+        source.close()
+        return Finding("ok", "source", f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz")
+    return Finding("bad", "source", heard[0] if heard else "no samples", "check the section source")
+
+
+def _broker(config: Config) -> Finding:
+    from agent.delivery import probe
+
+    if config.mqtt is None:
+        return Finding("skip", "broker", "none configured: events are printed, not sent")
+    station = StationId(config.station.network, config.station.station, "", "")
+    return Finding("ok", "broker", probe(config.mqtt.settings(config.client_id), station))
+
+
+def _state(folder: Path) -> Finding:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".doctor-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        return Finding("bad", "state", f"{folder}: {error.strerror}", "make it writable for the user that runs talus")
+    free = shutil.disk_usage(folder).free / 1e6
+    if free < MIN_FREE_MB:
+        return Finding("bad", "state", f"{folder}: {free:.0f} MB free", "make room: alerts wait there while offline")
+    return Finding("ok", "state", f"{folder}: writable, {free / 1000:.1f} GB free")
+
+
+def _clock() -> Finding:
+    """Whether the kernel's clock is disciplined: adjtimex(2) says so for chrony, ntpd and systemd-timesyncd alike."""
+
+    class Timex(ctypes.Structure):
+        _fields_ = (("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("rest", ctypes.c_byte * 512))
+
+    try:
+        state = ctypes.CDLL(None).adjtimex(ctypes.byref(Timex()))
+    except (OSError, AttributeError):
+        return Finding("skip", "clock", "this system has no adjtimex")
+    if state == 5:  # TIME_ERROR
+        hint = "install chrony; without it, onsets of sources without their own clock are doubtful"
+        return Finding("bad", "clock", "not synchronised", hint)
+    return Finding("ok", "clock", "synchronised")

@@ -1,0 +1,24 @@
+"""``talus run``: the service, until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+EXAMPLE = "talus run --config /etc/talus/station.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (YAML)")
+
+
+def main(args: argparse.Namespace) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    from agent.config import load
+    from agent.service import Service
+
+    config = load(args.config)
+    logging.getLogger().setLevel(config.log.level.upper())
+    return Service(config).run()

@@ -1,0 +1,53 @@
+"""Packets in, events out: a pure function of the data, with no clock, no I/O and no threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.dsp.detector import TriggerSettings
+from agent.errors import DataError
+from agent.station import Classify, Output, Station
+from agent.types import MAX_BLOCK_S, SampleBlock, StationId
+
+
+class Pipeline:
+    """``feed`` every block in the order of arrival, ``flush`` at the end. Owned by one thread."""
+
+    def __init__(
+        self,
+        trigger: TriggerSettings,
+        verdict_at_s: Sequence[float],
+        classifier: Classify,
+        *,
+        exercise: bool = False,
+    ) -> None:
+        """``verdict_at_s``: seconds after the onset at which verdicts are due before the last one. ``exercise`` marks
+        every event as not real: drills, and recorded data sent to a broker."""
+        self._trigger = trigger
+        self._verdict_at_s = tuple(verdict_at_s)
+        self._classifier = classifier
+        self._exercise = exercise
+        self.stations: dict[StationId, Station] = {}
+
+    def feed(self, block: SampleBlock) -> list[Output]:
+        """Take one packet; returns what it decided, in the order of data time.
+
+        Raises:
+            DataError: the packet cannot be used (too long, or an impossible rate); the next one may be.
+        """
+        if len(block.samples) > MAX_BLOCK_S * block.rate_hz * 1.001:
+            raise DataError(
+                f"{block.stream}: a packet of {len(block.samples) / block.rate_hz:.0f} s is too long",
+                f"sources cut packets to {MAX_BLOCK_S:g} s at most",
+            )
+        station = self.stations.get(block.stream.station)
+        if station is None:
+            station = Station(
+                block.stream.station, self._trigger, self._verdict_at_s, self._classifier, exercise=self._exercise
+            )
+            self.stations[block.stream.station] = station
+        return station.feed(block)
+
+    def flush(self) -> list[Output]:
+        """The data ends here: close every open event with what is there."""
+        return [output for station in self.stations.values() for output in station.flush()]

@@ -1,0 +1,337 @@
+"""The service: which thread does what, and what happens when one of them ends. The only file that knows about both.
+
+    source thread     source.blocks() -> bounded queue          (drivers may block)
+    pipeline thread   queue -> pipeline -> policy -> outbox     (sole owner of the DSP state and of the network)
+    link thread       outbox -> broker                          (in ``agent.link``)
+    main thread       signals, health, state, systemd
+
+A stage that dies ends the process with status 1, and systemd starts it again; a silent sensor or an absent broker does
+not: that is ``degraded``, and is reported as such.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import queue
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+from agent import __version__
+from agent.assemble import Line, build_line, open_source
+from agent.config import Config, digest
+from agent.delivery import Delivery
+from agent.errors import DataError, DeliveryError
+from agent.health import Health, Identity
+from agent.messages import DEFAULT_PREFIX, Message, Priority, health_message, state_message
+from agent.schema import ModelPart, PositionPart, StateMessage
+from agent.sources import Source, SourceProblem
+from agent.types import Discard, Event, SampleBlock, StationId, format_ns
+
+_log = logging.getLogger(__name__)
+
+QUEUE_BLOCKS = 4096
+"""Packets between the source and the pipeline: a minute of 64 channels. When it is full the source waits."""
+PUT_RETRY_S = 1.0
+TICK_S = 0.25
+STOP_S = 4.0
+DRAIN_S = 30.0
+"""At the end of an archive, how long the broker is waited for."""
+FIRST_HEALTH_S = 2.0
+BUSY_S = 30.0
+"""Longest that one packet may take before the watchdog is no longer fed."""
+HELD_MESSAGES = 10_000
+"""Messages kept in memory while the disk refuses them."""
+
+
+class Stage:
+    """A named thread whose failure is noticed: ``failed`` holds the exception, ``finished`` is called either way."""
+
+    def __init__(self, name: str, work: Callable[[], None], finished: Callable[[], None]) -> None:
+        self.failed: BaseException | None = None
+        self._work, self._finished = work, finished
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait; True when the stage has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - whatever ends a stage ends the service, which reports it
+            self.failed = error
+        finally:
+            self._finished()
+
+
+class Feeder:
+    """Source to outbox: the two threads that turn packets into messages on disk."""
+
+    def __init__(self, source: Source, line: Line, health: Health, put: Callable[[list[Message]], None]) -> None:
+        self.line = line
+        self._source, self._health, self._put = source, health, put
+        self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
+        self._held: deque[Message] = deque()
+        self._retry_at = 0.0
+        self.stopping = threading.Event()
+        self.ended = threading.Event()
+        """Set when a stage has ended, whether it had to or not."""
+        self._busy_since: float | None = None
+        self._stages = (
+            Stage("source", self._read, self._source_ended),
+            Stage("pipeline", self._decide, self.ended.set),
+        )
+
+    def start(self) -> None:
+        for stage in self._stages:
+            stage.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the source, let the pipeline finish what is queued, and close open events."""
+        self.stopping.set()
+        self._source.close()
+        deadline = time.monotonic() + timeout_s
+        for stage in self._stages:
+            if not stage.join(max(0.0, deadline - time.monotonic())):
+                _log.error("the %s did not end in time", stage.name)
+
+    def failure(self) -> tuple[str, BaseException] | None:
+        """The first stage that died, and of what."""
+        return next(((stage.name, stage.failed) for stage in self._stages if stage.failed is not None), None)
+
+    def works(self) -> bool:
+        """False when the pipeline is stuck on a packet; a silent source is no reason to restart the agent."""
+        since = self._busy_since
+        return since is None or time.monotonic() - since < BUSY_S
+
+    @property
+    def held(self) -> int:
+        """Messages that wait in memory because the disk refuses them."""
+        return len(self._held)
+
+    def _read(self) -> None:
+        for block in self._source.blocks():
+            self._hand_over((block, time.time_ns()))
+            if self.stopping.is_set():
+                return
+
+    def _source_ended(self) -> None:
+        self._hand_over(None)
+
+    def _hand_over(self, item: tuple[SampleBlock, int] | None) -> None:
+        """Wait for room, but not for a pipeline that has ended."""
+        while not self.ended.is_set():
+            try:
+                self._queue.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+            return
+
+    def _decide(self) -> None:
+        received_ns = time.time_ns()
+        while (item := self._next()) is not None:
+            block, received_ns = item
+            self._busy_since = time.monotonic()
+            self._health.saw(block, received_ns)
+            try:
+                outputs = self.line.pipeline.feed(block)
+            except DataError as error:
+                _log.warning("a packet of %s was dropped: %s", block.stream, error)
+                outputs = []
+            self._deliver(outputs, received_ns)
+            self._busy_since = None
+        self._deliver(self.line.pipeline.flush(), received_ns)
+        while self._held and not self.stopping.wait(PUT_RETRY_S):
+            self._store()
+        self._store()
+
+    def _next(self) -> tuple[SampleBlock, int] | None:
+        while True:
+            try:
+                return self._queue.get(timeout=PUT_RETRY_S if self._held else None)
+            except queue.Empty:
+                self._store()
+
+    def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int) -> None:
+        messages: list[Message] = []
+        for output in outputs:
+            self._health.decided(output)
+            if isinstance(output, Discard):
+                _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
+                continue
+            messages += self.line.reporter.report(output, received_ns)
+            log_event(output)
+        if messages:
+            self._held += messages
+            self._store()
+
+    def _store(self) -> None:
+        """Hand over what is held, in order; a disk that refuses is tried again, and the pipeline goes on."""
+        if not self._held or time.monotonic() < self._retry_at:
+            return
+        try:
+            self._put(list(self._held))
+        except DeliveryError as error:
+            self._retry_at = time.monotonic() + PUT_RETRY_S
+            _log.error("%d messages wait in memory: %s", len(self._held), error)
+            while len(self._held) > HELD_MESSAGES:
+                # Newest first to go are the revisions that a later one repeats; alerts stay as long as there is room.
+                lost = next((m for m in self._held if m.priority is not Priority.ALERT), self._held[0])
+                self._held.remove(lost)
+                _log.error("memory is full too: gave up a message for %s", lost.topic)
+            return
+        self._held.clear()
+
+
+def log_event(event: Event) -> None:
+    """One line for the journal."""
+    verdict = event.classification
+    said = f"no verdict ({event.reason})" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
+    doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
+    _log.info("%s %s r%d: %s%s", event.id, event.phase, event.revision, said, doubt)
+
+
+class Notifier:
+    """systemd's notify socket (sd_notify(3)); says nothing where there is none."""
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watchdog = os.environ.get("WATCHDOG_USEC", "")
+        self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() else None
+        """How often to feed the watchdog, None where systemd does not ask."""
+
+    def say(self, text: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.sendto(text.encode(), self._address)
+        except OSError as error:
+            _log.warning("systemd does not listen: %s", error)
+
+
+class Service:
+    """One station's agent, from start to stop."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
+
+        Raises:
+            TalusError: the service cannot start: no model, no outbox, no secret.
+        """
+        config = self._config
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        notifier = Notifier()
+        station = StationId(config.station.network, config.station.station, "", "")
+        prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
+        line = build_line(config.tunables, config.classifier, prefix)
+        for reason in line.fallbacks:
+            _log.warning("%s", reason)
+        health = Health(Identity(station, line.reporter.boot_id), config.state_dir)
+        delivery = self._delivery(station)
+        put = delivery.put if delivery else _print
+        feeder = Feeder(open_source(config, _warn), line, health, put)
+        if delivery:
+            delivery.link.publish_retained(state_message(self._state(station, line), station, prefix))
+            delivery.link.start()
+        feeder.start()
+        _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
+        notifier.say("READY=1")
+        try:
+            self._attend(feeder, health, delivery, notifier, prefix)
+        finally:
+            notifier.say("STOPPING=1")
+            feeder.stop(STOP_S)
+            if delivery:
+                if feeder.ended.is_set() and not self._stop.is_set():
+                    delivery.drain(DRAIN_S)
+                delivery.close()
+        failure = feeder.failure()
+        if failure is not None:
+            _log.error("the %s died: %s", failure[0], failure[1], exc_info=failure[1])
+            return 1
+        return 0
+
+    def _attend(
+        self, feeder: Feeder, health: Health, delivery: Delivery | None, notifier: Notifier, prefix: str
+    ) -> None:
+        """Until the end: report health, and feed the watchdog only while the work goes on."""
+        interval_s = self._config.tunables.reporting.health_interval_s
+        next_health, next_watchdog = time.monotonic() + min(interval_s, FIRST_HEALTH_S), 0.0
+        while not self._stop.wait(TICK_S) and not feeder.ended.is_set():
+            now = time.monotonic()
+            if delivery and not delivery.link.alive:
+                raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
+            if now >= next_health and delivery:
+                next_health = now + interval_s
+                outbox, link = delivery.health()
+                problems = [f"{feeder.held} messages wait in memory, the disk refuses them"] if feeder.held else []
+                message = health.message(feeder.line.reporter.next_seq(), outbox=outbox, link=link, problems=problems)
+                delivery.link.publish_retained(health_message(message, health.station, prefix))
+            if notifier.watchdog_s and now >= next_watchdog and feeder.works():
+                next_watchdog = now + notifier.watchdog_s
+                notifier.say("WATCHDOG=1")
+
+    def _delivery(self, station: StationId) -> Delivery | None:
+        config = self._config
+        if config.mqtt is None:
+            _log.warning("no broker is configured: events and alerts go to standard output only")
+            return None
+        return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
+
+    def _state(self, station: StationId, line: Line) -> StateMessage:
+        place, classifier = self._config.station, line.classifier
+        position = None
+        if place.latitude_deg is not None and place.longitude_deg is not None:
+            position = PositionPart(
+                latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m
+            )
+        return StateMessage(
+            station=str(station),
+            boot_id=line.reporter.boot_id,
+            started=format_ns(time.time_ns()),
+            versions={
+                "talus": __version__,
+                "python": platform.python_version(),
+                "onnxruntime": metadata.version("onnxruntime"),
+            },
+            model=ModelPart(name=classifier.model, sha256=classifier.sha256),
+            backend=classifier.backend,
+            precision=classifier.precision,
+            backend_reason="; ".join(line.fallbacks)[:500] or None,
+            config_revision=None,
+            config_sha256=digest(self._config),
+            position=position,
+            exercise=False,
+        )
+
+
+def _print(messages: Sequence[Message]) -> None:
+    for message in messages:
+        if not message.retain:
+            print(message.payload.decode(), flush=True)
+
+
+def _warn(problem: SourceProblem) -> None:
+    _log.warning("%s", problem)

@@ -1,0 +1,239 @@
+"""One sensor's share of the pipeline: its detector, its ring buffers, and its events from first verdict to last.
+
+Every revision of an event is decided *as of* a time in the data (the onset plus the configured seconds) from what was
+recorded up to then. The same record therefore gives the same revisions, whatever the packets, the speed or the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from agent.dsp.continuity import Continuity
+from agent.dsp.detector import Detector, TriggerSettings
+from agent.dsp.measure import SETTLE_NS, measure
+from agent.dsp.ring import RingBuffer
+from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
+from agent.errors import ModelError
+from agent.types import (
+    COMPONENTS,
+    NS,
+    UNKNOWN_QUALITY,
+    BlockQuality,
+    Classification,
+    Detection,
+    Discard,
+    Event,
+    EventPhase,
+    Quality,
+    SampleBlock,
+    Segment,
+    StationId,
+    TriggerOff,
+    TriggerOn,
+    Window,
+    event_id,
+)
+
+Output: TypeAlias = Event | Discard
+
+MAX_OPEN = 256
+"""Events open at once; a trigger beyond that is discarded with the reason, so that memory stays bounded."""
+_NEVER = 1 << 63
+_LEAST_MEASURED_NS = NS
+RING_S = 240.0
+"""A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
+
+
+class Classify(Protocol):
+    """What the pipeline needs of a classifier."""
+
+    preparation: Preparation
+
+    def classify(self, window: Window) -> Classification:
+        """The verdict on one window, or a ``ModelError``."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An event in the making."""
+
+    onset_ns: int
+    ratio: float
+    due: int = 0
+    """Index of the next verdict."""
+    revision: int = 0
+    off_ns: int | None = None
+    off_known_ns: int = 0
+    """When the detector knew that the trigger is off: a verdict as of an earlier time must not know it."""
+    last: Classification | None = None
+
+    def is_off(self, now_ns: int) -> bool:
+        return self.off_ns is not None and self.off_known_ns <= now_ns
+
+    def duration_ns(self, now_ns: int) -> int:
+        """Length of the trigger, as known at ``now_ns``."""
+        return (self.off_ns if self.off_ns is not None and self.is_off(now_ns) else now_ns) - self.onset_ns
+
+
+class Station:
+    """Owned by one thread. See ``Pipeline`` for the calls."""
+
+    def __init__(
+        self,
+        station: StationId,
+        trigger: TriggerSettings,
+        verdict_at_s: Sequence[float],
+        classifier: Classify,
+        *,
+        exercise: bool = False,
+    ) -> None:
+        self.id = station
+        self._trigger = trigger
+        self._at_ns = sorted({round(s * NS) for s in verdict_at_s if 0 < s * NS < AFTER_NS})
+        self._classifier = classifier
+        self._exercise = exercise
+        self._continuity = Continuity()
+        self._detector = Detector(station, trigger)
+        self._rings: dict[int, RingBuffer] = {}
+        self._min_duration_ns = round(trigger.min_duration_s * NS)
+        self._merge_ns = round(trigger.merge_s * NS)
+        self._clock: dict[int, BlockQuality] = {}
+        self._open: list[_Open] = []
+
+    def feed(self, block: SampleBlock) -> list[Output]:
+        """Take one packet of at most a minute; what it decided, in the order of data time."""
+        row = block.stream.row
+        if row is None:
+            return []
+        self._clock[row] = block.quality
+        triggers: list[TriggerOn | TriggerOff] = []
+        for piece in self._continuity.accept(block):
+            ring = self._rings.get(row)
+            if ring is None or ring.rate_hz != piece.rate_hz:
+                ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
+            ring.write(piece.start_ns, piece.samples)
+            triggers += self._detector.feed(piece)
+        if not triggers and not self._open:
+            return []
+        return list(self._advance(triggers, self._detector.time_ns))
+
+    def flush(self) -> list[Output]:
+        """The data end here: close every event with what is there."""
+        triggers = self._detector.flush()
+        now = self._detector.time_ns
+        outputs = list(self._advance(triggers, now))
+        for event in self._open:
+            event.off_known_ns = min(event.off_known_ns, now)
+            outputs.append(self._close(event, now))
+        self._open.clear()
+        return outputs
+
+    def _advance(self, triggers: Sequence[TriggerOn | TriggerOff], now_ns: int) -> Iterator[Output]:
+        """Register the triggers, then take every decision that is due, the earliest first."""
+        for trigger in triggers:
+            yield from self._register(trigger)
+        while self._open:
+            due_ns, _, event = min((self._due_ns(event), event.onset_ns, event) for event in self._open)
+            if due_ns > now_ns:
+                return
+            yield from self._decide(event, due_ns)
+
+    def _register(self, trigger: TriggerOn | TriggerOff) -> Iterator[Output]:
+        if isinstance(trigger, TriggerOff):
+            for event in self._open:
+                if event.onset_ns == trigger.onset_ns:
+                    event.off_ns = trigger.off_ns
+                    event.off_known_ns = trigger.off_ns + self._merge_ns
+        elif len(self._open) < MAX_OPEN:
+            self._open.append(_Open(trigger.onset_ns, trigger.ratio))
+        else:
+            yield Discard(self.id, trigger.onset_ns, f"{MAX_OPEN} events are open at this station already")
+
+    def _is_short(self, event: _Open) -> bool:
+        return event.off_ns is not None and event.off_ns - event.onset_ns < self._min_duration_ns
+
+    def _due_ns(self, event: _Open) -> int:
+        """Data time of the next decision about ``event``."""
+        if event.due < len(self._at_ns):
+            due = event.onset_ns + self._at_ns[event.due]
+        elif event.off_ns is None:
+            due = _NEVER
+        else:
+            due = max(event.onset_ns + AFTER_NS, event.off_known_ns)
+        if event.revision == 0 and self._is_short(event):
+            due = min(due, event.off_known_ns)
+        return due
+
+    def _decide(self, event: _Open, now_ns: int) -> Iterator[Output]:
+        if event.due >= len(self._at_ns) or (event.revision == 0 and self._is_short(event) and event.is_off(now_ns)):
+            self._open.remove(event)
+            yield self._close(event, now_ns)
+            return
+        event.due += 1
+        if event.duration_ns(now_ns) >= self._min_duration_ns:
+            yield self._revise(event, "update" if event.revision else "new", now_ns)
+
+    def _close(self, event: _Open, now_ns: int) -> Output:
+        """The last word on an event; one that was never reported and proves too short is discarded."""
+        if event.revision == 0 and event.duration_ns(now_ns) < self._min_duration_ns:
+            return Discard(
+                self.id,
+                event.onset_ns,
+                f"the trigger lasted {event.duration_ns(now_ns) / NS:.2f} s, less than min_duration_s",
+                self._detect(event, now_ns),
+            )
+        return self._revise(event, "end", now_ns)
+
+    def _revise(self, event: _Open, phase: EventPhase, now_ns: int) -> Event:
+        """Classify what was recorded up to ``now_ns`` and word the next revision."""
+        until = min(now_ns, event.onset_ns + AFTER_NS)
+        seconds = (until - event.onset_ns) / NS
+        window = prepare(
+            self._segments(event.onset_ns - BEFORE_NS - WARM_UP_NS, until),
+            event.onset_ns,
+            seconds,
+            self._classifier.preparation,
+        )
+        reason = None
+        try:
+            # Beyond the full window nothing can be added: a slide of minutes keeps the verdict of its first 82 s.
+            if event.last is None or event.last.window_s < seconds:
+                event.last = self._classifier.classify(window)
+        except ModelError as error:
+            event.last, reason = None, error.message
+        revision, event.revision = event.revision, event.revision + 1
+        clock = min(self._clock.values(), key=_trust, default=UNKNOWN_QUALITY)
+        covered = "".join(name for name, share in zip(COMPONENTS, window.coverage, strict=True) if share)
+        return Event(
+            id=event_id(self.id, event.onset_ns),
+            revision=revision,
+            phase=phase,
+            station=self.id,
+            onset_ns=event.onset_ns,
+            detection=self._detect(event, now_ns),
+            classification=event.last,
+            quality=Quality(window.gap_s, covered, clock),
+            data_ns=now_ns,
+            reason=reason,
+            exercise=self._exercise,
+        )
+
+    def _detect(self, event: _Open, now_ns: int) -> Detection:
+        """Measured over the trigger alone: what follows is coda or another event."""
+        duration_ns = event.duration_ns(now_ns)
+        until = event.onset_ns + min(max(duration_ns, _LEAST_MEASURED_NS), now_ns - event.onset_ns, AFTER_NS)
+        runs = [run for row in self._segments(event.onset_ns - SETTLE_NS, until).values() for run in row]
+        t = self._trigger
+        peak, dominant = measure(runs, (t.low_hz, t.high_hz), t.order, (event.onset_ns, until))
+        ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, now_ns))
+        return Detection(ratio, duration_ns / NS, peak, dominant)
+
+    def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
+        return {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+
+
+def _trust(quality: BlockQuality) -> tuple[bool, int]:
+    """Orders clocks from the worst: an event is as well timed as its worst component."""
+    return not quality.time_questionable, -1 if quality.timing_percent is None else quality.timing_percent

@@ -1,0 +1,36 @@
+"""What several test files share: the real default bundle, ObsPy's packaged records, and the optional data folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.assemble import DEFAULT_BUNDLE
+from agent.inference import Classifier, load
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Classifier:
+    """The network that ships with the agent, on the backend that ships with it."""
+    return load(DEFAULT_BUNDLE, ["onnxruntime"])[0]
+
+
+@pytest.fixture(scope="session")
+def obspy_data() -> Path:
+    """The installed ObsPy package; its test records are real seismograms."""
+    import obspy
+
+    return Path(obspy.__file__).parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Labelled records and streams that are not part of the project."""
+    folder = Path(os.environ.get("TALUS_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "metadata.csv").is_file():
+        pytest.skip(f"no data in {folder} (set TALUS_DATA)")
+    return folder
