@@ -28,6 +28,7 @@ from typing import TypeVar
 
 from agent.errors import DeliveryError
 from agent.messages import Message, Priority
+from agent.patience import QuietLog
 from agent.types import NS
 
 _VERSION = 1
@@ -93,6 +94,7 @@ class Outbox:
         self._taken: dict[int, tuple[int, str]] = {}
         self._highest_taken = 0
         self._moved_aside: list[Path] = []
+        self._quiet = QuietLog(_log.error)
         self._depth = self._bytes = self._dropped = self._dead = self._version = 0
         with _mapped(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +151,8 @@ class Outbox:
             self._bytes += size - freed
             self._dropped += rows
         if rows:
-            _log.error("outbox %s is full: dropped %d messages, %d of them events or alerts", self.path, rows, events)
+            kinds = f"{rows} messages, {events} of them events or alerts; {self._dropped} since the file was made"
+            self._quiet.warn(f"outbox {self.path} is full: dropped {kinds}", key="full")
         for listener in self._listeners:
             listener()
 

@@ -1,0 +1,358 @@
+"""The outbox: nothing put is lost, the order is kept, the size is bounded, and a bad disk or file is survived."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from broker_support import make_alert, make_message, make_other
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import DeliveryError
+from agent.messages import Message, Priority
+from agent.outbox import Outbox
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox.db")
+
+
+def drain(outbox: Outbox) -> list[Message]:
+    """Everything in the order of sending, acknowledged one by one."""
+    sent = []
+    while entries := outbox.take(1):
+        sent.append(entries[0].message)
+        outbox.done([entries[0].id])
+    return sent
+
+
+def test_messages_come_back_as_they_were_put_after_a_restart(tmp_path: Path) -> None:
+    messages = [make_message(n) for n in range(5)]
+    first = Outbox(tmp_path / "o.db")
+    first.put(messages)
+    first.close()
+    second = Outbox(tmp_path / "o.db")
+    assert second.depth == 5
+    assert drain(second) == messages
+    assert second.depth == 0
+    second.close()
+    assert Outbox(tmp_path / "o.db").depth == 0
+
+
+def test_alerts_go_before_events_before_the_rest(outbox: Outbox) -> None:
+    outbox.put([make_other(), make_message(1), make_alert(1), make_message(2), make_alert(2)])
+    priorities = [message.priority for message in drain(outbox)]
+    assert priorities == [Priority.ALERT, Priority.ALERT, Priority.EVENT, Priority.EVENT, Priority.OTHER]
+
+
+def test_a_revision_is_not_handed_out_before_the_one_before_it_is_acknowledged(outbox: Outbox) -> None:
+    outbox.put([make_message(1, 0), make_message(1, 1, "update"), make_message(2, 0), make_message(1, 2, "end")])
+    first = outbox.take(10)
+    assert [b'revision":0' in entry.message.payload for entry in first] == [True, True]
+    assert len({entry.message.key for entry in first}) == 2
+    assert outbox.take(10) == []
+    outbox.release([first[0].id])
+    assert [entry.id for entry in outbox.take(10)] == [first[0].id], "released, it is the next again"
+    outbox.done([first[0].id])
+    assert b'revision":1' in outbox.take(10)[0].message.payload
+
+
+def test_an_alert_overtakes_events_but_not_an_earlier_alert_of_its_event(outbox: Outbox) -> None:
+    outbox.put([make_message(1), make_alert(1)])
+    later = make_alert(1)
+    outbox.put([later])
+    taken = outbox.take(10)
+    assert [entry.message.priority for entry in taken] == [Priority.ALERT, Priority.EVENT]
+    assert taken[0].message != later
+
+
+def test_skipped_topics_and_rows_hold_up_nothing_else(outbox: Outbox) -> None:
+    outbox.put([make_alert(1), make_message(1, 0), make_message(1, 1), make_message(2)])
+    taken = outbox.take(10, skip_topics=["talus/v1/XX/ABC/alert"])
+    assert all(entry.message.priority is Priority.EVENT for entry in taken)
+    assert len(taken) == 2
+    outbox.release([entry.id for entry in taken])
+    taken = outbox.take(10, skip_topics=["talus/v1/XX/ABC/alert"], skip_ids=[taken[0].id])
+    assert [entry.message.key for entry in taken] == [make_message(2).key], "revision 1 waits behind revision 0"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "take", "done", "release", "reopen"]), st.integers(0, 3), st.integers(1, 5)),
+        max_size=40,
+    )
+)
+def test_any_history_loses_nothing_and_keeps_the_order_of_each_event(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int, int]]
+) -> None:
+    """Against a model in memory: whatever is put, taken, acknowledged, given back or interrupted by a restart."""
+    path = tmp_path_factory.mktemp("outbox") / "o.db"
+    outbox = Outbox(path)
+    revisions = [0] * 4
+    out: list[tuple[int, str, int]] = []
+    acknowledged: dict[str, list[int]] = {}
+    for action, event, count in history:
+        if action == "put":
+            batch = []
+            for _ in range(count):
+                batch.append(Message("t", str(revisions[event]).encode(), Priority.EVENT, key=str(event)))
+                revisions[event] += 1
+            outbox.put(batch)
+        elif action == "take":
+            out += [(entry.id, entry.message.key, int(entry.message.payload)) for entry in outbox.take(count)]
+        elif action == "done":
+            batch_done, out = out[:count], out[count:]
+            outbox.done([row_id for row_id, _, _ in batch_done])
+            for _, key, revision in batch_done:
+                acknowledged.setdefault(key, []).append(revision)
+        elif action == "release":
+            outbox.release([row_id for row_id, _, _ in out])
+            out = []
+        else:
+            outbox.close()
+            outbox, out = Outbox(path), []
+    outbox.release([row_id for row_id, _, _ in out])
+    for message in drain(outbox):
+        acknowledged.setdefault(message.key, []).append(int(message.payload))
+    outbox.close()
+    expected = {str(event): list(range(count)) for event, count in enumerate(revisions) if count}
+    assert acknowledged == expected
+
+
+def test_a_full_outbox_drops_the_rest_then_updates_then_events_and_keeps_the_alerts(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db", max_bytes=75_000)
+    alerts = [make_alert(n) for n in range(20)]
+    outbox.put(alerts)
+    outbox.put([make_other(n, 900) for n in range(20)])
+    for n in range(20):
+        outbox.put([make_message(n, 0), make_message(n, 1, "update"), make_message(n, 2, "end")])
+    phases = [json_phase(message) for message in drain(outbox)]
+    assert phases[:20] == ["alert"] * 20
+    assert "other" not in phases
+    assert phases.count("update") < 20
+    assert (phases.count("new"), phases.count("end")) == (20, 20)
+    assert outbox.stats().dropped == 20 + 20 - phases.count("update")
+    for n in range(50):
+        outbox.put([make_message(n), make_alert(n)])
+    left = drain(outbox)
+    assert sum(message.priority is Priority.ALERT for message in left) == 50, "events make room for alerts"
+    assert len(left) < 100
+    assert sum(len(message.payload) + 200 for message in left) <= 75_000
+    outbox.close()
+    assert Outbox(tmp_path / "o.db").stats().dropped > 0, "the count survives a restart"
+
+
+def json_phase(message: Message) -> str:
+    if message.priority is Priority.EVENT:
+        return next(phase for phase in ("new", "update", "end") if f'"phase":"{phase}"'.encode() in message.payload)
+    return message.priority.name.lower()
+
+
+def test_what_is_in_flight_is_not_dropped(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db", max_bytes=50_000)
+    outbox.put([make_other(0, 900)])
+    (flying,) = outbox.take(1)
+    outbox.put([make_message(n) for n in range(60)][:40])
+    outbox.put([make_message(n) for n in range(40, 60)])
+    assert outbox.stats().dropped > 0
+    before = outbox.depth
+    outbox.done([flying.id])
+    assert outbox.depth == before - 1
+
+
+def test_a_batch_larger_than_the_outbox_is_refused_whole(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db", max_bytes=10_000)
+    outbox.put([make_message()])
+    with pytest.raises(DeliveryError, match="do not fit"):
+        outbox.put([make_other(0, 20_000)])
+    assert len(drain(outbox)) == 1
+
+
+def test_only_the_newest_retained_message_of_a_topic_is_kept(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    for text in (b"1", b"2"):
+        outbox.put([Message("t/last_event", text, Priority.OTHER, retain=True)])
+    messages, version = outbox.retained(0)
+    assert [message.payload for message in messages] == [b"2"]
+    assert outbox.retained(version) == ([], version)
+    assert outbox.depth == 0, "a retained value is not part of the queue"
+    outbox.close()
+    messages, version = Outbox(tmp_path / "o.db").retained(0)
+    assert [message.payload for message in messages] == [b"2"]
+
+
+def test_a_buried_message_is_kept_apart_and_counted(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.put([make_message(1), make_message(2)])
+    (entry,) = outbox.take(1)
+    outbox.bury(entry.id, "Packet too large")
+    assert [message.key for message in drain(outbox)] == [make_message(2).key]
+    assert outbox.stats().dead == 1
+    outbox.close()
+    with sqlite3.connect(tmp_path / "o.db") as db:
+        assert db.execute("SELECT reason FROM dead").fetchall() == [("Packet too large",)]
+
+
+def test_a_second_process_is_refused(tmp_path: Path, outbox: Outbox) -> None:
+    outbox.put([make_message()])
+    code = f"from pathlib import Path; from agent.outbox import Outbox; Outbox(Path({str(outbox.path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert "is in use" in done.stderr
+
+
+def test_puts_from_several_threads_are_all_there_and_each_thread_in_order(outbox: Outbox) -> None:
+    woken = threading.Semaphore(0)
+    outbox.listen(woken.release)
+
+    def work(name: int) -> None:
+        for n in range(25):
+            outbox.put([Message("t", str(n).encode(), Priority.EVENT, key=str(name))])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    taken: dict[str, list[int]] = {}
+    while sum(map(len, taken.values())) < 100:
+        assert woken.acquire(timeout=10), "a put wakes the listener"
+        for message in drain(outbox):
+            taken.setdefault(message.key, []).append(int(message.payload))
+    assert taken == {str(name): list(range(25)) for name in range(4)}
+    for thread in threads:
+        thread.join()
+
+
+def test_what_put_returned_from_survives_kill_9(tmp_path: Path) -> None:
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from agent.messages import Message, Priority
+        from agent.outbox import Outbox
+        outbox = Outbox(Path(sys.argv[1]))
+        n = 0
+        while True:
+            outbox.put([Message("t", str(n).encode(), Priority.EVENT, key="k")])
+            print(n, flush=True)
+            n += 1
+    """)
+    path = tmp_path / "o.db"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        last = -1
+        for line in process.stdout:
+            last = int(line)
+            if last == 40:
+                os.kill(process.pid, signal.SIGKILL)
+    found = [int(message.payload) for message in drain(Outbox(path))]
+    assert last >= 40
+    assert found[: last + 1] == list(range(last + 1))
+    assert len(found) <= last + 2, "at most the one whose put had not returned"
+
+
+@pytest.mark.parametrize("damage", ["garbage", "pages", "truncated", "schema"])
+def test_a_corrupt_file_is_moved_aside_and_named(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "o.db"
+    first = Outbox(path)
+    first.put([make_message(n) for n in range(60)])
+    first.close()
+    data = bytearray(path.read_bytes())
+    if damage == "garbage":
+        data = bytearray(os.urandom(5000))
+    elif damage == "pages":
+        data[len(data) // 2 :] = b"\xaa" * (len(data) - len(data) // 2)
+    elif damage == "truncated":
+        data = data[: len(data) // 2 + 100]
+    else:
+        data[100:200] = b"\x55" * 100
+    path.write_bytes(data)
+    outbox = Outbox(path)
+    (aside,) = outbox.stats().moved_aside
+    assert aside.read_bytes() == data, "the evidence is kept as it was"
+    assert str(aside) in caplog.text
+    outbox.put([make_alert(99)])
+    assert make_alert(99).key in [message.key for message in drain(outbox)]
+
+
+def test_corruption_while_running_is_survived_and_nothing_put_afterwards_is_lost(tmp_path: Path) -> None:
+    """The file is overwritten under a running outbox; acknowledgements of the old file must not hit new messages."""
+    path = tmp_path / "o.db"
+    outbox = Outbox(path)
+    outbox.put([make_message(n) for n in range(5000)])  # more than SQLite keeps in its cache
+    outbox.close()
+    outbox = Outbox(path)
+    flying = outbox.take(20)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xaa" * (path.stat().st_size - 4096))
+    for n in range(5000, 6000):
+        outbox.put([make_message(n)])
+        if outbox.stats().moved_aside:
+            break
+    (aside,) = outbox.stats().moved_aside
+    assert aside.exists()
+    fresh = [make_message(10_000 + n) for n in range(40)]
+    outbox.put(fresh)
+    outbox.done([entry.id for entry in flying])
+    keys = [message.key for message in drain(outbox)]
+    assert [key for key in keys if key in {message.key for message in fresh}] == [message.key for message in fresh]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a file size limit")
+def test_a_disk_that_is_full_is_an_error_and_the_put_can_be_repeated(tmp_path: Path) -> None:
+    """In a process whose files may not grow beyond a limit: put fails, nothing is half there, later it works."""
+    code = textwrap.dedent("""
+        import resource, sys
+        from pathlib import Path
+        from agent.errors import DeliveryError
+        from agent.messages import Message, Priority
+        from agent.outbox import Outbox
+        outbox = Outbox(Path(sys.argv[1]))
+        small = [Message("t", b"small", Priority.EVENT, key="k")]
+        outbox.put(small)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        big = [Message("t", b"x" * 50_000, Priority.EVENT, key=str(n)) for n in range(5)]
+        try:
+            outbox.put(big)
+        except DeliveryError as error:
+            print("refused:", error.hint)
+        print("after refusal", outbox.depth, len(outbox.take(100)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        outbox.put(big)
+        print("in the end", outbox.depth)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "o.db"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert "refused: free space" in done.stdout, done.stdout + done.stderr
+    assert "after refusal 1 1" in done.stdout
+    assert "in the end 6" in done.stdout
+
+
+def test_a_directory_that_is_not_writable_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeliveryError) as caught:
+        Outbox(tmp_path / "file" / "o.db")
+    assert "writable" in caught.value.hint
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path: Path, outbox: Outbox) -> None:
+    outbox.close()
+    with sqlite3.connect(outbox.path) as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(DeliveryError, match="layout 99"):
+        Outbox(outbox.path)
+    assert outbox.path.exists()
