@@ -37,6 +37,7 @@ from quantize.data import Record
 from quantize.signals import (
     FULL_S,
     LENGTHS_S,
+    SPAN,
     Signal,
     background,
     butterworth_response,
@@ -47,7 +48,7 @@ from quantize.signals import (
 )
 from quantize.views import NEUTRAL_BAND_HZ, evaluation_onset, main_component
 
-SHARES = {"earthquake": 0.28, "blast": 0.21, "collapse": 0.01, "landslide": 0.27, "noise": 0.23}
+SHARES = {"earthquake": 0.31, "blast": 0.18, "collapse": 0.01, "landslide": 0.26, "noise": 0.24}
 """Share of each class among the training windows. Collapse has one record: nothing can be learned from it, and a larger
 share would only teach that record and raise the class everywhere."""
 
@@ -79,7 +80,7 @@ class Augmentation:
 class Sampler:
     """Draws records: class by ``SHARES``, source by the root of its events, event evenly, record evenly.
 
-    A source counts within a class once for its quiet noise and once for its noise that triggers.
+    A source's noise that triggers counts as a source of its own, with twice its weight: it is what a station meets.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -93,13 +94,14 @@ class Sampler:
         weights: list[float] = []
         total = sum(SHARES[label] for label in tree)
         for label, sources in tree.items():
-            scale = sum(_source_weight(events) for events in sources.values())
-            for events in sources.values():
+            weighed = [(_source_weight(events) * (2 if noisy else 1), events) for (_, noisy), events in sources.items()]
+            scale = sum(weight for weight, _ in weighed)
+            for weight, events in weighed:
                 event_sizes = {event: len(members) ** 0.5 for event, members in events.items()}
                 for event, members in events.items():
                     self._members.append(np.array(members))
                     share = event_sizes[event] / sum(event_sizes.values())
-                    weights.append(SHARES[label] / total * _source_weight(events) / scale * share)
+                    weights.append(SHARES[label] / total * weight / scale * share)
         self._cumulative = np.cumsum(weights) / np.sum(weights)
 
     def draw(self, rng: np.random.Generator) -> int:
@@ -216,9 +218,9 @@ class Augmenter:
             loud = _root_of_loudest_second(power[onset : onset + 2000] if onset < len(power) - 200 else power)
             noise = random_phase_noise(quiet - quiet.mean(), x.shape[1], rng)
             spectrum = transform(noise)
-            level = float(np.sqrt(np.mean(inverse(spectrum * high_pass, len(noise)) ** 2)))
-            if level > 0:
-                spectra[channel] += spectrum * np.float32(relative * loud / level)
+            power_above = 2 * float(np.sum(np.abs(spectrum * high_pass) ** 2)) / (SPAN * len(noise))
+            if power_above > 0:
+                spectra[channel] += spectrum * np.float32(relative * loud / np.sqrt(power_above))
         return spectra
 
     def _cover(self, count: int, onset: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import TalusError, UsageError
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("--one-process", action="store_true", help="do not prepare windows in a second process")
         if name in ("bundle", "model"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
+            stage.add_argument(
+                "--calibration", type=int, metavar="N", help="windows for the INT8 ranges (default: 512)"
+            )
     return parser
 
 
@@ -84,6 +88,8 @@ def _run(options: argparse.Namespace) -> None:
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
     work = options.work / ("reduced" if options.reduced else "full")
     shop = pipeline.open_workshop(data, work, config, ahead=not options.one_process, reduced=options.reduced)
+    if getattr(options, "calibration", None):
+        shop = replace(shop, calibration_windows=options.calibration)
     if options.stage in ("train", "model"):
         print(f"student: {pipeline.train_student(shop)}")
     if options.stage in ("crossval", "model"):

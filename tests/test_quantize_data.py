@@ -1,0 +1,107 @@
+"""The training table is read strictly, and no event is ever on both sides of a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quantize_support import ONSET_S, row, write_folder, write_record, write_table
+
+from agent.errors import DataError
+from quantize.data import COLUMNS, by_event, default_root, folds, load_record, read_table
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    write_record(tmp_path / "a.mseed", "blast", "HHZ", 100.0, 60.0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source_type": "quarry"}, "'quarry' is not a label"),
+        ({"split": "test"}, "split 'test'"),
+        ({"trace_weight": "heavy"}, "heavy"),
+        ({"trace_weight": "nan"}, "not positive"),
+        ({"trace_sampling_rate_hz": "0"}, "not positive"),
+        ({"trace_onset_time": "yesterday"}, "yesterday"),
+        ({"trace_name": "b.mseed"}, "b.mseed does not exist"),
+    ],
+)
+def test_a_bad_row_names_its_line_and_value(one: Path, change: dict[str, str], said: str) -> None:
+    write_table(one, [row("a.mseed", "e1", "blast"), row("a.mseed", "e2", "blast") | change])
+    with pytest.raises(DataError, match=said) as error:
+        read_table(one)
+    assert ":3:" in error.value.message
+    assert error.value.hint
+
+
+def test_an_event_in_two_splits_is_refused(one: Path) -> None:
+    write_table(one, [row("a.mseed", "e1", "blast", "train"), row("a.mseed", "e1", "noise", "val")])
+    with pytest.raises(DataError, match="'e1' is in the splits"):
+        read_table(one)
+
+
+def test_a_missing_table_column_or_row_is_refused(one: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_table(one)
+    write_table(one, [row("a.mseed", "e1", "blast")], tuple(c for c in COLUMNS if c != "source_id"))
+    with pytest.raises(DataError, match="lacks the columns source_id"):
+        read_table(one)
+    write_table(one, [])
+    with pytest.raises(DataError, match="no rows"):
+        read_table(one)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a seismogram", b"\0" * 512])
+def test_an_unreadable_record_is_named(one: Path, content: bytes) -> None:
+    write_table(one, [row("a.mseed", "e1", "blast")])
+    (one / "a.mseed").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.mseed"):
+        load_record(read_table(one)[0])
+
+
+@pytest.mark.parametrize("rate", [50.0, 100.0, 250.0])
+def test_records_come_to_100_hz_with_their_onset_in_place(tmp_path: Path, rate: float) -> None:
+    write_record(tmp_path / "a.mseed", "blast", "DP1,DP2,DPZ", rate, 80.0)
+    write_table(tmp_path, [row("a.mseed", "e1", "blast")])
+    record = load_record(read_table(tmp_path)[0])
+    assert record.present == (True, True, True)
+    assert record.onset == round(ONSET_S * 100)
+    assert abs(record.data.shape[1] - 8000) <= 2
+    for component in record.data:
+        loud = np.abs(component) > 0.5 * np.abs(component).max()
+        assert abs(int(np.argmax(loud)) - record.onset) < 15
+
+
+def test_absent_components_are_marked_and_zero(one: Path) -> None:
+    write_table(one, [row("a.mseed", "e1", "blast")])
+    record = load_record(read_table(one)[0])
+    assert record.present == (False, False, True)
+    assert not record.data[:2].any()
+
+
+def test_folds_keep_events_whole_and_labels_spread(tmp_path: Path) -> None:
+    rows = read_table(write_folder(tmp_path, events=10))
+    rows += [r for r in rows if r.label == "landslide"]
+    fold = folds(rows, 5, seed=3)
+    assert np.array_equal(fold, folds(rows, 5, seed=3))
+    for (_, label), members in by_event(rows):
+        assert len(set(fold[members])) == 1
+        if label != "collapse":
+            per_fold = np.bincount([fold[i] for i, r in enumerate(rows) if r.label == label], minlength=5)
+            assert per_fold.min() == per_fold.max()
+
+
+@pytest.mark.skipif(default_root() is None, reason="no labelled records here: set TALUS_DATA")
+def test_the_real_table_reads() -> None:
+    root = default_root()
+    assert root is not None
+    rows = read_table(root)
+    assert {row.label for row in rows} == {"earthquake", "blast", "collapse", "landslide", "noise"}
+    assert any(row.transient for row in rows)
+    fold = folds(rows, 5, seed=0)
+    for label in ("earthquake", "blast", "landslide", "noise"):
+        assert {int(f) for f, row in zip(fold, rows, strict=True) if row.label == label} == set(range(5))
