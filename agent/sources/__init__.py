@@ -1,1 +1,41 @@
 """Where samples come from; one file a source, imported only when chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from agent.types import SampleBlock
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProblem:
+    """Something that a source had to skip or doubts: ``path`` is the file or address, ``hint`` what to do about it."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" + (f"\n  hint: {self.hint}" if self.hint else "")
+
+
+ProblemSink: TypeAlias = Callable[[SourceProblem], None]
+"""Where a source reports problems that do not end it; called from the thread that consumes ``blocks()``."""
+
+
+class Source(Protocol):
+    """Anything that yields packets. One thread consumes ``blocks()``, once; any thread may call ``close()``."""
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        """Packets as they come; ends when the source has no more or was closed.
+
+        Raises:
+            SourceError: the source cannot be used at all. Anything less goes to the source's ``ProblemSink``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Make ``blocks()`` end promptly, also while it waits. May be called more than once."""
+        ...
