@@ -1,0 +1,99 @@
+"""Classification of one window on one thread: <= 1 ms, and INT8 faster than its own FP32.
+
+The peers run in turn within each round, so whatever else the machine does disturbs all of them alike: the agent's whole
+``classify``, the network alone as CPU INT8, as the TensorRT file on the same CPU, and as the float graph of the same
+layout and weights. Needs ``onnx``.
+
+    OMP_NUM_THREADS=1 python bench/inference.py [--bundle PATH] [--rounds 500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from agent.assemble import DEFAULT_BUNDLE
+from agent.inference import Backend, open_bundle, open_classifier
+from agent.inference.bundle import TRT_MODEL
+from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
+from agent.inference.selftest import golden_drift, read_golden
+from agent.types import Window
+from quantize.qdq import dequantise
+
+LIMIT_MS = 1.0
+WARM_UP = 30
+
+
+def measure(runs: dict[str, Callable[[int], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Milliseconds of every call, the runs interleaved."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(-WARM_UP, rounds):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run(turn)
+            if turn >= 0:
+                times[name].append((time.perf_counter() - begin) * 1e3)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def alone(network: Backend, windows: Sequence[Window]) -> Callable[[int], object]:
+    return lambda turn: network.logits(windows[turn % len(windows)].data)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    parser.add_argument("--rounds", type=int, default=500)
+    options = parser.parse_args()
+
+    bundle = open_bundle(options.bundle)
+    trt = bundle.file(TRT_MODEL)
+    classifier = open_classifier(bundle, "onnxruntime")
+    networks = {
+        "CPU INT8 file": open_backend(bundle, 1, ""),
+        "FP32, same layout": OnnxRuntimeBackend(dequantise(onnx.load_from_string(trt)).SerializeToString(), "fp32"),
+        "TensorRT file on ONNX Runtime": OnnxRuntimeBackend(trt, "int8"),
+    }
+    golden = read_golden(bundle)
+    windows = golden.windows
+    runs: dict[str, Callable[[int], object]] = {
+        "classify(), CPU INT8": lambda turn: classifier.classify(windows[turn % len(windows)])
+    }
+    for name, network in networks.items():
+        runs[name] = alone(network, windows)
+    times = measure(runs, options.rounds)
+
+    print(f"{classifier.model} ({classifier.sha256[:12]}) on {processor()}, one thread, {options.rounds} rounds")
+    print(f"{'':32}{'median ms':>10}{'p99':>8}{'min':>8}")
+    for name, values in times.items():
+        print(f"{name:32}{np.median(values):10.3f}{np.quantile(values, 0.99):8.3f}{values.min():8.3f}")
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    ratio = medians["FP32, same layout"] / medians["CPU INT8 file"]
+    whole = medians["classify(), CPU INT8"]
+    print(f"INT8 is {ratio:.2f} x as fast as FP32; golden windows drift by {golden_drift(classifier, golden):.4f}")
+    passed = whole <= LIMIT_MS and ratio > 1
+    verdict = "PASS" if passed else "FAIL"
+    print(f"{verdict}: one window in {whole:.3f} ms (limit {LIMIT_MS} ms), INT8 faster than FP32: {ratio > 1}")
+    return 0 if passed else 1
+
+
+def processor() -> str:
+    """The CPU and which of the instructions that matter for INT8 it has."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    names = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(names.get("flags", names.get("Features", "")).split())
+    known = [f for f in ("avx2", "avx512_vnni", "avx_vnni", "asimddp", "i8mm") if f in flags]
+    return f"{names.get('model name', platform.processor() or platform.machine())} ({', '.join(known) or 'none known'})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
