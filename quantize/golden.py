@@ -1,4 +1,4 @@
-"""Golden windows: synthetic ground motion on which every backend must answer as the FP32 network does.
+"""Golden windows: synthetic ground motion on which every backend must answer as its file says.
 
 They need not be realistic, only various: impulsive, emergent, noisy, early (mostly empty), with silent components and
 with clipped tops, so that a wrong kernel, scale or rounding shows in at least one of them. They are stored as int8 and
@@ -8,7 +8,9 @@ the network reads exactly those values, so the answers are of the stored windows
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +66,13 @@ def golden_windows(seed: int = 2024) -> tuple[NDArray[np.int8], NDArray[np.float
     return windows, np.array([motion.seconds for motion in MOTIONS], np.float32)
 
 
-def write_golden(windows: NDArray[np.int8], seconds: NDArray[np.float32], probabilities: NDArray[np.float32]) -> bytes:
-    """The content of ``golden.npz``."""
+def write_golden(
+    windows: NDArray[np.int8], seconds: NDArray[np.float32], answers: Mapping[str, NDArray[np.floating]]
+) -> bytes:
+    """The content of ``golden.npz``; ``answers`` are calibrated probabilities ``[n, 5]`` by network file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, windows=windows, seconds=seconds, probabilities=probabilities.astype(np.float32))
+    rows: dict[str, Any] = {name: values.astype(np.float32) for name, values in answers.items()}
+    np.savez_compressed(buffer, windows=windows, seconds=seconds, **rows)
     return buffer.getvalue()
 
 

@@ -69,7 +69,8 @@ MISFITS: list[tuple[str, Edit]] = [
     ("thresholds.noise", lambda m: m["thresholds"].update(noise=1.5)),
     ("rate_hz", lambda m: m.update(rate_hz="100")),
     ("golden.npz", lambda m: m["files"].pop("golden.npz")),
-    ("golden.tolerance", lambda m: m["golden"].update(tolerance=1.0)),
+    ("tolerance", lambda m: m["golden"]["files"]["model.cpu.onnx"].update(tolerance=1.0)),
+    ("golden.files", lambda m: m["golden"]["files"].update(other=m["golden"]["files"]["model.cpu.onnx"])),
     ("bytes", lambda m: m["files"]["model.cpu.onnx"].update(bytes=1 << 40)),
     ("sha256", lambda m: m["files"]["model.cpu.onnx"].update(sha256="abc")),
     ("../model.cpu.onnx", lambda m: m["files"].update({"../model.cpu.onnx": m["files"]["model.cpu.onnx"]})),
@@ -222,7 +223,7 @@ def test_golden_file_that_is_not_what_it_should_be(bundle: Path) -> None:
         {**good, "windows": good["windows"][:, :2]},
         {**good, "windows": good["windows"].astype(np.float32)},
         {**good, "seconds": objects},
-        {**good, "probabilities": good["probabilities"] * np.float32(np.nan)},
+        {**good, "model.cpu.onnx": good["model.cpu.onnx"] * np.float32(np.nan)},
         {"windows": good["windows"]},
     ]
     for arrays in wrong:

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from agent.errors import BackendError, BundleError, ModelError
 from agent.inference import NetworkClassifier, load, open_bundle, open_classifier
-from agent.inference.bundle import GoldenSpec
+from agent.inference.bundle import CPU_MODEL
 from agent.inference.constant import ConstantBackend
 from agent.inference.onnxruntime import OnnxRuntimeBackend
 from agent.inference.selftest import check_golden, golden_drift, read_golden
@@ -160,7 +159,7 @@ def test_network_of_another_shape_or_no_network_is_refused() -> None:
 
 
 def test_backend_that_fails_its_golden_windows_is_passed_over_with_the_reason(own_bundle: Path) -> None:
-    wrong = changed(small_files().cpu, "block.a.weight.scale", 1.3)
+    wrong = changed(small_files().cpu, "block.a.weight.scale", 1.1)
     replace_file(own_bundle, "model.cpu.onnx", wrong)
     classifier, reasons = load(own_bundle, ["onnxruntime", "constant:landslide"])
     assert classifier.backend == "constant"
@@ -173,20 +172,20 @@ def test_backend_that_fails_its_golden_windows_is_passed_over_with_the_reason(ow
 def test_golden_windows_pass_with_the_measured_drift(bundle: Path) -> None:
     opened = open_bundle(bundle)
     classifier = open_classifier(opened, "onnxruntime")
-    drift = check_golden(classifier, opened)
-    assert 0 < drift <= opened.manifest.golden.tolerance
+    spec = opened.manifest.golden.files[CPU_MODEL]
+    assert check_golden(classifier, opened, CPU_MODEL) <= spec.tolerance
     exact = NetworkClassifier(OnnxRuntimeBackend(small_network().SerializeToString(), "fp32"), opened)
-    assert golden_drift(exact, read_golden(opened)) < 1e-5, "the stored answers are FP32's"
-    strict = replace(
-        opened, manifest=opened.manifest.model_copy(update={"golden": GoldenSpec(windows=14, tolerance=drift / 2)})
-    )
+    assert golden_drift(exact, read_golden(opened), CPU_MODEL) == pytest.approx(spec.from_fp32, abs=1e-4)
+    assert spec.from_fp32 > spec.tolerance
     with pytest.raises(BackendError, match="off by"):
-        check_golden(classifier, strict)
+        check_golden(exact, opened, CPU_MODEL)
+    with pytest.raises(BundleError, match="no golden answers"):
+        check_golden(classifier, opened, "model.other.onnx")
 
 
 def test_golden_answers_altered_in_the_file_do_not_pass(own_bundle: Path) -> None:
     arrays = dict(np.load(own_bundle / "golden.npz"))
-    arrays["probabilities"] = np.roll(arrays["probabilities"], 1, axis=1)
+    arrays[CPU_MODEL] = np.roll(arrays[CPU_MODEL], 1, axis=1)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     replace_file(own_bundle, "golden.npz", buffer.getvalue())
@@ -204,7 +203,7 @@ def test_unknown_absent_and_misspelt_backends_are_reasons_not_crashes(bundle: Pa
 
 
 def test_backend_without_its_file_is_passed_over(own_bundle: Path) -> None:
-    edit_manifest(own_bundle, lambda manifest: manifest["files"].pop("model.cpu.onnx"))
+    edit_manifest(own_bundle, lambda m: (m["files"].pop(CPU_MODEL), m["golden"]["files"].pop(CPU_MODEL)))
     _, reasons = load(own_bundle, ["onnxruntime", "constant"])
     assert "holds no model.cpu.onnx" in reasons[0]
 

@@ -4,7 +4,7 @@
     calibration.py  from logits to probabilities
     onnxruntime.py  the INT8 network on a CPU
     constant.py     always the same answer, for tests and drills
-    selftest.py     the golden windows: does this backend, here, answer as the FP32 network did?
+    selftest.py     the golden windows: does this backend, here, compute the file as it is written?
 
 A backend is a module of this package with ``open_backend(bundle, threads, argument) -> Backend``.
 """
@@ -37,8 +37,10 @@ class Backend(Protocol):
 
     name: str
     precision: str
-    computes: bool
-    """False if the answer does not depend on the window, so that golden windows say nothing about it."""
+
+    @property
+    def model_file(self) -> str | None:
+        """The bundle's file that it runs; None if it runs none, and golden windows say nothing about it."""
 
     def logits(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's output, ``[5]`` in the order of ``LABELS``, for one window ``[3, 10240]``.
@@ -121,8 +123,8 @@ def open_classifier(bundle: Bundle, backend: str, threads: int = 1) -> NetworkCl
         raise BackendError(f"{backend!r} is not a backend ({error})", "use onnxruntime") from None
     runtime: Backend = opener(bundle, threads, match[2] or "")
     classifier = NetworkClassifier(runtime, bundle)
-    if runtime.computes:
-        check_golden(classifier, bundle)
+    if runtime.model_file is not None:
+        check_golden(classifier, bundle, runtime.model_file)
     return classifier
 
 

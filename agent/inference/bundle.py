@@ -74,11 +74,19 @@ class Quantization(_Strict):
     calibration_windows: Annotated[int, Field(ge=1)]
 
 
+class GoldenFile(_Strict):
+    """One network file on the golden windows: ``tolerance`` is the largest difference in any probability that a backend
+    may show against the file computed as it is written; ``from_fp32`` is how far that is from the FP32 network."""
+
+    tolerance: Annotated[float, Field(gt=0, le=0.2)]
+    from_fp32: Share
+
+
 class GoldenSpec(_Strict):
-    """``tolerance``: the largest difference in any probability, against the FP32 network, that a backend may show."""
+    """How many golden windows there are, and what to expect of each network file on them."""
 
     windows: Annotated[int, Field(ge=1)]
-    tolerance: Annotated[float, Field(gt=0, le=0.5)]
+    files: dict[str, GoldenFile]
 
 
 class Manifest(_Strict):
@@ -218,6 +226,8 @@ def _require_fit(manifest: Manifest, origin: str) -> None:
     highpass = manifest.preparation.highpass_hz
     if highpass is not None and highpass >= WINDOW_RATE_HZ / 2:
         raise BundleError(f"{origin}: preparation.highpass_hz {highpass} is not below half the rate", _REBUILD)
+    if not set(manifest.golden.files) <= set(manifest.files):
+        raise BundleError(f"{origin}: golden.files names a file that is not in the bundle", _REBUILD)
     if GOLDEN not in manifest.files:
         raise BundleError(f"{origin}: the manifest lists no {GOLDEN}, so no backend could be checked", _REBUILD)
     for name in manifest.files:

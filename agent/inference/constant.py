@@ -21,7 +21,7 @@ class ConstantBackend:
 
     name = "constant"
     precision = "none"
-    computes = False
+    model_file = None
 
     def __init__(self, label: str = "noise") -> None:
         if label not in LABELS:

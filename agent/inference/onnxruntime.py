@@ -23,7 +23,7 @@ class OnnxRuntimeBackend:
     """An ONNX file at work: it reads ``window`` float32 ``[1, 3, 1, 10240]`` and writes ``logits`` ``[1, 5]``."""
 
     name = "onnxruntime"
-    computes = True
+    model_file = CPU_MODEL
 
     def __init__(self, model: bytes, precision: str, threads: int = 1) -> None:
         self.precision = precision
