@@ -34,7 +34,14 @@ _YEAR_2100_NS = 47482 * _DAY_NS
 _NOT_MOTION = frozenset("ABCDEFIKMOQRSTUVW")
 """SEED instrument codes of what is not ground motion: logs, pressure, calibration, state of health, weather ..."""
 
-_OTHER_FIELDS = {"D": "pressure", "F": "a magnetic field", "K": "temperature", "M": "mass position", "W": "wind"}
+_OTHER_FIELDS = {
+    "C": "calibration",
+    "D": "pressure",
+    "F": "a magnetic field",
+    "K": "temperature",
+    "M": "mass position",
+    "W": "wind",
+}
 """Those of them that may come with a component letter without meaning ground motion."""
 
 

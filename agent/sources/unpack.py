@@ -21,11 +21,11 @@ _BLOCK = 1 << 20
 
 
 @contextmanager
-def plain_files(path: Path) -> Iterator[list[Path]]:
+def plain_files(path: Path, limit_bytes: int = MAX_UNPACKED_BYTES) -> Iterator[list[Path]]:
     """The file itself, or what a compressed one contains; the unpacked files go away at the end.
 
     Raises:
-        SourceError: the archive is larger than ``MAX_UNPACKED_BYTES``.
+        SourceError: the archive holds more than ``limit_bytes``.
         OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error: it cannot be read.
     """
     with path.open("rb") as file:
@@ -35,16 +35,14 @@ def plain_files(path: Path) -> Iterator[list[Path]]:
         return
     with tempfile.TemporaryDirectory(prefix="talus-") as folder:
         files = []
-        left = MAX_UNPACKED_BYTES
+        left = limit_bytes
         for number, member in enumerate(_members(path, head)):
             target = Path(folder) / str(number)
             with target.open("wb") as out:
                 while block := member.read(_BLOCK):
                     left -= len(block)
                     if left < 0:
-                        raise SourceError(
-                            f"{path} unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB", "unpack it by hand"
-                        )
+                        raise SourceError(f"unpacks to more than {limit_bytes >> 20} MiB", "unpack it by hand")
                     out.write(block)
             files.append(target)
         yield files

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 64 << 10
 
-_LOST = ("Not a SEED record", "Last record only has")
+_LOST = ("Not a SEED record", "Last record only has", "The rest of the file will not be read")
 """What ObsPy says of bytes between and after records."""
 
 _HARMLESS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
@@ -71,27 +71,33 @@ def read_file(file: Path, span: tuple[int, int] | None, headers: bool) -> Readin
 
 def _read_miniseed(data: bytes, headers: bool) -> Reading:
     """From bytes in memory: ObsPy maps files, and a mapped file that shrinks meanwhile kills the process."""
-    notes = []
-    failure = ""
-    traces: list[Trace] = []
-    with _captured_warnings() as caught:
-        try:
-            traces = list(_obspy_read(io.BytesIO(data), "MSEED", headers))
-        except Exception as error:  # noqa: BLE001 - one bad record makes ObsPy refuse the file; its type varies
-            failure = brief(error)
-    foreign = any(lost in str(warning.message) for warning in caught for lost in _LOST)
+    caught: list[warnings.WarningMessage] = []
+
+    def decode(part: bytes) -> list[Trace]:
+        with _captured_warnings() as heard:
+            traces = list(_obspy_read(io.BytesIO(part), "MSEED", headers))
+        caught.extend(heard)
+        return traces
+
+    table = RecordTable(b"" if headers else data)
+    lost, failure = 0, ""
+    try:
+        traces = decode(data)
+    except Exception as error:  # noqa: BLE001 - one bad record makes ObsPy refuse the file; its type varies
+        traces, failure = [], brief(error)
+    foreign = any(phrase in str(warning.message) for warning in caught for phrase in _LOST)
     if failure or foreign:
-        with _captured_warnings() as caught:
-            traces, lost = salvage(data, lambda part: list(_obspy_read(io.BytesIO(part), "MSEED", headers)))
-        if failure and not traces:
-            raise SourceError(f"cannot be read ({failure})", "fetch it again from the recorder; it may be damaged")
-        what = f"{lost} damaged records were left out" if lost else "bytes that are not miniSEED were passed over"
-        notes.append((f"{what}; the rest is used", "fetch it again from the recorder, and check its disk"))
-    if headers:
-        return Reading(traces, notes, {})
-    table = RecordTable(data)
-    if table.cut_short:
+        caught.clear()
+        traces, lost = salvage(data, decode)
+    if failure and not traces:
+        raise SourceError(f"cannot be read ({failure})", "fetch it again from the recorder; it may be damaged")
+    notes = []
+    if lost:
+        notes.append((f"{lost} damaged records were left out; the rest is used", "fetch it again from the recorder"))
+    elif table.cut_short:
         notes.append(("is cut off in its last record; the rest is used", "fetch it again from the recorder"))
+    elif foreign:
+        notes.append(("holds bytes that are not miniSEED; the rest is used", "check what else writes to this file"))
     return Reading(traces, notes + _notes(caught), table.clocks())
 
 
