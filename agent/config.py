@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from agent.config_files import remarks
 from agent.config_model import (
     ArchiveConfig,
     ClassifierConfig,
@@ -29,6 +30,7 @@ from agent.config_model import (
 )
 from agent.config_policy import PolicyConfig
 from agent.config_section import Section
+from agent.config_words import dotted, printable, shown, validate
 from agent.config_yaml import MAX_BYTES, Document, Fault, Loc, Spot, YamlFault, parse
 from agent.errors import ConfigError
 
@@ -115,12 +117,8 @@ def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
     except YamlFault as error:
         fault = error.fault
         return None, [Problem(file, fault.spot.line, "", _with_column(fault.spot, fault.reason))]
-    # Needed only here, and they bring the whole catalogue: a service that has started does without.
-    from agent.config_files import remarks
-    from agent.config_words import dotted, printable, shown, validate
-
     broken = {fault.loc for fault in document.faults}
-    config, findings = validate(Config, document.value, {"base": path.absolute().parent})
+    config, findings = validate(Config, document.value, {"base": path.parent})
     problems = [Problem(file, f.spot.line, printable(dotted(f.loc)), f.reason) for f in document.faults]
     for finding in findings:
         if finding.loc not in broken:
@@ -150,7 +148,7 @@ def _text(path: Path) -> str:
     if len(raw) > MAX_BYTES:
         raise _unreadable(f"is larger than {MAX_BYTES // 1024} KiB; is this the configuration?")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise _unreadable("is not UTF-8 text; save the file in that encoding", line) from None

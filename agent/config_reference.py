@@ -58,7 +58,7 @@ def _entries(model: type[Section], prefix: str) -> Iterator[Entry]:
             path,
             info.description or "",
             _kind(info.annotation, info.metadata),
-            _bounds(info.metadata, "long" if item is not None else ""),
+            _bounds(info.metadata, "entries" if item is not None else ""),
             _default(info),
             info.is_required(),
             info.examples[0] if info.examples else None,
@@ -134,7 +134,7 @@ def _bounds(metadata: list[Any], what: str = "") -> str:
     text = ", ".join(part for part in (low, high) if part)
     if low.startswith("at least") and high.startswith("at most"):
         text = f"{low.removeprefix('at least ')} to {high.removeprefix('at most ')}"
-    return f"{text} {what}".strip() if text else ""
+    return f"{text} {'entry' if what == 'entries' and text.endswith(' 1') else what}".strip() if text else ""
 
 
 def _default(info: FieldInfo) -> str:

@@ -117,8 +117,6 @@ def parse(text: str) -> Document:
         root = loader.get_single_node()
     except yaml.YAMLError as error:
         raise YamlFault(_explain(error, text)) from None
-    finally:
-        loader.dispose()
     if root is None:
         raise YamlFault(Fault(Spot(1, 1), "the file holds no settings"))
     if not isinstance(root, yaml.MappingNode):

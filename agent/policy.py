@@ -68,11 +68,11 @@ class _Past:
         """Events that began in the ``within_s`` seconds up to ``onset_ns``."""
         return sum(0 <= onset_ns - other <= within_s * NS for other in self.onsets.values())
 
-    def holds_back(self, key: EventKey, now_ns: int, severity: str, refractory_s: float) -> bool:
-        """Whether another event's alert, no less severe, is too recent (on either side: data clocks step back)."""
+    def holds_back(self, now_ns: int, severity: str, refractory_s: float) -> bool:
+        """Whether an alert that is no less severe is too recent (on either side: data clocks step back)."""
         return any(
-            other != key and abs(now_ns - alert.at_ns) < refractory_s * NS and rank(severity) <= rank(alert.severity)
-            for other, alert in self.alerts.items()
+            abs(now_ns - alert.at_ns) < refractory_s * NS and rank(severity) <= rank(alert.severity)
+            for alert in self.alerts.values()
         )
 
 
@@ -171,7 +171,7 @@ class Policy:
             if count < together.k:
                 return None, f"{count} of {together.k} {label} events within {together.within_s:g} s"
         severity = _severity(rule, event, verdict, past)
-        if past.holds_back(case.key, event.data_ns, severity, rule.refractory_s):
+        if past.holds_back(event.data_ns, severity, rule.refractory_s):
             return None, f"another {label} alert was raised less than {rule.refractory_s:g} s ago"
         reason = _evidence(rule, case, verdict)
         return self._put_up(case, (label, severity), verdict.probability, reason), reason
@@ -235,7 +235,7 @@ class Policy:
             (UNCLASSIFIED in followed.evidence, "its alert was taken back once"),
             (duration < rule.min_duration_s, f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed"),
             (
-                past.holds_back(case.key, event.data_ns, rule.severity, rule.refractory_s),
+                past.holds_back(event.data_ns, rule.severity, rule.refractory_s),
                 f"another alert like this was raised less than {rule.refractory_s:g} s ago",
             ),
         )

@@ -168,6 +168,18 @@ def test_confirm_events_counts_each_event_once_and_each_station_apart() -> None:
     assert actions(policy, revision(0, verdict("blast", 0.9), name="c")) == [("raise", "blast", "minor")]
 
 
+def test_confirm_events_leaves_out_what_was_contradicted_and_what_is_dated_later() -> None:
+    """An event that turned out to be something else is no witness, nor is one from a clock that ran ahead."""
+    policy = Policy(rules(landslide={"confirm_events": {"k": 2, "within_s": 100}}, blast={}))
+    policy.consider(revision(0, verdict("landslide", 0.9), name="ahead", onset_s=1e8))
+    assert actions(policy, revision(0, verdict("landslide", 0.9), "end", name="a")) == []
+    (raised,) = policy.consider(revision(0, verdict("landslide", 0.9), name="b", onset_s=50))
+    assert policy.consider(revision(1, verdict("noise", 0.9, 20.0), name="b", onset_s=50))[0].action == "retract"
+    third = revision(0, verdict("landslide", 0.9), name="c", onset_s=120)
+    assert raised.action == "raise"
+    assert policy.decide(third).reason == "1 of 2 landslide events within 100 s"
+
+
 # Refractory time
 
 
@@ -199,6 +211,15 @@ def test_a_more_severe_event_breaks_through_the_refractory_time() -> None:
     assert actions(policy, again) == []
 
 
+def test_an_escalated_alert_holds_back_at_its_new_severity_from_its_first_moment() -> None:
+    policy = Policy(rules(landslide={"escalate": [{"severity": "extreme", "min_duration_s": 60}]}))
+    assert actions(policy, revision(0, verdict("landslide", 0.9), now_s=10))
+    assert actions(policy, revision(1, verdict("landslide", 0.9, 70.0), duration_s=60, now_s=70))
+    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=70)) == []
+    assert actions(policy, revision(0, verdict("landslide", 0.9), name="c", onset_s=600, now_s=609.9)) == []
+    assert actions(policy, revision(0, verdict("landslide", 0.9), name="d", onset_s=600, now_s=610)) != []
+
+
 def test_a_withdrawn_alert_holds_nothing_back() -> None:
     """After a false alarm that was taken back, the true one a minute later rings."""
     policy = Policy(ONE_VERDICT)
@@ -220,6 +241,7 @@ def test_a_drill_carries_its_mark_and_silences_nothing() -> None:
     assert drill.event.exercise
     (real,) = policy.consider(revision(0, verdict("landslide", 0.9), name="real", onset_s=10))
     assert not real.event.exercise
+    assert policy.consider(revision(0, verdict("landslide", 0.9), name="drill", onset_s=1000))
 
 
 # Escalation
@@ -256,6 +278,12 @@ def test_a_step_needs_all_of_its_conditions() -> None:
     assert actions(policy, revision(1, verdict("landslide", 0.8, 40.0), duration_s=40)) == []
     long_and_sure = revision(2, verdict("landslide", 0.9, 41.0), duration_s=41)
     assert actions(policy, long_and_sure) == [("escalate", "landslide", "extreme")]
+
+
+def test_the_highest_of_the_steps_counts_in_any_order() -> None:
+    steps = [{"severity": "extreme", "min_probability": 0.8}, {"severity": "moderate", "min_probability": 0.7}]
+    policy = Policy(rules(landslide={"severity": "minor", "escalate": steps}))
+    assert actions(policy, revision(0, verdict("landslide", 0.9))) == [("raise", "landslide", "extreme")]
 
 
 def test_a_weak_verdict_of_the_same_label_does_not_escalate() -> None:
@@ -309,6 +337,18 @@ def test_a_withdrawn_alert_returns_on_stronger_evidence_only() -> None:
     assert [len(policy.consider(event)) for event in events] == [1, 1, 0, 1]
 
 
+def test_the_strongest_verdict_behind_an_alert_is_the_mark_to_beat() -> None:
+    """An escalation for duration, on a weaker verdict, does not lower it."""
+    policy = Policy(rules(landslide={"escalate": [{"severity": "extreme", "min_duration_s": 30}]}))
+    events = [
+        revision(0, verdict("landslide", 0.9, 3.0)),
+        revision(1, verdict("landslide", 0.75, 40.0), duration_s=40),
+        revision(2, verdict("noise", 0.9, 50.0), duration_s=40),
+        revision(3, verdict("landslide", 0.85, 60.0), duration_s=40),
+    ]
+    assert [a for a, _, _ in actions(policy, *events)] == ["raise", "escalate", "retract"]
+
+
 def test_votes_from_before_a_retraction_do_not_count_for_the_return() -> None:
     policy = Policy(rules(landslide={"confirm": {"k": 2, "n": 4}}))
     events = [
@@ -328,6 +368,8 @@ def test_a_change_of_label_withdraws_before_it_raises() -> None:
         ("retract", "landslide", "severe"),
         ("raise", "collapse", "severe"),
     ]
+    assert actions(policy, revision(2, verdict("collapse", 0.95, 40.0))) == []
+    assert actions(policy, revision(3, verdict("noise", 0.95, 80.0))) == [("retract", "collapse", "severe")]
 
 
 # A failing network
@@ -403,6 +445,19 @@ def test_memory_is_bounded_whatever_comes() -> None:
         policy.consider(revision(0, verdict("landslide", 0.9), "end", name=f"f{index}", onset_s=index))
     assert len(policy._ended) == MAX_ENDED_EVENTS
     assert all(len(past.onsets) <= 100 and len(past.alerts) <= 8 for past in policy._pasts.values())
+
+
+def test_what_is_heard_of_again_is_not_forgotten_first() -> None:
+    """A long event with an alert keeps it through a flood of others, and so does its station's refractory time."""
+    policy = Policy(ONE_VERDICT)
+    policy.consider(revision(0, verdict("landslide", 0.9)))
+    for index in range(MAX_OPEN_EVENTS):
+        station = StationId("XX", f"S{index % MAX_PLACES}", "", "HH")
+        policy.consider(revision(0, verdict("landslide", 0.9), name=f"e{index}", station=station))
+        if index % 1000 == 0:
+            assert policy.consider(revision(index + 1, verdict("landslide", 0.9))) == ()
+            assert policy.consider(revision(0, verdict("landslide", 0.9), "end", name=f"other{index}")) == ()
+    assert actions(policy, revision(9999, verdict("noise", 0.9))) == [("retract", "landslide", "severe")]
 
 
 # Invariants over random histories
