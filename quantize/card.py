@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from agent.types import LABELS
 from quantize.confidence import Confidence
+from quantize.crossval import FOLDS
 from quantize.data import Row
 from quantize.report import Measured, markdown
 
@@ -32,7 +33,12 @@ its threshold is the highest, and figures below leave the class out.
 
 
 def card(
-    validation: Sequence[Measured], crossed: Sequence[Measured], rows: Sequence[Row], confidence: Confidence
+    validation: Sequence[Measured],
+    crossed: Sequence[Measured],
+    rows: Sequence[Row],
+    confidence: Confidence,
+    *,
+    folds: int,
 ) -> str:
     """Markdown: use, limits, data, figures, confidence."""
     temperatures = ", ".join(f"{seconds:g} s {value:.2f}" for seconds, value in confidence.temperatures)
@@ -63,7 +69,7 @@ def card(
             "### These weights, INT8, on the validation split",
             "",
             markdown(validation),
-            "### The recipe, five-fold cross-validation by event over all records, FP32",
+            f"### The recipe, cross-validation by event over all records, {folds} of {FOLDS} folds, FP32",
             "",
             "Temperatures and thresholds were fitted on these answers, so the calibration error is optimistic here.",
             "",

@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a minute's run on an eighth of the events")
+        stage.add_argument(
+            "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
+        )
         stage.add_argument("--one-process", action="store_true", help="do not prepare windows in a second process")
         if name in ("bundle", "model"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
@@ -88,6 +91,7 @@ def _run(options: argparse.Namespace) -> None:
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
     work = options.work / ("reduced" if options.reduced else "full")
     shop = pipeline.open_workshop(data, work, config, ahead=not options.one_process, reduced=options.reduced)
+    shop = replace(shop, folds=options.folds)
     if getattr(options, "calibration", None):
         shop = replace(shop, calibration_windows=options.calibration)
     if options.stage in ("train", "model"):

@@ -17,7 +17,7 @@ from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
 from quantize.confidence import Confidence, fit_confidence
-from quantize.crossval import OutOfFold, cross_validate
+from quantize.crossval import FOLDS, OutOfFold, cross_validate
 from quantize.data import Record, load_records, read_table
 from quantize.evaluate import Array, Truth, predict
 from quantize.export import export_int8
@@ -41,6 +41,8 @@ class Workshop:
     work: Path
     ahead: bool = True
     calibration_windows: int = CALIBRATION_WINDOWS
+    folds: int = FOLDS
+    """How many of the folds of the cross-validation are run."""
 
     def split(self, name: str) -> list[Record]:
         return [record for record in self.records if record.row.split == name]
@@ -63,7 +65,7 @@ def train_student(shop: Workshop) -> Path:
 
 def cross_validate_student(shop: Workshop) -> OutOfFold:
     """Stage 2: answers out of fold on every record, for the broad estimate and for the calibration of confidence."""
-    return cross_validate(shop.records, shop.config, shop.work / "crossval", ahead=shop.ahead)
+    return cross_validate(shop.records, shop.config, shop.work / "crossval", ahead=shop.ahead, only=range(shop.folds))
 
 
 def build_bundle(shop: Workshop, target: Path) -> str:
@@ -104,14 +106,16 @@ def build_bundle(shop: Workshop, target: Path) -> str:
             thresholds=confidence.thresholds,
             training=_training(shop),
             metrics={"validation": report.numbers(measured), "cross_validation": report.numbers(crossed)},
-            card=card(measured, crossed, [record.row for record in shop.records], confidence),
+            card=card(measured, crossed, [record.row for record in shop.records], confidence, folds=shop.folds),
         ),
     )
     log.info("%s written, %d parameters", target, parameter_count(module))
     return "\n\n".join(
         (
             report.text(measured, val_rows, "Committed weights, INT8, validation split"),
-            report.text(crossed, fold_rows, "Cross-validation by event, FP32, same recipe"),
+            report.text(
+                crossed, fold_rows, f"Cross-validation by event, {shop.folds} of {FOLDS} folds, FP32, same recipe"
+            ),
         )
     )
 
