@@ -31,6 +31,7 @@ _SUSPECT_AFTER = 2
 """Connections lost with a message in flight, after which messages are sent one by one to find the culprit."""
 
 _CULPRIT_AFTER = 5
+_POISON_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
 _TICK_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -189,7 +190,11 @@ class Drain:
         payload = message.payload
         if entry is not None:
             payload = with_handed(payload, self._handed.setdefault(entry.id, time.time_ns()))
-        token = connection.publish(message.topic, payload, retain=message.retain, expiry_s=message.expiry_s)
+        try:
+            token = connection.publish(message.topic, payload, retain=message.retain, expiry_s=message.expiry_s)
+        except ValueError as error:
+            self._refuse(_Sent(message, entry, 0.0), 0x90, str(error))
+            return
         self._sent[token] = _Sent(message, entry, time.monotonic())
 
     def _settle(self, ack: Ack) -> None:
@@ -263,7 +268,7 @@ class Drain:
         self._losses.clear()
         name = sent.message.topic
         self.last_refusal = f"{name}: connections die with a message of {len(sent.message.payload)} bytes"
-        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: see the broker's log")
+        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_POISON_HINT}")
         if sent.entry is None:
             self._topic_holds.add(name)
             return

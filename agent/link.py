@@ -113,6 +113,7 @@ class MqttLink:
                 self._quiet.warn(f"no connection to the broker: {error}")
                 if time.monotonic() - began > self._settings.backoff_max_s:
                     waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
+                    self._quiet.reset()
                 self._stopping.wait(next(waits))
         self._connected = None
 
@@ -129,7 +130,6 @@ class MqttLink:
             self._connected, self._error = connection.protocol, None
             self._connects += 1
             self._announce(connection, ONLINE, time.monotonic() + self._settings.ack_timeout_s)
-            self._quiet.reset()
             address, waiting = self._settings.address, self._outbox.depth
             _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
             self._drain.serve(connection, self._end_by)

@@ -33,7 +33,6 @@ REFUSED = 0x80
 """Reason codes from here on are refusals."""
 
 _QOS = 1
-_MAX_RECEIVED = 1 << 20
 _UNSUPPORTED_PROTOCOL = 0x84
 _MALFORMED = (MQTTException, ValueError, LookupError, TypeError, struct.error)
 """What paho raises on packets that are not MQTT."""
@@ -136,10 +135,11 @@ class Connection:
         raise AssertionError("the last protocol returns or raises")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> int:
-        """Hand a publication to the connection; `pump` returns its `Ack` under the returned token.
+        """Hand a publication to the connection; `pump` returns its `Ack` under the returned token, or raises if the
+        connection is lost.
 
         Raises:
-            DeliveryError: the connection is lost.
+            ValueError: MQTT allows no such topic or payload.
         """
         properties = None
         if self.protocol == "5":
@@ -149,9 +149,7 @@ class Connection:
                 properties.ContentType = "application/json"
             if expiry_s is not None:
                 properties.MessageExpiryInterval = expiry_s
-        info = self._client.publish(topic, payload, _QOS, retain, properties)
-        self._check()
-        return info.mid
+        return self._client.publish(topic, payload, _QOS, retain, properties).mid
 
     def too_large(self, topic: str, payload: bytes) -> bool:
         """Whether the broker has said that it will not take such a packet."""
@@ -243,8 +241,7 @@ class Connection:
         properties = None
         if five:
             properties = _properties(PacketTypes.CONNECT)
-            if subscription is not None:
-                properties.MaximumPacketSize = _MAX_RECEIVED
+            if subscription is not None and keep:
                 properties.SessionExpiryInterval = subscription.session_expiry_s
         try:
             if five:
@@ -281,7 +278,8 @@ class Connection:
                 raise DeliveryError("stopped while connecting")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise DeliveryError(
+                # Some brokers of 3.1.1 wait for ever for the rest of an MQTT 5 CONNECT, which they misread.
+                raise _OtherProtocolError(
                     f"{settings.address} did not answer in {settings.connect_timeout_s:g} s",
                     "is this the broker's port, and with or without TLS?",
                 )
@@ -309,7 +307,10 @@ class Connection:
         if self._goodbye is not None:
             code, name = int(self._goodbye.value), self._goodbye.getName()
             return DeliveryError(f"{address} ended the connection: {name}", _HINTS.get(code, "see the broker's log"))
-        return DeliveryError(f"connection to {address} lost", "the agent keeps trying")
+        return DeliveryError(
+            f"connection to {address} lost",
+            "the agent keeps trying; if it recurs, see the broker's log: another client with the same mqtt.client_id?",
+        )
 
     def _drop(self) -> None:
         sock = self._client.socket() if hasattr(self, "_client") else None
@@ -396,6 +397,8 @@ def _unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
         text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
     elif isinstance(error, ConnectionRefusedError):
         text, hint = f"{address} refused the connection", "is the broker running, and is this its port?"
+    elif isinstance(error, ConnectionResetError):
+        text, hint = f"{address} closed the connection", "is this the broker's port, and with or without TLS?"
     elif isinstance(error, TimeoutError):
         text, hint = f"{address} does not answer", "check the network, the firewall, and mqtt.host"
     else:

@@ -26,10 +26,13 @@ class Holds(Generic[_K]):
         self._until: dict[_K, tuple[float, float]] = {}
 
     def add(self, thing: _K) -> float:
-        """Hold it; returns for how many seconds."""
-        last = self._until.get(thing, (0.0, 0.0))[1]
+        """Hold it, unless it is on hold; returns for how many seconds."""
+        now = time.monotonic()
+        until, last = self._until.get(thing, (0.0, 0.0))
+        if until > now:
+            return until - now
         seconds = min(self._maximum_s, max(self._minimum_s, 2 * last))
-        self._until[thing] = (time.monotonic() + seconds, seconds)
+        self._until[thing] = (now + seconds, seconds)
         return seconds
 
     def lift(self, thing: _K) -> None:

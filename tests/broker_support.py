@@ -136,6 +136,7 @@ class Collector:
         self.received: list[Received] = []
         self.connects = 0
         self._settings = settings
+        self._client_id = f"collector-{next(_seq)}"
         self._subscription = Subscription(filters or ("talus/#",), self.received.append, 3600 if session else 0)
         self._waker = Waker()
         self._stop = threading.Event()
@@ -155,7 +156,9 @@ class Collector:
         while not self._stop.is_set():
             connection = None
             try:
-                connection = Connection.open(self._settings, "collector", self._waker, subscription=self._subscription)
+                connection = Connection.open(
+                    self._settings, self._client_id, self._waker, subscription=self._subscription
+                )
                 self.connects += 1
                 while not self._stop.is_set():
                     connection.pump(1.0)

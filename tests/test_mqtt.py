@@ -1,0 +1,653 @@
+"""Delivery over real brokers: nothing lost, order kept, and every refusal noticed and survived."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker_support import (
+    STATION,
+    Collector,
+    Mosquitto,
+    first_order,
+    make_alert,
+    make_event,
+    make_message,
+    make_other,
+    needs_mosquitto,
+    running,
+    stamp,
+    wait_for,
+)
+
+from agent import broker as broker_module
+from agent.broker import free_port, local_broker
+from agent.errors import ConfigError, DeliveryError
+from agent.link import MqttLink
+from agent.messages import Message, Priority, summary_message
+from agent.mqtt import Connection, Subscription
+from agent.mqtt_settings import MqttSettings, TlsSettings
+from agent.outbox import Outbox
+from agent.waker import Waker
+
+ROOT = Path(__file__).parent.parent
+RIGHT, WRONG = "right-secret", "wrong-secret"
+AVAILABILITY = "talus/v1/XX/ABC/availability"
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    box = Outbox(tmp_path / "outbox.db")
+    yield box
+    box.close()
+
+
+@contextlib.contextmanager
+def linked(settings: MqttSettings, outbox: Outbox) -> Iterator[MqttLink]:
+    link = MqttLink(settings, outbox, STATION)
+    link.start()
+    try:
+        yield link
+    finally:
+        link.stop(2.0)
+
+
+def open_connection(settings: MqttSettings, client_id: str = "test", **options: Any) -> Connection:
+    return Connection.open(settings, client_id, Waker(), **options)
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_what_is_put_arrives_and_leaves_the_outbox(tmp_path: Path, outbox: Outbox, protocol: Any) -> None:
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        with linked(broker.settings(protocol=protocol), outbox) as link:
+            outbox.put([make_message(n) for n in range(50)])
+            wait_for(lambda: outbox.depth == 0)
+            assert link.status().protocol == protocol
+            outbox.put([make_alert(1)])
+            wait_for(lambda: collector.bodies("/alert"))
+        bodies = collector.bodies("/event")
+        assert [body["seq"] for body in bodies] == sorted(body["seq"] for body in bodies)
+        assert len(bodies) == 50
+        handed = [body["timing"]["handed"] for body in bodies]
+        assert all(body["timing"]["decided"] < at for body, at in zip(bodies, handed, strict=True))
+
+
+@needs_mosquitto
+def test_a_broker_that_stops_and_starts_in_mid_stream_costs_nothing(tmp_path: Path, outbox: Outbox) -> None:
+    """A broker with persistence, so that what it has acknowledged is its own to keep; killed and stopped by turns."""
+    lines = ("persistence true", f"persistence_location {tmp_path}/", "autosave_interval 1", "autosave_on_changes true")
+    broker = Mosquitto(tmp_path)
+    config = tmp_path / f"mosquitto-{broker.port}.conf"
+    config.write_text(config.read_text().replace("persistence false", "\n".join(lines)))
+    broker.start()
+    try:
+        with Collector(broker.settings(backoff_max_s=0.1)) as collector, linked(broker.settings(), outbox):
+            for n in range(40):
+                for revision, phase in enumerate(("new", "update", "update", "end")):
+                    outbox.put([make_message(n, revision, phase)])  # type: ignore[arg-type]
+                if n % 10 == 5:
+                    broker.stop()
+                    time.sleep(0.1)
+                    broker.start()
+            wait_for(lambda: outbox.depth == 0, 40, "everything acknowledged")
+            wait_for(lambda: len(first_order(collector.bodies("/event"))) == 40, 20, "every event arrived")
+            wait_for(lambda: all(len(r) == 4 for r in first_order(collector.bodies("/event")).values()), 20)
+            order = first_order(collector.bodies("/event"))
+        assert all(revisions == [0, 1, 2, 3] for revisions in order.values()), order
+    finally:
+        broker.stop()
+
+
+@needs_mosquitto
+def test_kill_9_between_outbox_and_acknowledgement_loses_nothing(tmp_path: Path) -> None:
+    """A publishing process is killed while it sends, again and again; what it put is all there in the end, and a copy
+    that comes twice has the same id, revision, boot id and sequence number."""
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, "tests")
+        from broker_support import STATION, MqttSettings, make_event, event_message
+        from agent.link import MqttLink
+        from agent.messages import Stamp
+        from agent.outbox import Outbox
+        path, port, first = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+        outbox = Outbox(path)
+        link = MqttLink(MqttSettings("127.0.0.1", port, backoff_min_s=0.05), outbox, STATION)
+        link.start()
+        for n in range(first, first + 1000):
+            outbox.put([
+                event_message(make_event(n, r, p), Stamp("%016x" % first, 3 * n + r, 1, 2))
+                for r, p in enumerate(("new", "update", "end"))
+            ])
+            print(n, flush=True)
+    """)
+    put: list[int] = []
+    with running(tmp_path) as broker, Collector(broker.settings(), session=False) as collector:
+        for round_ in range(4):
+            command = [sys.executable, "-c", code, str(tmp_path / "o.db"), str(broker.port), str(round_ * 1000)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    put.append(int(line))
+                    if len(put) >= 25 * (round_ + 1):
+                        process.send_signal(signal.SIGKILL)
+                        break
+                process.stdout.read()
+        box = Outbox(tmp_path / "o.db")
+        assert box.depth > 0, "nothing was left between outbox and acknowledgement: the test proves nothing"
+        with linked(broker.settings(), box):
+            wait_for(lambda: box.depth == 0)
+            wanted = {make_event(n).id for n in put}
+            wait_for(lambda: wanted <= first_order(collector.bodies("/event")).keys())
+        box.close()
+        bodies = collector.bodies("/event")
+    order = first_order(bodies)
+    assert all(order[name] == [0, 1, 2] for name in wanted)
+    identities = [(body["id"], body["revision"], body["boot_id"], body["seq"]) for body in bodies]
+    assert len({(body["id"], body["revision"]) for body in bodies}) == len(set(identities)), "copies are recognisable"
+
+
+@needs_mosquitto
+def test_alerts_overtake_a_backlog(tmp_path: Path, outbox: Outbox) -> None:
+    outbox.put([make_message(n) for n in range(400)])
+    outbox.put([make_alert(500)])
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector, linked(broker.settings(), outbox):
+        wait_for(lambda: len(collector.payloads("/event")) > 50)
+        outbox.put([make_alert(501)])
+        wait_for(lambda: outbox.depth == 0 and len(collector.payloads("/event")) == 400)
+        topics = [m.topic.rsplit("/", 1)[1] for m in collector.received if not m.topic.endswith("availability")]
+    first, second = (index for index, name in enumerate(topics) if name == "alert")
+    assert first == 0
+    assert second < 400
+
+
+@needs_mosquitto
+def test_refused_credentials_are_not_a_connection(
+    tmp_path: Path, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", RIGHT], check=True)
+    with running(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
+        for protocol in ("5", "3.1.1"):
+            wrong = broker.settings(username="slope", password=WRONG, protocol=protocol)
+            with pytest.raises(DeliveryError, match="refused the connection: Not authorized"):
+                open_connection(wrong)
+        with linked(wrong, outbox) as link:
+            outbox.put([make_alert()])
+            wait_for(lambda: link.status().error)
+            time.sleep(0.5)
+            assert not link.status().connected
+            assert link.status().connects == 0
+            assert link.alive
+            assert outbox.depth == 1
+        assert "access list" in caplog.text or "password" in caplog.text
+        assert WRONG not in caplog.text + repr(wrong)
+        refusals = [record for record in caplog.records if "refused" in record.getMessage()]
+        assert len(refusals) == 1, "the same refusal is not repeated in the log at every attempt"
+        with linked(broker.settings(username="slope", password=RIGHT), outbox):
+            wait_for(lambda: outbox.depth == 0)
+
+
+@needs_mosquitto
+def test_availability_tells_lost_from_stopped(tmp_path: Path) -> None:
+    code = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, "tests")
+        from broker_support import STATION, MqttSettings
+        from agent.link import MqttLink
+        from agent.outbox import Outbox
+        link = MqttLink(MqttSettings("127.0.0.1", int(sys.argv[2])), Outbox(Path(sys.argv[1])), STATION)
+        link.start()
+        sys.stdin.readline()
+        link.stop()
+    """)
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+
+        def publisher() -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", code, str(tmp_path / "o.db"), str(broker.port)]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
+
+        with publisher() as process:
+            wait_for(lambda: collector.payloads("availability") == [b"online"])
+            process.kill()
+        wait_for(lambda: collector.payloads("availability") == [b"online", b"offline"])
+        with publisher() as process:
+            wait_for(lambda: len(collector.payloads("availability")) == 3)
+            process.communicate(b"\n")
+        wait_for(lambda: len(collector.payloads("availability")) == 4)
+        assert collector.payloads("availability")[2:] == [b"online", b"stopped"]
+        with Collector(broker.settings(), AVAILABILITY, session=False) as late:
+            wait_for(lambda: late.received)
+            assert [(m.payload, m.retain) for m in late.received] == [(b"stopped", True)], "it is retained"
+
+
+@needs_mosquitto
+def test_retained_values_are_published_again_to_a_broker_that_forgot_them(tmp_path: Path) -> None:
+    """State from memory, the last event from disk even after a restart of the agent; events are never retained."""
+    state = Message("talus/v1/XX/ABC/state", b'{"schema":"talus/state/1"}', Priority.OTHER, retain=True)
+    box = Outbox(tmp_path / "o.db")
+    with running(tmp_path) as broker:
+        with linked(broker.settings(), box) as link:
+            link.publish_retained(state)
+            box.put([make_message(7), summary_message(make_event(7), stamp())])
+            wait_for(lambda: box.depth == 0)
+            broker.kill()
+            wait_for(lambda: not link.status().connected)
+            link.publish_retained(dataclasses.replace(state, payload=b'{"newer":1}'))
+            broker.start()
+            wait_for(lambda: link.status().connects == 2)
+            wait_for(lambda: link.status().acknowledged >= 5)
+            with Collector(broker.settings(), session=False) as late:
+                wait_for(lambda: len(late.received) >= 3)
+                time.sleep(0.2)
+                kept = {m.topic.rsplit("/", 1)[1]: m.payload for m in late.received if m.retain}
+            assert kept.keys() == {"availability", "state", "last_event"}
+            assert kept["state"] == b'{"newer":1}'
+        box.close()
+        broker.kill()
+        broker.start()
+        box = Outbox(tmp_path / "o.db")
+        with linked(broker.settings(), box), Collector(broker.settings(), session=False) as late:
+            wait_for(lambda: late.payloads("last_event"))
+            assert json.loads(late.payloads("last_event")[0])["id"] == make_event(7).id
+        box.close()
+
+
+@needs_mosquitto
+def test_retained_values_reach_a_connected_broker_at_once_and_only_the_newest_counts(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    with (
+        running(tmp_path) as broker,
+        Collector(broker.settings()) as collector,
+        linked(broker.settings(), outbox) as link,
+    ):
+        wait_for(lambda: link.status().connected)
+        for n in range(30):
+            link.publish_retained(Message("talus/v1/XX/ABC/health", b"%d" % n, Priority.OTHER, retain=True))
+        wait_for(lambda: b"29" in collector.payloads("health"))
+        values = [int(payload) for payload in collector.payloads("health")]
+        assert values == sorted(values)
+
+
+@pytest.mark.parametrize("protocol", ["auto", "3.1.1"])
+def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """amqtt refuses MQTT 5; the link falls back and delivers."""
+    pytest.importorskip("amqtt")
+    monkeypatch.setattr(broker_module, "find_mosquitto", lambda: None)
+    with local_broker() as address:
+        assert address.program == "amqtt"
+        settings = MqttSettings(address.host, address.port, protocol=protocol, backoff_min_s=0.05)
+        with Collector(settings, session=False) as collector, linked(settings, outbox) as link:
+            outbox.put([make_message(n) for n in range(20)])
+            wait_for(lambda: outbox.depth == 0)
+            assert link.status().protocol == "3.1.1"
+            wait_for(lambda: len(collector.bodies("/event")) == 20)
+            with Collector(dataclasses.replace(settings, connect_timeout_s=0.5), session=True) as other:
+                assert other.connects, "it waits for ever for the rest of a CONNECT with properties"
+        with pytest.raises(DeliveryError, match="Unsupported protocol version"):
+            open_connection(dataclasses.replace(settings, protocol="5"))
+
+
+@needs_mosquitto
+def test_the_demo_broker_is_mosquitto_where_there_is_one(outbox: Outbox) -> None:
+    with local_broker() as address:
+        assert address.program == "mosquitto"
+        with linked(MqttSettings(address.host, address.port), outbox):
+            outbox.put([make_message()])
+            wait_for(lambda: outbox.depth == 0)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((address.host, address.port), timeout=1)
+
+
+class Script:
+    """A server that answers each connection as a function says: what no real broker does on demand."""
+
+    def __init__(self, serve: Any) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.connections = 0
+        self._serve = serve
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            self._serve(client)
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+
+CONNACK_5 = b"\x20\x03\x00\x00\x00"
+
+
+def read_packet(client: socket.socket) -> tuple[int, bytes]:
+    """Type and body of one MQTT packet."""
+    kind = client.recv(1)
+    if not kind:
+        raise OSError("closed")
+    length = shift = 0
+    while True:
+        byte = client.recv(1)[0]
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    body = b""
+    while len(body) < length:
+        body += client.recv(length - len(body))
+    return kind[0], body
+
+
+def publish_parts(body: bytes) -> tuple[str, bytes, bytes]:
+    """Topic, packet identifier and the rest of a PUBLISH."""
+    size = int.from_bytes(body[:2], "big")
+    return body[2 : 2 + size].decode(), body[2 + size : 4 + size], body[4 + size :]
+
+
+def test_a_broker_that_never_acknowledges_is_left_and_the_message_sent_again(outbox: Outbox) -> None:
+    def serve(client: socket.socket) -> None:
+        seen = 0
+        while True:
+            kind, body = read_packet(client)
+            if kind == 0x10:
+                client.sendall(CONNACK_5)
+            elif kind & 0xF0 == 0x30:
+                seen += 1
+                topic, token, _ = publish_parts(body)
+                if topic == AVAILABILITY or server.connections > 1:
+                    client.sendall(b"\x40\x02" + token)
+
+    with Script(serve) as server:
+        settings = MqttSettings("127.0.0.1", server.port, ack_timeout_s=0.5, backoff_min_s=0.05)
+        outbox.put([make_alert()])
+        with linked(settings, outbox) as link:
+            wait_for(lambda: outbox.depth == 0)
+            assert link.status().connects == 2
+
+
+def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other_topic(outbox: Outbox) -> None:
+    quota_exceeded, accept = b"\x97", threading.Event()
+    arrived: list[str] = []
+
+    def serve(client: socket.socket) -> None:
+        while True:
+            kind, body = read_packet(client)
+            if kind == 0x10:
+                client.sendall(CONNACK_5)
+            elif kind & 0xF0 == 0x30:
+                topic, token, rest = publish_parts(body)
+                if topic.endswith("/event") and not accept.is_set():
+                    client.sendall(b"\x40\x03" + token + quota_exceeded)
+                else:
+                    arrived.append(topic if topic.endswith("alert") else rest.decode("utf-8", "replace"))
+                    client.sendall(b"\x40\x02" + token)
+
+    with Script(serve) as server:
+        settings = MqttSettings("127.0.0.1", server.port, backoff_min_s=0.05)
+        outbox.put([make_message(n, r) for n in range(2) for r in range(3)] + [make_alert()])
+        with linked(settings, outbox) as link:
+            wait_for(lambda: any(topic.endswith("alert") for topic in arrived))
+            wait_for(lambda: link.status().refused >= 2)
+            outbox.put([make_alert(5)])
+            wait_for(lambda: sum(topic.endswith("alert") for topic in arrived) == 2)
+            assert outbox.depth == 6
+            assert outbox.stats().dead == 0
+            assert link.status().refused <= 4, "a refused topic is left alone for a while"
+            assert "Quota exceeded" in str(link.status().error)
+            accept.set()
+            wait_for(lambda: outbox.depth == 0, 30, "sent when the hold is over")
+        for n in range(2):
+            mine = [text for text in arrived if f'"id":"{make_event(n).id}"' in text]
+            assert [f'"revision":{r}' in text for r, text in enumerate(mine)] == [True] * 3
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_message_that_the_broker_cannot_take_blocks_no_other(tmp_path: Path, outbox: Outbox, protocol: Any) -> None:
+    """MQTT 5 brokers announce their limit and the message is set aside; a 3.1.1 broker just hangs up: it is found by
+    sending one at a time, and waits."""
+    with running(tmp_path, "max_packet_size 3000") as broker, Collector(broker.settings()) as collector:
+        outbox.put([make_message(n) for n in range(5)])
+        outbox.put([dataclasses.replace(make_alert(1), payload=b"{" + b"x" * 5000)])
+        outbox.put([make_alert(n) for n in range(2, 5)])
+        settings = broker.settings(protocol=protocol, backoff_max_s=0.05)
+        with linked(settings, outbox) as link:
+            wait_for(lambda: len(collector.bodies("/event")) == 5 and len(collector.bodies("/alert")) == 3, 40)
+            wait_for(lambda: outbox.depth == (0 if protocol == "5" else 1))
+            assert outbox.stats().dead == (1 if protocol == "5" else 0)
+            assert ("larger than" if protocol == "5" else "die with") in str(link.status().error)
+
+
+@needs_mosquitto
+def test_mosquitto_denies_a_topic_by_its_access_list(tmp_path: Path, outbox: Outbox) -> None:
+    """MQTT 5: the refusal is seen, the events wait, the alerts pass."""
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite talus/v1/XX/ABC/alert\ntopic readwrite talus/v1/XX/ABC/availability\n")
+    with running(tmp_path, f"acl_file {acl}") as broker, linked(broker.settings(), outbox) as link:
+        outbox.put([make_message(1), make_alert(1)])
+        wait_for(lambda: link.status().refused)
+        wait_for(lambda: outbox.depth == 1)
+        assert "Not authorized" in str(link.status().error)
+
+
+@pytest.mark.parametrize(
+    ("name", "serve", "words"),
+    [
+        ("http", lambda c: (c.recv(100), c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")), "MQTT|answer"),
+        ("closes", lambda c: c.recv(100), "closed the connection"),
+        ("silent", lambda c: time.sleep(5), "did not answer"),
+        ("garbage", lambda c: (c.recv(100), c.sendall(b"\x20\x7f" + b"\xff" * 127)), "MQTT|refused|answer"),
+        ("server unavailable", lambda c: (c.recv(100), c.sendall(b"\x20\x03\x00\x88\x00")), "refused the connection"),
+    ],
+)
+def test_what_is_no_broker_is_named(name: str, serve: Any, words: str, outbox: Outbox) -> None:
+    with Script(serve) as server:
+        settings = MqttSettings("127.0.0.1", server.port, connect_timeout_s=0.5, backoff_min_s=0.05)
+        with pytest.raises(DeliveryError, match=words) as caught:
+            open_connection(settings)
+        assert caught.value.hint
+        with linked(settings, outbox) as link:
+            wait_for(lambda: server.connections > 2)
+            assert link.alive
+            assert not link.status().connected
+
+
+def test_an_absent_broker_and_an_unknown_host_are_named() -> None:
+    with pytest.raises(DeliveryError, match="refused the connection") as caught:
+        open_connection(MqttSettings("127.0.0.1", free_port()))
+    assert "running" in caught.value.hint
+    with pytest.raises(DeliveryError, match=r"no address for 'broker.invalid'"):
+        open_connection(MqttSettings("broker.invalid"))
+
+
+def certificates(folder: Path) -> None:
+    """An authority and a certificate for localhost."""
+    run = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(
+        [*run, *names, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True
+    )
+
+
+@needs_mosquitto
+def test_tls_is_verified(tmp_path: Path, outbox: Outbox) -> None:
+    certificates(tmp_path)
+    lines = (f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem")
+    with running(tmp_path, *lines) as broker:
+        with pytest.raises(DeliveryError, match="not trusted"):
+            open_connection(broker.settings(tls=TlsSettings()))
+        with pytest.raises(DeliveryError):
+            open_connection(broker.settings(connect_timeout_s=1))
+        with pytest.raises(DeliveryError, match="TLS files"):
+            open_connection(broker.settings(tls=TlsSettings(ca=str(tmp_path / "absent.pem"))))
+        settings = broker.settings(tls=TlsSettings(ca=str(tmp_path / "cert.pem")))
+        with Collector(settings) as collector, linked(settings, outbox):
+            outbox.put([make_message(n) for n in range(100)])
+            wait_for(lambda: len(collector.bodies("/event")) == 100)
+    with running(tmp_path) as plain, pytest.raises(DeliveryError, match=r"TLS with|closed the connection"):
+        open_connection(plain.settings(tls=TlsSettings(insecure=True)))
+
+
+@needs_mosquitto
+def test_a_topic_that_mqtt_forbids_does_not_end_the_link(tmp_path: Path, outbox: Outbox) -> None:
+    outbox.put([Message("talus/+/x", b"{}", Priority.ALERT, key="bad"), make_alert()])
+    with running(tmp_path) as broker, linked(broker.settings(), outbox) as link:
+        wait_for(lambda: outbox.depth == 0)
+        assert link.alive
+    assert outbox.stats().dead == 1
+
+
+def test_two_agents_with_one_client_id_are_told(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    """As recent brokers do it: a DISCONNECT with the reason "session taken over"."""
+
+    def serve(client: socket.socket) -> None:
+        read_packet(client)
+        client.sendall(CONNACK_5 + b"\xe0\x01\x8e")
+        read_packet(client)
+
+    with Script(serve) as server:
+        with linked(MqttSettings("127.0.0.1", server.port, backoff_min_s=0.05), outbox) as link:
+            wait_for(lambda: server.connections > 1)
+            assert "taken over" in str(link.status().error)
+        assert "give each agent its own" in caplog.text
+
+
+@needs_mosquitto
+def test_stop_sends_what_is_left_and_says_so(tmp_path: Path, outbox: Outbox) -> None:
+    with running(tmp_path) as broker:
+        link = MqttLink(broker.settings(), outbox, STATION)
+        link.start()
+        wait_for(lambda: link.status().connected)
+        outbox.put([make_message(n) for n in range(200)])
+        assert link.stop(10.0) is True
+        assert outbox.depth == 0
+        assert not link.alive
+    absent = MqttLink(dataclasses.replace(broker.settings(), backoff_max_s=60), outbox, STATION)
+    outbox.put([make_message()])
+    absent.start()
+    wait_for(lambda: absent.status().error)
+    started = time.monotonic()
+    assert absent.stop(5.0) is False
+    assert time.monotonic() - started < 3, "it does not sit out the back-off"
+
+
+@needs_mosquitto
+def test_a_broker_with_a_receive_maximum_of_one(tmp_path: Path, outbox: Outbox) -> None:
+    with running(tmp_path, "max_inflight_messages 1") as broker, Collector(broker.settings()) as collector:
+        with linked(broker.settings(), outbox):
+            outbox.put([make_message(n) for n in range(60)])
+            wait_for(lambda: len(collector.bodies("/event")) == 60)
+        assert outbox.depth == 0
+
+
+@needs_mosquitto
+def test_a_disk_that_fails_leaves_the_link_up_and_the_message_is_not_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The outbox's file is closed under the link, as good as a disk that is gone."""
+    caplog.set_level(logging.WARNING)
+    box = Outbox(tmp_path / "o.db")
+    with running(tmp_path) as broker:
+        link = MqttLink(broker.settings(), box, STATION)
+        link.start()
+        wait_for(lambda: link.status().connected)
+        box.put([make_message(1)])
+        wait_for(lambda: box.depth == 0)
+        box.close()
+        with pytest.raises(DeliveryError):
+            box.put([make_message(2)])
+        state = Message("talus/v1/XX/ABC/health", b"{}", Priority.OTHER, retain=True)
+        before = link.status().acknowledged
+        link.publish_retained(state)
+        wait_for(lambda: link.status().acknowledged == before + 1, what="health still goes out")
+        assert link.alive
+        assert link.status().connected
+        link.stop(1.0)
+
+
+@needs_mosquitto
+def test_alert_expiry_and_content_type_travel_with_mqtt_5(tmp_path: Path) -> None:
+    """Read off the wire by a scripted server: properties 0x02 (expiry), 0x03 (content type), 0x01 (UTF-8)."""
+    seen: list[bytes] = []
+
+    def serve(client: socket.socket) -> None:
+        while True:
+            kind, body = read_packet(client)
+            if kind == 0x10:
+                client.sendall(CONNACK_5)
+            elif kind & 0xF0 == 0x30:
+                topic, token, rest = publish_parts(body)
+                if topic.endswith("alert"):
+                    seen.append(bytes([kind]) + rest)
+                client.sendall(b"\x40\x02" + token)
+
+    box = Outbox(tmp_path / "o.db")
+    with Script(serve) as server, linked(MqttSettings("127.0.0.1", server.port), box):
+        box.put([make_alert()])
+        wait_for(lambda: seen)
+    box.close()
+    assert seen[0][0] & 0x0F == 0x02, "QoS 1, neither retained nor a duplicate"
+    head = seen[0][1 : 1 + seen[0][1] + 1]
+    assert b"\x02" + (86_400).to_bytes(4, "big") in head
+    assert b"\x03\x00\x10application/json" in head
+    assert b"\x01\x01" in head
+
+
+@needs_mosquitto
+def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
+    def serve(client: socket.socket) -> None:
+        while True:
+            kind, body = read_packet(client)
+            if kind == 0x10:
+                client.sendall(CONNACK_5)
+            elif kind == 0x82:
+                client.sendall(b"\x90\x04" + body[:2] + b"\x00\x87")
+
+    with Script(serve) as server, pytest.raises(DeliveryError, match="refused the subscription"):
+        open_connection(
+            MqttSettings("127.0.0.1", server.port), subscription=Subscription(["talus/#"], lambda message: None)
+        )
+
+
+def test_addresses() -> None:
+    settings = MqttSettings.from_url("mqtts://slope:s%40fe@broker.example/site/a")
+    assert (settings.host, settings.port, settings.username) == ("broker.example", 8883, "slope")
+    assert (settings.password, settings.prefix, settings.tls) == ("s@fe", "site/a", TlsSettings())
+    assert "s@fe" not in repr(settings)
+    assert MqttSettings.from_url("localhost").address == "localhost:1883"
+    assert MqttSettings.from_url("localhost:1884").port == 1884
+    for bad in ("http://x", "mqtt://", "mqtt://host:99999", "mqtt://host:abc", ""):
+        with pytest.raises(ConfigError):
+            MqttSettings.from_url(bad)
+
+
+def test_other_messages_keep_their_order_of_putting(outbox: Outbox) -> None:
+    others = [make_other(n) for n in range(3)]
+    outbox.put(others)
+    assert [entry.message for entry in outbox.take(5)] == others
