@@ -1,8 +1,9 @@
 """Classification of one window on one thread: <= 1 ms, and INT8 faster than its own FP32.
 
-The peers run in turn within each round, so whatever else the machine does disturbs all of them alike: the agent's whole
-``classify``, the network alone as CPU INT8, as the TensorRT file on the same CPU, and as the float graph of the same
-layout and weights. Needs ``onnx``.
+The peers run in each round in a new order, so whatever else the machine does disturbs all of them alike: the agent's
+whole ``classify``, the network alone as CPU INT8, as the TensorRT file on the same CPU, and as the float graph of the
+same layout and weights. One more line is for information: ``classify`` with cold caches, as after minutes without a
+trigger. Needs ``onnx``.
 
     OMP_NUM_THREADS=1 python bench/inference.py [--bundle PATH] [--rounds 500]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,18 +31,32 @@ from quantize.qdq import dequantise
 
 LIMIT_MS = 1.0
 WARM_UP = 30
+CACHE_BYTES = 64 << 20
 
 
 def measure(runs: dict[str, Callable[[int], object]], rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds of every call, the runs interleaved."""
+    """Milliseconds of every call, the runs interleaved in an order that changes."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(0)  # a fixed order would leave each run the caches of the same predecessor
     for turn in range(-WARM_UP, rounds):
-        for name, run in runs.items():
+        for name in order.sample(sorted(runs), len(runs)):
             begin = time.perf_counter()
-            run(turn)
+            runs[name](turn)
             if turn >= 0:
                 times[name].append((time.perf_counter() - begin) * 1e3)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def cold(run: Callable[[int], object], rounds: int) -> np.ndarray:
+    """Milliseconds of every call, with more than any cache holds rewritten before each."""
+    other = np.zeros(CACHE_BYTES, np.uint8)
+    times = []
+    for turn in range(rounds):
+        other += 1
+        begin = time.perf_counter()
+        run(turn)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return np.array(times)
 
 
 def alone(network: Backend, windows: Sequence[Window]) -> Callable[[int], object]:
@@ -69,6 +85,7 @@ def main() -> int:
     for name, network in networks.items():
         runs[name] = alone(network, windows)
     times = measure(runs, options.rounds)
+    times["classify(), cold caches"] = cold(runs["classify(), CPU INT8"], max(20, options.rounds // 10))
 
     print(f"{classifier.model} ({classifier.sha256[:12]}) on {processor()}, one thread, {options.rounds} rounds")
     print(f"{'':32}{'median ms':>10}{'p99':>8}{'min':>8}")
