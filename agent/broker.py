@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from agent.errors import DeliveryError
 
@@ -23,11 +24,13 @@ _START_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where it listens, and which program it is."""
+    """Where it listens, which program it is, and what it speaks (amqtt waits for ever for the rest of an MQTT 5
+    CONNECT, which it misreads: trying costs a time-out)."""
 
     host: str
     port: int
     program: str
+    protocol: Literal["auto", "3.1.1"]
 
 
 def find_mosquitto() -> str | None:
@@ -53,10 +56,10 @@ def local_broker() -> Iterator[BrokerAddress]:
     port = free_port()
     if program is not None:
         with _mosquitto(program, port):
-            yield BrokerAddress(_HOST, port, "mosquitto")
+            yield BrokerAddress(_HOST, port, "mosquitto", "auto")
     else:
         with _amqtt(port):
-            yield BrokerAddress(_HOST, port, "amqtt")
+            yield BrokerAddress(_HOST, port, "amqtt", "3.1.1")
 
 
 @contextlib.contextmanager
