@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -278,6 +280,26 @@ def test_terminal_controls_and_long_values_do_not_reach_the_terminal() -> None:
     assert "\\x1b[2J\\nxxx" in message
     assert message.endswith("...)")
     assert message.isprintable()
+
+
+# The command
+
+
+def test_talus_check_ends_with_1_on_errors_and_0_on_warnings() -> None:
+    def run(text: str) -> tuple[int, str]:
+        Path("site.yaml").write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "agent", "check", "--config", "site.yaml"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        return done.returncode, done.stderr
+
+    assert run(BASE) == (0, "")
+    warning = "site.yaml:2: warning: source.paths[0]: nothing is there at the moment (given: none)\n"
+    assert run(BASE.replace("[.]", "[none]")) == (0, warning)
+    status, errors = run(str(BROKEN["rules"][0]))
+    assert status == 1
+    assert len(errors.splitlines()) == len(BROKEN["rules"][1]) + 1
 
 
 # The models against what they stand for
