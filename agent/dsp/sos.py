@@ -6,7 +6,9 @@ start. So each chunk costs one small matrix-vector product, at the speed of BLAS
 
 Chunks are aligned to the first sample after a reset and an incomplete one is padded with zeros, which a causal filter
 cannot see. Every output thus comes from the same product of the same shape, and does not depend, to the bit, on how the
-stream was cut into packets.
+stream was cut into packets. The states at the chunks' starts are the same idea one level up: those of a whole group of
+chunks follow from the state at its start and what each chunk added, so that a long record needs one turn of a loop a
+group.
 
 Design: Butterworth (1930), band transformations and bilinear transform with pre-warping as in Oppenheim & Schafer,
 *Discrete-Time Signal Processing*, ch. 7; equal to ``scipy.signal.butter`` (tested).
@@ -26,8 +28,13 @@ Array = NDArray[np.float64]
 
 CHUNK = 100
 """Samples a matrix spans: a one-second packet at 100 Hz is then one product; larger matrices leave the L2 cache."""
+GROUP = 16
+"""Chunks whose states are found together."""
+_SPAN = 256
+"""Chunks worked on at once: a day at once would spill every cache and cost memory that a small board lacks."""
 
 
+@lru_cache(maxsize=64)
 def butterworth(low_hz: float | None, high_hz: float | None, rate_hz: float, order: int) -> Array:
     """Second-order sections ``[n, 6]`` (b0 b1 b2 a0 a1 a2): band-pass with both corners, else high-pass or low-pass.
 
@@ -58,7 +65,9 @@ def butterworth(low_hz: float | None, high_hz: float | None, rate_hz: float, ord
         analogue, zeros, reference = warped[0] / prototype, np.ones(order), -1.0 + 0j
     else:
         analogue, zeros, reference = warped[0] * prototype, -np.ones(order), 1.0 + 0j
-    return _sections((4 + analogue) / (4 - analogue), zeros, complex(reference))
+    sos = _sections((4 + analogue) / (4 - analogue), zeros, complex(reference))
+    sos.setflags(write=False)  # one array serves every caller
+    return sos
 
 
 def _sections(poles: NDArray[np.complex128], zeros: Array, reference: complex) -> Array:
@@ -97,13 +106,23 @@ class _Blocks:
         one_step = np.stack([_cascade(sos, np.zeros(1), unit)[1] for unit in np.eye(states)], axis=1)
         entry = _cascade(sos, np.ones(1), np.zeros(states))[1]
         self.output = np.ascontiguousarray(np.hstack([toeplitz, np.stack([y for y, _ in free], axis=1)]))
-        self.transition = np.ascontiguousarray(np.stack([s for _, s in free], axis=1))
         forced = np.empty((states, chunk))
         column = entry
         for j in range(chunk - 1, -1, -1):
             forced[:, j] = column
             column = one_step @ column
         self.forced = forced
+        # From the state at a group's start and what its chunks add, the state after each of them.
+        power, powers = np.eye(states), []
+        for _ in range(GROUP):
+            for _ in range(chunk):
+                power = one_step @ power
+            powers.append(power)
+        self.after = []
+        for i in range(GROUP):
+            row = [powers[i], *powers[:i][::-1], np.eye(states)]
+            missing = np.zeros((states, (GROUP - 1 - i) * states))
+            self.after.append(np.ascontiguousarray(np.hstack([*row, missing])))
         self.step_state = _steady_state(sos)
         self.chunk, self.states = chunk, states
 
@@ -148,12 +167,15 @@ class SosFilter:
         self._m = _blocks(sos.tobytes(), len(sos), chunk)
         self._prime = prime
         self._vector = np.empty(chunk + self._m.states)
+        self._group = np.empty((GROUP + 1) * self._m.states)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next sample is a new beginning."""
         self._vector[:] = 0.0
         self._filled = 0
+        self._group[:] = 0.0
+        self._grouped = 0
         self._fresh = True
 
     def process(self, x: NDArray[Any]) -> Array:
@@ -166,42 +188,65 @@ class SosFilter:
         if self._fresh:
             self._fresh = False
             if self._prime:
-                v[chunk:] = m.step_state * float(x[0])
+                v[chunk:] = self._group[: m.states] = m.step_state * float(x[0])
         done = 0
         while done < n:
-            if self._filled == 0 and n - done >= 4 * chunk:
-                count = (n - done) // chunk
-                self._whole(x[done : done + count * chunk], out[done : done + count * chunk])
-                done += count * chunk
-                continue
             start = self._filled
-            stop = min(chunk, start + n - done)
-            v[start:stop] = x[done : done + stop - start]
-            out[done : done + stop - start] = (m.output @ v)[start:stop]
-            done += stop - start
-            self._filled = stop
-            if stop == chunk:
-                v[chunk:] = m.transition @ v[chunk:] + m.forced @ v[:chunk]
-                v[:chunk] = 0.0
-                self._filled = 0
+            if start == 0 and n - done >= 4 * chunk:
+                stop = done + min(_SPAN, (n - done) // chunk) * chunk
+                self._whole(x[done:stop], out[done:stop])
+            else:
+                stop = min(n, done + chunk - start)
+                self._filled = start + stop - done
+                v[start : self._filled] = x[done:stop]
+                if start == 0 and self._filled == chunk:
+                    np.matmul(m.output, v, out=out[done:stop])
+                else:
+                    v[self._filled : chunk] = 0.0
+                    out[done:stop] = (m.output @ v)[start : self._filled]
+                if self._filled == chunk:
+                    self._next_chunk()
+            done = stop
         return out
 
+    def _next_chunk(self) -> None:
+        m, v, i = self._m, self._vector, self._grouped
+        np.matmul(m.forced, v[: m.chunk], out=self._group[(i + 1) * m.states : (i + 2) * m.states])
+        np.matmul(m.after[i], self._group, out=v[m.chunk :])
+        self._filled = 0
+        self._grouped = i + 1
+        if self._grouped == GROUP:
+            self._next_group()
+
+    def _next_group(self) -> None:
+        states = self._m.states
+        self._group[:states] = self._vector[self._m.chunk :]
+        self._group[states:] = 0.0
+        self._grouped = 0
+
     def _whole(self, x: NDArray[Any], out: Array) -> None:
-        """Many whole chunks at once: only the state, a few numbers a chunk, is left to a loop."""
-        m, chunk = self._m, self._m.chunk
-        count = len(x) // chunk
-        # Spans of some megabytes: a day at once would spill every cache and cost memory that a small board lacks.
-        span = 4096
-        vectors = np.empty((min(count, span), chunk + m.states, 1))
-        state = self._vector[chunk:].copy()
-        for first in range(0, count, span):
-            size = min(span, count - first)
-            part = vectors[:size]
-            part[:, :chunk, 0] = x[first * chunk : (first + size) * chunk].reshape(size, chunk)
-            forced = np.matmul(m.forced, part[:, :chunk])[:, :, 0]
-            states = part[:, chunk:, 0]
-            for i in range(size):
-                states[i] = state
-                state = m.transition @ state + forced[i]
-            out[first * chunk : (first + size) * chunk] = np.matmul(m.output, part)[:, :, 0].ravel()
-        self._vector[chunk:] = state
+        """Several whole chunks at once: the same products, stacked."""
+        m, chunk, states = self._m, self._m.chunk, self._m.states
+        count, before = len(x) // chunk, self._grouped
+        vectors = np.empty((count, chunk + states, 1))
+        vectors[:, :chunk, 0] = x.reshape(count, chunk)
+        groups = -(-(before + count) // GROUP)
+        added = np.zeros((groups * GROUP, states))
+        added[:before] = self._group[states : (before + 1) * states].reshape(before, states)
+        added[before : before + count] = np.matmul(m.forced, vectors[:, :chunk])[:, :, 0]
+        parts = np.empty((groups, (GROUP + 1) * states, 1))
+        parts[:, states:, 0] = added.reshape(groups, -1)
+        starts = np.empty((groups * GROUP + 1, states))
+        starts[0] = self._group[:states]
+        for i, part in enumerate(parts[:, :, 0]):
+            part[:states] = starts[i * GROUP]
+            np.matmul(m.after[-1], part, out=starts[(i + 1) * GROUP])
+        for i in range(GROUP - 1):
+            starts[i + 1 :: GROUP] = np.matmul(m.after[i], parts)[:, :, 0]
+        vectors[:, chunk:, 0] = starts[before : before + count]
+        np.matmul(m.output, vectors, out=out.reshape(count, chunk, 1))
+        self._vector[chunk:] = starts[before + count]
+        self._group[:] = parts[-1, :, 0]
+        self._grouped = (before + count - 1) % GROUP + 1
+        if self._grouped == GROUP:
+            self._next_group()
