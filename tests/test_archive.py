@@ -226,6 +226,7 @@ def test_a_large_file_is_read_in_parts(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_every_packaged_record_that_obspy_reads_is_read_in_full():
     """ObsPy's own records, gaps, odd headers and damage included: nothing escapes, nothing readable is lost."""
     emitted = 0

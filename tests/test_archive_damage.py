@@ -272,7 +272,6 @@ def test_missing_paths_folders_and_odd_files(good, tmp_path):
     assert sorted(Path(problem.path).name for problem in problems) == ["absent.mseed", "dangling", "no*match", "pipe"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_files_and_folders_without_permission(good, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
@@ -280,6 +279,8 @@ def test_files_and_folders_without_permission(good, tmp_path):
     secret.chmod(0)
     closed.chmod(0)
     try:
+        if os.access(secret, os.R_OK):
+            pytest.skip("whoever runs this may read everything")
         samples, problems = replay(tmp_path)
     finally:
         closed.chmod(0o700)

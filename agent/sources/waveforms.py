@@ -120,12 +120,13 @@ def detect(file: Path, head: bytes) -> str:
     """
     if is_miniseed(head):
         return "MSEED"
-    for name, fits in _formats():
-        try:
-            if fits(str(file)):
-                return name
-        except Exception:  # noqa: BLE001, S112 - a check that stumbles over another format's bytes has answered "no"
-            continue
+    with _captured_warnings():
+        for name, fits in _formats():
+            try:
+                if fits(str(file)):
+                    return name
+            except Exception:  # noqa: BLE001, S112 - a check that stumbles over another format's bytes has said "no"
+                continue
     if holds_records(head):
         return "MSEED"
     raise SourceError("is in no format that ObsPy reads", "give miniSEED, SAC, GSE2 or another waveform format")
