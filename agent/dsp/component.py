@@ -1,0 +1,118 @@
+"""One component on its way from packets to averages: band-pass, energy, STA/LTA, and what a gap does to them."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from enum import Enum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.dsp.sos import SosFilter
+from agent.dsp.stalta import RecursiveStaLta
+from agent.types import Samples
+
+Array = NDArray[np.float64]
+
+_SETTLED = 0.01
+"""Share of a filter's start-up transient that may be left when its output is believed again."""
+
+
+class Phase(Enum):
+    """What a component contributes at a sample."""
+
+    ABSENT = auto()
+    """Nothing was recorded, or has not arrived."""
+    SETTLING = auto()
+    """The band-pass rings after a short gap; its output is not used."""
+    WARMING = auto()
+    """The long average is filling."""
+    LIVE = auto()
+
+
+def settling_samples(sos: Array) -> int:
+    """Samples until the slowest mode of a filter ``[n, 6]`` has decayed to a hundredth."""
+    slowest = max(float(np.abs(np.roots(section[3:])).max()) for section in sos)
+    return math.ceil(math.log(_SETTLED) / math.log(slowest))
+
+
+class Component:
+    """Samples are numbered on the station's grid. ``queued`` ones wait for the other components; not thread-safe.
+
+    After a gap the band-pass begins anew from the first sample's level. A short gap keeps the long average and restarts
+    the short one at its level once the band-pass has settled; a long one starts both from nothing.
+    """
+
+    def __init__(self, sos: Array, nsta: int, nlta: int, long_gap: int, joins_at: int) -> None:
+        self.averages = RecursiveStaLta(nsta, nlta)
+        self.end = joins_at
+        """Number of the sample after the newest queued one."""
+        self.due_ns = 0
+        """Time at which the next packet is due."""
+        self._filter = SosFilter(sos)
+        self._settle = min(settling_samples(sos), nlta)
+        self._settling = 0
+        self._long_gap = long_gap
+        self._queue: deque[tuple[int, Samples]] = deque()
+        self._done = joins_at
+        """Number of the sample after the last processed one."""
+
+    def queue(self, first: int, samples: Samples) -> None:
+        """Keep a packet, not older than ``end``, until it is its turn."""
+        self._queue.append((first, samples))
+        self.end = first + len(samples)
+
+    def phase(self, number: int) -> tuple[Phase, int]:
+        """What the component contributes at sample ``number``, and for how many samples that is certain.
+
+        ``number`` is at or after the last sample taken, and not inside the queue's first packet.
+        """
+        if not self._queue:
+            return Phase.ABSENT, 1 << 62
+        first, samples = self._queue[0]
+        if first > number:
+            return Phase.ABSENT, first - number
+        if first > self._done:
+            self._restart(first - self._done)
+            self._done = first
+        if self._settling:
+            return Phase.SETTLING, min(len(samples), self._settling)
+        if self.averages.warming:
+            return Phase.WARMING, min(len(samples), self.averages.warming)
+        return Phase.LIVE, len(samples)
+
+    def energy(self, count: int) -> Array:
+        """Take the next ``count`` queued samples, at most as many as ``phase`` said: energy of the band-passed ones."""
+        first, samples = self._queue.popleft()
+        if count < len(samples):
+            self._queue.appendleft((first + count, samples[count:]))
+            samples = samples[:count]
+        self._done = first + count
+        filtered = self._filter.process(samples)
+        return np.multiply(filtered, filtered, out=filtered)
+
+    def pass_by(self, phase: Phase, count: int) -> None:
+        """Take the next ``count`` queued samples for the sake of filter and averages only."""
+        energy = self.energy(count)
+        if phase is Phase.SETTLING:
+            self._settling -= count
+        else:
+            self.averages.follow(energy)
+
+    def catch_up(self, first: int, samples: Samples) -> None:
+        """Take samples from a time that is decided already: they keep filter and averages up to date."""
+        self.queue(first, samples)
+        while self._queue:
+            phase, count = self.phase(self._queue[0][0])
+            self.pass_by(phase, count)
+
+    def _restart(self, gap: int) -> None:
+        self._filter.reset()
+        if gap > self._long_gap:
+            self.averages.reset()
+            self._settling = 0
+        else:
+            self.averages.bridge()
+            # A new average has nothing to lose from the start-up transient: it has to warm up first.
+            self._settling = self._settle

@@ -1,0 +1,280 @@
+"""Triggers of one station: band-pass, recursive STA/LTA, and the components' combination, packet by packet.
+
+``vector`` sums the energies of the components. As both averages are linear in the energy, the sum's averages are the
+sums of the components' averages; so a component that falls silent or comes back takes its own share along, and neither
+makes a step in the ratio. ``coincidence`` takes the ``components_needed``-th largest of the components' own ratios.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.dsp.component import Component, Phase
+from agent.dsp.onoff import Change, OnOff, Rise
+from agent.dsp.ring import RingBuffer
+from agent.dsp.sos import butterworth
+from agent.dsp.stalta import RecursiveStaLta
+from agent.errors import ConfigError, DataError
+from agent.types import NS, SampleBlock, StationId, TriggerOff, TriggerOn
+
+Array = NDArray[np.float64]
+
+COMPONENTS_AT_MOST = 3
+HIGHEST_CORNER = 0.8
+"""The band-pass ends at this share of the Nyquist frequency at the latest."""
+_SPAN = 8000
+"""Samples per component taken at once: the work stays in the second-level cache."""
+_SAME_RATE = 1e-4
+_HISTORY_S = 240.0
+"""How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerSettings:
+    """Corners in Hz, lengths in seconds of data, thresholds as STA/LTA ratios.
+
+    ``order`` is that of the prototype: the band-pass has twice as many poles. ``merge_s``: a trigger that begins this
+    soon after the end of the last one continues it; its end is announced that much later. ``max_duration_s`` ends a
+    trigger; the next begins when the ratio rises above ``on`` again. ``min_duration_s`` is not the detector's: it
+    announces every trigger at once, and whoever gets the end judges the length. A gap longer than ``long_gap_s`` (None:
+    ``lta_s``) starts the averages from nothing. ``max_component_lag_s``: how far a component may stay behind the start
+    of the newest packet of another before the station decides without it.
+
+    Raises:
+        ConfigError: values that contradict each other.
+    """
+
+    low_hz: float = 1.0
+    high_hz: float = 20.0
+    order: int = 4
+    sta_s: float = 1.0
+    lta_s: float = 30.0
+    on: float = 4.0
+    off: float = 1.5
+    combine: Literal["vector", "coincidence"] = "vector"
+    components_needed: int = 2
+    min_duration_s: float = 0.5
+    max_duration_s: float = 300.0
+    merge_s: float = 2.0
+    long_gap_s: float | None = None
+    max_component_lag_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_hz < self.high_hz < math.inf:
+            raise ConfigError(f"a band from {self.low_hz} to {self.high_hz} Hz is empty", "low_hz is the lower corner")
+        if not 0 < self.sta_s < self.lta_s < math.inf:
+            raise ConfigError(
+                f"averages of {self.sta_s} s and {self.lta_s} s make no STA/LTA", "sta_s is shorter than lta_s"
+            )
+        if not 0 < self.off <= self.on < math.inf:
+            raise ConfigError(f"thresholds on {self.on} and off {self.off} never meet", "off is the lower one")
+        spans = (self.min_duration_s, self.max_duration_s, self.merge_s, self.long_gap_s or 0, self.max_component_lag_s)
+        if min(spans) < 0 or self.order < 1 or self.components_needed < 1:
+            raise ConfigError("a trigger setting is negative or zero", "durations, order and counts are positive")
+
+
+class Detector:
+    """Feed it one station's blocks as ``Continuity`` hands them on, in the order of arrival. Not thread-safe.
+
+    The components are decided on together, sample by sample, as soon as all have arrived. At the very beginning nobody
+    knows how many there are: the first decision waits for three components or for ``max_component_lag_s`` of data.
+    """
+
+    def __init__(self, station: StationId, trigger: TriggerSettings) -> None:
+        self.station = station
+        self._trigger = trigger
+        self._grid: _Grid | None = None
+
+    @property
+    def time_ns(self) -> int:
+        """Every sample before this time is decided on; 0 before the first packet."""
+        return self._grid.time_ns(self._grid.next) if self._grid else 0
+
+    def peak_ratio(self, from_ns: int, to_ns: int) -> float:
+        """Largest ratio of the samples in ``from_ns <= t < to_ns``, 0 where there was none.
+
+        Reaches back ``max_duration_s`` and four minutes, not beyond a change of rate or a clock set back.
+        """
+        runs = self._grid.history.segments(from_ns, to_ns) if self._grid else []
+        return max((float(run.samples.max()) for run in runs), default=0.0)
+
+    def feed(self, block: SampleBlock) -> list[TriggerOn | TriggerOff]:
+        """Take one component's next samples; returns the changes they decide, in the order of time.
+
+        A block from before the component's newest sample means that the clock was set back: the station starts anew. So
+        it does when the sampling rate has changed on all components; a component with a rate of its own is left out.
+
+        Raises:
+            DataError: the rate is too low for the band-pass or the short average.
+        """
+        if len(block.samples) == 0:
+            return []
+        if self._grid is not None and self._grid.continues(block):
+            return self._grid.feed(block)
+        if self._grid is not None and self._grid.outvotes(block):
+            return []
+        new = _Grid(self.station, self._trigger, block)
+        triggers = self.flush()
+        self._grid = new
+        return triggers + new.feed(block)
+
+    def flush(self) -> list[TriggerOn | TriggerOff]:
+        """The data ends here: decide on what is waiting and end a running trigger."""
+        return self._grid.flush() if self._grid else []
+
+
+class _Grid:
+    """The station's components on one grid of sample numbers, which begins with a block and has its rate."""
+
+    def __init__(self, station: StationId, trigger: TriggerSettings, block: SampleBlock) -> None:
+        t, rate = trigger, block.rate_hz
+        high_hz = min(t.high_hz, HIGHEST_CORNER * rate / 2)
+        self._nsta, self._nlta = round(t.sta_s * rate), round(t.lta_s * rate)
+        if not (t.low_hz < high_hz and 2 <= self._nsta < self._nlta):
+            raise DataError(
+                f"{block.stream}: {rate:g} samples a second are too few for the trigger",
+                f"it looks above {t.low_hz:g} Hz and averages over {t.sta_s:g} s",
+            )
+        self.next = 0
+        """Number of the first undecided sample."""
+        self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
+        """The ratio."""
+        self._station = station
+        self._combine = self._vector if t.combine == "vector" else self._coincidence
+        self._needed = t.components_needed
+        self._rate_hz, self._step_ns = rate, NS / rate
+        self._origin_ns = block.start_ns
+        self._sos = butterworth(t.low_hz, high_hz, rate, t.order)
+        self._long_gap = round((t.lta_s if t.long_gap_s is None else t.long_gap_s) * rate)
+        self._lag, self._lag_ns = round(t.max_component_lag_s * rate), round(t.max_component_lag_s * NS)
+        self._components: dict[str, Component] = {}
+        self._complete = False
+        self._newest_start = 0
+        self._sum = RecursiveStaLta(self._nsta, self._nlta)
+        self._summed: list[Component] = []
+        self._onoff = OnOff(t.on, t.off, round(t.merge_s * rate), round(t.max_duration_s * rate))
+        self._onset_ns = 0
+
+    def time_ns(self, number: int) -> int:
+        return self._origin_ns + round(number * self._step_ns)
+
+    def continues(self, block: SampleBlock) -> bool:
+        """Whether the block has the grid's rate and comes after its component's last one."""
+        if abs(block.rate_hz - self._rate_hz) > _SAME_RATE * self._rate_hz:
+            return False
+        component = self._components.get(block.stream.component)
+        return component is None or block.start_ns - component.due_ns > -self._step_ns / 2
+
+    def outvotes(self, block: SampleBlock) -> bool:
+        """Whether a block at another rate is left out because other components still come at the grid's."""
+        if abs(block.rate_hz - self._rate_hz) <= _SAME_RATE * self._rate_hz:
+            return False
+        self._components.pop(block.stream.component, None)
+        return any(block.start_ns - other.due_ns <= self._lag_ns for other in self._components.values())
+
+    def feed(self, block: SampleBlock) -> list[TriggerOn | TriggerOff]:
+        samples = block.samples
+        component, number = self._place(block)
+        component.due_ns = block.end_ns
+        self._newest_start = max(self._newest_start, number)
+        stale = min(len(samples), self.next - number)
+        if stale > 0:
+            component.catch_up(number, samples[:stale])
+            number, samples = number + stale, samples[stale:]
+        if len(samples):
+            component.queue(number, samples)
+        if not self._complete:
+            self._complete = len(self._components) >= COMPONENTS_AT_MOST or self._newest_start > self._lag
+            if not self._complete:
+                return []
+        # Whoever is further behind than the lag is not waited for; the newest component itself never is.
+        oldest = self._newest_start - self._lag
+        return self._decide(min(c.end for c in self._components.values() if c.end >= oldest))
+
+    def flush(self) -> list[TriggerOn | TriggerOff]:
+        triggers = self._decide(max((c.end for c in self._components.values()), default=0))
+        return triggers + self._announce(self._onoff.flush())
+
+    def _place(self, block: SampleBlock) -> tuple[Component, int]:
+        """The block's component and the number of its first sample."""
+        component = self._components.get(block.stream.component)
+        if component is not None and abs(block.start_ns - component.due_ns) < self._step_ns / 2:
+            number = component.end
+            drift_ns = block.start_ns - self.time_ns(number)
+            if abs(drift_ns) >= self._step_ns:
+                # Real time runs away from the nominal rate: the grid follows, and the samples stay neighbours.
+                self._origin_ns += drift_ns // 2
+            return component, number
+        number = round((block.start_ns - self._origin_ns) / self._step_ns)
+        if component is None:
+            component = Component(self._sos, self._nsta, self._nlta, self._long_gap, number)
+            self._components[block.stream.component] = component
+        return component, max(number, component.end)
+
+    def _decide(self, until: int) -> list[TriggerOn | TriggerOff]:
+        """Advance to sample ``until``, in steps during which no component changes its phase."""
+        triggers: list[TriggerOn | TriggerOff] = []
+        while self.next < until:
+            count = until - self.next
+            live: list[Component] = []
+            others: list[tuple[Component, Phase]] = []
+            for component in self._components.values():
+                phase, certain = component.phase(self.next)
+                count = min(count, certain)
+                if phase is Phase.LIVE:
+                    live.append(component)
+                elif phase is not Phase.ABSENT:
+                    others.append((component, phase))
+            if live or others:
+                count = min(count, _SPAN)
+            for component, phase in others:
+                component.pass_by(phase, count)
+            if live:
+                ratio = self._combine(live, count)
+                self.history.write(self.time_ns(self.next), ratio)
+                changes = self._onoff.feed(self.next, ratio)
+            else:
+                self._summed = []
+                changes = self._onoff.absent(self.next, count)
+            if changes:
+                triggers += self._announce(changes)
+            self.next += count
+        return triggers
+
+    def _vector(self, live: list[Component], count: int) -> Array:
+        """STA/LTA of the sum of the components' energies."""
+        if live != self._summed:
+            averages = [component.averages.averages for component in live]
+            self._sum.resume(sum(sta for sta, _ in averages), sum(lta for _, lta in averages))
+            self._summed = live
+        total = live[0].energy(count)
+        live[0].averages.follow(total)
+        for component in live[1:]:
+            energy = component.energy(count)
+            component.averages.follow(energy)
+            total += energy
+        return self._sum.process(total)
+
+    def _coincidence(self, live: list[Component], count: int) -> Array:
+        """The ratio that as many components reach as are needed, or all of those present where they are fewer."""
+        ratios = np.array([component.averages.process(component.energy(count)) for component in live])
+        if len(live) > 1:
+            ratios.sort(axis=0)
+        reached: Array = ratios[-min(self._needed, len(live))]
+        return reached
+
+    def _announce(self, changes: Sequence[Change]) -> list[TriggerOn | TriggerOff]:
+        found: list[TriggerOn | TriggerOff] = []
+        for change in changes:
+            if isinstance(change, Rise):
+                self._onset_ns = self.time_ns(change.onset)
+                found.append(TriggerOn(self._station, self._onset_ns, change.ratio))
+            else:
+                found.append(TriggerOff(self._station, self._onset_ns, self.time_ns(change.last), change.peak))
+        return found

@@ -1,0 +1,198 @@
+"""Recursive STA/LTA: the ratio of a short to a long exponential average of the signal's energy.
+
+``sta += (energy - sta) / nsta`` and likewise ``lta``, sample by sample: Withers et al. (1998), *A comparison of select
+trigger algorithms for automated global seismic phase and event detection*, BSSA 88, 95-106; the first ``nlta`` ratios
+are 0 while the long average fills. Equal to ``obspy.signal.trigger.recursive_sta_lta`` up to rounding (tested), except
+where the long average is zero: there the ratio is 0 instead of NaN.
+
+Both averages are weighted running sums. Divided by the decay since the start of a chunk, the weights no longer depend
+on the sample asked for, so that a plain cumulative sum gives a whole chunk. Chunks are aligned to the last restart and
+the sum runs in the order of the samples, so no result depends, to the bit, on how the stream was cut into packets.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import DataError
+
+Array = NDArray[np.float64]
+
+_SPAN = 32
+"""Chunks taken at once: with 1024 samples a chunk the work fits a second-level cache."""
+_MAX_CHUNK = 1024
+_MAX_SCALE = 1e60
+"""Largest weight inside a chunk: with energies up to 1e200 no sum overflows."""
+_FLOOR = 1e-200
+"""Least long average. It keeps a dead channel at ratio 0, and no decay within a chunk makes it a denormal number."""
+
+
+class RecursiveStaLta:
+    """One pair of averages, carried over calls. Not thread-safe."""
+
+    def __init__(self, nsta: int, nlta: int) -> None:
+        """``nsta`` and ``nlta``: lengths of the averages in samples.
+
+        Raises:
+            DataError: not ``2 <= nsta < nlta``.
+        """
+        if not 2 <= nsta < nlta:
+            raise DataError(
+                f"STA/LTA averages of {nsta} and {nlta} samples are not usable",
+                "the short one needs two samples or more, the long one more than that",
+            )
+        share = 1 / np.array([[nsta], [nlta]], dtype=np.float64)
+        self._chunk = min(_MAX_CHUNK, int(math.log(_MAX_SCALE) / -math.log1p(-1 / nsta)))
+        self._decay = (1 - share) ** np.arange(1, self._chunk + 1)
+        self._weight = share / self._decay
+        self._last_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
+        # What each sample of a chunk leaves of itself at the chunk's end.
+        self._remains = np.ascontiguousarray(share * (1 - share) ** np.arange(self._chunk - 1, -1, -1))
+        self._part = np.empty((2, self._chunk + 1))
+        # Energies that ``follow`` took and that no average has been asked for yet.
+        self._waiting = np.empty(self._chunk)
+        self._waits = 0
+        self._nlta = nlta
+        self._start = np.empty((2, 1))
+        self._sum = np.empty((2, 1))
+        self.warming = nlta
+        """Samples still to come before the ratio means something."""
+        self.reset()
+
+    @property
+    def averages(self) -> tuple[float, float]:
+        """The short and the long average after the last sample."""
+        self._catch_up()
+        now = self._start
+        if self._filled:
+            now = (now + self._sum) * self._decay[:, self._filled - 1 : self._filled]
+        sta, lta = now[:, 0].tolist()
+        return sta, lta
+
+    def reset(self) -> None:
+        """Forget everything: the next sample is a new beginning and ``nlta`` ratios will be 0."""
+        self._waits = 0
+        self._restart(0.0, 0.0)
+        self.warming = self._nlta
+        self._fresh = True
+
+    def bridge(self) -> None:
+        """Go on after a short gap: the long average is kept and the short one restarts at its level, ratio 1."""
+        _, lta = self.averages
+        self._restart(lta, lta)
+
+    def resume(self, sta: float, lta: float) -> None:
+        """Go on from given averages, as filled ones: the next ratio counts."""
+        self._waits = 0
+        self._restart(sta, lta)
+        self.warming = 0
+        self._fresh = False
+
+    def process(self, energy: Array) -> Array:
+        """Ratio ``[n]`` after each of the next samples' energies ``[n]`` (>= 0, finite)."""
+        self._catch_up()
+        n = len(energy)
+        ratio = np.empty(n)
+        energy = self._begin(energy)
+        done = 0
+        while done < n:
+            if self._filled == 0 and n - done >= self._chunk:
+                count = min(_SPAN, (n - done) // self._chunk)
+                stop = done + count * self._chunk
+                self._whole_chunks(energy[done:stop].reshape(count, -1), ratio[done:stop].reshape(count, -1))
+            else:
+                stop = min(n, done + self._chunk - self._filled)
+                self._part_of_chunk(energy[done:stop], ratio[done:stop])
+            done = stop
+        if self.warming:
+            cold = min(n, self.warming)
+            ratio[:cold] = 0.0
+            self.warming -= cold
+        return ratio
+
+    def follow(self, energy: Array) -> None:
+        """Take the next samples' energies without computing ratios: far less work than ``process``."""
+        energy = self._begin(energy)
+        n, chunk = len(energy), self._chunk
+        self.warming = max(0, self.warming - n)
+        done = 0
+        while done < n:
+            if self._waits == 0 and n - done >= chunk:
+                stop = done + (n - done) // chunk * chunk
+                self._absorb_chunks(energy[done:stop])
+            else:
+                stop = min(n, done + chunk - self._waits)
+                self._waiting[self._waits : self._waits + stop - done] = energy[done:stop]
+                self._waits += stop - done
+                if self._waits == chunk:
+                    self._catch_up()
+            done = stop
+
+    def _catch_up(self) -> None:
+        waits, self._waits = self._waits, 0
+        if waits:
+            self._absorb(self._waiting[:waits])
+
+    def _absorb(self, energy: Array) -> None:
+        """Up to a chunk of energies, into the averages alone."""
+        n = len(energy)
+        sta, lta = self.averages
+        sta_decay, lta_decay = self._decay[:, n - 1].tolist()
+        sta_added, lta_added = (self._remains[:, self._chunk - n :] @ energy).tolist()
+        self._restart(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
+
+    def _absorb_chunks(self, energy: Array) -> None:
+        """The same for whole chunks, by the same product stacked."""
+        sta, lta = self.averages
+        sta_decay, lta_decay = self._last_decay
+        added = np.matmul(self._remains, energy.reshape(-1, self._chunk, 1))
+        for sta_added, lta_added in added[:, :, 0].tolist():
+            self._restart(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
+            sta, lta = self._start[:, 0].tolist()
+
+    def _begin(self, energy: Array) -> Array:
+        """The very first sample only sets the scene, as in ObsPy."""
+        if self._fresh and len(energy):
+            self._fresh = False
+            energy = energy.copy()
+            energy[0] = 0.0
+        return energy
+
+    def _restart(self, sta: float, lta: float) -> None:
+        """Begin a chunk. A short average that has decayed to nothing is nothing: denormal numbers are slow."""
+        self._start[0, 0] = sta if sta > _FLOOR else 0.0
+        self._start[1, 0] = max(lta, _FLOOR)
+        self._sum[:] = 0.0
+        self._filled = 0
+
+    def _part_of_chunk(self, energy: Array, ratio: Array) -> None:
+        filled, n = self._filled, len(energy)
+        sums = self._part[:, : n + 1]
+        sums[:, :1] = self._sum
+        averages = sums[:, 1:]
+        np.multiply(energy, self._weight[:, filled : filled + n], out=averages)
+        np.add.accumulate(sums, axis=1, out=sums)
+        self._sum[:] = sums[:, n:]
+        averages += self._start
+        averages *= self._decay[:, filled : filled + n]
+        np.divide(averages[0], averages[1], out=ratio)
+        self._filled = filled + n
+        if self._filled == self._chunk:
+            self._restart(float(averages[0, -1]), float(averages[1, -1]))
+
+    def _whole_chunks(self, energy: Array, ratio: Array) -> None:
+        """``energy`` and ``ratio`` are ``[chunks, samples]``."""
+        averages = np.multiply(energy, self._weight[:, None, :])
+        np.add.accumulate(averages, axis=2, out=averages)
+        starts = np.empty((2, len(energy), 1))
+        first, second = self._last_decay
+        for i, (sta_sum, lta_sum) in enumerate(averages[:, :, -1].T.tolist()):
+            starts[:, i] = self._start
+            sta, lta = self._start[:, 0].tolist()
+            self._restart((sta + sta_sum) * first, (lta + lta_sum) * second)
+        averages += starts
+        averages *= self._decay[:, None, :]
+        np.divide(averages[0], averages[1], out=ratio)
