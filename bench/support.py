@@ -1,0 +1,61 @@
+"""Shared by the benchmarks: a day of real ground motion, and how figures are printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ONE_CORE = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def on_one_core() -> None:
+    """Restart this script bound to one core, with one thread in every library."""
+    if any(os.environ.get(name) != value for name, value in ONE_CORE.items()):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})
+
+
+def make_day(folder: Path, hours: float = 24.0) -> list[Path]:
+    """Three day-long miniSEED files (XX.DAY.00.HHE/N/Z, 100 Hz), laid end to end from ObsPy's real three-component
+    records of station BW.UH3 with quiet stretches of the same record in between, so that about four events an hour stand
+    out: 100 a day, twice the busiest published site per sensor. Made once and kept."""
+    import obspy
+
+    files = [folder / f"XX.DAY.00.HH{c}.mseed" for c in "ENZ"]
+    if all(file.is_file() for file in files):
+        return files
+    folder.mkdir(parents=True, exist_ok=True)
+    root = Path(obspy.__file__).parent / "signal" / "tests" / "data"
+    rng = np.random.default_rng(1)
+    pieces: list[np.ndarray] = []
+    record = np.stack([obspy.read(str(root / f"BW.UH3._.SH{c}.D.2010.147.cut.slist.gz"))[0].data for c in "ENZ"])
+    quiet = record[:, : record.shape[1] // 8].astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(quiet, axis=1))
+    total, length = round(hours * 360_000), 0
+    while length < total:
+        # Noise with the spectrum of the record's own background, then the record itself.
+        for _ in range(66):
+            phase = rng.uniform(0, 2 * np.pi, spectrum.shape)
+            pieces.append(np.fft.irfft(spectrum * np.exp(1j * phase), quiet.shape[1], axis=1))
+        pieces.append(record.astype(np.float64))
+        length += 66 * quiet.shape[1] + record.shape[1]
+    data = np.concatenate(pieces, axis=1)[:, :total].astype(np.int32)
+    start = obspy.UTCDateTime(2026, 3, 1)
+    for row, (component, file) in enumerate(zip("ENZ", files, strict=True)):
+        header = {"network": "XX", "station": "DAY", "location": "00", "channel": f"HH{component}"}
+        trace = obspy.Trace(data[row], {**header, "sampling_rate": 100.0, "starttime": start})
+        trace.write(str(file), format="MSEED", encoding="STEIM2", reclen=4096)
+    return files
+
+
+def row(name: str, value: str, goal: str = "", met: bool | None = None) -> None:
+    """One line of a scorecard."""
+    mark = "" if met is None else ("  met" if met else "  NOT MET")
+    print(f"{name:<58}{value:>22}   {goal}{mark}", flush=True)
