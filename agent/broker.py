@@ -32,6 +32,12 @@ class BrokerAddress:
     program: str
     protocol: Literal["auto", "3.1.1"]
 
+    @property
+    def url(self) -> str:
+        """For ``MqttSettings.from_url`` and the commands' ``--broker``."""
+        query = "" if self.protocol == "auto" else f"?protocol={self.protocol}"
+        return f"mqtt://{self.host}:{self.port}{query}"
+
 
 def find_mosquitto() -> str | None:
     """The Mosquitto executable; Debian keeps it where only root's PATH leads."""

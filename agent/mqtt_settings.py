@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-from urllib.parse import unquote, urlsplit
+from typing import Literal, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from agent.errors import ConfigError
 from agent.messages import DEFAULT_PREFIX
@@ -41,7 +41,7 @@ class MqttSettings:
 
     @classmethod
     def from_url(cls, url: str, password: str | None = None) -> MqttSettings:
-        """``mqtt://[user[:password]@]host[:port][/prefix]``, or ``mqtts://`` for TLS; a plain ``host[:port]`` will do.
+        """``mqtt://[user[:password]@]host[:port][/prefix][?protocol=5|3.1.1]``; ``mqtts://`` for TLS; ``host`` will do.
 
         Raises:
             ConfigError: not such an address.
@@ -51,7 +51,10 @@ class MqttSettings:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1:
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        protocol = query.pop("protocol", "auto")
+        known = protocol in ("auto", "5", "3.1.1") and not query
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == -1 or not known:
             raise ConfigError("not the address of a broker", "write mqtt://user@host:1883 or mqtts://host:8883")
         secure = parts.scheme == "mqtts"
         return cls(
@@ -60,6 +63,7 @@ class MqttSettings:
             username=unquote(parts.username) if parts.username else None,
             password=password or (unquote(parts.password) if parts.password else None),
             prefix=parts.path.strip("/") or DEFAULT_PREFIX,
+            protocol=cast("Literal['auto', '5', '3.1.1']", protocol),
             tls=TlsSettings() if secure else None,
         )
 

@@ -292,6 +292,7 @@ def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypat
     monkeypatch.setattr(broker_module, "find_mosquitto", lambda: None)
     with local_broker() as address:
         assert address.program == "amqtt"
+        assert MqttSettings.from_url(address.url) == MqttSettings(address.host, address.port, protocol="3.1.1")
         settings = MqttSettings(
             address.host, address.port, protocol=protocol, backoff_min_s=0.05, connect_timeout_s=0.5
         )
@@ -644,7 +645,16 @@ def test_addresses() -> None:
     assert "s@fe" not in repr(settings)
     assert MqttSettings.from_url("localhost").address == "localhost:1883"
     assert MqttSettings.from_url("localhost:1884").port == 1884
-    for bad in ("http://x", "mqtt://", "mqtt://host:99999", "mqtt://host:abc", ""):
+    assert MqttSettings.from_url("mqtt://localhost/site?protocol=3.1.1").protocol == "3.1.1"
+    for bad in (
+        "mqtt://x?protocol=4",
+        "mqtt://x?qos=2",
+        "http://x",
+        "mqtt://",
+        "mqtt://host:99999",
+        "mqtt://host:abc",
+        "",
+    ):
         with pytest.raises(ConfigError):
             MqttSettings.from_url(bad)
 

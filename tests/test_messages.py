@@ -1,0 +1,316 @@
+"""Payloads: what is built passes its schema, says what the pipeline said and is small; what is not ours is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from broker_support import BOOT, ONSET_NS, STATION, make_event, stamp
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from agent import asyncapi
+from agent.errors import DataError
+from agent.messages import (
+    Message,
+    Priority,
+    Stamp,
+    alert_message,
+    event_message,
+    health_message,
+    state_message,
+    summary_message,
+    with_handed,
+)
+from agent.schema import (
+    MODELS,
+    AlertMessage,
+    EventMessage,
+    HealthMessage,
+    LinkHealth,
+    ModelPart,
+    OutboxHealth,
+    PositionPart,
+    StateMessage,
+    StreamHealth,
+    SummaryMessage,
+    parse,
+)
+from agent.types import LABELS, Alert, BlockQuality, Event, Quality, format_ns
+
+DOCS = Path(__file__).parent.parent / "docs"
+MOMENT = format_ns(ONSET_NS)
+
+
+def schema(name: str) -> Draft202012Validator:
+    body = json.loads((DOCS / "schemas" / f"{name}.json").read_text())
+    Draft202012Validator.check_schema(body)
+    return Draft202012Validator(body)
+
+
+def state() -> StateMessage:
+    return StateMessage(
+        station="XX.ABC",
+        boot_id=BOOT,
+        started=MOMENT,
+        versions={"talus": "0.1.0", "onnxruntime": "1.20"},
+        model=ModelPart(name="student-1", sha256="a" * 64),
+        backend="onnxruntime",
+        precision="int8",
+        backend_reason=None,
+        config_revision=3,
+        config_sha256="b" * 64,
+        position=PositionPart(latitude=30.8, longitude=110.4, elevation_m=None),
+        exercise=False,
+    )
+
+
+def health() -> HealthMessage:
+    return HealthMessage(
+        station="XX.ABC",
+        boot_id=BOOT,
+        seq=9,
+        time=MOMENT,
+        uptime_s=60.5,
+        status="degraded",
+        reasons=["no samples from HHZ for 12 s"],
+        streams=[
+            StreamHealth(
+                stream="FDSN:XX_ABC_00_H_H_Z", rate_hz=100.0, last_sample=MOMENT, latency_s=0.4, gaps=1, gap_s=2.5,
+                clock=None,
+            )
+        ],
+        clock_source="ntp",
+        clock_offset_s=-0.002,
+        cpu_percent=1.2,
+        rss_mb=120.0,
+        disk_free_mb=4000.0,
+        temperature_c=41.5,
+        outbox=OutboxHealth(depth=3, bytes=3000, oldest_s=4.2, dropped=0, dead=0),
+        link=LinkHealth(connected=True, protocol="5", connects=1, acknowledged=12, unheard=0, error=None),
+        events_hour={"landslide": 1},
+        discards_hour={"too short": 4},
+        inference_ms=0.6,
+        inference_failures=0,
+    )  # fmt: skip
+
+
+def an_alert(event: Event | None = None) -> Alert:
+    return Alert(event or make_event(), "raise", "warning", "landslide", "91 % is above 80 %")
+
+
+def every_message() -> dict[str, Message]:
+    unclassified = dataclasses.replace(make_event(), classification=None, reason="the network failed")
+    return {
+        "event": event_message(make_event(), stamp()),
+        "event without a verdict": event_message(unclassified, stamp()),
+        "event with a clock": event_message(
+            dataclasses.replace(make_event(), quality=Quality(1.25, "Z", BlockQuality(98, True, False))), stamp()
+        ),
+        "alert": alert_message(an_alert(), stamp()),
+        "alert without a verdict": alert_message(an_alert(unclassified), stamp()),
+        "summary of an event": summary_message(make_event(), stamp()),
+        "summary of an event without a verdict": summary_message(unclassified, stamp()),
+        "summary of an alert": summary_message(an_alert(), stamp()),
+        "state": state_message(state(), STATION),
+        "health": health_message(health(), STATION),
+    }
+
+
+@pytest.mark.parametrize("name", list(every_message()))
+def test_every_message_passes_its_published_schema_and_its_model(name: str) -> None:
+    message = every_message()[name]
+    for payload in (message.payload, with_handed(message.payload, ONSET_NS)):
+        body = json.loads(payload)
+        kind = body["schema"].split("/")[1]
+        schema(kind).validate(body)
+        model = MODELS[message.topic.rsplit("/", 1)[1]]
+        assert parse(model, payload).model_dump_json().encode() == payload, "nothing is lost on the way"
+        assert body["schema"] == f"talus/{kind}/1"
+
+
+def test_an_event_says_what_the_pipeline_said() -> None:
+    event = make_event(revision=2, phase="update")
+    body = json.loads(event_message(event, Stamp(BOOT, 7, ONSET_NS + 1, ONSET_NS + 2)).payload)
+    assert body["id"] == event.id == "XX.ABC-20231114T221320.123Z"
+    assert (body["revision"], body["phase"], body["station"]) == (2, "update", "XX.ABC.00.HH")
+    assert body["onset"] == "2023-11-14T22:13:20.123456789Z"
+    assert body["detection"] == {"ratio": 12.35, "duration_s": 3.21, "peak_counts": 8123.4, "dominant_hz": 7.25}
+    verdict = body["classification"]
+    assert (verdict["label"], verdict["probability"], verdict["window_s"]) == ("landslide", 0.91, 3.0)
+    assert tuple(verdict["probabilities"]) == LABELS
+    assert sum(verdict["probabilities"].values()) == pytest.approx(1.0, abs=5e-4)
+    assert body["timing"]["data"] == format_ns(event.data_ns)
+    assert body["timing"]["received"] < body["timing"]["decided"]
+    assert (body["quakeml_type"], body["exercise"], body["boot_id"], body["seq"]) == ("landslide", False, BOOT, 7)
+
+
+def test_topics_priorities_and_flags() -> None:
+    messages = every_message()
+    assert messages["event"].topic == "talus/v1/XX/ABC/event"
+    assert event_message(make_event(), stamp(), "site/a").topic == "site/a/XX/ABC/event"
+    assert messages["summary of an event"].topic.endswith("/last_event")
+    assert messages["summary of an alert"].topic.endswith("/last_alert")
+    assert [name for name, message in messages.items() if message.retain] == [
+        name for name in messages if name.startswith(("summary", "state", "health"))
+    ]
+    assert messages["alert"].priority is Priority.ALERT
+    assert messages["alert"].expiry_s == 86_400
+    assert [event_message(make_event(phase=phase), stamp()).expendable for phase in ("new", "update", "end")] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_typical_event_stays_below_a_kilobyte() -> None:
+    assert len(with_handed(event_message(make_event(), stamp(10**9)).payload, ONSET_NS)) < 1000
+
+
+def test_handed_is_filled_in_once_and_never_in_free_text() -> None:
+    """A reason that quotes the sought bytes must come out as it went in."""
+    event = dataclasses.replace(make_event(), reason='bad "handed":null "handed":null')
+    payload = with_handed(event_message(event, stamp()).payload, ONSET_NS)
+    body = parse(EventMessage, payload)
+    assert body.reason == event.reason
+    assert body.timing.handed == MOMENT
+    assert with_handed(payload, ONSET_NS + 1) == payload
+    assert with_handed(b"x" * 10, ONSET_NS) == b"x" * 10
+
+
+def test_numbers_that_json_does_not_have_become_null() -> None:
+    event = make_event()
+    odd = dataclasses.replace(event.detection, ratio=math.inf, peak_counts=math.nan, dominant_hz=None)
+    body = parse(EventMessage, event_message(dataclasses.replace(event, detection=odd), stamp()).payload)
+    assert (body.detection.ratio, body.detection.peak_counts, body.detection.dominant_hz) == (None, None, None)
+
+
+def test_a_long_reason_is_cut() -> None:
+    event = dataclasses.replace(make_event(), classification=None, reason="x" * 10_000)
+    assert parse(EventMessage, event_message(event, stamp()).payload).reason == "x" * 500
+
+
+def test_quakeml_types_are_those_of_the_standard() -> None:
+    """Against the vocabulary that ObsPy ships; an abstention or a failure claims no type."""
+    from obspy.core.event.header import EventType
+
+    event = make_event()
+    assert event.classification is not None
+    for label in LABELS:
+        verdict = dataclasses.replace(event.classification, label=label)
+        body = parse(EventMessage, event_message(dataclasses.replace(event, classification=verdict), stamp()).payload)
+        assert body.quakeml_type in list(EventType)
+    undecided = dataclasses.replace(event, classification=dataclasses.replace(event.classification, abstained=True))
+    assert parse(EventMessage, event_message(undecided, stamp()).payload).quakeml_type is None
+
+
+def test_a_label_that_is_not_ours_is_refused_when_built() -> None:
+    event = make_event()
+    assert event.classification is not None
+    odd = dataclasses.replace(event, classification=dataclasses.replace(event.classification, label="avalanche"))
+    with pytest.raises(DataError, match="avalanche"):
+        event_message(odd, stamp())
+
+
+HOSTILE = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"\xff\xfe\x00",
+    b"[" * 200_000,
+    b'{"a":' * 50_000,
+    b'{"revision":' + b"9" * 200_000 + b"}",
+    b'{"detection":{"ratio":1e999}}',
+    b'{"detection":{"ratio":NaN}}',
+    b'{"id":"\\ud800"}',
+    b'"' + b"x" * 200_000,
+]
+
+
+@pytest.mark.parametrize("payload", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_payloads_are_refused_with_a_short_reason(payload: bytes) -> None:
+    for model in (EventMessage, AlertMessage, SummaryMessage, StateMessage, HealthMessage):
+        with pytest.raises(DataError) as caught:
+            parse(model, payload)
+        assert len(caught.value.message) <= 400
+
+
+CHANGES: list[tuple[str, Any]] = [
+    ("schema", "talus/event/2"),
+    ("id", "XX.ABC-20231114T221320.123Z\n"),
+    ("id", "../../etc/passwd"),
+    ("id", "XX.ABC-٢٠٢٣١١١٤T221320.123Z"),
+    ("revision", -1),
+    ("revision", True),
+    ("revision", 1.5),
+    ("revision", "1"),
+    ("phase", "begin"),
+    ("station", "XX.ABC"),
+    ("onset", "2023-11-14"),
+    ("classification", {"label": "landslide"}),
+    ("seq", 2**60),
+    ("boot_id", "x"),
+    ("exercise", 0),
+    ("extra", 1),
+    ("reason", "x" * 501),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), CHANGES, ids=range(len(CHANGES)))
+def test_a_changed_field_is_refused_by_the_model_and_by_the_schema(field: str, value: Any) -> None:
+    body = json.loads(event_message(make_event(), stamp()).payload)
+    body[field] = value
+    with pytest.raises(DataError):
+        parse(EventMessage, json.dumps(body).encode())
+    if field == "id" and value.endswith("\n"):
+        return  # "$" of Python's regular expressions, which jsonschema uses, also matches before a last newline
+    assert not schema("event").is_valid(body)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_crash_the_parser(payload: bytes) -> None:
+    with pytest.raises(DataError):
+        parse(EventMessage, payload)
+
+
+def test_the_generated_documents_are_up_to_date() -> None:
+    """Run ``python -m agent.asyncapi --write docs`` after a change of a model."""
+    for name, text in asyncapi.files().items():
+        assert (DOCS / name).read_text() == text, f"docs/{name} is stale"
+    assert {path.name for path in (DOCS / "schemas").iterdir()} == {f"{name}" for name in asyncapi.schemas()}
+
+
+def test_the_asyncapi_document_refers_to_what_exists() -> None:
+    document = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
+    published = {message.topic.rsplit("/", 1)[1] for message in every_message().values()}
+    assert document["channels"].keys() == published | {"availability"}
+    references = find_references(document)
+    assert references
+    for reference in references:
+        if reference.startswith("#/"):
+            node = document
+            for part in reference[2:].split("/"):
+                node = node[part]
+        else:
+            assert (DOCS / reference).is_file(), reference
+
+
+def test_the_generator_writes_where_it_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agent.asyncapi", "--write", str(tmp_path / "docs")]
+    subprocess.run(command, check=True, cwd=DOCS.parent)
+    assert (tmp_path / "docs" / "asyncapi.yaml").read_text() == (DOCS / "asyncapi.yaml").read_text()
+
+
+def find_references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return [ref for key, value in node.items() for ref in ([value] if key == "$ref" else find_references(value))]
+    return [ref for value in node for ref in find_references(value)] if isinstance(node, list) else []
