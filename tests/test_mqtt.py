@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shutil
 import signal
 import socket
 import subprocess
@@ -499,6 +500,7 @@ def certificates(folder: Path) -> None:
 
 
 @needs_mosquitto
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_tls_is_verified(tmp_path: Path, outbox: Outbox) -> None:
     certificates(tmp_path)
     lines = (f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem")
