@@ -13,12 +13,12 @@ instrument          frequency), causal or zero-phase; the band of the neutral vi
 place of the onset  ``_place``: anywhere from 10 to 35 s into the window, or near the agent's own 20.48 s
 record length       ``_cover``: the record is cut at random before and after the onset
 filling             the uncovered part is filled with noise made from the record's own background or left empty
-amplitude           per-component scaling of the preparation; ``_components`` varies the ratios of what is mixed
+amplitude           every component is scaled to its own maximum by the preparation
 polarity            random sign
 duration            mild stretching in time
 noise level         ``_add_noise``: real noise of other records at a random level
 window length       random end of the data, so that early verdicts are learned too
-source              ``Sampler``: classes in fixed shares; sources by the root of their number of events; events alike
+source              ``Sampler``: classes in fixed shares; sources by the root of their number of events
 ==================  ===================================================================================================
 """
 
