@@ -53,7 +53,7 @@ class RingBuffer:
             self._runs.append((self._written, start_ns))
         else:
             first, run_ns = self._runs[-1]
-            early_ns = run_ns + (self._written - first) * self._step_ns - start_ns
+            early_ns = run_ns - start_ns + (self._written - first) * self._step_ns
             if abs(early_ns) >= self._step_ns / 2:
                 # Not yet a whole sample early is a clock that drifts; more is a clock that was set back.
                 if early_ns >= self._step_ns:
