@@ -227,7 +227,7 @@ class Station:
         runs = [run for row in self._segments(event.onset_ns - SETTLE_NS, until).values() for run in row]
         t = self._trigger
         peak, dominant = measure(runs, (t.low_hz, t.high_hz), t.order, (event.onset_ns, until))
-        ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, now_ns))
+        ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, event.onset_ns + duration_ns + 1))
         return Detection(ratio, duration_ns / NS, peak, dominant)
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
