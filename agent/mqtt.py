@@ -332,7 +332,7 @@ class Connection:
     def _on_disconnect(
         self, _client: Client, _data: object, flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
     ) -> None:
-        if flags.is_disconnect_packet_from_server:
+        if flags.is_disconnect_packet_from_server and code.value:
             self._goodbye = code
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:

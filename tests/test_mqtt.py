@@ -420,7 +420,7 @@ def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other
             wait_for(lambda: link.status().refused >= 2)
             outbox.put([make_alert(5)])
             wait_for(lambda: sum(topic.endswith("alert") for topic in arrived) == 2)
-            assert outbox.depth == 6
+            wait_for(lambda: outbox.depth == 6)
             assert outbox.stats().dead == 0
             assert link.status().refused <= 4, "a refused topic is left alone for a while"
             assert "Quota exceeded" in str(link.status().error)
@@ -533,7 +533,7 @@ def test_two_agents_with_one_client_id_are_told(outbox: Outbox, caplog: pytest.L
 
     def serve(client: socket.socket) -> None:
         read_packet(client)
-        client.sendall(CONNACK_5 + b"\xe0\x01\x8e")
+        client.sendall(CONNACK_5 + b"\xe0\x09\x8e\x07\x1f\x00\x04twin")
         read_packet(client)
 
     with Script(serve) as server:
