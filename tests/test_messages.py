@@ -304,6 +304,16 @@ def test_the_asyncapi_document_refers_to_what_exists() -> None:
             assert (DOCS / reference).is_file(), reference
 
 
+def test_the_example_in_the_documentation_is_a_valid_event() -> None:
+    text = (DOCS / "mqtt.md").read_text()
+    example = text.split("```json\n")[1].split("```")[0].encode()
+    event = parse(EventMessage, example)
+    schema("event").validate(json.loads(example))
+    assert event.timing.data < event.timing.received < event.timing.decided < str(event.timing.handed)
+    for name in [*MODELS, "availability"]:
+        assert f"`{name}`" in text
+
+
 def test_the_generator_writes_where_it_is_told(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "agent.asyncapi", "--write", str(tmp_path / "docs")]
     subprocess.run(command, check=True, cwd=DOCS.parent)
