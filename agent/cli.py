@@ -23,6 +23,10 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, as a shell has it."""
+
+
 class Command(Protocol):
     """What a module of ``agent.commands`` offers."""
 
@@ -35,36 +39,45 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 well, 1 a problem that was reported, 2 wrong usage)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="talus",
-        description="Watch a slope: trigger, classify on the device, and send labelled events and alerts over MQTT.",
-        epilog="example: talus replay record.mseed    (each command: talus COMMAND --help)",
-    )
-    parser.add_argument("--version", action="version", version=f"talus {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((a for a in arguments if not a.startswith("-")), None)
-    modules: dict[str, Command] = {}
-    for name, summary in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if name == chosen:
-            command: Command = importlib.import_module(f"agent.commands.{name}")  # type: ignore[assignment]
-            sub.description = f"{summary[0].upper()}{summary[1:]}."
-            sub.epilog = f"example:\n  {command.EXAMPLE}"
-            command.add_arguments(sub)
-            modules[name] = command
-    args = parser.parse_args(arguments)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
-        return modules[args.command].main(args)
+        parser, commands = _parser(chosen)
+        args = parser.parse_args(arguments)
+        status = commands[args.command].main(args)
+        sys.stdout.flush()
+        return status
     except TalusError as error:
-        print(f"talus {args.command}: {error}", file=sys.stderr)
+        print(f"talus {chosen}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"talus {args.command}: stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
+        print(f"talus {chosen}: stopped", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
+    """The parser, and of the commands the one named ``chosen``: no other is imported."""
+    parser = argparse.ArgumentParser(
+        prog="talus",
+        description="Watch a slope: trigger, classify on the device, and send labelled events and alerts over MQTT.",
+        epilog="example:\n  talus replay record.mseed\n\neach command: talus COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"talus {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands: dict[str, Command] = {}
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == chosen:
+            command: Command = importlib.import_module(f"agent.commands.{name}")
+            sub.description = f"{summary[0].upper()}{summary[1:]}."
+            sub.epilog = f"example:\n  {command.EXAMPLE}"
+            command.add_arguments(sub)
+            commands[name] = command
+    return parser, commands
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from agent.link import MqttLink
@@ -21,38 +21,51 @@ if TYPE_CHECKING:
     from agent.mqtt_settings import MqttSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """What the broker does not have: ``waiting`` on disk for the next time, ``refused`` for good in this one, and why
+    the link is down, or what it heard last."""
+
+    waiting: int
+    refused: int
+    error: str | None
+
+
 class Delivery:
-    """A context manager; ``put`` returns when the messages are on disk."""
+    """``put`` returns when the messages are on disk; sending begins with ``link.start()``."""
 
     def __init__(self, settings: MqttSettings, station: StationId, path: Path, max_mb: int = 200) -> None:
         self.path = path
+        self.prefix = settings.prefix
         self.outbox = Outbox(path, max_mb * 1_000_000)
         self.link = MqttLink(settings, self.outbox, station)
-
-    def __enter__(self) -> Delivery:
-        self.link.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._dead = self.outbox.stats().dead
+        self._progress = (-1, 0.0)
 
     def put(self, messages: Sequence[Message]) -> None:
         """See ``Outbox.put``."""
         self.outbox.put(messages)
 
-    def drain(self, timeout_s: float) -> int:
-        """Wait until the broker has everything, at most ``timeout_s``; returns how many messages are left."""
-        deadline = time.monotonic() + timeout_s
-        while (left := self.outbox.stats().depth) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return left
+    def drained(self, patience_s: float) -> bool:
+        """Whether the broker has everything, or has taken nothing for ``patience_s`` although it was asked again and
+        again."""
+        depth, now = self.outbox.depth, time.monotonic()
+        if depth != self._progress[0]:
+            self._progress = depth, now
+        return depth == 0 or now - self._progress[1] >= patience_s
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def drain(self, patience_s: float) -> None:
+        """Wait until ``drained``."""
+        while not self.drained(patience_s):
+            time.sleep(0.02)
+
+    def close(self, timeout_s: float = 5.0) -> Undelivered:
         """Say ``stopped`` and end; what is unsent stays on disk."""
-        self.link.stop(timeout_s)
+        if self.link.alive:
+            self.link.stop(timeout_s)
+        stats, error = self.outbox.stats(), self.link.status().error
         self.outbox.close()
+        return Undelivered(stats.depth, stats.dead - self._dead, error)
 
     def health(self) -> tuple[OutboxHealth, LinkHealth]:
         """For the health message."""

@@ -11,6 +11,7 @@ not: that is ``degraded``, and is reported as such.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import platform
@@ -27,12 +28,14 @@ from agent import __version__
 from agent.assemble import Line, build_line, open_source
 from agent.config import Config, digest
 from agent.delivery import Delivery
-from agent.errors import DataError, DeliveryError
+from agent.errors import DataError, DeliveryError, TalusError
 from agent.health import Health, Identity
 from agent.messages import DEFAULT_PREFIX, Message, Priority, health_message, state_message
-from agent.schema import ModelPart, PositionPart, StateMessage
+from agent.patience import QuietLog
+from agent.schema import LinkHealth, ModelPart, OutboxHealth, PositionPart, StateMessage
 from agent.sources import Source, SourceProblem
 from agent.types import Discard, Event, SampleBlock, StationId, format_ns
+from agent.watch import readable
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +45,14 @@ PUT_RETRY_S = 1.0
 TICK_S = 0.25
 STOP_S = 4.0
 DRAIN_S = 30.0
-"""At the end of an archive, how long the broker is waited for."""
+"""At the end of an archive, how long a broker that takes nothing is waited for."""
 FIRST_HEALTH_S = 2.0
 BUSY_S = 30.0
 """Longest that one packet may take before the watchdog is no longer fed."""
 HELD_MESSAGES = 10_000
 """Messages kept in memory while the disk refuses them."""
+PUT_MESSAGES = 100
+"""Put in one transaction: many times what one packet gives rise to, and far less than the smallest outbox."""
 
 
 class Stage:
@@ -88,6 +93,7 @@ class Feeder:
         self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
         self._retry_at = 0.0
+        self._quiet = QuietLog(_log.error)
         self.stopping = threading.Event()
         self.ended = threading.Event()
         """Set when a stage has ended, whether it had to or not."""
@@ -151,14 +157,17 @@ class Feeder:
             try:
                 outputs = self.line.pipeline.feed(block)
             except DataError as error:
-                _log.warning("a packet of %s was dropped: %s", block.stream, error)
+                self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
                 outputs = []
             self._deliver(outputs, received_ns)
             self._busy_since = None
         self._deliver(self.line.pipeline.flush(), received_ns)
         while self._held and not self.stopping.wait(PUT_RETRY_S):
             self._store()
+        self._retry_at = 0.0
         self._store()
+        if self._held:
+            _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
 
     def _next(self) -> tuple[SampleBlock, int] | None:
         while True:
@@ -176,26 +185,38 @@ class Feeder:
                 continue
             messages += self.line.reporter.report(output, received_ns)
             log_event(output)
-        if messages:
-            self._held += messages
-            self._store()
+        self._held += messages
+        self._store()
+        for message in messages:
+            if message.priority is Priority.ALERT:
+                _log.warning("%s", readable(message))
 
     def _store(self) -> None:
         """Hand over what is held, in order; a disk that refuses is tried again, and the pipeline goes on."""
         if not self._held or time.monotonic() < self._retry_at:
             return
         try:
-            self._put(list(self._held))
+            while self._held:
+                part = list(itertools.islice(self._held, PUT_MESSAGES))
+                self._put(part)
+                for _ in part:
+                    self._held.popleft()
         except DeliveryError as error:
             self._retry_at = time.monotonic() + PUT_RETRY_S
-            _log.error("%d messages wait in memory: %s", len(self._held), error)
-            while len(self._held) > HELD_MESSAGES:
-                # Newest first to go are the revisions that a later one repeats; alerts stay as long as there is room.
-                lost = next((m for m in self._held if m.priority is not Priority.ALERT), self._held[0])
-                self._held.remove(lost)
-                _log.error("memory is full too: gave up a message for %s", lost.topic)
+            self._quiet.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
+            self._make_room()
             return
-        self._held.clear()
+        if self._retry_at:
+            self._retry_at = 0.0
+            self._quiet.reset()
+            _log.info("the disk takes messages again")
+
+    def _make_room(self) -> None:
+        """What matters least goes first: retained summaries, then revisions that a later one repeats, alerts last."""
+        while len(self._held) > HELD_MESSAGES:
+            lost = max(self._held, key=lambda message: (message.priority, message.expendable))
+            self._held.remove(lost)
+            self._quiet.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
 
 
 def log_event(event: Event) -> None:
@@ -212,8 +233,8 @@ class Notifier:
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        watchdog = os.environ.get("WATCHDOG_USEC", "")
-        self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() else None
+        watchdog, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
+        self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and process == str(os.getpid()) else None
         """How often to feed the watchdog, None where systemd does not ask."""
 
     def say(self, text: str) -> None:
@@ -263,15 +284,14 @@ class Service:
         finally:
             notifier.say("STOPPING=1")
             feeder.stop(STOP_S)
+            failure = feeder.failure()
+            if failure is not None:
+                _tell_death(*failure)
             if delivery:
-                if feeder.ended.is_set() and not self._stop.is_set():
-                    delivery.drain(DRAIN_S)
-                delivery.close()
-        failure = feeder.failure()
-        if failure is not None:
-            _log.error("the %s died: %s", failure[0], failure[1], exc_info=failure[1])
-            return 1
-        return 0
+                rest = delivery.close()
+                if rest.waiting:
+                    _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
+        return 0 if failure is None else 1
 
     def _attend(
         self, feeder: Feeder, health: Health, delivery: Delivery | None, notifier: Notifier, prefix: str
@@ -279,19 +299,30 @@ class Service:
         """Until the end: report health, and feed the watchdog only while the work goes on."""
         interval_s = self._config.tunables.reporting.health_interval_s
         next_health, next_watchdog = time.monotonic() + min(interval_s, FIRST_HEALTH_S), 0.0
-        while not self._stop.wait(TICK_S) and not feeder.ended.is_set():
+        while not self._stop.wait(TICK_S):
             now = time.monotonic()
+            if feeder.ended.is_set() and (feeder.failure() or not delivery or delivery.drained(DRAIN_S)):
+                return
             if delivery and not delivery.link.alive:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
-            if now >= next_health and delivery:
+            if delivery and now >= next_health:
                 next_health = now + interval_s
-                outbox, link = delivery.health()
-                problems = [f"{feeder.held} messages wait in memory, the disk refuses them"] if feeder.held else []
-                message = health.message(feeder.line.reporter.next_seq(), outbox=outbox, link=link, problems=problems)
-                delivery.link.publish_retained(health_message(message, health.station, prefix))
+                self._report(feeder, health, delivery, prefix)
             if notifier.watchdog_s and now >= next_watchdog and feeder.works():
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
+
+    def _report(self, feeder: Feeder, health: Health, delivery: Delivery, prefix: str) -> None:
+        """Publish health; an outbox that cannot even be read is part of it."""
+        problems = [f"{feeder.held} messages wait in memory: the disk refuses them"] if feeder.held else []
+        outbox: OutboxHealth | None = None
+        link: LinkHealth | None = None
+        try:
+            outbox, link = delivery.health()
+        except DeliveryError as error:
+            problems.append(error.message)
+        message = health.message(feeder.line.reporter.next_seq(), outbox=outbox, link=link, problems=problems)
+        delivery.link.publish_retained(health_message(message, health.station, prefix))
 
     def _delivery(self, station: StationId) -> Delivery | None:
         config = self._config
@@ -331,6 +362,11 @@ def _print(messages: Sequence[Message]) -> None:
     for message in messages:
         if not message.retain:
             print(message.payload.decode(), flush=True)
+
+
+def _tell_death(stage: str, error: BaseException) -> None:
+    """A fault of the input is told in words, one of the agent itself with its traceback."""
+    _log.error("the %s died: %s", stage, error, exc_info=None if isinstance(error, TalusError) else error)
 
 
 def _warn(problem: SourceProblem) -> None:

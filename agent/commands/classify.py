@@ -16,6 +16,9 @@ from agent.types import (
     COMPONENTS,
     LABELS,
     NS,
+    WINDOW_ONSET,
+    WINDOW_RATE_HZ,
+    WINDOW_SAMPLES,
     SampleBlock,
     Segment,
     StationId,
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
 
 EXAMPLE = "talus classify event.mseed --onset 2026-03-01T12:00:05 --json"
 
-FULL_S = 81.92
+FULL_S = (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
 PACKET_S = 10.0
+LONG = 20
+"""Files from which on progress is shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +64,9 @@ def main(args: argparse.Namespace) -> int:
     if not (args.files or args.table):
         raise UsageError("nothing to classify", "name a FILE, or a --table of them")
     if not 0 < args.seconds <= FULL_S:
-        raise UsageError(f"--seconds {args.seconds:g} is not in 0..{FULL_S}", "the window ends 81.92 s after the onset")
+        raise UsageError(f"--seconds {args.seconds:g} makes no sense", f"give more than 0 and at most {FULL_S:g} s")
+    if args.onset:
+        _check_onset(args.onset)
     from tqdm import tqdm
 
     from agent.assemble import open_classifier
@@ -75,31 +82,41 @@ def main(args: argparse.Namespace) -> int:
         items += _read_table(args.table, args.onset)
     trigger = tunables.trigger.settings()
     failed = 0
-    bar = tqdm(items, unit="file", disable=len(items) < 20 or not sys.stderr.isatty(), leave=False)
+    bar = tqdm(items, unit="file", disable=len(items) < LONG or not sys.stderr.isatty(), leave=False)
     for item in bar:
         try:
             for line in _classify_file(item, args.seconds, trigger, classifier):
                 with bar.external_write_mode():
                     print(json.dumps(line) if args.json else _text(line))
-        except (TalusError, OSError) as error:
+        except TalusError as error:
             failed += 1
-            message = error.message if isinstance(error, TalusError) else str(error)
+            message = error.message.removeprefix(f"{item.path}: ")
             with bar.external_write_mode():
-                print(
-                    json.dumps({"file": item.shown, "error": message})
-                    if args.json
-                    else f"{item.shown}  error: {message}"
-                )
-            if isinstance(error, TalusError) and error.hint and not args.json:
-                print(f"  hint: {error.hint}", file=sys.stderr)
+                if args.json:
+                    print(json.dumps({"file": item.shown, "error": message}))
+                else:
+                    print(f"{item.shown}  error: {message}")
+                    print(f"  hint: {error.hint}", file=sys.stderr)
     if failed:
-        print(f"talus classify: {failed} of {len(items)} files could not be classified", file=sys.stderr)
+        print(f"talus classify: {failed} of {len(items)} could not be classified", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
+def _check_onset(text: str) -> None:
     try:
-        with table.open(newline="", encoding="utf-8") as handle:
+        parse_ns(text)
+    except DataError as error:
+        raise UsageError(f"--onset: {error.message}", error.hint) from None
+
+
+def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
+    """Files and onsets of a table; an ``onset`` of the command line goes before those.
+
+    Raises:
+        DataError: not such a table.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
             missing = {"trace_name", "trace_onset_time"} - set(reader.fieldnames or ())
             if missing:
@@ -109,9 +126,14 @@ def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
                 )
             for row in reader:
                 name = row["trace_name"]
+                if not name:
+                    raise DataError(
+                        f"{table}:{reader.line_num}: no trace_name", "write a file's path, or remove the line"
+                    )
                 yield _Item(name, table.parent / name, onset or row["trace_onset_time"] or None)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read as a table: {error}", "give a CSV file in UTF-8") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{table} cannot be read as a table: {reason}", "give a CSV file in UTF-8") from None
 
 
 def _classify_file(

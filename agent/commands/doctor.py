@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import os
 import platform
 import shutil
@@ -52,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
     for finding in _examine(args.config):
         bad += finding.state == "bad"
         print(finding, flush=True)
-    print(f"talus doctor: {f'{bad} things need you' if bad else 'all well'}", file=sys.stderr)
+    verdict = "all well" if not bad else "1 thing needs you" if bad == 1 else f"{bad} things need you"
+    print(f"talus doctor: {verdict}", file=sys.stderr)
     return 1 if bad else 0
 
 
@@ -75,7 +77,8 @@ def _examine(path: Path | None) -> Iterator[Finding]:
     if config is not None:
         yield _guarded("source", lambda: _source(config))
         yield _guarded("broker", lambda: _broker(config))
-        yield _state(config.state_dir)
+        for folder in dict.fromkeys((config.state_dir, config.outbox_path.parent)):
+            yield _state(folder)
     yield _clock()
 
 
@@ -137,17 +140,22 @@ def _broker(config: Config) -> Finding:
 
 
 def _state(folder: Path) -> Finding:
+    """Whether this user can write there. The folder is not made: made by root, it would be closed to the agent."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".doctor-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        if nearest == folder:
+            probe = folder / f".doctor-{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         return Finding("bad", "state", f"{folder}: {error.strerror}", "make it writable for the user that runs talus")
-    free = shutil.disk_usage(folder).free / 1e6
+    free = shutil.disk_usage(nearest).free / 1e6
     if free < MIN_FREE_MB:
         return Finding("bad", "state", f"{folder}: {free:.0f} MB free", "make room: alerts wait there while offline")
-    return Finding("ok", "state", f"{folder}: writable, {free / 1000:.1f} GB free")
+    state = "writable" if nearest == folder else "will be made"
+    return Finding("ok", "state", f"{folder}: {state}, {free / 1000:.1f} GB free")
 
 
 def _clock() -> Finding:

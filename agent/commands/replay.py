@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import re
+import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from agent.errors import UsageError
+from agent.cli import INTERRUPTED
+from agent.commands.watch import PASSWORD_VARIABLE
+from agent.errors import DataError, UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
 from agent.types import MAX_BLOCK_S, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
@@ -22,16 +26,13 @@ if TYPE_CHECKING:
     from agent.assemble import Line
     from agent.config import Config
     from agent.delivery import Delivery
-    from agent.mqtt_settings import MqttSettings
-    from agent.sources import SourceProblem
-    from agent.sources.archive import ArchiveSource
 
 Output: TypeAlias = Event | Discard
 Sink: TypeAlias = Callable[[Sequence[Message]], None]
 
 EXAMPLE = "talus replay day.mseed --json\n  talus replay archive/ --speed 1 --broker mqtt://localhost"
 
-DRAIN_S = 30.0
+PATIENCE_S = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, on a terminal too")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings; its broker, if any, gets the messages")
-    parser.add_argument("--broker", metavar="URL", help="send to this broker, such as mqtt://localhost:1883")
+    parser.add_argument(
+        "--broker",
+        metavar="URL",
+        help=f"send to mqtt://[user@]host[:port][/prefix], or mqtts://; the password comes from {PASSWORD_VARIABLE}",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=PATIENCE_S,
+        metavar="SECONDS",
+        help=f"at the end, how long to wait for a broker that takes nothing (default {PATIENCE_S:g})",
+    )
     parser.add_argument("--as-live", action="store_true", help="do not mark what goes to a broker as an exercise")
     parser.add_argument("-v", "--verbose", action="store_true", help="say why triggers were discarded")
 
@@ -65,10 +77,38 @@ class _Tally:
         longest = max(self.seconds.values(), default=0.0)
         stations = len({stream.station for stream in self.seconds})
         return (
-            f"talus replay: {len(self.events)} events, {self.alerts} alerts, {self.discarded} triggers discarded, "
-            f"{self.problems} problems; {stations} stations, {longest / 3600:.2f} h of data in {took_s:.1f} s "
+            f"{_count(len(self.events), 'event')}, {_count(self.alerts, 'alert')}, "
+            f"{_count(self.discarded, 'trigger')} discarded, {_count(self.problems, 'problem')}; "
+            f"{_count(stations, 'station')}, {_duration(longest)} of data in {_duration(took_s)} "
             f"({longest / max(took_s, 1e-9):.0f} x real time)"
         )
+
+
+class _Console:
+    """Standard output and error with a progress bar between their lines; the bar shows on a terminal only."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        form = "{l_bar}{bar}| {elapsed}"
+        self._bar: tqdm[NoReturn] = tqdm(
+            total=100, unit="%", disable=not sys.stderr.isatty(), leave=False, bar_format=form
+        )
+
+    def out(self, text: str) -> None:
+        with self._bar.external_write_mode():
+            print(text, flush=True)
+
+    def err(self, text: str) -> None:
+        with self._bar.external_write_mode():
+            print(text, file=sys.stderr, flush=True)
+
+    def progress(self, share: float) -> None:
+        self._bar.n = round(100 * share)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
 
 
 def main(args: argparse.Namespace) -> int:
@@ -81,110 +121,134 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("nothing to replay", "name files or folders, or a --config whose source is an archive")
     if not 0 < args.packet <= MAX_BLOCK_S:
         raise UsageError(f"--packet {args.packet:g} makes no sense", f"give more than 0 and at most {MAX_BLOCK_S:g} s")
-    mqtt = _broker(config, args.broker)
-    line = build_line(
-        config.tunables if config else TunablesConfig(),
-        config.classifier if config else ClassifierConfig(),
-        mqtt.prefix if mqtt else DEFAULT_PREFIX,
-        exercise=mqtt is not None and not args.as_live,
-    )
-    for reason in line.fallbacks:
-        print(f"talus replay: {reason}", file=sys.stderr)
-    tally = _Tally()
-    with ExitStack() as stack:
-        delivery = None
-        if mqtt is None:
-            sink = _printer(as_json=args.json or not sys.stdout.isatty())
-        else:
-            delivery = stack.enter_context(_delivery(config, mqtt))
-            sink = delivery.put
-        bar = stack.enter_context(_progress())
-        source = _open_source(paths, args, tally, bar)
-        started = time.monotonic()
-        try:
-            _run(source, line, tally, sink, verbose=args.verbose)
-        finally:
-            bar.close()
-            source.close()
-            print(tally.summary(time.monotonic() - started), file=sys.stderr)
-        left = delivery.drain(DRAIN_S) if delivery else 0
-        if delivery and left:
-            error = delivery.link.status().error
-            print(
-                f"talus replay: {left} messages wait in {delivery.path} for the broker{f': {error}' if error else ''}",
-                file=sys.stderr,
-            )
-    return 1 if left else 0
+    sends = args.broker is not None or (config is not None and config.mqtt is not None)
+    delivery = _delivery(config, args.broker) if sends else None
+    try:
+        line = build_line(
+            config.tunables if config else TunablesConfig(),
+            config.classifier if config else ClassifierConfig(),
+            delivery.prefix if delivery else DEFAULT_PREFIX,
+            exercise=sends and not args.as_live,
+        )
+        for reason in line.fallbacks:
+            print(f"talus replay: {reason}", file=sys.stderr)
+        if delivery:
+            delivery.link.start()
+        finished = _replay(paths, args, line, delivery)
+    finally:
+        rest = delivery.close() if delivery else None
+    if rest and rest.refused:
+        print(f"talus replay: the broker refused {_count(rest.refused, 'message')} for good", file=sys.stderr)
+    if rest and delivery and rest.waiting:
+        why = f": {rest.error}" if rest.error else ""
+        print(
+            f"talus replay: {_count(rest.waiting, 'message')} wait in {delivery.path}{why}\n"
+            "  hint: the next replay to this broker sends them",
+            file=sys.stderr,
+        )
+    undelivered = rest is not None and (rest.waiting or rest.refused)
+    return INTERRUPTED if not finished else 1 if undelivered else 0
 
 
-def _broker(config: Config | None, url: str | None) -> MqttSettings | None:
+def _delivery(config: Config | None, url: str | None) -> Delivery:
+    """To the configured broker from the configuration's outbox, or to another one from an outbox of its own: what waits
+    for one broker is not for any other."""
+    from agent.delivery import Delivery
     from agent.mqtt_settings import MqttSettings
 
-    if url is not None:
-        return MqttSettings.from_url(url)
-    return config.mqtt.settings(config.client_id) if config and config.mqtt else None
-
-
-def _delivery(config: Config | None, mqtt: MqttSettings) -> Delivery:
-    from agent.delivery import Delivery
-
-    if config is not None:
+    if url is None and config is not None and config.mqtt is not None:
         station = StationId(config.station.network, config.station.station, "", "")
-        return Delivery(mqtt, station, config.outbox_path, config.outbox.max_mb)
+        return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
+    settings = MqttSettings.from_url(url or "", os.environ.get(PASSWORD_VARIABLE))
+    settings = dataclasses.replace(settings, client_id=f"talus-replay-{secrets.token_hex(4)}")
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return Delivery(mqtt, StationId("XX", "REPLAY", "", ""), home / "talus" / "replay.sqlite3")
+    name = re.sub("[^A-Za-z0-9.-]", "_", settings.host)
+    return Delivery(
+        settings, StationId("XX", "REPLAY", "", ""), home / "talus" / f"replay-{name}-{settings.port}.sqlite3"
+    )
 
 
-def _progress() -> tqdm[NoReturn]:
-    from tqdm import tqdm
-
-    return tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False, bar_format="{l_bar}{bar}| {elapsed}")
-
-
-def _open_source(
-    paths: Sequence[str | Path], args: argparse.Namespace, tally: _Tally, bar: tqdm[NoReturn]
-) -> ArchiveSource:
+def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, delivery: Delivery | None) -> bool:
+    """Everything from the source to the broker's last acknowledgement; False when Ctrl-C ended it."""
     from agent.sources.archive import ArchiveSource
 
-    def problem(what: SourceProblem) -> None:
+    tally, console = _Tally(), _Console()
+
+    def problem(what: object) -> None:
         tally.problems += 1
-        with bar.external_write_mode():
-            print(f"talus replay: {what}", file=sys.stderr)
+        console.err(f"talus replay: {what}")
 
-    def progress(share: float) -> None:
-        bar.n = round(100 * share)
-        bar.refresh()
+    sink = delivery.put if delivery else _printer(console, as_json=args.json or not sys.stdout.isatty())
+    source = ArchiveSource(paths, args.packet, args.speed, on_problem=problem, progress=console.progress)
+    started = time.monotonic()
+    try:
+        _run(source.blocks(), line, tally, sink, problem, explain=console.err if args.verbose else None)
+        finished = True
+    except KeyboardInterrupt:
+        finished = False
+    finally:
+        console.close()
+    outcome = "" if finished else "stopped; "
+    print(f"talus replay: {outcome}{tally.summary(time.monotonic() - started)}", file=sys.stderr)
+    if delivery and finished:
+        delivery.drain(args.wait)
+    return finished
 
-    return ArchiveSource(paths, args.packet, args.speed, on_problem=problem, progress=progress)
 
+def _run(
+    blocks: Iterable[SampleBlock],
+    line: Line,
+    tally: _Tally,
+    sink: Sink,
+    problem: Callable[[object], None],
+    *,
+    explain: Callable[[str], None] | None,
+) -> None:
+    """Feed the pipeline to the end of the data. ``explain`` is told why triggers were discarded."""
+    refused: set[tuple[StreamId, str]] = set()
 
-def _run(source: ArchiveSource, line: Line, tally: _Tally, sink: Sink, *, verbose: bool) -> None:
     def deliver(outputs: Sequence[Output], received_ns: int) -> None:
         for output in outputs:
             if isinstance(output, Discard):
                 tally.discarded += 1
-                if verbose:
-                    print(f"{output.station} {format_ns(output.onset_ns)} discarded: {output.reason}", file=sys.stderr)
+                if explain:
+                    explain(f"{output.station}  {format_ns(output.onset_ns)}  discarded: {output.reason}")
                 continue
             messages = line.reporter.report(output, received_ns)
             tally.events.add(output.id)
             tally.alerts += sum(message.priority is Priority.ALERT for message in messages)
             sink(messages)
 
-    for block in source.blocks():
+    for block in blocks:
         tally.saw(block)
-        deliver(line.pipeline.feed(block), time.time_ns())
+        try:
+            outputs = line.pipeline.feed(block)
+        except DataError as error:
+            if (block.stream, error.message) not in refused:
+                refused.add((block.stream, error.message))
+                problem(error)
+            continue
+        deliver(outputs, time.time_ns())
     deliver(line.pipeline.flush(), time.time_ns())
 
 
-def _printer(*, as_json: bool) -> Sink:
+def _printer(console: _Console, *, as_json: bool) -> Sink:
     """Prints what would be sent, except the retained summaries, which repeat it."""
     from agent.watch import readable
 
     def sink(messages: Sequence[Message]) -> None:
         for message in messages:
             if not message.retain:
-                text = message.payload.decode() if as_json else readable(message)
-                print(text, flush=True)
+                console.out(message.payload.decode() if as_json else readable(message))
 
     return sink
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
