@@ -3,6 +3,8 @@
     bundle.py       the manifest, and files that are what it says
     calibration.py  from logits to probabilities
     onnxruntime.py  the INT8 network on a CPU
+    tensorrt.py     the network on an NVIDIA GPU, in a process of its own (trt/)
+    switch.py       ONNX Runtime serves, until TensorRT is ready
     constant.py     always the same answer, for tests and drills
     selftest.py     the golden windows: does this backend, here, compute the file as it is written?
 
@@ -53,12 +55,18 @@ class Backend(Protocol):
 class Classifier(Protocol):
     """Turns windows into verdicts. Not safe for several threads at once: one thread owns it."""
 
-    backend: str
-    precision: str
     model: str
     sha256: str
     preparation: Preparation
     """How the windows must be prepared."""
+
+    @property
+    def backend(self) -> str:
+        """The runtime that answers at this moment."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in."""
 
     def classify(self, window: Window) -> Classification:
         """The verdict on one window.

@@ -1,0 +1,126 @@
+"""The station is never blind while the GPU is made ready: ONNX Runtime serves from the first second, and between two
+windows TensorRT takes over, once its engine has passed the golden windows. If TensorRT fails later, the same window
+goes to ONNX Runtime, and so does every one after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.errors import BackendError, ModelError
+from agent.inference import NetworkClassifier
+from agent.inference.bundle import Bundle
+from agent.inference.trt.ladder import Served, Workshop, climb
+from agent.types import Classification, Window
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What serves, why nothing better does, and what is being done about it (None: nothing any more)."""
+
+    backend: str
+    precision: str
+    reasons: tuple[str, ...]
+    activity: str | None = None
+
+
+class SwitchingClassifier:
+    """``classify`` is for one thread; ``standing`` and ``close`` for any. The GPU is looked for in a thread of its own,
+    which ends when an engine serves or none can."""
+
+    def __init__(
+        self, standby: NetworkClassifier, bundle: Bundle, workshop: Workshop, reasons: Sequence[str] = ()
+    ) -> None:
+        """``standby`` serves ``bundle`` at once; ``reasons`` say why no backend before it does."""
+        self.model, self.sha256, self.preparation = standby.model, standby.sha256, standby.preparation
+        self._standby, self._bundle, self._workshop = standby, bundle, workshop
+        self._active = standby
+        self._next: Served | None = None
+        self._serving: Served | None = None
+        self._lock = threading.Lock()
+        self._reasons = tuple(reasons)
+        self._activity: str | None = "looking for a GPU"
+        self._thread = threading.Thread(target=self._prepare, name="tensorrt", daemon=True)
+        self._thread.start()
+
+    @property
+    def backend(self) -> str:
+        return self._active.backend
+
+    @property
+    def precision(self) -> str:
+        return self._active.precision
+
+    def standing(self) -> Standing:
+        """At this moment."""
+        with self._lock:
+            return Standing(self._active.backend, self._active.precision, self._reasons, self._activity)
+
+    def classify(self, window: Window) -> Classification:
+        """As ``Classifier.classify``."""
+        if self._next is not None:
+            self._switch()
+        active = self._active
+        try:
+            return active.classify(window)
+        except ModelError as error:
+            if active is self._standby:
+                raise
+            verdict = self._standby.classify(window)  # raises as well when the window is at fault
+            self._retire(error)
+            return verdict
+
+    def close(self) -> None:
+        """End what runs beside: a build, or the process that serves."""
+        self._workshop.stop.set()
+        self._thread.join(timeout=5)
+        with self._lock:
+            for served in (self._next, self._serving):
+                if served is not None:
+                    served.backend.close()
+
+    def _switch(self) -> None:
+        with self._lock:
+            served, self._next = self._next, None
+            if served is None:
+                return
+            self._serving, self._active = served, served.classifier
+            self._reasons, self._activity = tuple(f"tensorrt {reason}" for reason in served.reasons), None
+        _log.info("TensorRT serves now, %s: %s", served.classifier.precision, served.platform)
+
+    def _retire(self, error: ModelError) -> None:
+        with self._lock:
+            served, self._serving, self._active = self._serving, None, self._standby
+            self._reasons = (*self._reasons, f"tensorrt served and failed: {error.message}")
+        _log.error("TensorRT failed, ONNX Runtime serves again: %s", error.message)
+        if served is not None:
+            served.backend.close()
+
+    def _tell(self, text: str) -> None:
+        with self._lock:
+            self._activity = text
+
+    def _prepare(self) -> None:
+        """The thread: from the probe to an engine that has passed, or to the reason why there is none."""
+        try:
+            served = climb(self._bundle, self._workshop, self._tell)
+        except BackendError as error:
+            reason = f"tensorrt: {error.message}"
+            with self._lock:
+                self._reasons, self._activity = (*self._reasons, reason), None
+            _log.info("%s", reason)
+            return
+        except Exception as error:  # noqa: BLE001 - nobody waits for this thread: what ends it must be told by the state
+            _log.exception("TensorRT could not be made ready")
+            with self._lock:
+                self._reasons, self._activity = (*self._reasons, f"tensorrt: {type(error).__name__}: {error}"), None
+            return
+        with self._lock:
+            self._next, self._activity = served, "TensorRT is ready and takes the next window"
+        if self._workshop.stop.is_set():
+            served.backend.close()

@@ -1,0 +1,33 @@
+"""The network on an NVIDIA GPU through TensorRT, in a process of its own; see ``agent.inference.trt``.
+
+This opens what is ready: an engine that was built before, on this machine. Building takes minutes, and is done by the
+service beside its work (``agent.inference.switch``) or by ``talus doctor --jetson``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.errors import BackendError
+from agent.inference.bundle import Bundle
+from agent.inference.trt.ladder import Workshop, climb
+from agent.inference.trt.worker import TensorRtBackend
+
+
+def engine_folder(state_dir: Path) -> Path:
+    """Where engines are kept."""
+    return state_dir / "tensorrt"
+
+
+def open_backend(bundle: Bundle, threads: int, argument: str) -> TensorRtBackend:
+    """``argument`` is the folder with the engines; ``threads`` mean nothing to a GPU.
+
+    Raises:
+        BundleError: the bundle has no file for TensorRT.
+        BackendError: no GPU, no TensorRT, no engine yet, or one that fails its golden windows.
+    """
+    if not argument:
+        raise BackendError(
+            "tensorrt needs the folder of its engines", "use `talus run`, or `talus doctor --config FILE`"
+        )
+    return climb(bundle, Workshop(Path(argument), build=False)).backend

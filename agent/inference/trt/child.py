@@ -1,0 +1,144 @@
+"""One child process of ``agent.tensorrt_child`` and the socket to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from agent.errors import BackendError
+
+START = """
+import sys
+sys.path.append(sys.argv.pop(1))
+from agent.tensorrt_child.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""The agent's own packages come last on the child's path: another interpreter must not load ours before its own."""
+HINT = "run `talus doctor --jetson`; the station goes on with ONNX Runtime"
+MAX_LINE = 1 << 16
+_HOME = str(Path(__file__).parents[3])
+
+
+class Child:
+    """Started at once. Kill it with ``close``, or use it as a context."""
+
+    def __init__(self, python: str, command: str, *arguments: str, niceness: int = 0) -> None:
+        """With ``niceness`` it also ends when the thread that makes this does.
+
+        Raises:
+            BackendError: the interpreter cannot be started.
+        """
+        self._what = command
+        self.stage = "starting"
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self.socket, theirs = socket.socketpair()
+        # -I would hide a site's PYTHONPATH, which is how TensorRT from a tar file is found
+        line = [python, "-c", START, _HOME, str(os.getpid()), str(niceness), command, *arguments]
+        with theirs:
+            try:
+                self.process = subprocess.Popen(
+                    line, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._stderr, start_new_session=True
+                )
+            except OSError as error:
+                self.socket.close()
+                self._stderr.close()
+                raise BackendError(f"{python} cannot be started: {error.strerror}", HINT) from error
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def result(self, timeout_s: float, check: Callable[[float], None] = lambda elapsed_s: None) -> Mapping[str, Any]:
+        """Wait for the child's result; ``check`` is called about once a second with the time passed, and may raise.
+
+        Raises:
+            BackendError: it refused, died (of which signal, and at which stage) or took too long.
+        """
+        begin = time.monotonic()
+        pending = bytearray()
+        while True:
+            elapsed = time.monotonic() - begin
+            if elapsed > timeout_s:
+                raise BackendError(f"{self._what} took more than {timeout_s:.0f} s while {self.stage}", HINT)
+            check(elapsed)
+            self.socket.settimeout(min(1.0, max(0.01, timeout_s - elapsed)))
+            try:
+                raw = self.socket.recv(MAX_LINE)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                raw = b""
+            pending += raw
+            if not raw or len(pending) > MAX_LINE:
+                raise self.died()
+            *lines, rest = pending.split(b"\n")
+            pending = bytearray(rest)
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    raise BackendError(f"{self._what} said what is not understood: {line[:80]!r}", HINT) from None
+                if "result" in message:
+                    found: Mapping[str, Any] = message["result"]
+                    return found
+                if "error" in message:
+                    raise BackendError(str(message["error"])[:300], HINT)
+                self.stage = str(message.get("stage", self.stage))
+
+    def died(self) -> BackendError:
+        """What ended the child, as an error to raise."""
+        try:
+            status = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return BackendError(f"{self._what} closed its socket while {self.stage}", HINT)
+        return BackendError(f"{self._what} ended by {_cause(status)} while {self.stage}{self._last_words()}", HINT)
+
+    def rss_mb(self) -> float:
+        """Resident memory, 0 when it has ended."""
+        try:
+            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0.0
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+        self._stderr.close()
+
+    def _last_words(self) -> str:
+        self._stderr.seek(0)
+        lines = self._stderr.read()[-2000:].decode("utf-8", "replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f" ({said[-1][:200]})" if said else ""
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def interpreters() -> tuple[str, ...]:
+    """Where the bindings may be: beside the agent, or in the system's Python, where JetPack puts them."""
+    system = "/usr/bin/python3"
+    return (sys.executable, system) if Path(system).exists() else (sys.executable,)

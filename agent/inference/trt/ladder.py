@@ -1,0 +1,203 @@
+"""From a bundle to an engine that has proved itself: INT8, else FP16, else the reasons why neither serves.
+
+Every rung is an engine of its own file of the bundle: found in the cache or built in a child process, loaded by the
+child that will serve it, and held against the golden answers of that file. Nothing serves that has not passed on this
+machine in this run of the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from agent.errors import BackendError, ModelError
+from agent.inference import NetworkClassifier
+from agent.inference.bundle import TRT_MODEL, Bundle
+from agent.inference.selftest import check_golden
+from agent.inference.trt.cache import EngineCache, EngineKey, Stored, key_of
+from agent.inference.trt.child import HINT, Child
+from agent.inference.trt.probe import Places, Platform, probe
+from agent.inference.trt.worker import ANSWER_S, TensorRtBackend
+
+_log = logging.getLogger(__name__)
+
+FP16_MODEL = "model.fp16.onnx"
+"""The same network with weights and arithmetic in half precision, where a bundle has it."""
+BUILD_S = 45 * 60.0
+BUILD_MB = 3000.0
+"""A build whose process has more than this in memory is ended."""
+SPARE_MB = 200.0
+"""Memory that a build must leave to the rest of the machine."""
+MAX_FAILURES = 2
+
+Tell: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A precision, and the file of the bundle that is written in it."""
+
+    precision: str
+    file: str
+
+
+RUNGS = (Rung("int8", TRT_MODEL), Rung("fp16", FP16_MODEL))
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where engines are kept and how they may be built. ``stop`` ends a build that nobody waits for any more;
+    ``again`` builds even what is in the cache, or failed before."""
+
+    folder: Path
+    places: Places = field(default_factory=Places)
+    build_s: float = BUILD_S
+    build_mb: float = BUILD_MB
+    answer_s: float = ANSWER_S
+    niceness: int = 19
+    build: bool = True
+    again: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A classifier on the GPU, why it is not on a higher rung, and how far it is from the golden answers."""
+
+    classifier: NetworkClassifier
+    backend: TensorRtBackend
+    reasons: tuple[str, ...]
+    drift: float
+    platform: Platform
+
+
+def climb(bundle: Bundle, workshop: Workshop, tell: Tell = lambda text: None) -> Served:
+    """The highest rung that serves ``bundle`` here. ``tell`` hears what is going on, for health and the log.
+
+    Raises:
+        BackendError: none does; the text holds the reason of each.
+    """
+    tell("looking for a GPU")
+    ladder = Ladder(bundle, workshop, probe(workshop.places), tell)
+    reasons: list[str] = []
+    for rung in RUNGS:
+        try:
+            served = ladder.serve(rung)
+        except ModelError as error:
+            if workshop.stop.is_set():
+                raise
+            reasons.append(f"{rung.precision}: {error.message}")
+            continue
+        return replace(served, reasons=tuple(reasons))
+    raise BackendError("; ".join(reasons), HINT)
+
+
+class Ladder:
+    """The rungs of one bundle on one machine."""
+
+    def __init__(self, bundle: Bundle, workshop: Workshop, platform: Platform, tell: Tell = lambda text: None) -> None:
+        self.platform = platform
+        self._bundle, self._workshop, self._tell = bundle, workshop, tell
+
+    def serve(self, rung: Rung) -> Served:
+        """The engine of ``rung``, loaded, with its golden windows passed.
+
+        Raises:
+            ModelError: the bundle has no such file, no engine can be had, or it does not compute what the file says.
+        """
+        onnx = self._bundle.file(rung.file)
+        key = key_of(self.platform, onnx, rung.precision)
+        folder = self._workshop.folder
+        try:
+            cache = EngineCache(folder)
+            stored = None if self._workshop.again else cache.find(key)
+            if stored is not None:
+                try:
+                    return self._prove(rung, stored)
+                except _LoadError as error:
+                    _log.warning("the kept %s engine is built anew: %s", rung.precision, error.message)
+                    cache.drop(key)
+            try:
+                return self._prove(rung, self._build(cache, key, onnx))
+            except _LoadError as error:
+                cache.drop(key)
+                cache.note_failure(key, error.message)
+                raise
+        except OSError as error:
+            raise BackendError(
+                f"engines cannot be kept in {folder}: {error}", "make room there, or make it writable"
+            ) from error
+
+    def _prove(self, rung: Rung, stored: Stored) -> Served:
+        self._tell(f"checking the {rung.precision} engine")
+        try:
+            backend = TensorRtBackend(self.platform, stored, rung.precision, rung.file, self._workshop.answer_s)
+        except BackendError as error:
+            raise _LoadError(error.message, error.hint) from error
+        classifier = NetworkClassifier(backend, self._bundle)
+        try:
+            drift = check_golden(classifier, self._bundle, rung.file)
+        except BaseException:
+            backend.close()
+            raise
+        return Served(classifier, backend, (), drift, self.platform)
+
+    def _build(self, cache: EngineCache, key: EngineKey, onnx: bytes) -> Stored:
+        workshop = self._workshop
+        if not workshop.build:
+            raise BackendError("there is no engine yet", "the service builds it, or `talus doctor --jetson`")
+        count, last = cache.failures(key)
+        if count >= MAX_FAILURES and not workshop.again:
+            raise BackendError(
+                f"the build failed {count} times, last: {last}",
+                "`talus doctor --jetson` tries again; so does a new model, TensorRT or JetPack",
+            )
+        label = f"building the {key.precision} engine for {self.platform}"
+        _log.info("%s", label)
+        self._tell(label)
+        with cache.scratch(".onnx") as model, cache.scratch(".out") as engine, cache.scratch(".cache") as timing:
+            model.write_bytes(onnx)
+            timing.write_bytes(cache.timing(key))
+            paths = (str(model), str(engine), str(timing))
+            try:
+                with Child(self.platform.python, "build", *paths, key.precision, niceness=workshop.niceness) as child:
+                    made = child.result(workshop.build_s, lambda elapsed_s: self._supervise(child, label, elapsed_s))
+            except BackendError as error:
+                if not workshop.stop.is_set():
+                    cache.note_failure(key, error.message)
+                raise
+            cache.put_timing(key, timing)
+            stored = cache.put(key, engine)
+        cache.forget_failures(key)
+        _log.info("built the %s engine in %s s, %s bytes", key.precision, made["seconds"], made["bytes"])
+        return stored
+
+    def _supervise(self, child: Child, label: str, elapsed_s: float) -> None:
+        """Called about once a second while a build goes on."""
+        if self._workshop.stop.is_set():
+            raise BackendError("stopped", "start the agent again")
+        used_mb, left_mb = child.rss_mb(), _available_mb()
+        if used_mb > self._workshop.build_mb or left_mb < SPARE_MB:
+            raise BackendError(
+                f"the build was ended for want of memory: it had {used_mb:.0f} MB, and {left_mb:.0f} MB were left",
+                "stop what else needs memory, or add swap",
+            )
+        self._tell(f"{label}: {elapsed_s:.0f} s, {child.stage}")
+
+
+class _LoadError(BackendError):
+    """The engine, not its answers, is at fault."""
+
+
+def _available_mb() -> float:
+    """Memory that could still be had without swapping; unbounded where the kernel does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        line = next(line for line in text.splitlines() if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) / 1e3
+    except (OSError, StopIteration, ValueError):
+        return float("inf")
