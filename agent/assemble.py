@@ -6,44 +6,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.inference import Classifier, load
+from agent.inference import Classifier, NetworkClassifier, load, open_bundle
 from agent.pipeline import Pipeline
 from agent.policy import Policy
 from agent.reporting import Reporter
 
 if TYPE_CHECKING:
     from agent.config import ClassifierConfig, Config, TunablesConfig
+    from agent.inference.switch import Standing
     from agent.sources import ProblemSink, Source
 
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"
+TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The station's work from packet to message. ``fallbacks`` says why no earlier backend serves."""
+    """The station's work from packet to message. ``fallbacks`` says why no earlier backend served at the start."""
 
     pipeline: Pipeline
     reporter: Reporter
     classifier: Classifier
     fallbacks: list[str]
 
+    def standing(self) -> Standing:
+        """Which backend serves at this moment, and why."""
+        from agent.inference.switch import Standing, SwitchingClassifier
 
-def open_classifier(settings: ClassifierConfig) -> tuple[Classifier, list[str]]:
+        if isinstance(self.classifier, SwitchingClassifier):
+            return self.classifier.standing()
+        return Standing(self.classifier.backend, self.classifier.precision, tuple(self.fallbacks))
+
+    def close(self) -> None:
+        """End what runs beside the classifier."""
+        from agent.inference.switch import SwitchingClassifier
+
+        if isinstance(self.classifier, SwitchingClassifier):
+            self.classifier.close()
+
+
+def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -> tuple[Classifier, list[str]]:
     """The configured bundle on the first configured backend that passes its golden windows.
+
+    TensorRT is made ready beside the work, and only for who says with ``state_dir`` where its engines are kept:
+    recorded data give the same verdicts from beginning to end.
 
     Raises:
         ModelError: there is none.
     """
-    return load(settings.bundle or DEFAULT_BUNDLE, settings.backends, settings.threads)
+    path = settings.bundle or DEFAULT_BUNDLE
+    at_once = [name for name in settings.backends if name != TENSORRT]
+    classifier, fallbacks = load(path, at_once, settings.threads)
+    if state_dir is None or TENSORRT not in settings.backends or not isinstance(classifier, NetworkClassifier):
+        return classifier, fallbacks
+    from agent.inference.switch import SwitchingClassifier
+    from agent.inference.tensorrt import engine_folder
+    from agent.inference.trt.ladder import Workshop
+
+    return SwitchingClassifier(classifier, open_bundle(path), Workshop(engine_folder(state_dir)), fallbacks), fallbacks
 
 
-def build_line(tunables: TunablesConfig, settings: ClassifierConfig, prefix: str, *, exercise: bool = False) -> Line:
-    """Everything between the source and the outbox.
+def build_line(
+    tunables: TunablesConfig,
+    settings: ClassifierConfig,
+    prefix: str,
+    *,
+    exercise: bool = False,
+    state_dir: Path | None = None,
+) -> Line:
+    """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``.
 
     Raises:
         ModelError: no backend serves the bundle.
     """
-    classifier, fallbacks = open_classifier(settings)
+    classifier, fallbacks = open_classifier(settings, state_dir)
     pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, classifier, exercise=exercise)
     reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s)
     return Line(pipeline, reporter, classifier, fallbacks)
