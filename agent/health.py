@@ -90,9 +90,15 @@ class Health:
                 self._events.append((now, "unclassified" if verdict is None else verdict.label))
 
     def message(
-        self, seq: int, *, outbox: OutboxHealth | None, link: LinkHealth | None, problems: list[str]
+        self,
+        seq: int,
+        *,
+        outbox: OutboxHealth | None,
+        link: LinkHealth | None,
+        problems: list[str],
+        activity: str | None = None,
     ) -> HealthMessage:
-        """The present state, in the form that is published."""
+        """The present state, in the form that is published; ``activity`` is what is being made ready."""
         now = time.monotonic()
         with self._lock:
             streams = sorted(self._streams.items())
@@ -127,6 +133,7 @@ class Health:
             events_hour=events,
             discards_hour=discards,
             inference_ms=None,
+            backend_activity=activity[:500] if activity else None,
             inference_failures=failures,
         )
 

@@ -30,9 +30,10 @@ from agent.config import Config, digest
 from agent.delivery import Delivery
 from agent.errors import DataError, DeliveryError, TalusError
 from agent.health import Health, Identity
+from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, Priority, health_message, state_message
 from agent.patience import QuietLog
-from agent.schema import LinkHealth, ModelPart, OutboxHealth, PositionPart, StateMessage
+from agent.schema import TEXT_LIMIT, LinkHealth, ModelPart, OutboxHealth, PositionPart, StateMessage
 from agent.sources import Source, SourceProblem
 from agent.types import Discard, Event, SampleBlock, StationId, format_ns
 from agent.watch import readable
@@ -253,6 +254,8 @@ class Service:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stop = threading.Event()
+        self._started = format_ns(time.time_ns())
+        self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
@@ -265,8 +268,8 @@ class Service:
             signal.signal(number, lambda *_: self._stop.set())
         notifier = Notifier()
         station = StationId(config.station.network, config.station.station, "", "")
-        prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
-        line = build_line(config.tunables, config.classifier, prefix)
+        prefix = self._prefix
+        line = build_line(config.tunables, config.classifier, prefix, state_dir=config.state_dir)
         for reason in line.fallbacks:
             _log.warning("%s", reason)
         health = Health(Identity(station, line.reporter.boot_id), config.state_dir)
@@ -274,7 +277,7 @@ class Service:
         put = delivery.put if delivery else _print
         feeder = Feeder(open_source(config, _warn), line, health, put)
         if delivery:
-            delivery.link.publish_retained(state_message(self._state(station, line), station, prefix))
+            delivery.link.publish_retained(self._state(line, line.standing(), health))
             delivery.link.start()
         feeder.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
@@ -284,6 +287,7 @@ class Service:
         finally:
             notifier.say("STOPPING=1")
             feeder.stop(STOP_S)
+            line.close()
             failure = feeder.failure()
             if failure is not None:
                 _tell_death(*failure)
@@ -299,6 +303,7 @@ class Service:
         """Until the end: report health, and feed the watchdog only while the work goes on."""
         interval_s = self._config.tunables.reporting.health_interval_s
         next_health, next_watchdog = time.monotonic() + min(interval_s, FIRST_HEALTH_S), 0.0
+        standing = feeder.line.standing()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
             if feeder.ended.is_set() and (feeder.failure() or not delivery or delivery.drained(DRAIN_S)):
@@ -308,6 +313,9 @@ class Service:
             if delivery and now >= next_health:
                 next_health = now + interval_s
                 self._report(feeder, health, delivery, prefix)
+            before, standing = standing, feeder.line.standing()
+            if delivery and not standing.same(before):
+                delivery.link.publish_retained(self._state(feeder.line, standing, health))
             if notifier.watchdog_s and now >= next_watchdog and feeder.works():
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
@@ -321,7 +329,13 @@ class Service:
             outbox, link = delivery.health()
         except DeliveryError as error:
             problems.append(error.message)
-        message = health.message(feeder.line.reporter.next_seq(), outbox=outbox, link=link, problems=problems)
+        message = health.message(
+            feeder.line.reporter.next_seq(),
+            outbox=outbox,
+            link=link,
+            problems=problems,
+            activity=feeder.line.standing().activity,
+        )
         delivery.link.publish_retained(health_message(message, health.station, prefix))
 
     def _delivery(self, station: StationId) -> Delivery | None:
@@ -331,31 +345,32 @@ class Service:
             return None
         return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
 
-    def _state(self, station: StationId, line: Line) -> StateMessage:
+    def _state(self, line: Line, standing: Standing, health: Health) -> Message:
         place, classifier = self._config.station, line.classifier
         position = None
         if place.latitude_deg is not None and place.longitude_deg is not None:
             position = PositionPart(
                 latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m
             )
-        return StateMessage(
-            station=str(station),
+        state = StateMessage(
+            station=str(health.station),
             boot_id=line.reporter.boot_id,
-            started=format_ns(time.time_ns()),
+            started=self._started,
             versions={
                 "talus": __version__,
                 "python": platform.python_version(),
                 "onnxruntime": metadata.version("onnxruntime"),
             },
             model=ModelPart(name=classifier.model, sha256=classifier.sha256),
-            backend=classifier.backend,
-            precision=classifier.precision,
-            backend_reason="; ".join(line.fallbacks)[:500] or None,
+            backend=standing.backend,
+            precision=standing.precision,
+            backend_reason=standing.reason()[:TEXT_LIMIT] or None,
             config_revision=None,
             config_sha256=digest(self._config),
             position=position,
             exercise=False,
         )
+        return state_message(state, health.station, self._prefix)
 
 
 def _print(messages: Sequence[Message]) -> None:

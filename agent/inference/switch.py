@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.errors import BackendError, ModelError
 from agent.inference import NetworkClassifier
@@ -27,6 +27,17 @@ class Standing:
     precision: str
     reasons: tuple[str, ...]
     activity: str | None = None
+
+    def same(self, other: Standing) -> bool:
+        """Whether there is nothing to tell but how far the activity is."""
+        return replace(self, activity=None) == replace(other, activity=None) and (
+            (self.activity is None) == (other.activity is None)
+        )
+
+    def reason(self) -> str:
+        """In words, for the station's state."""
+        waits = [f"{self.backend} serves while TensorRT is made ready"] if self.activity else []
+        return "; ".join((*self.reasons, *waits))
 
 
 class SwitchingClassifier:
