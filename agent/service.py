@@ -34,7 +34,7 @@ from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, Priority, health_message, state_message
 from agent.patience import QuietLog
 from agent.schema import TEXT_LIMIT, LinkHealth, ModelPart, OutboxHealth, PositionPart, StateMessage
-from agent.sources import Source, SourceProblem
+from agent.sources import Resumable, Source, SourceProblem, Telling
 from agent.types import Discard, Event, SampleBlock, StationId, format_ns
 from agent.watch import readable
 
@@ -91,6 +91,7 @@ class Feeder:
     def __init__(self, source: Source, line: Line, health: Health, put: Callable[[list[Message]], None]) -> None:
         self.line = line
         self._source, self._health, self._put = source, health, put
+        self._taken = source.taken if isinstance(source, Resumable) else None
         self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
         self._retry_at = 0.0
@@ -131,6 +132,11 @@ class Feeder:
         """Messages that wait in memory because the disk refuses them."""
         return len(self._held)
 
+    def troubles(self) -> list[str]:
+        """What is wrong with the way in and out."""
+        held = [f"{self.held} messages wait in memory: the disk refuses them"] if self._held else []
+        return held + (self._source.troubles() if isinstance(self._source, Telling) else [])
+
     def _read(self) -> None:
         for block in self._source.blocks():
             self._hand_over((block, time.time_ns()))
@@ -161,6 +167,8 @@ class Feeder:
                 self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
                 outputs = []
             self._deliver(outputs, received_ns)
+            if self._taken is not None and not self._held:
+                self._taken(block)
             self._busy_since = None
         self._deliver(self.line.pipeline.flush(), received_ns)
         while self._held and not self.stopping.wait(PUT_RETRY_S):
@@ -322,7 +330,7 @@ class Service:
 
     def _report(self, feeder: Feeder, health: Health, delivery: Delivery, prefix: str) -> None:
         """Publish health; an outbox that cannot even be read is part of it."""
-        problems = [f"{feeder.held} messages wait in memory: the disk refuses them"] if feeder.held else []
+        problems = feeder.troubles()
         outbox: OutboxHealth | None = None
         link: LinkHealth | None = None
         try:

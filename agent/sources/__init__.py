@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from agent.types import SampleBlock
 
@@ -38,4 +38,25 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Make ``blocks()`` end promptly, also while it waits. May be called more than once."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source that goes on after a restart from what was taken last."""
+
+    def taken(self, block: SampleBlock) -> None:
+        """This packet, and with it all that ``blocks()`` gave before it, is done with: what it gave rise to is on disk.
+
+        Called from another thread than ``blocks()``, in the same order; some packets may be left out. Must not block.
+        """
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A source that knows what is wrong with it at present."""
+
+    def troubles(self) -> list[str]:
+        """What is wrong now, a line each, for the health report; empty if all is well. Any thread may ask."""
         ...
