@@ -1,7 +1,7 @@
 """The configuration file: read, checked as a whole, frozen.
 
 config.py            the file, its errors with line and field, the digest
-config_model.py      the sections; config_policy.py the alert rules
+config_model.py      the sections; config_policy.py the alert rules, config_sources.py the kinds of source
 config_section.py    what all sections share
 config_yaml.py       YAML to values with their lines
 config_words.py      what is wrong, in words
@@ -20,7 +20,6 @@ from typing import Literal
 
 from agent.config_files import remarks
 from agent.config_model import (
-    ArchiveConfig,
     ClassifierConfig,
     Config,
     MqttConfig,
@@ -30,6 +29,7 @@ from agent.config_model import (
 )
 from agent.config_policy import PolicyConfig
 from agent.config_section import Section
+from agent.config_sources import ArchiveConfig
 from agent.config_words import dotted, printable, shown, validate
 from agent.config_yaml import MAX_BYTES, Document, Fault, Loc, Spot, YamlFault, parse
 from agent.errors import ConfigError

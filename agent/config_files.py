@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config_model import Config, MqttConfig
+from agent.config_tls import TlsConfig
 from agent.config_yaml import Loc
 
 CREDENTIALS = Path("/run/credentials")
@@ -28,13 +29,23 @@ class Remark:
 
 def remarks(config: Config) -> Iterator[Remark]:
     """Everything that is amiss around ``config`` on this machine, now."""
-    for index, pattern in enumerate(config.source.paths):
+    patterns = config.source.paths if config.source.kind == "archive" else ()
+    for index, pattern in enumerate(patterns):
         if not Path(pattern).exists() and next(glob.iglob(pattern, recursive=True), None) is None:  # noqa: PTH207 - absolute
             yield Remark(("source", "paths", index), "nothing is there at the moment", False)
+    for index, server in enumerate(config.source.servers if config.source.kind == "seedlink" else ()):
+        yield from _tls(("source", "servers", index, "tls"), server.tls)
     if config.classifier.bundle is not None and not config.classifier.bundle.exists():
         yield Remark(("classifier", "bundle"), "there is no such file or folder", True)
     if config.mqtt is not None:
         yield from _mqtt(config.mqtt)
+
+
+def _tls(loc: Loc, tls: TlsConfig | None) -> Iterator[Remark]:
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(tls, name, None)
+        if path is not None:
+            yield from _file((*loc, name), path, secret=name == "key_file")
 
 
 def _mqtt(mqtt: MqttConfig) -> Iterator[Remark]:
@@ -44,12 +55,8 @@ def _mqtt(mqtt: MqttConfig) -> Iterator[Remark]:
         yield Remark(
             ("mqtt", "password_env"), "this variable is not set here; the agent needs it when it starts", False
         )
-    if mqtt.tls is not None:
-        for name in ("ca_file", "cert_file", "key_file"):
-            path = getattr(mqtt.tls, name)
-            if path is not None:
-                yield from _file(("mqtt", "tls", name), path, secret=name == "key_file")
-    elif mqtt.username is not None and not _is_loopback(mqtt.host):
+    yield from _tls(("mqtt", "tls"), mqtt.tls)
+    if mqtt.tls is None and mqtt.username is not None and not _is_loopback(mqtt.host):
         yield Remark(
             ("mqtt", "username"), "goes over the network in the clear with its password; add a tls section", False
         )

@@ -6,28 +6,24 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from agent.config_policy import PolicyConfig, RulesConfig
-from agent.config_section import ConfigPath, ConfigPattern, Disagreement, Section, resolve_path
+from agent.config_section import Code, ConfigPath, Disagreement, Section, resolve_path
+from agent.config_sources import SourceConfig
+from agent.config_tls import TlsConfig
 from agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from agent.dsp.detector import TriggerSettings
     from agent.mqtt_settings import MqttSettings
 
-BACKENDS = ("onnxruntime", "constant")
+BACKENDS = ("tensorrt", "onnxruntime", "constant")
 
 POST_ONSET_S = 81.92
 """What the network's window holds after the onset, seconds (a test compares it with ``agent.types``)."""
-
-
-def _code(text: str) -> str:
-    if not re.fullmatch(r"[A-Z0-9-]{1,8}", text):
-        raise ValueError("must be 1 to 8 upper-case letters, digits or '-' (FDSN source identifiers)")
-    return text
 
 
 def _host(text: str) -> str:
@@ -79,11 +75,17 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _served(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "tensorrt" in value and (value.index("tensorrt") != 0 or len(value) == 1):
+        raise ValueError("must have tensorrt first, and behind it one that serves while its engine is built")
+    return value
+
+
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-Code = Annotated[str, AfterValidator(_code)]
+Backend = Annotated[str, AfterValidator(_backend)]
 
 
 class StationConfig(Section):
@@ -104,21 +106,6 @@ class StationConfig(Section):
                 ("latitude_deg", "longitude_deg") if self.longitude_deg is None else ("longitude_deg", "latitude_deg")
             )
             yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
-
-
-class ArchiveConfig(Section):
-    """Recorded files: whatever ObsPy reads, in time order across channels."""
-
-    kind: Literal["archive"] = Field(examples=["archive"], description="the kind of source")
-    paths: tuple[ConfigPattern, ...] = Field(
-        strict=False, min_length=1, examples=[["records"]], description="files, folders or wildcard patterns"
-    )
-    speed: float = Field(default=0.0, ge=0, le=10_000, description="times real time; 0: as fast as it goes")
-    packet_s: float = Field(default=1.0, ge=0.01, le=60, description="length of the packets handed on, seconds")
-
-
-SourceConfig: TypeAlias = ArchiveConfig
-"""Where samples come from. A second kind makes this ``Annotated[A | B, Field(discriminator="kind")]``."""
 
 
 class TriggerConfig(Section):
@@ -235,26 +222,13 @@ class ClassifierConfig(Section):
     bundle: Annotated[Path | None, BeforeValidator(_bundle)] = Field(
         default=None, description="folder or zip of a model bundle; default: the one that comes with the agent"
     )
-    backends: Annotated[tuple[Annotated[str, AfterValidator(_backend)], ...], AfterValidator(_distinct)] = Field(
-        default=("onnxruntime",),
+    backends: Annotated[tuple[Backend, ...], AfterValidator(_distinct), AfterValidator(_served)] = Field(
+        default=("tensorrt", "onnxruntime"),
         strict=False,
         min_length=1,
-        description="runtimes (onnxruntime, constant) in the order in which they are tried",
+        description="runtimes (tensorrt, onnxruntime, constant) in the order of preference",
     )
     threads: int = Field(default=1, ge=1, le=16, description="threads of the runtime")
-
-
-class TlsConfig(Section):
-    """TLS; an empty section (``tls: {}``) trusts the system's authorities."""
-
-    ca_file: ConfigPath | None = Field(default=None, description="certificates to trust, PEM (the system's)")
-    cert_file: ConfigPath | None = Field(default=None, description="this client's certificate, PEM")
-    key_file: ConfigPath | None = Field(default=None, description="its private key, PEM, without a passphrase")
-
-    def disagreements(self) -> Iterator[Disagreement]:
-        if (self.cert_file is None) != (self.key_file is None):
-            given, absent = ("cert_file", "key_file") if self.key_file is None else ("key_file", "cert_file")
-            yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
 
 
 class MqttConfig(Section):
@@ -360,7 +334,11 @@ class Config(Section):
     """The whole file."""
 
     station: StationConfig = Field(description="who this agent is")
-    source: SourceConfig = Field(description="where samples come from")
+    source: SourceConfig = Field(
+        discriminator="kind",
+        examples=[{"kind": "archive", "paths": ["records"]}],
+        description="where samples come from",
+    )
     tunables: TunablesConfig = Field(
         default=TunablesConfig(), description="detection, verdicts, alerts: what may change from afar"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -42,15 +42,23 @@ class Entry:
     """Names of the settings of a section; empty for a plain setting."""
 
 
-def catalogue(model: type[Section] = Config) -> dict[str, Entry]:
-    """Every setting of ``model`` by its path, sections included, in the order of the file; the root is ``""``."""
+def catalogue(model: type[Section] = Config, value: object = None) -> dict[str, Entry]:
+    """Every setting of ``model`` by its path, sections included, in the order of the file; the root is ``""``.
+
+    Where a setting chooses between kinds of a section (``source.kind``), ``value``, the content of a file, decides
+    which kind's settings are listed. Without it all are, each kind under its own path: ``source:archive.paths``.
+    """
     root = Entry("", model.__doc__ or "", "section", "", "", False, None, tuple(model.model_fields))
-    return {"": root} | {entry.path: entry for entry in _entries(model, "")}
+    return {"": root} | {entry.path: entry for entry in _entries(model, "", value)}
 
 
-def _entries(model: type[Section], prefix: str) -> Iterator[Entry]:
+def _entries(model: type[Section], prefix: str, value: object = None) -> Iterator[Entry]:
     for name, info in model.model_fields.items():
         path = f"{prefix}{name}"
+        within = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(info.discriminator, str):
+            yield from _kinds(path, info, info.discriminator, within)
+            continue
         sections, item = _sections(info.annotation), _item(info)
         listed = _sections(item[0]) if item is not None else ()
         children = tuple(child for section in sections for child in section.model_fields)
@@ -65,13 +73,34 @@ def _entries(model: type[Section], prefix: str) -> Iterator[Entry]:
             children,
         )
         for section in sections:
-            yield from _entries(section, path + ".")
+            yield from _entries(section, path + ".", within)
         if item is not None:
             grandchildren = tuple(child for section in listed for child in section.model_fields)
             kind, bounds = _kind(item[0], item[1]), _bounds(item[1])
             yield Entry(path + "[]", f"an entry of {name}", kind, bounds, "", False, None, grandchildren)
             for section in listed:
                 yield from _entries(section, path + "[].")
+
+
+def _kinds(path: str, info: FieldInfo, selector: str, value: object) -> Iterator[Entry]:
+    """A section of several kinds: itself, its selector, the settings of the kind that ``value`` names, or of all."""
+    kinds = {get_args(s.model_fields[selector].annotation)[0]: s for s in _sections(info.annotation)}
+    given = value.get(selector) if isinstance(value, Mapping) else None
+    chosen = kinds.get(given) if isinstance(given, str) else None
+    example = info.examples[0] if info.examples else None
+    children = tuple(chosen.model_fields) if chosen else (selector,)
+    yield Entry(path, info.description or "", "section", "", "", info.is_required(), example, children)
+    if chosen is not None:
+        yield from _entries(chosen, path + ".", value)
+        return
+    first = next(iter(kinds.values())).model_fields[selector]
+    choices = " \\| ".join(f"`{kind}`" for kind in kinds)
+    example = first.examples[0] if first.examples else None
+    yield Entry(f"{path}.{selector}", first.description or "", choices, "", "", True, example, ())
+    for kind, section in kinds.items() if value is None else ():
+        words = (section.__doc__ or "").splitlines()[0]
+        yield Entry(f"{path}:{kind}", words, "section", "", "", False, None, tuple(section.model_fields))
+        yield from _entries(section, f"{path}:{kind}.")
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -157,9 +186,13 @@ def tables() -> str:
     lines: list[str] = []
     for path, entry in entries.items():
         if entry.children and not any(path == other or path.startswith(f"{other}.") for other in others):
-            title = f"`{path.replace(first, f'{_RULES}.LABEL')}`" if path else "The whole file"
+            name, _, kind = path.replace(first, f"{_RULES}.LABEL").partition(":")
+            kind, _, rest = kind.partition(".")
+            title = f"`{name}{'.' if rest else ''}{rest}`" if path else "The whole file"
+            title += f" with `kind: {kind}`" if kind else ""
+            about = [entry.description, ""] if kind and not rest else []
             same = [path.replace(first, other) for other in others] if path.startswith(first) else []
-            lines += [f"### {title}", "", *_rows(entries, path, same), ""]
+            lines += [f"### {title}", "", *about, *_rows(entries, path, same), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

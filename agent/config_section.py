@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
@@ -86,6 +87,15 @@ def _pattern(value: object, info: ValidationInfo) -> str:
     # Only what the operator wrote may act as a wildcard, not brackets in the name of the folder it is relative to.
     return str((Path(glob.escape(str(base))) if glob.has_magic(str(path)) else base) / path)
 
+
+def _code(text: str) -> str:
+    if not re.fullmatch(r"[A-Z0-9-]{1,8}", text):
+        raise ValueError("must be 1 to 8 upper-case letters, digits or '-' (FDSN source identifiers)")
+    return text
+
+
+Code = Annotated[str, AfterValidator(_code)]
+"""A network or station code."""
 
 ConfigPath = Annotated[Path, BeforeValidator(resolve_path)]
 """A path; relative ones start at the configuration file's folder (validation context ``base``)."""

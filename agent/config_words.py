@@ -44,7 +44,7 @@ def validate(model: type[S], value: Mapping[str, Any], context: Mapping[str, Any
         try:
             instance = model.model_validate(current, context=dict(context))
         except ValidationError as error:
-            entries = entries or catalogue(model)
+            entries = entries or catalogue(model, value)
             details = error.errors()
             kept = [detail for detail in details if not _is_echo(detail, details)]
             fresh = [f for detail in kept for f in _findings(detail, value, entries, wrong)]
@@ -75,7 +75,9 @@ def _mended(value: Any, loc: Loc, wrong: set[Loc], entries: dict[str, Entry]) ->
     mended = {}
     for key in [*value, *(name for name in here if name not in value)]:
         place = (*loc, key)
-        if place in wrong or any(w[:-1] == place and isinstance(w[-1], int) for w in wrong):
+        # Of a section of an unknown kind nothing else can be judged.
+        kind_is_wrong = (*place, "kind") in wrong
+        if place in wrong or kind_is_wrong or any(w[:-1] == place and isinstance(w[-1], int) for w in wrong):
             entry = entries.get(_entry_path(place))
             if entry is not None and entry.example is not None:
                 mended[key] = entry.example
@@ -90,6 +92,8 @@ def _touched(loc: Loc, wrong: set[Loc]) -> bool:
 
 def _findings(detail: ErrorDetails, value: Any, entries: dict[str, Entry], wrong: set[Loc]) -> list[Finding]:
     loc = _own_loc(detail["loc"], value)
+    if detail["type"].startswith("union_tag"):
+        loc = (*loc, detail["ctx"]["discriminator"].strip("'"))
     if detail["type"] != DISAGREEMENT:
         reason, about_value = _reason(detail, loc, _at(value, loc), entries)
         return [Finding(loc, reason, about_value)]
@@ -163,7 +167,7 @@ def _reason(detail: ErrorDetails, loc: Loc, given: Any, entries: dict[str, Entry
     kind, context = detail["type"], detail.get("ctx", {})
     entry = entries.get(_entry_path(loc))
     about = f" ({entry.description})" if entry is not None else ""
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return f"is required{about}", False
     if kind == "extra_forbidden":
         return _unknown(loc, entries), False
@@ -172,8 +176,8 @@ def _reason(detail: ErrorDetails, loc: Loc, given: Any, entries: dict[str, Entry
         words = _TYPES[kind] + _type_hint(kind, given, entry)
     elif kind.startswith(_BOUNDS) and entry is not None:
         words = f"must be {entry.bounds}{about}"
-    elif kind == "literal_error":
-        words = _choice(str(given), str(context["expected"]).replace("'", ""))
+    elif kind in ("literal_error", "union_tag_invalid"):
+        words = _choice(str(given), str(context.get("expected") or context["expected_tags"]).replace("'", ""))
     elif kind == "value_error":
         words = str(context["error"])
     return words, True
@@ -207,7 +211,7 @@ def _unknown(loc: Loc, entries: dict[str, Entry]) -> str:
     nearest = _nearest(name, siblings)
     if nearest:
         return f"is not a setting; did you mean {nearest}?"
-    homes = [path for path in entries if path.rpartition(".")[2] == name and "[]" not in path]
+    homes = [path for path in entries if path.rpartition(".")[2] == name and not re.search(r"\[\]|:", path)]
     if homes:
         return f"is not a setting here; it belongs at {' or '.join(homes[:3])}"
     place = dotted(loc[:-1]) or "the file"

@@ -31,12 +31,13 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         ],
     ),
     "codes": (
-        "station: {network: xx, station: 0123}\nsource: {kind: seedlink, paths: [.]}\n",
+        "station: {network: xx, station: 0123}\nsource: {kind: archives, paths: [.]}\n",
         [
             "site.yaml:1: station.network: must be 1 to 8 upper-case letters, digits or '-' (FDSN source identifiers) "
             "(given: xx)",
             "site.yaml:1: station.station: must be text; put it in quotes (given: 0123)",
-            "site.yaml:2: source.kind: must be archive (given: seedlink)",
+            "site.yaml:2: source.kind: must be archive, seedlink, folder, shake_udp, simulator; did you mean archive? "
+            "(given: archives)",
         ],
     ),
     "numbers": (
@@ -161,8 +162,8 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "site.yaml:2: source.paths: must be a list, such as [a, b] (given: records)",
             "site.yaml:3: log: must be a section: settings on lines of their own, indented below it (level) "
             "(given: debug)",
-            "site.yaml:4: classifier.backends[0]: must be one of onnxruntime, constant (constant may name its label, "
-            "such as constant:noise) (given: cuda)",
+            "site.yaml:4: classifier.backends[0]: must be one of tensorrt, onnxruntime, constant (constant may name "
+            "its label, such as constant:noise) (given: cuda)",
             "site.yaml:5: outbox: must be a section: settings on lines of their own, indented below it (path, max_mb)",
         ],
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,13 +104,22 @@ SCALARS = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([path for path in catalogue() if path and "[]" not in path]), SCALARS)
+@given(st.sampled_from([path for path in catalogue() if path and not re.search(r"\[\]|:\w+$", path)]), SCALARS)
 def test_any_value_in_any_field_is_taken_or_told_at_that_field(path: str, value: object) -> None:
     """One value of any type anywhere: either it is accepted as it is, or the message names that very field."""
     document: dict[str, Any] = {
         "station": {"network": "XX", "station": "SLOPE"},
         "source": {"kind": "archive", "paths": ("/",)},
     }
+    section, _, setting = path.partition(":")
+    kind, _, setting = setting.partition(".")
+    if setting:
+        required = {e.path: e.example for e in catalogue().values() if e.required and "[]" not in e.path}
+        document[section] = {
+            name: example for (owner, _, name), example in ((p.rpartition("."), e) for p, e in required.items())
+            if owner == f"{section}:{kind}"
+        }  # fmt: skip
+        path = f"{section}.{setting}"
     place = document
     *parents, last = path.split(".")
     for parent in parents:
@@ -322,7 +332,8 @@ def test_trigger_settings_are_the_detectors() -> None:
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     """A number without a unit in its name is a count or a ratio, and those are listed here."""
     plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port"}
-    units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below")
+    plain |= {"seed", "hours", "stations"}
+    units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour")
     for path, entry in catalogue().items():
         assert entry.description, path
         if "number" in entry.kind and "[]" not in path.rpartition(".")[2]:
@@ -336,6 +347,7 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
     entries = catalogue()
     required = [entry for entry in entries.values() if entry.required and not entry.children]
     assert all(entry.example is not None for entry in required)
+    required = [entry for entry in required if ":" not in entry.path]
     text = (
         "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}]}}}}\nmqtt: {}\n"
     )
@@ -356,6 +368,23 @@ class _B(Section):
 
 class _Either(Section):
     source: Annotated[_A | _B, Field(discriminator="kind")]
+
+
+def test_a_section_of_an_unknown_kind_is_one_fault() -> None:
+    """What else it holds belongs to a kind that nobody knows, and gives no message of its own; its neighbours do."""
+    of_kind, of_level = told(STATION + "source: {kind: shake_upd, host: x, paths: 3}\nlog: {level: 1}\n")
+    assert of_kind.startswith("site.yaml:2: source.kind: must be archive, ")
+    assert of_kind.endswith("did you mean shake_udp? (given: shake_upd)")
+    assert of_level.startswith("site.yaml:3: log.level")
+
+
+def test_the_settings_of_the_given_kind_are_suggested() -> None:
+    messages = told(STATION + "source: {kind: shake_udp, sender: 3, senders: [{address: 10.0.0.300}]}\n")
+    assert sorted(messages) == [
+        "site.yaml:2: source.sender: is not a setting; did you mean senders?",
+        "site.yaml:2: source.senders[0].address: must be an IP address or a network such as 192.168.1.0/24 "
+        "(given: 10.0.0.300)",
+    ]
 
 
 def test_alternatives_of_a_section_keep_their_own_paths() -> None:
