@@ -117,7 +117,7 @@ class Continuity:
         start_ns = channel.due_ns
         channel.count += len(samples)
         channel.due_ns = channel.origin_ns + round(channel.count * channel.step_ns)
-        if samples.dtype.kind == "f" and not float(samples.dot(samples)) < LARGEST**2:
+        if samples.dtype.kind == "f" and not float(np.abs(samples).max()) <= LARGEST:
             return self._split(block, start_ns, samples, channel, counts)
         counts.samples += len(samples)
         return [_cut(block, start_ns, channel.rate_hz, samples)]
