@@ -1,4 +1,4 @@
-"""Write a model bundle: both INT8 files from one calibration, golden windows with their answers, manifest, card.
+"""Write a model bundle: both INT8 files from one calibration, FP16, golden windows with answers, manifest, card.
 
 The same module, windows and texts give the same bytes. Nothing appears at the target before the agent's own loader has
 opened the result and its golden windows have passed.
@@ -27,6 +27,7 @@ from agent.dsp.window import Preparation
 from agent.inference import open_classifier
 from agent.inference.bundle import (
     CPU_MODEL,
+    FP16_MODEL,
     GOLDEN,
     MANIFEST,
     TRT_MODEL,
@@ -45,11 +46,12 @@ from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW
 from quantize import infer
 from quantize.golden import golden_windows, write_golden
 from quantize.graph import ExportError
+from quantize.half import half
 from quantize.int8 import Int8Files
 
 CARD = "MODEL_CARD.md"
 MAX_BYTES = 2_000_000
-TOLERANCE = {CPU_MODEL: 0.02, TRT_MODEL: 0.05}
+TOLERANCE = {CPU_MODEL: 0.02, TRT_MODEL: 0.05, FP16_MODEL: 0.02}
 """Least tolerance, in probability. TensorRT rounds and fuses in ways of its own, which cannot be measured here."""
 MOST_LOST = 0.2
 """Golden windows that differ by more between FP32 and INT8 mean that the network does not survive quantisation."""
@@ -78,12 +80,10 @@ def write_bundle(target: Path, files: Int8Files, spec: BundleSpec) -> Manifest:
         BundleError, BackendError: the agent refuses the result.
     """
     points = tuple(TemperatureAt(seconds=s, temperature=t) for s, t in sorted(spec.temperature.items()))
-    golden, golden_spec = _golden(files, Calibration(points))
-    contents = {
-        CPU_MODEL: files.cpu.SerializeToString(deterministic=True),
-        TRT_MODEL: files.trt.SerializeToString(deterministic=True),
-        GOLDEN: golden,
-    }
+    networks = {CPU_MODEL: files.cpu, TRT_MODEL: files.trt, FP16_MODEL: half(files.fp32)}
+    golden, golden_spec = _golden(files.fp32, networks, Calibration(points))
+    contents = {name: model.SerializeToString(deterministic=True) for name, model in networks.items()}
+    contents[GOLDEN] = golden
     contents[CARD] = _card(files, spec, contents, golden_spec).encode()
     manifest = Manifest(
         format="talus/bundle/1",
@@ -138,7 +138,9 @@ def zip_bundle(folder: Path, target: Path) -> None:
     scratch.replace(target)
 
 
-def _golden(files: Int8Files, calibration: Calibration) -> tuple[bytes, GoldenSpec]:
+def _golden(
+    fp32: onnx.ModelProto, networks: Mapping[str, onnx.ModelProto], calibration: Calibration
+) -> tuple[bytes, GoldenSpec]:
     """``golden.npz``, and what the manifest says of it.
 
     The tolerance is twice what ONNX Runtime's own optimisations change, and at least ``TOLERANCE``.
@@ -150,15 +152,15 @@ def _golden(files: Int8Files, calibration: Calibration) -> tuple[bytes, GoldenSp
         rows = zip(infer.logits(model, windows, optimise), seconds, strict=True)
         return np.stack([calibration.probabilities(row, float(s)) for row, s in rows])
 
-    exact = answers(files.fp32, optimise=False)
+    exact = answers(fp32, optimise=False)
     written, judged = {}, {}
-    for name, model in ((CPU_MODEL, files.cpu), (TRT_MODEL, files.trt)):
+    for name, model in networks.items():
         written[name] = answers(model, optimise=False)
         drift = float(np.abs(answers(model, optimise=True) - written[name]).max())
         lost = float(np.abs(written[name] - exact).max())
         if lost > MOST_LOST:
             raise ExportError(
-                f"INT8 differs from FP32 by {lost:.2f} in probability on a golden window",
+                f"{name} differs from FP32 by {lost:.2f} in probability on a golden window",
                 "calibrate with more windows, or train with less extreme weights",
             )
         tolerance = max(TOLERANCE[name], float(np.ceil(2 * drift * 1000) / 1000))

@@ -27,6 +27,8 @@ SIGNATURE = "manifest.sig"
 GOLDEN = "golden.npz"
 CPU_MODEL = "model.cpu.onnx"
 TRT_MODEL = "model.trt.onnx"
+FP16_MODEL = "model.fp16.onnx"
+"""The network in half precision, where a bundle has it: for a GPU that gets INT8 wrong."""
 
 MAX_FILE_BYTES = 16 << 20
 MAX_BUNDLE_BYTES = 32 << 20

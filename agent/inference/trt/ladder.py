@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from agent.errors import BackendError, ModelError
 from agent.inference import NetworkClassifier
-from agent.inference.bundle import TRT_MODEL, Bundle
+from agent.inference.bundle import FP16_MODEL, TRT_MODEL, Bundle
 from agent.inference.selftest import check_golden
 from agent.inference.trt.cache import EngineCache, EngineKey, Stored, key_of
 from agent.inference.trt.child import HINT, Child
@@ -25,8 +25,6 @@ from agent.inference.trt.worker import ANSWER_S, TensorRtBackend
 
 _log = logging.getLogger(__name__)
 
-FP16_MODEL = "model.fp16.onnx"
-"""The same network with weights and arithmetic in half precision, where a bundle has it."""
 BUILD_S = 45 * 60.0
 BUILD_MB = 3000.0
 """A build whose process has more than this in memory is ended."""

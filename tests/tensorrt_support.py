@@ -1,0 +1,71 @@
+"""A machine with a GPU that is none: a compiled stand-in for the CUDA driver and a ``tensorrt`` package that runs its
+engines under ONNX Runtime, both found by real child processes through the environment, as on a device."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.inference.trt.ladder import Workshop
+from agent.inference.trt.probe import Places
+
+FAKE = Path(__file__).parent / "fake_gpu"
+
+
+def compile_driver(folder: Path) -> Path:
+    """``libcuda.so.1`` in ``folder``."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the stand-in of the CUDA driver (try: sudo apt-get install gcc)")
+    target = folder / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, FAKE / "libcuda.c"], check=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class FakeJetson:
+    """``tell`` says how TensorRT behaves from now on."""
+
+    root: Path
+    script: Path
+    state: Path
+
+    def tell(self, **script: Any) -> None:
+        self.script.write_text(json.dumps(script))
+
+    def workshop(self, **changes: Any) -> Workshop:
+        fields: dict[str, Any] = {
+            "folder": self.state / "tensorrt",
+            "places": Places(root=self.root, pythons=(sys.executable,), timeout_s=60.0),
+            "niceness": 0,  # the machine that tests may have no time left over
+        }
+        return Workshop(**{**fields, **changes})
+
+
+def fake_environment(driver: Path, script: Path) -> dict[str, str]:
+    """What makes a child process find the stand-ins."""
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(FAKE), os.environ.get("PYTHONPATH")])),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(driver), os.environ.get("LD_LIBRARY_PATH")])),
+        "FAKE_TENSORRT": str(script),
+    }
+
+
+def make_jetson(folder: Path) -> FakeJetson:
+    """The files by which the agent recognises a Jetson."""
+    root = folder / "root"
+    (root / "dev").mkdir(parents=True)
+    (root / "dev" / "nvhost-gpu").touch()
+    (root / "etc").mkdir()
+    (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
+    jetson = FakeJetson(root, folder / "script.json", folder / "state")
+    jetson.tell()
+    return jetson
