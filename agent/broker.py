@@ -102,11 +102,15 @@ def _amqtt(port: int) -> Iterator[None]:
         "listeners": {"default": {"type": "tcp", "bind": f"{_HOST}:{port}"}},
         "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
     }
+
+    async def start() -> None:
+        await Broker(config).start()  # made inside the loop that it is to use
+
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="broker", daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(Broker(config, loop=loop).start(), loop).result(_START_S)
+        asyncio.run_coroutine_threadsafe(start(), loop).result(_START_S)
         yield
     finally:
         # Its own shutdown waits five seconds for tasks that never end; there is nothing to be kept.

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from agent.errors import DeliveryError
 from agent.messages import Message, with_handed
-from agent.mqtt import REFUSED, Ack, Connection, refusal_hint
+from agent.mqtt import REFUSED, Ack, Connection
+from agent.mqtt_hints import refusal_hint
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Entry, Outbox
 from agent.patience import Holds, QuietLog

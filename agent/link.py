@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from agent.drain import Drain, Retained
 from agent.errors import DeliveryError
 from agent.messages import ONLINE, STOPPED, Message, topic
-from agent.mqtt import REFUSED, Connection, refusal_hint
+from agent.mqtt import REFUSED, Connection
+from agent.mqtt_hints import refusal_hint
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Outbox
 from agent.patience import QuietLog, delays

@@ -6,8 +6,8 @@ re-used, so nothing but the outbox remembers what was sent. It belongs to the th
 
 from __future__ import annotations
 
+import contextlib
 import select
-import socket
 import ssl
 import struct
 import time
@@ -24,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.errors import DeliveryError
 from agent.messages import OFFLINE
+from agent.mqtt_hints import refusal_hint, unreachable
 from agent.mqtt_settings import MqttSettings, TlsSettings
 from agent.waker import Waker
 
@@ -37,22 +38,6 @@ _UNSUPPORTED_PROTOCOL = 0x84
 _MALFORMED = (MQTTException, ValueError, LookupError, TypeError, struct.error)
 """What paho raises on packets that are not MQTT."""
 
-_HINTS = {
-    0x81: "the peer does not speak MQTT as expected: check the port",
-    0x85: "set mqtt.client_id to one that the broker accepts",
-    0x86: "check mqtt.username and the password",
-    0x87: "the broker's access list does not allow this user or client to connect, or to write its topics",
-    0x88: "the broker is there but not in service: see its log",
-    0x89: "the broker is overloaded; the agent keeps trying",
-    0x8A: "the broker has banned this client",
-    0x8E: "another client uses the same mqtt.client_id: give each agent its own",
-    0x95: "the broker's limit for the size of a packet is too low",
-    0x97: "the broker's quota for this client is used up",
-    0x9A: "the broker must support retained messages",
-    0x9B: "the broker must support QoS 1",
-    0x9F: "the broker limits the rate of connections; the agent keeps trying",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Ack:
@@ -65,7 +50,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that came in. It is acknowledged when the handler returns, and not if that raises."""
+    """A message that came in."""
 
     topic: str
     payload: bytes
@@ -75,10 +60,11 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a subscriber asks for; with ``session_expiry_s`` the broker keeps what comes while it is away."""
+    """What a subscriber asks for. A message is acknowledged if ``handler`` returns True; an exception that it raises
+    ends the connection. With ``session_expiry_s`` the broker keeps what comes while the subscriber is away."""
 
     filters: Sequence[str]
-    handler: Callable[[Received], None]
+    handler: Callable[[Received], bool]
     session_expiry_s: int = 0
 
 
@@ -96,6 +82,7 @@ class Connection:
         self._answer: ReasonCode | None = None
         self._goodbye: ReasonCode | None = None
         self._granted: list[ReasonCode] = []
+        self._settled = False
         self._handler_error: Exception | None = None
         self._subscription: Subscription | None = None
         self._client_id = client_id
@@ -195,7 +182,9 @@ class Connection:
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Say goodbye, so that the broker does not publish the will."""
-        if self._client.is_connected():
+        if self._client.is_connected() and self._handler_error is None:
+            if self._subscription is not None:
+                self._settle(timeout_s)
             self._client.disconnect()
             deadline = time.monotonic() + timeout_s
             while self._client.want_write() and time.monotonic() < deadline:
@@ -204,6 +193,15 @@ class Connection:
                 except DeliveryError:
                     break
         self._drop()
+
+    def _settle(self, timeout_s: float) -> None:
+        """A round trip, since a socket closed with messages unread resets the connection, and the broker then forgets
+        the acknowledgements that it has not read."""
+        deadline = time.monotonic() + timeout_s
+        self._client.unsubscribe("talus/none")
+        with contextlib.suppress(DeliveryError):
+            while not self._settled and time.monotonic() < deadline:
+                self.pump(0.05)
 
     def abandon(self) -> None:
         """Close without a goodbye: the broker publishes the will."""
@@ -229,6 +227,7 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
         if settings.tls is not None:
@@ -236,6 +235,7 @@ class Connection:
         if will_topic is not None:
             client.will_set(will_topic, OFFLINE, _QOS, retain=True)
         if subscription is not None:
+            client.manual_ack_set(True)
             client.on_message = self._on_message
             self._subscription = subscription
         properties = None
@@ -251,7 +251,7 @@ class Connection:
             else:
                 client.connect(settings.host, settings.port, settings.keepalive_s)
         except (OSError, *_MALFORMED) as error:
-            raise _unreachable(settings, error) from None
+            raise unreachable(settings, error) from None
         self._await_connack(cancelled)
         if subscription is not None:
             self._subscribe(subscription, time.monotonic() + settings.connect_timeout_s)
@@ -267,7 +267,7 @@ class Connection:
             if code.is_failure:
                 raise DeliveryError(
                     f"{self._settings.address} refused the subscription: {code.getName()}",
-                    _HINTS.get(int(code.value), "see the broker's log"),
+                    refusal_hint(int(code.value)),
                 )
 
     def _await_connack(self, cancelled: Callable[[], bool]) -> None:
@@ -296,7 +296,7 @@ class Connection:
         if self._answer.is_failure:
             code, name = int(self._answer.value), self._answer.getName()
             kind = _OtherProtocolError if code == _UNSUPPORTED_PROTOCOL else DeliveryError
-            raise kind(f"{settings.address} refused the connection: {name}", _HINTS.get(code, "see the broker's log"))
+            raise kind(f"{settings.address} refused the connection: {name}", refusal_hint(code))
 
     def _check(self) -> None:
         if self._client.socket() is None:
@@ -306,7 +306,7 @@ class Connection:
         address = self._settings.address
         if self._goodbye is not None:
             code, name = int(self._goodbye.value), self._goodbye.getName()
-            return DeliveryError(f"{address} ended the connection: {name}", _HINTS.get(code, "see the broker's log"))
+            return DeliveryError(f"{address} ended the connection: {name}", refusal_hint(code))
         return DeliveryError(
             f"connection to {address} lost",
             "the agent keeps trying; if it recurs, see the broker's log: another client with the same mqtt.client_id?",
@@ -343,10 +343,17 @@ class Connection:
         except UnicodeDecodeError:
             topic = ""
         try:
-            self._subscription.handler(Received(topic, bytes(message.payload), message.retain, message.dup))
+            taken = self._subscription.handler(Received(topic, bytes(message.payload), message.retain, message.dup))
         except Exception as error:
             self._handler_error = error
             raise _HandlerError from error
+        if taken:
+            self._client.ack(message.mid, message.qos)
+
+    def _on_unsubscribe(
+        self, _client: Client, _data: object, _token: int, _codes: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        self._settled = True
 
     def _on_subscribe(
         self, _client: Client, _data: object, _token: int, codes: list[ReasonCode], _properties: Properties | None
@@ -356,11 +363,6 @@ class Connection:
 
 def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]
-
-
-def refusal_hint(code: int) -> str:
-    """What an operator can do about a refusal with this MQTT 5 reason code."""
-    return _HINTS.get(code, "see the broker's log")
 
 
 class _HandlerError(Exception):
@@ -384,23 +386,3 @@ def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
-    address = settings.address
-    if isinstance(error, socket.gaierror):
-        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check mqtt.host, and the DNS"
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        text = f"the certificate of {address} is not trusted: {error.verify_message}"
-        hint = "set mqtt.tls.ca to the authority that signed it, and mqtt.host to the name in it; check the clock"
-    elif isinstance(error, ssl.SSLError):
-        text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
-    elif isinstance(error, ConnectionRefusedError):
-        text, hint = f"{address} refused the connection", "is the broker running, and is this its port?"
-    elif isinstance(error, ConnectionResetError):
-        text, hint = f"{address} closed the connection", "is this the broker's port, and with or without TLS?"
-    elif isinstance(error, TimeoutError):
-        text, hint = f"{address} does not answer", "check the network, the firewall, and mqtt.host"
-    else:
-        text, hint = f"{address} cannot be reached: {error}", "check the network and the mqtt section"
-    return DeliveryError(text, hint)

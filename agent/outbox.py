@@ -178,15 +178,15 @@ class Outbox:
                     chosen.append((row_id, name))
                 blocked.add(name)
             entries = []
-            for row_id, name in chosen:
+            for row_id, _ in chosen:
                 priority, key, topic, payload, expendable, expiry_s, put_ns = db.execute(
                     "SELECT priority, key, topic, payload, expendable, expiry_s, put_ns FROM queue WHERE id = ?",
                     (row_id,),
                 ).fetchone()
                 message = Message(topic, payload, Priority(priority), key, False, bool(expendable), expiry_s)
                 entries.append(Entry(row_id, message, put_ns))
-                self._taken[row_id] = name
-                self._highest_taken = max(self._highest_taken, row_id)
+            self._taken.update(chosen)
+            self._highest_taken = max(self._highest_taken, *(row_id for row_id, _ in chosen), 0)
             return entries
 
         with self._lock:

@@ -91,8 +91,6 @@ def watch(
                     raise
                 print(f"talus watch: {error}", file=err)
                 time.sleep(max(0.0, min(next(waits), deadline - time.monotonic())))
-            except _EnoughError:
-                break
             finally:
                 if connection is not None:
                     connection.close()
@@ -151,10 +149,6 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-class _EnoughError(Exception):
-    """The limit is reached; what comes next stays with the broker."""
-
-
 class _Printer:
     def __init__(
         self, prefix: str, out: TextIO, err: TextIO, style: Literal["text", "json"], limit: int | None
@@ -172,15 +166,17 @@ class _Printer:
     def done(self) -> bool:
         return self._limit is not None and self.tally.printed >= self._limit
 
-    def receive(self, message: Received) -> None:
+    def receive(self, message: Received) -> bool:
+        """Whether it was dealt with: what comes over the limit stays with the broker."""
         if self.done:
-            raise _EnoughError
+            return False
         try:
             self._show(message)
         except DataError as error:
             self.tally.refused += 1
             topic = _printable(message.topic)[:200]
             self._quiet.warn(f"refused a message on {topic}: {_printable(error.message)}", key=topic)
+        return True
 
     def _complain(self, text: str) -> None:
         print(f"talus watch: {text}", file=self._err, flush=True)

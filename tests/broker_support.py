@@ -137,7 +137,7 @@ class Collector:
         self.connects = 0
         self._settings = settings
         self._client_id = f"collector-{next(_seq)}"
-        self._subscription = Subscription(filters or ("talus/#",), self.received.append, 3600 if session else 0)
+        self._subscription = Subscription(filters or ("talus/#",), self._receive, 3600 if session else 0)
         self._waker = Waker()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -167,6 +167,10 @@ class Collector:
             finally:
                 if connection is not None:
                     connection.close()
+
+    def _receive(self, message: Received) -> bool:
+        self.received.append(message)
+        return True
 
     def payloads(self, topic_end: str) -> list[bytes]:
         return [message.payload for message in list(self.received) if message.topic.endswith(topic_end)]

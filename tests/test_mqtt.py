@@ -636,7 +636,7 @@ def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
 
     with Script(serve) as server, pytest.raises(DeliveryError, match="refused the subscription"):
         open_connection(
-            MqttSettings("127.0.0.1", server.port), subscription=Subscription(["talus/#"], lambda message: None)
+            MqttSettings("127.0.0.1", server.port), subscription=Subscription(["talus/#"], lambda message: True)
         )
 
 

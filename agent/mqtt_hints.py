@@ -1,0 +1,51 @@
+"""What an operator can do when a broker cannot be reached or refuses."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from agent.errors import DeliveryError
+from agent.mqtt_settings import MqttSettings
+
+_HINTS = {
+    0x81: "the peer does not speak MQTT as expected: check the port",
+    0x85: "set mqtt.client_id to one that the broker accepts",
+    0x86: "check mqtt.username and the password",
+    0x87: "the broker's access list does not allow this user or client to connect, or to write its topics",
+    0x88: "the broker is there but not in service: see its log",
+    0x89: "the broker is overloaded; the agent keeps trying",
+    0x8A: "the broker has banned this client",
+    0x8E: "another client uses the same mqtt.client_id: give each agent its own",
+    0x95: "the broker's limit for the size of a packet is too low",
+    0x97: "the broker's quota for this client is used up",
+    0x9A: "the broker must support retained messages",
+    0x9B: "the broker must support QoS 1",
+    0x9F: "the broker limits the rate of connections; the agent keeps trying",
+}
+
+
+def refusal_hint(code: int) -> str:
+    """For a refusal with this MQTT 5 reason code."""
+    return _HINTS.get(code, "see the broker's log")
+
+
+def unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
+    """The error to raise for what the socket, the resolver or TLS raised."""
+    address = settings.address
+    if isinstance(error, socket.gaierror):
+        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check mqtt.host, and the DNS"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        text = f"the certificate of {address} is not trusted: {error.verify_message}"
+        hint = "set mqtt.tls.ca to the authority that signed it, and mqtt.host to the name in it; check the clock"
+    elif isinstance(error, ssl.SSLError):
+        text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
+    elif isinstance(error, ConnectionRefusedError):
+        text, hint = f"{address} refused the connection", "is the broker running, and is this its port?"
+    elif isinstance(error, ConnectionResetError):
+        text, hint = f"{address} closed the connection", "is this the broker's port, and with or without TLS?"
+    elif isinstance(error, TimeoutError):
+        text, hint = f"{address} does not answer", "check the network, the firewall, and mqtt.host"
+    else:
+        text, hint = f"{address} cannot be reached: {error}", "check the network and the mqtt section"
+    return DeliveryError(text, hint)
