@@ -66,6 +66,10 @@ class TensorRtBackend:
         """Resident memory of the child."""
         return self._child.rss_mb()
 
+    def __del__(self) -> None:
+        if getattr(self, "_open", False):
+            self.close()
+
     def close(self) -> None:
         """End the child."""
         if self._open:

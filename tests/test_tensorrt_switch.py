@@ -1,0 +1,196 @@
+"""The station is never blind: ONNX Runtime serves while TensorRT is made ready, and whenever TensorRT fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from inference_support import small_bundle, stored_windows, window
+from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
+
+from agent.assemble import open_classifier as open_configured
+from agent.config_model import ClassifierConfig
+from agent.errors import ModelError
+from agent.inference import Bundle, open_bundle, open_classifier
+from agent.inference.switch import SwitchingClassifier
+from agent.inference.trt import probe as probe_module
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(small_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture
+def jetson(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> FakeJetson:
+    made = make_jetson(tmp_path)
+    for name, value in fake_environment(compile_driver(tmp_path), made.script).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FAKE_CUDA_NO_GRAPH", "1")  # so that the stand-in counts every run
+    return made
+
+
+@pytest.fixture
+def switching(jetson: FakeJetson, bundle: Bundle) -> Iterator[Callable[..., SwitchingClassifier]]:
+    made: list[SwitchingClassifier] = []
+
+    def make(**workshop: object) -> SwitchingClassifier:
+        made.append(SwitchingClassifier(open_classifier(bundle, "onnxruntime"), bundle, jetson.workshop(**workshop)))
+        return made[-1]
+
+    yield make
+    for classifier in made:
+        classifier.close()
+    assert [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def classify_until(
+    classifier: SwitchingClassifier, done: Callable[[], bool], seconds: float = 30.0
+) -> list[tuple[str, str]]:
+    """Backend and precision of one verdict after the other, until ``done``."""
+    windows = [window(data) for data in stored_windows()[0]]
+    seen = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        verdict = classifier.classify(windows[len(seen) % len(windows)])
+        seen.append((verdict.backend, verdict.precision))
+        if done():
+            return seen
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s: {classifier.standing()}")
+
+
+def settled(classifier: SwitchingClassifier) -> Callable[[], bool]:
+    return lambda: classifier.standing().activity is None
+
+
+def test_onnx_runtime_serves_until_the_engine_is_ready(
+    jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]
+) -> None:
+    jetson.tell(build_s=2.0)
+    classifier = switching()
+    assert classifier.standing().activity is not None
+    seen = classify_until(classifier, settled(classifier))
+    assert seen[0] == ("onnxruntime", "int8")
+    assert seen[-1] == ("tensorrt", "int8")
+    assert len(set(seen)) == 2
+    assert seen == sorted(seen), "once TensorRT serves, it serves every window"
+    assert len(seen) > 50
+    standing = classifier.standing()
+    assert (standing.backend, standing.precision, standing.reason()) == ("tensorrt", "int8", "")
+
+
+def test_progress_of_a_build_can_be_told(jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]) -> None:
+    jetson.tell(build_s=3.0)
+    classifier = switching()
+    told = set()
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not any("2 s, building the engine" in text for text in told):
+        told.add(classifier.standing().activity or "")
+        time.sleep(0.05)
+    assert any(text.startswith("building the int8 engine for TensorRT 10.3.0 on Orin") for text in told)
+    assert "onnxruntime serves while TensorRT is made ready" in classifier.standing().reason()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ({"import": "segv"}, "probe ended by SIGSEGV"),
+        ({"runtime": "segv"}, "probe ended by SIGSEGV"),
+        ({"build": "segv"}, "build ended by SIGSEGV"),
+        ({"run": "segv"}, "serve ended by SIGSEGV"),
+        ({"wrong": ["int8", "float"]}, "golden windows are off by"),
+        ({"corrupt": True}, "cannot load the engine"),
+    ],
+)
+def test_whatever_fails_leaves_onnx_runtime_serving_and_is_named(
+    jetson: FakeJetson, switching: Callable[..., SwitchingClassifier], script: dict[str, object], told: str
+) -> None:
+    jetson.tell(**script)
+    classifier = switching()
+    seen = classify_until(classifier, settled(classifier))
+    assert set(seen) == {("onnxruntime", "int8")}
+    assert told in classifier.standing().reason()
+    assert classifier.standing().reason().startswith("tensorrt: ")
+
+
+def test_lower_rung_tells_why(jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]) -> None:
+    jetson.tell(wrong=["int8"])
+    classifier = switching()
+    seen = classify_until(classifier, settled(classifier))
+    assert seen[-1] == ("tensorrt", "fp16")
+    assert classifier.standing().reason().startswith("tensorrt int8: golden windows are off by")
+
+
+@pytest.mark.parametrize("how", ["segv", "hang", "none"])
+def test_engine_that_fails_in_service_costs_no_verdict(
+    jetson: FakeJetson, bundle: Bundle, switching: Callable[..., SwitchingClassifier], how: str
+) -> None:
+    """The window on which TensorRT failed is answered by ONNX Runtime, and so is every one after it."""
+    jetson.tell(run=how, run_after=60)
+    classifier = switching(answer_s=1.0)
+    alone = open_classifier(bundle, "onnxruntime")
+    classify_until(classifier, settled(classifier))
+    windows = [window(data) for data in stored_windows()[0]]
+    verdicts = [classifier.classify(windows[number % len(windows)]) for number in range(60)]
+    backends = [verdict.backend for verdict in verdicts]
+    assert backends[0] == "tensorrt"
+    assert backends[-1] == "onnxruntime"
+    turned = backends.index("onnxruntime")
+    assert set(backends[turned:]) == {"onnxruntime"}
+    assert verdicts[turned] == alone.classify(windows[turned % len(windows)])
+    assert classifier.standing().reason().startswith("tensorrt served and failed: ")
+    assert classifier.backend == "onnxruntime"
+
+
+def test_window_at_fault_is_no_fault_of_tensorrt(
+    jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]
+) -> None:
+    classifier = switching()
+    classify_until(classifier, settled(classifier))
+    broken = np.full((3, 10240), np.nan, np.float32)
+    with pytest.raises(ModelError, match="finite"):
+        classifier.classify(window(broken))
+    assert classifier.classify(window(stored_windows()[0][0])).backend == "tensorrt"
+
+
+def test_close_ends_a_build(jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]) -> None:
+    jetson.tell(build="hang")
+    classifier = switching()
+    end = time.monotonic() + 30
+    while "building the engine" not in (classifier.standing().activity or "") and time.monotonic() < end:
+        time.sleep(0.05)
+    begin = time.monotonic()
+    classifier.close()
+    assert time.monotonic() - begin < 5
+    assert classifier.classify(window(stored_windows()[0][0])).backend == "onnxruntime"
+
+
+def test_what_the_configuration_says_decides(
+    jetson: FakeJetson, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default TensorRT is tried by the service only: a replay gives the same verdicts from beginning to end."""
+    monkeypatch.setattr(probe_module, "DEVICES", ("dev/null",))
+    path = Path(bundle.origin)
+    settings = ClassifierConfig(bundle=path)
+    assert open_configured(settings)[0].backend == "onnxruntime"
+    plain = ClassifierConfig(bundle=path, backends=("onnxruntime",))
+    assert not isinstance(open_configured(plain, jetson.state)[0], SwitchingClassifier)
+    classifier, reasons = open_configured(settings, jetson.state)
+    assert isinstance(classifier, SwitchingClassifier)
+    assert reasons == []
+    try:
+        assert classify_until(classifier, settled(classifier))[-1][0] == "tensorrt"
+        assert list((jetson.state / "tensorrt").glob("*.engine"))
+    finally:
+        classifier.close()
+
+
+@pytest.mark.parametrize("backends", [("tensorrt",), ("onnxruntime", "tensorrt")])
+def test_tensorrt_needs_one_that_serves_meanwhile(backends: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="tensorrt first, and behind it one that serves"):
+        ClassifierConfig(backends=backends)
