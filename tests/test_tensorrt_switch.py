@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from agent_support import ROOT, write_config, write_records
+from broker_support import Collector, needs_mosquitto, running
 from inference_support import small_bundle, stored_windows, window
 from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
 
@@ -194,3 +199,46 @@ def test_what_the_configuration_says_decides(
 def test_tensorrt_needs_one_that_serves_meanwhile(backends: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="tensorrt first, and behind it one that serves"):
         ClassifierConfig(backends=backends)
+
+
+# The whole service
+
+RUN = (
+    "import sys; from agent.inference.trt import probe; probe.DEVICES = ('dev/null',)\n"
+    "from agent.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+"""``talus`` on a machine that has a device node, whatever the machine under the test has."""
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("script", [{"build_s": 2.0}, {"build": "segv", "build_s": 1.0}])
+def test_service_tells_which_backend_serves(jetson: FakeJetson, tmp_path: Path, script: dict[str, Any]) -> None:
+    """Verdicts from the first event on; the retained state changes when, and only when, there is something to tell."""
+    jetson.tell(**script)
+    records = tmp_path / "records"
+    records.mkdir()
+    write_records(records, copies=3)
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        source = f"{{kind: archive, paths: ['{records}'], speed: 40}}"
+        config = write_config(tmp_path, records, broker.port, source=source)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, "run", "--config", config],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        states = [(body["backend"], body["precision"], body["backend_reason"]) for body in collector.bodies("/state")]
+        used = [body["classification"]["backend"] for body in collector.bodies("/event")]
+    assert states[0] == ("onnxruntime", "int8", "onnxruntime serves while TensorRT is made ready")
+    if "build" in script:
+        assert states[1:] == [("onnxruntime", "int8", states[-1][2])]
+        assert "int8: build ended by SIGSEGV while building the engine" in states[-1][2]
+        assert set(used) == {"onnxruntime"}
+    else:
+        assert states[1:] == [("tensorrt", "int8", None)]
+        assert used == sorted(used)
+        assert set(used) == {"onnxruntime", "tensorrt"}
+    assert len(used) > 10

@@ -18,6 +18,8 @@ from agent.types import Classification, Window
 
 _log = logging.getLogger(__name__)
 
+STOP_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -89,7 +91,7 @@ class SwitchingClassifier:
     def close(self) -> None:
         """End what runs beside: a build, or the process that serves."""
         self._workshop.stop.set()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=STOP_S)
         with self._lock:
             for served in (self._next, self._serving):
                 if served is not None:

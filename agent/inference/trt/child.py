@@ -26,6 +26,7 @@ sys.exit(main(sys.argv[1:]))
 """The agent's own packages come last on the child's path: another interpreter must not load ours before its own."""
 HINT = "run `talus doctor --jetson`; the station goes on with ONNX Runtime"
 MAX_LINE = 1 << 16
+POLL_S = 0.5
 _HOME = str(Path(__file__).parents[3])
 
 
@@ -63,7 +64,7 @@ class Child:
         self.close()
 
     def result(self, timeout_s: float, check: Callable[[float], None] = lambda elapsed_s: None) -> Mapping[str, Any]:
-        """Wait for the child's result; ``check`` is called about once a second with the time passed, and may raise.
+        """Wait for the child's result; ``check`` is called about twice a second with the time passed, and may raise.
 
         Raises:
             BackendError: it refused, died (of which signal, and at which stage) or took too long.
@@ -75,7 +76,7 @@ class Child:
             if elapsed > timeout_s:
                 raise BackendError(f"{self._what} took more than {timeout_s:.0f} s while {self.stage}", HINT)
             check(elapsed)
-            self.socket.settimeout(min(1.0, max(0.01, timeout_s - elapsed)))
+            self.socket.settimeout(min(POLL_S, max(0.01, timeout_s - elapsed)))
             try:
                 raw = self.socket.recv(MAX_LINE)
             except TimeoutError:

@@ -175,7 +175,7 @@ class Ladder:
         return stored
 
     def _supervise(self, child: Child, label: str, elapsed_s: float) -> None:
-        """Called about once a second while a build goes on."""
+        """Called about twice a second while a build goes on."""
         if self._workshop.stop.is_set():
             raise BackendError("stopped", "start the agent again")
         used_mb, left_mb = child.rss_mb(), _available_mb()
