@@ -191,7 +191,10 @@ def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, d
     outcome = "" if finished else "stopped; "
     print(f"talus replay: {outcome}{tally.summary(time.monotonic() - started)}", file=sys.stderr)
     if delivery and finished:
-        delivery.drain(args.wait)
+        try:
+            delivery.drain(args.wait)
+        except KeyboardInterrupt:
+            return False
     return finished
 
 

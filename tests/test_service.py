@@ -1,0 +1,393 @@
+"""``talus run`` as systemd sees it: starting, stopping, dying, going on with a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agent_support import ROOT, TALUS, Agent, by_revision, expected, running_agent, write_config, write_records
+from broker_support import Collector, Mosquitto, first_order, needs_mosquitto, running, wait_for
+
+from agent import service
+from agent.assemble import build_line
+from agent.config import ClassifierConfig, TunablesConfig
+from agent.errors import DeliveryError
+from agent.health import Health, Identity
+from agent.messages import Message
+from agent.outbox import Outbox
+from agent.service import Feeder
+from agent.types import NS, SampleBlock, StationId, StreamId
+
+COPIES = 2
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("records"), COPIES)
+
+
+def paced(records: Path, speed: float) -> str:
+    return f"{{kind: archive, paths: ['{records}'], speed: {speed}}}"
+
+
+def availability(collector: Collector) -> list[bytes]:
+    return collector.payloads("/availability")
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_stops_in_order(tmp_path: Path, records: Path, number: signal.Signals) -> None:
+    """Within five seconds: open events closed, everything sent, ``stopped`` retained, status 0."""
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        config = write_config(tmp_path, records, broker.port, source=paced(records, 20))
+        with running_agent("run", "--config", config) as agent:
+            wait_for(lambda: collector.bodies("/event"), 60, "the first event")
+            began = time.monotonic()
+            agent.signal(number)
+            assert agent.end(30) == 0, agent.log
+            took = time.monotonic() - began
+        wait_for(lambda: availability(collector) == [b"online", b"stopped"])
+        wait_for(lambda: collector.bodies("/event")[-1]["phase"] == "end")
+    assert took < 5, f"{took:.1f} s"
+    assert "Traceback" not in agent.log
+    box = Outbox(tmp_path / "state" / "outbox.sqlite3")
+    assert box.depth == 0
+    box.close()
+
+
+@needs_mosquitto
+def test_the_last_word_about_it_is_kept_by_the_broker(tmp_path: Path, records: Path) -> None:
+    """Who subscribes after the stop still learns that the station is stopped, what ran there and what it saw last."""
+    with running(tmp_path) as broker:
+        config = write_config(tmp_path, records, broker.port)
+        with running_agent("run", "--config", config) as agent:
+            assert agent.end() == 0, agent.log
+        with Collector(broker.settings(), session=False) as late:
+            wait_for(lambda: len(late.received) >= 3)
+            assert availability(late) == [b"stopped"]
+            [state] = late.bodies("/state")
+            [last] = late.bodies("/last_event")
+    assert (state["backend"], state["precision"]) == ("onnxruntime", "int8")
+    assert (last["id"], last["revision"]) == (expected(records)[-1]["id"], expected(records)[-1]["revision"])
+
+
+@needs_mosquitto
+def test_a_broker_absent_at_the_start_is_no_reason_to_wait_or_to_end(tmp_path: Path, records: Path) -> None:
+    """The station watches meanwhile, and the broker gets everything when it comes."""
+    wanted = by_revision(list(expected(records)))
+    broker = Mosquitto(tmp_path)
+    config = write_config(tmp_path, records, broker.port)
+    with running_agent("run", "--config", config) as agent:
+        agent.wait_for(f"{expected(records)[-1]['id']} end")
+        assert "refused the connection" in agent.log
+        try:
+            with Collector(broker.start().settings(), session=False) as collector:
+                wait_for(lambda: len(by_revision(collector.bodies("/event"))) >= len(wanted), 100)
+                assert agent.end() == 0, agent.log
+        finally:
+            broker.stop()
+    assert by_revision(collector.bodies("/event")) == wanted
+    assert all(revisions == sorted(revisions) for revisions in first_order(collector.bodies("/event")).values())
+
+
+@needs_mosquitto
+def test_refused_credentials_leave_it_running(tmp_path: Path, records: Path) -> None:
+    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", "right"], check=True)
+    secret.write_text("wrong-secret\n")
+    secret.chmod(0o600)
+    with running(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
+        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
+        config = write_config(tmp_path, records, mqtt=mqtt, source=paced(records, 100))
+        with running_agent("run", "--config", config) as agent:
+            agent.wait_for("refused the connection: Not authorized")
+            agent.wait_for("r0: earthquake")
+            agent.signal(signal.SIGTERM)
+            assert agent.end() == 0
+    assert "messages wait in" in agent.log
+    assert "wrong-secret" not in agent.log
+    box = Outbox(tmp_path / "state" / "outbox.sqlite3")
+    assert box.depth > 0
+    box.close()
+
+
+def test_a_source_that_dies_ends_it_with_one_clear_line(tmp_path: Path) -> None:
+    """systemd starts it again; the journal says why in words, not in a traceback."""
+    config = write_config(tmp_path, tmp_path / "nowhere", 1)
+    with running_agent("run", "--config", config) as agent:
+        assert agent.end(30) == 1
+    assert f"the source died: no usable samples in {tmp_path}/nowhere" in agent.log
+    assert "Traceback" not in agent.log
+
+
+def test_a_pipeline_that_dies_ends_it(tmp_path: Path, records: Path) -> None:
+    """Without a broker it prints; when nobody reads that, the pipeline's thread fails, and with it the process."""
+    config = write_config(tmp_path, records, source=paced(records, 100))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*TALUS, "run", "--config", str(config)]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    finally:
+        os.close(writer)
+    assert done.returncode == 1
+    assert "the pipeline died: [Errno 32] Broken pipe" in done.stderr
+
+
+@contextlib.contextmanager
+def notify_socket(folder: Path) -> Iterator[tuple[Path, queue.Queue[str]]]:
+    """What systemd does: a datagram socket that is told how the service is."""
+    path = folder / "notify"
+    heard: queue.Queue[str] = queue.Queue()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(path))
+
+        def listen() -> None:
+            with contextlib.suppress(OSError):
+                while data := sock.recv(4096):
+                    heard.put(data.decode())
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        yield path, heard
+        sock.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def test_systemd_hears_of_ready_watchdog_and_stopping(tmp_path: Path, records: Path) -> None:
+    config = write_config(tmp_path, records, source=paced(records, 1))
+    with notify_socket(tmp_path) as (path, heard):
+        env = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1000000"}
+        with running_agent("run", "--config", config, env=env) as agent:
+            assert heard.get(timeout=60) == "READY=1"
+            assert [heard.get(timeout=30) for _ in range(3)] == ["WATCHDOG=1"] * 3
+            agent.signal(signal.SIGTERM)
+            rest = []
+            while "STOPPING=1" not in rest:
+                rest.append(heard.get(timeout=30))
+            assert agent.end() == 0
+        assert set(rest) == {"WATCHDOG=1", "STOPPING=1"} or rest == ["STOPPING=1"]
+
+
+def test_a_watchdog_meant_for_another_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd sets WATCHDOG_PID; a child that inherits the variables must not answer."""
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    assert service.Notifier().watchdog_s == 1.0
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert service.Notifier().watchdog_s is None
+
+
+class Packets:
+    """A source that hands on what a test gives it."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[SampleBlock | None] = queue.Queue()
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        while (block := self.queue.get()) is not None:
+            yield block
+
+    def close(self) -> None:
+        self.queue.put(None)
+
+
+def feeder(put: Any, folder: Path) -> tuple[Feeder, Packets]:
+    """A feeder with a pipeline of its own, and what feeds it."""
+    source = Packets()
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
+    health = Health(Identity(StationId("XX", "SLP", "", ""), "0" * 16), folder)
+    return Feeder(source, line, health, put), source
+
+
+def block(samples: Any, start_s: float = 0.0) -> SampleBlock:
+    return SampleBlock(StreamId.parse("XX.SLP.00.HHZ"), round(start_s * NS), 100.0, samples)
+
+
+def test_a_fault_of_the_agent_itself_ends_the_pipeline(tmp_path: Path) -> None:
+    """A thread that dies must not leave a service that looks alive."""
+    work, source = feeder(lambda _: None, tmp_path)
+    work.start()
+    source.queue.put(block("not samples"))
+    assert work.ended.wait(10)
+    failure = work.failure()
+    assert failure is not None and failure[0] == "pipeline"
+    work.stop(5)
+
+
+def packets(first: int, last: int, loud: range = range(0)) -> Iterator[SampleBlock]:
+    """A second each, of noise, a thousand times louder in some seconds."""
+    rng = np.random.default_rng(first)
+    for second in range(first, last):
+        yield block((rng.normal(size=100) * (1e5 if second in loud else 100)).astype(np.int32), second)
+
+
+def test_the_watchdog_is_fed_while_the_pipeline_works_and_not_while_it_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sensor that says nothing is no reason for a restart; a disk that never answers is."""
+    monkeypatch.setattr(service, "BUSY_S", 0.2)
+    released, reached = threading.Event(), threading.Event()
+
+    def hang(_: list[Message]) -> None:
+        reached.set()
+        released.wait(30)
+
+    work, source = feeder(hang, tmp_path)
+    work.start()
+    time.sleep(0.5)
+    assert work.works(), "silence is no fault"
+    for packet in packets(0, 60, loud=range(50, 55)):
+        source.queue.put(packet)
+    assert reached.wait(30)
+    wait_for(lambda: not work.works(), 10, "the hanging packet is noticed")
+    released.set()
+    wait_for(work.works, 10, "and so is its end")
+    work.stop(10)
+    assert work.failure() is None
+
+
+class Disk:
+    """Takes messages, or refuses them."""
+
+    def __init__(self) -> None:
+        self.full = True
+        self.taken: list[Message] = []
+
+    def put(self, messages: list[Message]) -> None:
+        if self.full:
+            raise DeliveryError("disk full")
+        self.taken += messages
+
+
+def an_event_on_a_full_disk(disk: Disk, folder: Path) -> tuple[Feeder, Packets]:
+    """A feeder that has decided on an event from its first verdict to its last and can store none of it."""
+    work, source = feeder(disk.put, folder)
+    work.start()
+    for packet in packets(0, 160, loud=range(50, 55)):
+        source.queue.put(packet)
+    wait_for(lambda: source.queue.empty() and work._queue.empty(), 30)
+    assert work.held
+    return work, source
+
+
+def test_what_the_disk_refused_is_stored_while_quiet_data_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets come each second and bring no event for days: the retry must not wait for the next event."""
+    monkeypatch.setattr(service, "PUT_RETRY_S", 0.5)
+    disk = Disk()
+    work, source = an_event_on_a_full_disk(disk, tmp_path)
+    waiting = work.held
+    disk.full = False
+    for packet in packets(160, 260):
+        source.queue.put(packet)
+        time.sleep(0.05)
+        if not work.held:
+            break
+    assert not work.held
+    assert len(disk.taken) == waiting
+    assert [m.expendable for m in disk.taken if not m.retain] == [False, *[True] * 5, False], "new, updates, end"
+    work.stop(5)
+
+
+def test_what_the_disk_refused_is_offered_once_more_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    work, _ = an_event_on_a_full_disk(disk, tmp_path)
+    waiting, disk.full = work.held, False
+    work.stop(5)
+    assert len(disk.taken) == waiting
+    disk = Disk()
+    work, _ = an_event_on_a_full_disk(disk, tmp_path)
+    work.stop(5)
+    assert f"{waiting} messages are lost" in caplog.text
+
+
+def test_what_matters_least_is_given_up_first_when_memory_is_full_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "HELD_MESSAGES", 3)
+    disk = Disk()
+    work, _ = an_event_on_a_full_disk(disk, tmp_path)
+    disk.full = False
+    work.stop(5)
+    phases = [json.loads(message.payload)["phase"] for message in disk.taken if not message.retain]
+    assert (phases[0], phases[-1], len(disk.taken)) == ("new", "end", 3)
+
+
+class SmallDisk:
+    """A file system of its own, to be filled and emptied."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> SmallDisk:
+        command = ["mount", "-t", "tmpfs", "-o", "size=8m", "talus", str(self._folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("only root can mount a small disk")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "-l", str(self._folder)], check=True)
+
+    def fill(self, _: Agent) -> None:
+        with contextlib.suppress(OSError), (self._folder / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def empty(self, _: Agent) -> None:
+        (self._folder / "filler").unlink()
+
+
+class LimitedFiles(contextlib.nullcontext[Any]):
+    """The same for anyone: a limit on the size of the agent's files, at what they have now."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(self)
+        self._folder = folder
+
+    def fill(self, agent: Agent) -> None:
+        self._limit(agent, max(path.stat().st_size for path in self._folder.iterdir()))
+
+    def empty(self, agent: Agent) -> None:
+        self._limit(agent, resource.RLIM_INFINITY)
+
+    def _limit(self, agent: Agent, size: int) -> None:
+        resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("kind", [SmallDisk, LimitedFiles])
+def test_a_full_disk_is_reported_and_survived(tmp_path: Path, kind: type[SmallDisk | LimitedFiles]) -> None:
+    """It goes on deciding, says in its health what is wrong, and delivers everything once there is room."""
+    records = write_records(tmp_path / "records")
+    wanted = by_revision(list(expected(records)))
+    state = tmp_path / "state"
+    state.mkdir()
+    with kind(state) as disk, running(tmp_path) as broker:
+        config = write_config(tmp_path, records, broker.port, source=paced(records, 30))
+        with Collector(broker.settings()) as collector, running_agent("run", "--config", config) as agent:
+            wait_for(lambda: collector.bodies("/event"), 60, "the first event")
+            disk.fill(agent)
+            wait_for(lambda: any("wait in memory" in str(h["reasons"]) for h in collector.bodies("/health")), 60)
+            before = len(by_revision(collector.bodies("/event")))
+            disk.empty(agent)
+            assert agent.end(60) == 0, agent.log
+            wait_for(lambda: len(by_revision(collector.bodies("/event"))) >= len(wanted), 30)
+    assert before < len(wanted)
+    assert "messages wait in memory" in agent.log
+    assert "the disk takes messages again" in agent.log
+    assert by_revision(collector.bodies("/event")) == wanted
+    assert all(revisions == sorted(revisions) for revisions in first_order(collector.bodies("/event")).values())
