@@ -18,6 +18,7 @@ WORK = Path.home() / ".cache" / "talus"
 _EPILOGUE = """examples:
   python -m quantize model --data ../shared/data --out agent/models/default    everything, about an hour on two cores
   python -m quantize report                                                    figures of the committed bundle
+  python -m quantize lint agent/models/default/model.trt.onnx                  what TensorRT would refuse
 """
 
 
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
+        if options.stage == "lint":
+            return _lint(options.files, options.tensorrt)
         _run(options)
     except TalusError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,7 +76,29 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--calibration", type=int, metavar="N", help="windows for the INT8 ranges (default: 512)"
             )
+    lint = stages.add_parser("lint", help="check files against TensorRT's rules, without a GPU")
+    lint.add_argument("files", nargs="+", type=Path, metavar="FILE", help="ONNX file, or bundle (folder or zip)")
+    lint.add_argument(
+        "--tensorrt", choices=("8.5", "8.6", "10", "11"), default="8.5", help="version to keep to (default: the oldest)"
+    )
     return parser
+
+
+def _lint(files: Sequence[Path], tensorrt: str) -> int:
+    """Print every breach; the status is 1 if there is one."""
+    from agent.inference.bundle import TRT_MODEL, open_bundle
+    from quantize.rules import RULES, lint
+
+    broken = False
+    for file in files:
+        bundle = file.is_dir() or file.suffix == ".zip"
+        findings = lint(open_bundle(file).file(TRT_MODEL) if bundle else file, tensorrt)
+        broken |= bool(findings)
+        for finding in findings:
+            print(f"{file}: {finding}")
+        if not findings:
+            print(f"{file}: keeps all {len(RULES)} rules of TensorRT {tensorrt}")
+    return int(broken)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -15,8 +15,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from quantize.graph import ExportError
 
 OPERATORS = frozenset(
     {
@@ -26,10 +29,30 @@ OPERATORS = frozenset(
 )
 OPSETS = range(13, 18)
 """From per-channel Q/DQ on, to the newest that TensorRT 8.5 (JetPack 5) reads."""
+TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8)
 CHANNEL_MULTIPLE = 8
 MIN_CHANNELS = 16
 
 Fault: TypeAlias = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a TensorRT's parser reads, by its own list of supported operators."""
+
+    opsets: range
+    operators: frozenset[str]
+
+
+_LATER = frozenset({"Gelu", "GroupNormalization", "HardSwish", "LayerNormalization", "Mish"})
+TARGETS = {
+    "8.5": Target(OPSETS, OPERATORS),
+    "8.6": Target(OPSETS, OPERATORS | {"LayerNormalization"}),
+    "10": Target(range(13, 25), OPERATORS | _LATER),
+    "11": Target(range(13, 26), OPERATORS | _LATER),
+}
+"""By version; ``10`` is 10.15. A file for every Jetson keeps to the first, which the others include."""
+OLDEST = "8.5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +75,44 @@ class Rule:
     check: Callable[[_View], Iterator[Fault]]
 
 
-def lint(model: onnx.ModelProto | Path) -> list[Finding]:
-    """Every breach of ``RULES`` in ``model``, in the order of the rules. Empty for a file that keeps them all."""
-    view = _View(onnx.load(model) if isinstance(model, Path) else model)
+def lint(model: onnx.ModelProto | Path | bytes, tensorrt: str = OLDEST) -> list[Finding]:
+    """Every breach of ``RULES`` in ``model``, in the order of the rules. Empty for a file that keeps them all.
+
+    ``tensorrt`` is a key of ``TARGETS``: which opsets and operators are allowed.
+
+    Raises:
+        ExportError: ``model`` is not an ONNX file.
+    """
+    view = _View(_load(model), TARGETS[tensorrt])
     return [Finding(rule.name, where, fault, rule.remedy) for rule in RULES for where, fault in rule.check(view)]
+
+
+def _load(model: onnx.ModelProto | Path | bytes) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        loaded = onnx.load_from_string(model if isinstance(model, bytes) else model.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise ExportError(
+            f"{'the network' if isinstance(model, bytes) else model}: {error}", "give an ONNX file"
+        ) from None
+    if not loaded.graph.node:
+        raise ExportError("the ONNX file holds no network", "give a file that `python -m quantize bundle` wrote")
+    return loaded
 
 
 class _View:
     """The graph with its makers, readers and constants by tensor name."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, target: Target) -> None:
         self.model = model
+        self.target = target
         self.graph = model.graph
-        self.constants: dict[str, NDArray[Any]] = {w.name: numpy_helper.to_array(w) for w in self.graph.initializer}
+        self.constants: dict[str, NDArray[Any]] = {
+            w.name: numpy_helper.to_array(w)
+            for w in self.graph.initializer
+            if w.data_location != onnx.TensorProto.EXTERNAL
+        }
         self.maker = {name: node for node in self.graph.node for name in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.graph.node:
@@ -106,14 +154,47 @@ def _opset(view: _View) -> Iterator[Fault]:
     for entry in view.model.opset_import:
         if entry.domain not in ("", "ai.onnx"):
             yield "model", f"imports the operator set {entry.domain!r}"
-        elif entry.version not in OPSETS:
+        elif entry.version not in view.target.opsets:
             yield "model", f"opset {entry.version}"
 
 
 def _operator(view: _View) -> Iterator[Fault]:
     for node in view.graph.node:
-        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in view.target.operators or node.domain not in ("", "ai.onnx"):
             yield node.name, f"operator {node.domain}{'.' if node.domain else ''}{node.op_type}"
+
+
+def _self_contained(view: _View) -> Iterator[Fault]:
+    for weight in view.graph.initializer:
+        if weight.data_location == onnx.TensorProto.EXTERNAL:
+            yield weight.name, "its values are in another file"
+    for node in view.graph.node:
+        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+            yield node.name, "holds a graph of its own"
+    for function in view.model.functions:
+        yield function.name, "is a function of the model"
+
+
+def _data_type(view: _View) -> Iterator[Fault]:
+    for weight in view.graph.initializer:
+        if weight.data_type not in TYPES:
+            yield weight.name, f"is {onnx.TensorProto.DataType.Name(weight.data_type).lower()}"
+    for tensor in (*view.graph.input, *view.graph.output):
+        if tensor.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            yield tensor.name, "is not float32"
+
+
+def _finite(view: _View) -> Iterator[Fault]:
+    for name, values in view.constants.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            yield name, "holds a value that is no number"
+
+
+def _gemm(view: _View) -> Iterator[Fault]:
+    for gemm in view.of("Gemm"):
+        quantised = [view.made_by(name, "DequantizeLinear") is not None for name in gemm.input[:2]]
+        if len(set(quantised)) > 1:
+            yield gemm.name, f"its {'input' if quantised[0] else 'weight'} alone is quantised"
 
 
 def _fixed_shape(view: _View) -> Iterator[Fault]:
@@ -257,6 +338,9 @@ def _channels(view: _View) -> Iterator[Fault]:
 RULES = (
     Rule("opset", f"write opset {OPSETS.stop - 1} of the standard operators only", _opset),
     Rule("operator", "fold batch norm, and keep to " + ", ".join(sorted(OPERATORS)), _operator),
+    Rule("self-contained", "export into one file, without functions, loops or branches", _self_contained),
+    Rule("data-type", "keep to float32, and int8 for what is quantised", _data_type),
+    Rule("finite", "train again: a weight, bias or scale has overflowed", _finite),
     Rule("fixed-shape", "export with batch 1 and four fixed dimensions", _fixed_shape),
     Rule("signed-int8", "quantise to int8: TensorRT knows no uint8, and no int32 in a DequantizeLinear", _signed_type),
     Rule("zero-point", "calibrate symmetrically, with every zero point 0", _zero_point),
@@ -266,6 +350,7 @@ RULES = (
     Rule("conv-input", "put a Q/DQ pair directly before the Conv", _conv_input),
     Rule("conv-weight", "store int8 weights behind a DequantizeLinear with axis 0, one scale a channel", _conv_weight),
     Rule("float-bias", "leave biases in float32 (ONNX Runtime's tools: QuantizeBias=False)", _bias),
+    Rule("gemm", "quantise both inputs of a Gemm, or neither", _gemm),
     Rule(
         "conv-relu", "quantise inputs of convolutions, not their outputs: nothing may stand before the Relu", _conv_relu
     ),

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from inference_support import NetworkBuilder, small_files, small_network, stored_windows
+from inference_support import NetworkBuilder, small_bundle, small_files, small_network, stored_windows
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from agent.assemble import DEFAULT_BUNDLE
+from agent.inference import open_bundle
+from agent.inference.bundle import TRT_MODEL
 from agent.types import LABELS
 from quantize.calibrate import calibrate
+from quantize.cli import main
 from quantize.graph import INPUT, OUTPUT
 from quantize.qdq import TENSORRT, quantise
-from quantize.rules import RULES, lint
+from quantize.rules import OLDEST, RULES, TARGETS, lint
 
 
 def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
@@ -56,6 +60,40 @@ def batch_norm(model: onnx.ModelProto) -> None:
     bn = helper.make_node("BatchNormalization", [relu.input[0], "gamma", "beta", "mean", "variance"], ["bn"], name="bn")
     relu.input[0] = "bn"
     model.graph.node.insert(list(model.graph.node).index(relu), bn)
+
+
+def external_weight(model: onnx.ModelProto) -> None:
+    weight = next(w for w in model.graph.initializer if w.name == "last.bias")
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+
+
+def branch(model: onnx.ModelProto) -> None:
+    inner = helper.make_graph([], "inner", [], [])
+    node(model, "last.relu").attribute.append(helper.make_attribute("body", inner))
+
+
+def function(model: onnx.ModelProto) -> None:
+    model.functions.append(helper.make_function("own", "Twice", ["x"], ["y"], [], model.opset_import))
+
+
+def double_bias(model: onnx.ModelProto) -> None:
+    set_constant(model, "head.bias", np.zeros(5, np.float64))
+
+
+def half_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def infinite_weight(model: onnx.ModelProto) -> None:
+    values = constant(model, "head.weight").copy()
+    values[2, 3] = np.inf
+    set_constant(model, "head.weight", values)
+
+
+def half_quantised_gemm(model: onnx.ModelProto) -> None:
+    pair_before(model, "logits", 0)
 
 
 def open_batch(model: onnx.ModelProto) -> None:
@@ -183,6 +221,13 @@ BREACHES: list[tuple[str, Callable[[onnx.ModelProto], None]]] = [
     ("opset", foreign_domain),
     ("operator", unknown_operator),
     ("operator", batch_norm),
+    ("self-contained", external_weight),
+    ("self-contained", branch),
+    ("self-contained", function),
+    ("data-type", double_bias),
+    ("data-type", half_input),
+    ("finite", infinite_weight),
+    ("gemm", half_quantised_gemm),
     ("fixed-shape", open_batch),
     ("fixed-shape", three_dimensions),
     ("signed-int8", unsigned),
@@ -267,3 +312,39 @@ def test_what_onnx_runtimes_own_quantiser_writes_is_refused(tmp_path: Path) -> N
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
     )
     assert {"float-bias", "conv-relu"} <= {finding.rule for finding in lint(tmp_path / "tool.onnx")}
+
+
+def test_newer_tensorrt_reads_newer_opsets_and_operators() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(small_files().trt)
+    newer_opset(model)
+    unknown_operator(model)
+    assert {finding.rule for finding in lint(model)} == {"opset", "operator"}
+    assert {finding.rule for finding in lint(model, "8.6")} == {"opset", "operator"}
+    assert lint(model, "10") == []
+    assert lint(model, "11") == []
+    for name, target in TARGETS.items():
+        assert set(TARGETS[OLDEST].opsets) <= set(target.opsets), name
+        assert TARGETS[OLDEST].operators <= target.operators, name
+        assert lint(small_files().trt, name) == []
+
+
+def test_command_names_rule_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.onnx", tmp_path / "bad.onnx"
+    onnx.save(small_files().trt, good)
+    onnx.save(small_files().cpu, bad)
+    assert main(["lint", str(good)]) == 0
+    assert "keeps all 20 rules" in capsys.readouterr().out
+    assert main(["lint", str(good), str(bad)]) == 1
+    told = capsys.readouterr().out
+    assert f"{bad}: float-bias: " in told
+    assert "leave biases in float32" in told
+    assert main(["lint", str(small_bundle(tmp_path))]) == 0
+    (tmp_path / "none.onnx").write_bytes(b"no network")
+    assert main(["lint", str(tmp_path / "none.onnx")]) == 1
+    assert "give an ONNX file" in capsys.readouterr().err
+    assert main(["lint", str(tmp_path / "absent.onnx")]) == 1
+
+
+def test_the_committed_bundle_keeps_every_rule() -> None:
+    assert lint(open_bundle(DEFAULT_BUNDLE).file(TRT_MODEL)) == []
