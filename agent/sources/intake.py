@@ -34,7 +34,7 @@ _YEAR_2100_NS = 47482 * _DAY_NS
 _NOT_MOTION = frozenset("ABCDEFIKMOQRSTUVW")
 """SEED instrument codes of what is not ground motion: logs, pressure, calibration, state of health, weather ..."""
 
-_OTHER_FIELDS = {
+OTHER_FIELDS = {
     "C": "calibration",
     "D": "pressure",
     "F": "a magnetic field",
@@ -136,10 +136,10 @@ class Intake:
                     trace.id,
                 )
             return None
-        if instrument in _OTHER_FIELDS:
+        if instrument in OTHER_FIELDS:
             self.say(
                 path,
-                f"channel {trace.id!r} records {_OTHER_FIELDS[instrument]} by its code",
+                f"channel {trace.id!r} records {OTHER_FIELDS[instrument]} by its code",
                 "give it a SEED channel code such as HHZ if it records ground motion",
                 "channel",
                 trace.id,

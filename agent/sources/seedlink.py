@@ -1,0 +1,417 @@
+"""SeedLink servers as a source: one connection and one thread a server, made anew for as long as it takes.
+
+seedlink_wire.py     bytes: connection, commands, packets
+seedlink_request.py  what is asked for, and from where on
+seedlink_records.py  records to blocks
+seedlink_state.py    what was taken, on disk
+"""
+
+from __future__ import annotations
+
+import queue
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from agent.errors import SourceError
+from agent.patience import Holds, delays
+from agent.sources import ProblemSink, SourceProblem
+from agent.sources.seedlink_records import RecordReader, Skipped
+from agent.sources.seedlink_request import Resume, Wish, ahead, subscribe
+from agent.sources.seedlink_state import Position, Progress, match, state_file
+from agent.sources.seedlink_wire import Connection, Endpoint, Packet, SilentError
+from agent.types import NS, SampleBlock
+
+if TYPE_CHECKING:
+    from agent.config_seedlink import SeedLinkConfig, SeedLinkServerConfig
+    from agent.config_tls import TlsConfig
+
+QUEUE_BLOCKS = 256
+"""Between the servers' threads and the one that consumes ``blocks()``; when it is full the servers wait."""
+TICK_S = 0.5
+SAVE_S = 5.0
+FIRST_RETRY_S = 0.5
+LONGEST_STALL_S = 3600.0
+TOLD_S = 300.0
+MAX_CHANNELS = 4096
+"""So many are watched for silence."""
+_JUMP_NS = 120 * NS
+"""A station that goes on this much later than it was left may be numbered anew; its time then decides."""
+
+_Item: TypeAlias = "SampleBlock | SourceProblem | BaseException | None"
+
+
+class _AskAgainError(SourceError):
+    """The connection is sound, but something must be asked for in another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long to wait for what, seconds; see ``SeedLinkConfig``."""
+
+    connect_s: float = 10.0
+    receive_s: float = 30.0
+    stalled_s: float = 60.0
+    retry_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server and what is wanted of it."""
+
+    endpoint: Endpoint
+    wishes: tuple[Wish, ...]
+
+
+class SeedLinkSource:
+    """Blocks from SeedLink servers as they come, each station from where the pipeline had got to.
+
+    A block is a record (of miniSEED 2 or 3), cut where it is longer than ``MAX_BLOCK_S``. Blocks of one channel come in
+    the server's order; after an interruption some may come twice. What a connection lost is asked for again; only what
+    the server no longer holds is a gap.
+
+    Args:
+        servers: at least one.
+        timing: time-outs.
+        state_dir: where positions are kept; None keeps none, and every start begins with what comes next.
+        on_problem: told of lost connections, refused stations and damaged records; of each again after five minutes.
+    """
+
+    def __init__(
+        self, servers: tuple[Server, ...], timing: Timing, state_dir: Path | None, *, on_problem: ProblemSink
+    ) -> None:
+        self._on_problem = on_problem
+        self._stop = threading.Event()
+        self._queue: queue.Queue[_Item] = queue.Queue(QUEUE_BLOCKS)
+        self._links = [_Link(server, timing, state_dir, self._queue, self._stop) for server in servers]
+
+    @classmethod
+    def from_config(cls, config: SeedLinkConfig, state_dir: Path | None, on_problem: ProblemSink) -> SeedLinkSource:
+        """As configured.
+
+        Raises:
+            SourceError: a certificate or key cannot be used.
+        """
+        servers = tuple(server_of(server) for server in config.servers)
+        return cls(servers, timing_of(config), state_dir, on_problem=on_problem)
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        """Packets as they come, until ``close``.
+
+        Raises:
+            BaseException: a server's thread died of it; lost connections do not end a thread.
+        """
+        for link in self._links:
+            link.start()
+        try:
+            while not self._stop.is_set():
+                item = self._queue.get()
+                if isinstance(item, SampleBlock):
+                    yield item
+                elif isinstance(item, SourceProblem):
+                    self._on_problem(item)
+                elif item is not None:
+                    raise item
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Make ``blocks()`` end promptly, and the connections with it."""
+        self._stop.set()
+        for link in self._links:
+            link.abort()
+        try:
+            self._queue.put_nowait(None)
+        except queue.Full:
+            return  # then nobody waits for an item
+
+    def taken(self, block: SampleBlock) -> None:
+        """See ``Resumable``."""
+        for link in self._links:
+            if link.taken(block):
+                return
+
+    def troubles(self) -> list[str]:
+        """See ``Telling``."""
+        return [trouble for link in self._links for trouble in link.troubles()]
+
+    def dropped(self) -> dict[str, int]:
+        """What gave no samples since the start, by reason: records, and ``stray bytes`` between packets."""
+        return dict(sum((link.dropped for link in self._links), Counter[str]()))
+
+
+def timing_of(config: SeedLinkConfig) -> Timing:
+    """The time-outs of a configuration."""
+    return Timing(config.connect_timeout_s, config.receive_timeout_s, config.stalled_s, config.retry_s)
+
+
+def server_of(config: SeedLinkServerConfig) -> Server:
+    """A configured server.
+
+    Raises:
+        SourceError: a certificate or key cannot be used.
+    """
+    tls = None if config.tls is None else _context(config.tls)
+    endpoint = Endpoint(config.host, config.server_port, tls, config.protocol)
+    return Server(endpoint, tuple(Wish(station.station, station.selectors) for station in config.stations))
+
+
+def _context(tls: TlsConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        named = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
+        raise SourceError(
+            f"the certificates for SeedLink cannot be used ({error.strerror or error})", f"check {named}: PEM is needed"
+        ) from None
+    return context
+
+
+class _Link:
+    """One server's thread: connect, ask, receive, and once more from the beginning."""
+
+    def __init__(
+        self,
+        server: Server,
+        timing: Timing,
+        state_dir: Path | None,
+        out: queue.Queue[_Item],
+        stop: threading.Event,
+    ) -> None:
+        self._server, self._timing, self._queue, self._stop = server, timing, out, stop
+        self._name = str(server.endpoint)
+        path = None if state_dir is None else state_file(state_dir, self._name)
+        self._progress = Progress(path, self._name)
+        self._reader = RecordReader()
+        self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
+        self._connection: Connection | None = None
+        self._trouble: str | None = "not connected yet"
+        self._trouble_since = time.monotonic()
+        self._told: dict[str, float] = {}
+        self._heard: dict[str, tuple[float, float]] = {}
+        """When each station and channel last sent samples (monotonic), and how many seconds of them at once."""
+        self._holds = Holds[str](timing.stalled_s, LONGEST_STALL_S)
+        self._distrusted: set[str] = set()
+        """Stations whose sequence numbers are out of date: the server numbers anew."""
+        self._fresh: dict[str, Resume] = {}
+        """Stations that went on from a position and have sent nothing since."""
+        self._wishes: list[Wish] = []
+        self._asked_at = self._looked_at = self._saved_at = time.monotonic()
+        self._delivered = False
+        self.dropped: Counter[str] = Counter()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def abort(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.abort()
+
+    def taken(self, block: SampleBlock) -> bool:
+        mine = self._progress.taken(block)
+        if mine and self._stop.is_set():
+            # The thread that saves may have ended while the pipeline still worked on what had come.
+            self._save(durable=False)
+        return mine
+
+    def troubles(self) -> list[str]:
+        trouble, since = self._trouble, time.monotonic() - self._trouble_since
+        if trouble is not None:
+            return [f"seedlink: {trouble} (for {since:.0f} s)"]
+        if time.monotonic() - self._asked_at <= self._timing.stalled_s:
+            return []
+        heard = self._heard.copy()
+        silent = [wish.station for wish in self._wishes if not any(map(match(wish.station), heard))]
+        return [f"seedlink {self._name}: no samples from {', '.join(silent[:5])} yet"] if silent else []
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # noqa: BLE001 - whatever it is ends the source, which reports it
+            self._put(error)
+
+    def _serve(self) -> None:
+        if self._progress.problem is not None:
+            self._tell("state", self._progress.problem, "delete the file")
+        waits = delays(FIRST_RETRY_S, self._timing.retry_s)
+        while not self._stop.is_set():
+            at_once = self._delivered = False
+            try:
+                self._session()
+            except _AskAgainError as error:
+                at_once = True
+                self._tell("again", error.message, error.hint)
+            except SourceError as error:
+                if not self._stop.is_set():
+                    self._lost(error)
+            if self._connection is not None:
+                self.dropped["stray bytes"] += self._connection.skipped_bytes
+                self._connection.close()
+                self._connection = None
+            if self._delivered:
+                waits = delays(FIRST_RETRY_S, self._timing.retry_s)
+            self._save()
+            if not at_once:
+                self._stop.wait(next(waits))
+
+    def _session(self) -> None:
+        """One connection, from greeting to loss.
+
+        Raises:
+            SourceError: why it ended.
+        """
+        connection = self._connection = Connection(self._server.endpoint, self._timing.connect_s)
+        if self._stop.is_set():
+            return
+        self._wishes, self._fresh = subscribe(
+            connection,
+            self._server.wishes,
+            self._progress.positions(),
+            self._distrusted.__contains__,
+            self._refused,
+        )
+        self._asked_at = heard = time.monotonic()
+        self._trouble = None
+        asked = False
+        while not self._stop.is_set():
+            packet = connection.receive(TICK_S)
+            now = time.monotonic()
+            if packet is not None:
+                heard, asked = now, False
+                self._take(packet, connection.version)
+            elif now - heard > self._timing.receive_s:
+                raise SilentError(
+                    f"{self._name} has been silent for {now - heard:.0f} s", "the server or the link is dead"
+                )
+            elif now - heard > self._timing.receive_s / 2 and not asked:
+                connection.ask("ID")
+                asked = True
+            if now - self._saved_at > SAVE_S:
+                self._save()
+            if now - self._looked_at > TICK_S:
+                self._looked_at = now
+                self._look_for_stalls(now)
+
+    def _take(self, packet: Packet, version: int) -> None:
+        if packet.sequence is None:
+            return  # an answer to INFO: a sign of life
+        if packet.form not in ("2", "3"):
+            self._drop(Skipped("format", f"format {packet.form!r} is not miniSEED"))
+            return
+        record = self._reader.read(packet.payload)
+        station = packet.station or record.station
+        if record.skipped is not None:
+            self._drop(record.skipped)
+        if not station:
+            return
+        position = Position(packet.sequence, record.start_ns, version)
+        resume = self._fresh.pop(station, None)
+        if resume is not None:
+            if resume.by_time:
+                self._distrusted.discard(station)
+            elif position == resume.position:
+                return  # taken before: some servers begin with the last packet instead of the next
+            elif not _follows(position, resume.position):
+                self._distrusted.add(station)
+                raise _AskAgainError(f"{station} is numbered anew: asking by time", "")
+        if position.start_ns is None:
+            last = self._progress.positions().get(station)
+            position = Position(packet.sequence, None if last is None else last.start_ns, version)
+        for block in record.blocks[:-1]:
+            self._put(block)
+        self._progress.send(station, position, record.blocks[-1] if record.blocks else None)
+        if record.blocks:
+            self._hear(station, record.blocks)
+            self._put(record.blocks[-1])
+
+    def _look_for_stalls(self, now: float) -> None:
+        """Ask anew for what has fallen silent while the connection lives, less and less often.
+
+        Raises:
+            _AskAgainError: something has.
+        """
+        limit = self._timing.stalled_s
+        since = self._asked_at
+        silent = {name for name, (at, span) in self._heard.items() if now - max(at, since) > max(limit, 3 * span)}
+        if now - since > limit:
+            wanted = (wish.station for wish in self._wishes)
+            silent.update(name for name in wanted if not any(map(match(name), self._heard)))
+        due = silent.difference(self._holds.active()) if silent else silent
+        for name in due:
+            self._holds.add(name)
+            if name in self._fresh:
+                self._distrusted.add(name)  # the server may wait for a number that it will not reach for long
+        if due:
+            names = ", ".join(sorted(due)[:5]) + (" ..." if len(due) > 5 else "")
+            raise _AskAgainError(f"no samples from {names} for {limit:g} s: asking again", "see the recorder")
+
+    def _hear(self, station: str, blocks: tuple[SampleBlock, ...]) -> None:
+        self._delivered = True
+        now, span = time.monotonic(), (blocks[-1].end_ns - blocks[0].start_ns) / NS
+        for name in (station, blocks[0].stream.seed):
+            if len(self._heard) < MAX_CHANNELS or name in self._heard:
+                self._heard[name] = (now, span)
+            self._holds.lift(name)
+
+    # What is said.
+
+    def _refused(self, what: str, error: SourceError) -> None:
+        self._tell(f"refused {what}", error.message, error.hint)
+
+    def _lost(self, error: SourceError) -> None:
+        if self._trouble is None:
+            self._trouble_since = time.monotonic()
+        self._trouble = error.message
+        self._tell(error.message, error.message, error.hint)
+
+    def _drop(self, skipped: Skipped) -> None:
+        self.dropped[skipped.kind] += 1
+        name = skipped.channel or self._name
+        self._tell(
+            f"{skipped.kind} {skipped.channel}",
+            f"{name}: {skipped.reason}; left out ({self.dropped[skipped.kind]} of this kind so far)",
+            skipped.hint,
+        )
+
+    def _tell(self, key: str, message: str, hint: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(key, now - TOLD_S) < TOLD_S:
+            return
+        if len(self._told) > 1000:
+            self._told.clear()
+        self._told[key] = now
+        self._put(SourceProblem(self._name, message.removeprefix(f"{self._name} "), hint))
+
+    def _put(self, item: _Item) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=TICK_S)
+            except queue.Full:
+                continue
+            return
+
+    def _save(self, *, durable: bool = True) -> None:
+        self._saved_at = time.monotonic()
+        try:
+            self._progress.save(durable=durable)
+        except OSError as error:
+            self._tell(
+                "save", f"how far reception has got cannot be stored ({error.strerror or error})", "check state_dir"
+            )
+
+
+def _follows(position: Position, last: Position) -> bool:
+    """Whether a packet can be what came after the last one that was received."""
+    if position.start_ns is not None and last.start_ns is not None and position.start_ns - last.start_ns > _JUMP_NS:
+        return False
+    return ahead(position.version, position.sequence, last.sequence)

@@ -1,0 +1,448 @@
+"""SeedLink as bytes: connecting, the hand-shake's commands, packets, INFO. Versions 3 and 4, plain and TLS.
+
+Version 4 is the FDSN's specification. Version 3 has none; what is done here is what SeisComP's manual describes, with
+records of any length, which ringserver sends. The library ``seedlink-client`` does the same from Python 3.11 on; Talus
+must run on 3.10, trust a certificate authority of the site's own, and outlive a record that is damaged on the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agent import __version__
+from agent.errors import SourceError
+
+_V3_HEADER = re.compile(rb"SL(?:INFO[ *]|[0-9A-Fa-f]{6})")
+_V3_HEADER_BYTES = 8
+_V3_RECORD_BYTES = 512
+_V3_SEARCHED_BYTES = 256 << 10
+_V4_HEADER = struct.Struct("<2s1s1sIQB")
+_V2_LEAST_BYTES, _V3_LEAST_BYTES = 48, 40
+_MAX_PAYLOAD = 4 << 20
+"""Longer than any record; the list of all stations of a large server fits."""
+_MAX_LINE = 4096
+_MAX_INFO = 32 << 20
+_CHUNK = 64 << 10
+
+
+class RefusedError(SourceError):
+    """The server answered a command with ERROR."""
+
+
+class SilentError(SourceError):
+    """Nothing came in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is and how it is talked to; ``protocol`` is ``"auto"``, ``"3"`` or ``"4"``."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    protocol: str = "auto"
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet. ``station`` (``NET_STA``) is empty in version 3, whose header does not name it; so is ``sequence``
+    None in an answer to INFO. ``form`` is ``2`` or ``3`` for miniSEED, ``J`` or ``X`` for an answer to INFO."""
+
+    sequence: int | None
+    station: str
+    form: str
+    payload: bytes
+    last: bool = True
+    """Of an answer in several packets: whether this is the last of them."""
+
+
+@dataclass(slots=True)
+class _Buffer:
+    data: bytearray = field(default_factory=bytearray)
+    start: int = 0
+
+    def __len__(self) -> int:
+        return len(self.data) - self.start
+
+    def take(self, size: int) -> bytes:
+        piece = bytes(self.data[self.start : self.start + size])
+        self.start += size
+        if self.start == len(self.data):
+            self.data.clear()
+            self.start = 0
+        return piece
+
+    def add(self, piece: bytes) -> None:
+        if self.start > _CHUNK:
+            del self.data[: self.start]
+            self.start = 0
+        self.data += piece
+
+
+class Connection:
+    """One connection to one server. Not thread-safe, but any thread may call ``abort``."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        """Connect, greet, and settle the protocol version.
+
+        Args:
+            endpoint: the server.
+            timeout_s: longest wait for the connection, and for each answer to a command.
+
+        Raises:
+            SourceError: it cannot be had; the hint says what to look at.
+        """
+        self.endpoint = endpoint
+        self.skipped_bytes = 0
+        """Bytes between packets that belonged to none."""
+        self._timeout_s = timeout_s
+        self._buffer = _Buffer()
+        self._socket = _connect(endpoint, timeout_s)
+        try:
+            self.software, self.organization, self.capabilities = self._greet()
+            self.version = self._settle(self.capabilities)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the connection, politely where that takes no time."""
+        self.abort()
+        self._socket.close()
+
+    def abort(self) -> None:
+        """Make whatever waits on this connection end now; from any thread."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it was gone already
+
+    def command(self, text: str) -> None:
+        """Send a command and wait for its OK.
+
+        Raises:
+            RefusedError: the server said ERROR.
+            SourceError: the connection is lost, or there was no answer.
+        """
+        self._send(text)
+        self._expect_ok(text)
+
+    def commands(self, texts: Sequence[str]) -> list[RefusedError]:
+        """Send several commands whose answers do not depend on each other; returns the refusals.
+
+        Version 4 lets a client send without waiting; version 3 does not.
+        """
+        refused = []
+        if self.version >= 4:
+            self._send(*texts)
+        for text in texts:
+            if self.version < 4:
+                self._send(text)
+            try:
+                self._expect_ok(text)
+            except RefusedError as error:
+                refused.append(error)
+        return refused
+
+    def start(self) -> None:
+        """End the hand-shake: data flow from here on."""
+        self._send("END")
+
+    def ask(self, item: str) -> None:
+        """Send INFO; the answer comes as packets among the others."""
+        self._send(f"INFO {item}")
+
+    def info(self, item: str) -> bytes:
+        """The answer to INFO before data flow: JSON in version 4, XML in version 3.
+
+        Raises:
+            RefusedError: the server does not tell.
+            SourceError: the connection is lost, or there was no answer.
+        """
+        self.ask(item)
+        answer = bytearray()
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            packet = self.receive(max(0.0, deadline - time.monotonic()))
+            if packet is None:
+                raise SilentError(f"{self.endpoint} did not answer INFO {item}", "the server may be overloaded")
+            if packet.form == "E":
+                raise RefusedError(
+                    f"{self.endpoint} refused INFO {item}", "the server does not tell; that can be borne"
+                )
+            answer += _log_text(packet.payload) if packet.form == "X" else packet.payload
+            if packet.last:
+                return bytes(answer)
+            if len(answer) > _MAX_INFO:
+                raise SourceError(f"{self.endpoint} does not stop answering INFO {item}", "see what serves there")
+
+    def receive(self, wait_s: float) -> Packet | None:
+        """The next packet; None when none is complete within ``wait_s``. Nothing is lost in between.
+
+        An ERROR line is a packet of form ``E``.
+
+        Raises:
+            SourceError: the connection is lost, or what comes is not SeedLink.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            packet = self._packet()
+            if packet is not None:
+                return packet
+            if not self._fill(deadline - time.monotonic()):
+                return None
+
+    def _packet(self) -> Packet | None:
+        """A packet out of the buffer, if one is complete."""
+        buffer = self._buffer
+        while len(buffer) >= _V3_HEADER_BYTES or (len(buffer) >= 4 and buffer.data.endswith(b"\r\n")):
+            head = bytes(buffer.data[buffer.start : buffer.start + _V4_HEADER.size])
+            if head.startswith(b"SE") and self.version >= 4:
+                return self._packet_4(head)
+            if _V3_HEADER.match(head):
+                return self._packet_3(head)
+            line = self._line()
+            if line is None and head.startswith((b"ERROR", b"OK", b"END")):
+                return None
+            if line is not None and line.startswith("ERROR"):
+                return Packet(None, "", "E", line.encode())
+            if line is not None and line.startswith("OK"):
+                continue
+            if line is not None or head.startswith(b"END") or self.version >= 4:
+                raise _foreign(self.endpoint, line.encode() if line else head)
+            if not self._skip():
+                return None
+        return None
+
+    def _packet_4(self, head: bytes) -> Packet | None:
+        buffer = self._buffer
+        if len(head) < _V4_HEADER.size:
+            return None
+        _, form, sub, size, sequence, name_size = _V4_HEADER.unpack(head)
+        if size > _MAX_PAYLOAD:
+            raise _foreign(self.endpoint, head)
+        if len(buffer) < _V4_HEADER.size + name_size + size:
+            return None
+        buffer.take(_V4_HEADER.size)
+        station = buffer.take(name_size).decode("ascii", "replace")
+        payload = buffer.take(size)
+        if form == b"J":
+            return Packet(None, "", "E" if sub == b"E" else "J", payload)
+        return Packet(sequence, station, form.decode("latin-1"), payload)
+
+    def _packet_3(self, head: bytes) -> Packet | None:
+        buffer, begin = self._buffer, self._buffer.start + _V3_HEADER_BYTES
+        if len(buffer) < _V3_HEADER_BYTES + _V3_LEAST_BYTES:
+            return None
+        size = _record_length(buffer.data, begin)
+        if size is None:
+            if len(buffer) < _V3_HEADER_BYTES + _V3_RECORD_BYTES:
+                return None
+            size = _V3_RECORD_BYTES
+        # A damaged header must not swallow the packets behind it.
+        if size > _V3_RECORD_BYTES and _V3_HEADER.match(buffer.data, begin + _V3_RECORD_BYTES):
+            size = _V3_RECORD_BYTES
+        if len(buffer) < _V3_HEADER_BYTES + size:
+            return None
+        buffer.take(_V3_HEADER_BYTES)
+        payload = buffer.take(size)
+        if head[2:6] == b"INFO":
+            return Packet(None, "", "X", payload, last=head[7:8] != b"*")
+        return Packet(int(head[2:8], 16), "", "3" if payload.startswith(b"MS\x03") else "2", payload)
+
+    def _skip(self) -> bool:
+        """Drop what belongs to no packet, up to the next header; False when none is in sight yet."""
+        buffer = self._buffer
+        match = _V3_HEADER.search(buffer.data, buffer.start + 1)
+        lost = match.start() - buffer.start if match else len(buffer) - (_V3_HEADER_BYTES - 1)
+        self.skipped_bytes += lost
+        if self.skipped_bytes > _V3_SEARCHED_BYTES:
+            raise _foreign(self.endpoint, bytes(buffer.data[buffer.start : buffer.start + 20]))
+        buffer.take(lost)
+        return match is not None
+
+    def _line(self) -> str | None:
+        buffer = self._buffer
+        end = buffer.data.find(b"\n", buffer.start, buffer.start + _MAX_LINE)
+        if end < 0:
+            return None
+        line = bytes(buffer.data[buffer.start : end]).strip()
+        if not re.fullmatch(rb"[\x20-\x7e\r]*", line):
+            return None
+        buffer.take(end + 1 - buffer.start)
+        return line.decode("ascii")
+
+    def _read_line(self, what: str) -> str:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            line = self._line()
+            if line is not None:
+                return line
+            if len(self._buffer) >= _MAX_LINE:
+                raise _foreign(self.endpoint, self._buffer.take(20))
+            if not self._fill(deadline - time.monotonic()):
+                raise SilentError(
+                    f"{self.endpoint} does not answer {what}",
+                    "check the port: another service may listen there, or the server hangs",
+                )
+
+    def _expect_ok(self, text: str) -> None:
+        answer = self._read_line(text)
+        if answer.startswith("OK"):
+            return
+        if not answer.startswith("ERROR"):
+            raise _foreign(self.endpoint, answer.encode())
+        reason = answer[5:].strip()
+        raise RefusedError(f"{self.endpoint} refused {text!r}" + (f" ({reason})" if reason else ""), _advice(text))
+
+    def _greet(self) -> tuple[str, str, frozenset[str]]:
+        self._send("HELLO")
+        first = self._read_line("HELLO")
+        if not first.lower().startswith("seedlink"):
+            raise _foreign(self.endpoint, first.encode())
+        software, _, capabilities = first.partition("::")
+        return software.strip(), self._read_line("HELLO"), frozenset(capabilities.split())
+
+    def _settle(self, offered: frozenset[str]) -> int:
+        speaks_4 = any(word.startswith("SLPROTO:4") for word in offered)
+        wanted = self.endpoint.protocol
+        if wanted == "3" or (wanted == "auto" and not speaks_4):
+            return 3
+        if not speaks_4:
+            raise SourceError(
+                f"{self.endpoint} does not speak SeedLink 4 ({self.software})", "set protocol to auto, or to 3"
+            )
+        self.command("SLPROTO 4.0")
+        with contextlib.suppress(RefusedError):  # a courtesy, which a server may do without
+            self.command(f"USERAGENT Talus/{__version__}")
+        return 4
+
+    def _send(self, *texts: str) -> None:
+        self._socket.settimeout(self._timeout_s)
+        try:
+            self._socket.sendall("".join(f"{text}\r\n" for text in texts).encode("ascii"))
+        except OSError as error:
+            raise _lost(self.endpoint, error) from None
+
+    def _fill(self, wait_s: float) -> bool:
+        """Read what there is; False when nothing came in time.
+
+        Raises:
+            SourceError: the connection is lost.
+        """
+        if wait_s <= 0 and not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            wait_s = 1e-3
+        self._socket.settimeout(max(wait_s, 1e-3))
+        try:
+            piece = self._socket.recv(_CHUNK)
+        except (TimeoutError, ssl.SSLWantReadError):
+            return False
+        except OSError as error:
+            raise _lost(self.endpoint, error) from None
+        if not piece:
+            raise SourceError(f"{self.endpoint} closed the connection", "")
+        self._buffer.add(piece)
+        return True
+
+
+def _record_length(data: bytearray, begin: int) -> int | None:
+    """Length of the miniSEED record that begins there, by its header; None if that does not tell."""
+    if data[begin : begin + 3] == b"MS\x03":
+        name, extra, samples = struct.unpack_from("<BHI", data, begin + 33)
+        return _V3_LEAST_BYTES + int(name) + int(extra) + int(samples)
+    if len(data) < begin + _V2_LEAST_BYTES + 8:
+        return None
+    for order in ">", "<":
+        first, kind, _, _, _, exponent = struct.unpack_from(f"{order}HHHBBB", data, begin + 46)
+        if first == _V2_LEAST_BYTES and kind == 1000 and 7 <= exponent <= 16:
+            return 1 << int(exponent)
+    return None
+
+
+def _log_text(record: bytes) -> bytes:
+    """The text of a miniSEED 2 log record, in which version 3 wraps its answers."""
+    for order in ">", "<":
+        (count,), (begin,) = struct.unpack_from(f"{order}H", record, 30), struct.unpack_from(f"{order}H", record, 44)
+        if _V2_LEAST_BYTES <= begin <= len(record) and count <= len(record) - begin:
+            return record[begin : begin + count]
+    return b""
+
+
+def _connect(endpoint: Endpoint, timeout_s: float) -> socket.socket:
+    """Raises SourceError with what is wrong: the name, the port, the way, the certificate."""
+    try:
+        plain = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
+    except socket.gaierror:
+        raise SourceError(
+            f"there is no host {endpoint.host!r}", "check the host's name, and this machine's name server"
+        ) from None
+    except ConnectionRefusedError:
+        raise SourceError(
+            f"{endpoint} refuses connections",
+            "check the port (SeedLink: 18000, with TLS 18500) and whether the server runs",
+        ) from None
+    except TimeoutError:
+        raise SilentError(
+            f"{endpoint} cannot be reached within {timeout_s:g} s", "check the address, the link and firewalls"
+        ) from None
+    except OSError as error:
+        raise SourceError(f"{endpoint} cannot be reached ({error.strerror or error})", "check the link") from None
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if endpoint.tls is None:
+        return plain
+    try:
+        return endpoint.tls.wrap_socket(plain, server_hostname=endpoint.host)
+    except ssl.SSLCertVerificationError as error:
+        plain.close()
+        raise SourceError(
+            f"the certificate of {endpoint} is not valid ({error.verify_message})", _doubt(error)
+        ) from None
+    except ssl.SSLError as error:
+        plain.close()
+        raise SourceError(
+            f"{endpoint} does not speak TLS ({error.reason or error})",
+            "check the port (SeedLink with TLS: 18500), or remove the section tls",
+        ) from None
+    except OSError as error:
+        plain.close()
+        raise SourceError(
+            f"{endpoint} broke off the TLS hand-shake ({error.strerror or error})",
+            "check the port (SeedLink with TLS: 18500), or remove the section tls",
+        ) from None
+
+
+def _doubt(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in (62, 64):  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
+        return "this is another host, or its certificate was issued for another name: set host to that name"
+    if error.verify_code in (9, 10):  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
+        return "renew the server's certificate, and check this machine's clock"
+    return "give the certificate of the authority that issued it as tls.ca_file"
+
+
+def _lost(endpoint: Endpoint, error: OSError) -> SourceError:
+    return SourceError(f"the connection to {endpoint} is lost ({error.strerror or error})", "")
+
+
+def _foreign(endpoint: Endpoint, found: bytes) -> SourceError:
+    shown = found[:40].decode("ascii", "replace").encode("unicode_escape").decode()
+    return SourceError(
+        f"what answers at {endpoint} is not a SeedLink server (it sent '{shown}')", "check host and port"
+    )
+
+
+def _advice(command: str) -> str:
+    if command.startswith("STATION"):
+        return "check the station's code; not every server takes wildcards"
+    if command.startswith("SELECT"):
+        return "check the selector: HH?, 00HH? or 00_H_H_?"
+    return "see the server's log"

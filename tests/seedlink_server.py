@@ -1,0 +1,449 @@
+"""A SeedLink server for tests, versions 3 and 4, in the clear or with TLS, which can also be made to misbehave.
+
+It holds the last packets of every station and goes on from any of them, as ringserver and SeisComP do; asked for a
+packet that it has yet to number, it waits for it, as the specification has it ("not older than requested").
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pymseed import MS3Record
+
+from agent.types import NS, StreamId
+
+_LINE = re.compile(rb"([^\r\n]*)\r\n?|([^\r\n]*)\n")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A packet in the ring."""
+
+    sequence: int
+    station: str
+    location: str
+    channel: str
+    start_ns: int
+    end_ns: int
+    payload: bytes
+
+
+@dataclass
+class Subscription:
+    """What a client asked for of one station (or pattern)."""
+
+    station: str
+    selectors: list[str] = field(default_factory=list)
+    armed: bool = False
+    begin: int | None = None
+    """First sequence number; None: what comes next; 0: everything."""
+    from_ns: int | None = None
+
+
+class SeedLinkServer:
+    """One server. Every attribute below may be set while it runs."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, size: int = 100_000, versions: Sequence[int] = (3, 4)):
+        self.size, self.versions, self.tls = size, versions, tls
+        self.wildcards = True
+        self.refuse_info = False
+        self.waits_for_future = True
+        """What it does when asked for a number that it has not reached: wait, or go on with what comes next."""
+        self.stalled = threading.Event()
+        """While set, nothing is sent or answered, and nothing is closed."""
+        self.commands: list[str] = []
+        self.connections = 0
+        self._ring: list[Entry] = []
+        self._next: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._sockets: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+        self.port = 0
+
+    # Filling it.
+
+    def feed(self, records: Iterable[bytes]) -> None:
+        with self._changed:
+            for payload in records:
+                self._ring.append(self._entry(payload))
+            del self._ring[: -self.size]
+            self._changed.notify_all()
+
+    def feed_raw(self, payload: bytes, like: bytes) -> None:
+        """A payload that need not be a record, as if it were that of ``like``."""
+        with self._changed:
+            self._ring.append(replace(self._entry(like), payload=payload))
+            self._changed.notify_all()
+
+    def number_from(self, sequence: int, *, forget: bool = False) -> None:
+        """Give what is held, and what comes, other sequence numbers, as after a loss of the server's state."""
+        with self._changed:
+            self._next.clear()
+            old, self._ring = self._ring, []
+            for entry in [] if forget else old:
+                at = self._next.setdefault(entry.station, sequence)
+                self._next[entry.station] = at + 1
+                self._ring.append(replace(entry, sequence=at))
+            if forget:
+                self._next = dict.fromkeys({entry.station for entry in old}, sequence)
+
+    def _entry(self, payload: bytes) -> Entry:
+        record = MS3Record.parse(payload)
+        stream = StreamId.parse(record.sourceid)
+        station = f"{stream.station.network}_{stream.station.station}"
+        sequence = self._next.get(station, 1)
+        self._next[station] = sequence + 1
+        channel = stream.station.band_source + stream.component
+        location = stream.station.location
+        return Entry(sequence, station, location, channel, record.starttime, record.endtime, payload)
+
+    # Running it.
+
+    def start(self) -> SeedLinkServer:
+        listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """No connection any more, old or new, until ``start``."""
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self.drop()
+
+    def drop(self) -> None:
+        """Close all connections; new ones are accepted."""
+        for connection in list(self._sockets):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def __enter__(self) -> SeedLinkServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        connection: socket.socket = plain
+        try:
+            if self.tls is not None:
+                connection = self.tls.wrap_socket(plain, server_side=True)
+            self._sockets.add(connection)
+            self.connections += 1
+            _Session(self, connection).run()
+        except (OSError, ValueError):
+            return
+        finally:
+            self._sockets.discard(connection)
+            connection.close()
+
+    def held(self) -> list[Entry]:
+        with self._changed:
+            return list(self._ring)
+
+    def wait(self, timeout_s: float) -> None:
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+
+class _Session:
+    """One client."""
+
+    def __init__(self, server: SeedLinkServer, connection: socket.socket) -> None:
+        self.server, self.socket = server, connection
+        self.version = 3
+        self.subscriptions: list[Subscription] = []
+        self.streaming = False
+
+    def run(self) -> None:
+        buffer = b""
+        self.socket.settimeout(0.02)
+        sent: dict[str, int] = {}
+        while True:
+            while self.server.stalled.is_set():
+                time.sleep(0.01)
+            try:
+                piece = self.socket.recv(4096)
+                if not piece:
+                    return
+                buffer += piece
+            except TimeoutError:
+                pass
+            while match := _LINE.match(buffer):
+                buffer = buffer[match.end() :]
+                line = (match[1] or match[2] or b"").decode("ascii").strip()
+                if line and not self.answer(line):
+                    return
+            if self.streaming:
+                self.flow(sent)
+
+    def say(self, data: bytes) -> None:
+        self.socket.settimeout(10)
+        self.socket.sendall(data)
+        self.socket.settimeout(0.02)
+
+    def answer(self, line: str) -> bool:
+        self.server.commands.append(line)
+        verb, *words = line.split()
+        verb = verb.upper()
+        if verb == "BYE":
+            return False
+        if verb == "HELLO":
+            protocols = " ".join(f"SLPROTO:{version}.0" for version in self.server.versions)
+            self.say(f"SeedLink v4.0 (Talus test) :: {protocols} TIME\r\nTalus test\r\n".encode())
+        elif verb == "INFO":
+            self.info(words)
+        elif verb == "END":
+            self.streaming = True
+        else:
+            reason = self.handshake(verb, words)
+            tail = f" {reason}" if reason and self.version == 4 else ""
+            self.say(b"OK\r\n" if reason is None else f"ERROR{tail}\r\n".encode())
+        return True
+
+    def handshake(self, verb: str, words: list[str]) -> str | None:
+        """None for OK, else the error."""
+        if verb == "SLPROTO":
+            if 4 not in self.server.versions:
+                return "UNSUPPORTED"
+            self.version = 4
+        elif verb == "STATION":
+            return self.station(words[0] if self.version == 4 else f"{words[1]}_{words[0]}")
+        elif verb == "SELECT":
+            if not self.subscriptions or not words or _pattern(words[0], self.version) is None:
+                return "ARGUMENTS no such selector"
+            self.subscriptions[-1].selectors.append(words[0])
+        elif verb in ("DATA", "TIME"):
+            if not self.subscriptions:
+                return "UNEXPECTED"
+            self.data(verb, words)
+        elif verb not in ("USERAGENT", "CAPABILITIES"):
+            return "UNSUPPORTED"
+        return None
+
+    def station(self, station: str) -> str | None:
+        wild = "*" in station or "?" in station
+        known = {entry.station for entry in self.server.held()} | set(self.server._next)
+        if (wild and not self.server.wildcards) or not any(_fits(station, name) for name in known):
+            return "ARGUMENTS unknown station"
+        self.subscriptions.append(Subscription(station))
+        return None
+
+    def data(self, verb: str, words: list[str]) -> None:
+        it = self.subscriptions[-1]
+        it.armed = True
+        if verb == "TIME":
+            it.begin, it.from_ns = 0, _commas(words[0])
+        elif self.version == 4:
+            if words:
+                it.begin = 0 if words[0] == "ALL" else int(words[0])
+            if len(words) > 1:
+                it.from_ns = round(datetime.fromisoformat(words[1].replace("Z", "+00:00")).timestamp()) * NS
+        else:
+            if words:
+                it.begin = int(words[0], 16)
+            if len(words) > 1:
+                it.from_ns = _commas(words[1])
+        if it.begin is None:
+            it.begin = 1 + max((e.sequence for e in self.server.held() if _fits(it.station, e.station)), default=0)
+        elif not self.server.waits_for_future:
+            newest = max((e.sequence for e in self.server.held() if _fits(it.station, e.station)), default=0)
+            it.begin = min(it.begin, newest + 1)
+
+    def flow(self, sent: dict[str, int]) -> None:
+        out = bytearray()
+        for entry in self.server.held():
+            subscription = next((s for s in self.subscriptions if s.armed and _fits(s.station, entry.station)), None)
+            if subscription is None or entry.sequence <= sent.get(entry.station, -1):
+                continue
+            if entry.sequence < (subscription.begin or 0) or not self.wanted(subscription, entry):
+                continue
+            sent[entry.station] = entry.sequence
+            out += self.packet(entry)
+        if out:
+            self.say(bytes(out))
+        else:
+            self.server.wait(0.02)
+
+    def wanted(self, subscription: Subscription, entry: Entry) -> bool:
+        if subscription.from_ns is not None and entry.end_ns <= subscription.from_ns:
+            return False
+        name = f"{entry.location}_{entry.channel[0]}_{entry.channel[1]}_{entry.channel[2]}"
+        positive = [s for s in subscription.selectors if not s.startswith("!")]
+        negative = [s[1:] for s in subscription.selectors if s.startswith("!")]
+
+        def fits(selector: str) -> bool:
+            pattern = _pattern(selector, self.version)
+            return pattern is not None and _fits(pattern, name)
+
+        return (not positive or any(map(fits, positive))) and not any(map(fits, negative))
+
+    def packet(self, entry: Entry) -> bytes:
+        if self.version == 3:
+            return f"SL{entry.sequence % (1 << 24):06X}".encode() + entry.payload
+        form = b"3" if entry.payload.startswith(b"MS\x03") else b"2"
+        station = entry.station.encode()
+        head = struct.pack("<2s1s1sIQB", b"SE", form, b"D", len(entry.payload), entry.sequence, len(station))
+        return head + station + entry.payload
+
+    def info(self, words: list[str]) -> None:
+        if self.server.refuse_info and words[0] != "ID":
+            self.say(self.json(b"E", {"error": {"code": "UNAUTHORIZED"}}) if self.version == 4 else b"ERROR\r\n")
+            return
+        ranges: dict[str, list[int]] = {}
+        for entry in self.server.held():
+            ranges.setdefault(entry.station, []).append(entry.sequence)
+        if words[0] != "STATIONS":
+            ranges.clear()
+        elif len(words) > 1:
+            ranges = {name: numbers for name, numbers in ranges.items() if _fits(words[1], name)}
+        if self.version == 4:
+            stations = [{"id": n, "start_seq": min(s), "end_seq": max(s)} for n, s in ranges.items()]
+            self.say(self.json(b"I", {"software": "Talus test", "organization": "Talus", "station": stations}))
+            return
+        inner = "".join(
+            f'<station name="{n.partition("_")[2]}" network="{n.partition("_")[0]}" '
+            f'begin_seq="{min(s) % (1 << 24):06X}" end_seq="{max(s) % (1 << 24):06X}"/>'
+            for n, s in ranges.items()
+        )
+        text = f'<?xml version="1.0"?><seedlink software="test" organization="Talus">{inner}</seedlink>'.encode()
+        pieces = [text[at : at + 448] for at in range(0, len(text), 448)]
+        for piece in pieces:
+            mark = b"SLINFO  " if piece is pieces[-1] else b"SLINFO *"
+            self.say(mark + _log_record(piece))
+
+    @staticmethod
+    def json(kind: bytes, content: object) -> bytes:
+        payload = json.dumps(content).encode()
+        return struct.pack("<2s1s1sIQB", b"SE", b"J", kind, len(payload), 0, 0) + payload
+
+
+def _log_record(text: bytes) -> bytes:
+    """A miniSEED 2 record of 512 bytes with text."""
+    record = bytearray(512)
+    record[:20] = b"000001D INFO   INFSL"
+    struct.pack_into(">HHBBBxH", record, 20, 2024, 1, 0, 0, 0, 0)
+    struct.pack_into(">HhhBBBBlHH", record, 30, len(text), 0, 0, 0, 0, 0, 1, 0, 64, 48)
+    struct.pack_into(">HHBBBx", record, 48, 1000, 0, 0, 1, 9)
+    record[64 : 64 + len(text)] = text
+    return bytes(record)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    whole = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
+    return re.fullmatch(whole, name) is not None
+
+
+def _pattern(selector: str, version: int) -> str | None:
+    """A selector as a pattern of ``LOC_B_S_SS``; None if it is none of that version."""
+    name = selector.removeprefix("!").partition(".")[0]
+    if version == 4:
+        return name if name.count("_") == 3 else None
+    if not re.fullmatch(r"(?:[A-Z0-9?-]{2})?[A-Z0-9?]{3}", name):
+        return None
+    location = {"": "*", "--": ""}.get(name[:-3], name[:-3])
+    return f"{location}_{name[-3]}_{name[-2]}_{name[-1]}"
+
+
+def _commas(text: str) -> int:
+    parts = [int(part) for part in text.split(",")]
+    return round(datetime(*parts[:6], tzinfo=timezone.utc).timestamp()) * NS  # type: ignore[arg-type, misc]
+
+
+# Records.
+
+
+def records_of(path: Path, size: int = 512) -> list[bytes]:
+    """The records of a miniSEED 2 file whose records all have one length."""
+    data = path.read_bytes()
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def shifted(record: bytes, seconds: float = 0.0, *, station: str | None = None, **changes: object) -> bytes:
+    """The same samples as a record at another time, or of another station, format version, length or encoding."""
+    parsed = MS3Record.parse(record, unpack_data=True)
+    out = MS3Record()
+    out.sourceid = parsed.sourceid
+    if station is not None:
+        parts = parsed.sourceid.split("_", 2)
+        out.sourceid = f"FDSN:{station}_{parts[2]}"
+    out.formatversion = int(changes.get("version", parsed.formatversion))  # type: ignore[call-overload]
+    out.reclen = int(changes.get("reclen", 4096))  # type: ignore[call-overload]
+    out.encoding = int(changes.get("encoding", parsed.encoding))  # type: ignore[call-overload]
+    out.starttime = parsed.starttime + round(seconds * NS)
+    out.samprate = parsed.samprate
+    out.flags = int(changes.get("flags", parsed.flags))  # type: ignore[call-overload]
+    extra = changes.get("extra")
+    if extra is not None:
+        out.extra = str(extra)
+    samples = parsed.np_datasamples
+    (packed,) = _packed(out, samples)
+    return packed
+
+
+def made(stream: str, start_ns: int, samples: Sequence[int], rate_hz: float = 100.0, **changes: object) -> bytes:
+    """A record of given samples; ``version`` 2 or 3, ``reclen``, ``encoding``, ``flags``, ``extra`` as above."""
+    out = MS3Record()
+    out.sourceid = stream
+    out.formatversion = int(changes.get("version", 2))  # type: ignore[call-overload]
+    out.reclen = int(changes.get("reclen", 512))  # type: ignore[call-overload]
+    out.encoding = int(changes.get("encoding", 11))  # type: ignore[call-overload]
+    out.starttime, out.samprate = start_ns, rate_hz
+    out.flags = int(changes.get("flags", 0))  # type: ignore[call-overload]
+    extra = changes.get("extra")
+    if extra is not None:
+        out.extra = str(extra)
+    (packed,) = _packed(out, samples)
+    return packed
+
+
+def _packed(record: MS3Record, samples: object) -> Iterator[bytes]:
+    kind = {4: "f", 5: "d"}.get(record.encoding, "i")
+    import numpy as np
+
+    array = np.asarray(samples, dtype={"i": np.int32, "f": np.float32, "d": np.float64}[kind])
+    with record.with_datasamples(array, kind):
+        yield from (bytes(one) for one in record.generate())
+
+
+# Certificates.
+
+
+def authority(folder: Path, name: str = "127.0.0.1") -> tuple[Path, ssl.SSLContext]:
+    """A certificate authority's file, and a server's context with a certificate that it issued for ``name``."""
+    ca, ca_key, own, key = (folder / file for file in ("ca.pem", "ca.key", "server.pem", "server.key"))
+    kind = "IP" if name[0].isdigit() else "DNS"
+    common = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    for more in (
+        ["-subj", "/CN=Talus test CA", "-keyout", ca_key, "-out", ca],
+        ["-subj", f"/CN={name}", "-addext", f"subjectAltName={kind}:{name}", "-addext", "basicConstraints=CA:FALSE",
+         "-CA", ca, "-CAkey", ca_key, "-keyout", key, "-out", own],
+    ):  # fmt: skip
+        subprocess.run([*common, *map(str, more)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    return ca, context
