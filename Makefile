@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 DATA ?= ../shared/data
 WORK ?= $(HOME)/.cache/talus
 
-.PHONY: demo test check model clean
+.PHONY: demo test check model clean test-tensorrt-api test-aarch64
 
 demo:
 	@.ci/setup $(VENV) demo
@@ -23,6 +23,16 @@ check:
 model:
 	@.ci/setup $(VENV) train
 	$(PY) -m quantize model --data $(DATA) --work $(WORK) --out agent/models/default
+
+# Not part of `make test`: fetches about a gigabyte, and what it compares changes only with a new TensorRT.
+test-tensorrt-api:
+	@.ci/setup $(VENV) dev
+	$(PY) tests/tensorrt_api/run.py $(WORK)/tensorrt-api
+
+# Every dependency as a wheel for a Jetson's Python; fetches about 150 MB a version.
+test-aarch64:
+	@.ci/setup $(VENV) dev
+	$(PY) tests/tensorrt_api/aarch64.py $(WORK)/aarch64
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,130 @@
+"""``make test-tensorrt-api``: the API that Talus uses of TensorRT and of the CUDA driver, against the real bindings.
+
+Without a GPU none of it can be called, but the modules can be imported and looked at. TensorRT 8.6 is one package with
+its libraries (819 MB, Python 3.10 at most). Of 10 and 11 there are the bindings alone (1 MB); the libraries that they
+load are replaced by empty ones, made here with the C compiler. Everything is fetched with pip into the folder given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAMES = Path(__file__).with_name("names.py")
+WHOLE = "8.6.0"
+BINDINGS = (
+    "tensorrt-cu12-bindings==10.3.0",
+    "tensorrt-cu12-bindings==10.16.1.11",
+    "tensorrt-cu13-bindings==11.4.0.106",
+)
+CUDA = ("cuda-bindings==12.9.8", "cuda-bindings==13.5.0")
+
+
+def fetch(requirement: str, folder: Path) -> Path:
+    """The wheel's contents."""
+    target = folder / requirement.replace("==", "-")
+    if not target.exists():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            folder / "new",
+        ]
+        subprocess.run([*command, requirement], check=True)
+        (wheel,) = (folder / "new").glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target)
+        wheel.unlink()
+    return target
+
+
+def check(python: str, path: Path, libraries: Path) -> tuple[int, str]:
+    """``names.py`` under ``python``, with ``path`` on its module path."""
+    environment = {**os.environ, "PYTHONPATH": f"{path}:{ROOT}", "LD_LIBRARY_PATH": str(libraries)}
+    done = subprocess.run([python, NAMES], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def check_bindings(folder: Path) -> int:
+    """Import against empty libraries: what the loader misses, file or function, is added until nothing is missed."""
+    worst = 0
+    for requirement in BINDINGS:
+        unpacked = fetch(requirement, folder)
+        link = unpacked / "tensorrt"
+        if not link.exists():
+            link.symlink_to(unpacked / "tensorrt_bindings")
+        libraries = unpacked / "libraries"
+        libraries.mkdir(exist_ok=True)
+        functions: set[str] = set()
+        names: set[str] = set()
+        for _ in range(60):
+            for name in names:
+                source = "".join(f"void *{function}(void) {{ return 0; }}\n" for function in sorted(functions))
+                command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(libraries / name), f"-Wl,-soname,{name}"]
+                subprocess.run(command, input=source, text=True, check=True)
+            status, said = check(sys.executable, unpacked, libraries)
+            missing = re.search(r"ImportError: (lib\S+): cannot open|undefined symbol: (\w+)", said)
+            if missing is None:
+                break
+            names |= {missing[1]} - {None}
+            functions |= {missing[2]} - {None}
+        print(said.rstrip(), flush=True)
+        worst |= status
+    return worst
+
+
+def check_whole(folder: Path) -> int:
+    """TensorRT 8.6 with its own libraries, in an environment of its own."""
+    python = os.environ.get("PYTHON310") or shutil.which("python3.10")
+    if python is None:
+        print(f"TensorRT {WHOLE}: skipped, it needs Python 3.10 (set PYTHON310=/path/to/python3.10)")
+        return 0
+    venv = folder / "venv-8.6"
+    if not (venv / "complete").exists():
+        subprocess.run([python, "-m", "venv", venv], check=True)
+        pip = [venv / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "numpy<2", f"tensorrt=={WHOLE}", "nvidia-cudnn-cu12<9"], check=True)
+        (venv / "complete").touch()
+    libraries = ":".join(str(path) for path in venv.glob("lib/python3*/site-packages/nvidia/*/lib"))
+    status, said = check(str(venv / "bin" / "python"), Path("/nonexistent"), Path(libraries))
+    print(said.rstrip(), flush=True)
+    return status
+
+
+def check_cuda(folder: Path) -> int:
+    """Each entry point of the driver that is called, among those that NVIDIA's own Python package looks up."""
+    from agent.tensorrt_child.cuda import SIGNATURES
+
+    worst = 0
+    for requirement in CUDA:
+        raw = b"".join(path.read_bytes() for path in fetch(requirement, folder).rglob("*driver*.so"))
+        # release 12 asks the driver for some by their plain name and a version, release 13 for all by the full name
+        names = {name: name.removesuffix("_v2").encode() for name in SIGNATURES}
+        missing = [name for name, plain in names.items() if not re.search(rb"\b" + plain + rb"(_v2)?\b", raw)]
+        print(f"{requirement}: {len(SIGNATURES) - len(missing)} of {len(SIGNATURES)} entry points of the CUDA driver")
+        for name in missing:
+            print(f"  WRONG no {name}")
+        worst |= bool(missing)
+    return worst
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.path.insert(0, str(ROOT))
+    return check_whole(folder) | check_bindings(folder) | check_cuda(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
