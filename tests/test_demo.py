@@ -1,0 +1,62 @@
+"""``make demo``: what a newcomer sees first."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from agent_support import ROOT
+from broker_support import needs_mosquitto
+
+WITHOUT_MOSQUITTO = """
+import sys
+import agent.broker
+agent.broker.find_mosquitto = lambda: None
+from agent.demo import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("broker", [pytest.param("mosquitto", marks=needs_mosquitto), "amqtt"])
+def test_the_demonstration_prints_what_arrived(broker: str, tmp_path: Path) -> None:
+    """A table of events with labels and probabilities, through the broker, then one line of summary, and the end."""
+    if broker == "amqtt":
+        pytest.importorskip("amqtt")
+    command = ["-c", WITHOUT_MOSQUITTO] if broker == "amqtt" else ["-m", "agent.demo"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path)},
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"^broker +{broker} on mqtt://127\.0\.0\.1:\d+", done.stdout)
+    rows = re.findall(
+        r"^(BW\.UH\d\.\S+) +2010-05-27T16:2\d:\S+ +[\d.]+  +(\S+ [01]\.\d\d\??) +(\S+ [01]\.\d\d\??) +\d+ s",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert len(rows) >= 4
+    assert {station for station, _, _ in rows} == {"BW.UH1..SH", "BW.UH2..SH", "BW.UH3..SH", "BW.UH4..EH"}
+    summary = done.stdout.splitlines()[-1]
+    assert re.fullmatch(
+        rf"demo: {len(rows)} events and \d+ alerts arrived over MQTT in \d+ messages, 0 refused; [\d.]+ s", summary
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / ".local").exists(), "it leaves nothing behind"
+
+
+def test_without_any_broker_it_says_what_to_install() -> None:
+    code = "import sys\nsys.modules['amqtt'] = sys.modules['amqtt.broker'] = None\n" + WITHOUT_MOSQUITTO
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "demo: there is no broker on this machine\n  hint: install mosquitto, or: pip install 'talus-agent[demo]'\n"
+    )
