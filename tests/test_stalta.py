@@ -26,7 +26,8 @@ def noise(n: int, seed: int = 0) -> Array:
 
 def in_packets(n: int, sizes: list[int]) -> list[slice]:
     """Slices over ``n`` samples, the sizes taken in turn."""
-    cuts, at = [], 0
+    cuts: list[slice] = []
+    at = 0
     while at < n:
         size = sizes[len(cuts) % len(sizes)]
         cuts.append(slice(at, at + size))

@@ -54,14 +54,27 @@ def test_butterworth_refuses_corners_that_make_no_filter() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(cuts=st.lists(st.integers(1, 700), min_size=1, max_size=20), seed=st.integers(0, 5))
+@given(cuts=st.lists(st.integers(1, 3999), min_size=1, max_size=20), seed=st.integers(0, 5))
 def test_filter_does_not_depend_on_packets(cuts: list[int], seed: int) -> None:
     """To the bit: else a trigger near the threshold would depend on how a digitizer cuts its packets."""
     x = np.random.default_rng(seed).integers(-(2**23), 2**23, sum(cuts)).astype(np.int32)
     sos = butterworth(1, 20, 100, 4)
-    whole, parts = SosFilter(sos).process(x), SosFilter(sos)
+    seconds, parts = SosFilter(sos), SosFilter(sos)
+    whole = np.concatenate([seconds.process(x[at : at + 100]) for at in range(0, len(x), 100)])
     pieces = [parts.process(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])]
     assert np.array_equal(whole, np.concatenate(pieces))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(1, 30_000), min_size=1, max_size=6), seed=st.integers(0, 5))
+def test_filter_of_long_packets_differs_by_rounding_only(cuts: list[int], seed: int) -> None:
+    """Files come in packets of minutes to days, which take another way through the same arithmetic."""
+    x = np.random.default_rng(seed).integers(-(2**23), 2**23, sum(cuts)).astype(np.int32)
+    sos = butterworth(1, 20, 100, 4)
+    seconds, parts = SosFilter(sos), SosFilter(sos)
+    expected = np.concatenate([seconds.process(x[at : at + 100]) for at in range(0, len(x), 100)])
+    pieces = [parts.process(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])]
+    np.testing.assert_allclose(np.concatenate(pieces), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 def test_an_offset_makes_no_transient() -> None:

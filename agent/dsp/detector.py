@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 COMPONENTS_AT_MOST = 3
 HIGHEST_CORNER = 0.8
 """The band-pass ends at this share of the Nyquist frequency at the latest."""
-_SPAN = 8000
+_SPAN = 12_000
 """Samples per component taken at once: the work stays in the second-level cache."""
 _SAME_RATE = 1e-4
 _HISTORY_S = 240.0

@@ -5,9 +5,9 @@ samples, however, a linear filter is one matrix: outputs and final state are lin
 start. So each chunk costs one small matrix-vector product, at the speed of BLAS.
 
 Chunks are aligned to the first sample after a reset and an incomplete one is padded with zeros, which a causal filter
-cannot see. Every output thus comes from the same product of the same shape, and does not depend, to the bit, on how the
-stream was cut into packets of less than four chunks. Longer ones are worked on as matrices, several times faster; BLAS
-may then add in another order, which makes a difference of rounding: some 1e-13 of the signal (tested).
+cannot see. Every output thus comes from the same product of the same shape, and does not depend, to the bit, on how a
+digitiser cuts its packets. Packets that only files have, of 4000 samples and more, are worked on as matrices, several
+times faster; BLAS then adds in another order, and the outputs differ by rounding, some 1e-13 of the signal (tested).
 
 Design: Butterworth (1930), band transformations and bilinear transform with pre-warping as in Oppenheim & Schafer,
 *Discrete-Time Signal Processing*, ch. 7; equal to ``scipy.signal.butter`` (tested).
@@ -27,12 +27,14 @@ Array = NDArray[np.float64]
 
 CHUNK = 100
 """Samples a matrix spans: a one-second packet at 100 Hz is then one product; larger matrices leave the L2 cache."""
+LONG_CHUNK = 50
+"""The same for long packets, where calls cost less and arithmetic more."""
 GROUP = 16
-"""Chunks of a long packet whose states are found with one turn of a loop."""
-_LONG = 4
-"""Chunks from which on a packet is worked on as a matrix."""
-_SPAN = 256
-"""Chunks worked on at once: a day at once would spill every cache and cost memory that a small board lacks."""
+"""Chunks of a long packet whose states are found with one product, and groups of chunks likewise."""
+LONG = 4000
+"""Samples from which on a packet is a long one."""
+_SPAN = GROUP * GROUP * LONG_CHUNK
+"""Samples worked on at once: two products find all states, and the work fits the second-level cache."""
 
 
 @lru_cache(maxsize=64)
@@ -113,26 +115,35 @@ class _Blocks:
             forced[:, j] = column
             column = one_step @ column
         self.forced = forced
-        # Over a group of chunks: what the state at its start, and what each chunk adds, leave after each of them.
-        power, powers = np.eye(states), [np.eye(states)]
-        for _ in range(GROUP):
-            for _ in range(chunk):
-                power = one_step @ power
-            powers.append(power)
-        self.transition, self.group_transition = powers[1], powers[GROUP]
-        self.kept = np.hstack([p.T for p in powers[1:]])
-        self.added = np.zeros((GROUP * states, GROUP * states))
-        for i in range(GROUP):
-            for j in range(i + 1):
-                self.added[j * states : (j + 1) * states, i * states : (i + 1) * states] = powers[i - j].T
+        wide = np.linalg.matrix_power(one_step.astype(np.longdouble), chunk)
+        self.transition = wide.astype(np.float64)
+        self.over_chunks = _Ladder(wide)
+        self.over_groups = _Ladder(np.linalg.matrix_power(wide, GROUP))
         self.step_state = _steady_state(sos)
         self.chunk, self.states = chunk, states
 
 
+class _Ladder:
+    """Over ``GROUP`` steps of a transition: what the state at the start (``kept``) and the additions of each step
+    (``added``) leave after each of the steps. Powers are taken in extended precision: errors would grow with them."""
+
+    def __init__(self, transition: NDArray[np.longdouble]) -> None:
+        states = len(transition)
+        powers = [np.eye(states, dtype=np.longdouble)]
+        for _ in range(GROUP):
+            powers.append(transition @ powers[-1])
+        columns = [power.T.astype(np.float64) for power in powers]
+        self.kept = np.hstack(columns[1:])
+        self.added = np.zeros((GROUP * states, GROUP * states))
+        for i in range(GROUP):
+            for j in range(i + 1):
+                self.added[j * states : (j + 1) * states, i * states : (i + 1) * states] = columns[i - j]
+
+
 def _cascade(sos: Array, x: Array, state: Array) -> tuple[Array, Array]:
     """Plain sample-by-sample filter (transposed direct form II): the definition that the matrices are built from."""
-    y, out = x.copy(), state.copy()
-    for i, (b0, b1, b2, _, a1, a2) in enumerate(sos):
+    y, out = x.tolist(), state.tolist()
+    for i, (b0, b1, b2, _, a1, a2) in enumerate(sos.tolist()):
         z1, z2 = out[2 * i], out[2 * i + 1]
         for n, value in enumerate(y):
             result = b0 * value + z1
@@ -140,7 +151,7 @@ def _cascade(sos: Array, x: Array, state: Array) -> tuple[Array, Array]:
             z2 = b2 * value - a2 * result
             y[n] = result
         out[2 * i], out[2 * i + 1] = z1, z2
-    return y, out
+    return np.array(y), np.array(out)
 
 
 def _steady_state(sos: Array) -> Array:
@@ -162,13 +173,14 @@ def _blocks(key: bytes, sections: int, chunk: int) -> _Blocks:
 class SosFilter:
     """A filter whose state is carried over calls. One instance per channel; not thread-safe."""
 
-    def __init__(self, sos: Array, *, prime: bool = True, chunk: int = CHUNK) -> None:
+    def __init__(self, sos: Array, *, prime: bool = True) -> None:
         """``prime``: begin as if the first sample had always been there, so that an offset of the recorder does not
         ring; without it the filter begins at rest, as ``scipy.signal.sosfilt`` does."""
         sos = np.ascontiguousarray(sos, dtype=np.float64)
-        self._m = _blocks(sos.tobytes(), len(sos), chunk)
+        self._m = _blocks(sos.tobytes(), len(sos), CHUNK)
+        self._long = _blocks(sos.tobytes(), len(sos), LONG_CHUNK)
         self._prime = prime
-        self._vector = np.empty(chunk + self._m.states)
+        self._vector = np.empty(CHUNK + self._m.states)
         self.reset()
 
     def reset(self) -> None:
@@ -183,7 +195,7 @@ class SosFilter:
         out = np.empty(n)
         if n == 0:
             return out
-        m, v, chunk = self._m, self._vector, self._m.chunk
+        m, v, chunk = self._m, self._vector, CHUNK
         if self._fresh:
             self._fresh = False
             if self._prime:
@@ -191,8 +203,8 @@ class SosFilter:
         done = 0
         while done < n:
             start = self._filled
-            if start == 0 and n - done >= _LONG * chunk:
-                stop = done + min(_SPAN, (n - done) // chunk) * chunk
+            if n >= LONG and start == 0 and n - done >= chunk:
+                stop = done + min(_SPAN, n - done) // chunk * chunk
                 self._whole(x[done:stop], out[done:stop])
             else:
                 stop = min(n, done + chunk - start)
@@ -210,23 +222,32 @@ class SosFilter:
         return out
 
     def _whole(self, x: NDArray[Any], out: Array) -> None:
-        """Several whole chunks at once."""
-        m, chunk, states = self._m, self._m.chunk, self._m.states
+        """Many whole chunks at once."""
+        m, chunk = self._long, LONG_CHUNK
         count = len(x) // chunk
-        groups = -(-count // GROUP)
-        vectors = np.empty((count, chunk + states))
+        vectors = np.empty((count, chunk + m.states))
         vectors[:, :chunk] = x.reshape(count, chunk)
-        forced = np.zeros((groups * GROUP, states))
-        np.matmul(vectors[:, :chunk], m.forced.T, out=forced[:count])
-        after = forced.reshape(groups, -1) @ m.added
-        begins = np.empty((groups, states))
-        state = self._vector[chunk:]
-        for begin, forced_end in zip(begins, after[:, -states:], strict=True):
-            begin[:] = state
-            state = m.group_transition @ state + forced_end
-        after += begins @ m.kept
-        each = after.reshape(-1, states)
-        vectors[0, chunk:] = begins[0]
-        vectors[1:, chunk:] = each[: count - 1]
+        state = self._vector[CHUNK:]
+        after = _states_after(m, vectors[:, :chunk] @ m.forced.T, state)
+        vectors[0, chunk:] = state
+        vectors[1:, chunk:] = after[:-1]
         np.matmul(vectors, m.output.T, out=out.reshape(count, chunk))
-        self._vector[chunk:] = each[count - 1]
+        state[:] = after[-1]
+
+
+def _states_after(m: _Blocks, added: Array, state: Array) -> Array:
+    """States ``[n, states]`` after each of ``n`` chunks that begin with ``state`` and add these, n <= GROUP**2."""
+    count, states = added.shape
+    groups = -(-count // GROUP)
+    padded = np.zeros((groups * GROUP, states))
+    padded[:count] = added
+    after = padded.reshape(groups, -1) @ m.over_chunks.added
+    begins = np.empty((groups, states))
+    begins[0] = state
+    if groups > 1:
+        ends = np.zeros((GROUP, states))
+        ends[: groups - 1] = after[:-1, -states:]
+        upper = ends.ravel() @ m.over_groups.added + state @ m.over_groups.kept
+        begins[1:] = upper.reshape(GROUP, states)[: groups - 1]
+    after += begins @ m.over_chunks.kept
+    return after.reshape(-1, states)[:count]

@@ -22,8 +22,8 @@ from agent.errors import DataError
 Array = NDArray[np.float64]
 
 _SPAN = 32
-"""Chunks taken at once: with 1024 samples a chunk the work fits a second-level cache."""
-_MAX_CHUNK = 1024
+"""Chunks taken at once: with 1000 samples a chunk the work fits a second-level cache."""
+_MAX_CHUNK = 1000
 _MAX_SCALE = 1e60
 """Largest weight inside a chunk: with energies up to 1e200 no sum overflows."""
 _FLOOR = 1e-200
@@ -48,7 +48,7 @@ class RecursiveStaLta:
         self._chunk = min(_MAX_CHUNK, int(math.log(_MAX_SCALE) / -math.log1p(-1 / nsta)))
         self._decay = (1 - share) ** np.arange(1, self._chunk + 1)
         self._weight = share / self._decay
-        self._last_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
+        self._whole_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
         # What each sample of a chunk leaves of itself at the chunk's end.
         self._remains = np.ascontiguousarray(share * (1 - share) ** np.arange(self._chunk - 1, -1, -1))
         self._part = np.empty((2, self._chunk + 1))
@@ -146,12 +146,12 @@ class RecursiveStaLta:
 
     def _absorb_chunks(self, energy: Array) -> None:
         """The same for whole chunks, by the same product stacked."""
+        added = np.matmul(self._remains, energy.reshape(-1, self._chunk, 1))[:, :, 0].tolist()
         sta, lta = self.averages
-        sta_decay, lta_decay = self._last_decay
-        added = np.matmul(self._remains, energy.reshape(-1, self._chunk, 1))
-        for sta_added, lta_added in added[:, :, 0].tolist():
-            self._restart(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
-            sta, lta = self._start[:, 0].tolist()
+        sta_decay, lta_decay = self._whole_decay
+        for sta_added, lta_added in added:
+            sta, lta = _sound(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
+        self._restart(sta, lta)
 
     def _begin(self, energy: Array) -> Array:
         """The very first sample only sets the scene, as in ObsPy."""
@@ -162,9 +162,8 @@ class RecursiveStaLta:
         return energy
 
     def _restart(self, sta: float, lta: float) -> None:
-        """Begin a chunk. A short average that has decayed to nothing is nothing: denormal numbers are slow."""
-        self._start[0, 0] = sta if sta > _FLOOR else 0.0
-        self._start[1, 0] = max(lta, _FLOOR)
+        """Begin a chunk."""
+        self._start[:, 0] = _sound(sta, lta)
         self._sum[:] = 0.0
         self._filled = 0
 
@@ -187,12 +186,18 @@ class RecursiveStaLta:
         """``energy`` and ``ratio`` are ``[chunks, samples]``."""
         averages = np.multiply(energy, self._weight[:, None, :])
         np.add.accumulate(averages, axis=2, out=averages)
-        starts = np.empty((2, len(energy), 1))
-        first, second = self._last_decay
-        for i, (sta_sum, lta_sum) in enumerate(averages[:, :, -1].T.tolist()):
-            starts[:, i] = self._start
-            sta, lta = self._start[:, 0].tolist()
-            self._restart((sta + sta_sum) * first, (lta + lta_sum) * second)
-        averages += starts
+        sta, lta = self.averages
+        sta_decay, lta_decay = self._whole_decay
+        starts = []
+        for sta_sum, lta_sum in zip(*averages[:, :, -1].tolist(), strict=True):
+            starts.append((sta, lta))
+            sta, lta = _sound((sta + sta_sum) * sta_decay, (lta + lta_sum) * lta_decay)
+        self._restart(sta, lta)
+        averages += np.array(starts).T[:, :, None]
         averages *= self._decay[:, None, :]
         np.divide(averages[0], averages[1], out=ratio)
+
+
+def _sound(sta: float, lta: float) -> tuple[float, float]:
+    """A short average decayed to nothing is nothing, as denormal numbers are slow; for the long one see ``_FLOOR``."""
+    return sta if sta > _FLOOR else 0.0, lta if lta > _FLOOR else _FLOOR

@@ -1,0 +1,77 @@
+"""Driving a detector: packets of any sizes from arrays, and triggers as sample numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.dsp.detector import HIGHEST_CORNER, Detector, TriggerSettings
+from agent.dsp.sos import SosFilter, butterworth
+from agent.types import NS, SampleBlock, Samples, StationId, StreamId, TriggerOff, TriggerOn
+
+STATION = StationId("XX", "SLP", "00", "HH")
+T0 = 1_700_000_000 * NS
+Array = NDArray[np.float64]
+
+
+def time_of(number: int, rate_hz: float) -> int:
+    return T0 + round(number * NS / rate_hz)
+
+
+def block(component: str, samples: Samples, first: int = 0, rate_hz: float = 100.0) -> SampleBlock:
+    """Samples of a component, the first with number ``first`` after ``T0``."""
+    return SampleBlock(StreamId(STATION, component), time_of(first, rate_hz), rate_hz, samples)
+
+
+def packets(
+    channels: Mapping[str, Samples], sizes: Sequence[int], rate_hz: float = 100.0, first: int = 0
+) -> list[SampleBlock]:
+    """The channels in packets, each taking the sizes in turn from a place of its own, in order of their start."""
+    found = []
+    for place, (component, samples) in enumerate(channels.items()):
+        turn = cycle([*sizes[place % len(sizes) :], *sizes[: place % len(sizes)]])
+        at = 0
+        while at < len(samples):
+            size = next(turn)
+            found.append(block(component, samples[at : at + size], first + at, rate_hz))
+            at += size
+    return sorted(found, key=lambda packet: packet.start_ns)
+
+
+def detect(settings: TriggerSettings, blocks: Sequence[SampleBlock]) -> list[TriggerOn | TriggerOff]:
+    """Everything a new detector says about these blocks, to the flush."""
+    detector = Detector(STATION, settings)
+    return [change for packet in blocks for change in detector.feed(packet)] + detector.flush()
+
+
+def spans(changes: Sequence[TriggerOn | TriggerOff], rate_hz: float = 100.0) -> list[list[int]]:
+    """First and last sample of each trigger; checks that on and off alternate and belong together."""
+    ons, offs = changes[::2], changes[1::2]
+    assert all(isinstance(change, TriggerOn) for change in ons)
+    assert [change.onset_ns for change in ons] == [change.onset_ns for change in offs]
+    return [
+        [round((change.onset_ns - T0) * rate_hz / NS), round((change.off_ns - T0) * rate_hz / NS)]
+        for change in offs
+        if isinstance(change, TriggerOff)
+    ]
+
+
+def band_passed(settings: TriggerSettings, samples: Samples, rate_hz: float) -> Array:
+    """One channel through the detector's filter in one go."""
+    high = min(settings.high_hz, HIGHEST_CORNER * rate_hz / 2)
+    return SosFilter(butterworth(settings.low_hz, high, rate_hz, settings.order)).process(samples)
+
+
+def ground(
+    n: int, events: Sequence[tuple[int, int, float]], seed: int = 0, rate_hz: float = 100.0
+) -> NDArray[np.int32]:
+    """Noise of 100 counts on slow swell and an offset, with bursts ``(first, count, factor)``, as a recorder has it."""
+    rng = np.random.default_rng(seed)
+    signal = rng.standard_normal(n) * 100
+    for first, count, factor in events:
+        signal[first : first + count] *= factor
+    swell = 2000 * np.sin(2 * np.pi * 0.15 * np.arange(n) / rate_hz + seed)
+    return np.asarray(np.round(signal + swell + 12_345), dtype=np.int32)
