@@ -69,8 +69,12 @@ def main() -> None:
     batch = min(obspy_batch(files) for _ in range(2))
     small, events = replay(files, 1.0)
     whole, same = replay(files, 60.0)
-    row(f"{args.hours:g} h x 3 x 100 Hz, packets of 1 s ({events} events)", f"{seconds / small:,.0f} x real time",
-        ">= 5,000 x", seconds / small >= 5000)
+    row(
+        f"{args.hours:g} h x 3 x 100 Hz, packets of 1 s ({events} events)",
+        f"{seconds / small:,.0f} x real time",
+        ">= 5,000 x",
+        seconds / small >= 5000,
+    )
     row(f"packets of 60 s ({same} events)", f"{seconds / whole:,.0f} x real time")
     row("ObsPy batch: read, band-pass, STA/LTA (no windows)", f"{seconds / batch:,.0f} x real time")
     row("whole records against ObsPy's batch", f"{batch / whole:.2f} of its speed", ">= 0.5", batch / whole >= 0.5)
