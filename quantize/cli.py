@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.stage == "lint":
             return _lint(options.files, options.tensorrt)
+        if options.stage == "float":
+            return _float(options.source, options.target)
+        if options.stage == "teacher":
+            return _teacher(options.facts)
         _run(options)
     except TalusError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,12 +80,27 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--calibration", type=int, metavar="N", help="windows for the INT8 ranges (default: 512)"
             )
+    floating = stages.add_parser("float", help="write the float network of an INT8 file, for comparisons on a device")
+    floating.add_argument("source", type=Path, metavar="MODEL", help="such as agent/models/default/model.trt.onnx")
+    floating.add_argument("target", type=Path, metavar="FILE", help="ONNX file to write")
     lint = stages.add_parser("lint", help="check files against TensorRT's rules, without a GPU")
     lint.add_argument("files", nargs="+", type=Path, metavar="FILE", help="ONNX file, or bundle (folder or zip)")
     lint.add_argument(
         "--tensorrt", choices=("8.5", "8.6", "10", "11"), default="8.5", help="version to keep to (default: the oldest)"
     )
+    teacher = stages.add_parser("teacher", help="the PRIME-DP network against the original's reference vectors")
+    teacher.add_argument("--check", action="store_true", required=True, help="compare every output of both variants")
+    teacher.add_argument("--facts", type=Path, help="folder of the vectors (default: TALUS_FACTS)")
     return parser
+
+
+def _teacher(facts: Path | None) -> int:
+    """Print the largest difference of each output; the status is 1 if one is beyond the tolerance."""
+    from quantize.teacher_check import check, facts_folder, table
+
+    rows = check(facts or facts_folder())
+    print(table(rows))
+    return int(not all(row.agrees for row in rows))
 
 
 def _lint(files: Sequence[Path], tensorrt: str) -> int:
@@ -99,6 +118,16 @@ def _lint(files: Sequence[Path], tensorrt: str) -> int:
         if not findings:
             print(f"{file}: keeps all {len(RULES)} rules of TensorRT {tensorrt}")
     return int(broken)
+
+
+def _float(source: Path, target: Path) -> int:
+    import onnx
+
+    from quantize.qdq import dequantise
+
+    onnx.save(dequantise(onnx.load(source)), target)
+    print(f"{target}: the network of {source} in float32")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> None:
