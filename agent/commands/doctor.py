@@ -12,21 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agent import __version__
-from agent.errors import TalusError
+from agent.errors import TalusError, UsageError
 from agent.types import StationId
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.inference import Bundle
+    from agent.inference.trt.ladder import Workshop
 
 EXAMPLE = "talus doctor --config /etc/talus/station.yaml"
 
-BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
-"""Backends that compute, and the package that each needs."""
 MIN_FREE_MB = 500
 
 
@@ -46,9 +46,22 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file; without it only the machine")
+    parser.add_argument(
+        "--jetson", action="store_true", help="build TensorRT's engines anew, check and time them (minutes)"
+    )
+    parser.add_argument(
+        "--fp32", type=Path, metavar="FILE", help="with --jetson: time this ONNX file as well, unchecked"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="with --jetson: write everything here, to send back"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
+    if (args.report or args.fp32) and not args.jetson:
+        raise UsageError("--report and --fp32 go with --jetson", "talus doctor --jetson --report FILE")
+    if args.jetson:
+        return _jetson(args.config, args.report, args.fp32)
     bad = 0
     for finding in _examine(args.config):
         bad += finding.state == "bad"
@@ -100,23 +113,62 @@ def _models(config: Config | None) -> Iterator[Finding]:
         yield Finding("bad", "model", error.message, error.hint)
         return
     yield Finding("ok", "model", f"{bundle.manifest.name} {bundle.manifest.version}, sha256 {bundle.sha256[:12]}")
-    configured = config.classifier.backends if config else ("onnxruntime",)
-    for name, package in BACKENDS.items():
-        if util.find_spec(package) is None or util.find_spec(f"agent.inference.{name}") is None:
-            state: Literal["bad", "skip"] = "bad" if name in configured else "skip"
-            hint = f"pip install {package}" if state == "bad" else ""
-            yield Finding(state, name, "not installed" if util.find_spec(package) is None else "not supported", hint)
-            continue
+    try:
+        started = time.perf_counter()
+        classifier = open_classifier(bundle, "onnxruntime")
+        took = time.perf_counter() - started
+    except TalusError as error:
+        yield Finding("bad", "onnxruntime", error.message, error.hint)
+    else:
+        version = metadata.version("onnxruntime")
+        detail = f"{version}, {classifier.precision}: golden windows agree ({took:.2f} s)"
+        yield Finding("ok", "onnxruntime", detail)
+    yield _tensorrt(bundle, config)
+
+
+def _tensorrt(bundle: Bundle, config: Config | None) -> Finding:
+    """The GPU with the engine that the service has built; building one here would take minutes."""
+    from agent.inference.trt.probe import NoGpuError
+    from agent.jetson import serving
+
+    if config is not None and "tensorrt" not in config.classifier.backends:
+        return Finding("skip", "tensorrt", "not among classifier.backends")
+    try:
+        return Finding("ok", "tensorrt", serving(bundle, _workshop(config, build=False)))
+    except NoGpuError as error:
+        return Finding("skip", "tensorrt", error.message)
+    except TalusError as error:
+        return Finding("bad", "tensorrt", error.message, error.hint)
+
+
+def _workshop(config: Config | None, *, build: bool = True, again: bool = False) -> Workshop:
+    from agent.inference.tensorrt import engine_folder
+    from agent.inference.trt.ladder import Workshop
+
+    state_dir = config.state_dir if config else Path.home() / ".cache" / "talus"
+    return Workshop(engine_folder(state_dir), build=build, again=again)
+
+
+def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
+    from agent.assemble import DEFAULT_BUNDLE
+    from agent.config import load
+    from agent.inference import open_bundle
+    from agent.jetson import bring_up, write_report
+
+    config = load(path) if path else None
+    bundle = open_bundle((config.classifier.bundle if config else None) or DEFAULT_BUNDLE)
+    try:
+        plain = fp32.read_bytes() if fp32 else None
+    except OSError as error:
+        raise UsageError(f"{fp32}: {error.strerror}", "make it with `python -m quantize float`") from None
+    report = bring_up(bundle, _workshop(config, again=True), lambda text: print(text, flush=True), fp32=plain)
+    if target is not None:
         try:
-            started = time.perf_counter()
-            classifier = open_classifier(bundle, name)
-            took = time.perf_counter() - started
-        except TalusError as error:
-            yield Finding("bad", name, error.message, error.hint)
-            continue
-        yield Finding(
-            "ok", name, f"{metadata.version(package)}, {classifier.precision}: golden windows agree ({took:.2f} s)"
-        )
+            write_report(target, report)
+        except OSError as error:
+            raise UsageError(f"{target}: {error.strerror}", "name a file in a folder that can be written") from None
+        print(f"written to {target}: send this file back", file=sys.stderr)
+    return int("error" in report["tensorrt"] or any("error" in run for run in report["runs"]))
 
 
 def _source(config: Config) -> Finding:

@@ -130,6 +130,17 @@ class Ladder:
                 f"engines cannot be kept in {folder}: {error}", "make room there, or make it writable"
             ) from error
 
+    def load(self, onnx: bytes, precision: str) -> TensorRtBackend:
+        """Build any network of the same input and output, and load it unproven: for measurements, not for service.
+
+        Raises:
+            BackendError: no engine can be had, or it cannot be loaded.
+            OSError: the engine cannot be kept.
+        """
+        cache = EngineCache(self._workshop.folder)
+        stored = self._build(cache, key_of(self.platform, onnx, precision), onnx)
+        return TensorRtBackend(self.platform, stored, precision, None, self._workshop.answer_s)
+
     def _prove(self, rung: Rung, stored: Stored) -> Served:
         self._tell(f"checking the {rung.precision} engine")
         try:

@@ -17,6 +17,10 @@ _L4T = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
 _L4T_PACKAGE = re.compile(r"^Package: nvidia-l4t-core\n(?:.+\n)*?Version: ([\d.]+)", re.MULTILINE)
 
 
+class NoGpuError(BackendError):
+    """There is no device node of NVIDIA's: nothing is wrong, there is just nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """What an engine is good for, and who can run it. ``jetpack`` is the L4T release (``none`` off a Jetson);
@@ -48,10 +52,11 @@ def probe(places: Places) -> Platform:
     """The GPU and its TensorRT, of the first interpreter where both work.
 
     Raises:
-        BackendError: there is none; the text says what each interpreter lacked, or how its probe ended.
+        NoGpuError: there is no device node of one.
+        BackendError: none can be used; the text says what each interpreter lacked, or how its probe ended.
     """
     if not any(any(places.root.glob(pattern)) for pattern in DEVICES):
-        raise BackendError(
+        raise NoGpuError(
             "no NVIDIA GPU: none of its device nodes is there",
             "on a Jetson: is the service's PrivateDevices off, and its user in the groups video and render?",
         )

@@ -25,14 +25,14 @@ class TensorRtBackend:
     name = "tensorrt"
 
     def __init__(
-        self, platform: Platform, engine: Stored, precision: str, model_file: str, answer_s: float = ANSWER_S
+        self, platform: Platform, engine: Stored, precision: str, model_file: str | None, answer_s: float = ANSWER_S
     ) -> None:
         """
         Raises:
             BackendError: the engine cannot be loaded, or the child died of it.
         """
         self.precision = precision
-        self.model_file: str | None = model_file
+        self.model_file = model_file
         self._answer_s = answer_s
         self._child = Child(platform.python, "serve", str(engine.path), str(engine.offset))
         try:
