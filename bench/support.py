@@ -19,13 +19,13 @@ def on_one_core() -> None:
     """Restart this script bound to one core, with one thread in every library."""
     if any(os.environ.get(name) != value for name, value in ONE_CORE.items()):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})  # noqa: S606
 
 
 def make_day(folder: Path, hours: float = 24.0) -> list[Path]:
     """Three day-long miniSEED files (XX.DAY.00.HHE/N/Z, 100 Hz), laid end to end from ObsPy's real three-component
-    records of station BW.UH3 with quiet stretches of the same record in between, so that about four events an hour stand
-    out: 100 a day, twice the busiest published site per sensor. Made once and kept."""
+    records of station BW.UH3 with quiet stretches of the same record in between, so that about four events an hour
+    stand out: 100 a day, twice the busiest published site per sensor. Made once and kept."""
     import obspy
 
     files = [folder / f"XX.DAY.00.HH{c}.mseed" for c in "ENZ"]
@@ -59,3 +59,20 @@ def row(name: str, value: str, goal: str = "", met: bool | None = None) -> None:
     """One line of a scorecard."""
     mark = "" if met is None else ("  met" if met else "  NOT MET")
     print(f"{name:<58}{value:>22}   {goal}{mark}", flush=True)
+
+
+def make_busy(folder: Path, copies: int) -> list[Path]:
+    """Three miniSEED files (XX.BUSY.00.HHE/N/Z, 100 Hz): ObsPy's real record of station BW.UH3 ``copies`` times end to
+    end, with two earthquakes in each 115 s."""
+    import obspy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    root = Path(obspy.__file__).parent / "signal" / "tests" / "data"
+    files = []
+    for component in "ENZ":
+        data = obspy.read(str(root / f"BW.UH3._.SH{component}.D.2010.147.cut.slist.gz"))[0].data.astype(np.int32)
+        codes = {"network": "XX", "station": "BUSY", "location": "00", "channel": f"HH{component}"}
+        header = {**codes, "sampling_rate": 100.0, "starttime": obspy.UTCDateTime(2026, 3, 1)}
+        files.append(folder / f"XX.BUSY.00.HH{component}.mseed")
+        obspy.Trace(np.tile(data, copies), header).write(str(files[-1]), format="MSEED", encoding="STEIM2")
+    return files
