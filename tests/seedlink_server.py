@@ -14,11 +14,12 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 from pymseed import MS3Record
 
 from agent.types import NS, StreamId
@@ -383,51 +384,26 @@ def records_of(path: Path, size: int = 512) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-def shifted(record: bytes, seconds: float = 0.0, *, station: str | None = None, **changes: object) -> bytes:
-    """The same samples as a record at another time, or of another station, format version, length or encoding."""
-    parsed = MS3Record.parse(record, unpack_data=True)
-    out = MS3Record()
-    out.sourceid = parsed.sourceid
-    if station is not None:
-        parts = parsed.sourceid.split("_", 2)
-        out.sourceid = f"FDSN:{station}_{parts[2]}"
-    out.formatversion = int(changes.get("version", parsed.formatversion))  # type: ignore[call-overload]
-    out.reclen = int(changes.get("reclen", 4096))  # type: ignore[call-overload]
-    out.encoding = int(changes.get("encoding", parsed.encoding))  # type: ignore[call-overload]
-    out.starttime = parsed.starttime + round(seconds * NS)
-    out.samprate = parsed.samprate
-    out.flags = int(changes.get("flags", parsed.flags))  # type: ignore[call-overload]
-    extra = changes.get("extra")
+def made(
+    stream: str,
+    start_ns: int,
+    samples: Sequence[int] | np.ndarray,
+    rate_hz: float = 100.0,
+    *,
+    version: int = 2,
+    reclen: int = 512,
+    encoding: int = 11,
+    flags: int = 0,
+    extra: str | None = None,
+) -> list[bytes]:
+    """Records of at most ``reclen`` bytes with the given samples; ``encoding`` as miniSEED numbers them."""
+    out = MS3Record(reclen=reclen, encoding=encoding)
+    out.sourceid, out.formatversion, out.starttime, out.samprate, out.flags = stream, version, start_ns, rate_hz, flags
     if extra is not None:
-        out.extra = str(extra)
-    samples = parsed.np_datasamples
-    (packed,) = _packed(out, samples)
-    return packed
-
-
-def made(stream: str, start_ns: int, samples: Sequence[int], rate_hz: float = 100.0, **changes: object) -> bytes:
-    """A record of given samples; ``version`` 2 or 3, ``reclen``, ``encoding``, ``flags``, ``extra`` as above."""
-    out = MS3Record()
-    out.sourceid = stream
-    out.formatversion = int(changes.get("version", 2))  # type: ignore[call-overload]
-    out.reclen = int(changes.get("reclen", 512))  # type: ignore[call-overload]
-    out.encoding = int(changes.get("encoding", 11))  # type: ignore[call-overload]
-    out.starttime, out.samprate = start_ns, rate_hz
-    out.flags = int(changes.get("flags", 0))  # type: ignore[call-overload]
-    extra = changes.get("extra")
-    if extra is not None:
-        out.extra = str(extra)
-    (packed,) = _packed(out, samples)
-    return packed
-
-
-def _packed(record: MS3Record, samples: object) -> Iterator[bytes]:
-    kind = {4: "f", 5: "d"}.get(record.encoding, "i")
-    import numpy as np
-
-    array = np.asarray(samples, dtype={"i": np.int32, "f": np.float32, "d": np.float64}[kind])
-    with record.with_datasamples(array, kind):
-        yield from (bytes(one) for one in record.generate())
+        out.extra = extra
+    kind, dtype = {4: ("f", np.float32), 5: ("d", np.float64)}.get(encoding, ("i", np.int32))
+    with out.with_datasamples(np.asarray(samples, dtype=dtype), kind):
+        return [bytes(record) for record in out.generate()]
 
 
 # Certificates.

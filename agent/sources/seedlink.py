@@ -1,6 +1,6 @@
 """SeedLink servers as a source: one connection and one thread a server, made anew for as long as it takes.
 
-seedlink_wire.py     bytes: connection, commands, packets
+seedlink_wire.py     a connection; seedlink_frames.py its bytes
 seedlink_request.py  what is asked for, and from where on
 seedlink_records.py  records to blocks
 seedlink_state.py    what was taken, on disk
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from agent.errors import SourceError
 from agent.patience import Holds, delays
 from agent.sources import ProblemSink, SourceProblem
+from agent.sources.seedlink_frames import Packet
 from agent.sources.seedlink_records import RecordReader, Skipped
 from agent.sources.seedlink_request import Resume, Wish, ahead, subscribe
 from agent.sources.seedlink_state import Position, Progress, match, state_file
-from agent.sources.seedlink_wire import Connection, Endpoint, Packet, SilentError
+from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
 from agent.types import NS, SampleBlock
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ QUEUE_BLOCKS = 256
 """Between the servers' threads and the one that consumes ``blocks()``; when it is full the servers wait."""
 TICK_S = 0.5
 SAVE_S = 5.0
+CLOSE_S = 1.0
+"""How long the end waits for a server's thread to store its positions; one that is connecting does not hear."""
 FIRST_RETRY_S = 0.5
 LONGEST_STALL_S = 3600.0
 TOLD_S = 300.0
@@ -119,6 +122,8 @@ class SeedLinkSource:
                     raise item
         finally:
             self.close()
+            for link in self._links:
+                link.join(CLOSE_S)
 
     def close(self) -> None:
         """Make ``blocks()`` end promptly, and the connections with it."""
@@ -210,6 +215,9 @@ class _Link:
     def start(self) -> None:
         self._thread.start()
 
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
     def abort(self) -> None:
         connection = self._connection
         if connection is not None:
@@ -271,6 +279,7 @@ class _Link:
             SourceError: why it ended.
         """
         connection = self._connection = Connection(self._server.endpoint, self._timing.connect_s)
+        connection.open()
         if self._stop.is_set():
             return
         self._wishes, self._fresh = subscribe(

@@ -1,4 +1,4 @@
-"""SeedLink as bytes: connecting, the hand-shake's commands, packets, INFO. Versions 3 and 4, plain and TLS.
+"""A connection to a SeedLink server: TCP or TLS, the greeting, commands and their answers, packets, INFO.
 
 Version 4 is the FDSN's specification. Version 3 has none; what is done here is what SeisComP's manual describes, with
 records of any length, which ringserver sends. The library ``seedlink-client`` does the same from Python 3.11 on; Talus
@@ -8,26 +8,18 @@ must run on 3.10, trust a certificate authority of the site's own, and outlive a
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from agent import __version__
 from agent.errors import SourceError
+from agent.sources.seedlink_frames import MAX_LINE, ForeignError, Frames, Packet
 
-_V3_HEADER = re.compile(rb"SL(?:INFO[ *]|[0-9A-Fa-f]{6})")
-_V3_HEADER_BYTES = 8
-_V3_RECORD_BYTES = 512
-_V3_SEARCHED_BYTES = 256 << 10
-_V4_HEADER = struct.Struct("<2s1s1sIQB")
-_V2_LEAST_BYTES, _V3_LEAST_BYTES = 48, 40
-_MAX_PAYLOAD = 4 << 20
-"""Longer than any record; the list of all stations of a large server fits."""
-_MAX_LINE = 4096
+_RECORD_HEAD_BYTES = 48
 _MAX_INFO = 32 << 20
 _CHUNK = 64 << 10
 
@@ -53,70 +45,47 @@ class Endpoint:
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """One packet. ``station`` (``NET_STA``) is empty in version 3, whose header does not name it; so is ``sequence``
-    None in an answer to INFO. ``form`` is ``2`` or ``3`` for miniSEED, ``J`` or ``X`` for an answer to INFO."""
-
-    sequence: int | None
-    station: str
-    form: str
-    payload: bytes
-    last: bool = True
-    """Of an answer in several packets: whether this is the last of them."""
-
-
-@dataclass(slots=True)
-class _Buffer:
-    data: bytearray = field(default_factory=bytearray)
-    start: int = 0
-
-    def __len__(self) -> int:
-        return len(self.data) - self.start
-
-    def take(self, size: int) -> bytes:
-        piece = bytes(self.data[self.start : self.start + size])
-        self.start += size
-        if self.start == len(self.data):
-            self.data.clear()
-            self.start = 0
-        return piece
-
-    def add(self, piece: bytes) -> None:
-        if self.start > _CHUNK:
-            del self.data[: self.start]
-            self.start = 0
-        self.data += piece
-
-
 class Connection:
     """One connection to one server. Not thread-safe, but any thread may call ``abort``."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
-        """Connect, greet, and settle the protocol version.
+        """Nothing is sent before ``open``.
 
         Args:
             endpoint: the server.
             timeout_s: longest wait for the connection, and for each answer to a command.
+        """
+        self.endpoint = endpoint
+        self.software = self.organization = ""
+        """What the server says it is, and whose."""
+        self.capabilities: frozenset[str] = frozenset()
+        self._timeout_s = timeout_s
+        self._frames = Frames()
+        self._socket = socket.socket()  # not connected yet; there is always one to abort
+
+    def open(self) -> None:
+        """Connect, greet, and settle the protocol version.
 
         Raises:
             SourceError: it cannot be had; the hint says what to look at.
         """
-        self.endpoint = endpoint
-        self.skipped_bytes = 0
+        self._socket.close()
+        self._socket = _connect(self.endpoint, self._timeout_s)
+        self.software, self.organization, self.capabilities = self._greet()
+        self._frames.version = self._settle(self.capabilities)
+
+    @property
+    def version(self) -> int:
+        """Of the protocol: 3 or 4."""
+        return self._frames.version
+
+    @property
+    def skipped_bytes(self) -> int:
         """Bytes between packets that belonged to none."""
-        self._timeout_s = timeout_s
-        self._buffer = _Buffer()
-        self._socket = _connect(endpoint, timeout_s)
-        try:
-            self.software, self.organization, self.capabilities = self._greet()
-            self.version = self._settle(self.capabilities)
-        except BaseException:
-            self.close()
-            raise
+        return self._frames.skipped_bytes
 
     def close(self) -> None:
-        """End the connection, politely where that takes no time."""
+        """End the connection."""
         self.abort()
         self._socket.close()
 
@@ -196,100 +165,23 @@ class Connection:
         """
         deadline = time.monotonic() + wait_s
         while True:
-            packet = self._packet()
+            try:
+                packet = self._frames.packet()
+            except ForeignError as error:
+                raise _foreign(self.endpoint, error.found) from None
             if packet is not None:
                 return packet
             if not self._fill(deadline - time.monotonic()):
                 return None
 
-    def _packet(self) -> Packet | None:
-        """A packet out of the buffer, if one is complete."""
-        buffer = self._buffer
-        while len(buffer) >= _V3_HEADER_BYTES or (len(buffer) >= 4 and buffer.data.endswith(b"\r\n")):
-            head = bytes(buffer.data[buffer.start : buffer.start + _V4_HEADER.size])
-            if head.startswith(b"SE") and self.version >= 4:
-                return self._packet_4(head)
-            if _V3_HEADER.match(head):
-                return self._packet_3(head)
-            line = self._line()
-            if line is None and head.startswith((b"ERROR", b"OK", b"END")):
-                return None
-            if line is not None and line.startswith("ERROR"):
-                return Packet(None, "", "E", line.encode())
-            if line is not None and line.startswith("OK"):
-                continue
-            if line is not None or head.startswith(b"END") or self.version >= 4:
-                raise _foreign(self.endpoint, line.encode() if line else head)
-            if not self._skip():
-                return None
-        return None
-
-    def _packet_4(self, head: bytes) -> Packet | None:
-        buffer = self._buffer
-        if len(head) < _V4_HEADER.size:
-            return None
-        _, form, sub, size, sequence, name_size = _V4_HEADER.unpack(head)
-        if size > _MAX_PAYLOAD:
-            raise _foreign(self.endpoint, head)
-        if len(buffer) < _V4_HEADER.size + name_size + size:
-            return None
-        buffer.take(_V4_HEADER.size)
-        station = buffer.take(name_size).decode("ascii", "replace")
-        payload = buffer.take(size)
-        if form == b"J":
-            return Packet(None, "", "E" if sub == b"E" else "J", payload)
-        return Packet(sequence, station, form.decode("latin-1"), payload)
-
-    def _packet_3(self, head: bytes) -> Packet | None:
-        buffer, begin = self._buffer, self._buffer.start + _V3_HEADER_BYTES
-        if len(buffer) < _V3_HEADER_BYTES + _V3_LEAST_BYTES:
-            return None
-        size = _record_length(buffer.data, begin)
-        if size is None:
-            if len(buffer) < _V3_HEADER_BYTES + _V3_RECORD_BYTES:
-                return None
-            size = _V3_RECORD_BYTES
-        # A damaged header must not swallow the packets behind it.
-        if size > _V3_RECORD_BYTES and _V3_HEADER.match(buffer.data, begin + _V3_RECORD_BYTES):
-            size = _V3_RECORD_BYTES
-        if len(buffer) < _V3_HEADER_BYTES + size:
-            return None
-        buffer.take(_V3_HEADER_BYTES)
-        payload = buffer.take(size)
-        if head[2:6] == b"INFO":
-            return Packet(None, "", "X", payload, last=head[7:8] != b"*")
-        return Packet(int(head[2:8], 16), "", "3" if payload.startswith(b"MS\x03") else "2", payload)
-
-    def _skip(self) -> bool:
-        """Drop what belongs to no packet, up to the next header; False when none is in sight yet."""
-        buffer = self._buffer
-        match = _V3_HEADER.search(buffer.data, buffer.start + 1)
-        lost = match.start() - buffer.start if match else len(buffer) - (_V3_HEADER_BYTES - 1)
-        self.skipped_bytes += lost
-        if self.skipped_bytes > _V3_SEARCHED_BYTES:
-            raise _foreign(self.endpoint, bytes(buffer.data[buffer.start : buffer.start + 20]))
-        buffer.take(lost)
-        return match is not None
-
-    def _line(self) -> str | None:
-        buffer = self._buffer
-        end = buffer.data.find(b"\n", buffer.start, buffer.start + _MAX_LINE)
-        if end < 0:
-            return None
-        line = bytes(buffer.data[buffer.start : end]).strip()
-        if not re.fullmatch(rb"[\x20-\x7e\r]*", line):
-            return None
-        buffer.take(end + 1 - buffer.start)
-        return line.decode("ascii")
-
     def _read_line(self, what: str) -> str:
         deadline = time.monotonic() + self._timeout_s
         while True:
-            line = self._line()
+            line = self._frames.line()
             if line is not None:
                 return line
-            if len(self._buffer) >= _MAX_LINE:
-                raise _foreign(self.endpoint, self._buffer.take(20))
+            if len(self._frames) >= MAX_LINE:
+                raise _foreign(self.endpoint, self._frames.take(20))
             if not self._fill(deadline - time.monotonic()):
                 raise SilentError(
                     f"{self.endpoint} does not answer {what}",
@@ -351,29 +243,15 @@ class Connection:
             raise _lost(self.endpoint, error) from None
         if not piece:
             raise SourceError(f"{self.endpoint} closed the connection", "")
-        self._buffer.add(piece)
+        self._frames.add(piece)
         return True
-
-
-def _record_length(data: bytearray, begin: int) -> int | None:
-    """Length of the miniSEED record that begins there, by its header; None if that does not tell."""
-    if data[begin : begin + 3] == b"MS\x03":
-        name, extra, samples = struct.unpack_from("<BHI", data, begin + 33)
-        return _V3_LEAST_BYTES + int(name) + int(extra) + int(samples)
-    if len(data) < begin + _V2_LEAST_BYTES + 8:
-        return None
-    for order in ">", "<":
-        first, kind, _, _, _, exponent = struct.unpack_from(f"{order}HHHBBB", data, begin + 46)
-        if first == _V2_LEAST_BYTES and kind == 1000 and 7 <= exponent <= 16:
-            return 1 << int(exponent)
-    return None
 
 
 def _log_text(record: bytes) -> bytes:
     """The text of a miniSEED 2 log record, in which version 3 wraps its answers."""
     for order in ">", "<":
         (count,), (begin,) = struct.unpack_from(f"{order}H", record, 30), struct.unpack_from(f"{order}H", record, 44)
-        if _V2_LEAST_BYTES <= begin <= len(record) and count <= len(record) - begin:
+        if _RECORD_HEAD_BYTES <= begin <= len(record) and count <= len(record) - begin:
             return record[begin : begin + count]
     return b""
 

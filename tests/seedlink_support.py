@@ -1,0 +1,104 @@
+"""A SeedLink source at work in a thread, and records to send it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from broker_support import wait_for
+from numpy.typing import NDArray
+from seedlink_server import SeedLinkServer, made
+
+from agent.sources import SourceProblem
+from agent.sources.seedlink import SeedLinkSource, Server, Timing
+from agent.sources.seedlink_request import Wish
+from agent.sources.seedlink_wire import Endpoint
+from agent.types import NS, SampleBlock
+
+START_NS = 1_700_000_000 * NS
+QUICK = Timing(connect_s=2.0, receive_s=2.0, stalled_s=30.0, retry_s=0.5)
+WISH = Wish("XX_A")
+
+
+def packets(number: int, first: int = 0, station: str = "XX_A", component: str = "Z", **changes: Any) -> list[bytes]:
+    """Records of 100 samples each, one a second; every sample is its own number, so none can be missed unnoticed."""
+    found = []
+    for k in range(first, first + number):
+        name = f"FDSN:{station}_00_H_H_{component}"
+        found += made(name, START_NS + k * NS, np.arange(100 * k, 100 * k + 100), **changes)
+    return found
+
+
+class Reception:
+    """What a source gives."""
+
+    def __init__(self, source: SeedLinkSource, *, take: bool = True) -> None:
+        self.source, self.take = source, take
+        self.blocks: list[SampleBlock] = []
+        self.failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for block in self.source.blocks():
+                self.blocks.append(block)
+                if self.take:
+                    self.source.taken(block)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.failed = error
+
+    def wait(self, blocks: int, timeout_s: float = 15.0) -> None:
+        wait_for(lambda: len(self.blocks) >= blocks or self.failed, timeout_s, f"{len(self.blocks)} of {blocks} blocks")
+        assert self.failed is None, self.failed
+
+    def samples(self) -> dict[str, NDArray[Any]]:
+        """All samples by channel, in the order in which they came."""
+        found = defaultdict(list)
+        for block in self.blocks:
+            found[block.stream.seed].append(block.samples)
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def end(self) -> None:
+        self.source.close()
+        self._thread.join(5)
+        assert not self._thread.is_alive(), "close() did not end blocks()"
+
+
+class Heard(list[SourceProblem]):
+    """Problems, to be searched by what they say."""
+
+    def said(self, *words: str) -> bool:
+        return any(all(word in str(problem) for word in words) for problem in list(self))
+
+
+def source_of(
+    *servers: SeedLinkServer,
+    wishes: tuple[Wish, ...] = (WISH,),
+    state: Path | None = None,
+    heard: Heard | None = None,
+    timing: Timing = QUICK,
+    protocol: str = "auto",
+) -> SeedLinkSource:
+    endpoints = [Endpoint("127.0.0.1", server.port, None, protocol) for server in servers]
+    sink = Heard() if heard is None else heard
+    return SeedLinkSource(tuple(Server(e, wishes) for e in endpoints), timing, state, on_problem=sink.append)
+
+
+@contextlib.contextmanager
+def receiving(source: SeedLinkSource, *, take: bool = True) -> Iterator[Reception]:
+    reception = Reception(source, take=take)
+    try:
+        yield reception
+    finally:
+        reception.end()
+
+
+def streaming(server: SeedLinkServer, times: int = 1) -> None:
+    """Until a client has ended its hand-shake for the ``times``-th time."""
+    wait_for(lambda: server.commands.count("END") >= times, 15, f"hand-shake {times} in {server.commands}")
