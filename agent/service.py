@@ -196,6 +196,7 @@ class Feeder:
             log_event(output)
         self._held += messages
         self._store()
+        self._make_room()
         for message in messages:
             if message.priority is Priority.ALERT:
                 _log.warning("%s", readable(message))
@@ -213,7 +214,6 @@ class Feeder:
         except DeliveryError as error:
             self._retry_at = time.monotonic() + PUT_RETRY_S
             self._quiet.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
-            self._make_room()
             return
         if self._retry_at:
             self._retry_at = 0.0
