@@ -21,7 +21,7 @@ from agent.types import NS, UNKNOWN_QUALITY, BlockQuality
 PART_BYTES = 4 << 20
 """Large files are read in parts of this size: a few hours of one channel at 100 Hz, some 10 MB decoded."""
 
-_HEADER = re.compile(
+HEADER_2 = re.compile(
     rb"(?s)(?:[0-9]{6}| {6}|\0{6})[DRQM][ \0][A-Za-z0-9 ]{5}.{11}[\x00-\x17][\x00-\x3b][\x00-\x3c]",
 )
 """Sequence number (some recorders leave it blank), quality, station, and an hour, minute and second that exist."""
@@ -59,12 +59,12 @@ def _layout(order: str) -> np.dtype[np.void]:
 
 def is_miniseed(head: bytes) -> bool:
     """Whether the bytes begin with a data record."""
-    return _HEADER.match(head) is not None
+    return HEADER_2.match(head) is not None
 
 
 def holds_records(head: bytes) -> bool:
     """Whether a data record begins anywhere in the bytes."""
-    return _HEADER.search(head) is not None
+    return HEADER_2.search(head) is not None
 
 
 def parts(path: Path) -> Iterator[tuple[int, int]]:
@@ -80,7 +80,7 @@ def parts(path: Path) -> Iterator[tuple[int, int]]:
             end = begin + PART_BYTES
             while end < total:
                 file.seek(end)
-                match = _HEADER.search(file.read(PART_BYTES))
+                match = HEADER_2.search(file.read(PART_BYTES))
                 if match:
                     end += match.start()
                     break
@@ -108,7 +108,7 @@ class RecordTable:
         raw = np.frombuffer(data, np.uint8)
         grid = raw[: len(raw) // _STEP * _STEP].reshape(-1, _STEP)[:, :64]
         marked = np.isin(grid[:, 6], list(b"DRQM")) & np.isin(grid[:, 7], list(b" \0"))
-        rows = np.array([row for row in np.flatnonzero(marked) if _HEADER.match(grid[row].tobytes())], np.int64)
+        rows = np.array([row for row in np.flatnonzero(marked) if HEADER_2.match(grid[row].tobytes())], np.int64)
         cells = np.ascontiguousarray(grid[rows])
         records = cells.view(_layout(">"))[:, 0]
         if len(records) and not 1900 <= np.median(records["year"]) <= 2100:
@@ -186,7 +186,7 @@ def salvage(data: bytes, decode: Callable[[bytes], list[T]]) -> tuple[list[T], i
     of records that are aligned to each other; one that it refuses is halved until only the bad records are left out.
     ``decode`` may raise anything.
     """
-    starts = [match.start() for match in _HEADER.finditer(data)]
+    starts = [match.start() for match in HEADER_2.finditer(data)]
     ends = [*starts[1:], len(data)]
     found: list[T] = []
     lost = 0

@@ -1,0 +1,146 @@
+"""Which files below some folders have changed: inotify where there is one, a listing now and then in any case."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.sources import ProblemSink, SourceProblem
+
+if TYPE_CHECKING:
+    from inotify_simple import INotify
+
+_POLL_S = 1.0
+"""Pause between listings where inotify does not serve."""
+_SHARE = 20
+"""A listing may take one part in so many of the time."""
+
+
+class Watcher:
+    """Paths of files that are new, have grown or were replaced. For one thread.
+
+    Hidden files and folders are left out; links are followed, each folder once. A network file system tells nothing
+    about changes made elsewhere, therefore all is also listed every ``rescan_s``.
+    """
+
+    def __init__(self, roots: Iterable[Path], rescan_s: float, on_problem: ProblemSink) -> None:
+        self._roots = list(roots)
+        self._rescan_s = rescan_s
+        self._on_problem = on_problem
+        self._said: set[str] = set()
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._folders: dict[int, Path] = {}
+        self._inotify = self._open()
+        self._next_listing_s = 0.0
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    def wait(self, timeout_s: float) -> list[Path]:
+        """Files to look at, at once if there are any, else after at most about ``timeout_s``; sorted."""
+        now_s = time.monotonic()
+        if now_s >= self._next_listing_s:
+            found = self._list()
+            took_s = time.monotonic() - now_s
+            every_s = self._rescan_s if self._inotify else min(self._rescan_s, _POLL_S)
+            self._next_listing_s = time.monotonic() + max(every_s, _SHARE * took_s)
+            if found:
+                return found
+        if self._inotify is None:
+            time.sleep(timeout_s)
+            return []
+        return sorted(self._told(self._inotify, timeout_s))
+
+    def _open(self) -> INotify | None:
+        try:
+            from inotify_simple import INotify
+
+            return INotify()
+        except (ImportError, OSError) as error:
+            self._say("inotify", f"changes are not told by the system ({error})", "folders are listed instead")
+            return None
+
+    def _told(self, inotify: INotify, timeout_s: float) -> set[Path]:
+        from inotify_simple import flags
+
+        found: set[Path] = set()
+        for event in inotify.read(timeout=round(timeout_s * 1000)):
+            if event.mask & flags.Q_OVERFLOW:
+                self._next_listing_s = 0.0
+            folder = self._folders.get(event.wd)
+            if event.mask & flags.IGNORED:
+                self._folders.pop(event.wd, None)
+            if folder is None or not event.name or event.name.startswith("."):
+                continue
+            path = folder / event.name
+            if event.mask & flags.ISDIR:
+                # A new folder, or one moved here: what is already in it tells nothing more.
+                found.update(self._changed(path))
+            elif self._note(path):
+                found.add(path)
+        return found
+
+    def _list(self) -> list[Path]:
+        """All files that differ from what was seen last."""
+        gone = [path for path in self._seen if not os.path.lexists(path)]
+        for path in gone:
+            del self._seen[path]
+        return sorted({path for root in self._roots for path in self._changed(root)})
+
+    def _changed(self, top: Path) -> Iterator[Path]:
+        visited: set[str] = set()
+
+        def denied(error: OSError) -> None:
+            self._say(
+                str(error.filename), f"cannot be listed ({error.strerror})", "check that it exists, and its rights"
+            )
+
+        for name, folders, files in os.walk(top, onerror=denied, followlinks=True):
+            real = os.path.realpath(name)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            # First the watch, then the listing: what is written in between is seen twice and not missed.
+            self._watch(Path(name))
+            yield from (
+                path for path in (Path(name, file) for file in files if not file.startswith(".")) if self._note(path)
+            )
+
+    def _watch(self, folder: Path) -> None:
+        if self._inotify is None:
+            return
+        from inotify_simple import flags
+
+        mask = flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.ONLYDIR
+        try:
+            self._folders[self._inotify.add_watch(folder, mask)] = folder
+        except OSError as error:
+            hint = "raise fs.inotify.max_user_watches (sysctl); until then the folders are listed every second"
+            self._say("watches", f"{folder} cannot be watched ({error.strerror})", hint)
+            self.close()
+
+    def _note(self, path: Path) -> bool:
+        """Remember what the file looks like; whether that is news."""
+        try:
+            status = path.stat()
+        except OSError:
+            # Gone again, or a link to nowhere.
+            self._seen.pop(path, None)
+            return False
+        looks = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._seen.get(path) == looks:
+            return False
+        self._seen[path] = looks
+        return path.is_file()
+
+    def _say(self, key: str, message: str, hint: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self._on_problem(SourceProblem(", ".join(map(str, self._roots)), message, hint))

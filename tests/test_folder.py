@@ -1,0 +1,481 @@
+"""Folders that a recorder writes to: growing, rotated, replaced, damaged files, each record read once."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from obspy import Stream
+from records_support import NOON, counts, seconds, trace
+
+from agent.errors import SourceError
+from agent.sources import SourceProblem
+from agent.sources.folder import FolderSource
+from agent.sources.framing import holds_record, pieces
+from agent.types import SampleBlock
+
+
+def miniseed(data: Any, channel: str = "HHZ", start_ns: int = NOON, reclen: int = 512, **options: Any) -> bytes:
+    """Records of one channel, as a recorder writes them."""
+    buffer = io.BytesIO()
+    Stream([trace(data, channel, start_ns)]).write(buffer, format="MSEED", reclen=reclen, **options)
+    return buffer.getvalue()
+
+
+def miniseed3(data: Any, start_ns: int = NOON) -> bytes:
+    from pymseed import MS3Record
+
+    record = MS3Record()
+    record.sourceid, record.formatversion, record.reclen = "FDSN:XX_SLP_00_H_H_Z", 3, 512
+    record.starttime, record.samprate = start_ns, 100.0
+    return b"".join(bytes(part) for part in record.generate(data_samples=list(map(int, data)), sample_type="i"))
+
+
+class Reader:
+    """A source that reads in a thread of its own."""
+
+    def __init__(self, folder: Path, state: Path, **options: Any) -> None:
+        self.problems: list[SourceProblem] = []
+        self.blocks: list[SampleBlock] = []
+        self.source = FolderSource([folder], state, on_problem=self.problems.append, **({"rescan_s": 30.0} | options))
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for block in self.source.blocks():
+            self.blocks.append(block)
+            self.source.taken(block)
+
+    def samples(self, channel: str = "HHZ") -> list[int]:
+        found = [b.samples for b in self.blocks if b.stream.seed.endswith(channel)]
+        return np.concatenate(found).tolist() if found else []
+
+    def gets(self, n: int, channel: str = "HHZ", within_s: float = 10.0) -> bool:
+        return eventually(lambda: len(self.samples(channel)) >= n, within_s)
+
+    def stop(self) -> None:
+        self.source.close()
+        self._thread.join(5)
+        assert not self._thread.is_alive(), "close() did not end the source"
+
+
+def eventually(what: Callable[[], bool], within_s: float = 10.0) -> bool:
+    end = time.monotonic() + within_s
+    while not what() and time.monotonic() < end:
+        time.sleep(0.02)
+    return what()
+
+
+@contextmanager
+def reading(folder: Path, state: Path, **options: Any) -> Iterator[Reader]:
+    reader = Reader(folder, state, **options)
+    try:
+        yield reader
+    finally:
+        reader.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "folder.sqlite3"
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+# Growing and new files
+
+
+def test_a_growing_file_is_read_record_by_record(folder: Path, state: Path) -> None:
+    """Half a record is left until it is whole, also where the cut lies inside the header."""
+    data, want = miniseed(counts(2000)), counts(2000).tolist()
+    path = folder / "XX.SLP.00.HHZ.D.2024.122"
+    with reading(folder, state) as reader:
+        at = 0
+        for size in (1, 47, 512, 100, 411, 2000, 7, len(data)):
+            append(path, data[at : at + size])
+            at += size
+            time.sleep(0.05)
+        assert reader.gets(2000)
+    assert reader.samples() == want
+    assert all(a.end_ns == b.start_ns for a, b in zip(reader.blocks, reader.blocks[1:], strict=False))
+    assert reader.problems == []
+
+
+def test_new_files_and_folders_are_found(folder: Path, state: Path) -> None:
+    """A folder made, and filled at once, is not missed; a file moved in from a hidden name counts as new."""
+    with reading(folder, state) as reader:
+        time.sleep(0.3)
+        for day in range(3):
+            place = folder / "2024" / "XX" / f"SLP{day}" / "HHZ.D"
+            place.mkdir(parents=True)
+            append(place / "day", miniseed(counts(300, day), start_ns=NOON + day * seconds(86400)))
+        hidden = folder / ".upload"
+        hidden.write_bytes(miniseed(counts(300), "HHN"))
+        time.sleep(0.3)
+        assert reader.samples("HHN") == []
+        hidden.rename(folder / "upload.mseed")
+        assert reader.gets(900)
+        assert reader.gets(300, "HHN")
+    assert len(reader.samples()) == 900
+
+
+def test_without_inotify_the_listing_finds_everything(
+    folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a kernel without it, or in a container that forbids it."""
+    monkeypatch.setitem(sys.modules, "inotify_simple", None)
+    with reading(folder, state, rescan_s=0.1) as reader:
+        append(folder / "a", miniseed(counts(300)))
+        assert reader.gets(300)
+        append(folder / "a", miniseed(counts(300, 1), start_ns=NOON + seconds(3)))
+        assert reader.gets(600)
+    assert "not told by the system" in reader.problems[0].message
+
+
+def test_components_that_arrive_together_come_in_the_order_of_time(folder: Path, state: Path) -> None:
+    """An hour of one component before the others would make them too late for the trigger."""
+    for channel in ("HHZ", "HHN", "HHE"):
+        append(folder / channel, miniseed(counts(60_000), channel))
+    with reading(folder, state) as reader:
+        assert all(reader.gets(60_000, channel) for channel in ("HHZ", "HHN", "HHE"))
+    starts = [block.start_ns for block in reader.blocks]
+    assert starts == sorted(starts)
+
+
+@pytest.mark.parametrize("options", [{"reclen": 256}, {"reclen": 4096}, {"encoding": "INT32"}, {"byteorder": "<"}])
+def test_records_of_any_kind(folder: Path, state: Path, options: dict[str, Any]) -> None:
+    append(folder / "a", miniseed(counts(5000), **options))
+    with reading(folder, state) as reader:
+        assert reader.gets(5000)
+    assert reader.samples() == counts(5000).tolist()
+
+
+def test_miniseed_3(folder: Path, state: Path) -> None:
+    data = miniseed3(counts(3000))
+    with reading(folder, state) as reader:
+        append(folder / "a", data[:700])
+        time.sleep(0.3)
+        append(folder / "a", data[700:])
+        assert reader.gets(3000)
+    assert reader.samples() == counts(3000).tolist()
+
+
+# Restart
+
+
+def test_after_a_restart_nothing_is_read_twice(folder: Path, state: Path) -> None:
+    data = miniseed(counts(4000))
+    cut = 3 * 512 + 100
+    append(folder / "a", data[:cut])
+    with reading(folder, state) as first:
+        assert eventually(lambda: first.source.counters()["blocks"] == 3)
+        time.sleep(0.1)
+    append(folder / "a", data[cut:])
+    with reading(folder, state) as second:
+        assert eventually(lambda: len(first.samples()) + len(second.samples()) == 4000)
+        time.sleep(0.3)
+    assert first.samples() + second.samples() == counts(4000).tolist()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from agent.sources.folder import FolderSource
+source = FolderSource([Path(sys.argv[1])], Path(sys.argv[2]), on_problem=print)
+out = open(sys.argv[3], "ab", buffering=0)
+for block in source.blocks():
+    out.write(b"%d %d\\n" % (block.samples[0], block.samples[-1]))
+    source.taken(block)
+"""
+
+
+@pytest.mark.parametrize("calm_s", [0.0, 0.1, 1.5])
+def test_after_a_kill_nothing_is_left_out(folder: Path, state: Path, tmp_path: Path, calm_s: float) -> None:
+    """SIGKILL at any moment: each sample is handed on, and only what the last second brought comes twice."""
+    n, seen = 6000, tmp_path / "seen"
+    seen.touch()
+    data = miniseed(np.arange(n, dtype=np.int32), encoding="INT32")
+    half = len(data) // 1024 * 512 + 100
+
+    def spans() -> list[list[int]]:
+        return [list(map(int, line.split())) for line in seen.read_text().splitlines()]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(state), str(seen)])
+
+    process = start()
+    for at in range(0, half, 1000):
+        append(folder / "a", data[at : min(at + 1000, half)])
+        time.sleep(0.01)
+    assert eventually(lambda: len(spans()) > (half // 512 - 1 if calm_s else 2))
+    time.sleep(calm_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = spans()
+    append(folder / "a", data[half:])
+    process = start()
+    assert eventually(lambda: spans()[-1][-1] == n - 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    after = spans()[len(before) :]
+    assert after[0][0] <= before[-1][1] + 1
+    assert [last for _, last in after[:-1]] == [first - 1 for first, _ in after[1:]]
+    if calm_s > 1:
+        assert after[0][0] == before[-1][1] + 1
+
+
+def test_the_first_start_leaves_old_files_and_later_starts_do_not(folder: Path, state: Path) -> None:
+    """Years of archive are not an event of today; what was written while the agent was down is."""
+    old = folder / "old"
+    append(old, miniseed(counts(500)))
+    os.utime(old, (1e9, 1e9))
+    append(folder / "recent", miniseed(counts(500), "HHN"))
+    with reading(folder, state) as first:
+        assert first.gets(500, "HHN")
+    late = folder / "late"
+    append(late, miniseed(counts(500), "HHE"))
+    os.utime(late, (1e9, 1e9))
+    append(old, miniseed(counts(500, 1), start_ns=NOON + seconds(5)))
+    with reading(folder, state) as second:
+        assert second.gets(500, "HHE")
+        assert second.gets(500, "HHZ")
+        time.sleep(0.2)
+    assert first.samples("HHZ") == []
+    assert second.samples("HHZ") == counts(500, 1).tolist()
+    assert second.samples("HHN") == []
+
+
+def test_positions_that_are_no_database_are_put_aside(folder: Path, state: Path) -> None:
+    state.parent.mkdir()
+    state.write_bytes(b"not a database at all, but long enough to look at" * 100)
+    append(folder / "a", miniseed(counts(300)))
+    with reading(folder, state) as reader:
+        assert reader.gets(300)
+    assert Path(f"{state}.damaged").exists()
+
+
+def test_positions_that_cannot_be_kept_end_the_source(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    source = FolderSource([folder], tmp_path / "state" / "x.sqlite3", on_problem=print)
+    with pytest.raises(SourceError, match="positions cannot be kept"):
+        next(source.blocks())
+
+
+# Rotation and replacement
+
+
+def test_a_rotated_file_goes_on_under_its_new_name(folder: Path, state: Path) -> None:
+    """Renamed while its last record is half written; its successor takes the old name."""
+    data = miniseed(counts(1000))
+    current = folder / "current"
+    with reading(folder, state) as reader:
+        append(current, data[: 512 + 100])
+        assert eventually(lambda: reader.source.counters()["blocks"] == 1)
+        current.rename(folder / "current.1")
+        append(folder / "current.1", data[612:])
+        append(current, miniseed(counts(700, 1), start_ns=NOON + seconds(10)))
+        assert reader.gets(1700)
+        time.sleep(0.3)
+    assert sorted(reader.samples()) == sorted([*counts(1000).tolist(), *counts(700, 1).tolist()])
+
+
+def test_a_file_that_is_copied_and_truncated_is_not_read_twice(folder: Path, state: Path) -> None:
+    """logrotate's copytruncate, and a backup beside the original."""
+    path = folder / "current"
+    with reading(folder, state) as reader:
+        append(path, miniseed(counts(1000)))
+        assert reader.gets(1000)
+        shutil.copy(path, folder / "backup")
+        os.truncate(path, 0)
+        append(path, miniseed(counts(700, 1), start_ns=NOON + seconds(10)))
+        assert reader.gets(1700)
+        time.sleep(0.3)
+    assert reader.samples() == [*counts(1000).tolist(), *counts(700, 1).tolist()]
+
+
+def test_a_longer_copy_that_replaces_a_file_adds_only_what_is_new(folder: Path, state: Path) -> None:
+    """As rsync does it each minute."""
+    data = miniseed(counts(2000))
+    with reading(folder, state) as reader:
+        for end in range(512, len(data) + 1, 512):
+            (folder / ".part").write_bytes(data[:end])
+            (folder / ".part").rename(folder / "a")
+            time.sleep(0.03)
+        assert reader.gets(2000)
+        time.sleep(0.2)
+    assert reader.samples() == counts(2000).tolist()
+    assert reader.problems == []
+
+
+def test_a_rewritten_file_is_read_again_and_that_is_told(folder: Path, state: Path) -> None:
+    """The same first record and another second one: nothing else tells that the content is new."""
+    first, second, other = (miniseed(counts(100, seed), start_ns=NOON + seconds(seed)) for seed in range(3))
+    path = folder / "a"
+    with reading(folder, state) as reader:
+        path.write_bytes(first + second)
+        assert reader.gets(200)
+        (folder / ".new").write_bytes(first + other + second)
+        (folder / ".new").rename(path)
+        assert reader.gets(500)
+    assert any("was rewritten" in p.message for p in reader.problems)
+
+
+def test_zeros_at_the_end_are_room_that_will_be_filled(folder: Path, state: Path) -> None:
+    """Recorders that allocate a file at once and fill it in place."""
+    data = miniseed(counts(3000))
+    path = folder / "a"
+    path.write_bytes(data[:1024] + bytes(3_000_000))
+    with reading(folder, state) as reader:
+        assert eventually(lambda: reader.source.counters()["blocks"] == 2)
+        for at in range(1024, len(data), 512):
+            with path.open("r+b") as file:
+                file.seek(at)
+                file.write(data[at : at + 512])
+            time.sleep(0.01)
+        assert reader.gets(3000)
+    assert reader.samples() == counts(3000).tolist()
+    assert "foreign" not in reader.source.counters()
+
+
+# Damage
+
+
+def test_junk_between_records_is_skipped_and_counted(folder: Path, state: Path) -> None:
+    data = miniseed(counts(600))
+    junk = b"\x01garbage" * 40
+    append(folder / "a", data[:512] + junk + data[512:] + bytes(5_000_000) + data[:512])
+    with reading(folder, state) as reader:
+        assert eventually(lambda: len(reader.samples()) > 600)
+    assert reader.source.counters()["foreign_bytes"] == len(junk) + 5_000_000
+    assert "not miniSEED" in reader.problems[0].message
+
+
+def test_a_record_cut_short_does_not_hold_up_those_behind_it(folder: Path, state: Path) -> None:
+    """A recorder that lost power goes on in the middle of a record."""
+    data = miniseed(counts(900))
+    append(folder / "a", data[:700])
+    with reading(folder, state) as reader:
+        assert eventually(lambda: reader.source.counters()["blocks"] == 1)
+        append(folder / "a", miniseed(counts(500, 1), start_ns=NOON + seconds(20)))
+        assert eventually(lambda: reader.samples()[-500:] == counts(500, 1).tolist())
+    assert reader.source.counters()["foreign_bytes"] == 700 - 512
+
+
+def test_channels_that_are_not_motion_are_counted(folder: Path, state: Path) -> None:
+    append(folder / "a", miniseed(counts(600), "LCQ") + miniseed(counts(600), "HHZ"))
+    with reading(folder, state) as reader:
+        assert reader.gets(600)
+    assert reader.source.counters()["not_motion"] >= 1
+
+
+def test_an_unreadable_file_is_told_and_the_rest_is_read(folder: Path, state: Path) -> None:
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "nowhere").symlink_to(folder / "none")
+    os.mkfifo(folder / "pipe")
+    append(folder / "a", miniseed(counts(300)))
+    with reading(folder, state) as reader:
+        assert reader.gets(300)
+
+
+def test_silence_is_told_and_so_is_its_end(folder: Path, state: Path) -> None:
+    with reading(folder, state, timeout_s=0.3) as reader:
+        assert eventually(lambda: bool(reader.problems))
+        append(folder / "a", miniseed(counts(300)))
+        assert eventually(lambda: reader.problems[-1].message == "new data again")
+    assert reader.problems[0].message == "no new data for 0.3 s"
+
+
+# Framing, fuzzed
+
+RECORDS = miniseed(counts(800))
+PARTS = st.one_of(
+    st.just(RECORDS[:512]),
+    st.just(RECORDS[512:1024]),
+    st.just(miniseed3(counts(50))),
+    st.binary(max_size=200),
+    st.integers(0, 600).map(bytes),
+    st.tuples(st.integers(0, 511), st.integers(1, 511)).map(lambda t: RECORDS[t[0] : t[0] + t[1]]),
+    st.tuples(st.integers(0, 63), st.binary(min_size=1, max_size=8)).map(
+        lambda t: RECORDS[: t[0]] + t[1] + RECORDS[t[0] + len(t[1]) : 512]
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PARTS, max_size=8))
+def test_any_bytes_are_records_or_junk_or_wait(parts: list[bytes]) -> None:
+    """Pieces follow each other without gaps; what waits at the end is short unless it may be one long record."""
+    data = b"".join(parts)
+    found = list(pieces(data))
+    at = 0
+    for piece in found:
+        assert piece.begin == at < piece.end
+        assert piece.is_record is False or holds_record(data[piece.begin : piece.end])
+        at = piece.end
+    rest = data[at:].rstrip(b"\0")
+    assert len(rest) < 48 or holds_record(rest)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PARTS, max_size=8), st.lists(st.integers(0, 4000), max_size=4))
+def test_sound_records_are_found_after_anything_in_any_portions(parts: list[bytes], cuts: list[int]) -> None:
+    """A record that came whole is found, though the bytes before it are damaged and arrive piece by piece."""
+    data = b"".join(parts) + RECORDS[:512] + RECORDS[512:1024]
+    found, at = [], 0
+    for end in [*sorted(cuts), len(data)]:
+        done = at
+        for piece in pieces(data[at:end]):
+            done = at + piece.end
+            if piece.is_record:
+                found.append(data[at + piece.begin : done])
+        at = max(at, done)
+    assert found[-1] == RECORDS[512:1024]
+    assert at == len(data)
+
+
+def test_what_was_not_taken_comes_again(folder: Path, state: Path) -> None:
+    """Handed on is not done: a consumer that dies with packets in its queue gets them again."""
+    append(folder / "a", miniseed(counts(2000)))
+    source = FolderSource([folder], state, on_problem=print)
+    blocks = source.blocks()
+    first = [next(blocks) for _ in range(3)]
+    source.taken(first[1])
+    source.close()
+    assert list(blocks) == []
+    with reading(folder, state) as again:
+        assert again.gets(2000 - len(first[0].samples) - len(first[1].samples))
+    assert again.blocks[0].start_ns == first[2].start_ns
+    after = FolderSource([folder], state, on_problem=print)
+    append(folder / "b", miniseed(counts(300, 1), "HHN"))
+    rest = after.blocks()
+    late = next(rest)
+    after.close()
+    assert list(rest) == []
+    after.taken(late)
+    with reading(folder, state) as last:
+        time.sleep(0.5)
+    assert last.blocks == [], "what was taken after the end is not known"
