@@ -227,6 +227,9 @@ def test_availability_tells_lost_from_stopped(tmp_path: Path) -> None:
             wait_for(lambda: collector.payloads("availability") == [b"online"])
             process.kill()
         wait_for(lambda: collector.payloads("availability") == [b"online", b"offline"])
+        with Collector(broker.settings(), AVAILABILITY, session=False) as late:
+            wait_for(lambda: late.received)
+            assert [(m.payload, m.retain) for m in late.received] == [(b"offline", True)]
         with publisher() as process:
             wait_for(lambda: len(collector.payloads("availability")) == 3)
             process.communicate(b"\n")
