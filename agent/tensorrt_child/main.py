@@ -82,7 +82,7 @@ def _yield_to_the_agent(parent: int, niceness: int) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("1000")
     if niceness:
-        os.nice(niceness)
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
         # A server ends when its socket closes; a builder would go on for minutes. The signal comes when the thread
         # that started this process ends, and that thread waits for it.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
