@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -97,9 +99,35 @@ def check_whole(folder: Path) -> int:
         subprocess.run([*pip, "numpy<2", f"tensorrt=={WHOLE}", "nvidia-cudnn-cu12<9"], check=True)
         (venv / "complete").touch()
     libraries = ":".join(str(path) for path in venv.glob("lib/python3*/site-packages/nvidia/*/lib"))
-    status, said = check(str(venv / "bin" / "python"), Path("/nonexistent"), Path(libraries))
+    python = str(venv / "bin" / "python")
+    status, said = check(python, Path("/nonexistent"), Path(libraries))
     print(said.rstrip(), flush=True)
-    return status
+    return status | check_probe(folder, python, libraries)
+
+
+def check_probe(folder: Path, python: str, libraries: str) -> int:
+    """The agent's probe of the real TensorRT over a driver that is none: SIGSEGV there is a reason here."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tensorrt_support import compile_driver, make_jetson
+
+    from agent.errors import BackendError
+    from agent.inference.trt.probe import Places, probe
+
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        machine = make_jetson(Path(scratch))
+        driver = compile_driver(Path(scratch))
+        os.environ["LD_LIBRARY_PATH"] = f"{driver}:{libraries}"
+        begin = time.monotonic()
+        try:
+            print(f"  WRONG the probe succeeded: {probe(Places(root=machine.root, pythons=(python,)))}")
+        except BackendError as error:
+            named = "probe ended by SIGSEGV while opening TensorRT's runtime" in error.message
+            print(f"  {'' if named else 'WRONG '}without a GPU: {error.message.partition(': ')[2]}", end="")
+            print(f" ({time.monotonic() - begin:.1f} s)", flush=True)
+            return int(not named)
+        finally:
+            del os.environ["LD_LIBRARY_PATH"]
+    return 1
 
 
 def check_cuda(folder: Path) -> int:
