@@ -50,6 +50,7 @@ class Counts:
 class _Channel:
     rate_hz: float
     step_ns: float
+    counts: Counts
     origin_ns: int
     """Time of sample 0 of the run's grid."""
     first_ns: int
@@ -81,14 +82,18 @@ class Continuity:
         component = block.stream.component
         channel = self._channels.get(component)
         samples = block.samples
-        if len(samples) == 0:
+        n = len(samples)
+        if n == 0:
             return []
-        if channel is None or abs(block.rate_hz - channel.rate_hz) > _SAME_RATE * channel.rate_hz:
+        rate_hz = block.rate_hz
+        if channel is None or (
+            rate_hz != channel.rate_hz and abs(rate_hz - channel.rate_hz) > _SAME_RATE * channel.rate_hz
+        ):
             channel = self._restart(component, block)
-        counts = self.counts[component]
+        counts = channel.counts
         counts.blocks += 1
         off_ns = block.start_ns - channel.due_ns
-        if abs(off_ns) < channel.step_ns / 2:
+        if -channel.step_ns < 2 * off_ns < channel.step_ns:
             if abs(off_ns) > channel.step_ns / 4:
                 channel.origin_ns += off_ns // 8
                 channel.due_ns += off_ns // 8
@@ -100,9 +105,10 @@ class Continuity:
             channel.count = 0
         else:
             known = max(1, round(-off_ns / channel.step_ns))
-            if known < len(samples):
+            if known < n:
                 counts.overlaps += 1
                 samples = samples[known:]
+                n -= known
             elif not self._is_stranger(component, block):
                 counts.duplicates += 1
                 channel.strangers = 0
@@ -115,11 +121,11 @@ class Continuity:
                 channel = self._restart(component, block)
         channel.strangers = 0
         start_ns = channel.due_ns
-        channel.count += len(samples)
+        channel.count += n
         channel.due_ns = channel.origin_ns + round(channel.count * channel.step_ns)
         if samples.dtype.kind == "f" and not float(np.abs(samples).max()) <= LARGEST:
-            return self._split(block, start_ns, samples, channel, counts)
-        counts.samples += len(samples)
+            return self._split(block, start_ns, samples, channel)
+        counts.samples += n
         return [_cut(block, start_ns, channel.rate_hz, samples)]
 
     def _restart(self, component: str, block: SampleBlock) -> _Channel:
@@ -134,8 +140,9 @@ class Continuity:
             self.counts[component] = Counts()
         self._gaps[component] = deque(maxlen=_REMEMBERED_GAPS)
         start = block.start_ns
-        self._channels[component] = _Channel(rate, NS / rate, start, start, due_ns=start)
-        return self._channels[component]
+        channel = _Channel(rate, NS / rate, self.counts[component], start, start, due_ns=start)
+        self._channels[component] = channel
+        return channel
 
     def _is_stranger(self, component: str, block: SampleBlock) -> bool:
         """Whether an old block lies where nothing was heard: before the beginning, or inside a gap."""
@@ -143,13 +150,11 @@ class Continuity:
         middle_ns = (block.start_ns + block.end_ns) // 2
         return middle_ns < first_ns or any(begin <= middle_ns < end for begin, end in self._gaps[component])
 
-    def _split(
-        self, block: SampleBlock, start_ns: int, samples: Samples, channel: _Channel, counts: Counts
-    ) -> list[SampleBlock]:
+    def _split(self, block: SampleBlock, start_ns: int, samples: Samples, channel: _Channel) -> list[SampleBlock]:
         """The finite runs of a block that may hold NaN or infinite samples."""
         valid = np.abs(samples) <= LARGEST
-        counts.samples += int(np.count_nonzero(valid))
-        counts.invalid_samples += len(samples) - int(np.count_nonzero(valid))
+        channel.counts.samples += int(np.count_nonzero(valid))
+        channel.counts.invalid_samples += len(samples) - int(np.count_nonzero(valid))
         edges = np.flatnonzero(np.diff(valid.astype(np.int8), prepend=0, append=0)).tolist()
         return [
             _cut(block, start_ns + round(begin * channel.step_ns), channel.rate_hz, samples[begin:end])

@@ -29,10 +29,15 @@ class RingBuffer:
         self.rate_hz = rate_hz
         self._step_ns = NS / rate_hz
         self._capacity = max(1, math.ceil(rate_hz * seconds))
+        self._half_ns = self._step_ns / 2
         self._data: NDArray[Any] = np.empty(0)
+        self._dtype: np.dtype[Any] | None = None
         self._written = 0
-        # (index of the first sample, counted from the first ever written; its time) of each run, oldest first
+        """Samples ever written: their numbers, from which the runs count."""
+        self._due_ns: float = -math.inf
+        """Time of the next sample of the newest run."""
         self._runs: deque[tuple[int, int]] = deque()
+        """Number and time of each run's first sample, oldest first."""
 
     @property
     def newest_ns(self) -> int | None:
@@ -47,19 +52,19 @@ class RingBuffer:
         n = len(samples)
         if n == 0:
             return
-        if self._data.dtype != samples.dtype or not len(self._data):
+        if samples.dtype is not self._dtype:
             self._adopt(samples.dtype)
-        if not self._runs:
-            self._runs.append((self._written, start_ns))
+        early_ns = self._due_ns - start_ns
+        if not -self._half_ns < early_ns < self._half_ns:
+            self._begin_run(start_ns, early_ns)
+        at = self._written % self._capacity
+        if at + n <= self._capacity:
+            self._data[at : at + n] = samples
         else:
-            first, run_ns = self._runs[-1]
-            early_ns = run_ns - start_ns + (self._written - first) * self._step_ns
-            if abs(early_ns) >= self._step_ns / 2:
-                # Not yet a whole sample early is a clock that drifts; more is a clock that was set back.
-                if early_ns >= self._step_ns:
-                    self._runs.clear()
-                self._runs.append((self._written, start_ns))
-        self._store(samples)
+            self._wrap(samples)
+        self._written += n
+        first, run_ns = self._runs[-1]
+        self._due_ns = run_ns + round((self._written - first) * self._step_ns)
         oldest = self._written - self._capacity
         while len(self._runs) > 1 and self._runs[1][0] <= oldest:
             self._runs.popleft()
@@ -87,15 +92,21 @@ class RingBuffer:
             self._data = self._data.astype(np.result_type(self._data, dtype), copy=False)
         else:
             self._data = np.zeros(self._capacity, dtype)
+        self._dtype = self._data.dtype
 
-    def _store(self, samples: Samples) -> None:
-        self._written += len(samples)
+    def _begin_run(self, start_ns: int, early_ns: float) -> None:
+        # Not yet a whole sample early is a clock that drifts; more is a clock that was set back.
+        if early_ns >= self._step_ns:
+            self._runs.clear()
+        self._runs.append((self._written, start_ns))
+
+    def _wrap(self, samples: Samples) -> None:
+        """Store samples that pass the end of the memory."""
         kept = samples[-self._capacity :]
-        at = (self._written - len(kept)) % self._capacity
+        at = (self._written + len(samples) - len(kept)) % self._capacity
         head = min(len(kept), self._capacity - at)
         self._data[at : at + head] = kept[:head]
-        if head < len(kept):
-            self._data[: len(kept) - head] = kept[head:]
+        self._data[: len(kept) - head] = kept[head:]
 
     def _copy(self, begin: int, end: int) -> Samples:
         first, last = begin % self._capacity, (end - 1) % self._capacity + 1

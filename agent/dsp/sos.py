@@ -116,7 +116,8 @@ class _Blocks:
             column = one_step @ column
         self.forced = forced
         wide = np.linalg.matrix_power(one_step.astype(np.longdouble), chunk)
-        self.transition = wide.astype(np.float64)
+        # Outputs and the state after them, in one product.
+        self.step = np.vstack([self.output, np.hstack([forced, wide.astype(np.float64)])])
         self.over_chunks = _Ladder(wide)
         self.over_groups = _Ladder(np.linalg.matrix_power(wide, GROUP))
         self.step_state = _steady_state(sos)
@@ -192,32 +193,34 @@ class SosFilter:
     def process(self, x: NDArray[Any]) -> Array:
         """Filter the next samples ``[n]`` (any real dtype); returns float64 ``[n]``."""
         n = len(x)
-        out = np.empty(n)
-        if n == 0:
-            return out
-        m, v, chunk = self._m, self._vector, CHUNK
-        if self._fresh:
+        m, v = self._m, self._vector
+        if self._fresh and n:
             self._fresh = False
             if self._prime:
-                v[chunk:] = m.step_state * float(x[0])
+                v[CHUNK:] = m.step_state * float(x[0])
+        if n == CHUNK and self._filled == 0:
+            v[:CHUNK] = x
+            result = m.step @ v
+            v[CHUNK:] = result[CHUNK:]
+            return result[:CHUNK]
+        out = np.empty(n)
         done = 0
         while done < n:
             start = self._filled
-            if n >= LONG and start == 0 and n - done >= chunk:
-                stop = done + min(_SPAN, n - done) // chunk * chunk
+            if n >= LONG and start == 0 and n - done >= CHUNK:
+                stop = done + min(_SPAN, n - done) // CHUNK * CHUNK
                 self._whole(x[done:stop], out[done:stop])
             else:
-                stop = min(n, done + chunk - start)
-                self._filled = start + stop - done
-                v[start : self._filled] = x[done:stop]
-                if start == 0 and self._filled == chunk:
-                    np.matmul(m.output, v, out=out[done:stop])
-                else:
-                    v[self._filled : chunk] = 0.0
-                    out[done:stop] = (m.output @ v)[start : self._filled]
-                if self._filled == chunk:
-                    v[chunk:] = m.transition @ v[chunk:] + m.forced @ v[:chunk]
-                    self._filled = 0
+                stop = min(n, done + CHUNK - start)
+                filled = start + stop - done
+                v[start:filled] = x[done:stop]
+                v[filled:CHUNK] = 0.0
+                result = m.step @ v
+                out[done:stop] = result[start:filled]
+                if filled == CHUNK:
+                    v[CHUNK:] = result[CHUNK:]
+                    filled = 0
+                self._filled = filled
             done = stop
         return out
 

@@ -48,6 +48,7 @@ class RecursiveStaLta:
         self._chunk = min(_MAX_CHUNK, int(math.log(_MAX_SCALE) / -math.log1p(-1 / nsta)))
         self._decay = (1 - share) ** np.arange(1, self._chunk + 1)
         self._weight = share / self._decay
+        self._ratio_decay = self._decay[0] / self._decay[1]
         self._whole_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
         # What each sample of a chunk leaves of itself at the chunk's end.
         self._remains = np.ascontiguousarray(share * (1 - share) ** np.arange(self._chunk - 1, -1, -1))
@@ -171,31 +172,31 @@ class RecursiveStaLta:
         filled, n = self._filled, len(energy)
         sums = self._part[:, : n + 1]
         sums[:, :1] = self._sum
-        averages = sums[:, 1:]
-        np.multiply(energy, self._weight[:, filled : filled + n], out=averages)
+        added = sums[:, 1:]
+        np.multiply(energy, self._weight[:, filled : filled + n], out=added)
         np.add.accumulate(sums, axis=1, out=sums)
         self._sum[:] = sums[:, n:]
-        averages += self._start
-        averages *= self._decay[:, filled : filled + n]
-        np.divide(averages[0], averages[1], out=ratio)
+        added += self._start
+        np.divide(added[0], added[1], out=ratio)
+        ratio *= self._ratio_decay[filled : filled + n]
         self._filled = filled + n
         if self._filled == self._chunk:
-            self._restart(float(averages[0, -1]), float(averages[1, -1]))
+            self._restart(*self.averages)
 
     def _whole_chunks(self, energy: Array, ratio: Array) -> None:
         """``energy`` and ``ratio`` are ``[chunks, samples]``."""
-        averages = np.multiply(energy, self._weight[:, None, :])
-        np.add.accumulate(averages, axis=2, out=averages)
+        sums = np.multiply(energy, self._weight[:, None, :])
+        np.add.accumulate(sums, axis=2, out=sums)
         sta, lta = self.averages
         sta_decay, lta_decay = self._whole_decay
         starts = []
-        for sta_sum, lta_sum in zip(*averages[:, :, -1].tolist(), strict=True):
+        for sta_sum, lta_sum in zip(*sums[:, :, -1].tolist(), strict=True):
             starts.append((sta, lta))
             sta, lta = _sound((sta + sta_sum) * sta_decay, (lta + lta_sum) * lta_decay)
         self._restart(sta, lta)
-        averages += np.array(starts).T[:, :, None]
-        averages *= self._decay[:, None, :]
-        np.divide(averages[0], averages[1], out=ratio)
+        sums += np.array(starts).T[:, :, None]
+        np.divide(sums[0], sums[1], out=ratio)
+        ratio *= self._ratio_decay
 
 
 def _sound(sta: float, lta: float) -> tuple[float, float]:
