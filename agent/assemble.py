@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.config_seedlink import SeedLinkConfig
+from agent.config_sources import ArchiveConfig, FolderConfig, ShakeUdpConfig
+from agent.errors import ConfigError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
 from agent.pipeline import Pipeline
 from agent.policy import Policy
@@ -87,7 +90,41 @@ def build_line(
 
 def open_source(config: Config, on_problem: ProblemSink) -> Source:
     """The configured source; it is opened when its blocks are asked for."""
-    from agent.sources.archive import ArchiveSource
+    match config.source:
+        case ArchiveConfig() as archive:
+            from agent.sources.archive import ArchiveSource
 
-    source = config.source
-    return ArchiveSource(source.paths, source.packet_s, source.speed, on_problem=on_problem)
+            return ArchiveSource(archive.paths, archive.packet_s, archive.speed, on_problem=on_problem)
+        case SeedLinkConfig() as seedlink:
+            from agent.sources.seedlink import SeedLinkSource
+
+            return SeedLinkSource.from_config(seedlink, config.state_dir, on_problem)
+        case FolderConfig() as folder:
+            from agent.sources.folder import FolderSource
+
+            return FolderSource(
+                folder.paths,
+                config.state_dir / "folder.sqlite3",
+                backlog_s=folder.backlog_s,
+                rescan_s=folder.rescan_s,
+                timeout_s=folder.timeout_s,
+                on_problem=on_problem,
+            )
+        case ShakeUdpConfig() as shake:
+            from agent.sources.shake_udp import Sender, ShakeUdpSource
+
+            own = config.station
+            return ShakeUdpSource(
+                [
+                    Sender(s.address, s.network or own.network, s.station or own.station, s.location)
+                    for s in shake.senders
+                ],
+                shake.host,
+                shake.port,
+                rate_hz=shake.rate_hz,
+                channels=shake.channels,
+                reorder_s=shake.reorder_s,
+                timeout_s=shake.timeout_s,
+                on_problem=on_problem,
+            )
+    raise ConfigError(f"there is no source of kind {config.source.kind}", "see docs/configuration.md")

@@ -10,13 +10,14 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.clock import HostClock
 from agent.messages import clock_part
 from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StreamHealth
 from agent.types import NS, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_S = 3600.0
 STALLED_S = 60.0
-"""A channel that delivers nothing for so long is named in the reasons, and the station is ``degraded``."""
+"""A channel that delivers nothing for so long (or as the source has it) is named, and the station ``degraded``."""
 LOW_DISK_MB = 200.0
 MAX_STREAMS = 32
 
@@ -43,8 +44,9 @@ class Identity:
 class Health:
     """Fed by the pipeline's thread, read by the one that reports; both may call at any time."""
 
-    def __init__(self, identity: Identity, state_dir: Path) -> None:
+    def __init__(self, identity: Identity, state_dir: Path, stalled_s: float = STALLED_S) -> None:
         self._identity = identity
+        self._stalled_s = stalled_s
         self._state_dir = state_dir
         self._lock = threading.Lock()
         self._streams: dict[StreamId, _Stream] = {}
@@ -97,18 +99,20 @@ class Health:
         link: LinkHealth | None,
         problems: list[str],
         activity: str | None = None,
+        clock: HostClock | None = None,
     ) -> HealthMessage:
-        """The present state, in the form that is published; ``activity`` is what is being made ready."""
+        """The present state, in the form that is published; ``activity`` is what is being made ready, ``clock`` what is
+        known of this machine's."""
         now = time.monotonic()
         with self._lock:
             streams = sorted(self._streams.items())
-            shown = [_stream_health(stream, entry) for stream, entry in streams[:MAX_STREAMS]]
-            stalled = [str(stream) for stream, entry in streams if now - entry.arrived > STALLED_S]
+            silent = {stream for stream, entry in streams if now - entry.arrived > self._stalled_s}
+            shown = [_stream_health(stream, entry, stream in silent) for stream, entry in streams[:MAX_STREAMS]]
             events = _last_hour(self._events, now)
             discards = _last_hour(self._discards, now)
             failures = self._inference_failures
         disk_mb = _disk_free_mb(self._state_dir)
-        reasons = [*problems, *(f"no samples from {name} for {STALLED_S:.0f} s" for name in stalled)]
+        reasons = [*problems, *(f"no samples from {name} for {self._stalled_s:.0f} s" for name in sorted(silent))]
         if not streams:
             reasons.append("no samples yet")
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
@@ -122,8 +126,8 @@ class Health:
             status="degraded" if reasons else "ok",
             reasons=[reason[:500] for reason in reasons[:20]],
             streams=shown,
-            clock_source=None,
-            clock_offset_s=None,
+            clock_source=clock and clock.source,
+            clock_offset_s=None if clock is None or clock.offset_s is None else round(clock.offset_s, 6),
             cpu_percent=self._cpu_percent(now),
             rss_mb=_rss_mb(),
             disk_free_mb=disk_mb,
@@ -144,12 +148,13 @@ class Health:
         return round(100 * (used - before) / max(now - then, 1e-3), 2)
 
 
-def _stream_health(stream: StreamId, entry: _Stream) -> StreamHealth:
+def _stream_health(stream: StreamId, entry: _Stream, stalled: bool) -> StreamHealth:
     return StreamHealth(
         stream=str(stream),
         rate_hz=entry.rate_hz,
         last_sample=format_ns(entry.end_ns),
         latency_s=round(entry.latency_s, 3),
+        stalled=stalled,
         gaps=entry.gaps,
         gap_s=round(entry.gap_ns / NS, 3),
         clock=clock_part(entry.block.quality),

@@ -235,6 +235,7 @@ class StreamHealth(Payload):
     rate_hz: Amount | None
     last_sample: Time | None
     latency_s: Number | None = Field(description="age of the newest sample when it came in")
+    stalled: bool = Field(default=False, description="nothing has come for longer than it should")
     gaps: Count
     gap_s: Amount
     clock: ClockPart | None

@@ -26,10 +26,12 @@ from importlib import metadata
 
 from agent import __version__
 from agent.assemble import Line, build_line, open_source
+from agent.clock import StepWatch, host_clock
 from agent.config import Config, digest
+from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.errors import DataError, DeliveryError, TalusError
-from agent.health import Health, Identity
+from agent.health import STALLED_S, Health, Identity
 from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, Priority, health_message, state_message
 from agent.patience import QuietLog
@@ -88,8 +90,16 @@ class Stage:
 class Feeder:
     """Source to outbox: the two threads that turn packets into messages on disk."""
 
-    def __init__(self, source: Source, line: Line, health: Health, put: Callable[[list[Message]], None]) -> None:
-        self.line = line
+    def __init__(
+        self,
+        source: Source,
+        line: Line,
+        health: Health,
+        put: Callable[[list[Message]], None],
+        clocks: DataClocks | None = None,
+    ) -> None:
+        """``clocks`` judges the times of packets that come as they are recorded; None for all others."""
+        self.line, self.clocks = line, clocks
         self._source, self._health, self._put = source, health, put
         self._taken = source.taken if isinstance(source, Resumable) else None
         self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
@@ -135,7 +145,8 @@ class Feeder:
     def troubles(self) -> list[str]:
         """What is wrong with the way in and out."""
         held = [f"{self.held} messages wait in memory: the disk refuses them"] if self._held else []
-        return held + (self._source.troubles() if isinstance(self._source, Telling) else [])
+        source = self._source.troubles() if isinstance(self._source, Telling) else []
+        return held + source + (self.clocks.doubts() if self.clocks else [])
 
     def _read(self) -> None:
         for block in self._source.blocks():
@@ -158,8 +169,9 @@ class Feeder:
     def _decide(self) -> None:
         received_ns = time.time_ns()
         while (item := self._next()) is not None:
-            block, received_ns = item
+            packet, received_ns = item
             self._busy_since = time.monotonic()
+            block = self.clocks.judge(packet, received_ns) if self.clocks else packet
             self._health.saw(block, received_ns)
             try:
                 outputs = self.line.pipeline.feed(block)
@@ -168,7 +180,7 @@ class Feeder:
                 outputs = []
             self._deliver(outputs, received_ns)
             if self._taken is not None and not self._held:
-                self._taken(block)
+                self._taken(packet)
             self._busy_since = None
         self._deliver(self.line.pipeline.flush(), received_ns)
         while self._held and not self.stopping.wait(PUT_RETRY_S):
@@ -280,10 +292,12 @@ class Service:
         line = build_line(config.tunables, config.classifier, prefix, state_dir=config.state_dir)
         for reason in line.fallbacks:
             _log.warning("%s", reason)
-        health = Health(Identity(station, line.reporter.boot_id), config.state_dir)
+        stalled_s = getattr(config.source, "stalled_s", STALLED_S)
+        health = Health(Identity(station, line.reporter.boot_id), config.state_dir, stalled_s)
         delivery = self._delivery(station)
         put = delivery.put if delivery else _print
-        feeder = Feeder(open_source(config, _warn), line, health, put)
+        clocks = DataClocks() if is_live(config) else None
+        feeder = Feeder(open_source(config, _warn), line, health, put, clocks)
         if delivery:
             delivery.link.publish_retained(self._state(line, line.standing(), health))
             delivery.link.start()
@@ -312,8 +326,13 @@ class Service:
         interval_s = self._config.tunables.reporting.health_interval_s
         next_health, next_watchdog = time.monotonic() + min(interval_s, FIRST_HEALTH_S), 0.0
         standing = feeder.line.standing()
+        steps = StepWatch()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
+            if step_s := steps.step_s():
+                _log.warning("this machine's clock was set by %+.1f s", step_s)
+                if feeder.clocks is not None:
+                    feeder.clocks.forget()
             if feeder.ended.is_set() and (feeder.failure() or not delivery or delivery.drained(DRAIN_S)):
                 return
             if delivery and not delivery.link.alive:
@@ -330,7 +349,12 @@ class Service:
 
     def _report(self, feeder: Feeder, health: Health, delivery: Delivery, prefix: str) -> None:
         """Publish health; an outbox that cannot even be read is part of it."""
+        clock = host_clock()
         problems = feeder.troubles()
+        if feeder.clocks is not None:
+            feeder.clocks.host(is_wrong=clock.is_wrong)
+            if clock.is_wrong:
+                problems.append(f"this machine's clock: {clock}")
         outbox: OutboxHealth | None = None
         link: LinkHealth | None = None
         try:
@@ -343,6 +367,7 @@ class Service:
             link=link,
             problems=problems,
             activity=feeder.line.standing().activity,
+            clock=clock,
         )
         delivery.link.publish_retained(health_message(message, health.station, prefix))
 

@@ -1,0 +1,117 @@
+"""A look at the SeedLink servers for ``talus doctor``: reached, understood, stations there, samples coming, on time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.errors import SourceError
+from agent.sources.seedlink import Server, server_of, timing_of
+from agent.sources.seedlink_records import RecordReader
+from agent.sources.seedlink_request import Wish, subscribe
+from agent.sources.seedlink_state import match
+from agent.sources.seedlink_wire import Connection
+from agent.types import NS, SampleBlock
+
+if TYPE_CHECKING:
+    from agent.config_seedlink import SeedLinkConfig
+
+DATA_S = 20.0
+"""How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
+AHEAD_S = 0.5
+LATE_S = 4.0
+"""An alarm that is later than this is late; and no clock is five seconds off without being told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen: ``hint`` is for the operator where it is not well."""
+
+    well: bool
+    detail: str
+    hint: str = ""
+
+
+def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Sight]:
+    """Every server in turn, one sight for it and one for each station; nothing is stored.
+
+    Args:
+        config: the section ``source``.
+        wait_s: how long samples are waited for, at each server.
+    """
+    for section in config.servers:
+        try:
+            yield from _look(server_of(section), timing_of(config).connect_s, wait_s)
+        except SourceError as error:
+            yield Sight(False, error.message, error.hint or "the service tries again by itself")
+
+
+def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Sight]:
+    connection = Connection(server.endpoint, timeout_s)
+    refusals: list[SourceError] = []
+    try:
+        connection.open()
+        yield Sight(True, f"{server.endpoint}: SeedLink {connection.version}, {connection.software}")
+        try:
+            accepted, _ = subscribe(
+                connection, server.wishes, {}, lambda _: False, lambda _, error: refusals.append(error)
+            )
+        finally:
+            yield from (Sight(False, error.message, error.hint) for error in refusals)
+        newest = _receive(connection, accepted, wait_s)
+    finally:
+        connection.close()
+    for wish in accepted:
+        yield _judge(wish, newest, wait_s)
+
+
+def _receive(connection: Connection, wishes: list[Wish], wait_s: float) -> dict[str, tuple[SampleBlock, float]]:
+    """For each station that sent samples its last block, and the smallest lag of all of its blocks, seconds."""
+    reader = RecordReader()
+    found: dict[str, tuple[SampleBlock, float]] = {}
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline and not all(any(map(match(wish.station), found)) for wish in wishes):
+        packet = connection.receive(min(1.0, deadline - time.monotonic()))
+        if packet is None or packet.form not in ("2", "3"):
+            continue
+        record = reader.read(packet.payload)
+        for block in record.blocks[-1:]:
+            lag_s = (time.time_ns() - block.end_ns) / NS
+            station = packet.station or record.station
+            found[station] = (block, min(lag_s, found[station][1]) if station in found else lag_s)
+    return found
+
+
+def _judge(wish: Wish, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Sight:
+    name = next(filter(match(wish.station), newest), None)
+    if name is None:
+        hint = "check that the recorder runs, and the selectors; the server accepted both"
+        return Sight(False, f"{wish.station} has sent no samples for {wait_s:g} s", hint)
+    block, lag_s = newest[name]
+    what = f"{name}: {block.stream.seed} at {block.rate_hz:g} Hz"
+    if lag_s < -AHEAD_S:
+        return Sight(
+            False,
+            f"{what}, but its samples are {-lag_s:.1f} s ahead of this machine's clock",
+            "one of the two clocks is wrong: check the recorder's GPS or NTP, and this machine's (line clock)",
+        )
+    if lag_s > LATE_S:
+        return Sight(
+            False,
+            f"{what}, but its newest sample is {_span(lag_s)} old when it comes",
+            "the way is slow, the recorder fills long records, or one of the two clocks is wrong: compare them",
+        )
+    if block.quality.time_questionable:
+        return Sight(False, f"{what}, but the recorder doubts its own clock", "check the recorder's GPS or NTP")
+    return Sight(True, f"{what}, {lag_s:.1f} s old when it comes{_clock(block)}")
+
+
+def _clock(block: SampleBlock) -> str:
+    percent = block.quality.timing_percent
+    return "" if percent is None else f", timing quality {percent} %"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 3600:.1f} h" if seconds < 172_800 else "days"
