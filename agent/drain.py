@@ -157,13 +157,12 @@ class Drain:
         held = self._topic_holds.active()
         if fresh:
             self._look_up_retained()
-        values = self._retained.take(room, held)
-        for message in values:
-            self._publish(connection, message, None)
-        room -= len(values)
-        entries = self._take(room, held) if room > 0 else []
+        values = self._retained.take(max(1, room // 4), held)
+        entries = self._take(room - len(values), held) if room > len(values) else []
         for entry in entries:
             self._publish(connection, entry.message, entry)
+        for message in values:
+            self._publish(connection, message, None)
         return len(values) + len(entries)
 
     def _look_up_retained(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import socket
 import ssl
 import struct
 import time
@@ -81,6 +82,7 @@ class Connection:
         self._acks: list[Ack] = []
         self._answer: ReasonCode | None = None
         self._goodbye: ReasonCode | None = None
+        self._properties: dict[tuple[bool, int | None], Properties] = {}
         self._granted: list[ReasonCode] = []
         self._settled = False
         self._handler_error: Exception | None = None
@@ -128,15 +130,19 @@ class Connection:
         Raises:
             ValueError: MQTT allows no such topic or payload.
         """
-        properties = None
-        if self.protocol == "5":
-            properties = _properties(PacketTypes.PUBLISH)
-            properties.PayloadFormatIndicator = 1
-            if payload.startswith(b"{"):
-                properties.ContentType = "application/json"
-            if expiry_s is not None:
-                properties.MessageExpiryInterval = expiry_s
+        properties = self._publish_properties(payload.startswith(b"{"), expiry_s) if self.protocol == "5" else None
         return self._client.publish(topic, payload, _QOS, retain, properties).mid
+
+    def _publish_properties(self, is_json: bool, expiry_s: int | None) -> Properties:
+        known = self._properties.get((is_json, expiry_s))
+        if known is None:
+            known = self._properties[is_json, expiry_s] = _properties(PacketTypes.PUBLISH)
+            known.PayloadFormatIndicator = 1
+            if is_json:
+                known.ContentType = "application/json"
+            if expiry_s is not None:
+                known.MessageExpiryInterval = expiry_s
+        return known
 
     def too_large(self, topic: str, payload: bytes) -> bool:
         """Whether the broker has said that it will not take such a packet."""
@@ -161,6 +167,7 @@ class Connection:
             if wake_fd in readable:
                 self._waker.clear()
             if fd in readable or pending:
+                _confirm_at_once(sock)
                 self._client.loop_read()
             if writable:
                 self._client.loop_write()
@@ -252,6 +259,10 @@ class Connection:
                 client.connect(settings.host, settings.port, settings.keepalive_s)
         except (OSError, *_MALFORMED) as error:
             raise unreachable(settings, error) from None
+        sock = client.socket()
+        if isinstance(sock, socket.socket):
+            # An alert must not wait until the event before it is acknowledged (Nagle).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._await_connack(cancelled)
         if subscription is not None:
             self._subscribe(subscription, time.monotonic() + settings.connect_timeout_s)
@@ -359,6 +370,13 @@ class Connection:
         self, _client: Client, _data: object, _token: int, codes: list[ReasonCode], _properties: Properties | None
     ) -> None:
         self._granted += codes
+
+
+def _confirm_at_once(sock: object) -> None:
+    """Linux delays TCP's confirmations by 40 ms, and a broker with Nagle's algorithm on keeps its second PUBACK that
+    long. The kernel forgets this option, so it is set again before every read."""
+    if isinstance(sock, socket.socket) and hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _properties(packet: int) -> Properties:
