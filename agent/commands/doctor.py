@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import errno
 import os
 import platform
@@ -22,6 +21,7 @@ from agent.types import StationId
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.config_seedlink import SeedLinkConfig
     from agent.inference import Bundle
     from agent.inference.trt.ladder import Workshop
 
@@ -88,7 +88,10 @@ def _examine(path: Path | None) -> Iterator[Finding]:
             yield Finding("ok", "config", str(path))
     yield from _models(config)
     if config is not None:
-        yield _guarded("source", lambda: _source(config))
+        if config.source.kind == "seedlink":
+            yield from _seedlink(config.source)
+        else:
+            yield _guarded("source", lambda: _source(config))
         yield _guarded("broker", lambda: _broker(config))
         for folder in dict.fromkeys((config.state_dir, config.outbox_path.parent)):
             yield _state(folder)
@@ -182,6 +185,13 @@ def _source(config: Config) -> Finding:
     return Finding("bad", "source", heard[0] if heard else "no samples", "check the section source")
 
 
+def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
+    from agent.sources.seedlink_probe import probe
+
+    for sight in probe(source):
+        yield Finding("ok" if sight.well else "bad", "source", sight.detail, sight.hint)
+
+
 def _broker(config: Config) -> Finding:
     from agent.delivery import probe
 
@@ -211,16 +221,10 @@ def _state(folder: Path) -> Finding:
 
 
 def _clock() -> Finding:
-    """Whether the kernel's clock is disciplined: adjtimex(2) says so for chrony, ntpd and systemd-timesyncd alike."""
+    from agent.clock import host_clock
 
-    class Timex(ctypes.Structure):
-        _fields_ = (("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("rest", ctypes.c_byte * 512))
-
-    try:
-        state = ctypes.CDLL(None).adjtimex(ctypes.byref(Timex()))
-    except (OSError, AttributeError):
-        return Finding("skip", "clock", "this system has no adjtimex")
-    if state == 5:  # TIME_ERROR
-        hint = "install chrony; without it, onsets of sources without their own clock are doubtful"
-        return Finding("bad", "clock", "not synchronised", hint)
-    return Finding("ok", "clock", "synchronised")
+    clock = host_clock()
+    if clock.is_wrong:
+        hint = "install chrony, or see why it does not work; onsets of sources without their own clock are doubtful"
+        return Finding("bad", "clock", str(clock), hint)
+    return Finding("skip" if clock.synchronised is None else "ok", "clock", str(clock))
