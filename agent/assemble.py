@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.config_seedlink import SeedLinkConfig
-from agent.config_sources import ArchiveConfig, FolderConfig, ShakeUdpConfig
+from agent.config_sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, SimulatorConfig
 from agent.errors import ConfigError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
 from agent.pipeline import Pipeline
@@ -127,4 +127,13 @@ def open_source(config: Config, on_problem: ProblemSink) -> Source:
                 timeout_s=shake.timeout_s,
                 on_problem=on_problem,
             )
+        case SimulatorConfig() as simulator:
+            from agent.sources.simulator import open_simulator
+
+            return open_simulator(simulator, config.station.network, config.station.station)
     raise ConfigError(f"there is no source of kind {config.source.kind}", "see docs/configuration.md")
+
+
+def is_exercise(config: Config) -> bool:
+    """Whether all that the source delivers is made up."""
+    return isinstance(config.source, SimulatorConfig)
