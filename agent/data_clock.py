@@ -13,7 +13,6 @@ Doubted packets are passed on with a questionable time tag; nothing else about t
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -65,23 +64,24 @@ class DataClocks:
         with self._lock:
             self._channels.clear()
 
-    def judge(self, block: SampleBlock, received_ns: int) -> SampleBlock:
+    def judge(self, block: SampleBlock, received_ns: int, now_s: float) -> SampleBlock:
         """The block itself, or, if its time is in doubt, the same with a questionable time tag.
 
         Args:
             block: a packet as the source gave it.
             received_ns: this machine's clock when it came in.
+            now_s: the monotonic clock.
         """
         if self._host_is_wrong:
             return block
-        lag_s, now = (received_ns - block.end_ns) / NS, time.monotonic()
+        lag_s = (received_ns - block.end_ns) / NS
         with self._lock:
             channel = self._channels.get(block.stream)
             if channel is None:
                 if len(self._channels) >= MAX_CHANNELS:
                     return block
-                channel = self._channels[block.stream] = _Channel(now)
-            channel.doubt = doubt = _doubt(channel, lag_s, now)
+                channel = self._channels[block.stream] = _Channel(now_s)
+            channel.doubt = doubt = _doubt(channel, lag_s, now_s)
         if not doubt or block.quality.time_questionable:
             return block
         return replace(block, quality=replace(block.quality, time_questionable=True))

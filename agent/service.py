@@ -171,7 +171,7 @@ class Feeder:
         while (item := self._next()) is not None:
             packet, received_ns = item
             self._busy_since = time.monotonic()
-            block = self.clocks.judge(packet, received_ns) if self.clocks else packet
+            block = self.clocks.judge(packet, received_ns, self._busy_since) if self.clocks else packet
             self._health.saw(block, received_ns)
             try:
                 outputs = self.line.pipeline.feed(block)

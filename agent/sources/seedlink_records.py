@@ -54,10 +54,11 @@ class RecordReader:
         """Decode one record. Never raises for what is in it: whatever cannot be used comes back as ``skipped``."""
         try:
             record = self._parse(payload, unpack_data=True)
+            doubts = self._messages()
+            name = record.sourceid.replace("FDSN:_", "FDSN:XX_", 1)  # recorders without a network code
+            extra = record.extra
         except (self._error, ValueError, UnicodeDecodeError) as error:
             return Record("", None, skipped=_damaged(error))
-        doubts = self._messages()
-        name = record.sourceid.replace("FDSN:_", "FDSN:XX_", 1)  # recorders without a network code
         try:
             stream = StreamId.parse(name)
         except DataError as error:
@@ -71,7 +72,7 @@ class RecordReader:
             return Record(station, start_ns, skipped=skipped)
         samples: Samples = np.array(record.np_datasamples)
         samples.flags.writeable = False
-        quality = self._quality(name, int(record.flags), record.extra)
+        quality = self._quality(name, int(record.flags), extra)
         rate_hz = float(record.samprate)
         return Record(station, start_ns, tuple(_blocks(stream, start_ns, rate_hz, samples, quality)))
 
