@@ -86,8 +86,21 @@ def test_a_gap_ends_a_trigger_at_its_last_sample() -> None:
 
 def test_a_gap_in_a_trigger_does_not_begin_another() -> None:
     """Protects the short average: what it held before the gap is not what follows it."""
-    channels = station(12_000, [(LONG, 600, 20)])
-    assert len(spans(detect(TRIGGER, without(channels, LONG + 500, LONG + 700)))) == 1
+    channels = station(12_000, [(LONG, 100, 20)])
+    assert spans(detect(TRIGGER, without(channels, LONG + 100, LONG + 300)))[0][1] == LONG + 99
+    assert len(spans(detect(TRIGGER, without(channels, LONG + 100, LONG + 300)))) == 1
+
+
+def test_a_long_gap_ends_a_trigger_with_the_first_packet_after_it() -> None:
+    """Protects the end of an event from waiting for a long average to fill."""
+    channels = station(14_000, [(LONG, 100, 20)], "Z")
+    detector = Detector(STATION, TRIGGER)
+    for packet in without(channels, LONG + 100, LONG + 2000):
+        ended = [change for change in detector.feed(packet) if isinstance(change, TriggerOff)]
+        if packet.start_ns >= time_of(LONG + 2000, 100.0):
+            assert [change.off_ns for change in ended] == [time_of(LONG + 99, 100.0)]
+            return
+    pytest.fail("no packet after the gap")
 
 
 def test_merge_bridges_a_gap_in_a_trigger() -> None:
@@ -275,7 +288,13 @@ def test_a_drifting_clock_keeps_the_averages() -> None:
         for b in packets({"Z": samples}, [100])
     ]
     continuity, detector = Continuity(), Detector(STATION, TRIGGER)
-    changes = [c for packet in blocks for piece in continuity.accept(packet) for c in detector.feed(piece)]
+    changes: list[TriggerOn | TriggerOff] = []
+    times = []
+    for packet in blocks:
+        for piece in continuity.accept(packet):
+            changes += detector.feed(piece)
+        times.append(detector.time_ns)
+    assert np.abs(np.diff(times[10:]) - NS).max() < 0.6 * NS / 100, "the time jumps"
     on, _ = changes + detector.flush()
     plain, _ = detect(TRIGGER, packets({"Z": samples}, [100]))
     assert on.onset_ns == pytest.approx(plain.onset_ns + (plain.onset_ns - T0) * drift, abs=NS / 100)
