@@ -126,7 +126,7 @@ class Health:
             status="degraded" if reasons else "ok",
             reasons=[reason[:500] for reason in reasons[:20]],
             streams=shown,
-            clock_source=clock and clock.source,
+            clock_source=None if clock is None else clock.source,
             clock_offset_s=None if clock is None or clock.offset_s is None else round(clock.offset_s, 6),
             cpu_percent=self._cpu_percent(now),
             rss_mb=_rss_mb(),

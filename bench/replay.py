@@ -2,9 +2,9 @@
 
     python bench/replay.py [--hours 24] [--folder /tmp/talus-bench]
 
-Goals: packets of 1 s at 5,000 x real time on one core, triggers and windows included; whole records (packets of a minute)
-at half the speed of ObsPy's batch band-pass and ``recursive_sta_lta`` or more. Both sides in one process, on one core, in
-processor time, so that what else the machine does counts for neither.
+Goals: packets of 1 s at 5,000 x real time on one core, triggers and windows included; whole records (packets of a
+minute) at half the speed of ObsPy's batch band-pass and ``recursive_sta_lta`` or more. Both sides in one process, on
+one core, in processor time, so that what else the machine does counts for neither.
 """
 
 from __future__ import annotations

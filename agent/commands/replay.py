@@ -113,10 +113,10 @@ class _Console:
 
 def main(args: argparse.Namespace) -> int:
     from agent.assemble import build_line
-    from agent.config import ClassifierConfig, TunablesConfig, load
+    from agent.config import ArchiveConfig, ClassifierConfig, TunablesConfig, load
 
     config = load(args.config) if args.config else None
-    paths = args.paths or (config.source.paths if config else None)
+    paths = args.paths or (config.source.paths if config and isinstance(config.source, ArchiveConfig) else None)
     if not paths:
         raise UsageError("nothing to replay", "name files or folders, or a --config whose source is an archive")
     if not 0 < args.packet <= MAX_BLOCK_S:
