@@ -49,7 +49,7 @@ class SeedLinkStationConfig(Section):
         default=(),
         strict=False,
         max_length=32,
-        description="channels: HH?, 00HH? or 00_H_H_?; '!' before one excludes it; none: all channels",
+        description="channels, in quotes: 'HH?', '00HH?' or '00_H_H_?'; '!' before one excludes it; none: all channels",
     )
 
 

@@ -510,3 +510,37 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
                     said[name] = str(heard[0])
     assert "another host" in said["another host"]
     assert "ca_file" in said["another authority"]
+
+
+# What is written about it.
+
+
+def test_the_documented_example_is_a_configuration(tmp_path: Path) -> None:
+    from agent.config import check
+
+    page = (Path(__file__).parents[1] / "docs" / "sources.md").read_text("utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "example.yaml").write_text(example)
+    problems = check(tmp_path / "example.yaml")
+    assert [problem.field for problem in problems] == ["source.servers[1].tls.ca_file"], "only a file that is not here"
+
+
+def test_positions_stay_behind_when_nothing_is_taken(tmp_path: Path) -> None:
+    """With a disk that refuses for days nothing is taken; what is remembered stays bounded and is never stored."""
+    from agent.sources.seedlink_state import MAX_FLIGHT, Position, Progress
+    from agent.types import SampleBlock, StreamId
+
+    stream, samples = StreamId.parse("XX.A.00.HHZ"), np.zeros(1, np.int32)
+    blocks = [SampleBlock(stream, k, 100.0, samples) for k in range(MAX_FLIGHT + 10)]
+    progress = Progress(tmp_path / "state.json", "server:18000")
+    for k, block in enumerate(blocks):
+        progress.send("XX_A", Position(k, k, 4), block)
+    progress.save()
+    assert not (tmp_path / "state.json").exists()
+    assert len(progress._flight) == len(progress._blocks) == MAX_FLIGHT
+    assert progress.positions()["XX_A"].sequence == MAX_FLIGHT + 9
+    assert not progress.taken(blocks[0])
+    assert progress.taken(blocks[20])
+    progress.save()
+    assert Progress(tmp_path / "state.json", "server:18000").positions() == {"XX_A": Position(20, 20, 4)}
+    assert Progress(tmp_path / "state.json", "another:18000").positions() == {}

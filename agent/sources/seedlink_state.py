@@ -19,6 +19,9 @@ from agent.errors import DataError
 from agent.types import SampleBlock, format_ns, parse_ns
 
 _SCHEMA = "talus/seedlink-state/1"
+MAX_FLIGHT = 8192
+"""Packets in flight that are remembered: more than the queues on the way hold. Of those beyond it, which only a disk
+that has long refused can give rise to, the oldest are forgotten; they are asked for again after a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Progress:
         self._path, self._server = path, server
         self._lock, self._file_lock = threading.Lock(), threading.Lock()
         self._flight: deque[tuple[str, Position, SampleBlock | None]] = deque()
+        self._blocks: set[int] = set()
+        """Identities of the blocks in flight, which live as long as they are."""
         self._taken: dict[str, Position] = {}
         self._changed = False
         if path is not None and path.exists():
@@ -54,15 +59,20 @@ class Progress:
         """A packet is on its way to the pipeline; ``block`` is its last block, None if it gave none."""
         with self._lock:
             self._flight.append((station, position, block))
+            if block is not None:
+                self._blocks.add(id(block))
             self._land()
+            while len(self._flight) > MAX_FLIGHT:
+                self._blocks.discard(id(self._flight.popleft()[2]))
 
     def taken(self, block: SampleBlock) -> bool:
         """The pipeline is done with ``block`` and all before it; False if it is not one of this server's."""
         with self._lock:
-            if not any(entry[2] is block for entry in self._flight):
+            if id(block) not in self._blocks:
                 return False
             while self._flight:
                 station, position, mine = self._flight.popleft()
+                self._blocks.discard(id(mine))
                 self._advance(station, position)
                 if mine is block:
                     break

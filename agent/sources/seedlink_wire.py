@@ -140,11 +140,16 @@ class Connection:
         """
         self.ask(item)
         answer = bytearray()
-        deadline = time.monotonic() + self._timeout_s
+        heard, waiting = time.monotonic(), len(self._frames)
         while True:
-            packet = self.receive(max(0.0, deadline - time.monotonic()))
+            packet = self.receive(min(1.0, self._timeout_s))
+            if packet is not None or len(self._frames) != waiting:
+                # The answer of a large server takes its time on a thin link.
+                heard, waiting = time.monotonic(), len(self._frames)
             if packet is None:
-                raise SilentError(f"{self.endpoint} did not answer INFO {item}", "the server may be overloaded")
+                if time.monotonic() - heard > self._timeout_s:
+                    raise SilentError(f"{self.endpoint} did not answer INFO {item}", "the server may be overloaded")
+                continue
             if packet.form == "E":
                 raise RefusedError(
                     f"{self.endpoint} refused INFO {item}", "the server does not tell; that can be borne"
