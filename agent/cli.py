@@ -23,6 +23,9 @@ COMMANDS = {
     "watch": "print events and alerts as they arrive at a broker",
 }
 
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+"""Read when numpy is imported. On several threads the small matrix products of a filter wait for one another, spinning:
+ten times as slow on a machine that has other work, and memory for each core."""
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, as a shell has it."""
@@ -40,6 +43,8 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 well, 1 a problem that was reported, 2 wrong usage)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in BLAS_THREADS:
+        os.environ.setdefault(name, "1")
     chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
         parser, commands = _parser(chosen)

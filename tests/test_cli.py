@@ -101,6 +101,24 @@ def test_the_agent_stays_light(record: Path) -> None:
         assert done.stderr.splitlines()[-1][:2] == "[]", done.stderr
 
 
+def test_numpy_works_on_one_thread() -> None:
+    """A BLAS with a thread for each core makes verdicts wait tens of milliseconds on a machine that has other work."""
+    code = (
+        "import os, sys\n"
+        "from agent.cli import main\n"
+        "try:\n"
+        "    main(['--version'])\n"
+        "except SystemExit:\n"
+        "    assert 'numpy' not in sys.modules\n"
+        "import numpy\n"
+        "print(len(os.listdir('/proc/self/task')))\n"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=True)
+    assert done.stdout.splitlines()[-1] == "1"
+
+
 # classify
 
 
