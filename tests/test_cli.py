@@ -66,7 +66,7 @@ def test_every_command_has_help_with_an_example(command: str, run: Run) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
     assert out.startswith(f"usage: talus {command}")
-    assert re.search(rf"example:\n +talus {command} ", out)
+    assert re.search(rf"example:\n +talus {command}\b", out)
 
 
 def test_help_and_version(run: Run) -> None:
