@@ -21,7 +21,7 @@ from typing import Any
 
 _told: dict[str, Any] = json.loads(Path(os.environ["FAKE_TENSORRT"]).read_text())
 __version__ = str(_told.get("version", "10.3.0"))
-_major = int(__version__.split(".")[0])
+_major = int(__version__.split(".", maxsplit=1)[0])
 _MAGIC = b"FAKE-ENGINE " + __version__.encode() + b"\n"
 
 
