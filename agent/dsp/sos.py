@@ -4,10 +4,11 @@ A recursive filter is a sample-by-sample loop, which Python is slow at and numpy
 samples, however, a linear filter is one matrix: outputs and final state are linear in the samples and the state at the
 start. So each chunk costs one small matrix-vector product, at the speed of BLAS.
 
-Chunks are aligned to the first sample after a reset and an incomplete one is padded with zeros, which a causal filter
-cannot see. Every output thus comes from the same product of the same shape, and does not depend, to the bit, on how a
-digitiser cuts its packets. Packets that only files have, of 4000 samples and more, are worked on as matrices, several
-times faster; BLAS then adds in another order, and the outputs differ by rounding, some 1e-13 of the signal (tested).
+Chunks are aligned to the first sample after a reset. In an incomplete one the places of later samples hold old ones,
+which the zeros in a causal filter's matrix keep out. Every output thus comes from the same product of the same shape,
+and does not depend, to the bit, on how a digitiser cuts its packets. Packets that only files have, of 4000 samples and
+more, are worked on as matrices, several times faster; BLAS then adds in another order, and the outputs differ by
+rounding, some 1e-13 of the signal (tested).
 
 Design: Butterworth (1930), band transformations and bilinear transform with pre-warping as in Oppenheim & Schafer,
 *Discrete-Time Signal Processing*, ch. 7; equal to ``scipy.signal.butter`` (tested).
@@ -214,7 +215,6 @@ class SosFilter:
                 stop = min(n, done + CHUNK - start)
                 filled = start + stop - done
                 v[start:filled] = x[done:stop]
-                v[filled:CHUNK] = 0.0
                 result = m.step @ v
                 out[done:stop] = result[start:filled]
                 if filled == CHUNK:
