@@ -16,7 +16,7 @@ from obspy.signal.filter import bandpass
 from obspy.signal.trigger import recursive_sta_lta, trigger_onset
 
 from agent.dsp.detector import Detector, TriggerSettings
-from agent.dsp.sos import LONG, SosFilter, butterworth
+from agent.dsp.sos import SosFilter, butterworth
 from agent.types import Samples, TriggerOff, TriggerOn
 
 LIVELY = TriggerSettings(sta_s=0.5, lta_s=10.0, on=3.0, off=1.5, merge_s=0.0, max_duration_s=3600.0)
@@ -132,9 +132,7 @@ def test_packets_do_not_matter(
     in_one = detect(trigger, packets(channels, [9000], rate))
     in_packets = detect(trigger, packets(channels, sizes, rate))
     assert spans(in_packets, rate) == spans(in_one, rate) == batch(trigger, channels, rate)
-    assert peaks(in_packets) == pytest.approx(peaks(in_one), rel=1e-9)
-    if max(sizes) < LONG:
-        assert in_packets == detect(trigger, packets(channels, [100], rate)), "short packets differ in rounding"
+    assert in_packets == in_one
 
 
 def test_one_sample_a_packet() -> None:
@@ -152,14 +150,14 @@ def test_the_ratio_itself_is_obspys() -> None:
     changes = detect(LIVELY, packets({"Z": samples}, [100]))
     triggers = trigger_onset(ratio, LIVELY.on, LIVELY.off)
     ons = [change.ratio for change in changes if isinstance(change, TriggerOn)]
-    np.testing.assert_allclose(ons, [ratio[on] for on, _ in triggers], rtol=1e-10)
-    np.testing.assert_allclose(peaks(changes), [ratio[on : off + 1].max() for on, off in triggers], rtol=1e-10)
+    np.testing.assert_allclose(ons, [ratio[on] for on, _ in triggers], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(peaks(changes), [ratio[on : off + 1].max() for on, off in triggers], rtol=0, atol=1e-6)
     detector = Detector(STATION, LIVELY)
     for packet in packets({"Z": samples}, [100]):
         detector.feed(packet)
     for first, last in ((8000, 8100), (20_000, 25_000), (29_000, 29_001)):
         peak = detector.peak_ratio(time_of(first, 100.0), time_of(last, 100.0))
-        assert peak == pytest.approx(ratio[first:last].max(), rel=1e-10)
+        assert peak == pytest.approx(ratio[first:last].max(), abs=1e-6)
 
 
 @pytest.mark.parametrize("rate", [20.0, 100.0, 1000.0])

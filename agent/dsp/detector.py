@@ -31,6 +31,8 @@ HIGHEST_CORNER = 0.8
 _SPAN = 12_000
 """Samples per component taken at once: the work stays in the second-level cache."""
 _SAME_RATE = 1e-4
+_DECIMALS = 6
+"""Of the ratios that are reported: what follows is rounding, which differs between packets and files."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
 
@@ -102,7 +104,7 @@ class Detector:
         Reaches back ``max_duration_s`` and four minutes, not beyond a change of rate or a clock set back.
         """
         runs = self._grid.history.segments(from_ns, to_ns) if self._grid else []
-        return max((float(run.samples.max()) for run in runs), default=0.0)
+        return round(max((float(run.samples.max()) for run in runs), default=0.0), _DECIMALS)
 
     def feed(self, block: SampleBlock) -> list[TriggerOn | TriggerOff]:
         """Take one component's next samples; returns the changes they decide, in the order of time.
@@ -275,9 +277,10 @@ class _Grid:
         for change in changes:
             if isinstance(change, Rise):
                 self._onset_ns = self.time_ns(change.onset)
-                found.append(TriggerOn(self._station, self._onset_ns, change.ratio))
+                found.append(TriggerOn(self._station, self._onset_ns, round(change.ratio, _DECIMALS)))
             else:
-                found.append(TriggerOff(self._station, self._onset_ns, self.time_ns(change.last), change.peak))
+                off_ns, peak = self.time_ns(change.last), round(change.peak, _DECIMALS)
+                found.append(TriggerOff(self._station, self._onset_ns, off_ns, peak))
         return found
 
 
