@@ -24,8 +24,9 @@ def on_one_core() -> None:
 
 def make_day(folder: Path, hours: float = 24.0) -> list[Path]:
     """Three day-long miniSEED files (XX.DAY.00.HHE/N/Z, 100 Hz), laid end to end from ObsPy's real three-component
-    records of station BW.UH3 with quiet stretches of the same record in between, so that about four events an hour
-    stand out: 100 a day, twice the busiest published site per sensor. Made once and kept."""
+    record of station BW.UH3 (sampled at 50 Hz, so everything in it happens twice as fast here) with noise of the same
+    spectrum in between: about 160 triggers a day, three times the busiest published site per sensor. Made once and
+    kept."""
     import obspy
 
     files = [folder / f"XX.DAY.00.HH{c}.mseed" for c in "ENZ"]
