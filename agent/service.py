@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from agent import __version__
-from agent.assemble import Line, build_line, open_source
+from agent.assemble import Line, build_line, is_exercise, open_source
 from agent.clock import StepWatch, host_clock
 from agent.config import Config, digest
 from agent.data_clock import DataClocks, is_live
@@ -289,7 +289,8 @@ class Service:
         notifier = Notifier()
         station = StationId(config.station.network, config.station.station, "", "")
         prefix = self._prefix
-        line = build_line(config.tunables, config.classifier, prefix, state_dir=config.state_dir)
+        exercise = is_exercise(config)
+        line = build_line(config.tunables, config.classifier, prefix, exercise=exercise, state_dir=config.state_dir)
         for reason in line.fallbacks:
             _log.warning("%s", reason)
         stalled_s = getattr(config.source, "stalled_s", STALLED_S)
@@ -401,7 +402,7 @@ class Service:
             config_revision=None,
             config_sha256=digest(self._config),
             position=position,
-            exercise=False,
+            exercise=is_exercise(self._config),
         )
         return state_message(state, health.station, self._prefix)
 
