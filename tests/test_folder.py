@@ -404,8 +404,10 @@ def test_an_unreadable_file_is_told_and_the_rest_is_read(folder: Path, state: Pa
 def test_silence_is_told_and_so_is_its_end(folder: Path, state: Path) -> None:
     with reading(folder, state, timeout_s=0.3) as reader:
         assert eventually(lambda: bool(reader.problems))
+        assert "no new data" in reader.source.troubles()[0]
         append(folder / "a", miniseed(counts(300)))
         assert eventually(lambda: reader.problems[-1].message == "new data again")
+        assert reader.source.troubles() == []
     assert reader.problems[0].message == "no new data for 0.3 s"
 
 

@@ -44,6 +44,8 @@ _RECEIVE_BYTES = 1 << 20
 _BURST = 256
 """Datagrams read before what they gave is handed on."""
 _TICK_S, _IDLE_S = 0.1, 0.25
+_GATHER_S = 0.01
+"""A digitizer sends its channels one right after the other: to wait for them costs less than to wake up for each."""
 _SO_RXQ_OVFL = getattr(socket, "SO_RXQ_OVFL", 40)
 """Linux: each datagram brings the number of those that the full receive buffer has cost so far (socket(7))."""
 _MAX_ADDRESSES = 1024
@@ -161,6 +163,10 @@ class Receiver:
             "waiting": self.waiting,
             **self._losses.counters(),
         }
+
+    def troubles(self) -> list[str]:
+        """Who is silent now."""
+        return [f"nothing usable from {s.sender.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
 
     def take(self, data: bytes, address: str, now_s: float) -> Iterator[SampleBlock]:
         """One datagram from ``address`` at the monotonic time ``now_s``; yields the blocks that it sets free."""
@@ -326,6 +332,10 @@ class ShakeUdpSource:
         """See ``Receiver.counters``; from any thread."""
         return self._receiver.counters()
 
+    def troubles(self) -> list[str]:
+        """See ``Telling``."""
+        return self._receiver.troubles()
+
     def blocks(self) -> Iterator[SampleBlock]:
         """Packets as they come, until ``close``.
 
@@ -336,8 +346,9 @@ class ShakeUdpSource:
             ticked_s = 0.0
             while not self._stop.is_set():
                 wait_s = _TICK_S if self._receiver.waiting else _IDLE_S
-                select.select([sock], [], [], wait_s)
-                yield from self._read(sock)
+                if select.select([sock], [], [], wait_s)[0]:
+                    time.sleep(_GATHER_S)
+                    yield from self._read(sock)
                 now_s = time.monotonic()
                 if now_s - ticked_s >= _TICK_S:
                     ticked_s = now_s
