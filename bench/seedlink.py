@@ -12,6 +12,7 @@ The peers get the same stream at the same time: ObsPy's client (SeedLink 3) and 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import socket
 import subprocess
@@ -39,10 +40,18 @@ RECOVERY_GOAL_S = 15.0
 CPU_GOAL_PERCENT = 1.5
 
 OBSPY = """
-import sys
-from obspy.clients.seedlink.easyseedlink import create_client
-client = create_client(f"127.0.0.1:{sys.argv[1]}", on_data=lambda trace: trace.data.sum())
-client.select_stream("XX", "BENCH", "HH?")
+import logging, sys
+from obspy.clients.seedlink.slclient import SLClient
+from obspy.clients.seedlink.slpacket import SLPacket
+logging.disable()
+class Client(SLClient):
+    def packet_handler(self, count, packet):
+        if packet.get_type() not in (SLPacket.TYPE_SLINF, SLPacket.TYPE_SLINFT):
+            print(packet.get_trace().stats.npts, flush=True)
+client = Client(timeout=30)
+client.slconn.set_sl_address(f"127.0.0.1:{sys.argv[1]}")
+client.multiselect = "XX_BENCH:HH?"
+client.initialize()
 client.run()
 """
 CLIENT = """
@@ -51,7 +60,7 @@ from seedlink_client import SeedLink
 with SeedLink("127.0.0.1", int(sys.argv[1])) as link:
     link.add_stream("XX_BENCH", "HH?")
     for packet in link.collect():
-        packet.record().unpack_data()
+        print(packet.record().unpack_data(), flush=True)
 """
 
 
@@ -97,35 +106,29 @@ def cpu(seconds: float) -> None:
             f"state_dir: {folder}/state\n"
         )
         commands = {
-            "talus run (detector and classifier at work)": [
-                sys.executable,
-                "-m",
-                "agent",
-                "run",
-                "--config",
-                str(config),
-            ],
-            "ObsPy's client, records decoded": [sys.executable, "-c", OBSPY, str(server.port)],
-            "seedlink-client, records decoded": [sys.executable, "-c", CLIENT, str(server.port)],
+            "talus run (detector and classifier at work)": ["-m", "agent", "run", "--config", str(config)],
+            "ObsPy's client, records decoded": ["-c", OBSPY, str(server.port)],
+            "seedlink-client, records decoded": ["-c", CLIENT, str(server.port)],
         }
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running = {
-            name: psutil.Process(subprocess.Popen(command, cwd=ROOT, **quiet).pid)  # type: ignore[call-overload]
-            for name, command in commands.items()
-        }
+        running = {}
+        for number, (name, command) in enumerate(commands.items()):
+            with (Path(folder) / f"{number}.txt").open("w") as said:
+                process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=said, stderr=subprocess.DEVNULL)
+            running[name] = psutil.Process(process.pid)
         time.sleep(10)
         before = {name: sum(process.cpu_times()[:2]) for name, process in running.items()}
         began = time.monotonic()
         time.sleep(seconds)
         took = time.monotonic() - began
-        print(f"1 station x 3 x 100 Hz over SeedLink for {took:.0f} s: percent of one core")
-        for name, process in running.items():
+        stored = json.loads(next(Path(folder).glob("state/seedlink-*.json")).read_text())
+        got = [stored["stations"]["XX_BENCH"]["sequence"] - server.held()[0].sequence]
+        got += [len((Path(folder) / f"{number}.txt").read_text().splitlines()) for number in (1, 2)]
+        print(f"1 station x 3 x 100 Hz over SeedLink for {took:.0f} s: percent of one core, records received")
+        for (name, process), records in zip(running.items(), got, strict=True):
             percent = 100 * (sum(process.cpu_times()[:2]) - before[name]) / took
+            value = f"{percent:.2f} %, {records} records, {process.memory_info().rss / 1e6:.0f} MB"
             ours = name.startswith("talus")
-            goal = f"<= {CPU_GOAL_PERCENT} %" if ours else ""
-            row(name, f"{percent:.2f} %  RSS {process.memory_info().rss / 1e6:.0f} MB", goal,
-                percent <= CPU_GOAL_PERCENT if ours else None)  # fmt: skip
-        for process in running.values():
+            row(name, value, f"<= {CPU_GOAL_PERCENT} %" if ours else "", percent <= CPU_GOAL_PERCENT if ours else None)
             process.terminate()
 
 

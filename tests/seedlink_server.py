@@ -61,6 +61,8 @@ class SeedLinkServer:
         self.refuse_info = False
         self.waits_for_future = True
         """What it does when asked for a number that it has not reached: wait, or go on with what comes next."""
+        self.resends_last = False
+        """Whether it begins with the packet before the one that is asked for."""
         self.stalled = threading.Event()
         """While set, nothing is sent or answered, and nothing is closed."""
         self.commands: list[str] = []
@@ -87,11 +89,12 @@ class SeedLinkServer:
             self._ring.append(replace(self._entry(like), payload=payload))
             self._changed.notify_all()
 
-    def number_from(self, sequence: int, *, forget: bool = False) -> None:
-        """Give what is held, and what comes, other sequence numbers, as after a loss of the server's state."""
+    def number_from(self, sequence: int, *, forget: bool = False, keep: int | None = None) -> None:
+        """Number what is held (of it the last ``keep`` packets) and what comes in another way, as after a loss of the
+        server's state."""
         with self._changed:
             self._next.clear()
-            old, self._ring = self._ring, []
+            old, self._ring = self._ring if keep is None else self._ring[-keep:], []
             for entry in [] if forget else old:
                 at = self._next.setdefault(entry.station, sequence)
                 self._next[entry.station] = at + 1
@@ -266,14 +269,21 @@ class _Session:
                 it.from_ns = round(datetime.fromisoformat(words[1].replace("Z", "+00:00")).timestamp()) * NS
         else:
             if words:
-                it.begin = int(words[0], 16)
+                it.begin = self.unwrapped(it.station, int(words[0], 16))
             if len(words) > 1:
                 it.from_ns = _commas(words[1])
+        if it.begin and self.server.resends_last:
+            it.begin -= 1
         if it.begin is None:
             it.begin = 1 + max((e.sequence for e in self.server.held() if _fits(it.station, e.station)), default=0)
         elif not self.server.waits_for_future:
             newest = max((e.sequence for e in self.server.held() if _fits(it.station, e.station)), default=0)
             it.begin = min(it.begin, newest + 1)
+
+    def unwrapped(self, station: str, number: int) -> int:
+        """The whole number nearest to what is held of which version 3 gives the last 24 bits."""
+        newest = max((e.sequence for e in self.server.held() if _fits(station, e.station)), default=0)
+        return number + round((newest - number) / (1 << 24)) * (1 << 24)
 
     def flow(self, sent: dict[str, int]) -> None:
         out = bytearray()

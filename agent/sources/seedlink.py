@@ -4,6 +4,7 @@ seedlink_wire.py     a connection; seedlink_frames.py its bytes
 seedlink_request.py  what is asked for, and from where on
 seedlink_records.py  records to blocks
 seedlink_state.py    what was taken, on disk
+seedlink_liveness.py what has fallen silent
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.errors import SourceError
-from agent.patience import Holds, delays
+from agent.patience import delays
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.seedlink_frames import Packet
+from agent.sources.seedlink_liveness import Liveness
 from agent.sources.seedlink_records import RecordReader, Skipped
 from agent.sources.seedlink_request import Resume, Wish, ahead, subscribe
-from agent.sources.seedlink_state import Position, Progress, match, state_file
+from agent.sources.seedlink_state import Position, Progress, state_file
 from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
 from agent.types import NS, SampleBlock
 
@@ -39,10 +41,7 @@ SAVE_S = 5.0
 CLOSE_S = 1.0
 """How long the end waits for a server's thread to store its positions; one that is connecting does not hear."""
 FIRST_RETRY_S = 0.5
-LONGEST_STALL_S = 3600.0
 TOLD_S = 300.0
-MAX_CHANNELS = 4096
-"""So many are watched for silence."""
 _JUMP_NS = 120 * NS
 """A station that goes on this much later than it was left may be numbered anew; its time then decides."""
 
@@ -200,15 +199,12 @@ class _Link:
         self._trouble: str | None = "not connected yet"
         self._trouble_since = time.monotonic()
         self._told: dict[str, float] = {}
-        self._heard: dict[str, tuple[float, float]] = {}
-        """When each station and channel last sent samples (monotonic), and how many seconds of them at once."""
-        self._holds = Holds[str](timing.stalled_s, LONGEST_STALL_S)
+        self._liveness = Liveness(timing.stalled_s)
         self._distrusted: set[str] = set()
         """Stations whose sequence numbers are out of date: the server numbers anew."""
         self._fresh: dict[str, Resume] = {}
         """Stations that went on from a position and have sent nothing since."""
-        self._wishes: list[Wish] = []
-        self._asked_at = self._looked_at = self._saved_at = time.monotonic()
+        self._looked_at = self._saved_at = time.monotonic()
         self._delivered = False
         self.dropped: Counter[str] = Counter()
 
@@ -234,11 +230,8 @@ class _Link:
         trouble, since = self._trouble, time.monotonic() - self._trouble_since
         if trouble is not None:
             return [f"seedlink: {trouble} (for {since:.0f} s)"]
-        if time.monotonic() - self._asked_at <= self._timing.stalled_s:
-            return []
-        heard = self._heard.copy()
-        silent = [wish.station for wish in self._wishes if not any(map(match(wish.station), heard))]
-        return [f"seedlink {self._name}: no samples from {', '.join(silent[:5])} yet"] if silent else []
+        silent = self._liveness.unheard()
+        return [f"seedlink {self._name}: no samples from {_listed(silent)} yet"] if silent else []
 
     # The thread.
 
@@ -282,14 +275,15 @@ class _Link:
         connection.open()
         if self._stop.is_set():
             return
-        self._wishes, self._fresh = subscribe(
+        wishes, self._fresh = subscribe(
             connection,
             self._server.wishes,
             self._progress.positions(),
             self._distrusted.__contains__,
             self._refused,
         )
-        self._asked_at = heard = time.monotonic()
+        self._liveness.asked(wishes)
+        heard = time.monotonic()
         self._trouble = None
         asked = False
         while not self._stop.is_set():
@@ -309,7 +303,7 @@ class _Link:
                 self._save()
             if now - self._looked_at > TICK_S:
                 self._looked_at = now
-                self._look_for_stalls(now)
+                self._look_for_stalls()
 
     def _take(self, packet: Packet, version: int) -> None:
         if packet.sequence is None:
@@ -340,37 +334,21 @@ class _Link:
             self._put(block)
         self._progress.send(station, position, record.blocks[-1] if record.blocks else None)
         if record.blocks:
-            self._hear(station, record.blocks)
+            self._delivered |= self._liveness.hear(station, record.blocks)
             self._put(record.blocks[-1])
 
-    def _look_for_stalls(self, now: float) -> None:
-        """Ask anew for what has fallen silent while the connection lives, less and less often.
+    def _look_for_stalls(self) -> None:
+        """Ask anew for what has fallen silent while the connection lives.
 
         Raises:
             _AskAgainError: something has.
         """
-        limit = self._timing.stalled_s
-        since = self._asked_at
-        silent = {name for name, (at, span) in self._heard.items() if now - max(at, since) > max(limit, 3 * span)}
-        if now - since > limit:
-            wanted = (wish.station for wish in self._wishes)
-            silent.update(name for name in wanted if not any(map(match(name), self._heard)))
-        due = silent.difference(self._holds.active()) if silent else silent
-        for name in due:
-            self._holds.add(name)
-            if name in self._fresh:
-                self._distrusted.add(name)  # the server may wait for a number that it will not reach for long
+        due = self._liveness.due()
+        # Of what went on from a position and sent nothing, the server may wait for a number that it will not reach.
+        self._distrusted.update(self._fresh.keys() & due)
         if due:
-            names = ", ".join(sorted(due)[:5]) + (" ..." if len(due) > 5 else "")
-            raise _AskAgainError(f"no samples from {names} for {limit:g} s: asking again", "see the recorder")
-
-    def _hear(self, station: str, blocks: tuple[SampleBlock, ...]) -> None:
-        self._delivered = True
-        now, span = time.monotonic(), (blocks[-1].end_ns - blocks[0].start_ns) / NS
-        for name in (station, blocks[0].stream.seed):
-            if len(self._heard) < MAX_CHANNELS or name in self._heard:
-                self._heard[name] = (now, span)
-            self._holds.lift(name)
+            limit = self._timing.stalled_s
+            raise _AskAgainError(f"no samples from {_listed(due)} for {limit:g} s: asking again", "see the recorder")
 
     # What is said.
 
@@ -417,6 +395,10 @@ class _Link:
             self._tell(
                 "save", f"how far reception has got cannot be stored ({error.strerror or error})", "check state_dir"
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
 def _follows(position: Position, last: Position) -> bool:
