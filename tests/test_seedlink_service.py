@@ -156,6 +156,7 @@ def test_doctor_sees_what_is_refused_and_what_is_silent(live: SeedLinkServer) ->
         first, refused, silent = probe(config_of(server, stations=wanted), wait_s=0.5)
         assert first.well
         assert "refused 'STATION XX_NONE'" in refused.detail
+        assert refused.hint.endswith("the server has XX_A")
         assert "XX_A has sent no samples" in silent.detail
         *_, bad = probe(config_of(server, protocol="3", stations=[{"station": "XX_A", "selectors": ["0_H_H_Z"]}]), 0.5)
         assert "no selector can be used" in bad.detail

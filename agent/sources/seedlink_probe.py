@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agent.errors import SourceError
 from agent.sources.seedlink import Server, server_of, timing_of
 from agent.sources.seedlink_records import RecordReader
-from agent.sources.seedlink_request import Wish, subscribe
+from agent.sources.seedlink_request import Wish, held, subscribe
 from agent.sources.seedlink_state import match
 from agent.sources.seedlink_wire import Connection
 from agent.types import NS, SampleBlock
@@ -54,17 +54,24 @@ def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Sight]:
     try:
         connection.open()
         yield Sight(True, f"{server.endpoint}: SeedLink {connection.version}, {connection.software}")
+        stations = sorted(held(connection))
         try:
             accepted, _ = subscribe(
                 connection, server.wishes, {}, lambda _: False, lambda _, error: refusals.append(error)
             )
         finally:
-            yield from (Sight(False, error.message, error.hint) for error in refusals)
+            yield from (Sight(False, error.message, _hint(error, stations)) for error in refusals)
         newest = _receive(connection, accepted, wait_s)
     finally:
         connection.close()
     for wish in accepted:
         yield _judge(wish, newest, wait_s)
+
+
+def _hint(error: SourceError, stations: list[str]) -> str:
+    if "'STATION " not in error.message or not stations:
+        return error.hint
+    return f"{error.hint}; the server has {', '.join(stations[:8])}" + (" ..." if len(stations) > 8 else "")
 
 
 def _receive(connection: Connection, wishes: list[Wish], wait_s: float) -> dict[str, tuple[SampleBlock, float]]:

@@ -80,7 +80,7 @@ def subscribe(
     """
     wishes = _expanded(wishes, positions)
     known = [wish.station for wish in wishes if wish.station in positions]
-    holdings = _holdings(connection, known) if known else {}
+    holdings = held(connection, known) if known else {}
     accepted: list[Wish] = []
     resumed: dict[str, Resume] = {}
     reason: SourceError | None = None
@@ -202,21 +202,21 @@ def in_notation(selector: str, version: int) -> str | None:
     return f"{sign}{prefix}{channel}{dot}{kind}" if len(kind) <= 1 else f"{sign}{prefix}{channel}"
 
 
-def _holdings(connection: Connection, stations: Sequence[str]) -> dict[str, Holding]:
-    """What the server holds of each station; empty where it does not tell."""
+def held(connection: Connection, stations: Sequence[str] = ()) -> dict[str, Holding]:
+    """What the server holds of each station: of those named at least, of all if none is; empty where it does not tell.
+
+    Raises:
+        SourceError: the connection is lost, or there was no answer.
+    """
     found: dict[str, Holding] = {}
-    items = [f"STATIONS {name}" for name in stations] if _may_name(connection, stations) else ["STATIONS"]
+    few = connection.version >= 4 and 0 < len(stations) <= _MAX_NAMED
     try:
-        for item in items:
+        for item in [f"STATIONS {name}" for name in stations] if few else ["STATIONS"]:
             answer = connection.info(item)
             found |= _holdings_4(answer) if connection.version >= 4 else _holdings_3(answer)
     except RefusedError:
         return found
     return found
-
-
-def _may_name(connection: Connection, stations: Sequence[str]) -> bool:
-    return connection.version >= 4 and len(stations) <= _MAX_NAMED
 
 
 def _holdings_4(answer: bytes) -> dict[str, Holding]:
