@@ -5,7 +5,7 @@ Three measurements, each beside its peer in the same run: one message through ou
 publish, acknowledgement) beside paho-mqtt alone, in memory; the whole line (packet, trigger, network, policy, outbox,
 broker) for every packet that leads to a verdict; and the drain of a backlog beside paho's own queue.
 
-    python bench/delivery.py [--rounds 500] [--backlog 5000] [--folder DIR]
+    OMP_NUM_THREADS=1 python bench/delivery.py [--rounds 500] [--backlog 5000] [--folder DIR]
 """
 
 from __future__ import annotations
