@@ -1,8 +1,8 @@
-"""The service: which thread does what, and what happens when one of them ends. The only file that knows about both.
+"""The service: which thread does what, and what happens when one of them ends.
 
-    source thread     source.blocks() -> bounded queue          (drivers may block)
-    pipeline thread   queue -> pipeline -> policy -> outbox     (sole owner of the DSP state and of the network)
-    link thread       outbox -> broker                          (in ``agent.link``)
+    source thread     source.blocks() -> bounded queue          (``agent.feeder``; drivers may block)
+    pipeline thread   queue -> pipeline -> policy -> outbox     (``agent.feeder``; sole owner of DSP state and network)
+    link thread       outbox -> broker                          (``agent.link``)
     main thread       signals, health, state, systemd
 
 A stage that dies ends the process with status 1, and systemd starts it again; a silent sensor or an absent broker does
@@ -11,17 +11,14 @@ not: that is ``degraded``, and is reported as such.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import platform
-import queue
 import signal
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 
 from agent import __version__
@@ -30,222 +27,22 @@ from agent.clock import StepWatch, host_clock
 from agent.config import Config, digest
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
-from agent.errors import DataError, DeliveryError, TalusError
+from agent.errors import DeliveryError, TalusError
+from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
 from agent.inference.switch import Standing
-from agent.messages import DEFAULT_PREFIX, Message, Priority, health_message, state_message
-from agent.patience import QuietLog
+from agent.messages import DEFAULT_PREFIX, Message, health_message, state_message
 from agent.schema import TEXT_LIMIT, LinkHealth, ModelPart, OutboxHealth, PositionPart, StateMessage
-from agent.sources import Resumable, Source, SourceProblem, Telling
-from agent.types import Discard, Event, SampleBlock, StationId, format_ns
-from agent.watch import readable
+from agent.sources import SourceProblem
+from agent.types import StationId, format_ns
 
 _log = logging.getLogger(__name__)
 
-QUEUE_BLOCKS = 4096
-"""Packets between the source and the pipeline: a minute of 64 channels. When it is full the source waits."""
-PUT_RETRY_S = 1.0
 TICK_S = 0.25
 STOP_S = 4.0
 DRAIN_S = 30.0
 """At the end of an archive, how long a broker that takes nothing is waited for."""
 FIRST_HEALTH_S = 2.0
-BUSY_S = 30.0
-"""Longest that one packet may take before the watchdog is no longer fed."""
-HELD_MESSAGES = 10_000
-"""Messages kept in memory while the disk refuses them."""
-PUT_MESSAGES = 100
-"""Put in one transaction: many times what one packet gives rise to, and far less than the smallest outbox."""
-
-
-class Stage:
-    """A named thread whose failure is noticed: ``failed`` holds the exception, ``finished`` is called either way."""
-
-    def __init__(self, name: str, work: Callable[[], None], finished: Callable[[], None]) -> None:
-        self.failed: BaseException | None = None
-        self._work, self._finished = work, finished
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    @property
-    def name(self) -> str:
-        return self._thread.name
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait; True when the stage has ended."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # noqa: BLE001 - whatever ends a stage ends the service, which reports it
-            self.failed = error
-        finally:
-            self._finished()
-
-
-class Feeder:
-    """Source to outbox: the two threads that turn packets into messages on disk."""
-
-    def __init__(
-        self,
-        source: Source,
-        line: Line,
-        health: Health,
-        put: Callable[[list[Message]], None],
-        clocks: DataClocks | None = None,
-    ) -> None:
-        """``clocks`` judges the times of packets that come as they are recorded; None for all others."""
-        self.line, self.clocks = line, clocks
-        self._source, self._health, self._put = source, health, put
-        self._taken = source.taken if isinstance(source, Resumable) else None
-        self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
-        self._held: deque[Message] = deque()
-        self._retry_at = 0.0
-        self._quiet = QuietLog(_log.error)
-        self.stopping = threading.Event()
-        self.ended = threading.Event()
-        """Set when a stage has ended, whether it had to or not."""
-        self._busy_since: float | None = None
-        self._stages = (
-            Stage("source", self._read, self._source_ended),
-            Stage("pipeline", self._decide, self.ended.set),
-        )
-
-    def start(self) -> None:
-        for stage in self._stages:
-            stage.start()
-
-    def stop(self, timeout_s: float) -> None:
-        """End the source, let the pipeline finish what is queued, and close open events."""
-        self.stopping.set()
-        self._source.close()
-        deadline = time.monotonic() + timeout_s
-        for stage in self._stages:
-            if not stage.join(max(0.0, deadline - time.monotonic())):
-                _log.error("the %s did not end in time", stage.name)
-
-    def failure(self) -> tuple[str, BaseException] | None:
-        """The first stage that died, and of what."""
-        return next(((stage.name, stage.failed) for stage in self._stages if stage.failed is not None), None)
-
-    def works(self) -> bool:
-        """False when the pipeline is stuck on a packet; a silent source is no reason to restart the agent."""
-        since = self._busy_since
-        return since is None or time.monotonic() - since < BUSY_S
-
-    @property
-    def held(self) -> int:
-        """Messages that wait in memory because the disk refuses them."""
-        return len(self._held)
-
-    def troubles(self) -> list[str]:
-        """What is wrong with the way in and out."""
-        held = [f"{self.held} messages wait in memory: the disk refuses them"] if self._held else []
-        source = self._source.troubles() if isinstance(self._source, Telling) else []
-        return held + source + (self.clocks.doubts() if self.clocks else [])
-
-    def _read(self) -> None:
-        for block in self._source.blocks():
-            self._hand_over((block, time.time_ns()))
-            if self.stopping.is_set():
-                return
-
-    def _source_ended(self) -> None:
-        self._hand_over(None)
-
-    def _hand_over(self, item: tuple[SampleBlock, int] | None) -> None:
-        """Wait for room, but not for a pipeline that has ended."""
-        while not self.ended.is_set():
-            try:
-                self._queue.put(item, timeout=0.5)
-            except queue.Full:
-                continue
-            return
-
-    def _decide(self) -> None:
-        received_ns = time.time_ns()
-        while (item := self._next()) is not None:
-            packet, received_ns = item
-            self._busy_since = time.monotonic()
-            block = self.clocks.judge(packet, received_ns, self._busy_since) if self.clocks else packet
-            self._health.saw(block, received_ns)
-            try:
-                outputs = self.line.pipeline.feed(block)
-            except DataError as error:
-                self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
-                outputs = []
-            self._deliver(outputs, received_ns)
-            if self._taken is not None and not self._held:
-                self._taken(packet)
-            self._busy_since = None
-        self._deliver(self.line.pipeline.flush(), received_ns)
-        while self._held and not self.stopping.wait(PUT_RETRY_S):
-            self._store()
-        self._retry_at = 0.0
-        self._store()
-        if self._held:
-            _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
-
-    def _next(self) -> tuple[SampleBlock, int] | None:
-        while True:
-            try:
-                return self._queue.get(timeout=PUT_RETRY_S if self._held else None)
-            except queue.Empty:
-                self._store()
-
-    def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int) -> None:
-        messages: list[Message] = []
-        for output in outputs:
-            self._health.decided(output)
-            if isinstance(output, Discard):
-                _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
-                continue
-            messages += self.line.reporter.report(output, received_ns)
-            log_event(output)
-        self._held += messages
-        self._store()
-        self._make_room()
-        for message in messages:
-            if message.priority is Priority.ALERT:
-                _log.warning("%s", readable(message))
-
-    def _store(self) -> None:
-        """Hand over what is held, in order; a disk that refuses is tried again, and the pipeline goes on."""
-        if not self._held or time.monotonic() < self._retry_at:
-            return
-        try:
-            while self._held:
-                part = list(itertools.islice(self._held, PUT_MESSAGES))
-                self._put(part)
-                for _ in part:
-                    self._held.popleft()
-        except DeliveryError as error:
-            self._retry_at = time.monotonic() + PUT_RETRY_S
-            self._quiet.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
-            return
-        if self._retry_at:
-            self._retry_at = 0.0
-            self._quiet.reset()
-            _log.info("the disk takes messages again")
-
-    def _make_room(self) -> None:
-        """What matters least goes first: retained summaries, then revisions that a later one repeats, alerts last."""
-        while len(self._held) > HELD_MESSAGES:
-            lost = max(self._held, key=lambda message: (message.priority, message.expendable))
-            self._held.remove(lost)
-            self._quiet.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
-
-
-def log_event(event: Event) -> None:
-    """One line for the journal."""
-    verdict = event.classification
-    said = f"no verdict ({event.reason})" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
-    doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
-    _log.info("%s %s r%d: %s%s", event.id, event.phase, event.revision, said, doubt)
 
 
 class Notifier:

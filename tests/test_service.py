@@ -21,14 +21,15 @@ import pytest
 from agent_support import ROOT, TALUS, Agent, by_revision, expected, running_agent, write_config, write_records
 from broker_support import Collector, Mosquitto, first_order, needs_mosquitto, running, wait_for
 
+from agent import feeder as feeding
 from agent import service
 from agent.assemble import build_line
 from agent.config import ClassifierConfig, TunablesConfig
 from agent.errors import DeliveryError
+from agent.feeder import Feeder
 from agent.health import Health, Identity
 from agent.messages import Message
 from agent.outbox import Outbox
-from agent.service import Feeder
 from agent.types import NS, SampleBlock, StationId, StreamId
 
 COPIES = 2
@@ -238,7 +239,7 @@ def test_the_watchdog_is_fed_while_the_pipeline_works_and_not_while_it_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sensor that says nothing is no reason for a restart; a disk that never answers is."""
-    monkeypatch.setattr(service, "BUSY_S", 0.2)
+    monkeypatch.setattr(feeding, "BUSY_S", 0.2)
     released, reached = threading.Event(), threading.Event()
 
     def hang(_: list[Message]) -> None:
@@ -285,7 +286,7 @@ def an_event_on_a_full_disk(disk: Disk, folder: Path) -> tuple[Feeder, Packets]:
 
 def test_what_the_disk_refused_is_stored_while_quiet_data_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packets come each second and bring no event for days: the retry must not wait for the next event."""
-    monkeypatch.setattr(service, "PUT_RETRY_S", 0.5)
+    monkeypatch.setattr(feeding, "PUT_RETRY_S", 0.5)
     disk = Disk()
     work, source = an_event_on_a_full_disk(disk, tmp_path)
     waiting = work.held
@@ -318,7 +319,7 @@ def test_what_the_disk_refused_is_offered_once_more_at_the_end(
 def test_what_matters_least_is_given_up_first_when_memory_is_full_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "HELD_MESSAGES", 3)
+    monkeypatch.setattr(feeding, "HELD_MESSAGES", 3)
     disk = Disk()
     work, _ = an_event_on_a_full_disk(disk, tmp_path)
     disk.full = False
