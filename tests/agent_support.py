@@ -79,6 +79,11 @@ def talus(*arguments: object, env: Mapping[str, str] | None = None, timeout_s: f
     return done.returncode, done.stdout, done.stderr
 
 
+def _hear_ctrl_c() -> None:
+    """A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may run in one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Agent:
     """A command of ``talus`` that runs on; its lines are collected as they come."""
 
@@ -90,6 +95,7 @@ class Agent:
             text=True,
             cwd=ROOT,
             env={**os.environ, **(env or {})},
+            preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - it only sets a signal
         )
         self.said: list[str] = []
         """Lines of standard error."""
