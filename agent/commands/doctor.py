@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 EXAMPLE = "talus doctor --config /etc/talus/station.yaml"
 
 MIN_FREE_MB = 500
+SOURCE_WAIT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +181,17 @@ def _source(config: Config) -> Finding:
 
     heard: list[str] = []
     source = open_source(config, on_problem=lambda problem: heard.append(str(problem)))
-    for block in source.blocks():
-        source.close()
-        return Finding("ok", "source", f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz")
-    return Finding("bad", "source", heard[0] if heard else "no samples", "check the section source")
+    # A live source waits for data for as long as it takes; the operator does not.
+    patience = threading.Timer(SOURCE_WAIT_S, source.close)
+    patience.start()
+    try:
+        for block in source.blocks():
+            source.close()
+            return Finding("ok", "source", f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz")
+    finally:
+        patience.cancel()
+    detail = heard[0] if heard else f"{config.source.kind}: no samples in {SOURCE_WAIT_S:g} s"
+    return Finding("bad", "source", detail, "check the section source, and whether the recorder sends")
 
 
 def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
