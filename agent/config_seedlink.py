@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from agent.config_section import Section
+from agent.config_section import Disagreement, Section
 from agent.config_tls import TlsConfig
 
 PLAIN_PORT, TLS_PORT = 18_000, 18_500
@@ -112,3 +113,10 @@ class SeedLinkConfig(Section):
     retry_s: float = Field(
         default=10.0, ge=0.1, le=3_600, description="longest wait between two attempts to connect, seconds"
     )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        addresses = [server.address for server in self.servers]
+        for index, address in enumerate(addresses):
+            first = addresses.index(address)
+            if first < index:
+                yield Disagreement((f"servers.{index}",), f"is the server of servers[{first}]; list its stations there")

@@ -91,7 +91,7 @@ def _touched(loc: Loc, wrong: set[Loc]) -> bool:
 
 
 def _findings(detail: ErrorDetails, value: Any, entries: dict[str, Entry], wrong: set[Loc]) -> list[Finding]:
-    loc = _own_loc(detail["loc"], value)
+    loc = _own_loc(detail["loc"], value, whole=detail["type"] == DISAGREEMENT)
     if detail["type"].startswith("union_tag"):
         loc = (*loc, detail["ctx"]["discriminator"].strip("'"))
     if detail["type"] != DISAGREEMENT:
@@ -113,8 +113,9 @@ def _parts(field: str) -> Loc:
     return tuple(int(part) if part.isdigit() else part for part in field.split(".") if part)
 
 
-def _own_loc(loc: Loc, value: Any) -> Loc:
-    """Pydantic's path without the tags that it inserts for the alternatives of a union."""
+def _own_loc(loc: Loc, value: Any, *, whole: bool) -> Loc:
+    """Pydantic's path without the tags that it inserts for the alternatives of a union; ``whole`` says that it ends at
+    a section that is there, and not at a setting that may be missing."""
     parts: list[str | int] = []
     for index, part in enumerate(loc):
         known = (isinstance(value, Mapping) and part in value) or (
@@ -122,7 +123,7 @@ def _own_loc(loc: Loc, value: Any) -> Loc:
         )
         if known:
             value = value[part]
-        if known or index == len(loc) - 1:
+        if known or (index == len(loc) - 1 and not whole):
             parts.append(part)
     return tuple(parts)
 

@@ -48,7 +48,7 @@ class Client(SLClient):
     def packet_handler(self, count, packet):
         if packet.get_type() not in (SLPacket.TYPE_SLINF, SLPacket.TYPE_SLINFT):
             print(packet.get_trace().stats.npts, flush=True)
-client = Client(timeout=30)
+client = Client(timeout=120)
 client.slconn.set_sl_address(f"127.0.0.1:{sys.argv[1]}")
 client.multiselect = "XX_BENCH:HH?"
 client.initialize()
@@ -270,7 +270,7 @@ def _obspy(port: int, counted: Counted) -> Callable[[], None]:
                 return False
 
         logging.disable()
-        client = Client(timeout=30)
+        client = Client(timeout=120)
         client.slconn.set_sl_address(f"127.0.0.1:{port}")
         client.multiselect = "XX_BENCH:HH?"
         client.initialize()

@@ -551,6 +551,19 @@ def test_the_documented_example_is_a_configuration(tmp_path: Path) -> None:
     assert [problem.field for problem in problems] == ["source.servers[1].tls.ca_file"], "only a file that is not here"
 
 
+def test_a_server_is_given_once(tmp_path: Path) -> None:
+    """Two entries for one server would keep their positions in one file."""
+    from agent.config import check
+
+    server = "{host: digitizer, stations: [{station: XX_A}]}"
+    text = f"station: {{network: XX, station: A}}\nsource: {{kind: seedlink, servers: [{server}, {server}]}}\n"
+    (tmp_path / "twice.yaml").write_text(text)
+    (problem,) = check(tmp_path / "twice.yaml")
+    assert (problem.field, problem.reason) == (
+        "source.servers[1]", "is the server of servers[0]; list its stations there",
+    )  # fmt: skip
+
+
 def test_positions_stay_behind_when_nothing_is_taken(tmp_path: Path) -> None:
     """With a disk that refuses for days nothing is taken; what is remembered stays bounded and is never stored."""
     from agent.sources.seedlink_state import MAX_FLIGHT, Position, Progress

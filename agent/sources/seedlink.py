@@ -251,7 +251,7 @@ class _Link:
                 self._session()
             except _AskAgainError as error:
                 at_once = True
-                self._tell("again", error.message, error.hint)
+                self._tell(error.message, error.message, error.hint)
             except SourceError as error:
                 if not self._stop.is_set():
                     self._lost(error)
