@@ -1,0 +1,125 @@
+"""A bank of augmented windows, made once and shared by every network, fold and seed.
+
+Making a training window costs several times what a small network needs to learn from it. In a bank all models see the
+same windows, which also makes their comparison fair. A window takes its added noise from records of its own part (fold
+and split) only, so that nothing of a part that is left out reaches a network through the noise.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.dsp.window import Preparation
+from agent.errors import DataError
+from agent.types import LABELS, WINDOW_SAMPLES
+from quantize.augment import Augmentation, Augmenter, Sampler
+from quantize.data import Record
+
+log = logging.getLogger("quantize.bank")
+
+UNLABELLED = -1
+_CHUNK = 256
+
+Maker = Callable[[int, np.random.Generator], NDArray[np.float32]]
+"""Makes the window ``[3, 10240]`` of a record's index."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """``windows`` float16 ``[n, 3, 10240]`` (mapped from disk), the record each came from, its label index (-1: none)
+    and its part: windows of one part share records with no other part."""
+
+    windows: NDArray[np.float16]
+    record: NDArray[np.int64]
+    label: NDArray[np.int64]
+    part: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What a bank is made of: for every window the record's index, its label, its part, and how to make it."""
+
+    record: NDArray[np.int64]
+    label: NDArray[np.int64]
+    part: NDArray[np.int64]
+    make: Maker
+
+
+def labelled_plan(
+    records: Sequence[Record],
+    parts: NDArray[np.int64],
+    count: int,
+    preparation: Preparation,
+    augmentation: Augmentation,
+    seed: int,
+) -> Plan:
+    """``count`` draws of ``Sampler`` over ``records``, of which record i belongs to part ``parts[i]``."""
+    sampler, rng = Sampler(records), np.random.default_rng((seed, 0))
+    drawn = np.array([sampler.draw(rng) for _ in range(count)], dtype=np.int64)
+    makers, place = {}, np.zeros(len(records), dtype=np.int64)
+    for part in np.unique(parts):
+        members = np.flatnonzero(parts == part)
+        place[members] = np.arange(len(members))
+        makers[int(part)] = Augmenter([records[int(i)] for i in members], preparation, augmentation)
+
+    def make(index: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        return makers[int(parts[index])].window(int(place[index]), rng)
+
+    labels = np.array([LABELS.index(record.row.label) for record in records], dtype=np.int64)
+    return Plan(drawn, labels[drawn], parts[drawn], make)
+
+
+def open_bank(folder: Path, plan: Plan, seed: int) -> Bank:
+    """The bank in ``folder``, made or completed where it is not whole; window i depends on ``seed`` and i alone.
+
+    Raises:
+        DataError: the folder holds a bank of another plan.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(plan.record)
+    _claim(folder, plan, seed)
+    path, progress = folder / "windows.npy", folder / "progress.json"
+    done = json.loads(progress.read_text(encoding="utf-8")) if progress.is_file() else 0
+    shape = (count, 3, WINDOW_SAMPLES)
+    if done < count:
+        mode = "r+" if done else "w+"
+        windows = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if done else shape)
+        for start in range(done, count, _CHUNK):
+            stop = min(start + _CHUNK, count)
+            for i in range(start, stop):
+                windows[i] = plan.make(int(plan.record[i]), np.random.default_rng((seed, 1, i)))
+            windows.flush()
+            _write(progress, json.dumps(stop))
+            if (start // _CHUNK) % 20 == 0:
+                log.info("%s: %d of %d windows", folder, stop, count)
+        del windows
+    return Bank(np.load(path, mmap_mode="r"), plan.record, plan.label, plan.part)
+
+
+def _claim(folder: Path, plan: Plan, seed: int) -> None:
+    claim = {
+        "seed": seed,
+        "count": len(plan.record),
+        "sum": int(np.dot(plan.record % 65_537, np.arange(len(plan.record)) % 257)),
+    }
+    path = folder / "plan.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != claim:
+        raise DataError(f"{folder} holds a bank of other records or another seed", "name another --work folder")
+    _write(path, json.dumps(claim))
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
