@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +59,7 @@ def labelled_plan(
     records: Sequence[Record],
     parts: NDArray[np.int64],
     count: int,
+    *,
     preparation: Preparation,
     augmentation: Augmentation,
     seed: int,
@@ -122,4 +122,4 @@ def _claim(folder: Path, plan: Plan, seed: int) -> None:
 def _write(path: Path, text: str) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    scratch.replace(path)
