@@ -25,11 +25,13 @@ from agent.schema import (
     Payload,
     Probabilities,
     QualityPart,
+    RatePart,
     StateMessage,
     SummaryMessage,
     TimingPart,
 )
 from agent.types import (
+    NS,
     UNKNOWN_QUALITY,
     Alert,
     BlockQuality,
@@ -135,8 +137,8 @@ def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expi
     """The alert, to be put into the outbox; it overtakes events, never an earlier alert of the same event."""
     event = alert.event
     body = AlertMessage(
-        id=event.id,
-        revision=event.revision,
+        id=alert.id,
+        revision=alert.revision,
         action=alert.action,
         severity=alert.severity,
         label=alert.label,
@@ -149,11 +151,13 @@ def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expi
         timing=_timing(event, stamp),
         quality=_quality(event.quality),
         quakeml_type=_quakeml_type(event.classification),
+        rate=_rate(alert),
+        expires=None if expiry_s is None else format_ns(stamp.decided_ns + expiry_s * NS),
         exercise=event.exercise,
         boot_id=stamp.boot_id,
         seq=stamp.seq,
     )
-    return Message(topic(prefix, event.station, "alert"), encode(body), Priority.ALERT, key=event.id, expiry_s=expiry_s)
+    return Message(topic(prefix, event.station, "alert"), encode(body), Priority.ALERT, key=alert.id, expiry_s=expiry_s)
 
 
 def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> Message:
@@ -163,8 +167,8 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
     verdict = event.classification
     body = SummaryMessage(
         kind="event" if alert is None else "alert",
-        id=event.id,
-        revision=event.revision,
+        id=what.id,
+        revision=what.revision,
         phase=event.phase,
         station=str(event.station),
         onset=format_ns(event.onset_ns),
@@ -179,7 +183,7 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
         seq=stamp.seq,
     )
     name = "last_event" if alert is None else "last_alert"
-    return Message(topic(prefix, event.station, name), encode(body), Priority.OTHER, key=event.id, retain=True)
+    return Message(topic(prefix, event.station, name), encode(body), Priority.OTHER, key=what.id, retain=True)
 
 
 def state_message(body: StateMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
@@ -220,6 +224,21 @@ def _detection(detection: Detection) -> DetectionPart:
         duration_s=_round(detection.duration_s, 2) or 0.0,
         peak_counts=_round(detection.peak_counts, 2),
         dominant_hz=_round(detection.dominant_hz, 3),
+    )
+
+
+def _rate(alert: Alert) -> RatePart | None:
+    if alert.about_rate is None:
+        return None
+    rate = alert.about_rate.rate
+    return RatePart(
+        event=alert.event.id,
+        window_s=round(rate.window_s, 1),
+        events=rate.events,
+        background_s=round(rate.background_s, 1),
+        background_events=rate.background_events,
+        ratio=round(rate.ratio, 2),
+        chance=float(f"{rate.chance:.2g}"),
     )
 
 

@@ -45,6 +45,13 @@ Site = Annotated[
         description="network and station under which the agent reports; for a single sensor also location and band",
     ),
 ]
+AlertId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-rate-[a-z]{1,16})?$",
+        description="the event's id; with -rate-LABEL for an alert on the rate of events, after the one that tipped it",
+    ),
+]
 BootId = Annotated[str, Field(pattern=r"^[0-9a-f]{8,32}$", description="one run of the agent")]
 Seq = Annotated[int, Field(ge=0, le=2**53, description="counts the messages of one run of the agent")]
 Revision = Annotated[int, Field(ge=0, le=1_000_000, description="of the event; a higher one replaces a lower one")]
@@ -158,11 +165,26 @@ class EventMessage(Payload):
     seq: Seq
 
 
+class RatePart(Payload):
+    """Why an alert is about a rate of events: ``events`` of the alert's label in the last ``window_s`` seconds of data,
+    against ``background_events`` in ``background_s``. ``chance``: how likely so many are at the background's rate."""
+
+    event: EventId = Field(description="the event after which this was decided; detection and classification are its")
+    window_s: Amount
+    events: Count
+    background_s: Amount
+    background_events: Count
+    ratio: Amount
+    chance: Share
+
+
 class AlertMessage(Payload):
-    """A decision to wake someone (``raise``, ``escalate``) or to take that back (``retract``), complete in itself."""
+    """A decision to wake someone (``raise``, ``escalate``) or to take that back (``retract``), complete in itself.
+
+    Without ``rate`` it is about one event; with it, about the rate of events, and its revisions count on their own."""
 
     schema_: Literal["talus/alert/1"] = Field(default="talus/alert/1", alias="schema")
-    id: EventId
+    id: AlertId
     revision: Revision
     action: AlertAction
     severity: Word
@@ -176,6 +198,8 @@ class AlertMessage(Payload):
     timing: TimingPart
     quality: QualityPart
     quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")
+    rate: RatePart | None = None
+    expires: Time | None = Field(default=None, description="after this the alert is of no use to anyone")
     exercise: bool
     boot_id: BootId
     seq: Seq
@@ -186,7 +210,7 @@ class SummaryMessage(Payload):
 
     schema_: Literal["talus/summary/1"] = Field(default="talus/summary/1", alias="schema")
     kind: Literal["event", "alert"]
-    id: EventId
+    id: AlertId
     revision: Revision
     phase: EventPhase
     station: Station

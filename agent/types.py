@@ -240,14 +240,48 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Acceleration:
+    """How the rate of one label's events stands: ``events`` in the last ``window_s`` seconds of data, against
+    ``background_events`` in the ``background_s`` seconds that serve for comparison. ``chance`` is the probability of so
+    many events, or more, if the rate were still that of the background."""
+
+    window_s: float
+    events: int
+    background_s: float
+    background_events: int
+    ratio: float
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateAlert:
+    """What makes an alert one about the rate of events: its own identity, which lasts from ``raise`` to ``retract``."""
+
+    id: str
+    revision: int
+    rate: Acceleration
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
-    """A decision to wake someone, or to take that back."""
+    """A decision to wake someone, or to take that back. With ``about_rate``, ``event`` is the one after which it was
+    decided."""
 
     event: Event
     action: AlertAction
     severity: str
     label: str
     reason: str
+    about_rate: RateAlert | None = None
+
+    @property
+    def id(self) -> str:
+        """The same from ``raise`` to ``retract``."""
+        return self.event.id if self.about_rate is None else self.about_rate.id
+
+    @property
+    def revision(self) -> int:
+        return self.event.revision if self.about_rate is None else self.about_rate.revision
 
 
 @dataclass(frozen=True, slots=True)

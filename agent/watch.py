@@ -26,14 +26,18 @@ from agent.schema import (
 )
 
 if TYPE_CHECKING:
+    from agent.formats import Format
+    from agent.formats.folder import DocumentFolder
     from agent.mqtt import Received
     from agent.mqtt_settings import MqttSettings
+    from agent.waker import Waker
 
 MAX_PAYLOAD = 256 * 1024
 """Bytes; a larger payload is refused unread."""
 
 _REMEMBERED = 100_000
 _SESSION_EXPIRY_S = 7 * 86_400
+_STATE_S, _STATE_QUIET_S = 5.0, 0.5
 _RED, _YELLOW, _DIM, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 
 
@@ -52,12 +56,15 @@ def watch(
     err: TextIO,
     *,
     style: Literal["text", "json"] = "text",
+    documents: Format | None = None,
+    folder: DocumentFolder | None = None,
     limit: int | None = None,
     timeout_s: float | None = None,
     session: str | None = None,
 ) -> Watched:
     """Print events and alerts as they come: a line each in ``text`` (with changes of availability), or their payloads,
-    one a line, in ``json``. What is refused, and why, goes to ``err``.
+    one a line, in ``json``. With ``documents`` it is what that makes of them instead, one a line, or, with ``folder``,
+    one a file, whose path is printed. What is refused, and why, goes to ``err``.
 
     Ends after ``limit`` events and alerts or ``timeout_s`` seconds, else never. ``session`` is a client identifier
     under which the broker keeps, for a week, what comes while no one watches; then nothing is missed. A lost connection
@@ -65,20 +72,23 @@ def watch(
 
     Raises:
         DeliveryError: the first connection fails.
+        TalusError: the folder refuses a document; the broker keeps the message for the session.
     """
     from agent.mqtt import Connection, Subscription
     from agent.waker import Waker
 
-    printer = _Printer(settings.prefix, out, err, style, limit)
+    printer = _Printer(settings.prefix, out, err, style=style, limit=limit, documents=documents, folder=folder)
     names = ("event", "alert", "availability", "last_event", "last_alert", "state", "health")
     subscription = Subscription(
         [f"{settings.prefix}/+/+/{name}" for name in names], printer.receive, _SESSION_EXPIRY_S if session else 0
     )
     client_id = session or f"talus-watch-{secrets.token_hex(4)}"
-    deadline = time.monotonic() + (timeout_s if timeout_s is not None else float("inf"))
     waits = delays(settings.backoff_min_s, settings.backoff_max_s)
     connected_once = False
     with contextlib.closing(Waker()) as waker:
+        if documents is not None:
+            _hear_states(settings, printer, waker)
+        deadline = time.monotonic() + (timeout_s if timeout_s is not None else float("inf"))
         while time.monotonic() < deadline and not printer.done:
             connection = None
             try:
@@ -97,6 +107,28 @@ def watch(
     return printer.tally
 
 
+def _hear_states(settings: MqttSettings, printer: _Printer, waker: Waker) -> None:
+    """What stations say of themselves, before anything else: a session gets what was kept for it first, and the place
+    of a station must be known by then."""
+    from agent.mqtt import Connection, Subscription
+
+    heard = time.monotonic()
+
+    def receive(message: Received) -> bool:
+        nonlocal heard
+        heard = time.monotonic()
+        return printer.receive(message)
+
+    subscription = Subscription([f"{settings.prefix}/+/+/state"], receive)
+    connection = Connection.open(settings, f"talus-watch-{secrets.token_hex(4)}", waker, subscription=subscription)
+    try:
+        begun = time.monotonic()
+        while time.monotonic() < min(heard + _STATE_QUIET_S, begun + _STATE_S):
+            connection.pump(0.1)
+    finally:
+        connection.close()
+
+
 def readable(message: Message) -> str:
     """One line of plain text for a message that would be sent.
 
@@ -109,7 +141,8 @@ def readable(message: Message) -> str:
 def describe(body: Payload) -> str:
     """One line of plain text."""
     if isinstance(body, AlertMessage):
-        text = f"ALERT {body.action} {body.severity}  {_place(body)}  {_verdict(body.classification)}: {body.reason}"
+        said = f"rate of {body.label} events" if body.rate else _verdict(body.classification)
+        text = f"ALERT {body.action} {body.severity}  {_place(body)}  {said}: {body.reason}"
     elif isinstance(body, EventMessage):
         seen = body.detection
         frequency = "" if seen.dominant_hz is None else f", {seen.dominant_hz:.1f} Hz"
@@ -151,12 +184,21 @@ def _printable(text: str) -> str:
 
 class _Printer:
     def __init__(
-        self, prefix: str, out: TextIO, err: TextIO, style: Literal["text", "json"], limit: int | None
+        self,
+        prefix: str,
+        out: TextIO,
+        err: TextIO,
+        *,
+        style: Literal["text", "json"],
+        limit: int | None,
+        documents: Format | None,
+        folder: DocumentFolder | None,
     ) -> None:
         self.tally = Watched()
+        self._documents, self._folder = documents, folder
         self._prefix = prefix
         self._out, self._err = out, err
-        self._style = style
+        self._style = style if documents is None else "document"
         self._limit = limit
         self._colour = style == "text" and out.isatty() and not os.environ.get("NO_COLOR")
         self._seen: OrderedDict[tuple[str, str, int, str, int], None] = OrderedDict()
@@ -195,6 +237,8 @@ class _Printer:
         said = getattr(body, "station", "")
         if not f"{said}.".startswith(f"{network}.{station}."):
             raise DataError(f"it says that it is from {said}")
+        if isinstance(body, StateMessage) and self._documents is not None:
+            self._documents.state(body)
         if not isinstance(body, (EventMessage, AlertMessage)):
             if self._style == "text" and message.retain:
                 self._print(describe(body), _DIM)
@@ -203,13 +247,23 @@ class _Printer:
         if identity in self._seen:
             self.tally.duplicates += 1
             return
+        if self._documents is not None:
+            self._put_down(body, self._documents)
+        elif self._style == "json":
+            self._print(body.model_dump_json())
+            self.tally.printed += 1
+        else:
+            self._print(describe(body), _colour_of(body))
+            self.tally.printed += 1
         self._seen[identity] = None
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        if self._style == "json":
-            self._print(body.model_dump_json())
-        else:
-            self._print(describe(body), _colour_of(body))
+
+    def _put_down(self, body: EventMessage | AlertMessage, documents: Format) -> None:
+        document = documents.document(body)
+        if document is None:
+            return
+        self._print(document.text.decode() if self._folder is None else str(self._folder.write(document)))
         self.tally.printed += 1
 
     def _show_availability(self, station: str, payload: bytes) -> None:

@@ -6,13 +6,22 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.errors import UsageError
 
+if TYPE_CHECKING:
+    from agent.formats import Format
+    from agent.formats.folder import DocumentFolder
+
 EXAMPLE = (
-    "talus watch --broker mqtt://localhost:1883\n  talus watch --broker mqtts://user@host --format json --session desk"
+    "talus watch --broker mqtt://localhost:1883\n"
+    "  talus watch --broker mqtts://user@host --format json --session desk\n"
+    "  talus watch --broker mqtts://user@host --format cap --out /srv/cap --session cap --cap-sender slope@example.org"
 )
 PASSWORD_VARIABLE = "TALUS_MQTT_PASSWORD"  # noqa: S105
+_CAP = ("cap_sender", "cap_radius", "cap_public", "cap_test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"mqtt://[user@]host[:port][/prefix], or mqtts:// for TLS; the password comes from {PASSWORD_VARIABLE}",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="a line of text or the payload")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "quakeml", "cap"),
+        default="text",
+        help="a line of text, the payload, or a document: QuakeML 1.2 of every event, CAP 1.2 of every alert",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="documents as files, whose paths are printed: QuakeML one an event (its newest revision), CAP one each",
+    )
+    parser.add_argument("--cap-sender", metavar="NAME", help="CAP: who sends, such as slope@example.org")
+    parser.add_argument("--cap-radius", type=float, metavar="KM", help="CAP: circle around the station (default 1)")
+    parser.add_argument("--cap-public", action="store_true", help="CAP: scope Public (default: Restricted)")
+    parser.add_argument("--cap-test", action="store_true", help="CAP: status Test on everything")
     parser.add_argument("--limit", type=int, metavar="N", help="end after so many events and alerts")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end after so long")
     parser.add_argument(
@@ -37,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}", "give 1 or more")
+    documents, folder = _documents(args)
     settings = MqttSettings.from_url(args.broker, os.environ.get(PASSWORD_VARIABLE))
     if args.ca is not None:
         settings = dataclasses.replace(settings, tls=TlsSettings(ca=args.ca))
@@ -44,7 +69,9 @@ def main(args: argparse.Namespace) -> int:
         settings,
         sys.stdout,
         sys.stderr,
-        style=args.format,
+        style="json" if args.format == "json" else "text",
+        documents=documents,
+        folder=folder,
         limit=args.limit,
         timeout_s=args.timeout,
         session=args.session,
@@ -54,3 +81,25 @@ def main(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _documents(args: argparse.Namespace) -> tuple[Format | None, DocumentFolder | None]:
+    """The chosen standard and where its documents go; both None for text and JSON."""
+    given = [f"--{name.replace('_', '-')}" for name in _CAP if getattr(args, name) not in (None, False)]
+    if given and args.format != "cap":
+        raise UsageError(f"{given[0]} is for --format cap", "add --format cap, or leave it out")
+    if args.format not in ("quakeml", "cap"):
+        if args.out is not None:
+            raise UsageError("--out is for documents", "add --format quakeml or cap, or redirect standard output")
+        return None, None
+    from agent.formats.folder import DocumentFolder
+
+    folder = DocumentFolder(args.out) if args.out is not None else None
+    if args.format == "quakeml":
+        from agent.formats.quakeml import QuakeML
+
+        return QuakeML(), folder
+    from agent.formats.cap import Cap, CapOptions
+
+    radius_km = 1.0 if args.cap_radius is None else args.cap_radius
+    return Cap(CapOptions(args.cap_sender, args.cap_test, args.cap_public, radius_km, args.out)), folder
