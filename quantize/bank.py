@@ -80,6 +80,16 @@ def labelled_plan(
     return Plan(drawn, labels[drawn], parts[drawn], make)
 
 
+def unlabelled_plan(
+    records: Sequence[Record], count: int, *, preparation: Preparation, augmentation: Augmentation, seed: int
+) -> Plan:
+    """``count`` windows of records without a class, every record alike; they belong to no part."""
+    drawn = np.random.default_rng((seed, 0)).integers(len(records), size=count)
+    augmenter = Augmenter(records, preparation, augmentation)
+    nothing = np.full(count, UNLABELLED, dtype=np.int64)
+    return Plan(drawn.astype(np.int64), nothing, nothing, augmenter.window)
+
+
 def open_bank(folder: Path, plan: Plan, seed: int) -> Bank:
     """The bank in ``folder``, made or completed where it is not whole; window i depends on ``seed`` and i alone.
 

@@ -1,0 +1,83 @@
+"""Real records without a class: traces of unknown events, and pieces of the continuous streams. For pre-training and
+for a teacher's opinion, never for a figure."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from agent.errors import DataError
+from agent.types import NS, WINDOW_RATE_HZ
+from quantize.data import Record, Row, load_record
+
+NO_LABEL = ""
+PIECE_S = 160
+
+
+def read_unlabelled(root: Path) -> list[Record]:
+    """The records of ``root/unlabelled``; empty where there is no such folder."""
+    table = root / "unlabelled" / "metadata.csv"
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8") as handle:
+        return [load_record(_row(root, fields, table)) for fields in csv.DictReader(handle)]
+
+
+def read_streams(root: Path) -> list[Record]:
+    """The streams of ``root/streams`` in pieces of ``PIECE_S`` seconds; empty where there is no such folder."""
+    table = root / "streams" / "streams.csv"
+    if not table.is_file():
+        return []
+    stations: dict[tuple[str, str], list[str]] = {}
+    with table.open(newline="", encoding="utf-8") as handle:
+        for fields in csv.DictReader(handle):
+            stations.setdefault((fields["stream"], fields["station"]), []).append(fields["file"])
+    pieces = []
+    for (stream, station), files in stations.items():
+        parts = [load_record(_stream_row(root, stream, station, file)) for file in files]
+        pieces += _pieces(parts)
+    return pieces
+
+
+def _pieces(parts: list[Record]) -> list[Record]:
+    """Components of one station on one axis, cut into pieces."""
+    first = parts[0]
+    count = min(part.data.shape[1] for part in parts)
+    data = sum(part.data[:, :count] for part in parts[1:]) + first.data[:, :count]
+    present = tuple(any(part.present[i] for part in parts) for i in range(3))
+    width = PIECE_S * WINDOW_RATE_HZ
+    return [
+        Record(
+            first.row,
+            first.start_ns + at * NS // WINDOW_RATE_HZ,
+            data[:, at : at + width],
+            (present[0], present[1], present[2]),
+        )
+        for at in range(0, count - width + 1, width)
+    ]
+
+
+def _row(root: Path, fields: dict[str, str], table: Path) -> Row:
+    path = root / fields["trace_name"]
+    if not path.is_file():
+        raise DataError(f"{table}: {path} does not exist", "copy the whole data folder, or remove the row")
+    return Row(
+        path=path,
+        name=fields["trace_name"],
+        dataset=fields["source_dataset"],
+        event=fields["source_id"],
+        label=NO_LABEL,
+        subtype="",
+        split="unlabelled",
+        channels=tuple(fields["trace_channels"].split(",")),
+        rate_hz=float(fields["trace_sampling_rate_hz"]),
+        onset_ns=None,
+        weight=1.0,
+    )
+
+
+def _stream_row(root: Path, stream: str, station: str, file: str) -> Row:
+    path = root / file
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", "copy the whole data folder, or remove the row of streams.csv")
+    return Row(path, file, stream, f"{stream}/{station}", NO_LABEL, "", "unlabelled", (), 100.0, None, 1.0)
