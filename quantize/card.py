@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.types import LABELS
 from quantize.confidence import Confidence
-from quantize.crossval import FOLDS
+from quantize.lab import FOLDS
 from quantize.data import Row
 from quantize.report import Measured, markdown
 

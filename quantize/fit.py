@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from agent.types import LABELS
 from quantize.bank import UNLABELLED, Bank
 
 log = logging.getLogger("quantize.fit")
+
+M = TypeVar("M", bound=nn.Module)
 
 SMOOTHED = tuple(label != "collapse" for label in LABELS)
 """Labels that share the smoothing mass; collapse, hardly learned, would only be made likelier by it."""
@@ -82,14 +84,14 @@ def decayed_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
 
 def fit(
-    model: nn.Module,
+    model: M,
     sources: Sequence[Source],
     config: FitConfig,
     work: Path,
     *,
     groups: list[dict[str, Any]] | None = None,
     save_every: int = 200,
-) -> nn.Module:
+) -> M:
     """Train ``model`` (windows ``[N, 3, 1, 10240]`` to logits ``[N, 5]``); returns the averaged one in evaluation mode.
 
     ``work`` receives ``state.pt`` on the way, ``average.pt`` (a state dict) at the end, and ``log.jsonl``.

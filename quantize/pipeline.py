@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,16 @@ from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
 from quantize.confidence import Confidence, fit_confidence
-from quantize.crossval import FOLDS, OutOfFold, cross_validate
-from quantize.data import Record, load_records, read_table
+from quantize.config import BuildConfig
+from quantize.crossval import OutOfFold, cross_validate
+from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
 from quantize.export import export_int8
+from quantize.lab import FOLDS, Lab
+from quantize.methods import distilled_student
 from quantize.signals import LENGTHS_S
-from quantize.student import load_student, parameter_count
-from quantize.train import TrainConfig, train
+from quantize.student import parameter_count
+from quantize.unlabelled import read_streams, read_unlabelled
 from quantize.views import VIEWS
 
 log = logging.getLogger("quantize.pipeline")
@@ -32,55 +34,32 @@ NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Workshop:
-    """The records, the configuration and the folder that a build works in."""
-
-    records: Sequence[Record]
-    config: TrainConfig
-    work: Path
-    ahead: bool = True
-    calibration_windows: int = CALIBRATION_WINDOWS
-    folds: int = FOLDS
-    """How many of the folds of the cross-validation are run."""
-
-    def split(self, name: str) -> list[Record]:
-        return [record for record in self.records if record.row.split == name]
-
-
-def open_workshop(data: Path, work: Path, config: TrainConfig, *, ahead: bool, reduced: bool = False) -> Workshop:
+def open_lab(data: Path, work: Path, config: BuildConfig, *, reduced: bool = False) -> Lab:
     """Read all records; ``reduced`` keeps about every eighth event of each label and source."""
     rows = read_table(data)
+    unlabelled, streams = read_unlabelled(data), read_streams(data)
     if reduced:
         events = sorted({(row.split, row.label, row.dataset, row.event) for row in rows})
         kept = {event for place, (_, _, _, event) in enumerate(events) if place % 8 == 0}
         rows = [row for row in rows if row.event in kept]
-    return Workshop(load_records(rows), config, work, ahead, 32 if reduced else CALIBRATION_WINDOWS)
+        unlabelled, streams = unlabelled[::16], streams[::16]
+    return Lab(load_records(rows), unlabelled, streams, config, work, data)
 
 
-def train_student(shop: Workshop) -> Path:
-    """Stage 1: the network, on the training split. Returns its checkpoint."""
-    return train(shop.split("train"), shop.config, shop.work / "student", ahead=shop.ahead)
-
-
-def cross_validate_student(shop: Workshop) -> OutOfFold:
-    """Stage 2: answers out of fold on every record, for the broad estimate and for the calibration of confidence."""
-    return cross_validate(shop.records, shop.config, shop.work / "crossval", ahead=shop.ahead, only=range(shop.folds))
-
-
-def build_bundle(shop: Workshop, target: Path) -> str:
-    """Stage 3: INT8 files, temperatures, thresholds, figures, card. Writes the bundle and returns the text of its
-    figures.
+def build_bundle(
+    lab: Lab, target: Path, *, count: int = CALIBRATION_WINDOWS, only: Sequence[int] = tuple(range(FOLDS))
+) -> str:
+    """INT8 files, temperatures, thresholds, figures, card of the distilled student. Writes the bundle and returns the
+    text of its figures.
 
     The committed weights never saw the validation split; neither did the ranges. Temperatures and thresholds come from
     the folds' networks.
     """
-    module = load_student(train_student(shop))
-    folds = cross_validate_student(shop)
-    confidence = _confidence(shop, folds)
-    training, validation = shop.split("train"), shop.split("val")
-    preparation = shop.config.preparation
-    count = shop.calibration_windows
+    module = distilled_student(lab, None)
+    folds = cross_validate(lab, "distilled", only)
+    confidence = _confidence(lab, folds)
+    training, validation = lab.training(None), [lab.records[int(i)] for i in lab.held_out(None)]
+    preparation = lab.config.preparation
     files = export_int8(
         module,
         calibration_windows(training, preparation, count, seed=1),
@@ -92,7 +71,7 @@ def build_bundle(shop: Workshop, target: Path) -> str:
 
     answers: dict[str, Array] = {view: predict(int8, validation, view, LENGTHS_S, preparation) for view in VIEWS}
     val_rows = [record.row for record in validation]
-    fold_rows = [shop.records[int(i)].row for i in folds.index]
+    fold_rows = [lab.records[int(i)].row for i in folds.index]
     measured = report.measure(report.calibrated(answers, confidence), val_rows)
     crossed = report.measure(report.calibrated(folds.logits, confidence), fold_rows)
     write_bundle(
@@ -104,9 +83,9 @@ def build_bundle(shop: Workshop, target: Path) -> str:
             preparation=preparation,
             temperature=dict(confidence.temperatures),
             thresholds=confidence.thresholds,
-            training=_training(shop),
+            training=_training(lab),
             metrics={"validation": report.numbers(measured), "cross_validation": report.numbers(crossed)},
-            card=card(measured, crossed, [record.row for record in shop.records], confidence, folds=shop.folds),
+            card=card(measured, crossed, [record.row for record in lab.records], confidence, folds=len(only)),
         ),
     )
     log.info("%s written, %d parameters", target, parameter_count(module))
@@ -114,23 +93,24 @@ def build_bundle(shop: Workshop, target: Path) -> str:
         (
             report.text(measured, val_rows, "Committed weights, INT8, validation split"),
             report.text(
-                crossed, fold_rows, f"Cross-validation by event, {shop.folds} of {FOLDS} folds, FP32, same recipe"
+                crossed, fold_rows, f"Cross-validation by event, {len(only)} of {FOLDS} folds, FP32, same recipe"
             ),
         )
     )
 
 
-def _confidence(shop: Workshop, folds: OutOfFold) -> Confidence:
-    return fit_confidence(folds.logits, Truth.of([shop.records[int(i)].row for i in folds.index]))
+def _confidence(lab: Lab, folds: OutOfFold) -> Confidence:
+    return fit_confidence(folds.logits, Truth.of([lab.records[int(i)].row for i in folds.index]))
 
 
-def _training(shop: Workshop) -> dict[str, JsonValue]:
-    rows = [record.row for record in shop.split("train")]
+def _training(lab: Lab) -> dict[str, JsonValue]:
+    rows = [record.row for record in lab.training(None)]
     return {
         "records": len(rows),
         "events": len({row.event for row in rows}),
-        "epochs": shop.config.epochs,
-        "windows": shop.config.epochs * shop.config.windows_per_epoch,
-        "seed": shop.config.seed,
+        "unlabelled": len(lab.unlabelled),
+        "windows": lab.config.distil.fit.windows,
+        "teachers": list(lab.config.distil.teachers),
+        "seed": lab.config.distil.fit.seed,
         "not_learned": ["collapse"],
     }

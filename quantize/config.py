@@ -1,0 +1,97 @@
+"""What a build depends on besides the records: one YAML file, strictly read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from agent.dsp.window import Preparation
+from agent.errors import ConfigError
+from quantize.augment import Augmentation
+from quantize.fit import FitConfig
+from quantize.pretrain import PretrainConfig
+from quantize.student import StudentConfig
+from quantize.transfer import Pool, Recipe
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BankConfig:
+    """How many windows are made: of labelled records, of records without a class, of the generator's."""
+
+    labelled: int = 32_768
+    unlabelled: int = 8_192
+    synthetic: int = 8_192
+    synthetic_records: int = 4_096
+    seed: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherConfig:
+    """How PRIME-DP is transferred, see ``quantize.transfer``."""
+
+    recipe: Recipe = "all"
+    pool: Pool = "mean"
+    dropout: float = 0.2
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(windows=9_600, batch=16, learning_rate=5e-4, weight_decay=5e-2)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DistilConfig:
+    """``teachers``: methods whose mean answer is taught. Shares of a batch by kind of window; the rest is labelled."""
+
+    teachers: tuple[str, ...] = ("prime", "boosting", "stft")
+    unlabelled: float = 0.15
+    synthetic: float = 0.0
+    fit: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000, soft=0.6, temperature=2.0))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildConfig:
+    """Everything a build depends on besides the records."""
+
+    seed: int = 0
+    preparation: Preparation = field(default_factory=lambda: Preparation(highpass_hz=1.0))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    bank: BankConfig = field(default_factory=BankConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    stft: FitConfig = field(default_factory=lambda: FitConfig(windows=48_000))
+    student: StudentConfig = field(default_factory=StudentConfig)
+    alone: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000))
+    distil: DistilConfig = field(default_factory=DistilConfig)
+
+
+def read_config(path: Path) -> BuildConfig:
+    """A YAML file with keys of ``BuildConfig``; what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: the file is no mapping, or has a key that is not known.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "give a YAML file, see configs/quantize/") from error
+    return _build(BuildConfig(), content or {}, str(path))
+
+
+def _build(default: T, content: Any, where: str) -> T:
+    """``default`` with what ``content`` names changed, sections within sections alike."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} is no mapping", "write `key: value` lines")
+    known: dict[str, Any] = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(known)}")
+    for name, value in content.items():
+        if is_dataclass(known[name]):
+            known[name] = _build(known[name], value, f"{where}: {name}")
+        else:
+            known[name] = tuple(value) if isinstance(value, list) else value
+    return type(default)(**known)

@@ -1,0 +1,83 @@
+"""What every method learns from and is tried on: the records, their parts, the banks, one work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantize.bank import Bank, labelled_plan, open_bank, unlabelled_plan
+from quantize.config import BuildConfig
+from quantize.data import Record, folds
+
+FOLDS = 5
+FOLD_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lab:
+    """``records`` with a label, those ``unlabelled``, pieces of continuous ``streams``; results go below ``work``.
+
+    A *fold* of None stands for the final network: it learns from the training split and is tried on the validation
+    split. Folds 0 to 4 are those of the cross-validation by event over both splits.
+    """
+
+    records: Sequence[Record]
+    unlabelled: Sequence[Record]
+    streams: Sequence[Record]
+    config: BuildConfig
+    work: Path
+    data: Path
+    """The data folder, for the tables beside the records."""
+
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """Part of each record: twice its fold, one more in the validation split."""
+        rows = [record.row for record in self.records]
+        return 2 * folds(rows, FOLDS, FOLD_SEED) + np.array([row.split == "val" for row in rows], dtype=np.int64)
+
+    def bank(self) -> Bank:
+        """Windows of the labelled records."""
+        settings = self.config.bank
+        plan = labelled_plan(
+            self.records,
+            self.parts,
+            settings.labelled,
+            preparation=self.config.preparation,
+            augmentation=self.config.augmentation,
+            seed=settings.seed,
+        )
+        return open_bank(self.work / "bank", plan, settings.seed)
+
+    def unlabelled_bank(self) -> Bank | None:
+        """Windows of records without a class; None where there are none."""
+        settings = self.config.bank
+        if not self.unlabelled or not settings.unlabelled:
+            return None
+        plan = unlabelled_plan(
+            self.unlabelled,
+            settings.unlabelled,
+            preparation=self.config.preparation,
+            augmentation=self.config.augmentation,
+            seed=settings.seed + 1,
+        )
+        return open_bank(self.work / "unlabelled", plan, settings.seed + 1)
+
+    def held_out(self, fold: int | None) -> NDArray[np.int64]:
+        """Indices of the records on which a fold is tried."""
+        parts = self.parts
+        return np.flatnonzero(parts % 2 == 1 if fold is None else parts // 2 == fold)
+
+    def training(self, fold: int | None) -> list[Record]:
+        """The records from which a fold learns."""
+        out = set(self.held_out(fold).tolist())
+        return [record for i, record in enumerate(self.records) if i not in out]
+
+
+def learned_from(bank: Bank, fold: int | None) -> NDArray[np.int64]:
+    """Entries of a bank from which a fold learns; those of no part belong to every fold."""
+    left_out = bank.part % 2 == 1 if fold is None else bank.part // 2 == fold
+    return np.flatnonzero(~left_out | (bank.part < 0))

@@ -1,0 +1,141 @@
+"""The methods that are compared, each from records to a function that answers windows. Every one leaves its weights in
+a folder of its own and is not trained twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from agent.errors import ConfigError
+from agent.types import LABELS
+from quantize.bank import Bank
+from quantize.evaluate import Array, Logits, softmax
+from quantize.fit import FitConfig, Source, fit
+from quantize.lab import Lab, learned_from
+from quantize.pretrain import pretrain, read_arrivals
+from quantize.prime_dp import PrimeDP
+from quantize.student import Student, build_student
+from quantize.transfer import EventTeacher, prepare_transfer
+
+Method = Callable[[Lab, "int | None"], Logits]
+
+_CHUNK = 64
+
+
+def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
+    """A torch module in evaluation mode as a function of windows ``[n, 3, 10240]``."""
+
+    def run(windows: NDArray[np.float32]) -> Array:
+        parts = []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            for start in range(0, len(windows), _CHUNK):
+                chunk = np.ascontiguousarray(windows[start : start + _CHUNK], dtype=np.float32)
+                parts.append(model(torch.from_numpy(chunk)[:, :, None]).double().numpy())
+        answers: Array = np.concatenate(parts)
+        return answers
+
+    return run
+
+
+def folder(lab: Lab, name: str, fold: int | None) -> Path:
+    """Where a method keeps what it learned for a fold."""
+    return lab.work / name / ("final" if fold is None else f"fold{fold}")
+
+
+def prime(lab: Lab, fold: int | None) -> Logits:
+    """PRIME-DP, pre-trained without labels, transferred."""
+    return module_logits(prime_teacher(lab, fold), bfloat16=lab.config.teacher.fit.bfloat16)
+
+
+def scratch(lab: Lab, fold: int | None) -> Logits:
+    """The same network and training without the pre-training: what the latter is worth."""
+    torch.manual_seed(lab.config.seed)
+    return module_logits(_transferred(lab, fold, "scratch", PrimeDP(lab.config.pretrain.variant)))
+
+
+def pretrained(lab: Lab) -> PrimeDP:
+    """The pre-trained network. It saw the training split, records without a class and the streams; no label, and
+    nothing of the validation split."""
+    records = [record for record in lab.records if record.row.split == "train"]
+    arrivals = read_arrivals(lab.data)
+    return pretrain([*records, *lab.unlabelled, *lab.streams], arrivals, lab.config.pretrain, lab.work / "pretrained")
+
+
+def prime_teacher(lab: Lab, fold: int | None) -> EventTeacher:
+    """The transferred network itself."""
+    return _transferred(lab, fold, "prime", pretrained(lab))
+
+
+def _transferred(lab: Lab, fold: int | None, name: str, network: PrimeDP) -> EventTeacher:
+    settings, bank = lab.config.teacher, lab.bank()
+    torch.manual_seed(settings.fit.seed)
+    teacher = EventTeacher(network, settings.pool, settings.dropout)
+    groups = prepare_transfer(teacher, settings.recipe, settings.fit.weight_decay)
+    return fit(teacher, [Source(bank, learned_from(bank, fold))], settings.fit, folder(lab, name, fold), groups=groups)
+
+
+def alone(lab: Lab, fold: int | None) -> Logits:
+    """The student from labels alone: no pre-training, no teacher, no generator."""
+    bank = lab.bank()
+    return module_logits(_student(lab, fold, "alone", [Source(bank, learned_from(bank, fold))], lab.config.alone))
+
+
+def distilled(lab: Lab, fold: int | None) -> Logits:
+    """The student from labels and its teachers' answers."""
+    return module_logits(distilled_student(lab, fold))
+
+
+def distilled_student(lab: Lab, fold: int | None) -> Student:
+    """The distilled network itself."""
+    settings, bank = lab.config.distil, lab.bank()
+    index = learned_from(bank, fold)
+    sources = [Source(bank, index, 1 - settings.unlabelled, taught(lab, fold, bank, index, "bank"))]
+    extra = lab.unlabelled_bank()
+    if extra is not None and settings.unlabelled:
+        every = np.arange(len(extra))
+        sources.append(Source(extra, every, settings.unlabelled, taught(lab, fold, extra, every, "unlabelled")))
+    return _student(lab, fold, "distilled", sources, settings.fit)
+
+
+def _student(lab: Lab, fold: int | None, name: str, sources: Sequence[Source], settings: FitConfig) -> Student:
+    torch.manual_seed(settings.seed)
+    return fit(build_student(lab.config.student), sources, settings, folder(lab, name, fold))
+
+
+def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], name: str) -> NDArray[np.float32]:
+    """Mean probabilities of the teachers on the entries ``index`` of a bank, ``[len(bank), 5]`` (zero elsewhere)."""
+    total = np.zeros((len(bank), len(LABELS)))
+    for teacher in lab.config.distil.teachers:
+        path = folder(lab, teacher, fold) / f"taught_{name}.npy"
+        if not path.is_file():
+            answers = np.zeros((len(bank), len(LABELS)), dtype=np.float32)
+            logits = method(teacher)(lab, fold)
+            for start in range(0, len(index), _CHUNK):
+                some = index[start : start + _CHUNK]
+                answers[some] = softmax(logits(np.asarray(bank.windows[some], dtype=np.float32)))
+            np.save(path.with_suffix(".tmp.npy"), answers)
+            path.with_suffix(".tmp.npy").replace(path)
+        total += np.load(path)
+    return (total / len(lab.config.distil.teachers)).astype(np.float32)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {"alone": alone, "prime": prime, "scratch": scratch, "distilled": distilled}
+)
+
+
+def method(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"there is no method {name!r}", f"choose one of {', '.join(METHODS)}")
+    return METHODS[name]
