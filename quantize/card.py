@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from agent.types import LABELS
 from quantize.confidence import Confidence
-from quantize.lab import FOLDS
 from quantize.data import Row
+from quantize.lab import FOLDS
 from quantize.report import Measured, markdown
 
 _USE = """## Intended use

@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import TalusError, UsageError
@@ -16,7 +15,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quantize"
 WORK = Path.home() / ".cache" / "talus"
 
 _EPILOGUE = """examples:
-  python -m quantize model --data ../shared/data --out agent/models/default    everything, about an hour on two cores
+  python -m quantize model --data ../shared/data --out agent/models/default    everything, some hours on two cores
+  python -m quantize transfer --data FOLDER --checkpoint tinny.pt --out teacher.pt    your records, published weights
   python -m quantize report                                                    figures of the committed bundle
   python -m quantize lint agent/models/default/model.trt.onnx                  what TensorRT would refuse
 """
@@ -49,10 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     stages = parser.add_subparsers(dest="stage", required=True)
     texts = {
-        "train": "train the student on the training split",
-        "crossval": "five-fold cross-validation by event: the broad estimate and the data for calibration",
-        "bundle": "export, quantise, calibrate and write the bundle, after train and crossval",
-        "model": "train, crossval, bundle and report in one",
+        "pretrain": "train PRIME-DP on phases and masked waveforms, without labels",
+        "crossval": "five-fold cross-validation by event of the methods named",
+        "bundle": "distil, quantise, calibrate and write the bundle",
+        "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
+        "transfer": "adapt a pre-trained PRIME-DP to labelled records of your own",
         "report": "figures of a bundle on labelled records, through the agent's own inference",
     }
     for name, text in texts.items():
@@ -67,19 +68,25 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--split", choices=("train", "val"), default="val", help="default: val")
             continue
         stage.add_argument(
-            "--work", type=Path, default=WORK, help="folder for checkpoints and logs (default: %(default)s)"
+            "--work", type=Path, default=WORK, help="folder for banks, weights and logs (default: %(default)s)"
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
-        stage.add_argument("--reduced", action="store_true", help="a minute's run on an eighth of the events")
-        stage.add_argument(
-            "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
-        )
-        stage.add_argument("--one-process", action="store_true", help="do not prepare windows in a second process")
+        stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
+        if name in ("crossval", "bundle", "model"):
+            stage.add_argument(
+                "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
+            )
+        if name in ("crossval", "model"):
+            stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all that are compared")
         if name in ("bundle", "model"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
             stage.add_argument(
-                "--calibration", type=int, metavar="N", help="windows for the INT8 ranges (default: 512)"
+                "--calibration", type=int, metavar="N", default=512, help="windows for the INT8 ranges (default: 512)"
             )
+        if name == "transfer":
+            stage.add_argument("--checkpoint", type=Path, help="published weights (default: pre-train here)")
+            stage.add_argument("--recipe", choices=("head", "embeddings", "all"), help="what may move (default: all)")
+            stage.add_argument("--out", type=Path, required=True, help="file to write, such as teacher.pt")
     floating = stages.add_parser("float", help="write the float network of an INT8 file, for comparisons on a device")
     floating.add_argument("source", type=Path, metavar="MODEL", help="such as agent/models/default/model.trt.onnx")
     floating.add_argument("target", type=Path, metavar="FILE", help="ONNX file to write")
@@ -140,20 +147,23 @@ def _run(options: argparse.Namespace) -> None:
         print(_report(data, options.bundle, options.split))
         return
     from quantize import pipeline
-    from quantize.train import read_config
+    from quantize.config import read_config
+    from quantize.crossval import cross_validate
+    from quantize.methods import pretrained
 
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
     work = options.work / ("reduced" if options.reduced else "full")
-    shop = pipeline.open_workshop(data, work, config, ahead=not options.one_process, reduced=options.reduced)
-    shop = replace(shop, folds=options.folds)
-    if getattr(options, "calibration", None):
-        shop = replace(shop, calibration_windows=options.calibration)
-    if options.stage in ("train", "model"):
-        print(f"student: {pipeline.train_student(shop)}")
+    lab = pipeline.open_lab(data, work, config, reduced=options.reduced)
+    if options.stage == "pretrain":
+        print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
+    if options.stage == "transfer":
+        print(pipeline.transfer(lab, options.checkpoint, options.recipe, options.out))
     if options.stage in ("crossval", "model"):
-        print(f"out-of-fold answers: {len(pipeline.cross_validate_student(shop).index)} records")
+        for name in options.methods or pipeline.COMPARED:
+            answered = cross_validate(lab, name, range(options.folds))
+            print(f"{name}: out-of-fold answers to {len(answered.index)} records")
     if options.stage in ("bundle", "model"):
-        print(pipeline.build_bundle(shop, options.out))
+        print(pipeline.build_bundle(lab, options.out, count=options.calibration, only=range(options.folds)))
 
 
 def _report(data: Path, bundle: Path, split: str) -> str:

@@ -38,8 +38,8 @@ Groups = Callable[[nn.Module], list[dict[str, Any]]]
 @dataclass(frozen=True, slots=True)
 class FitConfig:
     """``windows``: how many are drawn in all. ``soft``: share of the loss that follows the soft targets where there
-    are some, at ``temperature``. ``mixup``: share of the batches in which windows are blended in pairs (Zhang et al.
-    2018). ``bfloat16``: matrix products in bfloat16, twice as fast on processors that have them."""
+    are some, at ``temperature``. ``bfloat16``: matrix products in bfloat16, which is twice as fast on
+    processors that have it."""
 
     windows: int = 60_000
     batch: int = 32
@@ -48,7 +48,6 @@ class FitConfig:
     warm_up: float = 0.04
     label_smoothing: float = 0.1
     average: float = 0.995
-    mixup: float = 0.0
     soft: float = 0.0
     temperature: float = 2.0
     bfloat16: bool = True
@@ -187,32 +186,15 @@ def _draw(sources: Sequence[Source], config: FitConfig, rng: np.random.Generator
     x = torch.from_numpy(np.stack(windows).astype(np.float32))[:, :, None]
     y = torch.tensor(labels)
     labelled = y != UNLABELLED
-    target = _smoothed(y.clamp(min=0), config.label_smoothing)
-    batch = _Batch(x, target, labelled.float(), torch.from_numpy(np.stack(soft)), torch.tensor(taught).float())
-    return _blend(batch, rng) if rng.random() < config.mixup else batch
+    target = smoothed(y.clamp(min=0), config.label_smoothing)
+    return _Batch(x, target, labelled.float(), torch.from_numpy(np.stack(soft)), torch.tensor(taught).float())
 
 
-def _smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
     """One-hot targets with ``smoothing`` spread over the labels in ``SMOOTHED``."""
     mask = torch.tensor(SMOOTHED, dtype=torch.float32)
     hot = torch.nn.functional.one_hot(labels, len(LABELS)).float()
     return (1 - smoothing) * hot + smoothing * mask / mask.sum()
-
-
-def _blend(batch: _Batch, rng: np.random.Generator) -> _Batch:
-    """Windows and targets in random pairs, the stronger first; each input row is scaled to its own maximum again."""
-    order = torch.from_numpy(rng.permutation(len(batch.windows)))
-    share = float(rng.beta(0.4, 0.4))
-    share = max(share, 1 - share)
-
-    def mixed(values: torch.Tensor) -> torch.Tensor:
-        return share * values + (1 - share) * values[order]
-
-    windows = mixed(batch.windows)
-    peak = windows.abs().amax(dim=(2, 3), keepdim=True)
-    windows = windows / torch.where(peak > 0, peak, torch.ones_like(peak))
-    both, each = batch.labelled * batch.labelled[order], batch.taught * batch.taught[order]
-    return _Batch(windows, mixed(batch.target), both, mixed(batch.soft), each)
 
 
 def _loss(logits: torch.Tensor, batch: _Batch, config: FitConfig) -> torch.Tensor:

@@ -56,7 +56,7 @@ def prime(lab: Lab, fold: int | None) -> Logits:
 def scratch(lab: Lab, fold: int | None) -> Logits:
     """The same network and training without the pre-training: what the latter is worth."""
     torch.manual_seed(lab.config.seed)
-    return module_logits(_transferred(lab, fold, "scratch", PrimeDP(lab.config.pretrain.variant)))
+    return module_logits(transferred(lab, fold, "scratch", PrimeDP(lab.config.pretrain.variant)))
 
 
 def pretrained(lab: Lab) -> PrimeDP:
@@ -69,10 +69,11 @@ def pretrained(lab: Lab) -> PrimeDP:
 
 def prime_teacher(lab: Lab, fold: int | None) -> EventTeacher:
     """The transferred network itself."""
-    return _transferred(lab, fold, "prime", pretrained(lab))
+    return transferred(lab, fold, "prime", pretrained(lab))
 
 
-def _transferred(lab: Lab, fold: int | None, name: str, network: PrimeDP) -> EventTeacher:
+def transferred(lab: Lab, fold: int | None, name: str, network: PrimeDP) -> EventTeacher:
+    """``network`` adapted to what a fold learns from, kept under ``name``."""
     settings, bank = lab.config.teacher, lab.bank()
     torch.manual_seed(settings.fit.seed)
     teacher = EventTeacher(network, settings.pool, settings.dropout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 import agent
+from agent.types import LABELS
 from quantize import infer, report
 from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
+from quantize.checkpoint import load_checkpoint
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
 from quantize.crossval import OutOfFold, cross_validate
@@ -22,9 +25,10 @@ from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
 from quantize.export import export_int8
 from quantize.lab import FOLDS, Lab
-from quantize.methods import distilled_student
+from quantize.methods import distilled_student, module_logits, pretrained, transferred
 from quantize.signals import LENGTHS_S
-from quantize.student import parameter_count
+from quantize.student import parameter_count, save_student
+from quantize.transfer import Recipe, save_teacher
 from quantize.unlabelled import read_streams, read_unlabelled
 from quantize.views import VIEWS
 
@@ -32,6 +36,8 @@ log = logging.getLogger("quantize.pipeline")
 
 NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
+COMPARED = ("alone", "prime", "distilled")
+"""Methods whose cross-validation belongs to a full build."""
 
 
 def open_lab(data: Path, work: Path, config: BuildConfig, *, reduced: bool = False) -> Lab:
@@ -46,6 +52,36 @@ def open_lab(data: Path, work: Path, config: BuildConfig, *, reduced: bool = Fal
     return Lab(load_records(rows), unlabelled, streams, config, work, data)
 
 
+def transfer(lab: Lab, checkpoint: Path | None, recipe: Recipe | None, target: Path) -> str:
+    """Adapt PRIME-DP to the lab's training split and write it to ``target``; returns its figures on the validation
+    split. Without a checkpoint the network is pre-trained on the lab's own records.
+
+    Raises:
+        BundleError: the checkpoint is damaged or of another variant than the configuration names.
+    """
+    settings = lab.config.teacher
+    if recipe is not None:
+        settings = replace(settings, recipe=recipe)
+        lab = replace(lab, config=replace(lab.config, teacher=settings))
+    if checkpoint is None:
+        network, start = pretrained(lab), "pre-trained here"
+    else:
+        loaded = load_checkpoint(checkpoint, lab.config.pretrain.variant)
+        network, start = loaded.model, loaded.published or loaded.sha256
+    teacher = transferred(lab, None, f"transfer_{settings.recipe}", network)
+    save_teacher(target, teacher, {"start": start, "recipe": settings.recipe})
+    held = [lab.records[int(i)] for i in lab.held_out(None)]
+    if not held:
+        return f"{target} written; no record is in the split `val`, so there are no figures"
+    logits = module_logits(teacher)
+    made: dict[str, Array] = {view: predict(logits, held, view, LENGTHS_S, lab.config.preparation) for view in VIEWS}
+    rows = [record.row for record in held]
+    plain = Confidence(tuple((seconds, 1.0) for seconds in LENGTHS_S), dict.fromkeys(LABELS, 0.0))
+    return report.text(
+        report.measure(report.calibrated(made, plain), rows), rows, f"{target}, recipe {settings.recipe}"
+    )
+
+
 def build_bundle(
     lab: Lab, target: Path, *, count: int = CALIBRATION_WINDOWS, only: Sequence[int] = tuple(range(FOLDS))
 ) -> str:
@@ -56,6 +92,7 @@ def build_bundle(
     the folds' networks.
     """
     module = distilled_student(lab, None)
+    save_student(lab.work / "student.pt", module, lab.config.student, {"teachers": list(lab.config.distil.teachers)})
     folds = cross_validate(lab, "distilled", only)
     confidence = _confidence(lab, folds)
     training, validation = lab.training(None), [lab.records[int(i)] for i in lab.held_out(None)]

@@ -102,7 +102,7 @@ def load_student(path: Path) -> Student:
     Raises:
         BundleError: the file is missing, is not a checkpoint of a student, or its weights do not fit its own shape.
     """
-    hint = "point to a student.pt that `python -m quantize train` wrote"
+    hint = "point to a student.pt that `python -m quantize bundle` wrote"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         config = StudentConfig(**content["config"])

@@ -73,4 +73,13 @@ def write_folder(root: Path, events: int = 6) -> Path:
                 row(name, event, label, split, trace_channels=channels, trace_sampling_rate_hz=str(rate), **onset)
             )
     write_table(root, rows)
+    write_picks(root, [r["trace_name"] for r in rows if r["source_type"] != "noise"])
     return root
+
+
+def write_picks(root: Path, names: list[str]) -> None:
+    """A table of picks as of a phase picker: a P at every onset."""
+    (root / "soft_labels").mkdir()
+    lines = [f"{name},{START + ONSET_S},Pg,0.8,vertical copied" for name in names]
+    header = "trace_name,pick_time,phase,probability,input"
+    (root / "soft_labels" / "picks.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")

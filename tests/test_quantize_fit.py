@@ -1,0 +1,273 @@
+"""A run that was broken off goes on as if nothing had happened, and what it writes can be trusted to load."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quantize_support import write_folder
+
+torch = pytest.importorskip("torch", reason="needs the extra `train`")
+
+from agent.dsp.window import Preparation  # noqa: E402
+from agent.errors import BundleError, ConfigError, DataError  # noqa: E402
+from agent.types import LABELS  # noqa: E402
+from quantize.augment import Augmentation  # noqa: E402
+from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank  # noqa: E402
+from quantize.cli import CONFIGS, main  # noqa: E402
+from quantize.config import BuildConfig, read_config  # noqa: E402
+from quantize.data import Record, load_records, read_table  # noqa: E402
+from quantize.fit import FitConfig, Source, fit  # noqa: E402
+from quantize.lab import Lab, learned_from  # noqa: E402
+from quantize.prime_dp import PrimeDP  # noqa: E402
+from quantize.student import (  # noqa: E402
+    Student,
+    StudentConfig,
+    build_student,
+    example_input,
+    load_student,
+    parameter_count,
+    save_student,
+)
+from quantize.transfer import EventTeacher, load_teacher, prepare_transfer, save_teacher  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+REDUCED = read_config(CONFIGS / "reduced.yaml")
+TINY = FitConfig(windows=64, batch=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[Record]:
+    return load_records(read_table(folder))
+
+
+@pytest.fixture(scope="module")
+def lab(folder: Path, records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(records, [], [], REDUCED, tmp_path_factory.mktemp("lab"), folder)
+
+
+@pytest.fixture(scope="module")
+def bank(lab: Lab) -> Bank:
+    return lab.bank()
+
+
+def plan(records: list[Record], count: int = 12, seed: int = 1) -> Plan:
+    parts = np.arange(len(records)) % 2
+    return labelled_plan(records, parts, count, preparation=Preparation(), augmentation=Augmentation(), seed=seed)
+
+
+def student() -> Student:
+    torch.manual_seed(5)
+    return build_student(REDUCED.student)
+
+
+def everything(bank: Bank) -> list[Source]:
+    return [Source(bank, np.arange(len(bank)))]
+
+
+KILLED = """
+    import sys
+    from pathlib import Path
+    from quantize.data import load_records, read_table
+    from quantize.lab import Lab
+    from test_quantize_fit import REDUCED, TINY, everything, student
+    from quantize.fit import fit
+    data, lab, work = map(Path, sys.argv[1:])
+    bank = Lab(load_records(read_table(data)), [], [], REDUCED, lab, data).bank()
+    fit(student(), everything(bank), TINY, work, save_every=2)
+"""
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_same_weights(
+    folder: Path, lab: Lab, bank: Bank, tmp_path: Path
+) -> None:
+    straight = fit(student(), everything(bank), TINY, tmp_path / "a").state_dict()
+    script = textwrap.dedent(KILLED)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(CONFIGS.parents[1])))}
+    arguments = [sys.executable, "-c", script, str(folder), str(lab.work), str(tmp_path / "b")]
+    with subprocess.Popen(arguments, env=env) as child:
+        state = tmp_path / "b" / "state.pt"
+        deadline = time.monotonic() + 60
+        while not state.is_file() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        child.kill()
+    assert state.is_file(), "the run was to be killed after its first saved state"
+    resumed = fit(student(), everything(bank), TINY, tmp_path / "b").state_dict()
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name
+    other = fit(student(), everything(bank), replace(TINY, seed=1), tmp_path / "c").state_dict()
+    assert not torch.equal(straight["head.weight"], other["head.weight"])
+
+
+def test_a_folder_of_another_run_is_refused(bank: Bank, tmp_path: Path) -> None:
+    fit(student(), everything(bank), TINY, tmp_path)
+    with pytest.raises(ConfigError, match="another configuration"):
+        fit(student(), everything(bank), replace(TINY, learning_rate=1e-3), tmp_path)
+    with pytest.raises(ConfigError, match="other records"):
+        fit(student(), [Source(bank, np.arange(5))], TINY, tmp_path)
+    with pytest.raises(ConfigError, match="no window"):
+        fit(student(), [Source(bank, np.arange(0))], TINY, tmp_path)
+
+
+def test_it_learns(bank: Bank, tmp_path: Path) -> None:
+    fit(student(), everything(bank), replace(TINY, windows=1280, batch=16), tmp_path, save_every=20)
+    losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in (tmp_path / "log.jsonl").open()]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_soft_targets_pull_towards_the_teacher(bank: Bank, tmp_path: Path) -> None:
+    """A teacher that calls everything a blast must be heard over the labels, and alone where there are none."""
+    soft = np.zeros((len(bank), len(LABELS)), dtype=np.float32)
+    soft[:, 1] = 1.0
+    unlabelled = replace_labels(bank)
+    config = replace(TINY, windows=640, batch=16, soft=0.9)
+    taught = fit(student(), [Source(unlabelled, np.arange(len(bank)), 1.0, soft)], config, tmp_path / "a")
+    windows = torch.from_numpy(np.asarray(bank.windows[:32], dtype=np.float32))[:, :, None]
+    with torch.no_grad():
+        assert (taught(windows).argmax(1) == 1).float().mean() > 0.9
+
+
+def replace_labels(bank: Bank) -> Bank:
+    return Bank(bank.windows, bank.record, np.full(len(bank), UNLABELLED), bank.part)
+
+
+def test_a_bank_cut_short_is_completed_alike(records: list[Record], tmp_path: Path) -> None:
+    straight = np.array(open_bank(tmp_path / "a", plan(records), 1).windows)
+    open_bank(tmp_path / "b", plan(records), 1)
+    spoiled = np.load(tmp_path / "b" / "windows.npy", mmap_mode="r+")
+    spoiled[4:] = 0
+    spoiled.flush()
+    (tmp_path / "b" / "progress.json").write_text("4")
+    np.testing.assert_array_equal(open_bank(tmp_path / "b", plan(records), 1).windows, straight)
+    with pytest.raises(DataError, match="bank of other records"):
+        open_bank(tmp_path / "b", plan(records, seed=2), 1)
+
+
+def test_no_fold_learns_from_an_event_that_it_is_tried_on(lab: Lab, bank: Bank) -> None:
+    for fold in (None, 0, 1, 2, 3, 4):
+        tried = {lab.records[int(i)].row.event for i in lab.held_out(fold)}
+        learned = {lab.records[int(bank.record[i])].row.event for i in learned_from(bank, fold)}
+        assert tried and not tried & learned
+    assert {lab.records[int(i)].row.split for i in lab.held_out(None)} == {"val"}
+
+
+@pytest.mark.parametrize(("recipe", "moving"), [("head", 1), ("embeddings", 4), ("all", 5)])
+def test_a_recipe_moves_only_what_it_names(bank: Bank, tmp_path: Path, recipe: str, moving: int) -> None:
+    torch.manual_seed(0)
+    teacher = EventTeacher(PrimeDP("picker"), "mean")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    groups = prepare_transfer(teacher, recipe, 0.01)  # type: ignore[arg-type]
+    assert len(groups) == moving
+    after = fit(teacher, everything(bank), FitConfig(windows=16, batch=8), tmp_path, groups=groups).state_dict()
+    changed = {
+        name.removeprefix("prime.").split(".")[0] for name, v in after.items() if not torch.equal(v, before[name])
+    }
+    parts = {"head": set(), "embeddings": {"embedding_wave", "emb_pos", "embedding_info"}}
+    everywhere = {"embedding_wave", "emb_pos", "embedding_info", "transformer"}
+    assert changed == {"head"} | parts.get(recipe, everywhere), "running statistics of frozen parts must stand too"
+
+
+def test_a_teacher_comes_back_from_its_file(tmp_path: Path) -> None:
+    teacher = EventTeacher(PrimeDP("picker"), "mean").eval()
+    save_teacher(tmp_path / "t.pt", teacher, {"start": "fresh"})
+    x = torch.randn(2, 3, 1, 1024)
+    with torch.no_grad():
+        assert torch.equal(load_teacher(tmp_path / "t.pt")(x), teacher(x))
+    (tmp_path / "t.pt").write_bytes((tmp_path / "t.pt").read_bytes()[:1000])
+    with pytest.raises(BundleError, match=r"t\.pt"):
+        load_teacher(tmp_path / "t.pt")
+
+
+def test_smoothing_gives_collapse_nothing(bank: Bank) -> None:
+    from quantize.fit import smoothed
+
+    target = smoothed(torch.tensor([0]), 0.2)[0]
+    assert target[LABELS.index("collapse")] == 0
+    assert target[0] == pytest.approx(0.8 + 0.05)
+    assert target.sum() == pytest.approx(1.0)
+
+
+def test_default_student_suits_int8_and_its_budget() -> None:
+    model = build_student(read_config(CONFIGS / "student.yaml").student).eval()
+    assert parameter_count(model) <= 500_000
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(m.groups == 1 and m.kernel_size[0] == 1 and m.out_channels % 8 == 0 for m in convolutions)
+    assert model(example_input()).shape == (1, len(LABELS))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"channels": (12, 16)}, {"kernels": (4, 5)}, {"strides": (0, 2)}, {"kernels": (5,)}, {"taps": (0,)}],
+)
+def test_shapes_that_quantise_badly_are_refused(shape: dict[str, tuple[int, ...]]) -> None:
+    plain = {"channels": (16, 16), "kernels": (5, 5), "strides": (2, 2), "taps": (1,)}
+    StudentConfig(**plain)
+    with pytest.raises(ConfigError):
+        StudentConfig(**(plain | shape))
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        load_student(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("weights")
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    torch.save(TINY, tmp_path / "code.pt")
+    for name in ("text.pt", "other.pt", "code.pt"):
+        with pytest.raises(BundleError, match=name):
+            load_student(tmp_path / name)
+
+
+def test_an_unknown_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3\nstudent:\n  widths: [16]\n")
+    with pytest.raises(ConfigError, match="student: unknown key 'widths'"):
+        read_config(path)
+    path.write_text("seed: 3\ndistil:\n  fit:\n    windows: 7\n")
+    read = read_config(path)
+    assert (read.seed, read.distil.fit.windows) == (3, 7)
+    assert read.distil.fit.soft == BuildConfig().distil.fit.soft, "what is left out keeps its default"
+
+
+def test_a_student_comes_back_from_its_file(tmp_path: Path) -> None:
+    model = student().eval()
+    save_student(tmp_path / "s.pt", model, REDUCED.student, {"seed": 5})
+    with torch.no_grad():
+        assert torch.equal(load_student(tmp_path / "s.pt")(example_input()), model(example_input()))
+
+
+@pytest.mark.slow
+def test_one_command_goes_from_records_to_a_bundle_that_reports(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    common = ["--data", str(folder), "--work", str(tmp_path / "work"), "--config", str(CONFIGS / "reduced.yaml")]
+    build = ["model", *common, "--folds", "2", "--calibration", "32", "--out", str(bundle)]
+    assert main(build) == 0
+    built = capsys.readouterr().out
+    assert "Cross-validation by event" in built
+    assert main(["report", "--data", str(folder), "--bundle", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+
+    def table(said: str) -> str:
+        start = said.index("Neutral view")
+        return said[start : said.index("As recorded", start)]
+
+    assert table(shown) == table(built), "the agent's inference gives the figures that the bundle was written with"
+
+
+def test_missing_data_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--data", str(tmp_path), "--work", str(tmp_path)]) == 1
+    assert "metadata.csv does not exist" in capsys.readouterr().err
