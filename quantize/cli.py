@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "crossval": "five-fold cross-validation by event of the methods named",
         "bundle": "distil, quantise, calibrate and write the bundle",
         "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
+        "search": "shapes of the student: accuracy against latency",
         "transfer": "adapt a pre-trained PRIME-DP to labelled records of your own",
         "report": "figures of a bundle on labelled records, through the agent's own inference",
     }
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
-        if name in ("crossval", "bundle", "model"):
+        if name in ("crossval", "search", "bundle", "model"):
             stage.add_argument(
                 "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
             )
@@ -156,6 +157,10 @@ def _run(options: argparse.Namespace) -> None:
     lab = pipeline.open_lab(data, work, config, reduced=options.reduced)
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
+    if options.stage == "search":
+        from quantize.search import search, table
+
+        print(table(search(lab, config.alone.windows // 2, range(options.folds))))
     if options.stage == "transfer":
         print(pipeline.transfer(lab, options.checkpoint, options.recipe, options.out))
     if options.stage in ("crossval", "model"):

@@ -16,7 +16,7 @@ from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.bank import Bank
 from quantize.evaluate import Array, Logits, softmax
-from quantize.fit import FitConfig, Source, fit
+from quantize.fit import FitConfig, Source, fit, has_bfloat16
 from quantize.lab import Lab, learned_from
 from quantize.pretrain import pretrain, read_arrivals
 from quantize.prime_dp import PrimeDP
@@ -33,7 +33,7 @@ def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
 
     def run(windows: NDArray[np.float32]) -> Array:
         parts = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16 and has_bfloat16()):
             for start in range(0, len(windows), _CHUNK):
                 chunk = np.ascontiguousarray(windows[start : start + _CHUNK], dtype=np.float32)
                 parts.append(model(torch.from_numpy(chunk)[:, :, None]).double().numpy())

@@ -25,7 +25,7 @@ from torch import nn
 from agent.errors import DataError
 from agent.types import WINDOW_RATE_HZ, parse_ns
 from quantize.data import Record
-from quantize.fit import claim
+from quantize.fit import claim, has_bfloat16
 from quantize.prime_dp import DOWNSAMPLING, PHASES, PrimeDP
 from quantize.views import main_component
 
@@ -67,13 +67,15 @@ def read_arrivals(root: Path) -> Arrivals:
     table = root / "soft_labels" / "picks.csv"
     if not table.is_file():
         raise DataError(f"{table} does not exist", "pre-training needs the table of picks beside the records")
+    known = {phase: number for number, phase in enumerate(PHASES) if number}
     found: dict[str, dict[str, list[tuple[int, int, float]]]] = defaultdict(lambda: defaultdict(list))
     with table.open(newline="", encoding="utf-8") as handle:
         for line, row in enumerate(csv.DictReader(handle), 2):
             try:
-                pick = (PHASES.index(row["phase"]), parse_ns(row["pick_time"]), float(row["probability"]))
+                pick = (known[row["phase"]], parse_ns(row["pick_time"]), float(row["probability"]))
             except (KeyError, ValueError, DataError) as error:
-                raise DataError(f"{table}:{line}: {error}", f"phases are {', '.join(PHASES[1:])}") from None
+                hint = f"phases are {', '.join(known)}, times ISO 8601, probabilities numbers"
+                raise DataError(f"{table}:{line}: {error}", hint) from None
             if pick[2] >= _LEAST:
                 found[row["trace_name"]][row["input"]].append(pick)
     return {name: views.get("3c") or next(iter(views.values())) for name, views in found.items()}
@@ -99,7 +101,7 @@ def pretrain(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = int(state["step"])
-    maker = _Maker(records, arrivals, config)
+    maker = Windows(records, arrivals, config)
     steps = max(1, config.windows // config.batch)
     sums, began = np.zeros(2), time.monotonic()
     model.train()
@@ -139,7 +141,7 @@ def losses(
     network sees zero.
     """
     seen = x * ~hidden[:, None]
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16 and has_bfloat16()):
         wave_tokens = model.hidden(seen)[:, :, 6:]
         phase, wave = model.decoder_phase(wave_tokens), model.decoder_wave(wave_tokens)
     # Arrivals are a hundredth of the samples; unweighted, "background everywhere" is too good an answer.
@@ -150,8 +152,8 @@ def losses(
     return (weight * cross_entropy).mean(), (error * share).sum() / share.sum().clamp(min=1)
 
 
-class _Maker:
-    """Windows for one batch after another."""
+class Windows:
+    """Draws windows with their targets: any place of any record, more often around a pick."""
 
     def __init__(self, records: Sequence[Record], arrivals: Arrivals, config: PretrainConfig) -> None:
         self._config = config
@@ -179,6 +181,7 @@ class _Maker:
         self._bell = np.exp(-0.5 * (np.arange(-40, 41) / 12) ** 2).astype(np.float32)
 
     def batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Windows ``[N, 3, T]``, phases ``[N, 5, T]`` (they add up to 1), and which samples are hidden ``[N, T]``."""
         made = [self._window(rng) for _ in range(self._config.batch)]
         x, phases = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
         hidden = np.stack([self._hidden(rng) for _ in made])
