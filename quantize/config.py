@@ -46,7 +46,7 @@ class TeacherConfig:
 class DistilConfig:
     """``teachers``: methods whose mean answer is taught. Shares of a batch by kind of window; the rest is labelled."""
 
-    teachers: tuple[str, ...] = ("prime", "boosting", "stft")
+    teachers: tuple[str, ...] = ("prime", "boosting", "alone")
     unlabelled: float = 0.15
     synthetic: float = 0.0
     fit: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000, soft=0.6, temperature=2.0))
@@ -62,6 +62,7 @@ class BuildConfig:
     bank: BankConfig = field(default_factory=BankConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    boosting_windows: int = 16_384
     stft: FitConfig = field(default_factory=lambda: FitConfig(windows=48_000))
     student: StudentConfig = field(default_factory=StudentConfig)
     alone: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000))

@@ -15,11 +15,13 @@ from torch import nn
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.bank import Bank
+from quantize.boosting import feature_table, train_boosting
 from quantize.evaluate import Array, Logits, softmax
 from quantize.fit import FitConfig, Source, fit, has_bfloat16
 from quantize.lab import Lab, learned_from
 from quantize.pretrain import pretrain, read_arrivals
 from quantize.prime_dp import PrimeDP
+from quantize.stft_network import StftNetwork
 from quantize.student import Student, build_student
 from quantize.transfer import EventTeacher, prepare_transfer
 
@@ -109,6 +111,24 @@ def _student(lab: Lab, fold: int | None, name: str, sources: Sequence[Source], s
     return fit(build_student(lab.config.student), sources, settings, folder(lab, name, fold))
 
 
+def stft(lab: Lab, fold: int | None) -> Logits:
+    """The paper's STFT network."""
+    bank, settings = lab.bank(), lab.config.stft
+    torch.manual_seed(settings.seed)
+    sources = [Source(bank, learned_from(bank, fold))]
+    return module_logits(fit(StftNetwork(), sources, settings, folder(lab, "stft", fold)))
+
+
+def boosting(lab: Lab, fold: int | None) -> Logits:
+    """Gradient boosting on hand features of the same windows."""
+    bank = lab.bank()
+    folder(lab, "boosting", fold).mkdir(parents=True, exist_ok=True)
+    table = feature_table(bank, lab.work / "features.npy", lab.config.boosting_windows)
+    index = learned_from(bank, fold)
+    index = index[index < len(table)]
+    return train_boosting(table[index], bank.label[index], lab.config.seed)
+
+
 def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], name: str) -> NDArray[np.float32]:
     """Mean probabilities of the teachers on the entries ``index`` of a bank, ``[len(bank), 5]`` (zero elsewhere)."""
     total = np.zeros((len(bank), len(LABELS)))
@@ -127,7 +147,14 @@ def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], nam
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {"alone": alone, "prime": prime, "scratch": scratch, "distilled": distilled}
+    {
+        "stft": stft,
+        "boosting": boosting,
+        "alone": alone,
+        "scratch": scratch,
+        "prime": prime,
+        "distilled": distilled,
+    }
 )
 
 

@@ -36,7 +36,7 @@ log = logging.getLogger("quantize.pipeline")
 
 NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
-COMPARED = ("alone", "prime", "distilled")
+COMPARED = ("stft", "boosting", "alone", "prime", "distilled")
 """Methods whose cross-validation belongs to a full build."""
 
 
