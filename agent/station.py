@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from agent.dsp.continuity import Continuity
+from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector, TriggerSettings
 from agent.dsp.measure import SETTLE_NS, measure
 from agent.dsp.ring import RingBuffer
+from agent.dsp.rsam import Minute
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
 from agent.errors import ModelError
 from agent.types import (
@@ -101,6 +102,16 @@ class Station:
         self._merge_ns = round(trigger.merge_s * NS)
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """What happened on each channel, by component code. Any thread may look."""
+        return dict(self._continuity.counts)
+
+    @property
+    def rsam(self) -> tuple[Minute, ...]:
+        """The vertical's mean absolute amplitude in each complete minute of the last hour. Any thread may look."""
+        return self._detector.rsam.minutes
 
     def feed(self, block: SampleBlock) -> list[Output]:
         """Take one packet of at most a minute; what it decided, in the order of data time."""

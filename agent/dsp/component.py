@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from agent.dsp.stalta import RecursiveStaLta
 from agent.types import Samples
 
 Array = NDArray[np.float64]
+Meter: TypeAlias = Callable[[Array, int], None]
 
 _SETTLED = 0.01
 """Share of a filter's start-up transient that may be left when its output is believed again."""
@@ -44,7 +47,11 @@ class Component:
     the short one at its level once the band-pass has settled; a long one starts both from nothing.
     """
 
-    def __init__(self, sos: Array, nsta: int, nlta: int, long_gap: int, joins_at: int) -> None:
+    def __init__(
+        self, sos: Array, nsta: int, nlta: int, long_gap: int, joins_at: int, *, meter: Meter | None = None
+    ) -> None:
+        """``meter`` is shown the band-passed samples, with the number of their first, once the filter has settled."""
+        self._meter = meter
         self.averages = RecursiveStaLta(nsta, nlta)
         self.end = joins_at
         """Number of the sample after the newest queued one."""
@@ -90,6 +97,8 @@ class Component:
             samples = samples[:count]
         self._done = first + count
         filtered = self._filter.process(samples)
+        if self._meter is not None and not self._settling:
+            self._meter(filtered, first)
         return np.multiply(filtered, filtered, out=filtered)
 
     def pass_by(self, phase: Phase, count: int) -> None:

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from agent.dsp.component import Component, Phase
 from agent.dsp.onoff import Change, OnOff, Rise
 from agent.dsp.ring import RingBuffer
+from agent.dsp.rsam import Rsam
 from agent.dsp.sos import butterworth
 from agent.dsp.stalta import RecursiveStaLta
 from agent.errors import ConfigError, DataError
-from agent.types import NS, SampleBlock, StationId, TriggerOff, TriggerOn
+from agent.types import COMPONENTS, NS, SampleBlock, StationId, TriggerOff, TriggerOn
 
 Array = NDArray[np.float64]
 
 COMPONENTS_AT_MOST = 3
 HIGHEST_CORNER = 0.8
 """The band-pass ends at this share of the Nyquist frequency at the latest."""
+_VERTICAL = COMPONENTS.index("Z")
 _SPAN = 12_000
 """Samples per component taken at once: the work stays in the second-level cache."""
 _SAME_RATE = 1e-4
@@ -92,6 +94,8 @@ class Detector:
         self.station = station
         self._trigger = trigger
         self._grid: _Grid | None = None
+        self.rsam = Rsam()
+        """Of the vertical component."""
 
     @property
     def time_ns(self) -> int:
@@ -121,7 +125,7 @@ class Detector:
             return self._grid.feed(block)
         if self._grid is not None and self._grid.outvotes(block):
             return []
-        new = _Grid(self.station, self._trigger, block)
+        new = _Grid(self.station, self._trigger, block, self.rsam)
         triggers = self.flush()
         self._grid = new
         return triggers + new.feed(block)
@@ -134,7 +138,7 @@ class Detector:
 class _Grid:
     """The station's components on one grid of sample numbers, which begins with a block and has its rate."""
 
-    def __init__(self, station: StationId, trigger: TriggerSettings, block: SampleBlock) -> None:
+    def __init__(self, station: StationId, trigger: TriggerSettings, block: SampleBlock, rsam: Rsam) -> None:
         t, rate = trigger, block.rate_hz
         high_hz = min(t.high_hz, HIGHEST_CORNER * rate / 2)
         self._nsta, self._nlta = round(t.sta_s * rate), round(t.lta_s * rate)
@@ -148,6 +152,7 @@ class _Grid:
         self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
         """The ratio."""
         self._station = station
+        self._rsam = rsam
         self._combine = self._vector if t.combine == "vector" else self._coincidence
         self._needed = t.components_needed
         self._rate_hz, self._step_ns = rate, NS / rate
@@ -219,9 +224,13 @@ class _Grid:
             return component, number
         number = round((block.start_ns - self._origin_ns) / self._step_ns)
         if component is None:
-            component = Component(self._sos, self._nsta, self._nlta, self._long_gap, number)
+            meter = self._measure if block.stream.row == _VERTICAL else None
+            component = Component(self._sos, self._nsta, self._nlta, self._long_gap, number, meter=meter)
             self._components[block.stream.component] = component
         return component, max(number, component.end)
+
+    def _measure(self, filtered: Array, first: int) -> None:
+        self._rsam.take(filtered, first, self.time_ns, self._rate_hz)
 
     def _decide(self, until: int) -> list[TriggerOn | TriggerOff]:
         """Advance to sample ``until``, in steps during which no component changes its phase."""

@@ -1,0 +1,71 @@
+"""RSAM: the mean absolute amplitude of a component, minute by minute (Endo & Murray 1991, Bull. Volcanol. 53).
+
+Unlike a count of events it needs no trigger: it rises with tremor and with events that have grown together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.types import NS
+
+MINUTE_NS = 60 * NS
+HOUR_MINUTES = 60
+_DIGITS = 6
+"""Significant ones that are reported: what follows is rounding, which differs between packets and files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """``mean_counts`` of the band-passed samples in the minute of data time that begins at ``start_ns``, and what share
+    of that minute they are."""
+
+    start_ns: int
+    mean_counts: float
+    coverage: float
+
+
+class Rsam:
+    """Fed by the pipeline; ``minutes`` may be read from any thread: it is replaced, never changed."""
+
+    def __init__(self) -> None:
+        self.minutes: tuple[Minute, ...] = ()
+        """The last hour's complete minutes that had samples, in the order in which they came."""
+        self._kept: deque[Minute] = deque(maxlen=HOUR_MINUTES)
+        self._minute = -1
+        self._sum = 0.0
+        self._count = 0
+        self._rate_hz = 1.0
+
+    def take(self, filtered: NDArray[np.float64], first: int, time_ns: Callable[[int], int], rate_hz: float) -> None:
+        """Consecutive samples, counts; ``time_ns`` gives the time of a sample's number, ``first`` is that of the first.
+
+        A minute is complete when a sample of another one comes.
+        """
+        amplitude, begin, count = np.abs(filtered), 0, len(filtered)
+        self._rate_hz = rate_hz
+        while begin < count:
+            now_ns = time_ns(first + begin)
+            minute = now_ns // MINUTE_NS
+            left = math.ceil(((minute + 1) * MINUTE_NS - now_ns) * rate_hz / NS)
+            end = min(count, begin + max(1, left))
+            if minute != self._minute:
+                self._close()
+                self._minute = minute
+            self._sum += float(amplitude[begin:end].sum())
+            self._count += end - begin
+            begin = end
+
+    def _close(self) -> None:
+        if self._count:
+            mean = float(f"{self._sum / self._count:.{_DIGITS}g}")
+            coverage = min(1.0, round(self._count / (60 * self._rate_hz), 3))
+            self._kept.append(Minute(self._minute * MINUTE_NS, mean, coverage))
+            self.minutes = tuple(self._kept)
+        self._sum, self._count = 0.0, 0
