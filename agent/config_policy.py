@@ -67,6 +67,54 @@ class EscalationConfig(Section):
             yield Disagreement(("",), "needs a condition: min_probability, min_duration_s or min_events")
 
 
+class RateStepConfig(Section):
+    """A step of a rate alert to a higher severity."""
+
+    severity: AlertSeverity = Field(examples=["severe"], description="severity from this step on")
+    min_ratio: float = Field(
+        gt=1, le=100_000, examples=[10.0], description="rate in the window over that of the background, at least"
+    )
+
+
+class AccelerationConfig(Section):
+    """The alert for a rising rate of events of the label at a station; all times are of recorded data."""
+
+    severity: AlertSeverity = Field(default="moderate", description="CAP severity of the alert")
+    window_s: float = Field(default=3_600.0, ge=60, le=604_800, description="window that is judged, seconds")
+    background_s: float = Field(
+        default=86_400.0, ge=60, le=2_592_000,
+        description="time before the window to compare with, seconds; of which window_s must be there",
+    )  # fmt: skip
+    min_events: int = Field(default=5, ge=3, le=1_000, description="events in the window, at least")
+    min_ratio: float = Field(
+        default=3.0, ge=1.5, le=1_000,
+        description="rate in the window over that of the background, at least; below half of it the alert ends",
+    )  # fmt: skip
+    max_chance: float = Field(
+        default=1e-5, gt=0, le=0.05,
+        description="probability of so many events if the rate had not changed, at most (two Poisson rates, one-sided)",
+    )  # fmt: skip
+    min_probability: float = Field(
+        default=0.5, ge=0, le=1, description="calibrated probability of the label for an event to count"
+    )
+    escalate: tuple[RateStepConfig, ...] = Field(
+        default=(), strict=False, max_length=4, description="steps to higher severities"
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.background_s < self.window_s:
+            yield Disagreement(("background_s", "window_s"), f"must not be shorter than window_s ({self.window_s:g})")
+        for index, step in enumerate(self.escalate):
+            if rank(step.severity) <= rank(self.severity):
+                yield Disagreement(
+                    (f"escalate.{index}.severity", "severity"), f"must be above the alert's own ({self.severity})"
+                )
+            if step.min_ratio <= self.min_ratio:
+                yield Disagreement(
+                    (f"escalate.{index}.min_ratio", "min_ratio"), f"must be above min_ratio ({self.min_ratio:g})"
+                )
+
+
 class RuleConfig(Section):
     """When an event of one label becomes an alert."""
 
@@ -96,6 +144,9 @@ class RuleConfig(Section):
     )
     escalate: tuple[EscalationConfig, ...] = Field(
         default=(), strict=False, max_length=8, description="steps to higher severities"
+    )
+    acceleration: AccelerationConfig | None = Field(
+        default=None, description="an alert for a rising rate of events of this label; without this section, none"
     )
     retract: bool = Field(default=True, description="whether a later verdict that contradicts the alert withdraws it")
     retract_below: float | None = Field(

@@ -6,6 +6,8 @@ What one event can go through:
                      ^                         |
                      +-(stronger evidence)-- retracted <--(contradicted)
 
+Alerts on the rate of events live beside these (``agent.acceleration``).
+
 Every answer comes with its reason, alert or not, so that a station that stays silent can be asked why.
 """
 
@@ -15,6 +17,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from agent.acceleration import RateWatch
 from agent.config_policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, rank
 from agent.types import LABELS, NS, Alert, Classification, Event, StationId
 
@@ -102,6 +105,7 @@ class Policy:
 
     def __init__(self, settings: PolicyConfig) -> None:
         self._settings = settings
+        self._rates = RateWatch(settings.rules)
         self._open: OrderedDict[EventKey, _Followed] = OrderedDict()
         self._ended: OrderedDict[EventKey, None] = OrderedDict()
         self._pasts: OrderedDict[Place, _Past] = OrderedDict()
@@ -127,6 +131,9 @@ class Policy:
         alerts, reason = self._judge(_Case(key, event, followed))
         if event.phase == "end":
             self._end(key)
+            rates = self._rates.consider(event)
+            alerts += rates
+            reason = "; ".join([reason, *(alert.reason for alert in rates)])
         while len(self._open) > MAX_OPEN_EVENTS:
             self._end(next(iter(self._open)))
         _trim(self._ended, MAX_ENDED_EVENTS)

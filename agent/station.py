@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector, TriggerSettings
 from agent.dsp.measure import SETTLE_NS, measure
+from agent.dsp.recorded import Recorded
 from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Minute
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
@@ -69,6 +70,8 @@ class _Open:
     off_known_ns: int = 0
     """When the detector knew that the trigger is off: a verdict as of an earlier time must not know it."""
     last: Classification | None = None
+    recorded_s: float = 0.0
+    """Data recorded up to the onset."""
 
     def is_off(self, now_ns: int) -> bool:
         return self.off_ns is not None and self.off_known_ns <= now_ns
@@ -96,6 +99,7 @@ class Station:
         self._classifier = classifier
         self._exercise = exercise
         self._continuity = Continuity()
+        self._recorded = Recorded()
         self._detector = Detector(station, trigger)
         self._rings: dict[int, RingBuffer] = {}
         self._min_duration_ns = round(trigger.min_duration_s * NS)
@@ -125,6 +129,7 @@ class Station:
             if ring is None or ring.rate_hz != piece.rate_hz:
                 ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
             ring.write(piece.start_ns, piece.samples)
+            self._recorded.add(piece.start_ns, piece.end_ns)
             triggers += self._detector.feed(piece)
         if not triggers and not self._open:
             return []
@@ -158,7 +163,8 @@ class Station:
                     event.off_ns = trigger.off_ns
                     event.off_known_ns = trigger.off_ns + self._merge_ns
         elif len(self._open) < MAX_OPEN:
-            self._open.append(_Open(trigger.onset_ns, trigger.ratio))
+            recorded_s = round(self._recorded.until(trigger.onset_ns), 3)
+            self._open.append(_Open(trigger.onset_ns, trigger.ratio, recorded_s=recorded_s))
         else:
             yield Discard(self.id, trigger.onset_ns, f"{MAX_OPEN} events are open at this station already")
 
@@ -229,6 +235,7 @@ class Station:
             data_ns=now_ns,
             reason=reason,
             exercise=self._exercise,
+            recorded_s=event.recorded_s,
         )
 
     def _detect(self, event: _Open, now_ns: int) -> Detection:

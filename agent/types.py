@@ -237,6 +237,8 @@ class Event:
     """Time of the newest sample that this revision has seen."""
     reason: str | None = None
     exercise: bool = False
+    recorded_s: float | None = None
+    """Seconds of data that the station had recorded up to the onset, since the agent started; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -331,9 +331,9 @@ def test_trigger_settings_are_the_detectors() -> None:
 
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     """A number without a unit in its name is a count or a ratio, and those are listed here."""
-    plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port"}
+    plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port", "min_ratio"}
     plain |= {"seed", "hours", "stations"}
-    units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour")
+    units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour", "max_chance")
     for path, entry in catalogue().items():
         assert entry.description, path
         if "number" in entry.kind and "[]" not in path.rpartition(".")[2]:
@@ -349,10 +349,11 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
     assert all(entry.example is not None for entry in required)
     required = [entry for entry in required if ":" not in entry.path]
     text = (
-        "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}]}}}}\nmqtt: {}\n"
+        "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}], "
+        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\n"
     )
     messages = told("station: {}\nsource: {}\n" + text)
-    assert len(messages) == len(required) - 2 * (len(LABELS) - 1) - (len(LABELS) - 1)
+    assert len(messages) == len(required) - 5 * (len(LABELS) - 1)
     assert all("is required" in message for message in messages)
 
 
