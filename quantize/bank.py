@@ -21,6 +21,9 @@ from agent.errors import DataError
 from agent.types import LABELS, WINDOW_SAMPLES
 from quantize.augment import Augmentation, Augmenter, Sampler
 from quantize.data import Record
+from quantize.generator import as_record, generate
+from quantize.signals import background
+from quantize.views import main_component
 
 log = logging.getLogger("quantize.bank")
 
@@ -88,6 +91,30 @@ def unlabelled_plan(
     augmenter = Augmenter(records, preparation, augmentation)
     nothing = np.full(count, UNLABELLED, dtype=np.int64)
     return Plan(drawn.astype(np.int64), nothing, nothing, augmenter.window)
+
+
+SYNTHETIC_SHARES = {"earthquake": 0.2, "blast": 0.25, "collapse": 0.1, "landslide": 0.3, "noise": 0.15}
+"""Share of each class among the generator's windows: more of what real records lack."""
+
+
+def synthetic_plan(
+    backgrounds: Sequence[Record], count: int, *, preparation: Preparation, augmentation: Augmentation, seed: int
+) -> Plan:
+    """``count`` windows, each of an event of its own from the generator, on noise like that before ``backgrounds``
+    (records without a class, so that no fold's noise is among it)."""
+    rng = np.random.default_rng((seed, 0))
+    labels = rng.choice(len(LABELS), size=count, p=[SYNTHETIC_SHARES[label] for label in LABELS])
+
+    def make(index: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        quiet = None
+        if backgrounds and rng.random() < 0.9:
+            other = backgrounds[int(rng.integers(len(backgrounds)))]
+            quiet = background(other.data[main_component(other)], None)
+        made = as_record(generate(rng, LABELS[labels[index]], quiet), index)
+        return Augmenter([made], preparation, augmentation).window(0, rng)
+
+    nothing = np.full(count, UNLABELLED, dtype=np.int64)
+    return Plan(np.arange(count), labels.astype(np.int64), nothing, make)
 
 
 def open_bank(folder: Path, plan: Plan, seed: int) -> Bank:

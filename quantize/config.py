@@ -26,7 +26,6 @@ class BankConfig:
     labelled: int = 32_768
     unlabelled: int = 8_192
     synthetic: int = 8_192
-    synthetic_records: int = 4_096
     seed: int = 3
 
 

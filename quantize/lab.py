@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.bank import Bank, labelled_plan, open_bank, unlabelled_plan
+from quantize.bank import Bank, labelled_plan, open_bank, synthetic_plan, unlabelled_plan
 from quantize.config import BuildConfig
 from quantize.data import Record, folds
 
@@ -65,6 +65,20 @@ class Lab:
             seed=settings.seed + 1,
         )
         return open_bank(self.work / "unlabelled", plan, settings.seed + 1)
+
+    def synthetic_bank(self) -> Bank | None:
+        """Windows of the generator's events; None where none are asked for."""
+        settings = self.config.bank
+        if not settings.synthetic:
+            return None
+        plan = synthetic_plan(
+            [*self.unlabelled, *self.streams],
+            settings.synthetic,
+            preparation=self.config.preparation,
+            augmentation=self.config.augmentation,
+            seed=settings.seed + 2,
+        )
+        return open_bank(self.work / "synthetic", plan, settings.seed + 2)
 
     def held_out(self, fold: int | None) -> NDArray[np.int64]:
         """Indices of the records on which a fold is tried."""

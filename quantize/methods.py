@@ -98,11 +98,16 @@ def distilled_student(lab: Lab, fold: int | None) -> Student:
     """The distilled network itself."""
     settings, bank = lab.config.distil, lab.bank()
     index = learned_from(bank, fold)
-    sources = [Source(bank, index, 1 - settings.unlabelled, taught(lab, fold, bank, index, "bank"))]
+    rest = 1 - settings.unlabelled - settings.synthetic
+    sources = [Source(bank, index, rest, taught(lab, fold, bank, index, "bank"))]
     extra = lab.unlabelled_bank()
     if extra is not None and settings.unlabelled:
         every = np.arange(len(extra))
         sources.append(Source(extra, every, settings.unlabelled, taught(lab, fold, extra, every, "unlabelled")))
+    made = lab.synthetic_bank() if settings.synthetic else None
+    if made is not None:
+        # What the generator made is what it says; teachers that never saw its like have no better opinion.
+        sources.append(Source(made, np.arange(len(made)), settings.synthetic))
     return _student(lab, fold, "distilled", sources, settings.fit)
 
 
