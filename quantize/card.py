@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent.types import LABELS
+from quantize import tables
 from quantize.confidence import Confidence
 from quantize.data import Row
 from quantize.lab import FOLDS
@@ -37,10 +39,11 @@ def card(
     crossed: Sequence[Measured],
     rows: Sequence[Row],
     confidence: Confidence,
+    studies: Mapping[str, Any],
     *,
     folds: int,
 ) -> str:
-    """Markdown: use, limits, data, figures, confidence."""
+    """Markdown: use, limits, data, figures, confidence; ``studies`` by name, as they stand in the manifest."""
     temperatures = ", ".join(f"{seconds:g} s {value:.2f}" for seconds, value in confidence.temperatures)
     limits = ", ".join(f"{label} {confidence.thresholds[label]:.2f}" for label in LABELS)
     return "\n".join(
@@ -74,6 +77,7 @@ def card(
             "Temperatures and thresholds were fitted on these answers, so the calibration error is optimistic here.",
             "",
             markdown(crossed),
+            *tables.studies(studies),
             "## Confidence",
             "",
             f"Temperature by window length: {temperatures}.",

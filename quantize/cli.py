@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     texts = {
         "pretrain": "train PRIME-DP on phases and masked waveforms, without labels",
         "crossval": "five-fold cross-validation by event of the methods named",
+        "compare": "methods side by side: out-of-fold figures, differences with intervals",
         "bundle": "distil, quantise, calibrate and write the bundle",
         "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
         "search": "shapes of the student: accuracy against latency",
@@ -73,11 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
-        if name in ("crossval", "search", "bundle", "model"):
+        if name in ("crossval", "compare", "search", "bundle", "model"):
             stage.add_argument(
                 "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
             )
-        if name in ("crossval", "model"):
+        if name in ("crossval", "compare", "model"):
             stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all that are compared")
         if name in ("bundle", "model"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
@@ -147,7 +148,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.stage == "report":
         print(_report(data, options.bundle, options.split))
         return
-    from quantize import pipeline
+    from quantize import pipeline, tables
     from quantize.config import read_config
     from quantize.crossval import cross_validate
     from quantize.methods import pretrained
@@ -167,6 +168,10 @@ def _run(options: argparse.Namespace) -> None:
         for name in options.methods or pipeline.COMPARED:
             answered = cross_validate(lab, name, range(options.folds))
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
+    if options.stage in ("compare", "model"):
+        print(
+            tables.comparison(pipeline.compare_methods(lab, options.methods or pipeline.COMPARED, range(options.folds)))
+        )
     if options.stage in ("bundle", "model"):
         print(pipeline.build_bundle(lab, options.out, count=options.calibration, only=range(options.folds)))
 

@@ -143,14 +143,16 @@ def score(probabilities: Array, truth: Truth, draws: int = 1000, seed: int = 0) 
 
 def calibration_error(probabilities: Array, labels: NDArray[np.int64], bins: int = 10) -> float:
     """Expected calibration error of the top probability, equal-width bins (Guo et al. 2017)."""
+    parts = reliability(probabilities, labels, bins)
+    return sum(count * abs(sure - right) for count, sure, right in parts) / max(len(labels), 1)
+
+
+def reliability(probabilities: Array, labels: NDArray[np.int64], bins: int = 10) -> list[tuple[int, float, float]]:
+    """(answers, mean top probability, share right) of each of the equal-width bins that holds an answer."""
     top, right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
     which = np.minimum((top * bins).astype(int), bins - 1)
-    total = 0.0
-    for b in range(bins):
-        chosen = which == b
-        if chosen.any():
-            total += float(chosen.mean()) * abs(float(top[chosen].mean()) - float(right[chosen].mean()))
-    return total
+    held = [which == b for b in range(bins) if (which == b).any()]
+    return [(int(chosen.sum()), float(top[chosen].mean()), float(right[chosen].mean())) for chosen in held]
 
 
 def fit_temperature(logits: Array, labels: NDArray[np.int64], weights: Array | None = None) -> float:

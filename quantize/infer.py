@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,17 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def logits(model: onnx.ModelProto, windows: FloatArray, optimise: bool = True) -> FloatArray:
     """The outputs ``[n, 5]`` for ``windows`` ``[n, 3, 10240]``."""
-    runner = session(model, optimise)
-    return np.concatenate([runner.run([OUTPUT], {INPUT: feed})[0] for feed in _feeds(windows)])
+    return runner(model, optimise)(windows)
+
+
+def runner(model: onnx.ModelProto, optimise: bool = True) -> Callable[[FloatArray], FloatArray]:
+    """``logits`` of one network as a function of windows: its session is made once."""
+    opened = session(model, optimise)
+
+    def run(windows: FloatArray) -> FloatArray:
+        return np.concatenate([opened.run([OUTPUT], {INPUT: feed})[0] for feed in _feeds(windows)])
+
+    return run
 
 
 def activations(model: onnx.ModelProto, windows: FloatArray, names: Sequence[str]) -> Iterator[dict[str, Any]]:

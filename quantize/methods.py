@@ -14,10 +14,14 @@ from torch import nn
 
 from agent.errors import ConfigError
 from agent.types import LABELS
+from quantize import infer
+from quantize.augment import calibration_windows
 from quantize.bank import Bank
 from quantize.boosting import feature_table, train_boosting
 from quantize.evaluate import Array, Logits, softmax
+from quantize.export import export_int8
 from quantize.fit import FitConfig, Source, fit, has_bfloat16
+from quantize.int8 import Int8Files
 from quantize.lab import Lab, learned_from
 from quantize.pretrain import pretrain, read_arrivals
 from quantize.prime_dp import PrimeDP
@@ -28,6 +32,8 @@ from quantize.transfer import EventTeacher, prepare_transfer
 Method = Callable[[Lab, "int | None"], Logits]
 
 _CHUNK = 64
+_FOLD_CALIBRATION = 128
+"""Windows for the INT8 ranges of a fold's student."""
 
 
 def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
@@ -111,6 +117,23 @@ def distilled_student(lab: Lab, fold: int | None) -> Student:
     return _student(lab, fold, "distilled", sources, settings.fit)
 
 
+def int8(lab: Lab, fold: int | None) -> Logits:
+    """The distilled student as the agent runs it: the INT8 file for CPUs."""
+    run = infer.runner(int8_student(lab, fold, _FOLD_CALIBRATION).cpu)
+    return lambda windows: run(windows).astype(np.float64)
+
+
+def int8_student(lab: Lab, fold: int | None, count: int) -> Int8Files:
+    """The distilled student in both dialects, its ranges from ``count`` windows of what the fold learned from."""
+    training, preparation = lab.training(fold), lab.config.preparation
+    folder(lab, "int8", fold).mkdir(parents=True, exist_ok=True)
+    return export_int8(
+        distilled_student(lab, fold),
+        calibration_windows(training, preparation, count, seed=1),
+        calibration_windows(training, preparation, max(16, count // 4), seed=2),
+    )
+
+
 def _student(lab: Lab, fold: int | None, name: str, sources: Sequence[Source], settings: FitConfig) -> Student:
     torch.manual_seed(settings.seed)
     return fit(build_student(lab.config.student), sources, settings, folder(lab, name, fold))
@@ -159,6 +182,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "scratch": scratch,
         "prime": prime,
         "distilled": distilled,
+        "int8": int8,
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,18 +15,17 @@ from pydantic import JsonValue
 import agent
 from agent.types import LABELS
 from quantize import infer, report
-from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
 from quantize.checkpoint import load_checkpoint
+from quantize.compare import compare
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
 from quantize.crossval import OutOfFold, cross_validate
 from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
-from quantize.export import export_int8
 from quantize.lab import FOLDS, Lab
-from quantize.methods import distilled_student, module_logits, pretrained, transferred
+from quantize.methods import distilled_student, int8_student, module_logits, pretrained, transferred
 from quantize.signals import LENGTHS_S
 from quantize.student import parameter_count, save_student
 from quantize.transfer import Recipe, save_teacher
@@ -36,8 +36,10 @@ log = logging.getLogger("quantize.pipeline")
 
 NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
-COMPARED = ("stft", "boosting", "alone", "prime", "distilled")
+COMPARED = ("stft", "boosting", "alone", "prime", "distilled", "int8")
 """Methods whose cross-validation belongs to a full build."""
+STUDIES = ("comparison", "probe", "learning_curve", "layers")
+"""Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
 
 
 def open_lab(data: Path, work: Path, config: BuildConfig, *, reduced: bool = False) -> Lab:
@@ -82,6 +84,27 @@ def transfer(lab: Lab, checkpoint: Path | None, recipe: Recipe | None, target: P
     )
 
 
+def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
+    """Cross-validate the methods named and leave what there is to say of them in ``work/comparison.json``."""
+    answered = {name: cross_validate(lab, name, only) for name in names}
+    found = compare(answered, [record.row for record in lab.records], lab.parts // 2)
+    leave_study(lab.work, "comparison", found)
+    return found
+
+
+def leave_study(work: Path, name: str, values: dict[str, JsonValue]) -> None:
+    """Write one of ``STUDIES`` into the work folder; atomic."""
+    scratch = work / f"{name}.tmp"
+    scratch.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    scratch.replace(work / f"{name}.json")
+
+
+def studies(work: Path) -> dict[str, JsonValue]:
+    """The studies that stages have left in the work folder, by name."""
+    paths = {name: work / f"{name}.json" for name in STUDIES}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
 def build_bundle(
     lab: Lab, target: Path, *, count: int = CALIBRATION_WINDOWS, only: Sequence[int] = tuple(range(FOLDS))
 ) -> str:
@@ -95,16 +118,12 @@ def build_bundle(
     save_student(lab.work / "student.pt", module, lab.config.student, {"teachers": list(lab.config.distil.teachers)})
     folds = cross_validate(lab, "distilled", only)
     confidence = _confidence(lab, folds)
-    training, validation = lab.training(None), [lab.records[int(i)] for i in lab.held_out(None)]
-    preparation = lab.config.preparation
-    files = export_int8(
-        module,
-        calibration_windows(training, preparation, count, seed=1),
-        calibration_windows(training, preparation, max(16, count // 4), seed=2),
-    )
+    validation, preparation = [lab.records[int(i)] for i in lab.held_out(None)], lab.config.preparation
+    files = int8_student(lab, None, count)
+    run = infer.runner(files.cpu)
 
     def int8(windows: NDArray[np.float32]) -> Array:
-        return infer.logits(files.cpu, windows).astype(np.float64)
+        return run(windows).astype(np.float64)
 
     answers: dict[str, Array] = {view: predict(int8, validation, view, LENGTHS_S, preparation) for view in VIEWS}
     val_rows = [record.row for record in validation]
@@ -121,8 +140,19 @@ def build_bundle(
             temperature=dict(confidence.temperatures),
             thresholds=confidence.thresholds,
             training=_training(lab),
-            metrics={"validation": report.numbers(measured), "cross_validation": report.numbers(crossed)},
-            card=card(measured, crossed, [record.row for record in lab.records], confidence, folds=len(only)),
+            metrics={
+                "validation": report.numbers(measured),
+                "cross_validation": report.numbers(crossed),
+                **studies(lab.work),
+            },
+            card=card(
+                measured,
+                crossed,
+                [record.row for record in lab.records],
+                confidence,
+                studies(lab.work),
+                folds=len(only),
+            ),
         ),
     )
     log.info("%s written, %d parameters", target, parameter_count(module))

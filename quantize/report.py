@@ -3,6 +3,7 @@ manifest."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,17 +184,19 @@ def numbers(measured: Sequence[Measured]) -> dict[str, JsonValue]:
     views: dict[str, dict[str, JsonValue]] = {}
     for m in measured:
         views.setdefault(m.view, {})[f"{m.seconds:g}"] = {
-            "record_accuracy": _triple(m.records.accuracy),
-            "record_balanced_accuracy": _triple(m.records.balanced),
-            "record_macro_f1": _triple(m.records.macro_f1),
-            "event_accuracy": _triple(m.events.accuracy),
-            "event_balanced_accuracy": _triple(m.events.balanced),
-            "event_macro_f1": _triple(m.events.macro_f1),
+            "record_accuracy": triple(m.records.accuracy),
+            "record_balanced_accuracy": triple(m.records.balanced),
+            "record_macro_f1": triple(m.records.macro_f1),
+            "event_accuracy": triple(m.events.accuracy),
+            "event_balanced_accuracy": triple(m.events.balanced),
+            "event_macro_f1": triple(m.events.macro_f1),
             "calibration_error": round(m.calibration_error, 4),
             "answered": round(m.answered, 4),
+            "answered_accuracy": None if math.isnan(m.answered_accuracy) else round(m.answered_accuracy, 4),
         }
     return {**views}
 
 
-def _triple(figure: Figure) -> list[JsonValue]:
+def triple(figure: Figure) -> list[JsonValue]:
+    """Value, low and high end, four decimals."""
     return [round(figure.value, 4), round(figure.low, 4), round(figure.high, 4)]

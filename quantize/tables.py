@@ -1,0 +1,164 @@
+"""The tables of a comparison, for a terminal and for the model card alike, from its plain values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from agent.types import LABELS
+from quantize.signals import FULL_S, LENGTHS_S
+
+Values = Mapping[str, Any]
+
+TITLES = {
+    "stft": "STFT network of the paper",
+    "boosting": "boosting on hand features",
+    "alone": "student, labels alone",
+    "scratch": "PRIME-DP, not pre-trained",
+    "prime": "PRIME-DP, pre-trained, transferred",
+    "distilled": "student, distilled, FP32",
+    "int8": "student, distilled, INT8",
+}
+VIEWS = {
+    "neutral": "Neutral view (vertical only, 1-16 Hz, random placement, same filling): what counts",
+    "recorded": "As recorded: flattered by how each source was recorded",
+}
+
+
+def studies(found: Mapping[str, Values]) -> Iterator[str]:
+    """A section for each study that is there."""
+    for name, (heading, render) in _STUDIES.items():
+        if name in found:
+            yield from (f"## {heading}", "", *render(found[name]).splitlines(), "")
+
+
+def comparison(values: Values) -> str:
+    """Every table of a comparison (see ``quantize.compare``), as Markdown that reads well in a terminal too."""
+    return "\n".join(_lines(values)).rstrip() + "\n"
+
+
+def _lines(values: Values) -> Iterator[str]:
+    counts = ", ".join(f"{label} {n}/{e}" for label, (n, e) in values["classes"].items() if label != "collapse")
+    yield f"{values['records']} records of {values['events']} events (records/events: {counts}), each answered by the"
+    yield f"network of one of {values['folds']} folds that saw nothing of its event. Per cent, with 95 % intervals from"
+    yield "drawing events. Four classes: collapse, with one record in all, is apart."
+    for view, title in VIEWS.items():
+        methods = {name: by_view[view] for name, by_view in values["methods"].items() if view in by_view}
+        if not methods:
+            continue
+        yield from ("", f"**{title}**", "")
+        yield from _accuracy(methods)
+        yield from ("", "Recall of each class, records / events:", "")
+        yield from _recall(methods)
+        yield from ("", "Early verdicts: balanced accuracy, records / events, and its share of the whole window's:", "")
+        yield from _early(methods)
+        yield from ("", "Noise and confidence, whole window (noise: called noise / called noise or withheld):", "")
+        yield from _confidence(methods)
+        yield from _gains([d for d in values["differences"] if d["view"] == view])
+
+
+def _accuracy(methods: Mapping[str, Any]) -> Iterator[str]:
+    keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
+    heads = ("records: accuracy", "balanced", "events: accuracy", "balanced")
+    yield from table(("method", *heads), [(title(n), *(figure(_full(m)[k]) for k in keys)) for n, m in methods.items()])
+
+
+def _recall(methods: Mapping[str, Any]) -> Iterator[str]:
+    labels = [label for label in LABELS if any(label in m["whole"]["recall"] for m in methods.values())]
+    rows = []
+    for name, m in methods.items():
+        recall = m["whole"]["recall"]
+        cells = [" / ".join(percent(x) for x in recall[label]) if label in recall else "-" for label in labels]
+        right, count = m["whole"]["local"]
+        rows.append((title(name), *cells, f"{right} of {count}"))
+    yield from table(("method", *labels, "slope's own"), rows)
+
+
+def _early(methods: Mapping[str, Any]) -> Iterator[str]:
+    lengths = [f"{s:g}" for s in LENGTHS_S]
+    rows = []
+    for name, m in methods.items():
+        cells = []
+        for length in lengths:
+            both = [percent(m[length][f"{unit}_balanced_accuracy"][0]) for unit in ("record", "event")]
+            share = [f"{100 * m[length][f'{unit}_early_share']:.0f}" for unit in ("record", "event")]
+            cells.append(f"{' / '.join(both)} ({' / '.join(share)})")
+        rows.append((title(name), *cells))
+    yield from table(("method", *(f"{length} s" for length in lengths[:-1]), "whole"), rows)
+
+
+def _confidence(methods: Mapping[str, Any]) -> Iterator[str]:
+    rows = []
+    for name, m in methods.items():
+        full = _full(m)
+        noise = [
+            f"{percent(full[f'noise_{kind}']['right'])} / {percent(full[f'noise_{kind}']['right_or_withheld'])}"
+            for kind in ("triggering", "quiet")
+        ]
+        shares = [percent(full[key]) for key in ("calibration_error", "answered", "answered_accuracy")]
+        rows.append((title(name), *noise, *shares))
+    heads = ("method", "noise that triggers", "other noise", "calibration error", "answered", "right of answered")
+    yield from table(heads, rows)
+
+
+def _gains(differences: Sequence[Values]) -> Iterator[str]:
+    if not differences:
+        return
+    yield from ("", "Differences in points, paired bootstrap over events, whole window:", "")
+    keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
+    heads = ("first less second", "records: accuracy", "balanced", "events: accuracy", "balanced")
+    rows = [
+        (f"{title(d['first'])} - {title(d['second'])}", *(figure(d[key], signed=True) for key in keys))
+        for d in differences
+    ]
+    yield from table(heads, rows)
+
+
+def curve(values: Values) -> str:
+    """The learning curve: figures by number of landslide events."""
+    rows = [
+        (title(row["method"]), str(row["events"]), *(figure(row[key]) for key in _CURVE)) for row in values["points"]
+    ]
+    heads = ("method", "landslide events", "records: balanced", "events: balanced", "landslides found, records")
+    return "\n".join(table(heads, rows)) + "\n"
+
+
+_CURVE = ("record_balanced_accuracy", "event_balanced_accuracy", "landslide_recall")
+
+
+def _full(method: Mapping[str, Any]) -> Values:
+    found: Values = method[f"{FULL_S:g}"]
+    return found
+
+
+def title(name: str) -> str:
+    """A method's name in words."""
+    return TITLES.get(name, name)
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def figure(triple: Sequence[float], *, signed: bool = False) -> str:
+    """Value and interval in per cent."""
+    value, low, high = (f"{100 * x:+.1f}" if signed else f"{100 * x:.1f}" for x in triple)
+    return f"{value} [{low}, {high}]"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table with columns padded to their widest cell."""
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(heads, widths, strict=True)) + " |"
+    yield "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    for row in rows:
+        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+
+
+_STUDIES: Mapping[str, tuple[str, Callable[[Values], str]]] = MappingProxyType(
+    {
+        "comparison": ("All methods, trained and tried alike", comparison),
+        "learning_curve": ("How many landslides it takes", curve),
+    }
+)
