@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agent.errors import TalusError, UsageError
 
@@ -27,20 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        if options.stage == "lint":
-            return _lint(options.files, options.tensorrt)
-        if options.stage == "float":
-            return _float(options.source, options.target)
-        if options.stage == "teacher":
-            return _teacher(options.facts)
-        _run(options)
+        return _stage(options)
     except TalusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    match options.stage:
+        case "lint":
+            return _lint(options.files, options.tensorrt)
+        case "float":
+            return _float(options.source, options.target)
+        case "teacher":
+            return _teacher(options.facts)
+        case "report":
+            return _report(_data(options.data), options.bundle, options.split)
+        case _:
+            return _run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,15 +147,22 @@ def _float(source: Path, target: Path) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _data(named: Path | None) -> Path:
+    """The folder named, or the one that is at hand.
+
+    Raises:
+        UsageError: there is none.
+    """
     from quantize.data import default_root
 
-    data = options.data or default_root()
+    data = named or default_root()
     if data is None:
         raise UsageError("no labelled records are at hand", "give their folder with --data, or set TALUS_DATA")
-    if options.stage == "report":
-        print(_report(data, options.bundle, options.split))
-        return
+    return data
+
+
+def _run(options: argparse.Namespace) -> int:
+    data = _data(options.data)
     from quantize import pipeline, tables
     from quantize.config import read_config
     from quantize.crossval import cross_validate
@@ -174,16 +189,28 @@ def _run(options: argparse.Namespace) -> None:
         )
     if options.stage in ("bundle", "model"):
         print(pipeline.build_bundle(lab, options.out, count=options.calibration, only=range(options.folds)))
+    return 0
 
 
-def _report(data: Path, bundle: Path, split: str) -> str:
+def _report(data: Path, bundle: Path, split: str) -> int:
+    """Print the figures of a bundle and the studies it carries; the status is 1 if the figures are not its card's."""
     from agent.inference import load
     from agent.inference.bundle import open_bundle
-    from quantize import report
+    from quantize import report, tables
     from quantize.data import load_records, read_table
 
     rows = [row for row in read_table(data) if row.split == split]
     classifier, _ = load(bundle, ["onnxruntime"])
-    answers = report.classified(classifier, load_records(rows), open_bundle(bundle).preparation)
-    title = f"{classifier.model} ({classifier.backend}, {classifier.precision}), {split} split"
-    return report.text(report.measure(answers, rows), rows, title)
+    opened = open_bundle(bundle)
+    measured = report.measure(report.classified(classifier, load_records(rows), opened.preparation), rows)
+    print(
+        report.text(measured, rows, f"{classifier.model} ({classifier.backend}, {classifier.precision}), {split} split")
+    )
+    metrics: dict[str, Any] = dict(opened.manifest.metrics)
+    stated = metrics.get("validation") if split == "val" else None
+    difference = None if stated is None else report.largest_difference(report.numbers(measured), stated)
+    if difference is not None:
+        same = "these are" if difference <= report.SAME else f"by up to {100 * difference:.1f} points, these are not"
+        print(f"\n{same} the figures of the model card\n")
+    print("\n".join(tables.studies(metrics)).strip())
+    return int(difference is not None and difference > report.SAME)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,6 +196,21 @@ def numbers(measured: Sequence[Measured]) -> dict[str, JsonValue]:
             "answered_accuracy": None if math.isnan(m.answered_accuracy) else round(m.answered_accuracy, 4),
         }
     return {**views}
+
+
+SAME = 0.01
+"""Shares that differ by less are the same figure, rounded by another processor."""
+
+
+def largest_difference(measured: Mapping[str, Any], stated: Mapping[str, Any]) -> float:
+    """Largest difference in any accuracy between two results of ``numbers``, one of them read from a manifest;
+    infinite where views or lengths are not the same."""
+    ours, theirs = ({(v, s): cell for v, by in each.items() for s, cell in by.items()} for each in (measured, stated))
+    if ours.keys() != theirs.keys():
+        return math.inf
+    units = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
+    pairs = np.array([(cell[unit], theirs[key][unit]) for key, cell in ours.items() for unit in units])
+    return float(np.abs(pairs[:, 0] - pairs[:, 1]).max())
 
 
 def triple(figure: Figure) -> list[JsonValue]:

@@ -26,7 +26,7 @@ VIEWS = {
 }
 
 
-def studies(found: Mapping[str, Values]) -> Iterator[str]:
+def studies(found: Mapping[str, Any]) -> Iterator[str]:
     """A section for each study that is there."""
     for name, (heading, render) in _STUDIES.items():
         if name in found:
