@@ -19,6 +19,7 @@ _EPILOGUE = """examples:
   python -m quantize model --data ../shared/data --out agent/models/default    everything, some hours on two cores
   python -m quantize transfer --data FOLDER --checkpoint tinny.pt --out teacher.pt    your records, published weights
   python -m quantize report                                                    figures of the committed bundle
+  python -m quantize verify agent/models/default                               what each step changes
   python -m quantize lint agent/models/default/model.trt.onnx                  what TensorRT would refuse
 """
 
@@ -45,6 +46,8 @@ def _stage(options: argparse.Namespace) -> int:
             return _float(options.source, options.target)
         case "teacher":
             return _teacher(options.facts)
+        case "verify":
+            return _verify(options)
         case "report":
             return _report(_data(options.data), options.bundle, options.split)
         case _:
@@ -97,6 +100,17 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--checkpoint", type=Path, help="published weights (default: pre-train here)")
             stage.add_argument("--recipe", choices=("head", "embeddings", "all"), help="what may move (default: all)")
             stage.add_argument("--out", type=Path, required=True, help="file to write, such as teacher.pt")
+    verifying = stages.add_parser(
+        "verify", help="teacher, FP32, INT8 for CPUs, INT8 for TensorRT: what each step changes"
+    )
+    verifying.add_argument(
+        "bundle", type=Path, nargs="?", default=BUNDLE, help="folder or zip (default: the agent's own)"
+    )
+    verifying.add_argument("--teacher", type=Path, metavar="FILE", help="what `python -m quantize transfer` wrote")
+    verifying.add_argument(
+        "--data", type=Path, help="folder with metadata.csv (default: TALUS_DATA, else ../shared/data)"
+    )
+    verifying.add_argument("--golden", action="store_true", help="on the bundle's golden windows alone")
     floating = stages.add_parser("float", help="write the float network of an INT8 file, for comparisons on a device")
     floating.add_argument("source", type=Path, metavar="MODEL", help="such as agent/models/default/model.trt.onnx")
     floating.add_argument("target", type=Path, metavar="FILE", help="ONNX file to write")
@@ -118,6 +132,26 @@ def _teacher(facts: Path | None) -> int:
     rows = check(facts or facts_folder())
     print(table(rows))
     return int(not all(row.agrees for row in rows))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Print every check; the status is 1 if one is breached."""
+    from quantize.data import default_root, load_records, read_table
+    from quantize.verify import text, verify
+
+    teacher = None
+    if options.teacher is not None:
+        from quantize.methods import module_logits
+        from quantize.transfer import load_teacher
+
+        teacher = module_logits(load_teacher(options.teacher))
+    data = None if options.golden else options.data or default_root()
+    if data is None and not options.golden:
+        print("no labelled records are at hand (--data, TALUS_DATA): golden windows only", file=sys.stderr)
+    rows = [row for row in read_table(data) if row.split == "val"] if data is not None else []
+    lines = verify(options.bundle, load_records(rows), teacher)
+    print(text(lines))
+    return int(not all(line.holds for line in lines))
 
 
 def _lint(files: Sequence[Path], tensorrt: str) -> int:

@@ -34,3 +34,25 @@ def half(fp32: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.append(helper.make_node("Cast", [inner_out], [OUTPUT], name="cast.out", to=TensorProto.FLOAT))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def widen(fp16: onnx.ModelProto) -> onnx.ModelProto:
+    """The network of a file that ``half`` wrote, with its rounded weights, in float32 arithmetic."""
+    model = onnx.ModelProto()
+    model.CopyFrom(fp16)
+    graph = model.graph
+    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    outward = {source: name for name, source in casts.items() if name == OUTPUT}
+    kept = [node for node in graph.node if node.op_type != "Cast"]
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = casts.get(name, name)
+        for index, name in enumerate(node.output):
+            node.output[index] = outward.get(name, name)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(kept)
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT16:
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name))
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -30,6 +30,7 @@ from quantize.signals import LENGTHS_S
 from quantize.student import parameter_count, save_student
 from quantize.transfer import Recipe, save_teacher
 from quantize.unlabelled import read_streams, read_unlabelled
+from quantize.verify import stated_tolerances
 from quantize.views import VIEWS
 
 log = logging.getLogger("quantize.pipeline")
@@ -143,6 +144,7 @@ def build_bundle(
             metrics={
                 "validation": report.numbers(measured),
                 "cross_validation": report.numbers(crossed),
+                "tolerances": stated_tolerances(),
                 **studies(lab.work),
             },
             card=card(
