@@ -19,6 +19,7 @@ COMMANDS = {
     "classify": "label the events in files",
     "check": "say what is wrong with a configuration",
     "doctor": "say what is wrong with this machine",
+    "status": "say how the agent on this machine is",
     "simulate": "play a drill: a synthetic site through the whole line",
     "watch": "print events and alerts as they arrive at a broker",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
+from agent.config_health import HealthConfig, HomeAssistantConfig
 from agent.config_policy import PolicyConfig, RulesConfig
 from agent.config_section import Code, ConfigPath, Disagreement, Section, resolve_path
 from agent.config_sources import SourceConfig
@@ -255,6 +256,10 @@ class MqttConfig(Section):
         default="auto", description="MQTT version; auto: 5, and 3.1.1 if the broker refuses that"
     )
 
+    home_assistant: HomeAssistantConfig | None = Field(
+        default=None, description="announce the station to Home Assistant; without this section it is withdrawn"
+    )
+
     @property
     def broker_port(self) -> int:
         """``port`` with its default put in."""
@@ -348,6 +353,7 @@ class Config(Section):
     )
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="messages on disk until they are acknowledged")
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
+    health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
     log: LogConfig = Field(default=LogConfig(), description="the agent's own log")
 
     @property

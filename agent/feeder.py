@@ -16,7 +16,8 @@ from agent.errors import DataError, DeliveryError
 from agent.health import Health
 from agent.messages import Message, Priority
 from agent.patience import QuietLog
-from agent.sources import Resumable, Source, Telling
+from agent.schema import StageHealth
+from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns
 from agent.watch import readable
 
@@ -44,6 +45,10 @@ class Stage:
     @property
     def name(self) -> str:
         return self._thread.name
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def start(self) -> None:
         self._thread.start()
@@ -85,6 +90,8 @@ class Feeder:
         self.ended = threading.Event()
         """Set when a stage has ended, whether it had to or not."""
         self._busy_since: float | None = None
+        self._read_at: float | None = None
+        self._decided_at: float | None = None
         self._stages = (
             Stage("source", self._read, self._source_ended),
             Stage("pipeline", self._decide, self.ended.set),
@@ -112,6 +119,24 @@ class Feeder:
         since = self._busy_since
         return since is None or time.monotonic() - since < BUSY_S
 
+    def stages(self) -> list[StageHealth]:
+        """How each thread stands."""
+        now = time.monotonic()
+        source, pipeline = self._stages
+        return [
+            StageHealth(name="source", alive=source.alive, idle_s=_since(self._read_at, now), waiting=None),
+            StageHealth(
+                name="pipeline",
+                alive=pipeline.alive,
+                idle_s=_since(self._decided_at, now),
+                waiting=self._queue.qsize(),
+            ),
+        ]
+
+    def counters(self) -> dict[str, int]:
+        """What the source has counted."""
+        return self._source.counters() if isinstance(self._source, Counting) else {}
+
     @property
     def held(self) -> int:
         """Messages that wait in memory because the disk refuses them."""
@@ -125,6 +150,7 @@ class Feeder:
 
     def _read(self) -> None:
         for block in self._source.blocks():
+            self._read_at = time.monotonic()
             self._hand_over((block, time.time_ns()))
             if self.stopping.is_set():
                 return
@@ -156,7 +182,7 @@ class Feeder:
             self._deliver(outputs, received_ns)
             if self._taken is not None and not self._held:
                 self._taken(packet)
-            self._busy_since = None
+            self._decided_at, self._busy_since = time.monotonic(), None
         self._deliver(self.line.pipeline.flush(), received_ns)
         while self._held and not self.stopping.wait(PUT_RETRY_S):
             self._store()
@@ -213,6 +239,10 @@ class Feeder:
             lost = max(self._held, key=lambda message: (message.priority, message.expendable))
             self._held.remove(lost)
             self._quiet.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
+
+
+def _since(then: float | None, now: float) -> float | None:
+    return None if then is None else round(max(0.0, now - then), 1)
 
 
 def log_event(event: Event) -> None:

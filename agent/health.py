@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent import machine
 from agent.clock import HostClock
+from agent.dsp.continuity import Counts
 from agent.messages import clock_part
-from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StreamHealth
+from agent.rates import MOST, Rates, rsam_health
+from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StreamHealth
+from agent.station import Station
 from agent.types import NS, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_S = 3600.0
 STALLED_S = 60.0
 """A channel that delivers nothing for so long (or as the source has it) is named, and the station ``degraded``."""
 LOW_DISK_MB = 200.0
+LOW_MEMORY_MB = 100.0
+HOT_C = 95.0
+"""Jetson modules throttle at 97 to 99 °C and switch off at 105 °C."""
 MAX_STREAMS = 32
+MAX_COUNTERS = 64
 
 
 @dataclass(slots=True)
@@ -41,6 +47,21 @@ class Identity:
     boot_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the agent's parts say of themselves at one moment. ``problems`` are complaints in words, ``activity`` is
+    what is being made ready, ``clock`` what is known of this machine's."""
+
+    problems: list[str] = field(default_factory=list)
+    outbox: OutboxHealth | None = None
+    link: LinkHealth | None = None
+    activity: str | None = None
+    clock: HostClock | None = None
+    stages: list[StageHealth] = field(default_factory=list)
+    source: dict[str, int] = field(default_factory=dict)
+    stations: tuple[Station, ...] = ()
+
+
 class Health:
     """Fed by the pipeline's thread, read by the one that reports; both may call at any time."""
 
@@ -52,6 +73,7 @@ class Health:
         self._streams: dict[StreamId, _Stream] = {}
         self._events: deque[tuple[float, str]] = deque(maxlen=100_000)
         self._discards: deque[tuple[float, str]] = deque(maxlen=100_000)
+        self._rates = Rates()
         self._inference_failures = 0
         self._started = time.monotonic()
         self._cpu = (self._started, time.process_time())
@@ -88,35 +110,44 @@ class Health:
             if output.reason is not None:
                 self._inference_failures += 1
             if output.phase == "end":
+                self._rates.add(output)
                 verdict = output.classification
                 self._events.append((now, "unclassified" if verdict is None else verdict.label))
 
-    def message(
-        self,
-        seq: int,
-        *,
-        outbox: OutboxHealth | None,
-        link: LinkHealth | None,
-        problems: list[str],
-        activity: str | None = None,
-        clock: HostClock | None = None,
-    ) -> HealthMessage:
-        """The present state, in the form that is published; ``activity`` is what is being made ready, ``clock`` what is
-        known of this machine's."""
-        now = time.monotonic()
+    def message(self, seq: int, sight: Sight) -> HealthMessage:
+        """The present state, in the form that is published."""
+        now, clock = time.monotonic(), sight.clock
+        counts = {station.id: station.counts for station in sight.stations}
         with self._lock:
             streams = sorted(self._streams.items())
             silent = {stream for stream, entry in streams if now - entry.arrived > self._stalled_s}
-            shown = [_stream_health(stream, entry, stream in silent) for stream, entry in streams[:MAX_STREAMS]]
+            shown = [
+                _stream_health(stream, entry, stream in silent, counts.get(stream.station, {}).get(stream.component))
+                for stream, entry in streams[:MAX_STREAMS]
+            ]
+            newest: dict[StationId, int] = {}
+            for stream, entry in streams:
+                newest[stream.station] = max(newest.get(stream.station, 0), entry.end_ns)
+            rates = self._rates.report(newest)
             events = _last_hour(self._events, now)
             discards = _last_hour(self._discards, now)
             failures = self._inference_failures
-        disk_mb = _disk_free_mb(self._state_dir)
-        reasons = [*problems, *(f"no samples from {name} for {self._stalled_s:.0f} s" for name in sorted(silent))]
+        disk_mb, memory, temperatures = (
+            machine.disk_free_mb(self._state_dir), machine.memory_mb(), machine.temperatures_c()
+        )  # fmt: skip
+        reasons = [
+            *sight.problems,
+            *(f"the {stage.name} has ended" for stage in sight.stages if not stage.alive),
+            *(f"no samples from {name} for {self._stalled_s:.0f} s" for name in sorted(silent)),
+        ]
         if not streams:
             reasons.append("no samples yet")
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
             reasons.append(f"{disk_mb:.0f} MB of disk are left for {self._state_dir}")
+        if memory is not None and memory[0] < LOW_MEMORY_MB:
+            reasons.append(f"{memory[0]:.0f} MB of memory are left on this machine")
+        reasons += [f"{zone} is at {degrees:.0f} °C" for zone, degrees in temperatures.items() if degrees >= HOT_C]
+        rsam = (rsam_health(station.id, station.rsam) for station in sight.stations[:MOST])
         return HealthMessage(
             station=str(self._identity.station),
             boot_id=self._identity.boot_id,
@@ -129,15 +160,23 @@ class Health:
             clock_source=None if clock is None else clock.source,
             clock_offset_s=None if clock is None or clock.offset_s is None else round(clock.offset_s, 6),
             cpu_percent=self._cpu_percent(now),
-            rss_mb=_rss_mb(),
+            rss_mb=machine.rss_mb(),
             disk_free_mb=disk_mb,
-            temperature_c=_temperature_c(),
-            outbox=outbox,
-            link=link,
+            temperature_c=max(temperatures.values(), default=None),
+            memory_free_mb=None if memory is None else memory[0],
+            memory_total_mb=None if memory is None else memory[1],
+            temperatures_c=temperatures,
+            power_w=machine.power_w(),
+            stages=sight.stages,
+            source=dict(list(sight.source.items())[:MAX_COUNTERS]),
+            rates=rates,
+            rsam=[one for one in rsam if one is not None],
+            outbox=sight.outbox,
+            link=sight.link,
             events_hour=events,
             discards_hour=discards,
             inference_ms=None,
-            backend_activity=activity[:500] if activity else None,
+            backend_activity=sight.activity[:500] if sight.activity else None,
             inference_failures=failures,
         )
 
@@ -148,7 +187,8 @@ class Health:
         return round(100 * (used - before) / max(now - then, 1e-3), 2)
 
 
-def _stream_health(stream: StreamId, entry: _Stream, stalled: bool) -> StreamHealth:
+def _stream_health(stream: StreamId, entry: _Stream, stalled: bool, counts: Counts | None) -> StreamHealth:
+    seen = counts or Counts()
     return StreamHealth(
         stream=str(stream),
         rate_hz=entry.rate_hz,
@@ -157,6 +197,11 @@ def _stream_health(stream: StreamId, entry: _Stream, stalled: bool) -> StreamHea
         stalled=stalled,
         gaps=entry.gaps,
         gap_s=round(entry.gap_ns / NS, 3),
+        overlaps=seen.overlaps,
+        duplicates=seen.duplicates,
+        late=seen.late,
+        invalid_samples=seen.invalid_samples,
+        restarts=seen.restarts,
         clock=clock_part(entry.block.quality),
     )
 
@@ -165,29 +210,3 @@ def _last_hour(entries: deque[tuple[float, str]], now: float) -> dict[str, int]:
     while entries and now - entries[0][0] > HOUR_S:
         entries.popleft()
     return dict(Counter(name for _, name in entries).most_common(MAX_STREAMS))
-
-
-def _disk_free_mb(folder: Path) -> float | None:
-    try:
-        return round(shutil.disk_usage(folder).free / 1e6, 1)
-    except OSError:
-        return None
-
-
-def _rss_mb() -> float | None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-
-
-def _temperature_c() -> float | None:
-    """The hottest thermal zone of the kernel."""
-    found = []
-    for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
-        try:
-            found.append(int(zone.read_text(encoding="ascii")) / 1000)
-        except (OSError, ValueError):
-            continue  # a zone whose sensor is switched off answers EINVAL
-    return round(max(found), 1) if found else None

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from agent.messages import Message, Stamp, alert_message, event_message, summary_message
 from agent.policy import Policy
+from agent.schema import AlertMessage, parse
 from agent.types import Alert, Event
 
 
@@ -26,6 +27,8 @@ class Reporter:
         self._prefix = prefix
         self._alert_expiry_s = alert_expiry_s
         self._seq = itertools.count(1)
+        self.last_alert: AlertMessage | None = None
+        """The newest alert since the start. Any thread may look."""
 
     def report(self, event: Event, received_ns: int) -> list[Message]:
         """Messages of one revision, alerts first; ``received_ns`` is when its newest packet came in (host clock)."""
@@ -36,6 +39,7 @@ class Reporter:
             messages.append(
                 alert_message(alert, self._stamp(received_ns, decided_ns), self._prefix, self._alert_expiry_s)
             )
+            self.last_alert = parse(AlertMessage, messages[-1].payload)
         messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix))
         latest: Iterable[Event | Alert] = [*alerts[-1:], event]
         messages += [summary_message(what, self._stamp(received_ns, decided_ns), self._prefix) for what in latest]

@@ -262,7 +262,41 @@ class StreamHealth(Payload):
     stalled: bool = Field(default=False, description="nothing has come for longer than it should")
     gaps: Count
     gap_s: Amount
+    overlaps: Count = Field(default=0, description="packets of which the beginning was known already")
+    duplicates: Count = Field(default=0, description="packets of which everything was known already")
+    late: Count = Field(default=0, description="packets that came after younger ones and are lost")
+    invalid_samples: Count = Field(default=0, description="not a number, infinite or absurdly large")
+    restarts: Count = Field(default=0, description="changes of rate, and clocks set back")
     clock: ClockPart | None
+
+
+class StageHealth(Payload):
+    """One thread of the agent. ``idle_s``: since it last did something; ``waiting``: what it has yet to take."""
+
+    name: Word
+    alive: bool
+    idle_s: Amount | None
+    waiting: Count | None
+
+
+class RateHealth(Payload):
+    """Events of one label at one sensor, up to its newest sample, in the time of the data."""
+
+    station: Station
+    label: Word
+    per_hour: Amount = Field(description="events of the last hour")
+    per_day: Amount = Field(description="events of the last 24 hours, or of as many as the agent has run")
+    inverse_rate_h: Amount | None = Field(description="1 / per_hour: hours per event (Fukuzono, Voight); null for none")
+
+
+class RsamHealth(Payload):
+    """Mean absolute amplitude of the band-passed vertical, counts."""
+
+    station: Station
+    minute: Time = Field(description="begin of the newest complete minute")
+    counts: Amount = Field(description="in that minute")
+    coverage: Share = Field(description="share of that minute that was recorded")
+    hour_counts: Amount = Field(description="in the hour up to it")
 
 
 class OutboxHealth(Payload):
@@ -273,6 +307,7 @@ class OutboxHealth(Payload):
     oldest_s: Amount
     dropped: Count = Field(description="dropped because the outbox was full, since it was made")
     dead: Count = Field(description="refused for good by the broker, since the outbox was made")
+    held: Count = Field(default=0, description="in memory because the disk refuses them")
 
 
 class LinkHealth(Payload):
@@ -303,7 +338,17 @@ class HealthMessage(Payload):
     cpu_percent: Amount | None
     rss_mb: Amount | None
     disk_free_mb: Amount | None
-    temperature_c: Number | None
+    temperature_c: Number | None = Field(description="the hottest zone")
+    memory_free_mb: Amount | None = Field(default=None, description="of the machine, without swapping")
+    memory_total_mb: Amount | None = None
+    temperatures_c: dict[Name, Number] = Field(default={}, max_length=16, description="thermal zones")
+    power_w: dict[Name, Amount] = Field(default={}, max_length=16, description="supply rails of a Jetson")
+    stages: list[StageHealth] = Field(default=[], max_length=8)
+    source: dict[Name, Count] = Field(
+        default={}, max_length=64, description="the source's own counters, since the start"
+    )
+    rates: list[RateHealth] = Field(default=[], max_length=64)
+    rsam: list[RsamHealth] = Field(default=[], max_length=64)
     outbox: OutboxHealth | None
     link: LinkHealth | None
     events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")

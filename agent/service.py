@@ -23,16 +23,18 @@ from importlib import metadata
 
 from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, open_source
-from agent.clock import StepWatch, host_clock
+from agent.clock import StepWatch
 from agent.config import Config, digest
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.errors import DeliveryError, TalusError
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
+from agent.home_assistant import announce
 from agent.inference.switch import Standing
-from agent.messages import DEFAULT_PREFIX, Message, health_message, state_message
-from agent.schema import TEXT_LIMIT, LinkHealth, ModelPart, OutboxHealth, PositionPart, StateMessage
+from agent.messages import DEFAULT_PREFIX, Message, state_message
+from agent.rounds import Rounds
+from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage
 from agent.sources import SourceProblem
 from agent.types import StationId, format_ns
 
@@ -42,7 +44,6 @@ TICK_S = 0.25
 STOP_S = 4.0
 DRAIN_S = 30.0
 """At the end of an archive, how long a broker that takes nothing is waited for."""
-FIRST_HEALTH_S = 2.0
 
 
 class Notifier:
@@ -97,16 +98,20 @@ class Service:
         clocks = DataClocks() if is_live(config) else None
         feeder = Feeder(open_source(config, _warn), line, health, put, clocks)
         if delivery:
-            delivery.link.publish_retained(self._state(line, line.standing(), health))
+            delivery.link.publish_retained(self._state_message(line, line.standing(), health))
+            assistant = config.mqtt.home_assistant if config.mqtt else None
+            announce(delivery, station, config.station.name, assistant.prefix if assistant else None)
             delivery.link.start()
+        rounds = Rounds(config, feeder, health, delivery, lambda: self._state(line, line.standing(), health))
         feeder.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
         try:
-            self._attend(feeder, health, delivery, notifier, prefix)
+            self._attend(feeder, health, delivery, notifier, rounds)
         finally:
             notifier.say("STOPPING=1")
             feeder.stop(STOP_S)
+            rounds.end()
             line.close()
             failure = feeder.failure()
             if failure is not None:
@@ -118,11 +123,10 @@ class Service:
         return 0 if failure is None else 1
 
     def _attend(
-        self, feeder: Feeder, health: Health, delivery: Delivery | None, notifier: Notifier, prefix: str
+        self, feeder: Feeder, health: Health, delivery: Delivery | None, notifier: Notifier, rounds: Rounds
     ) -> None:
         """Until the end: report health, and feed the watchdog only while the work goes on."""
-        interval_s = self._config.tunables.reporting.health_interval_s
-        next_health, next_watchdog = time.monotonic() + min(interval_s, FIRST_HEALTH_S), 0.0
+        next_watchdog = 0.0
         standing = feeder.line.standing()
         steps = StepWatch()
         while not self._stop.wait(TICK_S):
@@ -135,39 +139,13 @@ class Service:
                 return
             if delivery and not delivery.link.alive:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
-            if delivery and now >= next_health:
-                next_health = now + interval_s
-                self._report(feeder, health, delivery, prefix)
+            rounds.go(now)
             before, standing = standing, feeder.line.standing()
             if delivery and not standing.same(before):
-                delivery.link.publish_retained(self._state(feeder.line, standing, health))
+                delivery.link.publish_retained(self._state_message(feeder.line, standing, health))
             if notifier.watchdog_s and now >= next_watchdog and feeder.works():
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
-
-    def _report(self, feeder: Feeder, health: Health, delivery: Delivery, prefix: str) -> None:
-        """Publish health; an outbox that cannot even be read is part of it."""
-        clock = host_clock()
-        problems = feeder.troubles()
-        if feeder.clocks is not None:
-            feeder.clocks.host(is_wrong=clock.is_wrong)
-            if clock.is_wrong:
-                problems.append(f"this machine's clock: {clock}")
-        outbox: OutboxHealth | None = None
-        link: LinkHealth | None = None
-        try:
-            outbox, link = delivery.health()
-        except DeliveryError as error:
-            problems.append(error.message)
-        message = health.message(
-            feeder.line.reporter.next_seq(),
-            outbox=outbox,
-            link=link,
-            problems=problems,
-            activity=feeder.line.standing().activity,
-            clock=clock,
-        )
-        delivery.link.publish_retained(health_message(message, health.station, prefix))
 
     def _delivery(self, station: StationId) -> Delivery | None:
         config = self._config
@@ -176,14 +154,17 @@ class Service:
             return None
         return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
 
-    def _state(self, line: Line, standing: Standing, health: Health) -> Message:
+    def _state_message(self, line: Line, standing: Standing, health: Health) -> Message:
+        return state_message(self._state(line, standing, health), health.station, self._prefix)
+
+    def _state(self, line: Line, standing: Standing, health: Health) -> StateMessage:
         place, classifier = self._config.station, line.classifier
         position = None
         if place.latitude_deg is not None and place.longitude_deg is not None:
             position = PositionPart(
                 latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m
             )
-        state = StateMessage(
+        return StateMessage(
             station=str(health.station),
             boot_id=line.reporter.boot_id,
             started=self._started,
@@ -201,7 +182,6 @@ class Service:
             position=position,
             exercise=is_exercise(self._config),
         )
-        return state_message(state, health.station, self._prefix)
 
 
 def _print(messages: Sequence[Message]) -> None:

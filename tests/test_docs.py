@@ -36,7 +36,7 @@ README = [command for page in sorted(ROOT.glob("README*.md")) for command in com
 def test_the_readme_shows_what_there_is() -> None:
     """Else the commands below would be none."""
     assert {command.split()[1] for command in README if command.startswith("talus ")} >= {"classify", "replay", "check"}
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/operations.md"))
     assert all(f"talus {name}" in text for name in COMMANDS), "a command that nobody is told of"
 
 

@@ -54,6 +54,15 @@ class Resumable(Protocol):
 
 
 @runtime_checkable
+class Counting(Protocol):
+    """A source that counts what it received and what it dropped."""
+
+    def counters(self) -> dict[str, int]:
+        """Since the start, by name, for the health report. Any thread may ask."""
+        ...
+
+
+@runtime_checkable
 class Telling(Protocol):
     """A source that knows what is wrong with it at present."""
 

@@ -144,9 +144,13 @@ class SeedLinkSource:
         """See ``Telling``."""
         return [trouble for link in self._links for trouble in link.troubles()]
 
+    def counters(self) -> dict[str, int]:
+        """See ``Counting``: what was dropped, by reason."""
+        return {reason.replace(" ", "_"): number for reason, number in self.dropped().items()}
+
     def dropped(self) -> dict[str, int]:
         """What gave no samples since the start, by reason: records, and ``stray bytes`` between packets."""
-        return dict(sum((link.dropped for link in self._links), Counter[str]()))
+        return dict(sum((link.dropped.copy() for link in self._links), Counter[str]()))
 
 
 def timing_of(config: SeedLinkConfig) -> Timing:

@@ -1,0 +1,144 @@
+"""The main thread's rounds: every few seconds it looks at all parts of the agent, and tells whoever wants to know.
+
+The status file and the page for Prometheus get every look, the broker one in ``reporting.health_interval_s``. All three
+say the same, as they are made from the same report.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.clock import HostClock, host_clock
+from agent.config import Config
+from agent.config_health import split_address
+from agent.delivery import Delivery
+from agent.errors import DeliveryError, TalusError
+from agent.exporter import Exporter
+from agent.feeder import Feeder
+from agent.health import Health, Sight
+from agent.messages import DEFAULT_PREFIX, health_message
+from agent.prometheus import render
+from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
+from agent.status import StatusFile, status_message
+
+LOOK_S = 10.0
+FIRST_LOOK_S = 2.0
+CLOCK_S = 60.0
+"""How often the machine is asked about its clock: that starts another program."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    said: HostClock
+    at: float
+
+
+class Rounds:
+    """Owned by the main thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        feeder: Feeder,
+        health: Health,
+        delivery: Delivery | None,
+        state: Callable[[], StateMessage],
+    ) -> None:
+        """``state`` words what runs at the station now."""
+        self._feeder, self._health, self._delivery, self._state = feeder, health, delivery, state
+        self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
+        self._interval_s = config.tunables.reporting.health_interval_s
+        self._look_s = min(LOOK_S, self._interval_s)
+        now = time.monotonic()
+        self._next_look = self._next_report = now + min(self._interval_s, FIRST_LOOK_S)
+        self._clock: _Clock | None = None
+        self._file = StatusFile(config.state_dir)
+        self._complaints: list[str] = []
+        self._exporter = self._export(config)
+
+    def _export(self, config: Config) -> Exporter | None:
+        """A port that is taken is reported; the slope is watched all the same."""
+        if config.health.prometheus is None:
+            return None
+        try:
+            exporter = Exporter(*split_address(config.health.prometheus))
+        except TalusError as error:
+            _log.warning("%s", error)
+            self._complaints.append(error.message)
+            return None
+        exporter.start()
+        return exporter
+
+    def go(self, now: float) -> None:
+        """Look and tell, if it is time; ``now`` is the monotonic clock."""
+        if now < min(self._next_look, self._next_report):
+            return
+        self._next_look = now + self._look_s
+        report = self._look(now)
+        if now >= self._next_report:
+            self._next_report = now + self._interval_s
+            if self._delivery is not None:
+                report = report.model_copy(update={"seq": self._feeder.line.reporter.next_seq()})
+                self._delivery.link.publish_retained(health_message(report, self._health.station, self._prefix))
+        self._tell(report, stopped=False)
+
+    def end(self) -> None:
+        """The agent stops in order: say so where it is still heard."""
+        if self._exporter is not None:
+            self._exporter.stop()
+        self._tell(self._look(time.monotonic()), stopped=True)
+
+    def _tell(self, report: HealthMessage, *, stopped: bool) -> None:
+        state, last_alert = self._state(), self._feeder.line.reporter.last_alert
+        self._file.write(status_message(state, report, last_alert, self._look_s, stopped=stopped))
+        if self._exporter is not None:
+            self._exporter.show(render(report, state))
+
+    def _look(self, now: float) -> HealthMessage:
+        """How everything is; an outbox that cannot even be read is part of it."""
+        feeder, clock = self._feeder, self._host_clock(now)
+        problems = [*self._complaints, *feeder.troubles()]
+        if feeder.clocks is not None:
+            feeder.clocks.host(is_wrong=clock.is_wrong)
+            if clock.is_wrong:
+                problems.append(f"this machine's clock: {clock}")
+        outbox, link = self._spool(problems)
+        sight = Sight(
+            problems=problems,
+            outbox=outbox,
+            link=link,
+            activity=feeder.line.standing().activity,
+            clock=clock,
+            stages=[*feeder.stages(), *self._link_stage(outbox)],
+            source=feeder.counters(),
+            stations=tuple(feeder.line.pipeline.stations.copy().values()),
+        )
+        return self._health.message(0, sight)
+
+    def _host_clock(self, now: float) -> HostClock:
+        if self._clock is None or now - self._clock.at >= min(CLOCK_S, self._interval_s):
+            self._clock = _Clock(host_clock(), now)
+        return self._clock.said
+
+    def _spool(self, problems: list[str]) -> tuple[OutboxHealth | None, LinkHealth | None]:
+        if self._delivery is None:
+            return None, None
+        try:
+            outbox, link = self._delivery.health()
+        except DeliveryError as error:
+            problems.append(error.message)
+            return None, None
+        if not link.connected:
+            problems.append(f"no connection to the broker: {link.error or 'trying'}")
+        return outbox.model_copy(update={"held": self._feeder.held}), link
+
+    def _link_stage(self, outbox: OutboxHealth | None) -> list[StageHealth]:
+        if self._delivery is None:
+            return []
+        waiting = None if outbox is None else outbox.depth
+        return [StageHealth(name="link", alive=self._delivery.link.alive, idle_s=None, waiting=waiting)]

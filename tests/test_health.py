@@ -1,0 +1,159 @@
+"""What the health report says: of the machine, of each channel and stage, of the rates of events."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broker_support import STATION, make_event
+
+from agent import machine
+from agent.assemble import build_line
+from agent.config import ClassifierConfig, TunablesConfig
+from agent.dsp.rsam import MINUTE_NS, Minute
+from agent.health import Health, Identity, Sight
+from agent.rates import Rates, rsam_health
+from agent.schema import HealthMessage, StageHealth
+from agent.types import NS, Event, SampleBlock, StreamId
+
+BOOT = "0123456789abcdef"
+T0 = 1_700_000_000 * NS
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_temperatures_are_named_and_a_dead_sensor_is_left_out(tmp_path: Path) -> None:
+    for number, (name, value) in enumerate([("cpu-thermal", "48250"), ("tj-thermal", "51000"), ("gpu-thermal", "")]):
+        put(tmp_path / f"thermal_zone{number}" / "type", f"{name}\n")
+        put(tmp_path / f"thermal_zone{number}" / "temp", f"{value}\n")
+    put(tmp_path / "thermal_zone7" / "type", "cpu-thermal\n")
+    put(tmp_path / "thermal_zone7" / "temp", "47000\n")
+    put(tmp_path / "cooling_device0" / "type", "fan\n")
+    assert machine.temperatures_c(tmp_path) == {"cpu-thermal": 48.2, "tj-thermal": 51.0}
+    assert machine.temperatures_c(tmp_path / "none") == {}
+
+
+def test_the_rails_of_a_jetson(tmp_path: Path) -> None:
+    """As the ina3221 driver lays them out; other monitors are not for us, and a channel without a load says so."""
+    put(tmp_path / "hwmon1" / "name", "ina3221\n")
+    for channel, label, millivolts, milliamperes in ((1, "VDD_IN", 5016, 824), (2, "VDD_CPU_GPU_CV", 5008, 0)):
+        put(tmp_path / "hwmon1" / f"in{channel}_label", f"{label}\n")
+        put(tmp_path / "hwmon1" / f"in{channel}_input", f"{millivolts}\n")
+        put(tmp_path / "hwmon1" / f"curr{channel}_input", f"{milliamperes}\n")
+    put(tmp_path / "hwmon1" / "in3_label", "VDD_SOC\n")
+    put(tmp_path / "hwmon0" / "name", "nvme\n")
+    put(tmp_path / "hwmon0" / "in1_label", "x\n")
+    assert machine.power_w(tmp_path) == {"VDD_IN": 4.133, "VDD_CPU_GPU_CV": 0.0}
+    assert machine.power_w(tmp_path / "none") == {}
+
+
+def test_memory_and_disk_of_this_machine(tmp_path: Path) -> None:
+    memory = machine.memory_mb()
+    assert memory is not None
+    assert 0 < memory[0] <= memory[1]
+    rss = machine.rss_mb()
+    assert rss is not None
+    assert 10 < rss < memory[1]
+    assert machine.disk_free_mb(tmp_path)
+    put(tmp_path / "meminfo", "MemTotal:       8000 kB\nMemAvailable:   4000 kB\nHugePages_Total:       0\n")
+    assert machine.memory_mb(tmp_path) == (4.1, 8.2)
+    put(tmp_path / "meminfo", "nonsense\n")
+    assert machine.memory_mb(tmp_path) is None
+    assert machine.disk_free_mb(tmp_path / "none") is None
+
+
+def block(start_ns: int, samples: np.ndarray, component: str = "Z") -> SampleBlock:
+    return SampleBlock(StreamId(STATION, component), start_ns, 100.0, samples)
+
+
+def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
+    """Gaps, copies, late packets and broken samples are counted by channel; RSAM is there; it passes its own schema."""
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    noise = np.random.default_rng(1).normal(0, 100, 100).astype(np.float32)
+    packets = [block(T0 + k * NS, noise) for k in range(200) if k not in (50, 51)]
+    packets.insert(120, packets[100])
+    packets.insert(130, block(T0 + 50 * NS, noise))
+    packets.append(block(T0 + 200 * NS, np.where(np.arange(100) < 7, np.nan, noise).astype(np.float32)))
+    for packet in packets:
+        health.saw(packet, packet.end_ns + NS // 2)
+        line.pipeline.feed(packet)
+    stages = [StageHealth(name="source", alive=False, idle_s=0.2, waiting=None)]
+    sight = Sight(stages=stages, source={"received": 7}, stations=tuple(line.pipeline.stations.values()))
+    body = HealthMessage.model_validate_json(health.message(3, sight).model_dump_json())
+    (stream,) = body.streams
+    assert (stream.gaps, stream.gap_s) == (1, 2.0)
+    assert (stream.duplicates, stream.late, stream.invalid_samples) == (1, 1, 7)
+    assert stream.latency_s == 0.5
+    (rsam,) = body.rsam
+    assert rsam.station == str(STATION)
+    assert 0 < rsam.counts < 100
+    assert body.reasons[0] == "the source has ended"
+    assert body.status == "degraded"
+    assert body.source == {"received": 7}
+    assert body.memory_total_mb
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "reason"),
+    [
+        ("memory_mb", lambda: (40.0, 8000.0), "40 MB of memory are left"),
+        ("disk_free_mb", lambda folder: 12.0, "12 MB of disk are left"),
+        ("temperatures_c", lambda: {"tj-thermal": 99.5, "cpu-thermal": 60.0}, "tj-thermal is at 100 °C"),
+    ],
+)
+def test_a_machine_in_trouble_is_degraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, value: object, reason: str
+) -> None:
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    health.saw(block(T0, np.ones(100, np.int32)), T0)
+    assert health.message(1, Sight()).status == "ok"
+    monkeypatch.setattr(machine, attribute, value)
+    (found,) = health.message(1, Sight()).reasons
+    assert reason in found
+
+
+def ended(age_s: float, label: str = "landslide") -> Event:
+    made = make_event(phase="end")
+    assert made.classification is not None
+    verdict = dataclasses.replace(made.classification, label=label)
+    return dataclasses.replace(made, onset_ns=T0 - round(age_s * NS), classification=verdict)
+
+
+def test_rates_are_of_the_last_hour_and_day_of_data() -> None:
+    rates = Rates()
+    for age_s in (90_000, 80_000, 7200, 3599, 10, 0):
+        rates.add(ended(age_s))
+    rates.add(dataclasses.replace(ended(7200), classification=None, reason="it failed"))
+    landslide, failed = rates.report({STATION: T0})
+    assert (landslide.label, landslide.per_hour, landslide.per_day) == ("landslide", 3.0, 5.0)
+    assert landslide.inverse_rate_h == pytest.approx(1 / 3, abs=1e-4)
+    assert (failed.label, failed.per_hour, failed.inverse_rate_h) == ("unclassified", 0.0, None)
+    (late,) = rates.report({STATION: T0 + 80_000 * NS})
+    assert late.per_day == 3.0
+
+
+def test_rates_cost_little_when_there_are_many() -> None:
+    rates = Rates()
+    event = ended(100)
+    for _ in range(100_000):
+        rates.add(event)
+    began = time.process_time()
+    (rate,) = rates.report({STATION: T0})
+    assert rate.per_hour == 100_000
+    assert time.process_time() - began < 1.0, "it is done every ten seconds, with the pipeline waiting"
+
+
+def test_rsam_of_the_hour_weighs_minutes_by_what_was_recorded() -> None:
+    minutes = tuple(Minute(k * MINUTE_NS, value, share) for k, value, share in
+                    ((0, 1000.0, 1.0), (61, 10.0, 1.0), (62, 40.0, 0.5)))  # fmt: skip
+    found = rsam_health(STATION, minutes)
+    assert found is not None
+    assert (found.counts, found.coverage, found.hour_counts) == (40.0, 0.5, 20.0)
+    assert rsam_health(STATION, ()) is None

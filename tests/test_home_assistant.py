@@ -1,0 +1,123 @@
+"""MQTT discovery: what Home Assistant is told, that its templates work on real payloads, and that it is withdrawn."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.sandbox
+import pytest
+from agent_support import running_agent, write_config, write_records
+from broker_support import STATION, Collector, make_event, needs_mosquitto, running, stamp, wait_for
+from test_messages import health
+
+from agent.config import Config
+from agent.home_assistant import announcements
+from agent.messages import OFFLINE, ONLINE, STOPPED, summary_message
+from agent.types import Alert
+
+HERE = "homeassistant/sensor/talus_XX_SLP/"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("records"), 40)
+
+
+def told(prefix: str = "talus/v1") -> dict[str, dict[str, Any]]:
+    found = announcements(STATION, "Upper terrace", prefix, "homeassistant")
+    assert all(message.retain for message in found)
+    return {message.topic.split("/")[-2]: json.loads(message.payload) for message in found}
+
+
+def rendered(template: str, payload: bytes) -> str:
+    """As Home Assistant does it: in a sandbox, with the payload as text and as JSON, an unknown name being an error."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    text = payload.decode()
+    return environment.from_string(template).render(
+        value=text, value_json=json.loads(text) if text.startswith("{") else None
+    )
+
+
+def test_templates_read_real_payloads() -> None:
+    entities = told()
+    body = health()
+    said = body.model_dump_json(by_alias=True).encode()
+    alert = summary_message(Alert(make_event(), "raise", "severe", "landslide", "why"), stamp())
+    values = {
+        name: rendered(entity["value_template"], alert.payload if name == "last_alert" else said)
+        for name, entity in entities.items()
+        if name != "connected"
+    }
+    assert values == {
+        "problem": "ON",
+        "last_alert": "raise severe landslide",
+        "events_hour": "1",
+        "landslides_hour": "1",
+        "latency": "0.4",
+        "outbox_depth": "3",
+        "temperature": "41.5",
+    }
+    bare = body.model_copy(update={"streams": [], "outbox": None, "events_hour": {}, "temperature_c": None})
+    poor = bare.model_dump_json(by_alias=True).encode()
+    assert rendered(entities["events_hour"]["value_template"], poor) == "0"
+    assert rendered(entities["landslides_hour"]["value_template"], poor) == "0"
+    assert rendered(entities["latency"]["value_template"], poor) == "None"
+    assert rendered(entities["outbox_depth"]["value_template"], poor) == "None"
+
+
+def test_a_stopped_station_is_not_available() -> None:
+    template = told()["latency"]["availability"][0]["value_template"]
+    shown = [rendered(template, word.encode()) for word in (ONLINE, OFFLINE, STOPPED)]
+    assert shown == ["online", "offline", "offline"]
+
+
+def test_topics_and_identities() -> None:
+    entities = told("slope/a")
+    assert len({entity["unique_id"] for entity in entities.values()}) == len(entities)
+    assert {entity["device"]["identifiers"][0] for entity in entities.values()} == {"talus_XX_ABC"}
+    assert entities["latency"]["state_topic"] == "slope/a/XX/ABC/health"
+    assert entities["last_alert"]["json_attributes_topic"] == "slope/a/XX/ABC/last_alert"
+    assert entities["connected"]["device"]["name"] == "Talus Upper terrace"
+    assert "availability" not in entities["connected"]
+
+
+@needs_mosquitto
+def test_it_is_told_on_every_connect_and_withdrawn_when_switched_off(tmp_path: Path, records: Path) -> None:
+    source = f"{{kind: archive, paths: ['{records}'], speed: 20}}"
+    with running(tmp_path) as broker:
+        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, home_assistant: {{}}}}"
+        config = write_config(tmp_path, records, mqtt=mqtt, source=source)
+        with running_agent("run", "--config", config) as agent:
+            with Collector(broker.settings(), "homeassistant/#") as collector:
+                wait_for(lambda: len({message.topic for message in collector.received}) == 8, what="all are told")
+            broker.kill()
+            broker.start()
+            with Collector(broker.settings(), "homeassistant/#") as collector:
+                wait_for(lambda: len(collector.received) >= 8, 60, "told again to a broker that forgot")
+            agent.signal(signal.SIGTERM)
+            assert agent.end() == 0
+        config = write_config(tmp_path, records, broker.port, source=source)
+        with running_agent("run", "--config", config) as agent:
+            with Collector(broker.settings(), "homeassistant/#") as collector:
+                wait_for(lambda: {m.topic for m in collector.received if not m.payload} >= {f"{HERE}latency/config"})
+            agent.signal(signal.SIGTERM)
+            assert agent.end() == 0
+        with Collector(broker.settings(), "#", session=False) as late:
+            wait_for(lambda: late.payloads("/availability"))
+            assert not [m for m in late.received if m.topic.startswith("homeassistant/")], "nothing is left"
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "#", "/x", "x/", "a//b", "${X}"])
+def test_prefixes_that_are_no_topics(prefix: str) -> None:
+    with pytest.raises(ValueError, match="prefix"):
+        Config.model_validate(
+            {
+                "station": {"network": "XX", "station": "A"},
+                "source": {"kind": "archive", "paths": ["x"]},
+                "mqtt": {"host": "h", "home_assistant": {"prefix": prefix}},
+            }
+        )

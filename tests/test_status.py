@@ -1,0 +1,181 @@
+"""``talus status``: what it says of an agent that is well, in trouble, hung, killed, stopped or was never there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_support import running_agent, talus, write_config, write_records
+from broker_support import free_port, needs_mosquitto, running, wait_for
+from test_exporter import metrics
+from test_formats import alert, state
+from test_messages import health
+
+from agent.schema import RateHealth, RsamHealth
+from agent.status import FILE, STALE_FACTOR, StatusFile, read, status_message
+from agent.status_screen import screen
+from agent.types import NS, parse_ns
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("records"), 40)
+
+
+def slow(records: Path) -> str:
+    """A day's worth that is not played to its end."""
+    return f"{{kind: archive, paths: ['{records}'], speed: 60}}"
+
+
+def status(config: Path) -> tuple[int, dict[str, Any]]:
+    code, out, err = talus("status", "--config", config, "--json")
+    assert "Traceback" not in err
+    return code, json.loads(out) if out else {}
+
+
+@needs_mosquitto
+def test_an_agent_from_well_to_broker_lost_to_killed(tmp_path: Path, records: Path) -> None:
+    port = free_port()
+    with running(tmp_path) as broker:
+        config = write_config(
+            tmp_path, records, broker.port, source=slow(records), health=f"{{prometheus: '127.0.0.1:{port}'}}"
+        )
+        with running_agent("run", "--config", config) as agent:
+            wait_for(lambda: status(config)[1].get("verdict") == "ok", 20, "it is well")
+            code, out, err = talus("status", "--state", tmp_path / "state")
+            assert code == 0, err
+            assert out.startswith("XX.SLP  OK\n")
+            assert "3 of 3 channels arrive" in out
+            assert "connected, MQTT 5" in out
+            page = metrics(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read())
+            assert page["talus_link_connected"] == {(): 1.0}
+            assert page["talus_ok"] == {(): 1.0}
+            broker.kill()
+            wait_for(lambda: status(config)[0] == 1, 60, "the exit status tells")
+            said = status(config)[1]
+            assert said["verdict"] == "degraded"
+            assert any("no connection to the broker" in reason for reason in said["health"]["reasons"])
+            agent.process.send_signal(signal.SIGKILL)
+            agent.end()
+        code, out, _ = talus("status", "--config", config)
+        assert code == 1
+        assert "NOT RUNNING: it ended without a word" in out
+        assert "NOT CONNECTED" in out
+
+
+def test_a_clean_stop_is_told_from_a_death_and_none_from_both(tmp_path: Path, records: Path) -> None:
+    """Also without a broker: whoever stands before the station has nothing else."""
+    config = write_config(tmp_path, records, source=slow(records))
+    code, out, err = talus("status", "--config", config)
+    assert (code, out) == (1, "")
+    assert "no agent has said anything in" in err
+    assert "hint:" in err
+    with running_agent("run", "--config", config) as agent:
+        wait_for(lambda: status(config)[1].get("verdict") == "ok", 20, "it is well")
+        agent.signal(signal.SIGTERM)
+        assert agent.end() == 0
+    code, body = status(config)
+    assert (code, body["verdict"]) == (1, "stopped")
+    assert body["health"]["rsam"]
+
+
+def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, records: Path) -> None:
+    with running_agent("run", "--config", write_config(
+        tmp_path / "a", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{(port := free_port())}'}}"
+    )) as first:  # fmt: skip
+        first.wait_for("watches XX.SLP")
+        config = write_config(
+            tmp_path / "b", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{port}'}}"
+        )
+        with running_agent("run", "--config", config) as second:
+            second.wait_for("cannot be listened on")
+            wait_for(lambda: "verdict" in status(config)[1], 20)
+            code, body = status(config)
+            assert (code, body["verdict"]) == (1, "degraded")
+            assert "health.prometheus" in body["health"]["reasons"][0]
+            assert body["health"]["streams"], "the slope is watched all the same"
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    body = status_message(state(), health().model_copy(update={"status": "ok", "reasons": []}), None, 10, stopped=False)
+    StatusFile(folder).write(body.model_copy(update=changes))
+    return folder
+
+
+def test_the_verdict_follows_from_age_process_and_word(tmp_path: Path) -> None:
+    now_ns = time.time_ns()
+    assert read(written(tmp_path)).verdict == "ok"
+    assert read(tmp_path, now_ns + round((STALE_FACTOR * 10 + 60) * NS)).verdict == "silent"
+    assert read(tmp_path, now_ns - 60 * NS).verdict == "silent", "written in the future: the clock was set back"
+    assert read(written(tmp_path, pid=2**22 + 1)).verdict == "gone"
+    assert read(written(tmp_path, pid=2**40)).verdict != "gone", "a number that is no process of this system"
+    assert read(written(tmp_path, stopped=True)).verdict == "stopped"
+    assert read(written(tmp_path, health=health())).verdict == "degraded"
+    if os.getuid() == 0:
+        assert read(written(tmp_path, pid=1)).verdict == "ok"
+
+
+def test_one_screen_has_what_matters_and_is_safe(tmp_path: Path) -> None:
+    rich = health().model_copy(
+        update={
+            "reasons": ["no samples from HHZ\x1b[2J"],
+            "rates": [RateHealth(station="XX.A.00.H", label="landslide", per_hour=6, per_day=9, inverse_rate_h=0.167)],
+            "rsam": [
+                RsamHealth(
+                    station="XX.ABC.00.HH", minute="2023-11-14T22:13:00.000000000Z", counts=12.5, coverage=1.0,
+                    hour_counts=11.0,
+                )
+            ],
+        }
+    )  # fmt: skip
+    text = screen(read(written(tmp_path, health=rich, last_alert=alert())))
+    assert len(text.splitlines()) <= 24
+    assert "\x1b" not in text
+    for expected in (
+        "XX.ABC  DEGRADED",
+        "! no samples from HHZ?[2J",
+        "landslide: 6 in 1 h, 9 in 24 h, one in 10 min",
+        "12.5 counts at 22:13, 11 in the hour",
+        "3 messages wait (oldest 4.2 s)",
+        "raise severe, 2023-11-14 22:13:20: 91 % is above 80 %",
+        "42 °C",
+    ):
+        assert expected in text, text
+    assert screen(read(tmp_path), colour=True).count("\x1b[") == 2
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[" * 100_000, '{"schema":"talus/status/1"}', "\xff"])
+def test_a_file_that_is_not_ours_is_an_error_in_words(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    code, out, err = talus("status", "--state", tmp_path)
+    assert (code, out) == (1, "")
+    assert "Traceback" not in err
+    assert "hint:" in err
+
+
+def test_a_disk_that_refuses_is_told_once(tmp_path: Path) -> None:
+    complaints: list[str] = []
+    (tmp_path / "none").write_text("a file where the folder should be")
+    file = StatusFile(tmp_path / "none", complaints.append)
+    body = status_message(state(), health(), None, 10, stopped=False)
+    file.write(body)
+    file.write(body)
+    (complaint,) = complaints
+    assert "status.json" in complaint
+    (tmp_path / "none").unlink()
+    file.write(body)
+    assert [path.name for path in (tmp_path / "none").iterdir()] == [FILE]
+
+
+def test_it_holds_no_secret_and_says_when_it_was_written(tmp_path: Path) -> None:
+    body = json.loads((written(tmp_path) / FILE).read_text())
+    assert abs(time.time_ns() - parse_ns(body["written"])) < 60 * NS
+    assert not re.search(r"password|secret|token", json.dumps(body), re.IGNORECASE)
