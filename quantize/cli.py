@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain": "train PRIME-DP on phases and masked waveforms, without labels",
         "crossval": "five-fold cross-validation by event of the methods named",
         "compare": "methods side by side: out-of-fold figures, differences with intervals",
+        "probe": "what a classifier reaches that sees the recording (rate, components, length, encoding) and no sample",
         "bundle": "distil, quantise, calibrate and write the bundle",
         "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
         "search": "shapes of the student: accuracy against latency",
@@ -217,6 +218,8 @@ def _run(options: argparse.Namespace) -> int:
         for name in options.methods or pipeline.COMPARED:
             answered = cross_validate(lab, name, range(options.folds))
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
+    if options.stage in ("probe", "model"):
+        print(tables.probe(pipeline.probe_recording(lab)))
     if options.stage in ("compare", "model"):
         print(
             tables.comparison(pipeline.compare_methods(lab, options.methods or pipeline.COMPARED, range(options.folds)))

@@ -26,6 +26,7 @@ from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
 from quantize.lab import FOLDS, Lab
 from quantize.methods import distilled_student, int8_student, module_logits, pretrained, transferred
+from quantize.probe import probe, recording
 from quantize.signals import LENGTHS_S
 from quantize.student import parameter_count, save_student
 from quantize.transfer import Recipe, save_teacher
@@ -93,8 +94,17 @@ def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict
     return found
 
 
+def probe_recording(lab: Lab) -> dict[str, JsonValue]:
+    """What the recording alone gives away; left in ``work/probe.json``."""
+    rows = [record.row for record in lab.records]
+    found = probe(rows, recording(rows), lab.parts // 2)
+    leave_study(lab.work, "probe", found)
+    return found
+
+
 def leave_study(work: Path, name: str, values: dict[str, JsonValue]) -> None:
     """Write one of ``STUDIES`` into the work folder; atomic."""
+    work.mkdir(parents=True, exist_ok=True)
     scratch = work / f"{name}.tmp"
     scratch.write_text(json.dumps(values) + "\n", encoding="utf-8")
     scratch.replace(work / f"{name}.json")

@@ -124,6 +124,14 @@ def curve(values: Values) -> str:
     return "\n".join(table(heads, rows)) + "\n"
 
 
+def probe(values: Values) -> str:
+    """What a classifier reaches that sees the recording and no sample of it."""
+    keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
+    heads = ("a tree that sees only", "records: accuracy", "balanced", "events: accuracy", "balanced")
+    rows = [(" + ".join(row["sees"]), *(figure(row[key]) for key in keys)) for row in values["classifiers"]]
+    return "\n".join(table(heads, rows)) + "\n"
+
+
 _CURVE = ("record_balanced_accuracy", "event_balanced_accuracy", "landslide_recall")
 
 
@@ -159,6 +167,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 _STUDIES: Mapping[str, tuple[str, Callable[[Values], str]]] = MappingProxyType(
     {
         "comparison": ("All methods, trained and tried alike", comparison),
+        "probe": ("What the recording alone gives away", probe),
         "learning_curve": ("How many landslides it takes", curve),
     }
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quantize_support import write_folder
 from test_quantize_evaluate import rows_of
 
 from agent.errors import ConfigError
@@ -13,8 +14,9 @@ from agent.types import LABELS
 from quantize import tables
 from quantize.compare import FIGURES, compare, crossfitted, paired_differences
 from quantize.crossval import OutOfFold
-from quantize.data import TRANSIENT, Row
+from quantize.data import TRANSIENT, Row, read_table
 from quantize.evaluate import Truth, calibration_error, score, softmax
+from quantize.probe import COLUMNS, probe, recording
 from quantize.signals import FULL_S, LENGTHS_S
 
 CLASSES = ("earthquake", "blast", "landslide", "noise")
@@ -146,3 +148,25 @@ def test_every_table_of_the_comparison_is_printed(found: dict[str, object], tmp_
     assert "student, distilled, FP32 - STFT network of the paper" in text
     assert text.count("noise that triggers") == 2
     assert "earthquake 40/20" in text
+
+
+def test_a_probe_finds_a_class_that_its_recording_gives_away() -> None:
+    """Landslides at a rate of their own, the rest mixed: found by the rate, and by nothing else."""
+    rows = site(10)
+    rng = np.random.default_rng(0)
+    columns = rng.integers(1, 4, (len(rows), len(COLUMNS))).astype(np.float64)
+    landslide = np.array([row.label == "landslide" for row in rows])
+    columns[:, COLUMNS.index("rate")] = np.where(landslide, 40.0, rng.choice([50.0, 100.0], len(rows)))
+    found = probe(rows, columns, np.arange(len(rows)) // 2 % 5, draws=20)["classifiers"]
+    by_name = {tuple(row["sees"]): row["record_accuracy"][0] for row in found}  # type: ignore[index,call-overload,union-attr]
+    assert by_name["rate",] > 0.4
+    assert by_name["encoding",] < 0.35
+    assert "rate + components + length + encoding" in tables.probe({"classifiers": found})
+
+
+def test_the_recording_is_read_from_the_headers(tmp_path: Path) -> None:
+    rows = read_table(write_folder(tmp_path / "data", events=3))
+    made = recording(rows)
+    three = [row.channels == ("HHE", "HHN", "HHZ") for row in rows]
+    assert made[:, COLUMNS.index("components")].tolist() == [3 if whole else 1 for whole in three]
+    assert made[:, COLUMNS.index("length")] == pytest.approx(120, abs=0.05)
