@@ -10,6 +10,7 @@ from agent.config_seedlink import SeedLinkConfig
 from agent.config_sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, SimulatorConfig
 from agent.errors import ConfigError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
+from agent.inference.timed import Timed
 from agent.pipeline import Pipeline
 from agent.policy import Policy
 from agent.reporting import Reporter
@@ -31,6 +32,8 @@ class Line:
     reporter: Reporter
     classifier: Classifier
     fallbacks: list[str]
+    timed: Timed
+    """How long verdicts take."""
 
     def standing(self) -> Standing:
         """Which backend serves at this moment, and why."""
@@ -83,9 +86,10 @@ def build_line(
         ModelError: no backend serves the bundle.
     """
     classifier, fallbacks = open_classifier(settings, state_dir)
-    pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, classifier, exercise=exercise)
+    timed = Timed(classifier)
+    pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, timed, exercise=exercise)
     reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s)
-    return Line(pipeline, reporter, classifier, fallbacks)
+    return Line(pipeline, reporter, classifier, fallbacks, timed)
 
 
 def open_source(config: Config, on_problem: ProblemSink) -> Source:

@@ -60,6 +60,7 @@ class Sight:
     stages: list[StageHealth] = field(default_factory=list)
     source: dict[str, int] = field(default_factory=dict)
     stations: tuple[Station, ...] = ()
+    inference_ms: float | None = None
 
 
 class Health:
@@ -175,7 +176,7 @@ class Health:
             link=sight.link,
             events_hour=events,
             discards_hour=discards,
-            inference_ms=None,
+            inference_ms=sight.inference_ms,
             backend_activity=sight.activity[:500] if sight.activity else None,
             inference_failures=failures,
         )

@@ -130,6 +130,7 @@ def _events(health: HealthMessage) -> Iterator[_Family]:
         "talus_rsam_counts", "gauge", "Mean absolute amplitude of the band-passed vertical in the last minute.",
         [({"station": one.station}, one.counts) for one in health.rsam],
     )  # fmt: skip
+    yield _one("talus_inference_seconds", "Median time of a verdict.", _over(health.inference_ms, 1000))
     yield _one("talus_inference_failures_total", "Verdicts that failed.", health.inference_failures, "counter")
 
 

@@ -57,6 +57,7 @@ class Rounds:
         now = time.monotonic()
         self._next_look = self._next_report = now + min(self._interval_s, FIRST_LOOK_S)
         self._clock: _Clock | None = None
+        self._ending = False
         self._file = StatusFile(config.state_dir)
         self._complaints: list[str] = []
         self._exporter = self._export(config)
@@ -74,6 +75,10 @@ class Rounds:
         exporter.start()
         return exporter
 
+    def report_every(self, interval_s: float) -> None:
+        """Another ``reporting.health_interval_s``, from the next report on."""
+        self._interval_s, self._look_s = interval_s, min(LOOK_S, interval_s)
+
     def go(self, now: float) -> None:
         """Look and tell, if it is time; ``now`` is the monotonic clock."""
         if now < min(self._next_look, self._next_report):
@@ -89,6 +94,7 @@ class Rounds:
 
     def end(self) -> None:
         """The agent stops in order: say so where it is still heard."""
+        self._ending = True
         if self._exporter is not None:
             self._exporter.stop()
         self._tell(self._look(time.monotonic()), stopped=True)
@@ -116,12 +122,13 @@ class Rounds:
             clock=clock,
             stages=[*feeder.stages(), *self._link_stage(outbox)],
             source=feeder.counters(),
+            inference_ms=feeder.line.timed.median_ms(),
             stations=tuple(feeder.line.pipeline.stations.copy().values()),
         )
         return self._health.message(0, sight)
 
     def _host_clock(self, now: float) -> HostClock:
-        if self._clock is None or now - self._clock.at >= min(CLOCK_S, self._interval_s):
+        if self._clock is None or (not self._ending and now - self._clock.at >= min(CLOCK_S, self._interval_s)):
             self._clock = _Clock(host_clock(), now)
         return self._clock.said
 

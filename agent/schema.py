@@ -353,7 +353,7 @@ class HealthMessage(Payload):
     link: LinkHealth | None
     events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")
     discards_hour: dict[Name, Count] = Field(max_length=32, description="discarded triggers, by reason")
-    inference_ms: Amount | None
+    inference_ms: Amount | None = Field(description="median time that the network took for a verdict")
     backend_activity: Text | None = Field(default=None, description="how far a better backend than the present one is")
     inference_failures: Count
 

@@ -91,8 +91,9 @@ def _samples(health: HealthMessage) -> str:
 def _network(status: Status) -> str:
     state, health = status.said.state, status.said.health
     model = "none" if state.model is None else f"{state.model.name} on {state.backend}, {state.precision}"
+    pace = "" if health.inference_ms is None else f", {health.inference_ms:.1f} ms a verdict"
     failures = f", {health.inference_failures} failures" if health.inference_failures else ""
-    return f"{model}{failures}" + (f" ({health.backend_activity})" if health.backend_activity else "")
+    return f"{model}{pace}{failures}" + (f" ({health.backend_activity})" if health.backend_activity else "")
 
 
 def _events(health: HealthMessage) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from agent_support import running_agent, talus, write_config, write_records
-from broker_support import free_port, needs_mosquitto, running, wait_for
+from broker_support import Collector, free_port, needs_mosquitto, running, wait_for
 from test_exporter import metrics
 from test_formats import alert, state
 from test_messages import health
@@ -57,6 +57,16 @@ def test_an_agent_from_well_to_broker_lost_to_killed(tmp_path: Path, records: Pa
             page = metrics(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read())
             assert page["talus_link_connected"] == {(): 1.0}
             assert page["talus_ok"] == {(): 1.0}
+            with Collector(broker.settings(), "talus/#", session=False) as late:
+                wait_for(lambda: late.bodies("/health"))
+                [published] = late.bodies("/health")[:1]
+            assert {stage["name"]: stage["alive"] for stage in published["stages"]} == {
+                "source": True,
+                "pipeline": True,
+                "link": True,
+            }
+            assert published["inference_ms"] > 0
+            assert published["memory_free_mb"] > 0
             broker.kill()
             wait_for(lambda: status(config)[0] == 1, 60, "the exit status tells")
             said = status(config)[1]
