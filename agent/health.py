@@ -24,6 +24,8 @@ LOW_DISK_MB = 200.0
 LOW_MEMORY_MB = 100.0
 HOT_C = 95.0
 """Jetson modules throttle at 97 to 99 °C and switch off at 105 °C."""
+STUCK_S = 30.0
+"""A stage for which something waits does not rest so long."""
 MAX_STREAMS = 32
 MAX_COUNTERS = 64
 
@@ -139,6 +141,11 @@ class Health:
         reasons = [
             *sight.problems,
             *(f"the {stage.name} has ended" for stage in sight.stages if not stage.alive),
+            *(
+                f"the {stage.name} has done nothing for {stage.idle_s:.0f} s, and {stage.waiting} packets wait"
+                for stage in sight.stages
+                if stage.alive and stage.waiting and stage.idle_s is not None and stage.idle_s > STUCK_S
+            ),
             *(f"no samples from {name} for {self._stalled_s:.0f} s" for name in sorted(silent)),
         ]
         if not streams:

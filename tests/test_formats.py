@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import Any
 import obspy
 import pytest
 from broker_support import BOOT, STATION, Mosquitto, make_event, needs_mosquitto, running, stamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lxml import etree
 from test_watch import Publisher, Watching
 
@@ -25,7 +28,19 @@ from agent.formats.folder import DocumentFolder
 from agent.formats.quakeml import QuakeML
 from agent.messages import Message, Stamp, alert_message, event_message, state_message
 from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage, parse
-from agent.types import Acceleration, Alert, AlertAction, Classification, Event, RateAlert
+from agent.types import (
+    LABELS,
+    Acceleration,
+    Alert,
+    AlertAction,
+    Classification,
+    Detection,
+    Event,
+    Quality,
+    RateAlert,
+    StationId,
+    event_id,
+)
 from agent.watch import Watched, watch
 
 ROOT = Path(__file__).parent.parent
@@ -247,6 +262,58 @@ def test_cap_of_hostile_text_is_valid() -> None:
     root = cap(Cap().document(body))
     assert said(root, "info/severity") == "Unknown"
     assert said(root, "info/description") == '<a>&"??[2J]]>??'
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[EventMessage, AlertMessage]:
+    """An event and an alert about it, with any values that their schemas allow."""
+    amount = st.floats(0, 1e30)
+    code = st.text("ABCXYZ0189-", min_size=1, max_size=8)
+    station = StationId(
+        draw(code), draw(code), draw(st.text("0A-", max_size=8)), draw(st.sampled_from(["", "HH", "E"]))
+    )
+    onset_ns = draw(st.integers(0, 4_000_000_000)) * 10**9 + draw(st.integers(0, 999_999_999))
+    share = draw(st.floats(0, 1))
+    label = draw(st.sampled_from(LABELS))
+    found = Classification(
+        label, share, (share, 0.0, 0.0, 0.0, 0.0), draw(st.booleans()), draw(amount), "m", "a" * 64, "b", "p"
+    )
+    made = Event(
+        event_id(station, onset_ns),
+        draw(st.integers(0, 1_000_000)),
+        draw(st.sampled_from(["new", "update", "end"])),
+        station,
+        onset_ns,
+        Detection(draw(amount | st.just(math.nan)), draw(amount), draw(amount | st.just(math.inf)),
+                  draw(st.none() | amount)),
+        draw(st.none() | st.just(found)),
+        Quality(draw(amount), draw(st.text("ENZ", max_size=3))),
+        onset_ns,
+        draw(st.none() | st.text(max_size=50)),
+        draw(st.booleans()),
+    )  # fmt: skip
+    what = Alert(
+        made, draw(st.sampled_from(["raise", "escalate", "retract"])), "severe", label, draw(st.text(max_size=50))
+    )
+    when = Stamp(BOOT, draw(st.integers(0, 2**53)), onset_ns, onset_ns)
+    return (
+        parse(EventMessage, event_message(made, when).payload),
+        parse(AlertMessage, alert_message(what, when).payload),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(bodies(), st.none() | st.tuples(st.floats(-90, 90), st.floats(-180, 180)))
+def test_whatever_a_schema_allows_becomes_a_valid_document(
+    both: tuple[EventMessage, AlertMessage], place: tuple[float, float] | None
+) -> None:
+    made = Cap()
+    position = None if place is None else PositionPart(latitude=place[0], longitude=place[1])
+    body = state().model_copy(update={"station": both[0].station, "position": position})
+    made.state(body)
+    root = cap(made.document(both[1]))
+    assert (said(root, "info/area/circle") is None) == (place is None)
+    quakeml(QuakeML().document(both[0]))
 
 
 @pytest.mark.parametrize("sender", ["", "two words", "a,b", "a&b", "<a>"])

@@ -100,6 +100,17 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     assert body.memory_total_mb
 
 
+def test_a_stage_that_hangs_is_told_from_one_with_nothing_to_do(tmp_path: Path) -> None:
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    health.saw(block(T0, np.ones(100, np.int32)), T0)
+    stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=0)]
+    assert health.message(1, Sight(stages=stages)).reasons == []
+    stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=17)]
+    assert health.message(1, Sight(stages=stages)).reasons == [
+        "the pipeline has done nothing for 40 s, and 17 packets wait"
+    ]
+
+
 @pytest.mark.parametrize(
     ("attribute", "value", "reason"),
     [
