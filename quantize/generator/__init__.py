@@ -20,6 +20,7 @@ from agent.types import LABELS, NS, WINDOW_RATE_HZ
 from quantize.data import TRANSIENT, Record, Row
 from quantize.generator.events import KINDS, Motion
 from quantize.generator.medium import FREQUENCIES, ONSET, SAMPLES, log_uniform
+from quantize.generator.scatter import echo
 from quantize.generator.transients import TRANSIENTS
 from quantize.signals import random_phase_noise
 
@@ -28,6 +29,14 @@ __all__ = ["ONSET", "SAMPLES", "Synthetic", "as_record", "generate"]
 DATASET = "synthetic"
 _FULL_SCALE = 2.0**23
 _ABOVE = (FREQUENCIES >= 1.0).astype(np.float64)
+RATIOS = {
+    "earthquake": (2.0, 200.0),
+    "blast": (2.0, 80.0),
+    "collapse": (2.0, 150.0),
+    "landslide": (1.5, 40.0),
+    "noise": (1.3, 25.0),
+}
+"""Loudest second over the noise, as it is among the training records of each class."""
 T = TypeVar("T")
 
 
@@ -62,13 +71,13 @@ def generate(
     else:
         subtype, make_event = _pick(rng, KINDS[label])
         motion = make_event(rng)
-    band = _instrument(rng)
-    signal = fft.irfft(fft.rfft(motion.data, axis=1) * band, SAMPLES, axis=1)
+    response = _instrument(rng) * echo(rng, log_uniform(rng, 0.05, 0.8), rng.uniform(0.1, 0.8))
+    signal = fft.irfft(fft.rfft(motion.data, axis=1) * response, SAMPLES, axis=1)
     noise = _noise(rng, background)
     # The ratio is that of the loudest second to the noise, above the microseism, as a trigger sees it.
     loud = _loudest(signal)
     level = np.sqrt((_high(noise) ** 2).mean(axis=1)).mean()
-    data = noise / max(float(level), 1e-30) + signal / max(loud, 1e-30) * log_uniform(rng, 2.5, 150)
+    data = noise / max(float(level), 1e-30) + signal / max(loud, 1e-30) * log_uniform(rng, *RATIOS[label])
     data *= log_uniform(rng, 30, 3000)
     if rng.random() < 0.02:
         data = np.clip(data, -0.4 * np.abs(data).max(), 0.4 * np.abs(data).max())

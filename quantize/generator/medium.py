@@ -29,7 +29,9 @@ _POSITIVE = np.maximum(FREQUENCIES, 0.05)
 @dataclass(frozen=True, slots=True)
 class Medium:
     """Rock between source and sensor. ``q0``, ``q_power``: quality factor ``q0 f^q_power``. ``kappa_s``: loss right
-    under the sensor (Anderson & Hough 1984). ``coda_q0``: the same for the coda's decay (Aki & Chouet 1975)."""
+    under the sensor (Anderson & Hough 1984). ``coda_q0``: the same for the coda's decay (Aki & Chouet 1975).
+    ``scattering_km``: inverse mean free path of S, 1/km. ``broadening_s``: how long forward scattering makes a pulse
+    on 100 km of way."""
 
     vp_km_s: float
     vs_km_s: float
@@ -39,6 +41,8 @@ class Medium:
     coda_q0: float
     resonance_hz: float
     resonance_gain: float
+    scattering_km: float
+    broadening_s: float
 
 
 def crust(rng: np.random.Generator) -> Medium:
@@ -53,6 +57,8 @@ def crust(rng: np.random.Generator) -> Medium:
         coda_q0=log_uniform(rng, 50, 250),
         resonance_hz=log_uniform(rng, 1.0, 15.0),
         resonance_gain=rng.uniform(0.0, 2.5),
+        scattering_km=log_uniform(rng, 0.003, 0.08),
+        broadening_s=log_uniform(rng, 0.8, 9.0),
     )
 
 
@@ -68,20 +74,29 @@ def slope(rng: np.random.Generator) -> Medium:
         coda_q0=log_uniform(rng, 15, 60),
         resonance_hz=log_uniform(rng, 2.0, 20.0),
         resonance_gain=rng.uniform(0.0, 4.0),
+        scattering_km=log_uniform(rng, 0.8, 8.0),
+        broadening_s=log_uniform(rng, 20.0, 200.0),
     )
 
 
 def arrivals(medium: Medium, distance_km: float, depth_km: float) -> tuple[float, float]:
     """Travel times of P and S in seconds: direct, or along the Moho (8.1 km/s, at 32 km) where that is sooner."""
+    direct, head = phases(medium, distance_km, depth_km)
+    return (direct[0], direct[1]) if head is None else (min(direct[0], head[0]), min(direct[1], head[1]))
+
+
+def phases(
+    medium: Medium, distance_km: float, depth_km: float
+) -> tuple[tuple[float, float], tuple[float, float] | None]:
+    """Travel times of Pg and Sg, and of Pn and Sn, which do not exist before the critical distance."""
     slant = float(np.hypot(distance_km, depth_km))
-    times = []
+    heads = []
     for velocity, mantle in ((medium.vp_km_s, 8.1), (medium.vs_km_s, 4.6)):
-        direct = slant / velocity
         leg = float(np.sqrt(1 / velocity**2 - 1 / mantle**2))
-        head = distance_km / mantle + (2 * 32.0 - depth_km) * leg
-        reaches = distance_km > (2 * 32.0 - depth_km) * velocity / np.sqrt(mantle**2 - velocity**2)
-        times.append(min(direct, head) if reaches else direct)
-    return times[0], times[1]
+        if distance_km > (2 * 32.0 - depth_km) * velocity / np.sqrt(mantle**2 - velocity**2):
+            heads.append(distance_km / mantle + (2 * 32.0 - depth_km) * leg)
+    direct = slant / medium.vp_km_s, slant / medium.vs_km_s
+    return direct, (heads[0], heads[1]) if len(heads) == 2 else None
 
 
 def loss(medium: Medium, seconds: float) -> Array:

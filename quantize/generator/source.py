@@ -27,9 +27,9 @@ def brune(corner: float) -> Array:
 
 
 def impact(corner: float) -> Array:
-    """Velocity spectrum of a vertical force pulse (Hertz contact): flat impulse up to the corner, radiated as a
-    surface wave whose amplitude grows with frequency."""
-    spectrum = FREQUENCIES**0.5 / (1 + (FREQUENCIES / corner) ** 2)
+    """Velocity spectrum of a vertical force pulse (Hertz contact; Farin et al. 2015): its impulse is flat up to the
+    corner, a surface wave's displacement grows as the root of frequency, and velocity is a derivative more."""
+    spectrum = FREQUENCIES**1.5 / (1 + (FREQUENCIES / corner) ** 2)
     result: Array = spectrum / spectrum.max()
     return result
 
@@ -42,6 +42,21 @@ def ripple(rng: np.random.Generator, holes: int, delay_s: float, jitter: float) 
     spectrum = (sizes[:, None] * np.exp(-2j * np.pi * FREQUENCIES * times[:, None])).sum(axis=0)
     result: NDArray[np.complex128] = spectrum / np.abs(spectrum).max()
     return result
+
+
+def double_couple(rng: np.random.Generator, takeoff: float) -> tuple[float, float, float]:
+    """Radiation of P, SV and SH of a fault of random strike, dip and rake (Aki & Richards 2002, eq. 4.89-4.91);
+    ``takeoff`` in radians from straight down."""
+    phi, rake = rng.uniform(0, 2 * np.pi), rng.uniform(-np.pi, np.pi)
+    dip = np.arccos(rng.uniform(0, 1))
+    si, ci, s2i, c2i = np.sin(takeoff), np.cos(takeoff), np.sin(2 * takeoff), np.cos(2 * takeoff)
+    strike_slip, dip_slip = np.cos(rake) * np.sin(dip), np.cos(rake) * np.cos(dip)
+    thrust, tilted = np.sin(rake) * np.sin(2 * dip), np.sin(rake) * np.cos(2 * dip)
+    s, c, s2, c2 = np.sin(phi), np.cos(phi), np.sin(2 * phi), np.cos(2 * phi)
+    p = strike_slip * si**2 * s2 - dip_slip * s2i * c + thrust * (ci**2 - si**2 * s**2) + tilted * s2i * s
+    sv = tilted * c2i * s - dip_slip * c2i * c + 0.5 * strike_slip * s2i * s2 - 0.5 * thrust * s2i * (1 + s**2)
+    sh = dip_slip * ci * s + strike_slip * si * c2 + tilted * ci * c - 0.5 * thrust * si * s2
+    return float(p), float(sv), float(sh)
 
 
 def impulses(rng: np.random.Generator, rate: Array, exponent: float) -> Array:

@@ -97,11 +97,11 @@ def _scaled(rng: np.random.Generator, signal: Array) -> Array:
 
 
 TRANSIENTS: tuple[tuple[str, Callable[[np.random.Generator], Array], float], ...] = (
-    ("footsteps", footsteps, 0.2),
-    ("vehicle", vehicle, 0.2),
-    ("gust", gust, 0.15),
+    ("footsteps", footsteps, 0.15),
+    ("vehicle", vehicle, 0.15),
+    ("gust", gust, 0.1),
     ("thunder", thunder, 0.1),
-    ("knock", knock, 0.15),
-    ("spikes", spikes, 0.1),
+    ("knock", knock, 0.25),
+    ("spikes", spikes, 0.15),
     ("calibration", calibration, 0.1),
 )
