@@ -3,18 +3,20 @@ a folder of its own and is not trained twice."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from agent.errors import ConfigError
 from agent.types import LABELS
-from quantize import infer
+from quantize import infer, qat
 from quantize.augment import calibration_windows
 from quantize.bank import Bank
 from quantize.boosting import feature_table, train_boosting
@@ -34,6 +36,9 @@ Method = Callable[[Lab, "int | None"], Logits]
 _CHUNK = 64
 _FOLD_CALIBRATION = 128
 """Windows for the INT8 ranges of a fold's student."""
+_JUDGED, _TUNED = 2048, 4096
+"""Windows on which the loss of INT8 is measured, and from which it is fine-tuned."""
+log = logging.getLogger("quantize.methods")
 
 
 def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
@@ -124,14 +129,37 @@ def int8(lab: Lab, fold: int | None) -> Logits:
 
 
 def int8_student(lab: Lab, fold: int | None, count: int) -> Int8Files:
-    """The distilled student in both dialects, its ranges from ``count`` windows of what the fold learned from."""
-    training, preparation = lab.training(fold), lab.config.preparation
-    folder(lab, "int8", fold).mkdir(parents=True, exist_ok=True)
-    return export_int8(
-        distilled_student(lab, fold),
-        calibration_windows(training, preparation, count, seed=1),
-        calibration_windows(training, preparation, max(16, count // 4), seed=2),
-    )
+    """The distilled student in both dialects, its ranges from ``count`` windows of what the fold learned from.
+
+    Where INT8 loses more than ``qat.MOST_LOST`` of the windows right, on windows that the ranges did not come from, it
+    is fine-tuned, and the better of the two is taken.
+    """
+    training, preparation, bank = lab.training(fold), lab.config.preparation, lab.bank()
+    work, student, index = folder(lab, "int8", fold), distilled_student(lab, fold), learned_from(bank, fold)
+    work.mkdir(parents=True, exist_ok=True)
+    ranged = calibration_windows(training, preparation, count, seed=1)
+    tried = calibration_windows(training, preparation, max(16, count // 4), seed=2)
+    judged = np.random.default_rng(lab.config.seed).choice(index, size=min(len(index), _JUDGED), replace=False)
+    files = export_int8(student, ranged, tried)
+    lost = _lost(files, bank, judged)
+    log.info("INT8 loses %.2f points of %d windows", 100 * lost, len(judged))
+    if lost <= qat.MOST_LOST:
+        return files
+    few = Source(bank, index[:_TUNED])
+    tuned = export_int8(qat.fine_tune(student, files.choice.ranges, few, work), ranged, tried)
+    gained = _right(files.fp32, bank, judged) - _right(tuned.cpu, bank, judged)
+    log.info("after fine-tuning %.2f points", 100 * gained)
+    return tuned if gained < lost else files
+
+
+def _lost(files: Int8Files, bank: Bank, index: NDArray[np.int64]) -> float:
+    """Share of a bank's windows right that the CPU file loses against FP32."""
+    return _right(files.fp32, bank, index) - _right(files.cpu, bank, index)
+
+
+def _right(model: onnx.ModelProto, bank: Bank, index: NDArray[np.int64]) -> float:
+    answers = infer.logits(model, np.asarray(bank.windows[np.sort(index)], dtype=np.float32)).argmax(axis=1)
+    return float((answers == bank.label[np.sort(index)]).mean())
 
 
 def _student(lab: Lab, fold: int | None, name: str, sources: Sequence[Source], settings: FitConfig) -> Student:

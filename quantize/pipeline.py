@@ -15,6 +15,7 @@ from pydantic import JsonValue
 import agent
 from agent.types import LABELS
 from quantize import infer, report
+from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
 from quantize.checkpoint import load_checkpoint
@@ -25,6 +26,7 @@ from quantize.crossval import OutOfFold, cross_validate
 from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
 from quantize.lab import FOLDS, Lab
+from quantize.layers import layer_errors
 from quantize.methods import distilled_student, int8_student, module_logits, pretrained, transferred
 from quantize.probe import probe, recording
 from quantize.signals import LENGTHS_S
@@ -131,6 +133,9 @@ def build_bundle(
     confidence = _confidence(lab, folds)
     validation, preparation = [lab.records[int(i)] for i in lab.held_out(None)], lab.config.preparation
     files = int8_student(lab, None, count)
+    # Windows that neither the ranges nor the choice of method came from.
+    unseen = calibration_windows(lab.training(None), preparation, 32, seed=3)
+    leave_study(lab.work, "layers", layer_errors(files, unseen))
     run = infer.runner(files.cpu)
 
     def int8(windows: NDArray[np.float32]) -> Array:

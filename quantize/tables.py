@@ -132,6 +132,21 @@ def probe(values: Values) -> str:
     return "\n".join(table(heads, rows)) + "\n"
 
 
+def layers(values: Values) -> str:
+    """What INT8 does to each layer, in both files."""
+    heads = ("layer", "weights", "CPU file: dB", "error, %", "TensorRT file: dB", "error, %")
+    rows = [
+        (row["layer"], str(row["weights"]), *(cell for kind in ("cpu", "trt") for cell in _decibel(row[kind])))
+        for row in values["layers"]
+    ]
+    said = f"Signal over error of each layer's output against FP32, on {values['windows']} windows that gave no ranges."
+    return "\n".join([said, "", *table(heads, rows)]) + "\n"
+
+
+def _decibel(pair: Sequence[float]) -> tuple[str, str]:
+    return f"{pair[0]:.1f}", f"{100 * pair[1]:.2f}"
+
+
 _CURVE = ("record_balanced_accuracy", "event_balanced_accuracy", "landslide_recall")
 
 
@@ -168,6 +183,7 @@ _STUDIES: Mapping[str, tuple[str, Callable[[Values], str]]] = MappingProxyType(
     {
         "comparison": ("All methods, trained and tried alike", comparison),
         "probe": ("What the recording alone gives away", probe),
+        "layers": ("What INT8 does to each layer", layers),
         "learning_curve": ("How many landslides it takes", curve),
     }
 )
