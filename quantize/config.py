@@ -24,7 +24,7 @@ class BankConfig:
     """How many windows are made: of labelled records, of records without a class, of the generator's."""
 
     labelled: int = 32_768
-    unlabelled: int = 8_192
+    unlabelled: int = 4_096
     synthetic: int = 8_192
     seed: int = 3
 
@@ -37,17 +37,20 @@ class TeacherConfig:
     pool: Pool = "mean"
     dropout: float = 0.2
     fit: FitConfig = field(
-        default_factory=lambda: FitConfig(windows=9_600, batch=16, learning_rate=5e-4, weight_decay=5e-2)
+        default_factory=lambda: FitConfig(windows=8_000, batch=16, learning_rate=5e-4, weight_decay=5e-2)
     )
 
 
 @dataclass(frozen=True, slots=True)
 class DistilConfig:
-    """``teachers``: methods whose mean answer is taught. Shares of a batch by kind of window; the rest is labelled."""
+    """``teachers``: methods whose mean answer is taught, on the first ``taught`` labelled windows and on those without
+    a class. Shares of a batch by kind of window: ``unlabelled``, ``synthetic``; the rest are labelled, half of them
+    taught as well."""
 
-    teachers: tuple[str, ...] = ("prime", "boosting", "alone")
+    teachers: tuple[str, ...] = ("prime", "stft", "boosting", "alone")
+    taught: int = 12_288
     unlabelled: float = 0.15
-    synthetic: float = 0.0
+    synthetic: float = 0.15
     fit: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000, soft=0.6, temperature=2.0))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -105,12 +107,16 @@ def distilled(lab: Lab, fold: int | None) -> Logits:
     return module_logits(distilled_student(lab, fold))
 
 
-def distilled_student(lab: Lab, fold: int | None) -> Student:
-    """The distilled network itself."""
+def distilled_student(lab: Lab, fold: int | None, name: str = "distilled") -> Student:
+    """The distilled network itself, kept under ``name``."""
     settings, bank = lab.config.distil, lab.bank()
     index = learned_from(bank, fold)
-    rest = 1 - settings.unlabelled - settings.synthetic
-    sources = [Source(bank, index, rest, taught(lab, fold, bank, index, "bank"))]
+    told = index[index < settings.taught]
+    labelled = 1 - settings.unlabelled - settings.synthetic
+    sources = [
+        Source(bank, told, labelled / 2, taught(lab, fold, bank, told, "bank")),
+        Source(bank, index, labelled / 2),
+    ]
     extra = lab.unlabelled_bank()
     if extra is not None and settings.unlabelled:
         every = np.arange(len(extra))
@@ -119,7 +125,22 @@ def distilled_student(lab: Lab, fold: int | None) -> Student:
     if made is not None:
         # What the generator made is what it says; teachers that never saw its like have no better opinion.
         sources.append(Source(made, np.arange(len(made)), settings.synthetic))
-    return _student(lab, fold, "distilled", sources, settings.fit)
+    return _student(lab, fold, name, sources, settings.fit)
+
+
+def without_prime(lab: Lab, fold: int | None) -> Logits:
+    """Distilled by the other teachers: what PRIME-DP is worth."""
+    others = tuple(name for name in lab.config.distil.teachers if name != "prime")
+    return module_logits(distilled_student(_distilling(lab, teachers=others), fold, "without_prime"))
+
+
+def without_generator(lab: Lab, fold: int | None) -> Logits:
+    """Distilled on real records only: what the generator is worth."""
+    return module_logits(distilled_student(_distilling(lab, synthetic=0.0), fold, "without_generator"))
+
+
+def _distilling(lab: Lab, **changes: Any) -> Lab:
+    return replace(lab, config=replace(lab.config, distil=replace(lab.config.distil, **changes)))
 
 
 def int8(lab: Lab, fold: int | None) -> Logits:
@@ -210,6 +231,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "scratch": scratch,
         "prime": prime,
         "distilled": distilled,
+        "without_prime": without_prime,
+        "without_generator": without_generator,
         "int8": int8,
     }
 )
