@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain": "train PRIME-DP on phases and masked waveforms, without labels",
         "crossval": "five-fold cross-validation by event of the methods named",
         "compare": "methods side by side: out-of-fold figures, differences with intervals",
+        "curve": "the learning curve: 10, 30, 100 and all landslide events",
         "probe": "what a classifier reaches that sees the recording (rate, components, length, encoding) and no sample",
         "bundle": "distil, quantise, calibrate and write the bundle",
         "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
@@ -86,11 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
-        if name in ("crossval", "compare", "search", "bundle", "model"):
+        if name in ("crossval", "compare", "curve", "search", "bundle", "model"):
             stage.add_argument(
                 "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
             )
-        if name in ("crossval", "compare", "model"):
+        if name in ("crossval", "compare", "curve", "model"):
             stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all that are compared")
         if name in ("bundle", "model"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
@@ -198,6 +199,7 @@ def _data(named: Path | None) -> Path:
 
 def _run(options: argparse.Namespace) -> int:
     data = _data(options.data)
+    from quantize import curve as learning
     from quantize import pipeline, tables
     from quantize.config import read_config
     from quantize.crossval import cross_validate
@@ -218,6 +220,8 @@ def _run(options: argparse.Namespace) -> int:
         for name in options.methods or pipeline.COMPARED:
             answered = cross_validate(lab, name, range(options.folds))
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
+    if options.stage == "curve":
+        print(tables.curve(pipeline.curve(lab, options.methods or learning.METHODS, range(options.folds))))
     if options.stage in ("probe", "model"):
         print(tables.probe(pipeline.probe_recording(lab)))
     if options.stage in ("compare", "model"):

@@ -34,6 +34,8 @@ PAIRS = (
     ("distilled", "boosting"),
     ("distilled", "alone"),
     ("distilled", "prime"),
+    ("distilled", "without_prime"),
+    ("distilled", "without_generator"),
     ("prime", "stft"),
     ("prime", "scratch"),
     ("alone", "stft"),

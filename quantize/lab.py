@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.types import LABELS
 from quantize.bank import Bank, labelled_plan, open_bank, synthetic_plan, unlabelled_plan
 from quantize.config import BuildConfig
 from quantize.data import Record, folds
+from quantize.fit import Source
 
 FOLDS = 5
 FOLD_SEED = 0
@@ -32,6 +34,8 @@ class Lab:
     work: Path
     data: Path
     """The data folder, for the tables beside the records."""
+    landslides: int | None = None
+    """How many landslide events are learned from at most, for the learning curve."""
 
     @property
     def parts(self) -> NDArray[np.int64]:
@@ -89,6 +93,24 @@ class Lab:
         """The records from which a fold learns."""
         out = set(self.held_out(fold).tolist())
         return [record for i, record in enumerate(self.records) if i not in out]
+
+    def labelled(self, bank: Bank, fold: int | None) -> list[Source]:
+        """What a fold learns from, class by class as often as without a limit to the landslides."""
+        index = learned_from(bank, fold)
+        if self.landslides is None:
+            return [Source(bank, index)]
+        slides = bank.label[index] == LABELS.index("landslide")
+        chosen = self._chosen(np.unique(bank.record[index[slides]]))
+        few = np.isin(bank.record[index], chosen)
+        share = float(slides.mean())
+        return [Source(bank, index[~slides], 1 - share), Source(bank, index[slides & few], share)]
+
+    def _chosen(self, records: NDArray[np.int64]) -> list[int]:
+        """Those of ``records`` that belong to the chosen events; a smaller choice is part of every larger one."""
+        events = sorted({self.records[int(i)].row.event for i in records})
+        np.random.default_rng(self.config.seed).shuffle(events)
+        kept = set(events[: self.landslides])
+        return [int(i) for i in records if self.records[int(i)].row.event in kept]
 
 
 def learned_from(bank: Bank, fold: int | None) -> NDArray[np.int64]:

@@ -60,7 +60,8 @@ def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
 
 def folder(lab: Lab, name: str, fold: int | None) -> Path:
     """Where a method keeps what it learned for a fold."""
-    return lab.work / name / ("final" if fold is None else f"fold{fold}")
+    few = "" if lab.landslides is None else f"_{lab.landslides}_landslides"
+    return lab.work / f"{name}{few}" / ("final" if fold is None else f"fold{fold}")
 
 
 def prime(lab: Lab, fold: int | None) -> Logits:
@@ -93,13 +94,13 @@ def transferred(lab: Lab, fold: int | None, name: str, network: PrimeDP) -> Even
     torch.manual_seed(settings.fit.seed)
     teacher = EventTeacher(network, settings.pool, settings.dropout)
     groups = prepare_transfer(teacher, settings.recipe, settings.fit.weight_decay)
-    return fit(teacher, [Source(bank, learned_from(bank, fold))], settings.fit, folder(lab, name, fold), groups=groups)
+    return fit(teacher, lab.labelled(bank, fold), settings.fit, folder(lab, name, fold), groups=groups)
 
 
 def alone(lab: Lab, fold: int | None) -> Logits:
     """The student from labels alone: no pre-training, no teacher, no generator."""
     bank = lab.bank()
-    return module_logits(_student(lab, fold, "alone", [Source(bank, learned_from(bank, fold))], lab.config.alone))
+    return module_logits(_student(lab, fold, "alone", lab.labelled(bank, fold), lab.config.alone))
 
 
 def distilled(lab: Lab, fold: int | None) -> Logits:
@@ -192,8 +193,7 @@ def stft(lab: Lab, fold: int | None) -> Logits:
     """The paper's STFT network."""
     bank, settings = lab.bank(), lab.config.stft
     torch.manual_seed(settings.seed)
-    sources = [Source(bank, learned_from(bank, fold))]
-    return module_logits(fit(StftNetwork(), sources, settings, folder(lab, "stft", fold)))
+    return module_logits(fit(StftNetwork(), lab.labelled(bank, fold), settings, folder(lab, "stft", fold)))
 
 
 def boosting(lab: Lab, fold: int | None) -> Logits:

@@ -23,6 +23,7 @@ from quantize.compare import compare
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
 from quantize.crossval import OutOfFold, cross_validate
+from quantize.curve import learning_curve
 from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
 from quantize.lab import FOLDS, Lab
@@ -93,6 +94,13 @@ def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict
     answered = {name: cross_validate(lab, name, only) for name in names}
     found = compare(answered, [record.row for record in lab.records], lab.parts // 2)
     leave_study(lab.work, "comparison", found)
+    return found
+
+
+def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
+    """The learning curve of the methods named; left in ``work/learning_curve.json``."""
+    found = learning_curve(lab, names, only)
+    leave_study(lab.work, "learning_curve", found)
     return found
 
 

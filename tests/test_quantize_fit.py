@@ -26,6 +26,7 @@ from quantize.config import BuildConfig, read_config  # noqa: E402
 from quantize.data import Record, load_records, read_table  # noqa: E402
 from quantize.fit import FitConfig, Source, fit  # noqa: E402
 from quantize.lab import Lab, learned_from  # noqa: E402
+from quantize.methods import folder as folder_of  # noqa: E402
 from quantize.prime_dp import PrimeDP  # noqa: E402
 from quantize.student import (  # noqa: E402
     Student,
@@ -162,6 +163,20 @@ def test_no_fold_learns_from_an_event_that_it_is_tried_on(lab: Lab, bank: Bank) 
         learned = {lab.records[int(bank.record[i])].row.event for i in learned_from(bank, fold)}
         assert tried and not tried & learned
     assert {lab.records[int(i)].row.split for i in lab.held_out(None)} == {"val"}
+
+
+def test_few_landslides_are_part_of_more_and_seen_as_often(lab: Lab, bank: Bank) -> None:
+    """Else the learning curve would compare other choices of events, or other shares of the classes."""
+    slides = LABELS.index("landslide")
+    before: set[str] = set()
+    for count in (1, 2):
+        others, few = replace(lab, landslides=count).labelled(bank, 0)
+        events = {lab.records[int(bank.record[i])].row.event for i in few.index}
+        assert len(events) == count and before < events
+        assert set(bank.label[few.index]) == {slides} and slides not in bank.label[others.index]
+        assert few.share == pytest.approx((bank.label[learned_from(bank, 0)] == slides).mean())
+        before = events
+    assert folder_of(replace(lab, landslides=1), "alone", 0) != folder_of(lab, "alone", 0)
 
 
 @pytest.mark.parametrize(("recipe", "moving"), [("head", 1), ("embeddings", 4), ("all", 5)])
