@@ -24,7 +24,7 @@ class BankConfig:
     """How many windows are made: of labelled records, of records without a class, of the generator's."""
 
     labelled: int = 32_768
-    unlabelled: int = 4_096
+    unlabelled: int = 2_048
     synthetic: int = 8_192
     seed: int = 3
 
@@ -37,7 +37,7 @@ class TeacherConfig:
     pool: Pool = "mean"
     dropout: float = 0.2
     fit: FitConfig = field(
-        default_factory=lambda: FitConfig(windows=8_000, batch=16, learning_rate=5e-4, weight_decay=5e-2)
+        default_factory=lambda: FitConfig(windows=4_800, batch=16, learning_rate=5e-4, weight_decay=5e-2)
     )
 
 
@@ -48,7 +48,7 @@ class DistilConfig:
     taught as well."""
 
     teachers: tuple[str, ...] = ("prime", "stft", "boosting", "alone")
-    taught: int = 12_288
+    taught: int = 6_144
     unlabelled: float = 0.15
     synthetic: float = 0.15
     fit: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000, soft=0.6, temperature=2.0))

@@ -45,7 +45,7 @@ class PretrainConfig:
     hidden. ``wave``: weight of the waveform's squared error beside the cross-entropy of the phases."""
 
     variant: str = "tinny"
-    windows: int = 32_000
+    windows: int = 16_000
     length: int = 3072
     batch: int = 16
     learning_rate: float = 6e-4
