@@ -1,0 +1,80 @@
+"""A bundle that came from afar is first opened in a process of its own, with little memory and little time.
+
+Its files are data, but ONNX Runtime is a large parser: what makes it crash or swell must not do so beside the station's
+detector. The child runs the golden windows; only a bundle that passes there is loaded by the agent.
+
+    python -m agent.control.trial BUNDLE
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import ControlError
+
+LIMIT_S = 120.0
+MEMORY_MB = 2048
+"""Address space, of which ONNX Runtime maps far more than it uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What the child found: the model's name, and the largest drift on the golden windows."""
+
+    model: str
+    manifest_sha256: str
+    drift: float
+
+
+def try_bundle(path: Path, limit_s: float = LIMIT_S) -> Tried:
+    """Open the bundle at ``path`` in a child and run its golden windows.
+
+    Raises:
+        ControlError: ``bundle``: it was refused, or the child died of it.
+    """
+    command = [sys.executable, "-m", "agent.control.trial", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise ControlError(
+            "bundle", f"its golden windows take longer than {limit_s:g} s", "use a smaller one"
+        ) from None
+    if done.returncode < 0:
+        raise ControlError("bundle", f"opening it killed a process (signal {-done.returncode})", "do not trust it")
+    try:
+        said = json.loads(done.stdout)
+        if "error" in said:
+            raise ControlError("bundle", str(said["error"])[:300], "build it again, then `python -m quantize verify`")
+        return Tried(str(said["model"]), str(said["manifest_sha256"]), float(said["drift"]))
+    except (ValueError, KeyError, TypeError):
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
+        raise ControlError("bundle", f"opening it failed: {last[0][:200]}", "do not trust it") from None
+
+
+def main(path: Path) -> None:
+    """The child: one JSON object on standard output."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
+    os.nice(10)
+    from agent.errors import ModelError
+    from agent.inference import open_bundle, open_classifier
+    from agent.inference.bundle import CPU_MODEL
+    from agent.inference.selftest import check_golden
+
+    try:
+        bundle = open_bundle(path)
+        classifier = open_classifier(bundle, "onnxruntime")
+        drift = check_golden(classifier, bundle, CPU_MODEL)
+        said: dict[str, object] = {"model": classifier.model, "manifest_sha256": bundle.sha256, "drift": drift}
+    except ModelError as error:
+        said = {"error": error.message}
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

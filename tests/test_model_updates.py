@@ -1,0 +1,359 @@
+"""A model from afar: every step leaves a station that answers, and one that knows which model it trusts."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from inference_support import edit_manifest, replace_file, small_bundle, stored_windows, window
+from seedlink_server import authority
+
+from agent.control.download import Download, fetch
+from agent.control.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
+from agent.control.model_updates import ModelRules, ModelUpdates, Progress
+from agent.control.selection import Selection
+from agent.control.trial import try_bundle
+from agent.errors import BackendError, ControlError
+from agent.inference import Classifier, load, open_bundle
+from agent.inference.live import LiveClassifier
+from agent.inference.shadow import Shadow
+from agent.types import LABELS, Classification, Window
+from quantize.bundle import zip_bundle
+
+LABELS_OFF = dict.fromkeys(LABELS, 1.0)
+RULES = ModelRules(shadow_windows=4, shadow_s=60.0, probation_s=0.0)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_bundle(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of the same network under another version."""
+    folder = tmp_path_factory.mktemp("newer")
+    return zipped(small_bundle(folder, version="2.0.0"))
+
+
+def zipped(bundle: Path) -> Path:
+    zip_bundle(bundle, bundle.with_suffix(".zip"))
+    return bundle.with_suffix(".zip")
+
+
+class Desk:
+    """Someone who sends the pieces that the station asks for, and remembers what it said."""
+
+    def __init__(self, folder: Path, installed: Path, rules: ModelRules = RULES) -> None:
+        self.installed = installed
+        self.rules = rules
+        self.live = LiveClassifier(self.open(None))
+        self.said: list[Progress] = []
+        self.raw = b""
+        self.spoil: set[int] = set()
+        self.updates = ModelUpdates(Selection(folder), self.live, self.open, rules, self.hear)
+
+    def open(self, path: Path | None) -> Classifier:
+        return load(path or self.installed, ["onnxruntime"])[0]
+
+    def send(self, raw: bytes, order: ModelOrder, revision: int = 1) -> None:
+        self.raw = raw
+        self.updates.order(revision, order)
+
+    def see(self, count: int = 6) -> list[Classification]:
+        windows, seconds = stored_windows()
+        return [self.live.classify(window(windows[i], float(seconds[i]))) for i in range(count)]
+
+    def until(self, phase: str) -> Progress:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for progress in self.said:
+                if progress.phase == phase:
+                    return progress
+            time.sleep(0.02)
+        raise AssertionError([(p.phase, p.reason) for p in self.said])
+
+    def hear(self, progress: Progress) -> None:
+        self.said.append(progress)
+        for index in progress.missing:
+            data = self.raw[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+            if index in self.spoil:
+                self.spoil.remove(index)
+                self.updates.chunk(index, b"\0" * len(data))
+            self.updates.chunk(index, data)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, installed: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path / "models", installed)
+    made.updates.start()
+    yield made
+    made.updates.close()
+
+
+def order_for(path: Path, version: str = "2.0.0", **fields: object) -> tuple[bytes, ModelOrder]:
+    raw = path.read_bytes()
+    return raw, order_of(raw, "small", version, **fields)  # type: ignore[arg-type]
+
+
+def test_a_good_model_is_fetched_tried_shadowed_and_kept(desk: Desk, newer: Path, tmp_path: Path) -> None:
+    desk.see()
+    desk.spoil = {0}
+    desk.send(*order_for(newer))
+    kept = desk.until("kept")
+    phases = list(dict.fromkeys(p.phase for p in desk.said))
+    assert phases == ["installed", "fetching", "trying", "shadow", "probation", "kept"]
+    assert kept.agreement is not None and kept.agreement.same == kept.agreement.windows == 6
+    assert desk.see(1)[0].model == "small 2.0.0"
+    after = Selection(tmp_path / "models")
+    assert after.chosen.kept == order_for(newer)[1].sha256 and after.path(after.chosen.kept).is_file()
+
+
+def test_a_model_that_disagrees_is_refused_and_never_answers(desk: Desk, installed: Path, tmp_path: Path) -> None:
+    """Thresholds under which it withholds everything: a sound bundle, and of no use."""
+    other = small_bundle(tmp_path, version="3.0.0", thresholds=LABELS_OFF)
+    desk.see()
+    desk.send(*order_for(zipped(other), "3.0.0"))
+    refused = desk.until("refused")
+    assert "agrees" in str(refused.reason) or refused.agreement is not None
+    assert desk.see(1)[0].model == "small 1.2.3"
+    assert not list((tmp_path / "models").glob("*.zip")), "a refused bundle does not stay"
+
+
+@pytest.mark.parametrize("how", ["version", "preparation", "crash", "zip", "hash"])
+def test_a_bundle_that_is_not_what_it_should_be_is_refused(desk: Desk, tmp_path: Path, how: str) -> None:
+    bundle = small_bundle(tmp_path, version="2.0.0")
+    if how == "version":
+        edit_manifest(bundle, lambda manifest: manifest.update(version="2.0.1"))
+    if how == "preparation":
+        edit_manifest(bundle, lambda manifest: manifest["preparation"].update(highpass_hz=2.0))
+    if how == "crash":
+        replace_file(bundle, "model.cpu.onnx", b"\x08\x07" + b"\xff" * 5000)
+    path = zipped(bundle)
+    if how == "hash":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("model.cpu.onnx", b"another one")
+    if how == "zip":
+        path.write_bytes(path.read_bytes()[:-100])
+    desk.see()
+    desk.send(*order_for(path))
+    assert desk.until("refused").reason
+    assert desk.see(1)[0].model == "small 1.2.3"
+
+
+def test_hold_waits_for_the_command_and_can_be_ordered_back(desk: Desk, newer: Path) -> None:
+    desk.see()
+    desk.send(*order_for(newer, promote="hold"))
+    desk.until("ready")
+    assert desk.see(1)[0].model == "small 1.2.3"
+    desk.updates.promote()
+    desk.until("kept")
+    assert desk.see(1)[0].model == "small 2.0.0"
+    desk.updates.roll_back()
+    desk.until("rolled_back")
+    assert desk.see(1)[0].model == "small 1.2.3"
+
+
+def test_few_windows_are_no_proof(tmp_path: Path, installed: Path, newer: Path) -> None:
+    desk = Desk(tmp_path / "models", installed, replace(RULES, shadow_windows=100, shadow_s=0.2))
+    desk.updates.start()
+    desk.send(*order_for(newer))
+    assert "too few" in str(desk.until("ready").reason)
+    desk.updates.close()
+
+
+class Fails:
+    """A runtime that dies after a few windows, as a driver may."""
+
+    def __init__(self, inner: Classifier, after: int) -> None:
+        self.model, self.sha256, self.preparation = inner.model, inner.sha256, inner.preparation
+        self.backend, self.precision = inner.backend, inner.precision
+        self._inner, self._left = inner, after
+
+    def classify(self, asked: Window) -> Classification:
+        self._left -= 1
+        if self._left < 0:
+            raise BackendError("the driver is gone", "")
+        return self._inner.classify(asked)
+
+
+def test_a_failure_on_probation_costs_no_verdict(tmp_path: Path, installed: Path, newer: Path) -> None:
+    desk = Desk(tmp_path / "models", installed, replace(RULES, probation_s=3600.0))
+    plain = desk.open
+    opener = lambda path: plain(path) if path is None else Fails(plain(path), 8)  # noqa: E731
+    desk.updates = ModelUpdates(Selection(tmp_path / "models"), desk.live, opener, desk.rules, desk.hear)
+    desk.updates.start()
+    desk.see()
+    desk.send(*order_for(newer))
+    desk.until("probation")
+    models = [verdict.model for _ in range(2) for verdict in desk.see(6)]
+    assert models == ["small 2.0.0"] * 8 + ["small 1.2.3"] * 4, "each window has its verdict"
+    assert "driver" in str(desk.until("rolled_back").reason)
+    desk.updates.close()
+    assert Selection(tmp_path / "models").chosen.kept is None
+
+
+def test_what_was_on_probation_at_a_crash_is_not_tried_again(tmp_path: Path, installed: Path, newer: Path) -> None:
+    folder = tmp_path / "models"
+    first = Desk(folder, installed, replace(RULES, probation_s=3600.0))
+    first.updates.start()
+    first.see()
+    first.send(*order_for(newer))
+    first.until("probation")
+    first.updates.close()
+    again = Desk(folder, installed)
+    again.updates.start()
+    assert "stopped before" in str(again.until("rolled_back").reason)
+    again.updates.close()
+    assert Selection(folder).chosen.trial is None
+
+
+def test_a_download_goes_on_where_it_was_broken_off(tmp_path: Path, newer: Path) -> None:
+    raw, order = order_for(newer)
+    part = Download(tmp_path, order)
+    assert part.put(0, raw[:CHUNK_BYTES])
+    assert not part.put(0, raw[:CHUNK_BYTES]), "a duplicate is nothing new"
+    assert not part.put(1, raw[:CHUNK_BYTES]), "another piece's content"
+    assert not part.put(len(order.chunks), b"") and not part.put(-1, b"")
+    again = Download(tmp_path, order)
+    assert again.got == 1 and again.missing(99) == list(range(1, len(order.chunks)))
+    for index in again.missing(99):
+        assert again.put(index, raw[slice(*order.span(index))])
+    again.finish(tmp_path / "whole.zip")
+    assert (tmp_path / "whole.zip").read_bytes() == raw
+    assert open_bundle(tmp_path / "whole.zip").manifest.version == "2.0.0"
+
+
+def test_another_order_leaves_nothing_of_the_one_before(tmp_path: Path, newer: Path) -> None:
+    _, order = order_for(newer)
+    Download(tmp_path, order)
+    Download(tmp_path, replace(order, sha256="0" * 64))
+    assert [path.stem for path in tmp_path.glob("*.part")] == ["0" * 64]
+
+
+class _Files(BaseHTTPRequestHandler):
+    """One file, with ranges, that breaks off once after ``cut`` bytes."""
+
+    raw = b""
+    cut = 0
+    ranges: ClassVar[list[str]] = []
+    elsewhere = ""
+
+    def do_GET(self) -> None:
+        cls = type(self)
+        if cls.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", cls.elsewhere)
+            self.end_headers()
+            return
+        asked = self.headers.get("Range", "bytes=0-")
+        cls.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-"))
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(cls.raw) - start))
+        self.end_headers()
+        part = cls.raw[start:]
+        if cls.cut:
+            part, cls.cut = part[: cls.cut], 0
+        self.wfile.write(part)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def https(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    cert, context = authority(tmp_path, "localhost")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _Files.cut, _Files.ranges, _Files.elsewhere = 0, [], ""
+    yield f"https://localhost:{server.server_port}/bundle.zip", cert
+    server.shutdown()
+    server.server_close()
+
+
+def test_https_resumes_with_a_range(https: tuple[str, Path], newer: Path, tmp_path: Path) -> None:
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw, _Files.cut = raw, CHUNK_BYTES + 100
+    part = Download(tmp_path / "d", order)
+    with pytest.raises(ControlError):
+        fetch(part, lambda: False, cert)
+    assert part.got == 1
+    fetch(part, lambda: False, cert)
+    assert not part.missing(1) and _Files.ranges == ["bytes=0-", f"bytes={CHUNK_BYTES}-"]
+
+
+@pytest.mark.parametrize("fault", ["other file", "unknown certificate", "redirect"])
+def test_https_that_cannot_be_trusted(https: tuple[str, Path], newer: Path, tmp_path: Path, fault: str) -> None:
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw = b"?" * len(raw) if fault == "other file" else raw
+    _Files.elsewhere = "http://localhost/" if fault == "redirect" else ""
+    part = Download(tmp_path / "d", order)
+    with pytest.raises(ControlError, match=r"another file|certificate|not https"):
+        fetch(part, lambda: False, None if fault == "unknown certificate" else cert)
+    assert part.got == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bytes": 0}, {"bytes": 17 << 20}, {"bytes": True}, {"chunks": []}, {"chunks": ["0"]}, {"sha256": "X" * 64},
+        {"name": "../x"}, {"version": "1 2"}, {"promote": "now"}, {"url": "http://x"}, {"url": "file:///etc/passwd"},
+        {"url": "https://x y"}, {"extra": 1}, {"chunks": "0" * 64},
+    ],
+)  # fmt: skip
+def test_an_order_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
+    good = order_of(b"x" * 100, "small", "1.0.0").content()
+    assert parse(good).content() == good and KIND == "model"
+    with pytest.raises(ControlError):
+        parse({**good, **change})
+
+
+def test_what_kills_the_reader_kills_a_child_only(installed: Path, tmp_path: Path) -> None:
+    assert try_bundle(installed).model == "small 1.2.3"
+    with pytest.raises(ControlError, match="longer than"):
+        try_bundle(installed, limit_s=0.05)
+    with pytest.raises(ControlError, match="does not exist"):
+        try_bundle(tmp_path / "nothing.zip")
+
+
+def test_a_slow_shadow_never_holds_the_live_model(installed: Path) -> None:
+    gate = threading.Event()
+
+    class Slow(Fails):
+        def classify(self, asked: Window) -> Classification:
+            gate.wait(30)
+            return super().classify(asked)
+
+    live = load(installed, ["onnxruntime"])[0]
+    windows, _ = stored_windows()
+    asked = window(windows[0])
+    verdict = live.classify(asked)
+    shadow = Shadow(Slow(live, 10_000))
+    for _ in range(200):
+        shadow.see(asked, verdict)
+    assert shadow.agreement().passed_over >= 200 - 65
+    gate.set()
+    shadow.close()
+
+
+def test_the_choice_survives_nonsense_on_the_disk(tmp_path: Path) -> None:
+    selection = Selection(tmp_path)
+    selection.change(kept="a" * 64, revision=4)
+    raw = (tmp_path / "selected.json").read_bytes()
+    for cut in range(len(raw)):
+        (tmp_path / "selected.json").write_bytes(raw[:cut])
+        assert Selection(tmp_path).chosen.kept is None
+    (tmp_path / "selected.json").write_bytes(raw)
+    assert Selection(tmp_path).chosen == selection.chosen
