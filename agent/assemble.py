@@ -138,6 +138,11 @@ def open_source(config: Config, on_problem: ProblemSink) -> Source:
     raise ConfigError(f"there is no source of kind {config.source.kind}", "see docs/configuration.md")
 
 
+def is_recorded_once(config: Config) -> bool:
+    """Whether what the source gave is the past after a restart; an archive or a simulation is played anew."""
+    return not isinstance(config.source, (ArchiveConfig, SimulatorConfig))
+
+
 def is_exercise(config: Config) -> bool:
     """Whether all that the source delivers is made up."""
     return isinstance(config.source, SimulatorConfig)

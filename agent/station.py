@@ -104,6 +104,8 @@ class Station:
         self._rings: dict[int, RingBuffer] = {}
         self._min_duration_ns = round(trigger.min_duration_s * NS)
         self._merge_ns = round(trigger.merge_s * NS)
+        # In five times its length the long-term average has forgotten all but 1 % of how it began.
+        self._settled_ns = round((5 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
 
@@ -116,6 +118,18 @@ class Station:
     def rsam(self) -> tuple[Minute, ...]:
         """The vertical's mean absolute amplitude in each complete minute of the last hour. Any thread may look."""
         return self._detector.rsam.minutes
+
+    @property
+    def time_ns(self) -> int:
+        """Every sample before this time is decided on; 0 before the first packet."""
+        return self._detector.time_ns
+
+    @property
+    def needed_ns(self) -> int:
+        """Data from this time on are needed to go on after a restart as if there had been none: the trigger's averages
+        settled, and what is open from before its onset."""
+        onsets = (event.onset_ns for event in self._open)
+        return min(onsets, default=self.time_ns) - self._settled_ns
 
     def feed(self, block: SampleBlock) -> list[Output]:
         """Take one packet of at most a minute; what it decided, in the order of data time."""
