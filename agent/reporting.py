@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from agent.config_policy import PolicyConfig
 from agent.messages import Message, Stamp, alert_message, event_message, summary_message
 from agent.policy import Policy
 from agent.recall import Recall, Remembered, as_seen, encode
@@ -77,6 +78,11 @@ class Reporter:
         latest: Iterable[Event | Alert] = [*alerts[-1:], event]
         messages += [summary_message(what, self._stamp(received_ns, decided_ns), self._prefix) for what in latest]
         return messages
+
+    def retune(self, policy: PolicyConfig, alert_expiry_s: int) -> None:
+        """Go on with other rules."""
+        self._policy.retune(policy)
+        self._alert_expiry_s = alert_expiry_s
 
     def next_seq(self) -> int:
         """A number for a message made elsewhere; safe from any thread."""
