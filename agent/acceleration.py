@@ -84,8 +84,17 @@ class RateWatch:
     """Shown every event at its end, once. Owned by one thread; its memory is bounded."""
 
     def __init__(self, rules: RulesConfig) -> None:
-        self._rules = {label: found for label in LABELS if (found := rules.of(label).acceleration) is not None}
+        self._rules = _watched(rules)
         self._sites: OrderedDict[Site, _Site] = OrderedDict()
+
+    def retune(self, rules: RulesConfig) -> None:
+        """Judge by other rules. A label that was not watched until now is counted from now on; an alert of one that is
+        watched no longer stands until it expires."""
+        before, self._rules = self._rules, _watched(rules)
+        for site in self._sites.values():
+            for label in self._rules.keys() - before.keys():
+                place = site.places.setdefault(label, _Place())
+                place.begins_s = site.now_s
 
     def consider(self, event: Event) -> tuple[Alert, ...]:
         """The alerts on rates that follow from this event's end, whatever its label: time has passed for all."""
@@ -145,6 +154,10 @@ class RateWatch:
             standing.severity = severity
             return _alert(event, "escalate", label, standing, rate)
         return None
+
+
+def _watched(rules: RulesConfig) -> dict[str, AccelerationConfig]:
+    return {label: found for label in LABELS if (found := rules.of(label).acceleration) is not None}
 
 
 def compare(events: int, window_s: float, background_events: int, background_s: float) -> Acceleration:

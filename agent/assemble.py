@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.config import ClassifierConfig, Config, TunablesConfig
     from agent.inference.switch import Standing
     from agent.sources import ProblemSink, Source
+    from agent.station import Output
 
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"
 TENSORRT = "tensorrt"
@@ -42,6 +43,12 @@ class Line:
         if isinstance(self.classifier, SwitchingClassifier):
             return self.classifier.standing()
         return Standing(self.classifier.backend, self.classifier.precision, tuple(self.fallbacks))
+
+    def retune(self, tunables: TunablesConfig) -> list[Output]:
+        """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
+        outputs = self.pipeline.retune(tunables.trigger.settings(), tunables.verdict.at_s)
+        self.reporter.retune(tunables.policy, tunables.reporting.alert_expiry_s)
+        return outputs
 
     def close(self) -> None:
         """End what runs beside the classifier."""
@@ -136,6 +143,11 @@ def open_source(config: Config, on_problem: ProblemSink) -> Source:
 
             return open_simulator(simulator, config.station.network, config.station.station)
     raise ConfigError(f"there is no source of kind {config.source.kind}", "see docs/configuration.md")
+
+
+def is_recorded_once(config: Config) -> bool:
+    """Whether what the source gave is the past after a restart; an archive or a simulation is played anew."""
+    return not isinstance(config.source, (ArchiveConfig, SimulatorConfig))
 
 
 def is_exercise(config: Config) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -9,16 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.errors import DataError
 from agent.link import MqttLink
 from agent.messages import Message
 from agent.mqtt import Connection
 from agent.outbox import Outbox
+from agent.recall import Remembered, decode
 from agent.schema import LinkHealth, OutboxHealth
 from agent.types import StationId
 from agent.waker import Waker
 
 if TYPE_CHECKING:
     from agent.mqtt_settings import MqttSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,16 @@ class Delivery:
     def put(self, messages: Sequence[Message]) -> None:
         """See ``Outbox.put``."""
         self.outbox.put(messages)
+
+    def past(self) -> list[Remembered]:
+        """What earlier runs told, oldest first; records that cannot be read are passed over."""
+        found = []
+        for record in self.outbox.journal():
+            try:
+                found.append(decode(record))
+            except DataError as error:
+                _log.warning("%s: %s", self.path, error)
+        return found
 
     def drained(self, patience_s: float) -> bool:
         """Whether the broker has everything, or has taken nothing for ``patience_s`` although it was asked again and

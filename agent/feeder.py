@@ -14,11 +14,12 @@ from agent.assemble import Line
 from agent.data_clock import DataClocks
 from agent.errors import DataError, DeliveryError
 from agent.health import Health
+from agent.holdback import HoldBack
 from agent.messages import Message, Priority
 from agent.patience import QuietLog
 from agent.schema import StageHealth
 from agent.sources import Counting, Resumable, Source, Telling
-from agent.types import Discard, Event, SampleBlock, format_ns
+from agent.types import Discard, Event, SampleBlock, StationId, format_ns
 from agent.watch import readable
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Feeder:
         """``clocks`` judges the times of packets that come as they are recorded; None for all others."""
         self.line, self.clocks = line, clocks
         self._source, self._health, self._put = source, health, put
-        self._taken = source.taken if isinstance(source, Resumable) else None
+        self._holdback = HoldBack(line.pipeline, source.taken) if isinstance(source, Resumable) else None
         self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
         self._retry_at = 0.0
@@ -179,11 +180,13 @@ class Feeder:
             except DataError as error:
                 self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
                 outputs = []
-            self._deliver(outputs, received_ns)
-            if self._taken is not None and not self._held:
-                self._taken(packet)
+            self._deliver(outputs, received_ns, self._overdue(block.stream.station, received_ns))
+            if self._holdback is not None:
+                self._holdback.add(packet)
+                if not self._held:
+                    self._holdback.release()
             self._decided_at, self._busy_since = time.monotonic(), None
-        self._deliver(self.line.pipeline.flush(), received_ns)
+        self._deliver(self.line.pipeline.flush(), received_ns, cut=self.stopping.is_set())
         while self._held and not self.stopping.wait(PUT_RETRY_S):
             self._store()
         self._retry_at = 0.0
@@ -198,15 +201,29 @@ class Feeder:
             except queue.Empty:
                 self._store()
 
-    def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int) -> None:
-        messages: list[Message] = []
+    def _overdue(self, station: StationId, received_ns: int) -> list[Message]:
+        """What is to be said of events that an earlier run left open."""
+        known = self.line.pipeline.stations.get(station)
+        return self.line.reporter.overdue(station, known.time_ns, received_ns) if known else []
+
+    def _deliver(
+        self,
+        outputs: Sequence[Event | Discard],
+        received_ns: int,
+        before: Sequence[Message] = (),
+        *,
+        cut: bool = False,
+    ) -> None:
+        messages = list(before)
         for output in outputs:
             self._health.decided(output)
             if isinstance(output, Discard):
                 _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
                 continue
-            messages += self.line.reporter.report(output, received_ns)
-            log_event(output)
+            told = self.line.reporter.report(output, received_ns, cut=cut)
+            if told:
+                log_event(output)
+            messages += told
         self._held += messages
         self._store()
         self._make_room()

@@ -75,6 +75,7 @@ class Message:
     Messages with the same ``key`` and priority are delivered in the order in which they were put. A ``retain`` message
     is a latest value: a newer one replaces it. ``expendable`` marks what a later message supersedes: it is the first of
     its priority to go when the outbox is full. ``expiry_s`` is the MQTT 5 message expiry, counted from the hand-over.
+    ``journal`` is what the next run of the agent must know of it (``agent.recall``); it is not sent.
     """
 
     topic: str
@@ -84,6 +85,7 @@ class Message:
     retain: bool = False
     expendable: bool = False
     expiry_s: int | None = None
+    journal: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ The order of sending is alerts, events, the rest; among messages of one priority
 the next one is not handed out before the one before it is acknowledged. When the outbox is full, the oldest messages go
 in this order: the rest, superseded revisions (``expendable``), events, and alerts only when nothing else is left.
 
+The journal beside the queue keeps what the next run of the agent must know (``Message.journal``), the newest 4096
+records; each is committed together with its message.
+
 A file that SQLite calls corrupt is moved aside, what can still be read is carried over, and a fresh one takes its
 place.
 """
@@ -49,7 +52,9 @@ CREATE TABLE dead(
 CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counter VALUES ('dropped', 0), ('dead', 0);
 """
+_JOURNAL = "CREATE TABLE IF NOT EXISTS journal(id INTEGER PRIMARY KEY, record BLOB NOT NULL)"
 _DEAD_KEPT = 1000
+_JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
@@ -142,6 +147,10 @@ class Outbox:
                     if not m.retain
                 ],
             )
+            records = [(m.journal,) for m in messages if m.journal is not None]
+            if records:
+                db.executemany("INSERT INTO journal(record) VALUES (?)", records)
+                db.execute("DELETE FROM journal WHERE id <= (SELECT max(id) FROM journal) - ?", (_JOURNAL_KEPT,))
             return self._make_room(db, size)
 
         with self._lock:
@@ -235,6 +244,15 @@ class Outbox:
         with self._lock:
             return (self._guarded(select) if self._version > after else []), self._version
 
+    def journal(self) -> list[bytes]:
+        """What was put as ``Message.journal``, the newest 4096, oldest first."""
+
+        def select(db: sqlite3.Connection) -> list[bytes]:
+            return [record for (record,) in db.execute("SELECT record FROM journal ORDER BY id").fetchall()]
+
+        with self._lock:
+            return self._guarded(select)
+
     def stats(self) -> OutboxStats:
         """Figures for health."""
 
@@ -266,9 +284,9 @@ class Outbox:
                     f"{self.path} has layout {version}, this agent knows {_VERSION}",
                     "move the file away, or run the version of the agent that made it",
                 )
-            else:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute("COMMIT")
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(_JOURNAL)
+            db.execute("COMMIT")
             if self.path.stat().st_size <= _CHECK_LIMIT:
                 verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
@@ -301,6 +319,7 @@ class Outbox:
             self._depth += 1
             self._bytes += _size(row[4])
             saved += 1
+        self._db.executemany("INSERT INTO journal(record) VALUES (?)", _readable_journal(aside))
         # Messages handed out from the old file are still acknowledged by their number: no new one may get it.
         self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'queue' AND seq < ?", (self._highest_taken,))
         self._db.execute(
@@ -390,6 +409,12 @@ def _readable(path: Path) -> Iterator[tuple[int, int, str, str, bytes, int, int 
         yield from db.execute(
             "SELECT id, priority, key, topic, payload, expendable, expiry_s, put_ns FROM queue ORDER BY id"
         )
+
+
+def _readable_journal(path: Path) -> Iterator[tuple[bytes]]:
+    """The same of the journal."""
+    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as db:
+        yield from db.execute("SELECT record FROM journal ORDER BY id")
 
 
 def _is_corruption(error: sqlite3.DatabaseError) -> bool:

@@ -48,6 +48,20 @@ class Pipeline:
             self.stations[block.stream.station] = station
         return station.feed(block)
 
+    def retune(self, trigger: TriggerSettings, verdict_at_s: Sequence[float]) -> list[Output]:
+        """Go on with other settings, at all stations or, if they do not go with the data of one, at none.
+
+        Raises:
+            DataError: a station's sampling rate is too low for these settings.
+        """
+        successors = {name: station.successor(trigger) for name, station in self.stations.items()}
+        self._trigger, self._verdict_at_s = trigger, tuple(verdict_at_s)
+        return [
+            output
+            for name, station in self.stations.items()
+            for output in station.retune(successors[name], self._verdict_at_s)
+        ]
+
     def flush(self) -> list[Output]:
         """The data ends here: close every open event with what is there."""
         return [output for station in self.stations.values() for output in station.flush()]

@@ -110,6 +110,11 @@ class Policy:
         self._ended: OrderedDict[EventKey, None] = OrderedDict()
         self._pasts: OrderedDict[Place, _Past] = OrderedDict()
 
+    def retune(self, settings: PolicyConfig) -> None:
+        """Judge by other rules from the next revision on; what stands, stands, until a later verdict contradicts it."""
+        self._settings = settings
+        self._rates.retune(settings.rules)
+
     def consider(self, event: Event) -> tuple[Alert, ...]:
         """The alerts that follow from this revision; none from one that comes twice or late."""
         return self.decide(event).alerts

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from agent import __version__
-from agent.assemble import Line, build_line, is_exercise, open_source
+from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_source
 from agent.clock import StepWatch
 from agent.config import Config, digest
 from agent.data_clock import DataClocks, is_live
@@ -98,6 +98,8 @@ class Service:
         clocks = DataClocks() if is_live(config) else None
         feeder = Feeder(open_source(config, _warn), line, health, put, clocks)
         if delivery:
+            if is_recorded_once(config):
+                line.reporter.resume(delivery.past())
             delivery.link.publish_retained(self._state_message(line, line.standing(), health))
             assistant = config.mqtt.home_assistant if config.mqtt else None
             announce(delivery, station, config.station.name, assistant.prefix if assistant else None)

@@ -7,7 +7,7 @@ recorded up to then. The same record therefore gives the same revisions, whateve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from agent.dsp.continuity import Continuity, Counts
@@ -16,8 +16,9 @@ from agent.dsp.measure import SETTLE_NS, measure
 from agent.dsp.recorded import Recorded
 from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Minute
+from agent.dsp.successor import Handover, warmed
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
-from agent.errors import ModelError
+from agent.errors import DataError, ModelError
 from agent.types import (
     COMPONENTS,
     NS,
@@ -32,6 +33,7 @@ from agent.types import (
     SampleBlock,
     Segment,
     StationId,
+    StreamId,
     TriggerOff,
     TriggerOn,
     Window,
@@ -81,6 +83,16 @@ class _Open:
         return (self.off_ns if self.off_ns is not None and self.is_off(now_ns) else now_ns) - self.onset_ns
 
 
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """Other settings for a station; without a detector where the present one serves them as well."""
+
+    trigger: TriggerSettings
+    detector: Detector | None = None
+    triggers: tuple[TriggerOn | TriggerOff, ...] = ()
+    """What it found in what is recorded."""
+
+
 class Station:
     """Owned by one thread. See ``Pipeline`` for the calls."""
 
@@ -95,17 +107,28 @@ class Station:
     ) -> None:
         self.id = station
         self._trigger = trigger
-        self._at_ns = sorted({round(s * NS) for s in verdict_at_s if 0 < s * NS < AFTER_NS})
+        self._at_ns = _verdict_times(verdict_at_s)
         self._classifier = classifier
         self._exercise = exercise
         self._continuity = Continuity()
         self._recorded = Recorded()
         self._detector = Detector(station, trigger)
+        self._handover: Handover | None = None
         self._rings: dict[int, RingBuffer] = {}
+        self._streams: dict[int, StreamId] = {}
         self._min_duration_ns = round(trigger.min_duration_s * NS)
         self._merge_ns = round(trigger.merge_s * NS)
+        # In five times its length the long-term average has forgotten all but 1 % of how it began.
+        self._settled_ns = round((5 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
+        self._ended_ns = 0
+        """End of the last trigger that is over."""
+
+    @property
+    def is_triggered(self) -> bool:
+        """Whether a trigger goes on."""
+        return any(event.off_ns is None for event in self._open)
 
     @property
     def counts(self) -> dict[str, Counts]:
@@ -116,6 +139,18 @@ class Station:
     def rsam(self) -> tuple[Minute, ...]:
         """The vertical's mean absolute amplitude in each complete minute of the last hour. Any thread may look."""
         return self._detector.rsam.minutes
+
+    @property
+    def time_ns(self) -> int:
+        """Every sample before this time is decided on; 0 before the first packet."""
+        return self._detector.time_ns
+
+    @property
+    def needed_ns(self) -> int:
+        """Data from this time on are needed to go on after a restart as if there had been none: the trigger's averages
+        settled, and what is open from before its onset."""
+        onsets = (event.onset_ns for event in self._open)
+        return min(onsets, default=self.time_ns) - self._settled_ns
 
     def feed(self, block: SampleBlock) -> list[Output]:
         """Take one packet of at most a minute; what it decided, in the order of data time."""
@@ -128,16 +163,17 @@ class Station:
             ring = self._rings.get(row)
             if ring is None or ring.rate_hz != piece.rate_hz:
                 ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
+                self._streams[row] = piece.stream
             ring.write(piece.start_ns, piece.samples)
             self._recorded.add(piece.start_ns, piece.end_ns)
-            triggers += self._detector.feed(piece)
+            triggers += self._hear(self._detector.feed(piece))
         if not triggers and not self._open:
             return []
         return list(self._advance(triggers, self._detector.time_ns))
 
     def flush(self) -> list[Output]:
         """The data end here: close every event with what is there."""
-        triggers = self._detector.flush()
+        triggers = self._hear(self._detector.flush(), last=True)
         now = self._detector.time_ns
         outputs = list(self._advance(triggers, now))
         for event in self._open:
@@ -145,6 +181,52 @@ class Station:
             outputs.append(self._close(event, now))
         self._open.clear()
         return outputs
+
+    def successor(self, trigger: TriggerSettings) -> Successor:
+        """What `retune` would put in the place of the present detector; nothing has changed yet.
+
+        Raises:
+            DataError: these settings do not go with the station's sampling rate.
+        """
+        # The detector leaves the length of a trigger to the station.
+        if replace(trigger, min_duration_s=self._trigger.min_duration_s) == self._trigger:
+            return Successor(trigger)
+        recorded = {self._streams[row]: ring.segments(0, _NEVER) for row, ring in self._rings.items()}
+        try:
+            detector, found = warmed(self.id, trigger, recorded, self._detector.rsam)
+        except DataError:
+            if self._detector.has_begun:
+                raise
+            return Successor(trigger, Detector(self.id, trigger))
+        return Successor(trigger, detector, tuple(found))
+
+    def retune(self, successor: Successor, verdict_at_s: Sequence[float]) -> list[Output]:
+        """Go on with other settings: no sample is lost, and an event that runs goes on. Returns what the new settings
+        have to say about it at once."""
+        old, now_ns = self._detector, self._detector.time_ns
+        self._trigger, self._at_ns = successor.trigger, _verdict_times(verdict_at_s)
+        self._min_duration_ns = round(self._trigger.min_duration_s * NS)
+        self._merge_ns = round(self._trigger.merge_s * NS)
+        for event in self._open:
+            # What would have been due before now is not made up for.
+            event.due = sum(event.onset_ns + at_ns <= now_ns for at_ns in self._at_ns)
+        if successor.detector is None:
+            return list(self._advance([], now_ns))
+        running = [event.onset_ns for event in self._open if event.off_ns is None]
+        for event in self._open:
+            event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
+        self._detector = successor.detector
+        self._handover = Handover(self.id, now_ns, max(running, default=None), self._ended_ns)
+        return list(self._advance(self._hear(successor.triggers), min(now_ns, self._detector.time_ns)))
+
+    def _hear(self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False) -> list[TriggerOn | TriggerOff]:
+        """The detector's changes, sorted for as long as it is new."""
+        if self._handover is None:
+            return list(triggers)
+        heard = self._handover.sort(triggers, self._detector.time_ns, last=last)
+        if self._handover.is_over:
+            self._handover = None
+        return heard
 
     def _advance(self, triggers: Sequence[TriggerOn | TriggerOff], now_ns: int) -> Iterator[Output]:
         """Register the triggers, then take every decision that is due, the earliest first."""
@@ -160,6 +242,7 @@ class Station:
         if isinstance(trigger, TriggerOff):
             for event in self._open:
                 if event.onset_ns == trigger.onset_ns:
+                    self._ended_ns = max(self._ended_ns, trigger.off_ns)
                     event.off_ns = trigger.off_ns
                     event.off_known_ns = trigger.off_ns + self._merge_ns
         elif len(self._open) < MAX_OPEN:
@@ -250,6 +333,10 @@ class Station:
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
         return {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+
+
+def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:
+    return sorted({round(s * NS) for s in verdict_at_s if 0 < s * NS < AFTER_NS})
 
 
 def _trust(quality: BlockQuality) -> tuple[bool, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ def pretrain(
         progress = step / steps
         for group in optimiser.param_groups:
             warm = min(1.0, (progress + 1e-3) / config.warm_up)
-            group["lr"] = config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * progress))
+            group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
         x, phases, hidden = maker.batch(np.random.default_rng((config.seed, 5, step)))
         phase_loss, wave_loss = losses(model, x, phases, hidden, bfloat16=config.bfloat16)
         optimiser.zero_grad()
@@ -119,7 +120,7 @@ def pretrain(
         optimiser.step()
         sums += (float(phase_loss.detach()), float(wave_loss.detach()))
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            phase, wave = sums / (step % save_every + 1)
+            phase, wave = (sums / (step % save_every + 1)).tolist()
             line = {"step": step + 1, "phase": round(phase, 5), "wave": round(wave, 5)}
             log.info("pre-training, of %d: %s %.0f s", steps, line, time.monotonic() - began)
             with (work / "log.jsonl").open("a", encoding="utf-8") as handle:

@@ -142,7 +142,8 @@ def test_a_trusted_signer_must_still_write_proper_bodies(key: SigningKey, truste
 @pytest.mark.parametrize(
     "payload",
     [
-        b"", b"\xff\xfe", b"[" * 60_000, b'{"a":' * 10_000, b'"' + b"\\" * 60_000, b'"\\' * 30_000, b"1" * 60_000, b"{}", b"null",
+        b"", b"\xff\xfe", b"[" * 60_000, b'{"a":' * 10_000, b'"' + b"\\" * 60_000, b'"\\' * 30_000,
+        b"1" * 60_000, b"{}", b"null",
         b'{"schema":"talus/envelope/1","key":"","body":"","signature":"","x":1}',
         b'{"schema":"talus/envelope/1","key":1,"body":"","signature":""}',
         b'{"schema":"talus/envelope/2","key":"","body":"","signature":""}',

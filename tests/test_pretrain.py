@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,26 @@ def test_it_learns_and_is_not_trained_twice(folder: Path, records: list[Record],
     assert values[-1] < 0.8 * values[0]
     again = pretrain(records, read_arrivals(folder), config, tmp_path).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(
+    folder: Path, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TINY, length=1024)
+    whole = pretrain(records, read_arrivals(folder), config, tmp_path / "whole", save_every=2).state_dict()
+    calls, batch = iter([True] * 5), Windows.batch
+
+    def broken_off(self: Windows, rng: np.random.Generator) -> Any:
+        if next(calls, False):
+            return batch(self, rng)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Windows, "batch", broken_off)
+        pretrain(records, read_arrivals(folder), config, tmp_path / "parts", save_every=2)
+    assert (tmp_path / "parts" / "state.pt").is_file(), "broken off too early to say anything"
+    parts = pretrain(records, read_arrivals(folder), config, tmp_path / "parts", save_every=2).state_dict()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
 def test_a_table_of_picks_that_lies_is_refused(folder: Path, tmp_path: Path) -> None:

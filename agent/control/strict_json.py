@@ -47,7 +47,7 @@ def loads(text: bytes, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def _depth(text: bytes) -> int:
-    """Deepest nesting of brackets outside strings, in one pass: up to the first fault of a text, as the parser sees it."""
+    """Deepest nesting of brackets outside strings, in one pass; up to a text's first fault as the parser sees it."""
     deepest = depth = 0
     in_string = False
     for match in _TOKEN.finditer(text):

@@ -48,11 +48,22 @@ class Component:
     """
 
     def __init__(
-        self, sos: Array, nsta: int, nlta: int, long_gap: int, joins_at: int, *, meter: Meter | None = None
+        self,
+        sos: Array,
+        nsta: int,
+        nlta: int,
+        long_gap: int,
+        joins_at: int,
+        *,
+        meter: Meter | None = None,
+        warm_up: int | None = None,
     ) -> None:
-        """``meter`` is shown the band-passed samples, with the number of their first, once the filter has settled."""
+        """``meter`` is shown the band-passed samples, with the number of their first, once the filter has settled.
+        ``warm_up``: samples after which the averages count for the first time (None: ``nlta``)."""
         self._meter = meter
         self.averages = RecursiveStaLta(nsta, nlta)
+        if warm_up is not None:
+            self.averages.shorten(warm_up)
         self.end = joins_at
         """Number of the sample after the newest queued one."""
         self.due_ns = 0

@@ -96,6 +96,13 @@ class Detector:
         self._grid: _Grid | None = None
         self.rsam = Rsam()
         """Of the vertical component."""
+        self.warm_up_s: float | None = None
+        """While it is set, a component's averages count after so many seconds instead of ``lta_s``."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a packet that it could use."""
+        return self._grid is not None
 
     @property
     def time_ns(self) -> int:
@@ -122,13 +129,13 @@ class Detector:
         if len(block.samples) == 0:
             return []
         if self._grid is not None and self._grid.continues(block):
-            return self._grid.feed(block)
+            return self._grid.feed(block, self.warm_up_s)
         if self._grid is not None and self._grid.outvotes(block):
             return []
         new = _Grid(self.station, self._trigger, block, self.rsam)
         triggers = self.flush()
         self._grid = new
-        return triggers + new.feed(block)
+        return triggers + new.feed(block, self.warm_up_s)
 
     def flush(self) -> list[TriggerOn | TriggerOff]:
         """The data ends here: decide on what is waiting and end a running trigger."""
@@ -185,9 +192,9 @@ class _Grid:
         self._components.pop(block.stream.component, None)
         return any(block.start_ns - other.due_ns <= self._lag_ns for other in self._components.values())
 
-    def feed(self, block: SampleBlock) -> list[TriggerOn | TriggerOff]:
+    def feed(self, block: SampleBlock, warm_up_s: float | None) -> list[TriggerOn | TriggerOff]:
         samples = block.samples
-        component, number = self._place(block)
+        component, number = self._place(block, None if warm_up_s is None else round(warm_up_s * self._rate_hz))
         component.due_ns = block.end_ns
         self._newest_start = max(self._newest_start, number)
         if number < self.next:
@@ -212,7 +219,7 @@ class _Grid:
         triggers = self._decide(max((c.end for c in self._components.values()), default=0))
         return triggers + self._announce(self._onoff.flush())
 
-    def _place(self, block: SampleBlock) -> tuple[Component, int]:
+    def _place(self, block: SampleBlock, warm_up: int | None) -> tuple[Component, int]:
         """The block's component and the number of its first sample."""
         component = self._components.get(block.stream.component)
         if component is not None and abs(block.start_ns - component.due_ns) < self._step_ns / 2:
@@ -225,7 +232,9 @@ class _Grid:
         number = round((block.start_ns - self._origin_ns) / self._step_ns)
         if component is None:
             meter = self._measure if block.stream.row == _VERTICAL else None
-            component = Component(self._sos, self._nsta, self._nlta, self._long_gap, number, meter=meter)
+            component = Component(
+                self._sos, self._nsta, self._nlta, self._long_gap, number, meter=meter, warm_up=warm_up
+            )
             self._components[block.stream.component] = component
         return component, max(number, component.end)
 

@@ -62,6 +62,15 @@ class Rsam:
             self._count += end - begin
             begin = end
 
+    def follow(self, earlier: Rsam) -> None:
+        """Take over the minutes of another meter; of a minute that both have, the one that is better covered."""
+        best = {minute.start_ns: minute for minute in earlier.minutes}
+        for minute in self._kept:
+            if minute.start_ns not in best or minute.coverage >= best[minute.start_ns].coverage:
+                best[minute.start_ns] = minute
+        self._kept = deque((best[start_ns] for start_ns in sorted(best)), maxlen=HOUR_MINUTES)
+        self.minutes = tuple(self._kept)
+
     def _close(self) -> None:
         if self._count:
             mean = float(f"{self._sum / self._count:.{_DIGITS}g}")

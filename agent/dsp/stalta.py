@@ -61,6 +61,7 @@ class RecursiveStaLta:
         self._sum = np.empty((2, 1))
         self.warming = nlta
         """Samples still to come before the ratio means something."""
+        self._short = 0
         self.reset()
 
     @property
@@ -78,7 +79,14 @@ class RecursiveStaLta:
         self._waits = 0
         self._restart(0.0, 0.0)
         self.warming = self._nlta
+        self._short = 0
         self._fresh = True
+
+    def shorten(self, samples: int) -> None:
+        """Let the ratio count after so many samples, once: an average that has filled in part is then scaled for the
+        part that is missing. For a new average, before its first sample."""
+        if 0 < samples < self.warming:
+            self.warming = self._short = samples
 
     def bridge(self) -> None:
         """Go on after a short gap: the long average is kept and the short one restarts at its level, ratio 1."""
@@ -116,6 +124,12 @@ class RecursiveStaLta:
 
     def follow(self, energy: Array) -> None:
         """Take the next samples' energies without computing ratios: far less work than ``process``."""
+        if self._short and len(energy) >= self.warming:
+            first, energy = energy[: self.warming], energy[self.warming :]
+            short, self._short = self._short, 0
+            self.follow(first)
+            sta, lta = self.averages
+            self.resume(sta / self._filled_share(0, short), lta / self._filled_share(1, short))
         energy = self._begin(energy)
         n, chunk = len(energy), self._chunk
         self.warming = max(0, self.warming - n)
@@ -131,6 +145,9 @@ class RecursiveStaLta:
                 if self._waits == chunk:
                     self._catch_up()
             done = stop
+
+    def _filled_share(self, row: int, samples: int) -> float:
+        return -math.expm1(samples * math.log(float(self._decay[row, 0])))
 
     def _catch_up(self) -> None:
         waits, self._waits = self._waits, 0

@@ -19,9 +19,10 @@ from agent.errors import DataError
 from agent.types import SampleBlock, format_ns, parse_ns
 
 _SCHEMA = "talus/seedlink-state/1"
-MAX_FLIGHT = 8192
-"""Packets in flight that are remembered: more than the queues on the way hold. Of those beyond it, which only a disk
-that has long refused can give rise to, the oldest are forgotten; they are asked for again after a restart."""
+MAX_FLIGHT = 32_768
+"""Packets in flight that are remembered: more than the queues on the way and the hold-back for restarts keep. Of those
+beyond it, which only a disk that has long refused can give rise to, the oldest are forgotten; they are asked for again
+after a restart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,217 @@
+"""A restart in the middle of an event: its story goes on, nothing of it is missing and nothing is told twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_acceleration import ended, rules
+
+from agent.assemble import build_line
+from agent.config import ClassifierConfig, PolicyConfig, TunablesConfig
+from agent.errors import DataError
+from agent.holdback import HoldBack
+from agent.messages import Message, Priority
+from agent.policy import Policy
+from agent.recall import LOST, Recall, Remembered, decode, encode
+from agent.reporting import Reporter
+from agent.types import NS, Event, SampleBlock, StationId, StreamId
+
+STATION = StationId("XX", "SLP", "00", "HH")
+START_S = 1_767_225_600
+SECONDS = 900
+ALERTING = TunablesConfig.model_validate(
+    {"policy": {"rules": {"landslide": {"severity": "minor", "refractory_s": 60, "min_probability": 0.2}}}}
+)
+
+
+@cache
+def packets(loud: tuple[int, ...] = (300, 420, 430, 500, 640)) -> tuple[SampleBlock, ...]:
+    """A second each and three components: noise, with bursts that decay, some of them into each other."""
+    rng = np.random.default_rng(3)
+    envelope = np.ones(SECONDS * 100) * 60
+    for second in loud:
+        envelope[second * 100 :] += 6000 * np.exp(-np.arange((SECONDS - second) * 100) / 600)
+    data = (rng.normal(size=(3, SECONDS * 100)) * envelope).astype(np.int32)
+    return tuple(
+        SampleBlock(StreamId(STATION, c), (START_S + second) * NS, 100.0, data[row, second * 100 : second * 100 + 100])
+        for second in range(SECONDS)
+        for row, c in enumerate("ENZ")
+    )
+
+
+@cache
+def numbers() -> dict[int, int]:
+    """Which packet is which."""
+    return {id(block): number for number, block in enumerate(packets())}
+
+
+class Runs:
+    """Agents one after another over one source that can resume, each with the journal of those before it."""
+
+    def __init__(self) -> None:
+        self.journal: list[bytes] = []
+        self.messages: list[Message] = []
+        self.position = 0
+
+    def run(self, until: int, *, stop: bool = False) -> None:
+        """From where the source resumes to packet ``until``; then ``kill -9``, or a stop in order."""
+        line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1")
+        line.reporter.resume([decode(record) for record in self.journal])
+        taken = self.position
+
+        def take(block: SampleBlock) -> None:
+            nonlocal taken
+            taken = numbers()[id(block)] + 1
+
+        holdback = HoldBack(line.pipeline, take)
+        for block in packets()[self.position : until]:
+            outputs = line.pipeline.feed(block)
+            now_ns = line.pipeline.stations[STATION].time_ns
+            self._put(line.reporter.overdue(STATION, now_ns, 0))
+            for output in outputs:
+                if isinstance(output, Event):
+                    self._put(line.reporter.report(output, 0))
+            holdback.add(block)
+            holdback.release()
+        if stop:
+            for output in line.pipeline.flush():
+                if isinstance(output, Event):
+                    self._put(line.reporter.report(output, 0, cut=True))
+        self.position = taken
+
+    def _put(self, messages: Sequence[Message]) -> None:
+        self.messages += messages
+        self.journal += [message.journal for message in messages if message.journal is not None]
+
+    def told(self, priority: Priority = Priority.EVENT) -> list[dict[str, Any]]:
+        return [json.loads(m.payload) for m in self.messages if m.priority is priority and not m.retain]
+
+
+def summary(bodies: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(body["id"], body["revision"], body["phase"], body.get("action")) for body in bodies]
+
+
+@cache
+def undisturbed() -> Runs:
+    runs = Runs()
+    runs.run(len(packets()))
+    assert len({body["id"] for body in runs.told()}) >= 4
+    return runs
+
+
+@pytest.mark.parametrize("second", [301, 304, 306, 312, 330, 382, 384, 421, 425, 431, 434, 505, 650])
+def test_kill_9_at_any_moment_of_an_event_changes_nothing_that_is_told(second: int) -> None:
+    """Same identifiers, same revisions, same alerts, each once and in order; as if there had been no restart."""
+    runs = Runs()
+    runs.run(3 * second)
+    runs.run(len(packets()))
+    assert summary(runs.told()) == summary(undisturbed().told())
+    assert summary(runs.told(Priority.ALERT)) == summary(undisturbed().told(Priority.ALERT))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.integers(200, SECONDS), max_size=6))
+def test_any_number_of_kills_changes_nothing_that_is_told(seconds: list[int]) -> None:
+    runs = Runs()
+    for second in sorted(seconds):
+        runs.run(3 * second)
+    runs.run(len(packets()))
+    assert summary(runs.told()) == summary(undisturbed().told())
+    assert summary(runs.told(Priority.ALERT)) == summary(undisturbed().told(Priority.ALERT))
+
+
+def test_an_event_that_a_stop_ended_goes_on_after_the_start() -> None:
+    """Two seconds after the onset the agent is stopped for an update: what the slope then does must still be told."""
+    runs = Runs()
+    runs.run(3 * 302, stop=True)
+    first = runs.told()
+    assert [body["phase"] for body in first] == ["end"]
+    assert not runs.told(Priority.ALERT), "after two seconds no rule is met"
+    runs.run(len(packets()))
+    story = [body for body in runs.told() if body["id"] == first[0]["id"]]
+    assert [body["revision"] for body in story] == list(range(len(story)))
+    assert story[-1]["phase"] == "end" and story[-1]["classification"]["window_s"] == 81.92
+    assert [body["action"] for body in runs.told(Priority.ALERT) if body["id"] == first[0]["id"]] == ["raise"]
+
+
+def test_an_event_whose_data_do_not_come_again_is_ended_with_the_reason() -> None:
+    runs = Runs()
+    runs.run(3 * 304)
+    assert runs.told()[-1]["phase"] == "new"
+    runs.position = 3 * 560
+    runs.run(len(packets()))
+    story = [body for body in runs.told() if body["id"] == runs.told()[0]["id"]]
+    assert [body["phase"] for body in story] == ["new", "end"]
+    assert story[-1]["reason"] == LOST
+
+
+def test_a_clock_set_back_after_a_restart_hides_no_event() -> None:
+    """What is told already is only what comes again right after the restart, not what happens at the same hour."""
+    runs = Runs()
+    runs.run(len(packets()))
+    known = [decode(record) for record in runs.journal]
+    recall = Recall(known)
+    first = known[0].event
+    assert recall.overdue(STATION, first.onset_ns + 7200 * NS) == []
+    assert recall.go_on(first) == replace(first, recorded_s=(first.recorded_s or 0) + (known[-1].event.recorded_s or 0))
+
+
+def test_the_journal_gives_back_what_was_written() -> None:
+    runs = Runs()
+    runs.run(3 * 320)
+    for record in runs.journal:
+        assert encode(decode(record).event, cut=False) == record
+    with pytest.raises(DataError, match="not a remembered event"):
+        decode(b'{"event": {}}')
+    event = decode(runs.journal[0]).event
+    assert decode(encode(event, cut=True)) == Remembered(event, cut=True)
+
+
+def test_a_station_that_falls_silent_does_not_hold_up_the_others_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = build_line(ALERTING, ClassifierConfig(backends=("constant",)), "talus/v1")
+    taken: list[SampleBlock] = []
+    holdback = HoldBack(line.pipeline, taken.append)
+    silent = replace(packets()[0], stream=StreamId(replace(STATION, station="GONE"), "Z"))
+    for block in (silent, *packets()[:1500]):
+        line.pipeline.feed(block)
+        holdback.add(block)
+        holdback.release()
+    assert not taken
+    monkeypatch.setattr("agent.holdback.MAX_HELD_S", 0.0)
+    holdback.release()
+    assert taken == [packets()[1499]]
+
+
+def test_an_alarm_on_the_rate_goes_on_after_a_restart() -> None:
+    """Raised in one run, taken back in the next: what was counted, and what stands, is known there."""
+    hour = 3600.0
+    times = [k * hour for k in range(48)] + [48 * hour + 300 * k for k in range(24)] + [52 * hour, 54 * hour]
+
+    def alerts(begins: Sequence[float]) -> list[tuple[str, str]]:
+        journal: list[bytes] = []
+        found = []
+        for begin, end in itertools.pairwise([*begins, 1e9]):
+            reporter = Reporter(Policy(PolicyConfig(rules=rules())), "talus/v1", 3600)
+            reporter.resume([decode(record) for record in journal])
+            for at_s in times:
+                if begin <= at_s < end:
+                    event = replace(ended(at_s, recorded_s=at_s - begin), revision=0)
+                    for message in reporter.report(event, 0):
+                        journal += [message.journal] if message.journal else []
+                        body = json.loads(message.payload)
+                        if message.topic.endswith("/alert") and body["rate"]:
+                            found.append((body["action"], body["id"]))
+        return found
+
+    whole = alerts([0])
+    assert [action for action, _ in whole] == ["raise", "retract"]
+    assert alerts([0, 20 * hour, 49.5 * hour, 51 * hour]) == whole
