@@ -1,0 +1,114 @@
+"""Evidence: the samples behind an event, kept as miniSEED at the station until others need the room.
+
+A thin link carries verdicts; whoever doubts one asks for the record. Its hash goes out with the event, so that what is
+fetched later, over whatever way, can be held against it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agent.types import Segment, StreamId
+
+_log = logging.getLogger(__name__)
+
+RECORD_BYTES = 512
+_STEIM2, _INT32, _FLOAT32 = 11, 3, 4
+_STEIM2_STEP = 1 << 29
+"""Largest difference of neighbours that Steim's second compression can write."""
+_SUFFIX = ".mseed"
+_ID = re.compile(r"[A-Za-z0-9.-]{1,80}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record on disk: hash and length of the file, and the time that it spans."""
+
+    sha256: str
+    size: int
+    start_ns: int
+    end_ns: int
+
+
+class EvidenceStore:
+    """One folder of ``EVENT.mseed``, at most ``max_mb``; the oldest make room. One thread keeps, any may read."""
+
+    def __init__(self, folder: Path, max_mb: float) -> None:
+        self._folder, self._max_bytes = folder, round(max_mb * 2**20)
+
+    def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Kept | None:
+        """Write the record of ``event``; None where there are no samples, or the disk does not take it (which is
+        logged: an event is worth more than its record)."""
+        runs = [run for segments in data.values() for run in segments]
+        if not runs:
+            return None
+        raw = encode(data)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._make_room(len(raw))
+            path = self._path(event)
+            scratch = path.with_suffix(".tmp")
+            scratch.write_bytes(raw)
+            scratch.replace(path)
+        except OSError as error:
+            _log.warning("the record of %s is not kept: %s", event, error)
+            return None
+        span = min(run.start_ns for run in runs), max(run.end_ns for run in runs)
+        return Kept(hashlib.sha256(raw).hexdigest(), len(raw), *span)
+
+    def read(self, event: str) -> bytes | None:
+        """The record of ``event``; None where there is none (any more)."""
+        if not _ID.fullmatch(event):
+            return None
+        try:
+            return self._path(event).read_bytes()
+        except OSError:
+            return None
+
+    def _path(self, event: str) -> Path:
+        return self._folder / f"{event}{_SUFFIX}"
+
+    def _make_room(self, size: int) -> None:
+        files = []
+        for entry in os.scandir(self._folder):
+            with contextlib.suppress(OSError):
+                found = entry.stat(follow_symlinks=False)
+                files.append((found.st_mtime_ns, found.st_size, entry.path))
+        total = sum(held for _, held, _ in files) + size
+        for _, held, path in sorted(files):
+            if total <= self._max_bytes:
+                return
+            Path(path).unlink(missing_ok=True)
+            total -= held
+
+
+def encode(data: Mapping[StreamId, Sequence[Segment]]) -> bytes:
+    """miniSEED 2, 512-byte records, Steim 2 where the samples are integers that it can write."""
+    from pymseed import MS3Record
+
+    records: list[bytes] = []
+    for stream, segments in data.items():
+        for run in segments:
+            out = MS3Record(reclen=RECORD_BYTES, encoding=_encoding(run))
+            out.sourceid, out.formatversion, out.starttime, out.samprate = str(stream), 2, run.start_ns, run.rate_hz
+            floats = run.samples.dtype.kind == "f"
+            samples = np.ascontiguousarray(run.samples, dtype=np.float32 if floats else np.int32)
+            with out.with_datasamples(samples, "f" if floats else "i"):
+                records.extend(bytes(record) for record in out.generate())
+    return b"".join(records)
+
+
+def _encoding(run: Segment) -> int:
+    if run.samples.dtype.kind == "f":
+        return _FLOAT32
+    steps = np.diff(run.samples.astype(np.int64))
+    return _STEIM2 if not len(steps) or int(np.abs(steps).max()) < _STEIM2_STEP else _INT32

@@ -1,0 +1,71 @@
+"""What is kept of an event is what was recorded, sample by sample, and never fills the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from obspy import read
+
+from agent.evidence import EvidenceStore, encode
+from agent.types import NS, Segment, StreamId
+
+START = 1_700_000_000 * NS
+Z, N = StreamId.parse("XX.SLOPE.00.HHZ"), StreamId.parse("XX.SLOPE.00.HHN")
+
+
+def run(samples: np.ndarray, start_ns: int = START, rate_hz: float = 100.0) -> Segment:
+    return Segment(start_ns, rate_hz, samples)
+
+
+@pytest.mark.parametrize("kind", ["noise", "steps", "constant", "float", "one sample"])
+def test_samples_times_and_names_come_back(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    samples = {
+        "noise": rng.integers(-5000, 5000, 3000).astype(np.int32),
+        "steps": rng.choice([-(2**31), 2**31 - 1], 3000).astype(np.int32),
+        "constant": np.zeros(3000, np.int32),
+        "float": rng.standard_normal(3000).astype(np.float32),
+        "one sample": np.array([7], np.int32),
+    }[kind]
+    (trace,) = read(io.BytesIO(encode({Z: [run(samples, rate_hz=250.0)]})))
+    assert trace.id == "XX.SLOPE.00.HHZ" and trace.stats.sampling_rate == 250.0
+    assert trace.stats.starttime.ns == START
+    np.testing.assert_array_equal(trace.data, samples)
+
+
+def test_a_gap_stays_a_gap_and_no_channel_is_lost(tmp_path: Path) -> None:
+    ones = np.ones(500, np.int32)
+    store = EvidenceStore(tmp_path / "evidence", 10)
+    kept = store.keep("XX.SLOPE-20231114T221320000", {Z: [run(ones), run(ones, START + 20 * NS)], N: [run(ones)]})
+    raw = store.read("XX.SLOPE-20231114T221320000")
+    assert kept is not None and raw is not None
+    assert (kept.sha256, kept.size) == (hashlib.sha256(raw).hexdigest(), len(raw))
+    assert (kept.start_ns, kept.end_ns) == (START, START + 25 * NS)
+    stream = read(io.BytesIO(raw))
+    assert sorted((t.id, len(t)) for t in stream) == [("XX.SLOPE.00.HHN", 500), *[("XX.SLOPE.00.HHZ", 500)] * 2]
+
+
+def test_the_oldest_make_room(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path, 0.05)
+    data = {Z: [run(np.random.default_rng(0).integers(-9999, 9999, 5000).astype(np.int32))]}
+    for number in range(12):
+        assert store.keep(f"E-{number}", data)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 0.05 * 2**20
+    assert store.read("E-11") is not None and store.read("E-0") is None
+
+
+def test_nothing_to_keep_and_nowhere_to_keep_it(tmp_path: Path) -> None:
+    assert EvidenceStore(tmp_path, 1).keep("E", {Z: []}) is None
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert EvidenceStore(blocked / "folder", 1).keep("E", {Z: [run(np.ones(5, np.int32))]}) is None
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b", "", "x" * 81, "..\\x", "E\n"])
+def test_a_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.mseed").write_bytes(b"secret")
+    assert EvidenceStore(tmp_path / "evidence", 1).read(name) is None
