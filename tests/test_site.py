@@ -425,7 +425,7 @@ def test_site_event_and_alert_reach_a_broker_and_name_their_members(tmp_path: Pa
 
 
 class Runs:
-    """Agents one after another on a source that gives again what was not taken; each has the journal of those before."""
+    """Agents one after another on a source that gives again what was not taken; each has the journal of all before."""
 
     def __init__(self, stations: dict[str, tuple[float, Sequence[float]]], **wanted: Any) -> None:
         self._blocks = packets(stations, {"S1": 0.3, "S2": 1.1, "S3": 2.4})
