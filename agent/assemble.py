@@ -14,12 +14,16 @@ from agent.inference.timed import Timed
 from agent.pipeline import Pipeline
 from agent.policy import Policy
 from agent.reporting import Reporter
+from agent.site import Site, blindness
+from agent.types import StationId
 
 if TYPE_CHECKING:
     from agent.config import ClassifierConfig, Config, TunablesConfig
     from agent.inference.switch import Standing
+    from agent.messages import Message
     from agent.sources import ProblemSink, Source
     from agent.station import Output
+    from agent.types import SampleBlock
 
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"
 TENSORRT = "tensorrt"
@@ -36,6 +40,16 @@ class Line:
     timed: Timed
     """How long verdicts take."""
 
+    def before(self, block: SampleBlock, received_ns: int) -> list[Message]:
+        """What is to be said of events that an earlier run left open, once the pipeline was fed with a packet."""
+        station = self.pipeline.stations.get(block.stream.station)
+        return [] if station is None else self.reporter.overdue(station.id, station.time_ns, received_ns)
+
+    def after(self, block: SampleBlock, received_ns: int) -> list[Message]:
+        """What follows for the site, once the pipeline was fed with a packet and its events were reported."""
+        station = self.pipeline.stations.get(block.stream.station)
+        return [] if station is None else self.reporter.after(block, station.time_ns, received_ns)
+
     def standing(self) -> Standing:
         """Which backend serves at this moment, and why."""
         from agent.inference.switch import Standing, SwitchingClassifier
@@ -47,7 +61,7 @@ class Line:
     def retune(self, tunables: TunablesConfig) -> list[Output]:
         """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
         outputs = self.pipeline.retune(tunables.trigger.settings(), tunables.verdict.at_s)
-        self.reporter.retune(tunables.policy, tunables.reporting.alert_expiry_s)
+        self.reporter.retune(tunables)
         return outputs
 
     def close(self) -> None:
@@ -86,6 +100,7 @@ def build_line(
     *,
     exercise: bool = False,
     state_dir: Path | None = None,
+    site: Site | None = None,
 ) -> Line:
     """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``.
 
@@ -95,8 +110,16 @@ def build_line(
     classifier, fallbacks = open_classifier(settings, state_dir)
     timed = Timed(classifier)
     pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, timed, exercise=exercise)
-    reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s)
+    reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site)
     return Line(pipeline, reporter, classifier, fallbacks, timed)
+
+
+def open_site(config: Config) -> Site | None:
+    """What the stations of this agent have to do with each other; None if nothing."""
+    if config.site.coincidence is None:
+        return None
+    station = StationId(config.station.network, config.station.station, "", "")
+    return Site(config.site.coincidence, station, blindness(config.tunables))
 
 
 def open_source(config: Config, on_problem: ProblemSink) -> Source:

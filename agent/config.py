@@ -1,7 +1,8 @@
 """The configuration file: read, checked as a whole, frozen.
 
 config.py            the file, its errors with line and field, the digest
-config_model.py      the sections; config_policy.py the alert rules, config_sources.py the kinds of source
+config_model.py      the sections; config_policy.py the alert rules, config_sources.py the kinds of source,
+                     config_site.py what several stations have to do with each other
 config_section.py    what all sections share
 config_yaml.py       YAML to values with their lines
 config_words.py      what is wrong, in words

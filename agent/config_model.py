@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from agent.config_health import HealthConfig, HomeAssistantConfig
 from agent.config_policy import PolicyConfig, RulesConfig
 from agent.config_section import Code, ConfigPath, Disagreement, Section, resolve_path
+from agent.config_site import SiteConfig
 from agent.config_sources import SourceConfig
 from agent.config_tls import TlsConfig
 from agent.errors import ConfigError
@@ -347,6 +348,7 @@ class Config(Section):
     tunables: TunablesConfig = Field(
         default=TunablesConfig(), description="detection, verdicts, alerts: what may change from afar"
     )
+    site: SiteConfig = Field(default=SiteConfig(), description="several stations of one site")
     classifier: ClassifierConfig = Field(default=ClassifierConfig(), description="the network")
     mqtt: MqttConfig | None = Field(
         default=None, description="the broker; without this section, replay prints what it would send"
@@ -355,6 +357,13 @@ class Config(Section):
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
     health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
     log: LogConfig = Field(default=LogConfig(), description="the agent's own log")
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        own = f"{self.station.network}.{self.station.station}"
+        together = self.site.coincidence
+        if together is not None and own in together.stations:
+            reason = f"must not be one of the site's stations ({own}): events of the site go out under it"
+            yield Disagreement(("station.station", "site.coincidence.stations"), reason)
 
     @property
     def outbox_path(self) -> Path:

@@ -138,6 +138,8 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
             found.append(" \\| ".join(f"`{choice}`" for choice in get_args(member)))
         elif get_origin(member) is tuple:
             found.append("list")
+        elif get_origin(member) is dict:
+            found.append("mapping")
         elif isinstance(member, type) and issubclass(member, Section):
             found.append("section")
         else:
@@ -168,7 +170,7 @@ def _bounds(metadata: list[Any], what: str = "") -> str:
 
 def _default(info: FieldInfo) -> str:
     value = info.default
-    if value is PydanticUndefined or value is None or isinstance(value, Section):
+    if value is PydanticUndefined or value is None or value == {} or isinstance(value, Section):
         return ""
     if isinstance(value, tuple):
         return f"[{', '.join(_plain(v) for v in value)}]"

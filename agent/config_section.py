@@ -88,13 +88,14 @@ def _pattern(value: object, info: ValidationInfo) -> str:
     return str((Path(glob.escape(str(base))) if glob.has_magic(str(path)) else base) / path)
 
 
-def _code(text: str) -> str:
+def parse_code(text: str) -> str:
+    """A network or station code, as it is; ``ValueError`` for anything else."""
     if not re.fullmatch(r"[A-Z0-9-]{1,8}", text):
         raise ValueError("must be 1 to 8 upper-case letters, digits or '-' (FDSN source identifiers)")
     return text
 
 
-Code = Annotated[str, AfterValidator(_code)]
+Code = Annotated[str, AfterValidator(parse_code)]
 """A network or station code."""
 
 ConfigPath = Annotated[Path, BeforeValidator(resolve_path)]

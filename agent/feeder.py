@@ -19,7 +19,7 @@ from agent.messages import Message, Priority
 from agent.patience import QuietLog
 from agent.schema import StageHealth
 from agent.sources import Counting, Resumable, Source, Telling
-from agent.types import Discard, Event, SampleBlock, StationId, format_ns
+from agent.types import Discard, Event, SampleBlock, format_ns
 from agent.watch import readable
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ QUEUE_BLOCKS = 4096
 PUT_RETRY_S = 1.0
 BUSY_S = 30.0
 """Longest that one packet may take before the watchdog is no longer fed."""
+SILENT_S = 30.0
+"""So long without a packet from anyone, and stations of a site are no longer waited for."""
 HELD_MESSAGES = 10_000
 """Messages kept in memory while the disk refuses them."""
 PUT_MESSAGES = 100
@@ -147,7 +149,8 @@ class Feeder:
         """What is wrong with the way in and out."""
         held = [f"{self.held} messages wait in memory: the disk refuses them"] if self._held else []
         source = self._source.troubles() if isinstance(self._source, Telling) else []
-        return held + source + (self.clocks.doubts() if self.clocks else [])
+        site = [trouble] if (trouble := self.line.reporter.trouble()) else []
+        return held + source + (self.clocks.doubts() if self.clocks else []) + site
 
     def _read(self) -> None:
         for block in self._source.blocks():
@@ -180,13 +183,13 @@ class Feeder:
             except DataError as error:
                 self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
                 outputs = []
-            self._deliver(outputs, received_ns, self._overdue(block.stream.station, received_ns))
+            self._deliver(outputs, received_ns, block)
             if self._holdback is not None:
                 self._holdback.add(packet)
                 if not self._held:
                     self._holdback.release()
             self._decided_at, self._busy_since = time.monotonic(), None
-        self._deliver(self.line.pipeline.flush(), received_ns, cut=self.stopping.is_set())
+        self._deliver(self.line.pipeline.flush(), received_ns, None)
         while self._held and not self.stopping.wait(PUT_RETRY_S):
             self._store()
         self._retry_at = 0.0
@@ -195,35 +198,39 @@ class Feeder:
             _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
 
     def _next(self) -> tuple[SampleBlock, int] | None:
+        silent_s = 0.0
         while True:
+            patience_s = PUT_RETRY_S if self._held or self.line.reporter.is_waiting() else None
             try:
-                return self._queue.get(timeout=PUT_RETRY_S if self._held else None)
+                return self._queue.get(timeout=patience_s)
             except queue.Empty:
                 self._store()
+                silent_s += PUT_RETRY_S
+            if silent_s >= SILENT_S and self.line.reporter.is_waiting():
+                # The whole site is silent, and with it the time of the data: nobody is waited for any more.
+                self._send(self.line.reporter.finish(time.time_ns()))
 
-    def _overdue(self, station: StationId, received_ns: int) -> list[Message]:
-        """What is to be said of events that an earlier run left open."""
-        known = self.line.pipeline.stations.get(station)
-        return self.line.reporter.overdue(station, known.time_ns, received_ns) if known else []
-
-    def _deliver(
-        self,
-        outputs: Sequence[Event | Discard],
-        received_ns: int,
-        before: Sequence[Message] = (),
-        *,
-        cut: bool = False,
-    ) -> None:
-        messages = list(before)
+    def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int, block: SampleBlock | None) -> None:
+        """``block`` is the packet that led to the outputs; None at the end of all."""
+        reporter = self.line.reporter
+        cut = block is None and self.stopping.is_set()
+        messages = self.line.before(block, received_ns) if block is not None else []
         for output in outputs:
             self._health.decided(output)
             if isinstance(output, Discard):
                 _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
                 continue
-            told = self.line.reporter.report(output, received_ns, cut=cut)
+            told = reporter.report(output, received_ns, cut=cut)
             if told:
                 log_event(output)
             messages += told
+        if block is not None:
+            messages += self.line.after(block, received_ns)
+        else:
+            messages += reporter.finish(received_ns, cut=cut)
+        self._send(messages)
+
+    def _send(self, messages: Sequence[Message]) -> None:
         self._held += messages
         self._store()
         self._make_room()

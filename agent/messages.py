@@ -17,6 +17,7 @@ from agent.schema import (
     AlertMessage,
     ClassificationPart,
     ClockPart,
+    CoincidencePart,
     DetectionPart,
     EventMessage,
     HealthMessage,
@@ -29,6 +30,7 @@ from agent.schema import (
     StateMessage,
     SummaryMessage,
     TimingPart,
+    VotePart,
 )
 from agent.types import (
     NS,
@@ -36,10 +38,12 @@ from agent.types import (
     Alert,
     BlockQuality,
     Classification,
+    Coincidence,
     Detection,
     Event,
     Quality,
     StationId,
+    Vote,
     format_ns,
 )
 
@@ -122,6 +126,7 @@ def event_message(event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> M
         timing=_timing(event, stamp),
         quality=_quality(event.quality),
         quakeml_type=_quakeml_type(event.classification),
+        coincidence=_coincidence(event.coincidence),
         exercise=event.exercise,
         boot_id=stamp.boot_id,
         seq=stamp.seq,
@@ -154,6 +159,7 @@ def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expi
         quality=_quality(event.quality),
         quakeml_type=_quakeml_type(event.classification) if alert.about_rate is None else None,
         rate=_rate(alert),
+        coincidence=_coincidence(event.coincidence),
         expires=None if expiry_s is None else format_ns(stamp.decided_ns + expiry_s * NS),
         exercise=event.exercise,
         boot_id=stamp.boot_id,
@@ -241,6 +247,34 @@ def _rate(alert: Alert) -> RatePart | None:
         background_events=rate.background_events,
         ratio=round(rate.ratio, 2),
         chance=float(f"{rate.chance:.2g}"),
+    )
+
+
+def _coincidence(together: Coincidence | None) -> CoincidencePart | None:
+    if together is None:
+        return None
+    return CoincidencePart(
+        required=together.required,
+        stations=together.stations,
+        window_s=round(together.window_s, 2),
+        members=[_vote(vote) for vote in together.votes],
+        degraded=None if together.degraded is None else together.degraded[:TEXT_LIMIT],
+    )
+
+
+def _vote(vote: Vote) -> VotePart:
+    verdict = vote.classification
+    return VotePart(
+        station=str(vote.station),
+        event=vote.event_id,
+        revision=vote.revision,
+        phase=vote.phase,
+        onset=format_ns(vote.onset_ns),
+        weight=round(vote.weight, 4),
+        label=None if verdict is None else _classification_label(verdict),
+        probability=None if verdict is None else round(verdict.probability, 4),
+        abstained=verdict is None or verdict.abstained,
+        window_s=None if verdict is None else round(verdict.window_s, 2),
     )
 
 

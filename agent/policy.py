@@ -6,7 +6,8 @@ What one event can go through:
                      ^                         |
                      +-(stronger evidence)-- retracted <--(contradicted)
 
-Alerts on the rate of events live beside these (``agent.acceleration``).
+Alerts on the rate of events live beside these (``agent.acceleration``). What several stations have to do with each
+other is settled before (``agent.site``): an event of the site is judged like any other.
 
 Every answer comes with its reason, alert or not, so that a station that stays silent can be asked why.
 """
@@ -14,12 +15,12 @@ Every answer comes with its reason, alert or not, so that a station that stays s
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from agent.acceleration import RateWatch
 from agent.config_policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, rank
-from agent.types import LABELS, NS, Alert, Classification, Event, StationId
+from agent.types import LABELS, NS, Alert, Classification, Event, StationId, is_alone
 
 UNCLASSIFIED = "unclassified"
 """Label of an alert about a trigger on which the network failed."""
@@ -119,6 +120,11 @@ class Policy:
         """The alerts that follow from this revision; none from one that comes twice or late."""
         return self.decide(event).alerts
 
+    def consider_rates(self, event: Event) -> tuple[Alert, ...]:
+        """The alerts on rates alone, of an event that does not alert by itself. ``consider`` leaves them out for events
+        of a station that is believed without the others of its site: they come this way."""
+        return self._rates.consider(event)
+
     def decide(self, event: Event) -> Decision:
         """As ``consider``, with the reason.
 
@@ -134,9 +140,11 @@ class Policy:
         followed.revision = event.revision
         self._open.move_to_end(key)
         alerts, reason = self._judge(_Case(key, event, followed))
+        if event.coincidence is not None and event.coincidence.degraded is not None:
+            alerts = tuple(replace(alert, reason=f"{alert.reason}; {event.coincidence.degraded}") for alert in alerts)
         if event.phase == "end":
             self._end(key)
-            rates = self._rates.consider(event)
+            rates = () if is_alone(event) else self._rates.consider(event)
             alerts += rates
             reason = "; ".join([reason, *(alert.reason for alert in rates)])
         while len(self._open) > MAX_OPEN_EVENTS:

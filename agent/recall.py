@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from agent.errors import DataError
-from agent.types import NS, BlockQuality, Classification, Detection, Event, Quality, StationId
+from agent.types import NS, BlockQuality, Classification, Coincidence, Detection, Event, Quality, StationId, Vote
 
 SAME_ONSET_NS = NS
 """Filters that begin elsewhere move an onset by some samples."""
@@ -50,15 +51,24 @@ def decode(record: bytes) -> Remembered:
     """
     try:
         whole = json.loads(record)
-        event, verdict = whole["event"], whole["event"]["classification"]
+        event, together = whole["event"], whole["event"].get("coincidence")
         event["station"] = StationId(**event["station"])
         event["detection"] = Detection(**event["detection"])
         event["quality"] = Quality(**event["quality"] | {"clock": BlockQuality(**event["quality"]["clock"])})
-        if verdict is not None:
-            event["classification"] = Classification(**verdict | {"probabilities": tuple(verdict["probabilities"])})
+        event["classification"] = _verdict(event["classification"])
+        if together is not None:
+            votes = tuple(
+                Vote(**{**v, "station": StationId(**v["station"]), "classification": _verdict(v["classification"])})
+                for v in together["votes"]
+            )
+            event["coincidence"] = Coincidence(**together | {"votes": votes})
         return Remembered(Event(**event), bool(whole["cut"]))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"not a remembered event: {error}", "another version of the agent wrote it") from None
+
+
+def _verdict(fields: dict[str, Any] | None) -> Classification | None:
+    return None if fields is None else Classification(**fields | {"probabilities": tuple(fields["probabilities"])})
 
 
 @dataclass(slots=True)

@@ -7,13 +7,17 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from agent.config_policy import PolicyConfig
 from agent.messages import Message, Stamp, alert_message, event_message, summary_message
 from agent.policy import Policy
 from agent.recall import Recall, Remembered, as_seen, encode
 from agent.schema import AlertMessage, parse
-from agent.types import Alert, Event, StationId
+from agent.site import Site, blindness
+from agent.types import Alert, Event, SampleBlock, StationId, is_alone
+
+if TYPE_CHECKING:
+    from agent.config import TunablesConfig
 
 
 def new_boot_id() -> str:
@@ -22,13 +26,26 @@ def new_boot_id() -> str:
 
 
 class Reporter:
-    """Applies the policy to every revision and words the messages. ``report`` is for the pipeline's thread alone."""
+    """Applies the policy to every revision and words the messages. All but ``next_seq`` and ``trouble`` is for the
+    pipeline's thread alone.
 
-    def __init__(self, policy: Policy, prefix: str, alert_expiry_s: int, boot_id: str | None = None) -> None:
+    For each packet: ``report`` every event it led to, then ``after``; at the end ``finish``.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        prefix: str,
+        alert_expiry_s: int,
+        boot_id: str | None = None,
+        site: Site | None = None,
+    ) -> None:
+        """``site``: what several stations have to do with each other, if anything."""
         self.boot_id = boot_id or new_boot_id()
         self._policy = policy
         self._prefix = prefix
         self._alert_expiry_s = alert_expiry_s
+        self._site = site
         self._seq = itertools.count(1)
         self._recall: Recall | None = None
         self.last_alert: AlertMessage | None = None
@@ -36,9 +53,16 @@ class Reporter:
 
     def resume(self, past: Sequence[Remembered]) -> None:
         """Go on where earlier runs stopped, and keep a journal for the next one; ``past``: oldest first."""
-        for event in as_seen(past):
-            self._policy.consider(event)
-        self._recall = Recall(past)
+        seen = as_seen(past)
+        if self._site is not None:
+            seen = self._site.resume(seen)
+        for event in seen:
+            waits = self._site is not None and self._site.has(event.station)
+            if not waits or is_alone(event):
+                self._policy.consider(event)
+            if waits:
+                self._policy.consider_rates(event)
+        self._recall = Recall([one for one in past if not is_alone(one.event)])
 
     def report(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
         """Messages of one revision, alerts first; none if an earlier run has told it already.
@@ -49,9 +73,9 @@ class Reporter:
             cut: it ends because the agent is told to stop.
         """
         if self._recall is None:
-            return self._word(event, received_ns)
+            return self._tell(event, received_ns)
         known = self._recall.go_on(event)
-        return [] if known is None else self._word(known, received_ns, encode(known, cut=cut))
+        return [] if known is None else self._tell(known, received_ns, cut=cut)
 
     def overdue(self, station: StationId, data_ns: int, received_ns: int) -> list[Message]:
         """Ends of events that an earlier run left open and that do not come again, now that the station's data have
@@ -60,11 +84,56 @@ class Reporter:
             return []
         messages: list[Message] = []
         for event in self._recall.overdue(station, data_ns):
-            messages += self._word(event, received_ns, encode(event, cut=False))
+            messages += self._tell(event, received_ns)
         return messages
 
-    def _word(self, event: Event, received_ns: int, journal: bytes | None = None) -> list[Message]:
-        alerts = self._policy.consider(event)
+    def after(self, block: SampleBlock, decided_ns: int, received_ns: int) -> list[Message]:
+        """What follows for the site from a packet whose sensor is decided up to ``decided_ns``."""
+        if self._site is None or not self._site.has(block.stream.station):
+            return []
+        self._site.heard(block, decided_ns)
+        return self._settle(self._site.decide(), received_ns)
+
+    def finish(self, received_ns: int, *, cut: bool = False) -> list[Message]:
+        """Nothing more comes in, or nothing has for too long: nobody is waited for any more. With ``cut`` the agent is
+        told to stop; if it keeps a journal, what waits goes on waiting in the next run."""
+        if self._site is None or (cut and self._recall is not None):
+            return []
+        return self._settle(self._site.finish(), received_ns)
+
+    def is_waiting(self) -> bool:
+        """Whether there are revisions of which it is not yet known whether they alert."""
+        return self._site is not None and self._site.is_waiting()
+
+    def trouble(self) -> str:
+        """What is wrong with the site as a whole, in words; empty if nothing is. Any thread may ask."""
+        return "" if self._site is None else self._site.trouble()
+
+    def retune(self, tunables: TunablesConfig) -> None:
+        """Go on with other rules."""
+        self._policy.retune(tunables.policy)
+        self._alert_expiry_s = tunables.reporting.alert_expiry_s
+        if self._site is not None:
+            self._site.retune(blindness(tunables))
+
+    def next_seq(self) -> int:
+        """A number for a message made elsewhere; safe from any thread."""
+        return next(self._seq)
+
+    def _tell(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
+        """A station's own event."""
+        if self._site is None or not self._site.has(event.station):
+            return self._word(event, self._policy.consider(event), received_ns, cut=cut)
+        self._site.take(event)
+        return self._word(event, self._policy.consider_rates(event), received_ns, cut=cut)
+
+    def _settle(self, events: Iterable[Event], received_ns: int) -> list[Message]:
+        messages: list[Message] = []
+        for event in events:
+            messages += self._word(event, self._policy.consider(event), received_ns)
+        return messages
+
+    def _word(self, event: Event, alerts: tuple[Alert, ...], received_ns: int, *, cut: bool = False) -> list[Message]:
         decided_ns = time.time_ns()
         messages: list[Message] = []
         for alert in alerts:
@@ -72,21 +141,15 @@ class Reporter:
                 alert_message(alert, self._stamp(received_ns, decided_ns), self._prefix, self._alert_expiry_s)
             )
             self.last_alert = parse(AlertMessage, messages[-1].payload)
-        # The journal's record goes with the event, behind its alerts: what is remembered as told must be on its way.
-        told = event_message(event, self._stamp(received_ns, decided_ns), self._prefix)
-        messages.append(replace(told, journal=journal))
-        latest: Iterable[Event | Alert] = [*alerts[-1:], event]
+        latest: list[Event | Alert] = [*alerts[-1:]]
+        if not is_alone(event):  # or this revision has been published already, and only its alerts are new
+            messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix))
+            latest.append(event)
+        if messages and self._recall is not None:
+            # The journal's record goes behind the alerts: what is remembered as told must be on its way.
+            messages[-1] = replace(messages[-1], journal=encode(event, cut=cut))
         messages += [summary_message(what, self._stamp(received_ns, decided_ns), self._prefix) for what in latest]
         return messages
-
-    def retune(self, policy: PolicyConfig, alert_expiry_s: int) -> None:
-        """Go on with other rules."""
-        self._policy.retune(policy)
-        self._alert_expiry_s = alert_expiry_s
-
-    def next_seq(self) -> int:
-        """A number for a message made elsewhere; safe from any thread."""
-        return next(self._seq)
 
     def _stamp(self, received_ns: int, decided_ns: int) -> Stamp:
         return Stamp(self.boot_id, self.next_seq(), received_ns, decided_ns)

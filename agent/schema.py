@@ -136,6 +136,32 @@ class QualityPart(Payload):
     clock: ClockPart | None
 
 
+class VotePart(Payload):
+    """One station's part in an event of its site: its newest verdict, null where the network failed."""
+
+    station: Station
+    event: EventId = Field(description="the station's own event")
+    revision: Revision
+    phase: EventPhase
+    onset: Time
+    weight: Amount
+    label: Label | None
+    probability: Share | None
+    abstained: bool
+    window_s: Amount | None
+
+
+class CoincidencePart(Payload):
+    """How several stations stood together: ``required`` of ``stations`` had to have an event within ``window_s``. With
+    ``degraded``, which says why, one station was believed alone."""
+
+    required: Count
+    stations: Count
+    window_s: Amount
+    members: list[VotePart] = Field(max_length=64, description="stations that had the event, by onset")
+    degraded: Text | None
+
+
 class EvidencePart(Payload):
     """Recorded data of the event that can be had."""
 
@@ -159,6 +185,9 @@ class EventMessage(Payload):
     timing: TimingPart
     quality: QualityPart
     evidence: EvidencePart | None = None
+    coincidence: CoincidencePart | None = Field(
+        default=None, description="of an event of the site: classification is then what the members' were fused into"
+    )
     quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")
     exercise: bool
     boot_id: BootId
@@ -199,6 +228,9 @@ class AlertMessage(Payload):
     quality: QualityPart
     quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")
     rate: RatePart | None = None
+    coincidence: CoincidencePart | None = Field(
+        default=None, description="for a station that belongs to a site with coincidence, and for the site itself"
+    )
     expires: Time | None = Field(default=None, description="after this the alert is of no use to anyone")
     exercise: bool
     boot_id: BootId

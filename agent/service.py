@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from agent import __version__
-from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_source
+from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.clock import StepWatch
 from agent.config import Config, digest
 from agent.data_clock import DataClocks, is_live
@@ -88,7 +88,14 @@ class Service:
         station = StationId(config.station.network, config.station.station, "", "")
         prefix = self._prefix
         exercise = is_exercise(config)
-        line = build_line(config.tunables, config.classifier, prefix, exercise=exercise, state_dir=config.state_dir)
+        line = build_line(
+            config.tunables,
+            config.classifier,
+            prefix,
+            exercise=exercise,
+            state_dir=config.state_dir,
+            site=open_site(config),
+        )
         for reason in line.fallbacks:
             _log.warning("%s", reason)
         stalled_s = getattr(config.source, "stalled_s", STALLED_S)

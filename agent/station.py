@@ -304,7 +304,8 @@ class Station:
         except ModelError as error:
             event.last, reason = None, error.message
         revision, event.revision = event.revision, event.revision + 1
-        clock = min(self._clock.values(), key=_trust, default=UNKNOWN_QUALITY)
+        # An event is as well timed as its worst component.
+        clock = min(self._clock.values(), key=lambda clock: clock.trust, default=UNKNOWN_QUALITY)
         covered = "".join(name for name, share in zip(COMPONENTS, window.coverage, strict=True) if share)
         return Event(
             id=event_id(self.id, event.onset_ns),
@@ -337,8 +338,3 @@ class Station:
 
 def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:
     return sorted({round(s * NS) for s in verdict_at_s if 0 < s * NS < AFTER_NS})
-
-
-def _trust(quality: BlockQuality) -> tuple[bool, int]:
-    """Orders clocks from the worst: an event is as well timed as its worst component."""
-    return not quality.time_questionable, -1 if quality.timing_percent is None else quality.timing_percent

@@ -115,6 +115,11 @@ class BlockQuality:
     clock_locked: bool | None = None
     time_questionable: bool = False
 
+    @property
+    def trust(self) -> tuple[bool, int]:
+        """Orders clocks from the worst."""
+        return not self.time_questionable, -1 if self.timing_percent is None else self.timing_percent
+
 
 UNKNOWN_QUALITY = BlockQuality()
 
@@ -222,6 +227,32 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Vote:
+    """What one station said of an event of its site: its own event's newest revision, and the weight it had."""
+
+    station: StationId
+    event_id: str
+    revision: int
+    phase: EventPhase
+    onset_ns: int
+    weight: float
+    classification: Classification | None
+
+
+@dataclass(frozen=True, slots=True)
+class Coincidence:
+    """How several stations of a site stood together: ``votes`` of those that had the event, of ``stations`` that were
+    asked, of which ``required`` were needed within ``window_s``. With ``degraded`` it says why one station was believed
+    alone."""
+
+    required: int
+    stations: int
+    window_s: float
+    votes: tuple[Vote, ...] = ()
+    degraded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One revision of one event. ``classification`` is None when the network failed; ``reason`` then says why."""
 
@@ -239,6 +270,13 @@ class Event:
     exercise: bool = False
     recorded_s: float | None = None
     """Seconds of data that the station had recorded up to the onset, since the agent started; None: not known."""
+    coincidence: Coincidence | None = None
+    """Of an event of the site, or of a station that should have waited for others and could not."""
+
+
+def is_alone(event: Event) -> bool:
+    """Whether it is a station's event, published before, that is now believed without the others of its site."""
+    return event.coincidence is not None and event.coincidence.degraded is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from agent.schema import (
     MODELS,
     AlertMessage,
     ClassificationPart,
+    CoincidencePart,
     EventMessage,
     HealthMessage,
     Payload,
@@ -143,12 +144,16 @@ def describe(body: Payload) -> str:
     if isinstance(body, AlertMessage):
         said = f"rate of {body.label} events" if body.rate else _verdict(body.classification)
         text = f"ALERT {body.action} {body.severity}  {_place(body)}  {said}: {body.reason}"
+        if body.coincidence is not None and not body.coincidence.degraded:
+            text += f"; {_together(body.coincidence)}"
     elif isinstance(body, EventMessage):
         seen = body.detection
         frequency = "" if seen.dominant_hz is None else f", {seen.dominant_hz:.1f} Hz"
         ratio = "" if seen.ratio is None else f"ratio {seen.ratio:.1f}, "
         text = f"event {body.phase:<6} {_place(body)}  {_verdict(body.classification)}"
         text += f"  [{ratio}{seen.duration_s:.1f} s{frequency}]"
+        if body.coincidence is not None:
+            text += f"  {_together(body.coincidence)}"
         if body.reason is not None:
             text += f"  {body.reason}"
     elif isinstance(body, SummaryMessage):
@@ -175,6 +180,15 @@ def _verdict(verdict: ClassificationPart | None) -> str:
         return "unclassified"
     text = f"{verdict.label} {100 * verdict.probability:.0f} % after {verdict.window_s:g} s"
     return f"undecided ({text})" if verdict.abstained else text
+
+
+def _together(coincidence: CoincidencePart) -> str:
+    votes = (
+        f"{'.'.join(vote.station.split('.')[:2])} "
+        + ("unclassified" if vote.label is None or vote.probability is None else f"{vote.label} {vote.probability:.2f}")
+        for vote in coincidence.members
+    )
+    return f"{len(coincidence.members)} of {coincidence.stations} stations: {', '.join(votes)}"
 
 
 def _printable(text: str) -> str:

@@ -2,7 +2,8 @@
 
 The real state machine with its real child processes, and a stand-in for the GPU (``tests/fake_gpu``): the build
 computes for ``--build-s`` seconds at full tilt, as TensorRT's does, beside the agent. The peer is the same stream of
-windows with the build paused, every other three seconds, so that whatever else the machine does disturbs both alike.
+windows with the build paused, every other three seconds: what else the machine does disturbs both alike. No verdict may
+be late while the build runs; run it on a machine that has nothing else to do.
 Needs a C compiler.
 
     OMP_NUM_THREADS=1 python bench/trt_swap.py [--build-s 600] [--every-s 0.1]
@@ -113,10 +114,11 @@ def main() -> int:
     tell("  the build running", building)
     tell("  probe, load, golden windows, swap", stream.of("around"))
     tell("  on TensorRT (stand-in on the CPU)", after)
-    late = sum(ms > LIMIT_MS for ms in building) / len(building)
-    late_paused = sum(ms > LIMIT_MS for ms in paused) / len(paused)
-    met = bool(after) and late <= late_paused + 0.001
-    row("share of late verdicts, running against paused", f"{late:.4f} / {late_paused:.4f}", "at most 0.001 more", met)
+    late, late_paused = (sum(ms > LIMIT_MS for ms in values) for values in (building, paused))
+    met = bool(after) and late == 0
+    row("late verdicts while the build ran", f"{late} of {len(building)}", "none", met)
+    if late and late_paused:
+        print(f"{late_paused} of {len(paused)} were late with the build paused: this machine is too busy to tell")
     return 0 if met else 1
 
 

@@ -332,7 +332,7 @@ def test_trigger_settings_are_the_detectors() -> None:
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     """A number without a unit in its name is a count or a ratio, and those are listed here."""
     plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port", "min_ratio"}
-    plain |= {"seed", "hours", "stations"}
+    plain |= {"seed", "hours", "stations", "required"}
     units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour", "max_chance")
     for path, entry in catalogue().items():
         assert entry.description, path
@@ -350,7 +350,7 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
     required = [entry for entry in required if ":" not in entry.path]
     text = (
         "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}], "
-        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\n"
+        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\n"
     )
     messages = told("station: {}\nsource: {}\n" + text)
     assert len(messages) == len(required) - 5 * (len(LABELS) - 1)

@@ -112,7 +112,7 @@ class _Console:
 
 
 def main(args: argparse.Namespace) -> int:
-    from agent.assemble import build_line
+    from agent.assemble import build_line, open_site
     from agent.config import ArchiveConfig, ClassifierConfig, TunablesConfig, load
 
     config = load(args.config) if args.config else None
@@ -129,6 +129,7 @@ def main(args: argparse.Namespace) -> int:
             config.classifier if config else ClassifierConfig(),
             delivery.prefix if delivery else DEFAULT_PREFIX,
             exercise=sends and not args.as_live,
+            site=open_site(config) if config else None,
         )
         for reason in line.fallbacks:
             print(f"talus replay: {reason}", file=sys.stderr)
@@ -210,6 +211,10 @@ def _run(
     """Feed the pipeline to the end of the data. ``explain`` is told why triggers were discarded."""
     refused: set[tuple[StreamId, str]] = set()
 
+    def send(messages: Sequence[Message]) -> None:
+        tally.alerts += sum(message.priority is Priority.ALERT for message in messages)
+        sink(messages)
+
     def deliver(outputs: Sequence[Output], received_ns: int) -> None:
         for output in outputs:
             if isinstance(output, Discard):
@@ -217,10 +222,8 @@ def _run(
                 if explain:
                     explain(f"{output.station}  {format_ns(output.onset_ns)}  discarded: {output.reason}")
                 continue
-            messages = line.reporter.report(output, received_ns)
             tally.events.add(output.id)
-            tally.alerts += sum(message.priority is Priority.ALERT for message in messages)
-            sink(messages)
+            send(line.reporter.report(output, received_ns))
 
     for block in blocks:
         tally.saw(block)
@@ -231,8 +234,11 @@ def _run(
                 refused.add((block.stream, error.message))
                 problem(error)
             continue
-        deliver(outputs, time.time_ns())
+        received_ns = time.time_ns()
+        deliver(outputs, received_ns)
+        send(line.after(block, received_ns))
     deliver(line.pipeline.flush(), time.time_ns())
+    send(line.reporter.finish(time.time_ns()))
 
 
 def _printer(console: _Console, *, as_json: bool) -> Sink:

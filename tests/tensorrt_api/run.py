@@ -89,7 +89,8 @@ def check_bindings(folder: Path) -> int:
 def check_whole(folder: Path) -> int:
     """TensorRT 8.6 with its own libraries, in an environment of its own."""
     python = os.environ.get("PYTHON310") or shutil.which("python3.10")
-    if python is None:
+    # A shim of a version manager stands in the path, and runs only where that version was chosen.
+    if python is None or subprocess.run([python, "--version"], capture_output=True, check=False).returncode != 0:
         print(f"TensorRT {WHOLE}: skipped, it needs Python 3.10 (set PYTHON310=/path/to/python3.10)")
         return 0
     venv = folder / "venv-8.6"
