@@ -24,8 +24,13 @@ _CHANNELS: Mapping[str, tuple[bool, str]] = {
     "alert": (False, "Alerts: raise, escalate, retract. They overtake events. MQTT 5 message expiry is set."),
     "last_event": (True, "Summary of the latest event, for those who subscribe later."),
     "last_alert": (True, "Summary of the latest alert, for those who subscribe later."),
+    "config/reported": (True, "Which tunables rule, and what became of the orders to change them."),
+    "config/set": (True, "A signed order to change the tunables; the station subscribes to it if it trusts a key."),
 }
-"""Last level of the topic: whether it is retained, and what it is."""
+"""End of the topic: whether it is retained, and what it is."""
+
+_ORDERS = ("config/set",)
+"""What the station receives."""
 
 
 def schema_name(model: type[Payload]) -> str:
@@ -47,9 +52,10 @@ def schemas() -> dict[str, dict[str, Any]]:
 def document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document; its payloads refer to the files of `schemas`."""
     channels, operations, messages = {}, {}, {}
-    for name, (retained, summary) in _CHANNELS.items():
+    for place, (retained, summary) in _CHANNELS.items():
+        name = place.replace("/", "_")
         channels[name] = {
-            "address": f"{DEFAULT_PREFIX}/{{network}}/{{station}}/{name}",
+            "address": f"{DEFAULT_PREFIX}/{{network}}/{{station}}/{place}",
             "description": summary,
             "parameters": {
                 "network": {"$ref": "#/components/parameters/network"},
@@ -57,13 +63,13 @@ def document() -> dict[str, Any]:
             },
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
         }
-        operations[f"publish_{name}"] = {
-            "action": "send",
+        operations[f"{'receive' if place in _ORDERS else 'publish'}_{name}"] = {
+            "action": "receive" if place in _ORDERS else "send",
             "channel": {"$ref": f"#/channels/{name}"},
             "summary": summary,
             "bindings": {"mqtt": {"qos": 1, "retain": retained, "bindingVersion": "0.2.0"}},
         }
-        messages[name] = _message(name)
+        messages[name] = _message(place)
     return {
         "asyncapi": "3.0.0",
         "info": {

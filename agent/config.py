@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from agent.config_control import ControlConfig
 from agent.config_files import remarks
 from agent.config_model import (
     ClassifierConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "ClassifierConfig",
     "Config",
     "ConfigFileError",
+    "ControlConfig",
     "MqttConfig",
     "PolicyConfig",
     "Problem",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
+from agent.config_control import ControlConfig
 from agent.config_health import HealthConfig, HomeAssistantConfig
 from agent.config_policy import PolicyConfig, RulesConfig
 from agent.config_section import Code, ConfigPath, Disagreement, Section, resolve_path
@@ -356,6 +357,9 @@ class Config(Section):
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="messages on disk until they are acknowledged")
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
     health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
+    control: ControlConfig = Field(
+        default=ControlConfig(), description="who may change the tunables from afar, and on what conditions"
+    )
     log: LogConfig = Field(default=LogConfig(), description="the agent's own log")
 
     def disagreements(self) -> Iterator[Disagreement]:

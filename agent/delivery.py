@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agent.errors import DataError
 from agent.link import MqttLink
 from agent.messages import Message
-from agent.mqtt import Connection
+from agent.mqtt import Connection, Subscription
 from agent.outbox import Outbox
 from agent.recall import Remembered, decode
 from agent.schema import LinkHealth, OutboxHealth
@@ -39,11 +39,18 @@ class Undelivered:
 class Delivery:
     """``put`` returns when the messages are on disk; sending begins with ``link.start()``."""
 
-    def __init__(self, settings: MqttSettings, station: StationId, path: Path, max_mb: int = 200) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        station: StationId,
+        path: Path,
+        max_mb: int = 200,
+        subscription: Subscription | None = None,
+    ) -> None:
         self.path = path
         self.prefix = settings.prefix
         self.outbox = Outbox(path, max_mb * 1_000_000)
-        self.link = MqttLink(settings, self.outbox, station)
+        self.link = MqttLink(settings, self.outbox, station, subscription)
         self._dead = self.outbox.stats().dead
         self._progress = (-1, 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -9,10 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from agent.assemble import Line
 from agent.data_clock import DataClocks
-from agent.errors import DataError, DeliveryError
+from agent.errors import ConfigError, DataError, DeliveryError, TalusError
 from agent.health import Health
 from agent.holdback import HoldBack
 from agent.messages import Message, Priority
@@ -21,6 +24,10 @@ from agent.schema import StageHealth
 from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns
 from agent.watch import readable
+
+if TYPE_CHECKING:
+    from agent.config import TunablesConfig
+    from agent.control.probation import TriggerWatch
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +77,13 @@ class Stage:
             self._finished()
 
 
+class _Wake:
+    """In the queue, for a thread that has other work."""
+
+
+_WAKE = _Wake()
+
+
 class Feeder:
     """Source to outbox: the two threads that turn packets into messages on disk."""
 
@@ -85,7 +99,10 @@ class Feeder:
         self.line, self.clocks = line, clocks
         self._source, self._health, self._put = source, health, put
         self._holdback = HoldBack(line.pipeline, source.taken) if isinstance(source, Resumable) else None
-        self._queue: queue.Queue[tuple[SampleBlock, int] | None] = queue.Queue(QUEUE_BLOCKS)
+        self.watch: TriggerWatch | None = None
+        """Is shown what each packet gave rise to; to be set before the start."""
+        self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
         self._retry_at = 0.0
         self._quiet = QuietLog(_log.error)
@@ -97,8 +114,40 @@ class Feeder:
         self._decided_at: float | None = None
         self._stages = (
             Stage("source", self._read, self._source_ended),
-            Stage("pipeline", self._decide, self.ended.set),
+            Stage("pipeline", self._decide, self._pipeline_ended),
         )
+
+    def retune(self, tunables: TunablesConfig, then: Callable[[], None] = lambda: None) -> Future[None]:
+        """Go on with other settings between two packets, at once; ``then`` is called right after, by the same thread.
+        The future fails with what the pipeline says against them, and nothing has changed then."""
+
+        def work() -> None:
+            outputs = self.line.retune(tunables)
+            then()
+            self._send(self._report(outputs, time.time_ns()))
+
+        done: Future[None] = Future()
+        self._work.append((work, done))
+        with contextlib.suppress(queue.Full):  # then it is not asleep
+            self._queue.put_nowait(_WAKE)
+        if self.ended.is_set():
+            self._cancel_work()
+        return done
+
+    def _do_work(self) -> None:
+        while self._work:
+            work, done = self._work.popleft()
+            try:
+                work()
+            except TalusError as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _cancel_work(self) -> None:
+        while self._work:
+            with contextlib.suppress(IndexError):
+                self._work.popleft()[1].set_exception(ConfigError("the pipeline has ended"))
 
     def start(self) -> None:
         for stage in self._stages:
@@ -159,6 +208,10 @@ class Feeder:
             if self.stopping.is_set():
                 return
 
+    def _pipeline_ended(self) -> None:
+        self.ended.set()
+        self._cancel_work()
+
     def _source_ended(self) -> None:
         self._hand_over(None)
 
@@ -174,6 +227,9 @@ class Feeder:
     def _decide(self) -> None:
         received_ns = time.time_ns()
         while (item := self._next()) is not None:
+            self._do_work()
+            if isinstance(item, _Wake):
+                continue
             packet, received_ns = item
             self._busy_since = time.monotonic()
             block = self.clocks.judge(packet, received_ns, self._busy_since) if self.clocks else packet
@@ -183,6 +239,8 @@ class Feeder:
             except DataError as error:
                 self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
                 outputs = []
+            if self.watch is not None:
+                self.watch.fed(block, self.line.pipeline.stations, outputs)
             self._deliver(outputs, received_ns, block)
             if self._holdback is not None:
                 self._holdback.add(packet)
@@ -197,7 +255,7 @@ class Feeder:
         if self._held:
             _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
 
-    def _next(self) -> tuple[SampleBlock, int] | None:
+    def _next(self) -> tuple[SampleBlock, int] | _Wake | None:
         silent_s = 0.0
         while True:
             patience_s = PUT_RETRY_S if self._held or self.line.reporter.is_waiting() else None
@@ -215,20 +273,25 @@ class Feeder:
         reporter = self.line.reporter
         cut = block is None and self.stopping.is_set()
         messages = self.line.before(block, received_ns) if block is not None else []
-        for output in outputs:
-            self._health.decided(output)
-            if isinstance(output, Discard):
-                _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
-                continue
-            told = reporter.report(output, received_ns, cut=cut)
-            if told:
-                log_event(output)
-            messages += told
+        messages += self._report(outputs, received_ns, cut=cut)
         if block is not None:
             messages += self.line.after(block, received_ns)
         else:
             messages += reporter.finish(received_ns, cut=cut)
         self._send(messages)
+
+    def _report(self, outputs: Sequence[Event | Discard], received_ns: int, *, cut: bool = False) -> list[Message]:
+        messages: list[Message] = []
+        for output in outputs:
+            self._health.decided(output)
+            if isinstance(output, Discard):
+                _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
+                continue
+            told = self.line.reporter.report(output, received_ns, cut=cut)
+            if told:
+                log_event(output)
+            messages += told
+        return messages
 
     def _send(self, messages: Sequence[Message]) -> None:
         self._held += messages

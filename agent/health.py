@@ -117,6 +117,12 @@ class Health:
                 verdict = output.classification
                 self._events.append((now, "unclassified" if verdict is None else verdict.label))
 
+    def silent(self) -> frozenset[str]:
+        """Channels that have delivered nothing for longer than they should."""
+        now = time.monotonic()
+        with self._lock:
+            return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self._stalled_s)
+
     def message(self, seq: int, sight: Sight) -> HealthMessage:
         """The present state, in the form that is published."""
         now, clock = time.monotonic(), sight.clock

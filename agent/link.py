@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.drain import Drain, Retained
 from agent.errors import DeliveryError
 from agent.messages import ONLINE, STOPPED, Message, topic
-from agent.mqtt import REFUSED, Connection
+from agent.mqtt import REFUSED, Connection, Subscription
 from agent.mqtt_hints import refusal_hint
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Outbox
@@ -39,8 +39,12 @@ class LinkStatus:
 class MqttLink:
     """The way out. `start` and `stop` are called once, in this order; the rest from any thread at any time."""
 
-    def __init__(self, settings: MqttSettings, outbox: Outbox, station: StationId) -> None:
-        """``station`` is whose availability this connection stands for: MQTT allows one will a connection."""
+    def __init__(
+        self, settings: MqttSettings, outbox: Outbox, station: StationId, subscription: Subscription | None = None
+    ) -> None:
+        """``station`` is whose availability this connection stands for: MQTT allows one will a connection.
+        ``subscription`` is made anew with every connection; its handler must not wait."""
+        self._subscription = subscription
         self._settings = settings
         self._outbox = outbox
         self._client_id = settings.client_id or f"talus-{station.short}"
@@ -125,6 +129,7 @@ class MqttLink:
             self._client_id,
             self._waker,
             will_topic=self._availability,
+            subscription=self._subscription,
             cancelled=self._stopping.is_set,
         )
         try:

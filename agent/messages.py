@@ -18,6 +18,7 @@ from agent.schema import (
     ClassificationPart,
     ClockPart,
     CoincidencePart,
+    ConfigReport,
     DetectionPart,
     EventMessage,
     HealthMessage,
@@ -202,6 +203,11 @@ def state_message(body: StateMessage, station: StationId, prefix: str = DEFAULT_
 def health_message(body: HealthMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
     """How the station is: hand it to the link's ``publish_retained``."""
     return Message(topic(prefix, station, "health"), encode(body), Priority.OTHER, retain=True)
+
+
+def config_message(body: ConfigReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
+    """What rules at the station: hand it to the link's ``publish_retained``."""
+    return Message(topic(prefix, station, "config/reported"), encode(body), Priority.OTHER, retain=True)
 
 
 def encode(body: Payload) -> bytes:

@@ -7,6 +7,7 @@ re-used, so nothing but the outbox remembers what was sent. It belongs to the th
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import ssl
@@ -33,6 +34,11 @@ Protocol: TypeAlias = Literal["5", "3.1.1"]
 
 REFUSED = 0x80
 """Reason codes from here on are refusals."""
+
+MAX_QUEUED = 10_000
+"""Packets that wait for the socket; far more than the outbox lets out at once."""
+
+_log = logging.getLogger(__name__)
 
 _QOS = 1
 _UNSUPPORTED_PROTOCOL = 0x84
@@ -62,11 +68,16 @@ class Received:
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """What a subscriber asks for. A message is acknowledged if ``handler`` returns True; an exception that it raises
-    ends the connection. With ``session_expiry_s`` the broker keeps what comes while the subscriber is away."""
+    ends the connection. With ``session_expiry_s`` the broker keeps what comes while the subscriber is away.
+
+    Where a subscription is not ``required``, one that the broker refuses is only logged. ``largest``: bytes of the
+    largest packet that is read at all; a broker that sends more, or otherwise more than can be held, is hung up on."""
 
     filters: Sequence[str]
     handler: Callable[[Received], bool]
     session_expiry_s: int = 0
+    required: bool = True
+    largest: int | None = None
 
 
 class Connection:
@@ -172,6 +183,8 @@ class Connection:
             if writable:
                 self._client.loop_write()
             self._client.loop_misc()
+            if self._subscription is not None and self._subscription.largest is not None:
+                self._check_burden()
         except _HandlerError:
             if self._handler_error is not None:
                 raise self._handler_error from None
@@ -186,6 +199,15 @@ class Connection:
         if not acks:
             self._check()
         return acks
+
+    def _check_burden(self) -> None:
+        """What a broker can make a client hold without end: answers that it does not read, and messages of QoS 2, for
+        which nobody asked."""
+        if len(self._client._out_packet) > MAX_QUEUED or self._client._in_messages:
+            raise DeliveryError(
+                f"{self._settings.address} sends what was not asked for, or does not read the answers",
+                "is this your broker?",
+            )
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Say goodbye, so that the broker does not publish the will."""
@@ -220,7 +242,7 @@ class Connection:
         settings = self._settings
         five = self.protocol == "5"
         keep = subscription is not None and subscription.session_expiry_s > 0
-        self._client = Client(
+        self._client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=None if five else not keep,
@@ -242,6 +264,7 @@ class Connection:
         if will_topic is not None:
             client.will_set(will_topic, OFFLINE, _QOS, retain=True)
         if subscription is not None:
+            client.largest = subscription.largest
             client.manual_ack_set(True)
             client.on_message = self._on_message
             self._subscription = subscription
@@ -250,6 +273,8 @@ class Connection:
             properties = _properties(PacketTypes.CONNECT)
             if subscription is not None and keep:
                 properties.SessionExpiryInterval = subscription.session_expiry_s
+            if subscription is not None and subscription.largest is not None:
+                properties.MaximumPacketSize = subscription.largest
         try:
             if five:
                 client.connect(
@@ -270,6 +295,8 @@ class Connection:
     def _subscribe(self, subscription: Subscription, deadline: float) -> None:
         for name in subscription.filters:
             self._client.subscribe(name, _QOS)
+        if not subscription.required:
+            return
         while len(self._granted) < len(subscription.filters):
             if time.monotonic() > deadline:
                 raise DeliveryError(f"{self._settings.address} does not answer a subscription", "see the broker's log")
@@ -369,7 +396,24 @@ class Connection:
     def _on_subscribe(
         self, _client: Client, _data: object, _token: int, codes: list[ReasonCode], _properties: Properties | None
     ) -> None:
-        self._granted += codes
+        if self._subscription is None or len(self._granted) >= len(self._subscription.filters):
+            return
+        self._granted += codes[: len(self._subscription.filters)]
+        if not self._subscription.required and any(code.is_failure for code in codes):
+            _log.warning(
+                "%s refused the subscription for changes from afar\n  hint: see its access list", self._settings.address
+            )
+
+
+class _Client(Client):
+    """One that hangs up on a packet beyond ``largest`` bytes before it is read."""
+
+    largest: int | None = None
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self.largest is not None and bufsize > self.largest:
+            raise MQTTException(f"a packet of {bufsize} bytes, at most {self.largest} are taken")
+        return super()._sock_recv(bufsize)
 
 
 def _confirm_at_once(sock: object) -> None:

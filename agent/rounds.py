@@ -48,8 +48,11 @@ class Rounds:
         health: Health,
         delivery: Delivery | None,
         state: Callable[[], StateMessage],
+        *,
+        troubles: Callable[[], list[str]] = list,
     ) -> None:
-        """``state`` words what runs at the station now."""
+        """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know."""
+        self._troubles = troubles
         self._feeder, self._health, self._delivery, self._state = feeder, health, delivery, state
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._interval_s = config.tunables.reporting.health_interval_s
@@ -108,7 +111,7 @@ class Rounds:
     def _look(self, now: float) -> HealthMessage:
         """How everything is; an outbox that cannot even be read is part of it."""
         feeder, clock = self._feeder, self._host_clock(now)
-        problems = [*self._complaints, *feeder.troubles()]
+        problems = [*self._complaints, *self._troubles(), *feeder.troubles()]
         if feeder.clocks is not None:
             feeder.clocks.host(is_wrong=clock.is_wrong)
             if clock.is_wrong:

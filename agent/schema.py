@@ -390,6 +390,46 @@ class HealthMessage(Payload):
     inference_failures: Count
 
 
+class Outcome(Payload):
+    """What became of one signed order: on trial, kept, rolled back, or refused, and why."""
+
+    envelope: Sha256 = Field(description="SHA-256 of the message as it came")
+    revision: Count | None = Field(description="null where the signature was not that of a trusted key")
+    key: Name | None = Field(description="the station's name for the key that signed it")
+    result: Literal["trial", "kept", "rolled_back", "refused"]
+    kind: Word | None = Field(description="why, in one word for programs")
+    reason: Text | None
+    time: Time
+
+
+class ConfigReport(Payload):
+    """Which tunables rule at the station, and what became of the orders to change them; retained."""
+
+    schema_: Literal["talus/config/1"] = Field(default="talus/config/1", alias="schema")
+    station: Site
+    boot_id: BootId
+    seq: Seq
+    time: Time
+    status: Literal["file", "trial", "kept"] = Field(description="file: nothing from afar rules")
+    revision: Count | None = Field(description="of the envelope that rules")
+    highest: Count = Field(description="highest revision that was ever accepted; the next one must be above it")
+    tunables_sha256: Sha256
+    trial_left_s: Amount | None = Field(description="after this the trial is kept if all is well")
+    refusals: Count = Field(description="since the agent started")
+    refused: list[Outcome] = Field(max_length=5, description="the last of them, newest last")
+    history: list[Outcome] = Field(max_length=20, description="what was accepted, newest last")
+
+
+class EnvelopeMessage(Payload):
+    """A signed order. ``body`` and ``signature`` are base64; the signature (Ed25519) is over the text
+    ``talus/envelope/1``, a zero byte and the bytes of the body."""
+
+    schema_: Literal["talus/envelope/1"] = Field(default="talus/envelope/1", alias="schema")
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="begin of the SHA-256 of the public key")]
+    body: Annotated[str, Field(max_length=65_536)]
+    signature: Annotated[str, Field(max_length=88)]
+
+
 MODELS: Mapping[str, type[Payload]] = {
     "event": EventMessage,
     "alert": AlertMessage,
@@ -397,8 +437,10 @@ MODELS: Mapping[str, type[Payload]] = {
     "last_alert": SummaryMessage,
     "state": StateMessage,
     "health": HealthMessage,
+    "config/reported": ConfigReport,
+    "config/set": EnvelopeMessage,
 }
-"""Last level of the topic to the model of its payload (availability is plain text)."""
+"""End of the topic to the model of its payload (availability is plain text)."""
 
 _P = TypeVar("_P", bound=Payload)
 

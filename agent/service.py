@@ -3,7 +3,7 @@
     source thread     source.blocks() -> bounded queue          (``agent.feeder``; drivers may block)
     pipeline thread   queue -> pipeline -> policy -> outbox     (``agent.feeder``; sole owner of DSP state and network)
     link thread       outbox -> broker                          (``agent.link``)
-    main thread       signals, health, state, systemd
+    main thread       signals, health, state, changes from afar (``agent.control``), systemd
 
 A stage that dies ends the process with status 1, and systemd starts it again; a silent sensor or an absent broker does
 not: that is ``degraded``, and is reported as such.
@@ -18,24 +18,27 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.clock import StepWatch
-from agent.config import Config, digest
+from agent.config import Config
+from agent.control.remote import Stamp
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
-from agent.errors import DeliveryError, TalusError
+from agent.errors import ConfigError, DeliveryError, TalusError
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
 from agent.home_assistant import announce
 from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, state_message
+from agent.mqtt import Subscription
 from agent.rounds import Rounds
 from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage
 from agent.sources import SourceProblem
+from agent.tuning import Tuning
 from agent.types import StationId, format_ns
 
 _log = logging.getLogger(__name__)
@@ -69,8 +72,11 @@ class Notifier:
 class Service:
     """One station's agent, from start to stop."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
+        """``reread`` reads the configuration anew, at SIGHUP."""
         self._config = config
+        self._reread = reread
+        self._hangup = threading.Event()
         self._stop = threading.Event()
         self._started = format_ns(time.time_ns())
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
@@ -84,39 +90,50 @@ class Service:
         config = self._config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
         notifier = Notifier()
         station = StationId(config.station.network, config.station.station, "", "")
         prefix = self._prefix
         exercise = is_exercise(config)
+        tuning = Tuning(config, station)
         line = build_line(
-            config.tunables,
+            tuning.effective,
             config.classifier,
             prefix,
             exercise=exercise,
             state_dir=config.state_dir,
-            site=open_site(config),
+            site=open_site(config.model_copy(update={"tunables": tuning.effective})),
         )
         for reason in line.fallbacks:
             _log.warning("%s", reason)
         stalled_s = getattr(config.source, "stalled_s", STALLED_S)
         health = Health(Identity(station, line.reporter.boot_id), config.state_dir, stalled_s)
-        delivery = self._delivery(station)
+        delivery = self._delivery(station, tuning.subscription)
         put = delivery.put if delivery else _print
         clocks = DataClocks() if is_live(config) else None
         feeder = Feeder(open_source(config, _warn), line, health, put, clocks)
+        tuning.serve(feeder)
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
-            delivery.link.publish_retained(self._state_message(line, line.standing(), health))
+            delivery.link.publish_retained(self._state_message(line, line.standing(), health, tuning))
             assistant = config.mqtt.home_assistant if config.mqtt else None
             announce(delivery, station, config.station.name, assistant.prefix if assistant else None)
             delivery.link.start()
-        rounds = Rounds(config, feeder, health, delivery, lambda: self._state(line, line.standing(), health))
+        rounds = Rounds(
+            config,
+            feeder,
+            health,
+            delivery,
+            lambda: self._state(line, line.standing(), health, tuning),
+            troubles=tuning.troubles,
+        )
+        rounds.report_every(tuning.effective.reporting.health_interval_s)
         feeder.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
         try:
-            self._attend(feeder, health, delivery, notifier, rounds)
+            self._attend(feeder, health, delivery, notifier, rounds, tuning=tuning)
         finally:
             notifier.say("STOPPING=1")
             feeder.stop(STOP_S)
@@ -132,11 +149,18 @@ class Service:
         return 0 if failure is None else 1
 
     def _attend(
-        self, feeder: Feeder, health: Health, delivery: Delivery | None, notifier: Notifier, rounds: Rounds
+        self,
+        feeder: Feeder,
+        health: Health,
+        delivery: Delivery | None,
+        notifier: Notifier,
+        rounds: Rounds,
+        *,
+        tuning: Tuning,
     ) -> None:
         """Until the end: report health, and feed the watchdog only while the work goes on."""
         next_watchdog = 0.0
-        standing = feeder.line.standing()
+        standing, tuned = feeder.line.standing(), tuning.effective
         steps = StepWatch()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
@@ -148,25 +172,51 @@ class Service:
                 return
             if delivery and not delivery.link.alive:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
+            self._tune(tuning, feeder, health, delivery, now)
             rounds.go(now)
             before, standing = standing, feeder.line.standing()
-            if delivery and not standing.same(before):
-                delivery.link.publish_retained(self._state_message(feeder.line, standing, health))
+            if tuned is not tuning.effective:
+                rounds.report_every(tuning.effective.reporting.health_interval_s)
+            if delivery and not (standing.same(before) and tuned is tuning.effective):
+                delivery.link.publish_retained(self._state_message(feeder.line, standing, health, tuning))
+            tuned = tuning.effective
             if notifier.watchdog_s and now >= next_watchdog and feeder.works():
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
 
-    def _delivery(self, station: StationId) -> Delivery | None:
+    def _tune(self, tuning: Tuning, feeder: Feeder, health: Health, delivery: Delivery | None, now: float) -> None:
+        """Take what came from the file or from afar."""
+        if self._hangup.is_set() and self._reread is not None:
+            self._hangup.clear()
+            try:
+                tuning.reload(self._reread)
+                _log.info("the configuration file was read anew")
+            except ConfigError as error:
+                _log.error("the configuration file is not used: %s", error)
+        if delivery is None:
+            return
+        reporter = feeder.line.reporter
+        told = tuning.tick(
+            now,
+            lambda: Stamp(reporter.boot_id, reporter.next_seq()),
+            link_up=delivery.link.status().connected,
+            silent=health.silent(),
+        )
+        if told is not None:
+            delivery.link.publish_retained(told)
+
+    def _delivery(self, station: StationId, subscription: Subscription | None) -> Delivery | None:
         config = self._config
         if config.mqtt is None:
             _log.warning("no broker is configured: events and alerts go to standard output only")
             return None
-        return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
+        settings, max_mb = config.mqtt.settings(config.client_id), config.outbox.max_mb
+        return Delivery(settings, station, config.outbox_path, max_mb, subscription)
 
-    def _state_message(self, line: Line, standing: Standing, health: Health) -> Message:
-        return state_message(self._state(line, standing, health), health.station, self._prefix)
+    def _state_message(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> Message:
+        return state_message(self._state(line, standing, health, tuning), health.station, self._prefix)
 
-    def _state(self, line: Line, standing: Standing, health: Health) -> StateMessage:
+    def _state(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> StateMessage:
         place, classifier = self._config.station, line.classifier
         position = None
         if place.latitude_deg is not None and place.longitude_deg is not None:
@@ -186,8 +236,8 @@ class Service:
             backend=standing.backend,
             precision=standing.precision,
             backend_reason=standing.reason()[:TEXT_LIMIT] or None,
-            config_revision=None,
-            config_sha256=digest(self._config),
+            config_revision=tuning.revision,
+            config_sha256=tuning.sha256,
             position=position,
             exercise=is_exercise(self._config),
         )

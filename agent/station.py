@@ -118,8 +118,7 @@ class Station:
         self._streams: dict[int, StreamId] = {}
         self._min_duration_ns = round(trigger.min_duration_s * NS)
         self._merge_ns = round(trigger.merge_s * NS)
-        # In five times its length the long-term average has forgotten all but 1 % of how it began.
-        self._settled_ns = round((5 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
+        self._settled_ns = _settled_ns(trigger)
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
         self._ended_ns = 0
@@ -207,6 +206,7 @@ class Station:
         self._trigger, self._at_ns = successor.trigger, _verdict_times(verdict_at_s)
         self._min_duration_ns = round(self._trigger.min_duration_s * NS)
         self._merge_ns = round(self._trigger.merge_s * NS)
+        self._settled_ns = _settled_ns(self._trigger)
         for event in self._open:
             # What would have been due before now is not made up for.
             event.due = sum(event.onset_ns + at_ns <= now_ns for at_ns in self._at_ns)
@@ -334,6 +334,11 @@ class Station:
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
         return {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+
+
+def _settled_ns(trigger: TriggerSettings) -> int:
+    """In five times its length the long-term average has forgotten all but 1 % of how it began."""
+    return round((5 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
 
 
 def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:

@@ -334,6 +334,7 @@ def test_every_setting_is_described_and_carries_its_unit() -> None:
     plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port", "min_ratio"}
     plain |= {"seed", "hours", "stations", "required"}
     units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour", "max_chance")
+    units += ("_per_min", "_share")
     for path, entry in catalogue().items():
         assert entry.description, path
         if "number" in entry.kind and "[]" not in path.rpartition(".")[2]:
@@ -350,7 +351,7 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
     required = [entry for entry in required if ":" not in entry.path]
     text = (
         "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}], "
-        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\n"
+        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\ncontrol: {keys: [{}]}\n"
     )
     messages = told("station: {}\nsource: {}\n" + text)
     assert len(messages) == len(required) - 5 * (len(LABELS) - 1)

@@ -24,6 +24,7 @@ from agent.messages import (
     Priority,
     Stamp,
     alert_message,
+    config_message,
     event_message,
     health_message,
     state_message,
@@ -33,11 +34,13 @@ from agent.messages import (
 from agent.schema import (
     MODELS,
     AlertMessage,
+    ConfigReport,
     EventMessage,
     HealthMessage,
     LinkHealth,
     ModelPart,
     OutboxHealth,
+    Outcome,
     PositionPart,
     StateMessage,
     StreamHealth,
@@ -103,6 +106,29 @@ def health() -> HealthMessage:
     )  # fmt: skip
 
 
+def config_report() -> ConfigReport:
+    kept = Outcome(
+        envelope="c" * 64, revision=7, key="control-room", result="kept", kind=None, reason=None, time=MOMENT
+    )
+    refused = Outcome(
+        envelope="d" * 64, revision=None, key=None, result="refused", kind="signature", reason="altered", time=MOMENT
+    )
+    return ConfigReport(
+        station="XX.ABC",
+        boot_id=BOOT,
+        seq=10,
+        time=MOMENT,
+        status="kept",
+        revision=7,
+        highest=7,
+        tunables_sha256="e" * 64,
+        trial_left_s=None,
+        refusals=1,
+        refused=[refused],
+        history=[kept],
+    )
+
+
 def an_alert(event: Event | None = None) -> Alert:
     return Alert(event or make_event(), "raise", "warning", "landslide", "91 % is above 80 %")
 
@@ -122,6 +148,7 @@ def every_message() -> dict[str, Message]:
         "summary of an alert": summary_message(an_alert(), stamp()),
         "state": state_message(state(), STATION),
         "health": health_message(health(), STATION),
+        "report of the configuration": config_message(config_report(), STATION),
     }
 
 
@@ -132,7 +159,7 @@ def test_every_message_passes_its_published_schema_and_its_model(name: str) -> N
         body = json.loads(payload)
         kind = body["schema"].split("/")[1]
         schema(kind).validate(body)
-        model = MODELS[message.topic.rsplit("/", 1)[1]]
+        model = MODELS[message.topic.split("/", 4)[4]]
         assert parse(model, payload).model_dump_json().encode() == payload, "nothing is lost on the way"
         assert body["schema"] == f"talus/{kind}/1"
 
@@ -160,7 +187,7 @@ def test_topics_priorities_and_flags() -> None:
     assert messages["summary of an event"].topic.endswith("/last_event")
     assert messages["summary of an alert"].topic.endswith("/last_alert")
     assert [name for name, message in messages.items() if message.retain] == [
-        name for name in messages if name.startswith(("summary", "state", "health"))
+        name for name in messages if name.startswith(("summary", "state", "health", "report"))
     ]
     assert messages["alert"].priority is Priority.ALERT
     assert messages["alert"].expiry_s == 86_400
@@ -291,8 +318,8 @@ def test_the_generated_documents_are_up_to_date() -> None:
 
 def test_the_asyncapi_document_refers_to_what_exists() -> None:
     document = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
-    published = {message.topic.rsplit("/", 1)[1] for message in every_message().values()}
-    assert document["channels"].keys() == published | {"availability"}
+    published = {message.topic.split("/", 4)[4].replace("/", "_") for message in every_message().values()}
+    assert document["channels"].keys() == published | {"availability", "config_set"}
     references = find_references(document)
     assert references
     for reference in references:

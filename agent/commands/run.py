@@ -23,4 +23,4 @@ def main(args: argparse.Namespace) -> int:
 
     config = load(args.config)
     logging.getLogger().setLevel(config.log.level.upper())
-    return Service(config).run()
+    return Service(config, lambda: load(args.config)).run()

@@ -22,13 +22,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from agent.control import strict_json
 from agent.control.keys import SIGNATURE_BYTES, SigningKey, TrustedKey
 from agent.errors import ControlError, DataError
+from agent.schema import EnvelopeMessage
 from agent.types import NS, StationId, format_ns, parse_ns
 
 SCHEMA = "talus/envelope/1"
 MAX_BYTES = strict_json.MAX_BYTES
+MAX_BODY_BYTES = 48_000
+"""In base64, and with what is around it, it fits ``MAX_BYTES``."""
 EVERY_STATION = "*"
 MAX_STATIONS = 256
 MAX_AHEAD_S = 3600.0
@@ -91,16 +96,17 @@ def seal(body: Body, key: SigningKey) -> bytes:
         separators=(",", ":"),
         allow_nan=False,
     ).encode()
-    envelope = {
-        "schema": SCHEMA,
-        "key": key.trusted("").id,
-        "body": base64.b64encode(raw).decode(),
-        "signature": base64.b64encode(key.sign(_PREFIX + raw)).decode(),
-    }
-    text = json.dumps(envelope, separators=(",", ":")).encode()
-    if len(text) > MAX_BYTES:
-        raise ControlError("malformed", f"the envelope has {len(text)} bytes, stations take {MAX_BYTES}")
-    return text
+    if len(raw) > MAX_BODY_BYTES:
+        raise ControlError("malformed", f"the order has {len(raw)} bytes, stations take {MAX_BODY_BYTES}")
+    return (
+        EnvelopeMessage(
+            key=key.trusted("").id,
+            body=base64.b64encode(raw).decode(),
+            signature=base64.b64encode(key.sign(_PREFIX + raw)).decode(),
+        )
+        .model_dump_json()
+        .encode()
+    )
 
 
 def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
@@ -109,14 +115,14 @@ def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
     Raises:
         ControlError: ``malformed``, ``unknown_key`` or ``signature``.
     """
-    outer = _mapping(payload, "the envelope")
-    _exactly(outer, {"schema": str, "key": str, "body": str, "signature": str})
-    if outer["schema"] != SCHEMA:
-        raise _malformed(f"schema is not {SCHEMA}")
-    raw, signature = _base64(outer["body"], "body"), _base64(outer["signature"], "signature")
+    try:
+        outer = EnvelopeMessage.model_validate(_mapping(payload, "the envelope"))
+    except ValidationError:
+        raise _malformed(f"not a message as {SCHEMA} has it") from None
+    raw, signature = _base64(outer.body, "body"), _base64(outer.signature, "signature")
     if len(signature) != SIGNATURE_BYTES:
         raise _malformed(f"signature has {len(signature)} bytes, not {SIGNATURE_BYTES}")
-    key = next((key for key in trusted if key.id == outer["key"]), None)
+    key = next((key for key in trusted if key.id == outer.key), None)
     if key is None:
         raise ControlError(
             "unknown_key", "signed with a key that is not trusted here", "add its public half to control.keys"

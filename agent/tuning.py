@@ -1,0 +1,91 @@
+"""Which tunables rule at this moment: those of the file, or what came from afar on top of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+
+from agent.config import Config, TunablesConfig, digest
+from agent.control.inbox import Inbox
+from agent.control.remote import KIND, RemoteConfig, Stamp, Surroundings
+from agent.control.store import Store
+from agent.feeder import Feeder
+from agent.messages import Message, config_message, topic
+from agent.mqtt import Subscription
+from agent.types import StationId
+
+LARGEST_PACKET = 96 * 1024
+"""Bytes: an envelope, its topic, and room for what a broker adds."""
+_LIVE = {"tunables", "control", "log"}
+
+_log = logging.getLogger(__name__)
+
+
+class Tuning:
+    """Owned by the main thread."""
+
+    def __init__(self, config: Config, station: StationId) -> None:
+        """
+        Raises:
+            ControlError: the state folder cannot be used.
+        """
+        self._config, self._station = config, station
+        self._prefix = config.mqtt.prefix if config.mqtt else ""
+        self._remote: RemoteConfig | None = None
+        self._feeder: Feeder | None = None
+        self.subscription: Subscription | None = None
+        """For the link to the broker; None where nobody is trusted."""
+        if config.mqtt is not None and config.control.keys:
+            inbox = Inbox({topic(self._prefix, station, "config/set"): KIND})
+            store = Store(config.state_dir / "control", KIND)
+            self._remote = RemoteConfig(config.control, station, config.tunables, store, inbox)
+            self.subscription = Subscription(tuple(inbox.topics), inbox.offer, required=False, largest=LARGEST_PACKET)
+
+    @property
+    def effective(self) -> TunablesConfig:
+        """What rules."""
+        return self._remote.effective if self._remote else self._config.tunables
+
+    @property
+    def revision(self) -> int | None:
+        """Of the envelope that rules, None where the file does."""
+        return self._remote.revision if self._remote else None
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole configuration, as it rules."""
+        return digest(self._config.model_copy(update={"tunables": self.effective}))
+
+    def troubles(self) -> list[str]:
+        """For the health message."""
+        return self._remote.troubles() if self._remote else []
+
+    def serve(self, feeder: Feeder) -> None:
+        """The pipeline runs: changes may come."""
+        self._feeder = feeder
+        if self._remote:
+            feeder.watch = self._remote.watch
+            self._remote.serve(feeder.retune)
+
+    def reload(self, read: Callable[[], Config]) -> None:
+        """Go on with what the file says now. A file with errors changes nothing."""
+        new = read()
+        for name in sorted(set(Config.model_fields) - _LIVE):
+            if getattr(new, name) != getattr(self._config, name):
+                _log.warning("%s has changed in the file: it takes effect at the next start", name)
+        if self._remote is None and new.control.keys:
+            _log.warning("control.keys has changed in the file: it takes effect at the next start")
+        logging.getLogger().setLevel(new.log.level.upper())
+        self._config = self._config.model_copy(update={name: getattr(new, name) for name in _LIVE})
+        if self._remote:
+            self._remote.reload(new.control, new.tunables)
+        elif self._feeder:
+            self._feeder.retune(new.tunables)
+
+    def tick(self, now: float, stamp: Callable[[], Stamp], *, link_up: bool, silent: Collection[str]) -> Message | None:
+        """Go on; what is to be published about it, if anything."""
+        if self._remote is None:
+            return None
+        self._remote.tick(now, Surroundings(link_up, silent))
+        report = self._remote.report(now, stamp)
+        return None if report is None else config_message(report, self._station, self._prefix)

@@ -1,0 +1,233 @@
+"""Remote configuration of a whole station: real process, real broker, real kill -9."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_support import Agent, running_agent, write_config
+from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
+from control_support import control, envelope, key
+from test_mqtt import CONNACK_5, Script, read_packet
+
+from agent.control.keys import SigningKey
+from agent.errors import DeliveryError
+from agent.mqtt import Connection, Subscription
+from agent.mqtt_settings import MqttSettings
+from agent.tuning import LARGEST_PACKET
+from agent.types import NS
+from agent.waker import Waker
+
+SET = "talus/v1/XX/SLP/config/set"
+FAST = "{kind: simulator, speed: 20}"
+FLOOD = {"trigger": {"on": 1.1, "off": 0.1}}
+
+
+@pytest.fixture
+def signing(tmp_path: Path) -> SigningKey:
+    return key(tmp_path)
+
+
+def publish(settings: MqttSettings, payload: bytes, topic: str = SET, *, retain: bool = True) -> None:
+    with contextlib.closing(Waker()) as waker:
+        connection = Connection.open(settings, "operator", waker)
+        token = connection.publish(topic, payload, retain=retain)
+        while not any(ack.token == token for ack in connection.pump(1.0)):
+            pass
+        connection.close()
+
+
+def reports(collector: Collector) -> list[dict[str, Any]]:
+    return collector.bodies("/config/reported")
+
+
+def has(collector: Collector, result: str, revision: int | None = None, kind: str | None = None) -> bool:
+    """Whether a report tells of such an outcome."""
+    return any(
+        line["result"] == result and line["revision"] == revision and line["kind"] == kind
+        for body in reports(collector)[-1:]
+        for line in body["history"] + body["refused"]
+    )
+
+
+@contextlib.contextmanager
+def site(tmp_path: Path, signing: SigningKey, **limits: float) -> Iterator[tuple[Mosquitto, Collector, Agent, Path]]:
+    """A simulated station at twenty times real time that trusts the key."""
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        section = control(signing, **{"probation_s": 4.0, **limits})
+        config = write_config(tmp_path, "", broker.port, source=FAST, control=section)
+        with running_agent("run", "--config", config) as agent:
+            wait_for(lambda: reports(collector), 60, "the first report")
+            yield broker, collector, agent, config
+            assert agent.process.poll() is None, agent.log
+            assert "Traceback" not in agent.log, agent.log
+
+
+@needs_mosquitto
+def test_a_signed_change_rules_on_trial_and_is_kept(tmp_path: Path, signing: SigningKey) -> None:
+    with site(tmp_path, signing) as (broker, collector, _, _):
+        assert (reports(collector)[-1]["status"], reports(collector)[-1]["revision"]) == ("file", None)
+        before = collector.bodies("/state")[-1]["config_sha256"]
+        publish(broker.settings(), envelope(signing, 7, {"trigger": {"on": 5.0}, "reporting": {"alert_expiry_s": 99}}))
+        wait_for(lambda: has(collector, "trial", 7), 30)
+        wait_for(lambda: has(collector, "kept", 7), 30)
+        wait_for(lambda: collector.bodies("/state")[-1]["config_revision"] == 7)
+        assert collector.bodies("/state")[-1]["config_sha256"] != before
+        assert reports(collector)[-1]["status"] == "kept"
+
+
+@needs_mosquitto
+def test_a_change_that_floods_is_rolled_back_by_the_station_itself(tmp_path: Path, signing: SigningKey) -> None:
+    with site(tmp_path, signing, probation_s=60) as (broker, collector, _, _):
+        before = collector.bodies("/state")[-1]["config_sha256"]
+        publish(broker.settings(), envelope(signing, 1, FLOOD))
+        wait_for(lambda: has(collector, "rolled_back", 1, "flood"), 50)
+        wait_for(lambda: reports(collector)[-1]["status"] == "file")
+        wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] == before)
+
+
+@needs_mosquitto
+def test_kill_9_in_the_probation_is_a_roll_back_at_the_next_start(tmp_path: Path, signing: SigningKey) -> None:
+    with site(tmp_path, signing, probation_s=600) as (broker, collector, agent, config):
+        publish(broker.settings(), envelope(signing, 3, {"trigger": {"on": 6.0}}))
+        wait_for(lambda: has(collector, "trial", 3), 30)
+        agent.signal(signal.SIGKILL)
+        agent.end()
+        with running_agent("run", "--config", config) as second:
+            wait_for(lambda: has(collector, "rolled_back", 3, "restart"), 60)
+            assert reports(collector)[-1]["status"] == "file"
+            # The retained order comes again with the connection, and is not obeyed a second time.
+            publish(broker.settings(), envelope(signing, 2, {}))
+            wait_for(lambda: has(collector, "refused", 2, "old_revision"), 30)
+            assert [line["result"] for line in reports(collector)[-1]["history"]] == ["trial", "rolled_back"]
+            agent.process, agent.said = second.process, second.said
+            yielded = second.process.poll()
+        assert yielded is None
+        agent.process.poll = lambda: None  # type: ignore[method-assign]
+
+
+@needs_mosquitto
+def test_replayed_altered_foreign_and_oversized_messages_are_refused_and_reported(
+    tmp_path: Path, signing: SigningKey
+) -> None:
+    stranger = key(tmp_path, "stranger")
+    with site(tmp_path, signing, probation_s=600) as (broker, collector, agent, _):
+        good = envelope(signing, 5, {"trigger": {"on": 6.0}})
+        publish(broker.settings(), good)
+        wait_for(lambda: has(collector, "trial", 5), 30)
+        old = time.time_ns() - 3600 * NS
+        for payload, outcome in (
+            (envelope(signing, 4, {}), (4, "old_revision")),
+            (envelope(signing, 6, {"trigger": {"on": 0.1}}), (6, "invalid")),
+            (envelope(signing, 6, {}, stations=("XX.ELSE",)), (6, "other_station")),
+            (envelope(signing, 6, {}, issued_ns=old, expires_ns=old + NS), (6, "expired")),
+            (envelope(stranger, 6, {}), (None, "unknown_key")),
+            (envelope(signing, 6, {}).replace(b'"body":"ey', b'"body":"eY'), (None, "signature")),
+            (b"[" * 60_000, (None, "malformed")),
+        ):
+            publish(broker.settings(), payload)
+            wait_for(lambda: has(collector, "refused", *outcome), 30, str(outcome))  # noqa: B023
+        for size in (64 * 1024 + 1, LARGEST_PACKET - 1000, LARGEST_PACKET + 1000, 5_000_000):
+            publish(broker.settings(), b"x" * size)
+        for number in range(300):
+            publish(broker.settings(), b"%d" % number, retain=False)
+        publish(broker.settings(), envelope(signing, 9, {"trigger": {"on": 7.0}}))
+        wait_for(lambda: has(collector, "trial", 9), 30)
+        assert [line["revision"] for line in reports(collector)[-1]["history"]] == [5, 5, 9]
+        assert agent.log.count("a change from afar is refused") < 20
+
+
+@needs_mosquitto
+def test_the_station_listens_again_after_the_broker_was_away(tmp_path: Path, signing: SigningKey) -> None:
+    with site(tmp_path, signing, probation_s=600) as (broker, collector, _, _):
+        broker.stop()
+        broker.start()
+        wait_for(lambda: collector.connects > 1)
+        publish(broker.settings(), envelope(signing, 1, {"trigger": {"on": 6.0}}))
+        wait_for(lambda: has(collector, "trial", 1), 60)
+
+
+@needs_mosquitto
+def test_a_broker_that_forbids_the_subscription_gets_events_all_the_same(tmp_path: Path, signing: SigningKey) -> None:
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite talus/v1/XX/SLP/config/reported\ntopic readwrite talus/v1/XX/SLP/state\n")
+    acl.chmod(0o600)
+    with running(tmp_path, f"acl_file {acl}") as broker, Collector(broker.settings(), "talus/v1/XX/SLP/#") as collector:
+        config = write_config(tmp_path, "", broker.port, source=FAST, control=control(signing))
+        with running_agent("run", "--config", config):
+            wait_for(lambda: collector.bodies("/state"), 60)
+
+
+@needs_mosquitto
+def test_sighup_reads_the_tunables_anew_and_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        config = write_config(tmp_path, "", broker.port, source=FAST)
+        with running_agent("run", "--config", config) as agent:
+            wait_for(lambda: collector.bodies("/state"), 60)
+            first = collector.bodies("/state")[-1]["config_sha256"]
+            good = config.read_text()
+            config.write_text(good.replace("health_interval_s: 5", "health_interval_s: -5"))
+            agent.signal(signal.SIGHUP)
+            agent.wait_for("is not used")
+            assert "health_interval_s" in agent.log
+            config.write_text(good.replace("health_interval_s: 5}", "health_interval_s: 6}, trigger: {on: 7.0}"))
+            agent.signal(signal.SIGHUP)
+            wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] != first)
+            config.write_text(good)
+            agent.signal(signal.SIGHUP)
+            wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] == first)
+            assert agent.process.poll() is None
+
+
+def hostile(packet: bytes) -> Any:
+    """A broker that lets everyone in and then sends what nobody asked for."""
+
+    def serve(client: socket.socket) -> None:
+        read_packet(client)
+        client.sendall(CONNACK_5)
+        client.sendall(packet)
+        while read_packet(client):
+            pass
+
+    return serve
+
+
+def publication(qos: int, payload: bytes, packet_id: int = 1) -> bytes:
+    topic = SET.encode()
+    body = len(topic).to_bytes(2, "big") + topic + packet_id.to_bytes(2, "big") + b"\x00" + payload
+    length, head = len(body), b""
+    while True:
+        length, digit = divmod(length, 128)
+        head += bytes([digit | (0x80 if length else 0)])
+        if not length:
+            return bytes([0x30 | qos << 1]) + head + body
+
+
+@pytest.mark.parametrize(
+    ("packet", "queued", "words"),
+    [
+        (publication(1, b"x" * 200_000), 10_000, "at most"),
+        (b"\x32\xff\xff\xff\x7f", 10_000, "at most"),
+        (publication(2, b"x"), 10_000, "not asked for"),
+        (publication(1, b"x") * 100, 0, "does not read"),
+    ],
+    ids=["too large", "claims 256 MB", "QoS 2", "reads no acknowledgement"],
+)
+def test_a_hostile_broker_is_hung_up_on_before_it_fills_the_memory(
+    packet: bytes, queued: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.mqtt.MAX_QUEUED", queued)
+    subscription = Subscription((SET,), lambda _: True, required=False, largest=LARGEST_PACKET)
+    with Script(hostile(packet)) as server, contextlib.closing(Waker()) as waker:
+        settings = MqttSettings("127.0.0.1", server.port)
+        connection = Connection.open(settings, "station", waker, subscription=subscription)
+        with pytest.raises(DeliveryError, match=words):
+            while True:
+                connection.pump(1.0)
+        connection.abandon()
