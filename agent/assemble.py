@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from agent.config_seedlink import SeedLinkConfig
 from agent.config_sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, SimulatorConfig
-from agent.errors import ConfigError
+from agent.control.selection import Selection
+from agent.errors import ConfigError, ModelError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
+from agent.inference.live import LiveClassifier
 from agent.inference.timed import Timed
 from agent.pipeline import Pipeline
 from agent.policy import Policy
@@ -35,7 +37,7 @@ class Line:
 
     pipeline: Pipeline
     reporter: Reporter
-    classifier: Classifier
+    classifier: LiveClassifier
     fallbacks: list[str]
     timed: Timed
     """How long verdicts take."""
@@ -54,9 +56,10 @@ class Line:
         """Which backend serves at this moment, and why."""
         from agent.inference.switch import Standing, SwitchingClassifier
 
-        if isinstance(self.classifier, SwitchingClassifier):
-            return self.classifier.standing()
-        return Standing(self.classifier.backend, self.classifier.precision, tuple(self.fallbacks))
+        active = self.classifier.active
+        if isinstance(active, SwitchingClassifier):
+            return active.standing()
+        return Standing(active.backend, active.precision, tuple(self.fallbacks))
 
     def retune(self, tunables: TunablesConfig) -> list[Output]:
         """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
@@ -66,10 +69,7 @@ class Line:
 
     def close(self) -> None:
         """End what runs beside the classifier."""
-        from agent.inference.switch import SwitchingClassifier
-
-        if isinstance(self.classifier, SwitchingClassifier):
-            self.classifier.close()
+        self.classifier.close()
 
 
 def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -> tuple[Classifier, list[str]]:
@@ -93,6 +93,24 @@ def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -
     return SwitchingClassifier(classifier, open_bundle(path), Workshop(engine_folder(state_dir)), fallbacks), fallbacks
 
 
+def open_chosen(settings: ClassifierConfig, state_dir: Path | None) -> tuple[Classifier, list[str]]:
+    """The model that came from afar and was kept, else the one before it, else the configured one.
+
+    Raises:
+        ModelError: there is none.
+    """
+    reasons: list[str] = []
+    for path in Selection(state_dir / "models").serving() if state_dir is not None else ():
+        try:
+            classifier, fallbacks = open_classifier(settings.model_copy(update={"bundle": path}), state_dir)
+        except ModelError as error:
+            reasons.append(f"{path.name} from afar cannot serve: {error.message}")
+        else:
+            return classifier, [*reasons, *fallbacks]
+    classifier, fallbacks = open_classifier(settings, state_dir)
+    return classifier, [*reasons, *fallbacks]
+
+
 def build_line(
     tunables: TunablesConfig,
     settings: ClassifierConfig,
@@ -107,7 +125,8 @@ def build_line(
     Raises:
         ModelError: no backend serves the bundle.
     """
-    classifier, fallbacks = open_classifier(settings, state_dir)
+    opened, fallbacks = open_chosen(settings, state_dir)
+    classifier = LiveClassifier(opened)
     timed = Timed(classifier)
     pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, timed, exercise=exercise)
     reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site)

@@ -26,10 +26,14 @@ _CHANNELS: Mapping[str, tuple[bool, str]] = {
     "last_alert": (True, "Summary of the latest alert, for those who subscribe later."),
     "config/reported": (True, "Which tunables rule, and what became of the orders to change them."),
     "config/set": (True, "A signed order to change the tunables; the station subscribes to it if it trusts a key."),
+    "model/reported": (True, "Which model serves, and how far an order to change it is."),
+    "model/set": (True, "A signed order to change the model, with the hash of every piece of its bundle."),
+    "command": (False, "A signed command: evidence, test_alarm, self_test, promote_model, roll_back_model."),
+    "response": (False, "The answer to a command. Expires after a day."),
 }
 """End of the topic: whether it is retained, and what it is."""
 
-_ORDERS = ("config/set",)
+_ORDERS = ("config/set", "model/set", "command")
 """What the station receives."""
 
 

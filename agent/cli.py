@@ -20,6 +20,8 @@ COMMANDS = {
     "check": "say what is wrong with a configuration",
     "doctor": "say what is wrong with this machine",
     "status": "say how the agent on this machine is",
+    "model": "change a station's model from afar",
+    "ask": "give a station a command: evidence, test alarm, self-test",
     "simulate": "play a drill: a synthetic site through the whole line",
     "watch": "print events and alerts as they arrive at a broker",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,20 @@ class KeyConfig(Section):
         return TrustedKey.parse(self.name, self.public)
 
 
+class ModelsConfig(Section):
+    """When a model from afar is taken."""
+
+    shadow_windows: int = Field(
+        default=20, ge=1, le=10_000, description="windows that it answers beside the live one before it is judged"
+    )
+    shadow_h: float = Field(
+        default=6.0, gt=0, le=720, description="after so many hours with fewer windows it waits for a command"
+    )
+    min_agreement: float = Field(
+        default=0.8, ge=0, le=1, description="share of those windows on which both must say the same"
+    )
+
+
 class ControlConfig(Section):
     """Signed changes from afar."""
 
@@ -59,6 +73,14 @@ class ControlConfig(Section):
     max_trigger_share: float = Field(
         default=0.5, gt=0, le=1, description="share of a trial's time that a station may be triggered"
     )
+
+    models: ModelsConfig = Field(default=ModelsConfig(), description="models from afar")
+    commands: tuple[Literal["evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"], ...] = Field(
+        default=("evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"),
+        strict=False,
+        description="commands that are obeyed",
+    )
+    commands_per_min: int = Field(default=6, ge=1, le=600, description="commands a minute; more are refused")
 
     def trusted(self) -> tuple[TrustedKey, ...]:
         """The keys, ready for use."""

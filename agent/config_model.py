@@ -329,6 +329,12 @@ class OutboxConfig(Section):
     )
 
 
+class EvidenceConfig(Section):
+    """Records of events, kept at the station until someone asks for them."""
+
+    max_mb: float = Field(default=200, ge=0, le=100_000, description="megabytes; the oldest make room; 0: none")
+
+
 class LogConfig(Section):
     """The agent's own log."""
 
@@ -355,6 +361,7 @@ class Config(Section):
         default=None, description="the broker; without this section, replay prints what it would send"
     )
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="messages on disk until they are acknowledged")
+    evidence: EvidenceConfig = Field(default=EvidenceConfig(), description="records of events")
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
     health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
     control: ControlConfig = Field(

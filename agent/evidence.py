@@ -12,12 +12,11 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from agent.types import Segment, StreamId
+from agent.types import Evidence, Segment, StreamId
 
 _log = logging.getLogger(__name__)
 
@@ -29,23 +28,13 @@ _SUFFIX = ".mseed"
 _ID = re.compile(r"[A-Za-z0-9.-]{1,80}")
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A record on disk: hash and length of the file, and the time that it spans."""
-
-    sha256: str
-    size: int
-    start_ns: int
-    end_ns: int
-
-
 class EvidenceStore:
     """One folder of ``EVENT.mseed``, at most ``max_mb``; the oldest make room. One thread keeps, any may read."""
 
     def __init__(self, folder: Path, max_mb: float) -> None:
         self._folder, self._max_bytes = folder, round(max_mb * 2**20)
 
-    def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Kept | None:
+    def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Evidence | None:
         """Write the record of ``event``; None where there are no samples, or the disk does not take it (which is
         logged: an event is worth more than its record)."""
         runs = [run for segments in data.values() for run in segments]
@@ -63,7 +52,7 @@ class EvidenceStore:
             _log.warning("the record of %s is not kept: %s", event, error)
             return None
         span = min(run.start_ns for run in runs), max(run.end_ns for run in runs)
-        return Kept(hashlib.sha256(raw).hexdigest(), len(raw), *span)
+        return Evidence(hashlib.sha256(raw).hexdigest(), len(raw), *span)
 
     def read(self, event: str) -> bytes | None:
         """The record of ``event``; None where there is none (any more)."""

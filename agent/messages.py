@@ -21,6 +21,7 @@ from agent.schema import (
     ConfigReport,
     DetectionPart,
     EventMessage,
+    EvidencePart,
     HealthMessage,
     Label,
     ModelPart,
@@ -42,6 +43,7 @@ from agent.types import (
     Coincidence,
     Detection,
     Event,
+    Evidence,
     Quality,
     StationId,
     Vote,
@@ -128,6 +130,7 @@ def event_message(event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> M
         quality=_quality(event.quality),
         quakeml_type=_quakeml_type(event.classification),
         coincidence=_coincidence(event.coincidence),
+        evidence=_evidence(event.evidence),
         exercise=event.exercise,
         boot_id=stamp.boot_id,
         seq=stamp.seq,
@@ -254,6 +257,12 @@ def _rate(alert: Alert) -> RatePart | None:
         ratio=round(rate.ratio, 2),
         chance=float(f"{rate.chance:.2g}"),
     )
+
+
+def _evidence(kept: Evidence | None) -> EvidencePart | None:
+    if kept is None:
+        return None
+    return EvidencePart(sha256=kept.sha256, bytes=kept.size, start=format_ns(kept.start_ns), end=format_ns(kept.end_ns))
 
 
 def _coincidence(together: Coincidence | None) -> CoincidencePart | None:

@@ -18,7 +18,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from agent.errors import DataError
-from agent.types import NS, BlockQuality, Classification, Coincidence, Detection, Event, Quality, StationId, Vote
+from agent.types import (
+    NS,
+    BlockQuality,
+    Classification,
+    Coincidence,
+    Detection,
+    Event,
+    Evidence,
+    Quality,
+    StationId,
+    Vote,
+)
 
 SAME_ONSET_NS = NS
 """Filters that begin elsewhere move an onset by some samples."""
@@ -56,6 +67,8 @@ def decode(record: bytes) -> Remembered:
         event["detection"] = Detection(**event["detection"])
         event["quality"] = Quality(**event["quality"] | {"clock": BlockQuality(**event["quality"]["clock"])})
         event["classification"] = _verdict(event["classification"])
+        if event.get("evidence") is not None:
+            event["evidence"] = Evidence(**event["evidence"])
         if together is not None:
             votes = tuple(
                 Vote(**{**v, "station": StationId(**v["station"]), "classification": _verdict(v["classification"])})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from agent.policy import Policy
 from agent.recall import Recall, Remembered, as_seen, encode
 from agent.schema import AlertMessage, parse
 from agent.site import Site, blindness
-from agent.types import Alert, Event, SampleBlock, StationId, is_alone
+from agent.types import Alert, Event, Evidence, SampleBlock, StationId, is_alone
 
 if TYPE_CHECKING:
     from agent.config import TunablesConfig
@@ -41,6 +41,8 @@ class Reporter:
         site: Site | None = None,
     ) -> None:
         """``site``: what several stations have to do with each other, if anything."""
+        self.keep: Callable[[Event], Evidence | None] = lambda _: None
+        """Keeps the record of an event that has ended."""
         self.boot_id = boot_id or new_boot_id()
         self._policy = policy
         self._prefix = prefix
@@ -116,6 +118,11 @@ class Reporter:
         if self._site is not None:
             self._site.retune(blindness(tunables))
 
+    def stamp(self) -> Stamp:
+        """For a message made elsewhere, now; safe from any thread."""
+        now_ns = time.time_ns()
+        return self._stamp(now_ns, now_ns)
+
     def next_seq(self) -> int:
         """A number for a message made elsewhere; safe from any thread."""
         return next(self._seq)
@@ -135,6 +142,8 @@ class Reporter:
 
     def _word(self, event: Event, alerts: tuple[Alert, ...], received_ns: int, *, cut: bool = False) -> list[Message]:
         decided_ns = time.time_ns()
+        if event.phase == "end" and not is_alone(event):
+            event = replace(event, evidence=self.keep(event))
         messages: list[Message] = []
         for alert in alerts:
             messages.append(

@@ -78,6 +78,12 @@ class Rounds:
         exporter.start()
         return exporter
 
+    def in_short(self) -> dict[str, str | float | None]:
+        """How everything is, for who asks for a word."""
+        report = self._look(time.monotonic())
+        reason = report.reasons[0] if report.reasons else None
+        return {"status": report.status, "reason": reason, "disk_free_mb": report.disk_free_mb, "rss_mb": report.rss_mb}
+
     def report_every(self, interval_s: float) -> None:
         """Another ``reporting.health_interval_s``, from the next report on."""
         self._interval_s, self._look_s = interval_s, min(LOOK_S, interval_s)

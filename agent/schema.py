@@ -163,9 +163,10 @@ class CoincidencePart(Payload):
 
 
 class EvidencePart(Payload):
-    """Recorded data of the event that can be had."""
+    """Recorded data of the event that can be had: a miniSEED file."""
 
     sha256: Sha256
+    bytes: Count
     start: Time
     end: Time
 
@@ -420,6 +421,53 @@ class ConfigReport(Payload):
     history: list[Outcome] = Field(max_length=20, description="what was accepted, newest last")
 
 
+class AgreementPart(Payload):
+    """How a candidate answered beside the live model."""
+
+    windows: Count
+    same: Count = Field(description="with the same label, or withheld by both")
+    failures: Count
+    passed_over: Count
+    difference: Share = Field(description="mean over windows of the largest difference in any probability")
+    median_ms: Amount | None
+
+
+class ModelReport(Payload):
+    """How an order to change the model stands; retained."""
+
+    schema_: Literal["talus/model/1"] = Field(default="talus/model/1", alias="schema")
+    station: Site
+    boot_id: BootId
+    seq: Seq
+    time: Time
+    phase: Literal["installed", "fetching", "trying", "shadow", "ready", "probation", "kept", "refused", "rolled_back"]
+    revision: Count
+    serving: ModelPart
+    ordered: ModelPart | None
+    pieces: Count
+    got: Count
+    missing: list[Count] = Field(max_length=32, description="pieces that the station waits for, on model/chunk")
+    agreement: AgreementPart | None
+    reason: Text | None
+    refused: Outcome | None = Field(description="the last order that was not even begun")
+
+
+class Response(Payload):
+    """The answer to a command."""
+
+    schema_: Literal["talus/response/1"] = Field(default="talus/response/1", alias="schema")
+    station: Site
+    boot_id: BootId
+    seq: Seq
+    time: Time
+    request: Sha256 = Field(description="SHA-256 of the command's message as it came")
+    command: Word | None
+    status: Literal["done", "refused", "failed"]
+    kind: Word | None
+    reason: Text | None
+    result: dict[Word, str | int | float | bool | None] = Field(max_length=32)
+
+
 class EnvelopeMessage(Payload):
     """A signed order. ``body`` and ``signature`` are base64; the signature (Ed25519) is over the text
     ``talus/envelope/1``, a zero byte and the bytes of the body."""
@@ -439,6 +487,10 @@ MODELS: Mapping[str, type[Payload]] = {
     "health": HealthMessage,
     "config/reported": ConfigReport,
     "config/set": EnvelopeMessage,
+    "model/reported": ModelReport,
+    "model/set": EnvelopeMessage,
+    "command": EnvelopeMessage,
+    "response": Response,
 }
 """End of the topic to the model of its payload (availability is plain text)."""
 

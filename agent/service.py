@@ -19,7 +19,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
@@ -28,7 +30,9 @@ from agent.config import Config
 from agent.control.remote import Stamp
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
+from agent.dsp.window import BEFORE_NS
 from agent.errors import ConfigError, DeliveryError, TalusError
+from agent.evidence import EvidenceStore
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
 from agent.home_assistant import announce
@@ -39,7 +43,10 @@ from agent.rounds import Rounds
 from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage
 from agent.sources import SourceProblem
 from agent.tuning import Tuning
-from agent.types import StationId, format_ns
+from agent.types import Event, Evidence, StationId, format_ns
+
+if TYPE_CHECKING:
+    from agent.orders import Orders
 
 _log = logging.getLogger(__name__)
 
@@ -88,14 +95,13 @@ class Service:
             TalusError: the service cannot start: no model, no outbox, no secret.
         """
         config = self._config
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
+        self._heed_signals()
         notifier = Notifier()
         station = StationId(config.station.network, config.station.station, "", "")
         prefix = self._prefix
         exercise = is_exercise(config)
         tuning = Tuning(config, station)
+        orders = self._orders(station)
         line = build_line(
             tuning.effective,
             config.classifier,
@@ -108,11 +114,12 @@ class Service:
             _log.warning("%s", reason)
         stalled_s = getattr(config.source, "stalled_s", STALLED_S)
         health = Health(Identity(station, line.reporter.boot_id), config.state_dir, stalled_s)
-        delivery = self._delivery(station, tuning.subscription)
+        delivery = self._delivery(station, _both(tuning.subscription, orders))
         put = delivery.put if delivery else _print
         clocks = DataClocks() if is_live(config) else None
         feeder = Feeder(open_source(config, _warn), line, health, put, clocks)
         tuning.serve(feeder)
+        evidence = self._keep_evidence(line)
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
@@ -129,15 +136,19 @@ class Service:
             troubles=tuning.troubles,
         )
         rounds.report_every(tuning.effective.reporting.health_interval_s)
+        if orders and delivery:
+            orders.serve(line, delivery, evidence, rounds.in_short)
         feeder.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
         try:
-            self._attend(feeder, health, delivery, notifier, rounds, tuning=tuning)
+            self._attend(feeder, health, delivery, notifier, rounds, tuning=tuning, orders=orders)
         finally:
             notifier.say("STOPPING=1")
             feeder.stop(STOP_S)
             rounds.end()
+            if orders:
+                orders.close()
             line.close()
             failure = feeder.failure()
             if failure is not None:
@@ -148,6 +159,19 @@ class Service:
                     _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
         return 0 if failure is None else 1
 
+    def _heed_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
+
+    def _orders(self, station: StationId) -> Orders | None:
+        """Who takes models and commands from afar; nobody where no key is trusted."""
+        if self._config.mqtt is None or not self._config.control.keys:
+            return None
+        from agent.orders import Orders
+
+        return Orders(self._config, station)
+
     def _attend(
         self,
         feeder: Feeder,
@@ -157,10 +181,11 @@ class Service:
         rounds: Rounds,
         *,
         tuning: Tuning,
+        orders: Orders | None,
     ) -> None:
         """Until the end: report health, and feed the watchdog only while the work goes on."""
         next_watchdog = 0.0
-        standing, tuned = feeder.line.standing(), tuning.effective
+        standing, tuned, model = feeder.line.standing(), tuning.effective, feeder.line.classifier.sha256
         steps = StepWatch()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
@@ -173,11 +198,14 @@ class Service:
             if delivery and not delivery.link.alive:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
             self._tune(tuning, feeder, health, delivery, now)
+            if orders:
+                orders.tick(now)
             rounds.go(now)
             before, standing = standing, feeder.line.standing()
             if tuned is not tuning.effective:
                 rounds.report_every(tuning.effective.reporting.health_interval_s)
-            if delivery and not (standing.same(before) and tuned is tuning.effective):
+            served, model = model, feeder.line.classifier.sha256
+            if delivery and not (standing.same(before) and tuned is tuning.effective and model == served):
                 delivery.link.publish_retained(self._state_message(feeder.line, standing, health, tuning))
             tuned = tuning.effective
             if notifier.watchdog_s and now >= next_watchdog and feeder.works():
@@ -204,6 +232,21 @@ class Service:
         )
         if told is not None:
             delivery.link.publish_retained(told)
+
+    def _keep_evidence(self, line: Line) -> EvidenceStore | None:
+        """Have the records of events kept."""
+        if not self._config.evidence.max_mb:
+            return None
+        store = EvidenceStore(self._config.state_dir / "evidence", self._config.evidence.max_mb)
+
+        def keep(event: Event) -> Evidence | None:
+            station = line.pipeline.stations.get(event.station)
+            if station is None:
+                return None
+            return store.keep(event.id, station.recorded(event.onset_ns - BEFORE_NS, event.data_ns))
+
+        line.reporter.keep = keep
+        return store
 
     def _delivery(self, station: StationId, subscription: Subscription | None) -> Delivery | None:
         config = self._config
@@ -241,6 +284,17 @@ class Service:
             position=position,
             exercise=is_exercise(self._config),
         )
+
+
+def _both(tuning: Subscription | None, orders: Orders | None) -> Subscription | None:
+    """One subscription for all that comes from afar."""
+    if tuning is None or orders is None:
+        return tuning
+    return replace(
+        tuning,
+        filters=(*tuning.filters, *orders.topics),
+        handler=lambda message: tuning.handler(message) and orders.offer(message),
+    )
 
 
 def _print(messages: Sequence[Message]) -> None:

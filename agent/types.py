@@ -253,6 +253,16 @@ class Coincidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """The record of an event on the station's disk: hash and length of the file, and the time that it spans."""
+
+    sha256: str
+    size: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One revision of one event. ``classification`` is None when the network failed; ``reason`` then says why."""
 
@@ -272,6 +282,8 @@ class Event:
     """Seconds of data that the station had recorded up to the onset, since the agent started; None: not known."""
     coincidence: Coincidence | None = None
     """Of an event of the site, or of a station that should have waited for others and could not."""
+    evidence: Evidence | None = None
+    """Of an event that has ended: its record, if one is kept."""
 
 
 def is_alone(event: Event) -> bool:

@@ -39,6 +39,7 @@ from agent.inference.bundle import (
     Quantization,
     TemperatureAt,
     open_bundle,
+    pack,
 )
 from agent.inference.calibration import Calibration
 from agent.inference.selftest import SCALE
@@ -128,13 +129,8 @@ def zip_bundle(folder: Path, target: Path) -> None:
     Raises:
         BundleError: the folder is not a bundle that the agent accepts.
     """
-    names = [MANIFEST, *open_bundle(folder).manifest.files]
     scratch = target.with_name(target.name + ".tmp")
-    with zipfile.ZipFile(scratch, "w") as archive:
-        for name in names:
-            entry = zipfile.ZipInfo(name)  # without a time, so 1980-01-01
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, (folder / name).read_bytes())
+    scratch.write_bytes(pack(folder))
     scratch.replace(target)
 
 

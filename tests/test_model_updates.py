@@ -60,7 +60,7 @@ class Desk:
         self.spoil: set[int] = set()
         self.updates = ModelUpdates(Selection(folder), self.live, self.open, rules, self.hear)
 
-    def open(self, path: Path | None) -> Classifier:
+    def open(self, path: Path | None, final: bool = True) -> Classifier:
         return load(path or self.installed, ["onnxruntime"])[0]
 
     def send(self, raw: bytes, order: ModelOrder, revision: int = 1) -> None:
@@ -187,7 +187,7 @@ class Fails:
 def test_a_failure_on_probation_costs_no_verdict(tmp_path: Path, installed: Path, newer: Path) -> None:
     desk = Desk(tmp_path / "models", installed, replace(RULES, probation_s=3600.0))
     plain = desk.open
-    opener = lambda path: plain(path) if path is None else Fails(plain(path), 8)  # noqa: E731
+    opener = lambda path, final: Fails(plain(path), 8) if final else plain(path)  # noqa: E731
     desk.updates = ModelUpdates(Selection(tmp_path / "models"), desk.live, opener, desk.rules, desk.hear)
     desk.updates.start()
     desk.see()

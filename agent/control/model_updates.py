@@ -76,11 +76,12 @@ class ModelUpdates:
         self,
         selection: Selection,
         live: LiveClassifier,
-        opener: Callable[[Path | None], Classifier],
+        opener: Callable[[Path | None, bool], Classifier],
         rules: ModelRules,
         report: Callable[[Progress], None],
     ) -> None:
-        """``opener`` gives the classifier of a bundle, of the installed one for None."""
+        """``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
+        whether it is to serve (else it is only tried, on the CPU)."""
         self._selection, self._live, self._opener, self._rules = selection, live, opener, rules
         self._report = report
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE)
@@ -224,7 +225,7 @@ class ModelUpdates:
         found = try_bundle(path)
         if found.model != order.title:
             raise ControlError("bundle", f"the bundle is {found.model}, the order says {order.title}")
-        candidate = self._opener(path)
+        candidate = self._opener(path, False)
         if candidate.preparation != self._live.preparation:
             raise ControlError(
                 "bundle", "it needs windows prepared in another way: install it with `classifier.bundle`"
@@ -272,7 +273,7 @@ class ModelUpdates:
         order = self._ordered()
         # On disk first: if the agent dies of this model, the next start must know.
         self._selection.change(trial=order.sha256)
-        candidate = self._opener(self._selection.path(order.sha256))
+        candidate = self._opener(self._selection.path(order.sha256), True)
         self._live.promote(candidate)
         self._since = time.monotonic()
         self._say("probation")
@@ -300,7 +301,7 @@ class ModelUpdates:
             self._back("ordered")
         elif chosen.kept is not None:
             before = chosen.before
-            classifier = self._opener(None if before is None else self._selection.path(before))
+            classifier = self._opener(None if before is None else self._selection.path(before), True)
             self._live.promote(classifier)
             self._live.settle()
             self._selection.change(kept=before, before=None, order=None)

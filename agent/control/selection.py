@@ -47,6 +47,10 @@ class Selection:
         """Where a bundle is kept."""
         return self.folder / f"{sha256}.zip"
 
+    def serving(self) -> list[Path]:
+        """What to serve with, the first that works: the bundle that was kept, the good one before it."""
+        return [self.path(name) for name in (self.chosen.kept, self.chosen.before) if name is not None]
+
     def change(self, **fields: Any) -> None:
         """On disk when it returns; bundles that nobody needs any more are removed.
 

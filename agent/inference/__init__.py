@@ -55,10 +55,16 @@ class Backend(Protocol):
 class Classifier(Protocol):
     """Turns windows into verdicts. Not safe for several threads at once: one thread owns it."""
 
-    model: str
-    sha256: str
     preparation: Preparation
     """How the windows must be prepared."""
+
+    @property
+    def model(self) -> str:
+        """Name and version of the bundle that answers at this moment."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its manifest."""
 
     @property
     def backend(self) -> str:

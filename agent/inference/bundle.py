@@ -7,6 +7,7 @@ limits, and hashed there, so the bytes that were checked are the bytes that run,
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import zipfile
 import zlib
@@ -163,6 +164,24 @@ def open_bundle(path: Path) -> Bundle:
     ) as error:
         # zipfile raises RuntimeError for an encrypted entry, NotImplementedError for an unknown compression
         raise BundleError(f"{path} cannot be read as a bundle: {error}", "give a folder or a plain zip") from error
+
+
+def pack(path: Path) -> bytes:
+    """The bundle at ``path`` as a zip; that of a folder depends on its contents only.
+
+    Raises:
+        BundleError: it is not a bundle that the agent accepts.
+    """
+    bundle = open_bundle(path)
+    if not path.is_dir():
+        return path.read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in ((MANIFEST, (path / MANIFEST).read_bytes()), *bundle.files.items()):
+            entry = zipfile.ZipInfo(name)  # without a time, so 1980-01-01
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+    return packed.getvalue()
 
 
 def _check(origin: str, read: Callable[[str, int], bytes]) -> Bundle:

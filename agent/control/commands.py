@@ -1,0 +1,165 @@
+"""Commands: the record of an event, a test alarm, a self-test, a model taken or given back. Few, and answered each.
+
+A command is an envelope of the kind ``command`` with the content ``{"do": NAME, ...}``. Its answer names the command by
+the SHA-256 of the message that brought it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.control.model_updates import ModelUpdates
+from agent.errors import ControlError, TalusError
+from agent.evidence import EvidenceStore
+from agent.messages import Message, Priority, Stamp, alert_message, encode, topic
+from agent.schema import TEXT_LIMIT, Response
+from agent.types import (
+    UNKNOWN_QUALITY,
+    Alert,
+    Detection,
+    Event,
+    Quality,
+    StationId,
+    event_id,
+    format_ns,
+)
+
+NAMES = ("evidence", "test_alarm", "self_test", "promote_model", "roll_back_model")
+PIECE_BYTES = 32 * 1024
+MAX_EVIDENCE = 4 << 20
+"""Largest record that is sent."""
+TEST_EXPIRY_S = 600
+ANSWER_EXPIRY_S = 86_400
+_FIELDS: Mapping[str, Collection[str]] = {"evidence": ("do", "event")}
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What commands may reach."""
+
+    station: StationId
+    prefix: str
+    updates: ModelUpdates
+    evidence: EvidenceStore | None
+    put: Callable[[list[Message]], None]
+    stamp: Callable[[], Stamp]
+    health: Callable[[], Mapping[str, Any]]
+    self_test: Callable[[], str]
+
+
+class Commands:
+    """Owned by the main thread."""
+
+    def __init__(self, desk: Desk, allowed: Collection[str], per_min: int) -> None:
+        self._desk, self._allowed = desk, allowed
+        self._per_s, self._most = per_min / 60.0, float(per_min)
+        self._left, self._at = self._most, 0.0
+
+    def obey(self, envelope: str, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
+        """Carry out one command; what is to be sent because of it, the answer last."""
+        name = content.get("do")
+        try:
+            if not isinstance(name, str) or name not in NAMES or content.keys() - _FIELDS.get(name, ("do",)):
+                raise ControlError("malformed", f"no command, or a field too many; there are {', '.join(NAMES)}")
+            if name not in self._allowed:
+                raise ControlError("not_allowed", f"{name} is not in control.commands of this station")
+            if not self._may(now):
+                raise ControlError("rate", f"more than {self._most:g} commands a minute; try again later")
+            messages, result = self._do(name, key, content)
+        except ControlError as error:
+            return [self.refusal(envelope, error, str(name) if name in NAMES else None)]
+        except TalusError as error:
+            return [self._answer(envelope, name, "failed", reason=error.message)]
+        return [*messages, self._answer(envelope, name, "done", result=result)]
+
+    def refusal(self, envelope: str, error: ControlError, name: str | None = None) -> Message:
+        """The answer to a command that is not carried out."""
+        return self._answer(envelope, name, "refused", kind=error.kind, reason=error.message)
+
+    def _may(self, now: float) -> bool:
+        self._left, self._at = min(self._most, self._left + (now - self._at) * self._per_s), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _do(self, name: str, key: str, content: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
+        match name:
+            case "evidence":
+                return self._evidence(content.get("event"))
+            case "test_alarm":
+                return self._test_alarm(key)
+            case "self_test":
+                began = time.monotonic()
+                model = self._desk.self_test()
+                seconds = round(time.monotonic() - began, 3)
+                return [], {"model": model, "seconds": seconds, **self._desk.health()}
+            case "promote_model":
+                self._desk.updates.promote()
+            case _:
+                self._desk.updates.roll_back()
+        return [], {"phase": self._desk.updates.progress.phase}
+
+    def _evidence(self, event: object) -> tuple[list[Message], dict[str, Any]]:
+        store = self._desk.evidence
+        raw = store.read(event) if store is not None and isinstance(event, str) else None
+        if raw is None or not isinstance(event, str):
+            raise ControlError("no_evidence", "there is no record of that event (any more)")
+        if len(raw) > MAX_EVIDENCE:
+            raise ControlError("too_large", f"the record has {len(raw)} bytes, at most {MAX_EVIDENCE} are sent")
+        pieces = [raw[start : start + PIECE_BYTES] for start in range(0, len(raw), PIECE_BYTES)]
+        place = topic(self._desk.prefix, self._desk.station, f"evidence/{event}")
+        messages = [
+            Message(f"{place}/{number}", piece, Priority.OTHER, key=f"evidence {event}", expendable=True)
+            for number, piece in enumerate(pieces)
+        ]
+        return messages, {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "pieces": len(pieces)}
+
+    def _test_alarm(self, key: str) -> tuple[list[Message], dict[str, Any]]:
+        """On the whole way that a real alarm goes from the outbox on, marked as an exercise."""
+        now_ns = time.time_ns()
+        event = Event(
+            id=event_id(self._desk.station, now_ns),
+            revision=0,
+            phase="end",
+            station=self._desk.station,
+            onset_ns=now_ns,
+            detection=Detection(0.0, 0.0, 0.0, None),
+            classification=None,
+            quality=Quality(0.0, "", UNKNOWN_QUALITY),
+            data_ns=now_ns,
+            reason="there is no event: a test",
+            exercise=True,
+        )
+        alert = Alert(event, "raise", "severe", "landslide", f"test alarm, ordered by {key}")
+        return [alert_message(alert, self._desk.stamp(), self._desk.prefix, TEST_EXPIRY_S)], {"alert": event.id}
+
+    def _answer(
+        self,
+        envelope: str,
+        name: str | None,
+        status: Literal["done", "refused", "failed"],
+        *,
+        kind: str | None = None,
+        reason: str | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> Message:
+        stamp = self._desk.stamp()
+        body = Response(
+            station=self._desk.station.short,
+            boot_id=stamp.boot_id,
+            seq=stamp.seq,
+            time=format_ns(time.time_ns()),
+            request=envelope,
+            command=name,
+            status=status,
+            kind=kind,
+            reason=None if reason is None else reason[:TEXT_LIMIT],
+            result=dict(result or {}),
+        )
+        place = topic(self._desk.prefix, self._desk.station, "response")
+        return Message(place, encode(body), Priority.OTHER, key="response", expiry_s=ANSWER_EXPIRY_S)

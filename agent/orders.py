@@ -1,0 +1,238 @@
+"""Models and commands from afar: which message is for whom, who may give it, and what is said back.
+
+Every order is a signed envelope (``agent.control.envelope``) whose revision rises. Pieces of a model are not signed one
+by one: their hashes stand in the order. The main thread judges orders; a model's way goes on in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.assemble import DEFAULT_BUNDLE, Line, open_classifier
+from agent.config import Config
+from agent.control import model_order
+from agent.control.commands import Commands, Desk
+from agent.control.envelope import Opened, admit, unseal
+from agent.control.inbox import Inbox
+from agent.control.model_updates import ModelRules, ModelUpdates, Progress
+from agent.control.selection import Selection
+from agent.control.store import Order, Store
+from agent.delivery import Delivery
+from agent.errors import ControlError
+from agent.evidence import EvidenceStore
+from agent.inference import Classifier, load
+from agent.messages import Message, Priority, encode, topic
+from agent.mqtt import Received
+from agent.patience import QuietLog
+from agent.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
+from agent.types import StationId, format_ns
+
+_log = logging.getLogger(__name__)
+
+MODEL, COMMAND = "model/set", "command"
+CHUNK = "model/chunk"
+INDEX_BYTES = 4
+"""Before the bytes of a piece: its number, most significant byte first."""
+_A_TICK = 8
+"""Envelopes judged at once: signatures cost time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Who reports."""
+
+    boot_id: str
+    seq: int
+
+
+class Orders:
+    """``offer`` is for the link's thread, the rest for the main thread."""
+
+    def __init__(self, config: Config, station: StationId) -> None:
+        """
+        Raises:
+            ControlError: the state folder cannot be used.
+        """
+        self._config, self._station = config, station
+        self._prefix = config.mqtt.prefix if config.mqtt else ""
+        self._trusted = config.control.trusted()
+        self._chunks = topic(self._prefix, station, CHUNK)
+        self._inbox = Inbox({topic(self._prefix, station, name): name for name in (MODEL, COMMAND)})
+        folder = config.state_dir / "control"
+        self._stores = {name: Store(folder, name.partition("/")[0]) for name in (MODEL, COMMAND)}
+        self._heard: dict[str, str] = {}
+        self._refused: Outcome | None = None
+        self._progress: Progress | None = None
+        self._updates: ModelUpdates | None = None
+        self._commands: Commands | None = None
+        self._serving: Callable[[], ModelPart] | None = None
+        self._stamp: Callable[[], Stamp] | None = None
+        self._delivery: Delivery | None = None
+        self._quiet = QuietLog(_log.warning)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What to subscribe to."""
+        return (*self._inbox.topics, self._chunks)
+
+    def offer(self, message: Received) -> bool:
+        """Take a message if it is of interest; it is acknowledged in any case."""
+        if message.topic != self._chunks:
+            return self._inbox.offer(message)
+        if self._updates is not None and len(message.payload) <= model_order.CHUNK_BYTES + INDEX_BYTES:
+            index = int.from_bytes(message.payload[:INDEX_BYTES], "big")
+            self._updates.chunk(index, message.payload[INDEX_BYTES:])
+        return True
+
+    def serve(
+        self, line: Line, delivery: Delivery, evidence: EvidenceStore | None, health: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """The station is at work: orders are carried out from now on."""
+        control, classifier = self._config.control, self._config.classifier
+        self._delivery = delivery
+        self._serving = lambda: ModelPart(name=line.classifier.model, sha256=line.classifier.sha256)
+        self._stamp = lambda: Stamp(line.reporter.boot_id, line.reporter.next_seq())
+
+        def opener(path: Path | None, final: bool) -> Classifier:
+            settings = classifier if path is None else classifier.model_copy(update={"bundle": path})
+            return open_classifier(settings, self._config.state_dir if final else None)[0]
+
+        selection = Selection(self._config.state_dir / "models")
+        self._updates = ModelUpdates(
+            selection,
+            line.classifier,
+            opener,
+            ModelRules(
+                control.models.shadow_windows,
+                control.models.shadow_h * 3600.0,
+                control.models.min_agreement,
+                control.probation_s,
+            ),
+            self._report,
+        )
+        self._commands = Commands(
+            Desk(
+                station=self._station,
+                prefix=self._prefix,
+                updates=self._updates,
+                evidence=evidence,
+                put=delivery.put,
+                stamp=line.reporter.stamp,
+                health=health,
+                self_test=lambda: load(self._in_use(selection), ["onnxruntime"])[0].model,
+            ),
+            control.commands,
+            control.commands_per_min,
+        )
+        self._updates.start()
+
+    def _in_use(self, selection: Selection) -> Path:
+        return next(iter(selection.serving()), self._config.classifier.bundle or DEFAULT_BUNDLE)
+
+    def close(self) -> None:
+        """End the thread of the model's way."""
+        if self._updates is not None:
+            self._updates.close()
+
+    def tick(self, now: float) -> None:
+        """Judge what came; ``now`` is the monotonic clock."""
+        for _ in range(_A_TICK):
+            arrived = self._inbox.take()
+            if arrived is None:
+                return
+            self._hear(arrived.name, arrived.payload, now)
+
+    def _hear(self, name: str, payload: bytes, now: float) -> None:
+        envelope = hashlib.sha256(payload).hexdigest()
+        store = self._stores[name]
+        # A retained message comes with every connection; it is heard once.
+        if envelope in (store.stored.newest, self._heard.get(name)):
+            return
+        opened = None
+        kind = model_order.KIND if name == MODEL else COMMAND
+        try:
+            opened = unseal(payload, self._trusted)
+            body = opened.body
+            admit(opened, self._station, kind, store.stored.highest, time.time_ns())
+            order = Order(revision=body.revision, envelope=envelope, key=opened.key.name, content=dict(body.content))
+            wanted = model_order.parse(body.content) if name == MODEL else None
+            # On disk before it is carried out: what is repeated is refused, whatever happens in between.
+            kept = {"kept": order} if name == MODEL else {}
+            store.write(store.stored.model_copy(update={"highest": body.revision, "newest": envelope, **kept}))
+        except ControlError as error:
+            self._heard[name] = envelope
+            self._refuse(name, _outcome(envelope, opened, error), error)
+            return
+        if self._updates is not None and wanted is not None:
+            self._refused = None
+            self._updates.order(body.revision, wanted)
+        elif self._commands is not None:
+            for message in self._commands.obey(envelope, opened.key.name, body.content, now):
+                self._put(message)
+
+    def _refuse(self, name: str, outcome: Outcome, error: ControlError) -> None:
+        self._quiet.warn(f"an order from afar is refused: {error}", key=error.kind)
+        if name == MODEL:
+            self._refused = outcome
+            if self._progress is not None:
+                self._report(self._progress)
+        elif self._commands is not None and outcome.key is not None:
+            # Only who holds a key gets an answer: a stranger must not make the station talk.
+            self._put(self._commands.refusal(outcome.envelope, error))
+
+    def _put(self, message: Message) -> None:
+        if self._delivery is not None:
+            self._delivery.put([message])
+
+    def _report(self, progress: Progress) -> None:
+        """From whichever thread has something to tell."""
+        self._progress = progress
+        if self._delivery is None or self._stamp is None or self._serving is None:
+            return
+        who, order, seen = self._stamp(), progress.order, progress.agreement
+        report = ModelReport(
+            station=self._station.short,
+            boot_id=who.boot_id,
+            seq=who.seq,
+            time=format_ns(time.time_ns()),
+            phase=progress.phase,
+            revision=progress.revision,
+            serving=self._serving(),
+            ordered=None if order is None else ModelPart(name=order.title, sha256=order.sha256),
+            pieces=0 if order is None else len(order.chunks),
+            got=progress.got,
+            missing=list(progress.missing),
+            agreement=None
+            if seen is None
+            else AgreementPart(
+                windows=seen.windows,
+                same=seen.same,
+                failures=seen.failures,
+                passed_over=seen.passed_over,
+                difference=seen.difference,
+                median_ms=seen.median_ms,
+            ),
+            reason=None if progress.reason is None else progress.reason[:TEXT_LIMIT],
+            refused=self._refused,
+        )
+        self._delivery.link.publish_retained(
+            Message(topic(self._prefix, self._station, "model/reported"), encode(report), Priority.OTHER, retain=True)
+        )
+
+
+def _outcome(envelope: str, opened: Opened | None, error: ControlError) -> Outcome:
+    return Outcome(
+        envelope=envelope,
+        revision=None if opened is None else opened.body.revision,
+        key=None if opened is None else opened.key.name,
+        result="refused",
+        kind=error.kind,
+        reason=error.message[:TEXT_LIMIT],
+        time=format_ns(time.time_ns()),
+    )
