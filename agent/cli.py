@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "say what is wrong with this machine",
     "status": "say how the agent on this machine is",
     "simulate": "play a drill: a synthetic site through the whole line",
+    "config": "change a station's settings from afar, signed",
     "watch": "print events and alerts as they arrive at a broker",
 }
 
