@@ -23,6 +23,7 @@ COMMANDS = {
     "model": "change a station's model from afar",
     "ask": "give a station a command: evidence, test alarm, self-test",
     "simulate": "play a drill: a synthetic site through the whole line",
+    "config": "change a station's settings from afar, signed",
     "watch": "print events and alerts as they arrive at a broker",
 }
 

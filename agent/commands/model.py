@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     push.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder or zip")
     push.add_argument("--hold", action="store_true", help="try it in the shadow, and wait for promote")
     push.add_argument("--url", metavar="URL", help="https address from which the station may fetch the zip")
-    push.add_argument("--follow", action="store_true", help="wait until it is kept (default: until it is in the shadow)")
+    push.add_argument(
+        "--follow", action="store_true", help="wait until it is kept (default: until it is in the shadow)"
+    )
     push.add_argument("--wait", type=float, default=PUSH_S, metavar="SECONDS", help="at most so long")
     show = actions.add_parser("show", help="say which model serves, and how an order stands")
     show.add_argument("--json", action="store_true", help="the station's report as it came")
@@ -72,7 +74,8 @@ def _push(args: argparse.Namespace) -> int:
             print(line, flush=True)
 
     until = {"kept"} if args.follow else {"shadow", "ready", "probation", "kept"}
-    return int(push(_settings(args), station, offered, until, args.wait, tell).phase in ("refused", "rolled_back"))
+    last = push(_settings(args), station, offered, until=until, timeout_s=args.wait, tell=tell)
+    return int(last.phase in ("refused", "rolled_back"))
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -80,7 +83,9 @@ def _show(args: argparse.Namespace) -> int:
 
     report = look(_settings(args), _station(args.station))
     if report is None:
-        raise ControlError("silent", f"{args.station} has said nothing of its model", "does its file have control.keys?")
+        raise ControlError(
+            "silent", f"{args.station} has said nothing of its model", "does its file have control.keys?"
+        )
     print(report.model_dump_json() if args.json else f"{report.time}  {_told(report)}")
     return 0
 

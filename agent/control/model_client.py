@@ -1,4 +1,4 @@
-"""The operator's side of models and commands: publish an order, send what the station asks for, hear what became of it."""
+"""The operator's side of models and commands: publish an order, send what the station asks for, hear the outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,8 @@ def push(
     settings: MqttSettings,
     station: StationId,
     offered: Offer,
-    until: set[str],
+    *,
+    until: Collection[str],
     timeout_s: float,
     tell: Callable[[ModelReport], None],
 ) -> ModelReport:

@@ -15,15 +15,15 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from agent.config import ControlConfig, TunablesConfig, digest
-from agent.config_words import dotted, printable, validate
 from agent.control.envelope import admit, unseal
 from agent.control.inbox import Inbox
+from agent.control.overlay import laid_over
 from agent.control.probation import LEAST_DATA_S, TriggerWatch
 from agent.control.store import Order, Store, Stored
 from agent.errors import ControlError, TalusError
@@ -188,23 +188,11 @@ class RemoteConfig:
         if order is None:
             return self._base
         try:
-            return self._laid_over(order.content)
+            return laid_over(self._base, order.content)
         except ControlError as error:
             self._misfit = f"revision {order.revision} does not fit the configuration file: {error.message}"
             _log.error("%s", self._misfit)
             return self._base
-
-    def _laid_over(self, content: Mapping[str, Any]) -> TunablesConfig:
-        """
-        Raises:
-            ControlError: ``invalid``, with every fault.
-        """
-        whole = _overlaid(self._base.model_dump(mode="json", exclude_unset=True), content)
-        found, findings = validate(TunablesConfig, whole, {})
-        if found is None:
-            faults = "; ".join(f"{printable(dotted(f.loc))} {f.reason}" for f in findings)
-            raise ControlError("invalid", faults[:TEXT_LIMIT], "docs/configuration.md lists what `tunables` may hold")
-        return found
 
     def _hear(self, payload: bytes) -> None:
         envelope = hashlib.sha256(payload).hexdigest()
@@ -218,7 +206,7 @@ class RemoteConfig:
             body = opened.body
             order = Order(revision=body.revision, envelope=envelope, key=opened.key.name, content=dict(body.content))
             admit(opened, self._station, KIND, stored.highest, time.time_ns())
-            tunables = self._laid_over(body.content)
+            tunables = laid_over(self._base, body.content)
             if stored.trial is not None:
                 stored = _rolled_back(
                     stored, stored.trial, "superseded", f"revision {order.revision} came during the probation"
@@ -344,10 +332,3 @@ def _outcome(
         reason=None if reason is None else reason[:TEXT_LIMIT],
         time=format_ns(time.time_ns()),
     )
-
-
-def _overlaid(below: Any, above: Any) -> Any:
-    """Sections are merged, everything else is replaced."""
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
-        return above
-    return {**below, **{name: _overlaid(below.get(name), value) for name, value in above.items()}}

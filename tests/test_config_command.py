@@ -1,0 +1,178 @@
+"""``talus config`` as an operator types it, against a station and a broker that are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from agent_support import ROOT, TALUS, running_agent, talus, write_config, write_records
+from broker_support import needs_mosquitto, running, wait_for
+from control_support import control
+
+from agent.control.keys import SigningKey
+
+FAST = "{kind: simulator, speed: 20}"
+
+
+def key_and_section(tmp_path: Path) -> tuple[Path, str]:
+    """A key as keygen makes it, and the section that it prints, as a flow mapping."""
+    path = tmp_path / "ops.pem"
+    status, out, err = talus("config", "keygen", path, "--name", "ops")
+    assert status == 0, err
+    return path, json.dumps({**yaml.safe_load(out)["control"], "probation_s": 600})
+
+
+def change(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "change.yaml"
+    path.write_text(text)
+    return path
+
+
+@needs_mosquitto
+def test_the_whole_story(tmp_path: Path) -> None:
+    """Make a key, sign, push, see it on trial; push one that floods, see it rolled back; replay, and see it refused."""
+    path, section = key_and_section(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    sign = ("config", "sign", "--key", path, "--station", "XX.SLP")
+    with running(tmp_path) as broker:
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        where = ("--broker", url, "--station", "XX.SLP")
+        config = write_config(tmp_path, "", broker.port, source=FAST, control=section)
+        for number, text, out in ((1, "trigger: {on: 5.0}", first), (2, "trigger: {on: 1.1, off: 0.1}", second)):
+            done = talus(*sign, change(tmp_path, text), "--revision", number, "--out", out)
+            assert done[0] == 0, done
+        with running_agent("run", "--config", config) as agent:
+            agent.wait_for("connected to")
+            status, out, err = talus("config", "push", first, "--broker", url, "--wait", 60)
+            assert (status, out) == (0, "XX.SLP: revision 1 of ops rules on trial\n"), err
+            status, out, err = talus("config", "push", second, "--broker", url, "--follow", "--wait", 90)
+            assert status == 1, err
+            assert re.match(r"XX\.SLP: revision 2 of ops was rolled back: triggered for \d+% of", out)
+            status, out, err = talus("config", "push", first, "--broker", url, "--wait", 60)
+            assert status == 1, err
+            assert "superseded" in out or "came during the probation" in out
+            status, out, err = talus("config", "show", *where)
+            assert status == 0, err
+            assert "XX.SLP: the configuration file rules" in out
+            assert "highest revision accepted: 2" in out
+            status, out, err = talus("config", "history", *where)
+            told = [line.split("Z  ")[1].split(":")[0] for line in out.splitlines()]
+            assert told[:4] == [
+                "revision 1 of ops rules on trial",
+                "revision 1 of ops was rolled back",
+                "revision 2 of ops rules on trial",
+                "revision 2 of ops was rolled back",
+            ]
+            assert json.loads(talus("config", "show", *where, "--json")[1])["highest"] == 2
+
+
+@needs_mosquitto
+def test_a_station_that_is_away_is_told_apart_and_obeys_when_it_comes(tmp_path: Path) -> None:
+    path, section = key_and_section(tmp_path)
+    order = tmp_path / "order.json"
+    with running(tmp_path) as broker:
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        status, _, err = talus("config", "show", "--broker", url, "--station", "XX.SLP")
+        assert (status, "has said nothing" in err) == (1, True)
+        talus("config", "sign", change(tmp_path, "trigger: {on: 5.0}"), "--key", path, "--station", "XX.SLP",
+              "--out", order)  # fmt: skip
+        status, _, err = talus("config", "push", order, "--broker", url, "--wait", 1)
+        assert (status, "has not answered within 1 s" in err) == (1, True)
+        config = write_config(tmp_path, "", broker.port, source=FAST, control=section)
+        with running_agent("run", "--config", config) as agent:
+            agent.wait_for("rules on trial")
+
+
+def test_a_change_that_no_station_would_take_is_not_signed(tmp_path: Path) -> None:
+    path, _ = key_and_section(tmp_path)
+    for text, words in (
+        ("trigger: {on: 0.1}", "trigger.on must be"),
+        ("trigger: {threshold: 4}", "is not a setting"),
+        ("mqtt: {host: evil}", "is not a setting"),
+        ("trigger: {on: 5.0, on: 6.0}", "given twice"),
+        ("- 4", "must be a mapping"),
+    ):
+        status, out, err = talus(
+            "config", "sign", change(tmp_path, text), "--key", path, "--station", "XX.SLP", "--out", tmp_path / "x"
+        )
+        assert (status, out) == (1, ""), err
+        assert words in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_key_that_others_can_read_does_not_sign(tmp_path: Path) -> None:
+    path, _ = key_and_section(tmp_path)
+    path.chmod(0o644)
+    status, _, err = talus(
+        "config", "sign", change(tmp_path, "trigger: {on: 5.0}"), "--key", path, "--station", "XX.SLP"
+    )
+    assert (status, "others than its owner" in err) == (1, True)
+
+
+def test_a_dry_run_says_what_the_change_would_have_made_of_recorded_data(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    records.mkdir()
+    write_records(records, 2)
+    deaf = change(tmp_path, "tunables: {trigger: {on: 900.0}}")
+    status, out, err = talus("config", "dry-run", deaf, records, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    replayed = talus("replay", "--json", records)[1].splitlines()
+    assert sum(found["before"]["events"].values()) == len({json.loads(line)["id"] for line in replayed})
+    assert found["before"]["triggers"] == sum(found["before"]["events"].values()) + found["before"]["discarded"]
+    assert found["after"] == {"triggers": 0, "discarded": 0, "events": {}, "alerts": {}}
+    assert found["seconds"] == pytest.approx(460, abs=1)
+    status, out, err = talus("config", "dry-run", deaf, records)
+    assert (status, "triggers" in out, "before" in out) == (0, True, True), err
+    path, _ = key_and_section(tmp_path)
+    status, out, err = talus("config", "sign", deaf, "--key", path, "--station", "XX.SLP", "--dry-run", records)
+    assert (status, "triggers" in err, json.loads(out)["schema"]) == (0, True, "talus/envelope/1"), err
+
+
+def test_no_secret_shows_in_the_process_list_or_in_what_is_printed(tmp_path: Path) -> None:
+    """A private key is a file and a password a variable of the environment: neither is an argument."""
+    path, _ = key_and_section(tmp_path)
+    secret = "".join(path.read_text().splitlines()[1:-1])
+    done = subprocess.run(
+        [*TALUS, "config", "push", str(path), "--broker", "mqtt://ops@127.0.0.1:1"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "TALUS_MQTT_PASSWORD": "hunter2"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    for text in (done.stdout, done.stderr):
+        assert secret not in text
+        assert "hunter2" not in text
+    helped = talus("config", "sign", "--help")[1] + talus("config", "push", "--help")[1]
+    assert "--password" not in helped
+
+
+@needs_mosquitto
+def test_nothing_secret_is_in_the_log_the_state_folder_or_on_the_broker(tmp_path: Path) -> None:
+    signing = SigningKey.create(tmp_path / "ops.pem")
+    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", "hunter2-secret"], check=True)
+    passwords.chmod(0o600)
+    secret.write_text("hunter2-secret\n")
+    secret.chmod(0o600)
+    with running(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
+        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
+        config = write_config(
+            tmp_path / "site", "", source=FAST, control=control(signing), mqtt=mqtt, log="{level: debug}"
+        )
+        state = tmp_path / "site" / "state"
+        with running_agent("run", "--config", config) as agent:
+            agent.wait_for("connected to")
+            wait_for((state / "status.json").exists)
+            files = [path for path in state.rglob("*") if path.is_file()]
+            assert files
+            for path in files:
+                assert b"hunter2" not in path.read_bytes(), path
+            assert "hunter2" not in agent.log
+            assert (tmp_path / "site" / "state" / "control").stat().st_mode & 0o077 == 0
