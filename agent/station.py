@@ -344,8 +344,8 @@ class Station:
 
 
 def _settled_ns(trigger: TriggerSettings) -> int:
-    """In five times its length the long-term average has forgotten all but 1 % of how it began."""
-    return round((5 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
+    """In ten times its length the long-term average has forgotten how it began to a part in twenty thousand."""
+    return round((10 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
 
 
 def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:
