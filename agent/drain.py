@@ -4,8 +4,8 @@ What the broker has not acknowledged stays in the outbox, and a refusal never st
 
 - a reason that may pass (quota, access list) puts the topic on hold for a growing time, and the message stays;
 - a reason that will not pass (too large, malformed) moves the message to the outbox's dead letters;
-- what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may not have
-  written down what it had acknowledged;
+- what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
+  acknowledged what it had not written down;
 - a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
   its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
 """

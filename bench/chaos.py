@@ -125,18 +125,17 @@ def reference(made: Path, config: Path, out: Path) -> None:
 
 
 def disturb(faults: int, seed: int, world: dict[str, Callable[[bool], None]]) -> Counter[str]:
-    """Faults at random times, each with its end, until there have been enough of them."""
+    """Faults at random times, each with its end; at first one of each kind."""
     rng = random.Random(seed)
     weights = {"agent killed": 8, "broker killed": 4, "link cut": 4, "link stalled": 2, "disk full": 3, "refused": 3}
-    done: Counter[str] = Counter()
-    for _ in range(faults):
+    kinds = rng.sample(list(weights), len(weights))
+    kinds += rng.choices(list(weights), list(weights.values()), k=max(0, faults - len(kinds)))
+    for name in kinds[:faults]:
         time.sleep(rng.uniform(0.2, 1.8) * SPACING_S * 0.5)
-        (name,) = rng.choices(list(weights), list(weights.values()))
         world[name](True)
         time.sleep(rng.uniform(0.1, 1.0) * SPACING_S * 0.8)
         world[name](False)
-        done[name] += 1
-    return done
+    return Counter(kinds[:faults])
 
 
 def settle(recorder: Recorder, ears: Ears, keeper: Keeper) -> None:
@@ -149,9 +148,8 @@ def settle(recorder: Recorder, ears: Ears, keeper: Keeper) -> None:
         progress = (len(ears.heard), [s["last_sample"] for s in health.get("streams", [])], keeper.starts)
         if progress != before or not recorder.done.is_set():
             before, quiet_since = progress, time.monotonic()
-        waiting = (health.get("outbox") or {}).get("depth", 1) + sum(
-            s["waiting"] or 0 for s in health.get("stages", [])
-        )
+        stages = sum(stage["waiting"] or 0 for stage in health.get("stages", []))
+        waiting = stages + (health.get("outbox") or {}).get("depth", 1)
         quiet_s = time.monotonic() - quiet_since
         if quiet_s > 300 or (quiet_s > SETTLE_S and waiting == 0 and health):
             return
@@ -306,7 +304,7 @@ def score(folder: Path, made: Score, ears: Ears, keeper: Keeper, watcher: Watche
     twice = sum(count - 1 for count in again.values())
     card.must("told twice by different runs of the agent", twice, "0", twice == 0)
     card.must("copies, all passed over by talus watch", copies, f"{made.passed_over} passed over",
-              0 <= made.passed_over and len(watcher.printed()) == len(set(watcher.printed())))  # fmt: skip
+              made.passed_over >= 0 and len(watcher.printed()) == len(set(watcher.printed())))  # fmt: skip
     missing = unique.keys() - set(watcher.printed())
     card.must("missing at talus watch", len(missing), "0", not missing)
     wrong = out_of_order(ears.heard)

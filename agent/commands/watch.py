@@ -14,6 +14,7 @@ from agent.errors import UsageError
 if TYPE_CHECKING:
     from agent.formats import Format
     from agent.formats.folder import DocumentFolder
+    from agent.watch import Watched
 
 EXAMPLE = (
     "talus watch --broker mqtt://localhost:1883\n"
