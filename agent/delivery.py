@@ -23,6 +23,9 @@ from agent.waker import Waker
 if TYPE_CHECKING:
     from agent.mqtt_settings import MqttSettings
 
+QUEUE_SHARE = 0.8
+"""Of ``outbox.max_mb``, for messages; the rest is pages, write-ahead log and journal (see bench/spool.py)."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +52,7 @@ class Delivery:
     ) -> None:
         self.path = path
         self.prefix = settings.prefix
-        self.outbox = Outbox(path, max_mb * 1_000_000)
+        self.outbox = Outbox(path, round(max_mb * 1e6 * QUEUE_SHARE))
         self.link = MqttLink(settings, self.outbox, station, subscription)
         self._dead = self.outbox.stats().dead
         self._progress = (-1, 0.0)

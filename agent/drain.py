@@ -4,15 +4,19 @@ What the broker has not acknowledged stays in the outbox, and a refusal never st
 
 - a reason that may pass (quota, access list) puts the topic on hold for a growing time, and the message stays;
 - a reason that will not pass (too large, malformed) moves the message to the outbox's dead letters;
+- what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
+  acknowledged what it had not written down;
 - a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
   its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +38,12 @@ _SUSPECT_AFTER = 2
 _CULPRIT_AFTER = 5
 _POISON_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
 _TICK_S = 1.0
+LINGER_S = 5.0
+"""How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
+LINGER_MESSAGES = 256
+"""The most that lingers: while a backlog is drained, the time is shorter."""
+MOST_REPEATS = 3
+"""So often an acknowledged message is sent again: a broker may crash because of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,8 +120,9 @@ class Drain:
         self._losses: dict[int | str, int] = {}
         self._culprits: dict[str, int] = {}
         self._sent: dict[int, _Sent] = {}
-        self._acknowledged: list[int] = []
+        self._acknowledged: deque[tuple[int, float]] = deque()
         self._handed: dict[int, int] = {}
+        self._repeats: dict[int, int] = {}
         self._acks = 0
         outbox.listen(self.hint)
 
@@ -133,6 +144,7 @@ class Drain:
                 idle = not self._send(connection) and not self._sent
                 deadline = end_by()
                 if deadline is not None and (idle or time.monotonic() >= deadline):
+                    self._delete_acknowledged(0)
                     break
                 for ack in connection.pump(_TICK_S if deadline is None else 0.05):
                     self._settle(ack)
@@ -144,6 +156,7 @@ class Drain:
         finally:
             self._outbox.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
             self._sent.clear()
+            self._repeat()
 
     def _send(self, connection: Connection) -> int:
         window = min(self._settings.inflight, connection.receive_maximum)
@@ -214,7 +227,8 @@ class Drain:
         self._culprits.pop(sent.message.topic, None)
         if sent.entry is not None:
             self._row_holds.lift(sent.entry.id)
-            self._acknowledged.append(sent.entry.id)
+            self._outbox.settle([sent.entry.id])
+            self._acknowledged.append((sent.entry.id, time.monotonic()))
 
     def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
         name = sent.message.topic
@@ -237,17 +251,30 @@ class Drain:
         else:
             self._outbox.release([sent.entry.id])
 
-    def _delete_acknowledged(self) -> None:
-        if not self._acknowledged:
+    def _delete_acknowledged(self, kept: int = LINGER_MESSAGES) -> None:
+        """Of what was acknowledged, the newest ``kept`` stay, as long as they are young."""
+        surplus, old = len(self._acknowledged) - kept, time.monotonic() - LINGER_S
+        due = [row_id for n, (row_id, at) in enumerate(self._acknowledged) if n < surplus or at <= old]
+        if not due:
             return
         try:
-            self._outbox.done(self._acknowledged)
+            self._outbox.done(due)
         except DeliveryError as error:
             self._quiet.warn(str(error))
             return
-        for row_id in self._acknowledged:
+        for row_id in due:
+            self._acknowledged.popleft()
             self._handed.pop(row_id, None)
+
+    def _repeat(self) -> None:
+        """The connection is lost: what was acknowledged last is sent again, unless that has been done often enough."""
+        again = [row_id for row_id, _ in self._acknowledged]
         self._acknowledged.clear()
+        self._repeats = {row_id: self._repeats.get(row_id, 0) + 1 for row_id in again}
+        tired = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]
+        with contextlib.suppress(DeliveryError):
+            self._outbox.done(tired)
+        self._outbox.release(again)
 
     def _check_patience(self) -> None:
         oldest = next(iter(self._sent.values()), None)

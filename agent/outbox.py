@@ -4,6 +4,8 @@ SQLite in WAL mode. ``put`` commits with ``synchronous=FULL``, so that what it r
 deletion after an acknowledgement commits with ``NORMAL``, because losing it costs only a duplicate, which receivers
 recognise. The file is locked for one process.
 
+Deletion waits a moment longer (``settle``, ``done``): what a broker acknowledged just before it crashed is sent again.
+
 The order of sending is alerts, events, the rest; among messages of one priority and key it is the order of ``put``, and
 the next one is not handed out before the one before it is acknowledged. When the outbox is full, the oldest messages go
 in this order: the rest, superseded revisions (``expendable``), events, and alerts only when nothing else is left.
@@ -97,6 +99,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self._taken: dict[int, tuple[int, str]] = {}
+        self._settled: set[int] = set()
         self._highest_taken = 0
         self._moved_aside: list[Path] = []
         self._quiet = QuietLog(_log.error)
@@ -113,7 +116,7 @@ class Outbox:
     @property
     def depth(self) -> int:
         """How many messages wait (retained values apart)."""
-        return self._depth
+        return self._depth - len(self._settled)
 
     def listen(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` after every `put`, in the putting thread: it must return at once."""
@@ -154,6 +157,8 @@ class Outbox:
             return self._make_room(db, size)
 
         with self._lock:
+            if self._bytes + size > self._max_bytes:
+                self.done(list(self._settled))
             rows, freed, events = self._write(insert, "FULL")
             self._version += 1
             self._depth += sum(not message.retain for message in messages) - rows
@@ -168,7 +173,7 @@ class Outbox:
     def take(self, limit: int, skip_topics: Collection[str] = (), skip_ids: Collection[int] = ()) -> list[Entry]:
         """Hand out up to ``limit`` messages in the order of sending; each stays out until `done`, `release` or `bury`.
 
-        What is behind a message that is out or skipped and has its priority and key is passed over.
+        What is behind a message that is out (and not settled) or skipped and has its priority and key is passed over.
         """
 
         def select(db: sqlite3.Connection) -> list[Entry]:
@@ -177,7 +182,7 @@ class Outbox:
                 " ORDER BY priority, id LIMIT ?",
                 (json.dumps(list(skip_topics)), len(self._taken) + len(skip_ids) + _LOOK_AHEAD * limit),
             ).fetchall()
-            blocked = set(self._taken.values())
+            blocked = {name for row_id, name in self._taken.items() if row_id not in self._settled}
             chosen: list[tuple[int, tuple[int, str]]] = []
             for row_id, priority, key in rows:
                 name = (priority, key or str(row_id))
@@ -201,8 +206,14 @@ class Outbox:
         with self._lock:
             return self._guarded(select) if self._depth > len(self._taken) else []
 
+    def settle(self, ids: Collection[int]) -> None:
+        """The broker has acknowledged these: what is behind them may go. They stay on disk until `done`, but no longer
+        count as waiting, and are handed out again after `release` or a restart."""
+        with self._lock:
+            self._settled.update(row_id for row_id in ids if row_id in self._taken)
+
     def done(self, ids: Collection[int]) -> None:
-        """The broker has acknowledged these: delete them."""
+        """The broker has acknowledged these for good: delete them."""
 
         def delete(db: sqlite3.Connection) -> tuple[int, int]:
             return _delete(db, ids)
@@ -216,6 +227,7 @@ class Outbox:
         with self._lock:
             for row_id in ids:
                 self._taken.pop(row_id, None)
+                self._settled.discard(row_id)
 
     def bury(self, row_id: int, reason: str) -> None:
         """The broker will never take this one: move it to the table ``dead`` (the newest thousand are kept)."""
@@ -257,13 +269,16 @@ class Outbox:
         """Figures for health."""
 
         def oldest(db: sqlite3.Connection) -> int | None:
-            value = db.execute("SELECT min(put_ns) FROM (SELECT put_ns FROM queue ORDER BY id LIMIT 1)").fetchone()[0]
-            return None if value is None else int(value)
+            row = db.execute(
+                "SELECT put_ns FROM queue WHERE id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT 1",
+                (json.dumps(list(self._settled)),),
+            ).fetchone()
+            return None if row is None else int(row[0])
 
         with self._lock:
             put_ns = self._guarded(oldest)
             age = 0.0 if put_ns is None else max(0.0, (time.time_ns() - put_ns) / NS)
-            return OutboxStats(self._depth, self._bytes, age, self._dropped, self._dead, tuple(self._moved_aside))
+            return OutboxStats(self.depth, self._bytes, age, self._dropped, self._dead, tuple(self._moved_aside))
 
     def close(self) -> None:
         """Write everything into the main file and unlock it."""
@@ -384,6 +399,7 @@ class Outbox:
     def _forget(self, ids: Iterable[int], rows: int, freed: int) -> None:
         for row_id in ids:
             self._taken.pop(row_id, None)
+            self._settled.discard(row_id)
         self._depth -= rows
         self._bytes -= freed
 

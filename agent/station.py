@@ -220,7 +220,8 @@ class Station:
         for event in self._open:
             event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
         self._detector = successor.detector
-        self._handover = Handover(self.id, now_ns, max(running, default=None), self._ended_ns)
+        still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
+        self._handover = Handover(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)
         return list(self._advance(self._hear(successor.triggers), min(now_ns, self._detector.time_ns)))
 
     def _hear(self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False) -> list[TriggerOn | TriggerOff]:
@@ -249,7 +250,13 @@ class Station:
                     self._ended_ns = max(self._ended_ns, trigger.off_ns)
                     event.off_ns = trigger.off_ns
                     event.off_known_ns = trigger.off_ns + self._merge_ns
-        elif len(self._open) < MAX_OPEN:
+            return
+        for event in self._open:
+            if event.onset_ns == trigger.onset_ns:
+                # Other settings say that it goes on after all.
+                event.off_ns, event.off_known_ns = None, 0
+                return
+        if len(self._open) < MAX_OPEN:
             recorded_s = round(self._recorded.until(trigger.onset_ns), 3)
             self._open.append(_Open(trigger.onset_ns, trigger.ratio, recorded_s=recorded_s))
         else:
@@ -341,8 +348,8 @@ class Station:
 
 
 def _settled_ns(trigger: TriggerSettings) -> int:
-    """In five times its length the long-term average has forgotten all but 1 % of how it began."""
-    return round((5 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
+    """In ten times its length the long-term average has forgotten how it began to a part in twenty thousand."""
+    return round((10 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
 
 
 def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:

@@ -62,6 +62,7 @@ def watch(
     limit: int | None = None,
     timeout_s: float | None = None,
     session: str | None = None,
+    tally: Watched | None = None,
 ) -> Watched:
     """Print events and alerts as they come: a line each in ``text`` (with changes of availability), or their payloads,
     one a line, in ``json``. With ``documents`` it is what that makes of them instead, one a line, or, with ``folder``,
@@ -69,7 +70,7 @@ def watch(
 
     Ends after ``limit`` events and alerts or ``timeout_s`` seconds, else never. ``session`` is a client identifier
     under which the broker keeps, for a week, what comes while no one watches; then nothing is missed. A lost connection
-    is made again.
+    is made again. ``tally`` counts along, for who may interrupt this.
 
     Raises:
         DeliveryError: the first connection fails.
@@ -79,6 +80,7 @@ def watch(
     from agent.waker import Waker
 
     printer = _Printer(settings.prefix, out, err, style=style, limit=limit, documents=documents, folder=folder)
+    printer.tally = tally or printer.tally
     names = ("event", "alert", "availability", "last_event", "last_alert", "state", "health")
     subscription = Subscription(
         [f"{settings.prefix}/+/+/{name}" for name in names], printer.receive, _SESSION_EXPIRY_S if session else 0
@@ -95,6 +97,7 @@ def watch(
             try:
                 connection = Connection.open(settings, client_id, waker, subscription=subscription)
                 connected_once = True
+                waits = delays(settings.backoff_min_s, settings.backoff_max_s)
                 while not printer.done and (left := deadline - time.monotonic()) > 0:
                     connection.pump(min(left, 1.0))
             except DeliveryError as error:

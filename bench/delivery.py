@@ -58,9 +58,9 @@ class TimedOutbox(Outbox):
         self.empty = threading.Event()
         self.acknowledged_at = 0.0
 
-    def done(self, ids: Collection[int]) -> None:
+    def settle(self, ids: Collection[int]) -> None:
         self.acknowledged_at = time.perf_counter()
-        super().done(ids)
+        super().settle(ids)
         if self.depth == 0:
             self.empty.set()
 

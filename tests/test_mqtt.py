@@ -36,6 +36,7 @@ from broker_support import (
 
 from agent import broker as broker_module
 from agent.broker import free_port, local_broker
+from agent.drain import MOST_REPEATS
 from agent.errors import ConfigError, DeliveryError
 from agent.link import MqttLink
 from agent.messages import Message, Priority, summary_message
@@ -111,6 +112,40 @@ def test_a_broker_that_stops_and_starts_in_mid_stream_costs_nothing(tmp_path: Pa
         assert all(revisions == [0, 1, 2, 3] for revisions in order.values()), order
     finally:
         broker.stop()
+
+
+@needs_mosquitto
+def test_what_a_broker_acknowledged_just_before_it_crashed_is_sent_again(tmp_path: Path, outbox: Outbox) -> None:
+    """The first subscriber's session dies with it; what went to it is there again for the next one."""
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    try:
+        with linked(broker.settings(backoff_min_s=1.0, backoff_max_s=1.0), outbox) as link:
+            outbox.put([make_message(1, 0), make_message(1, 1, "end"), make_alert(1)])
+            wait_for(lambda: link.status().acknowledged == 3 and outbox.depth == 0)
+            broker.kill()
+            wait_for(lambda: not link.status().connected)
+            assert outbox.depth == 3
+            broker.start()
+            with Collector(broker.settings(), session=False) as collector:
+                wait_for(lambda: link.status().acknowledged >= 6 and outbox.depth == 0)
+                wait_for(lambda: collector.bodies("/alert") and len(collector.bodies("/event")) == 2)
+        assert first_order(collector.bodies("/event")) == {make_event(1).id: [0, 1]}
+    finally:
+        broker.stop()
+
+
+@needs_mosquitto
+def test_a_broker_that_crashes_again_and_again_does_not_get_the_same_for_ever(tmp_path: Path, outbox: Outbox) -> None:
+    broker = Mosquitto(tmp_path)
+    with linked(broker.settings(), outbox) as link:
+        outbox.put([make_message(1)])
+        for round_ in range(MOST_REPEATS + 1):
+            broker.start()
+            wait_for(lambda: link.status().connected and outbox.depth == 0)
+            broker.kill()
+            wait_for(lambda: not link.status().connected)
+            assert outbox.depth == (round_ < MOST_REPEATS)
 
 
 @needs_mosquitto

@@ -141,6 +141,21 @@ def test_the_tail_of_a_reported_event_is_not_reported_again() -> None:
     assert [round(onset_s(e[0])) for e in got.values() if 195 < onset_s(e[0]) < 330] == [200]
 
 
+@pytest.mark.parametrize("second", [110, 180, 290])
+def test_settings_that_trigger_on_everything_are_not_overlooked(second: float) -> None:
+    """Their trigger began before what was reported last; whether that is still open or not, the station is triggered
+    from the switch on, and the event that comes then is not swallowed."""
+    states: list[bool] = []
+
+    def note(pipeline: Pipeline) -> None:
+        (one,) = pipeline.stations.values()
+        states.append(one.is_triggered)
+
+    got = events(run([(second, replace(TRIGGER, on=1.1, off=0.001))], heard=note))
+    assert states == [True]
+    assert any(onset_s(e[0]) <= second + 1 and (e[-1].data_ns - T0) / NS > second + 15 for e in got.values())
+
+
 def test_no_sample_of_the_minutes_of_rsam_is_lost_or_counted_twice() -> None:
     minutes: list[tuple[tuple[int, float], ...]] = []
 

@@ -14,6 +14,7 @@ from agent.errors import UsageError
 if TYPE_CHECKING:
     from agent.formats import Format
     from agent.formats.folder import DocumentFolder
+    from agent.watch import Watched
 
 EXAMPLE = (
     "talus watch --broker mqtt://localhost:1883\n"
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from agent.mqtt_settings import MqttSettings, TlsSettings
-    from agent.watch import watch
+    from agent.watch import Watched, watch
 
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}", "give 1 or more")
@@ -65,22 +66,32 @@ def main(args: argparse.Namespace) -> int:
     settings = MqttSettings.from_url(args.broker, os.environ.get(PASSWORD_VARIABLE))
     if args.ca is not None:
         settings = dataclasses.replace(settings, tls=TlsSettings(ca=args.ca))
-    tally = watch(
-        settings,
-        sys.stdout,
-        sys.stderr,
-        style="json" if args.format == "json" else "text",
-        documents=documents,
-        folder=folder,
-        limit=args.limit,
-        timeout_s=args.timeout,
-        session=args.session,
-    )
+    tally = Watched()
+    try:
+        watch(
+            settings,
+            sys.stdout,
+            sys.stderr,
+            style="json" if args.format == "json" else "text",
+            documents=documents,
+            folder=folder,
+            limit=args.limit,
+            timeout_s=args.timeout,
+            session=args.session,
+            tally=tally,
+        )
+    except KeyboardInterrupt:
+        _sum_up(tally)
+        raise
+    _sum_up(tally)
+    return 0
+
+
+def _sum_up(tally: Watched) -> None:
     print(
         f"talus watch: {tally.printed} events and alerts, {tally.duplicates} duplicates, {tally.refused} refused",
         file=sys.stderr,
     )
-    return 0
 
 
 def _documents(args: argparse.Namespace) -> tuple[Format | None, DocumentFolder | None]:

@@ -34,11 +34,14 @@ class Seen:
     heard: float = 0.0
 
     def outcome(self, envelope: str) -> Outcome | None:
-        """The newest word on an envelope."""
+        """The newest word on an envelope. What once became of it does not count when another came after it: then it
+        is refused, and the station has yet to say so."""
         if self.report is None:
             return None
-        said = [*self.report.history, *self.report.refused]
-        return next((line for line in reversed(said) if line.envelope == envelope), None)
+        accepted = next((line for line in reversed(self.report.history) if line.result == "trial"), None)
+        told = self.report.history if accepted is not None and accepted.envelope == envelope else []
+        said = [line for line in [*told, *self.report.refused] if line.envelope == envelope]
+        return max(said, key=lambda line: line.time, default=None)
 
 
 def look(settings: MqttSettings, station: StationId) -> Seen:

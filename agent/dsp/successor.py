@@ -57,18 +57,20 @@ class _Span:
 class Handover:
     """Sorts the new detector's triggers until it has decided on all that the old one had."""
 
-    def __init__(self, station: StationId, switch_ns: int, running_ns: int | None, ended_ns: int) -> None:
+    def __init__(
+        self, station: StationId, switch_ns: int, running_ns: int | None, ended_ns: int, still_open: Mapping[int, int]
+    ) -> None:
         """``switch_ns``: how far the old detector came. ``running_ns``: onset of its trigger that is not over yet;
-        ``ended_ns``: end of the last one that is."""
+        ``ended_ns``: end of the last one that is; ``still_open``: onset to end of those whose events are open."""
         self._station = station
         self._switch_ns = switch_ns
         self._running_ns = running_ns
-        self._ended_ns = ended_ns
+        self._ended_ns, self._still_open = ended_ns, still_open
         self._past: list[_Span] = []
         self._settled = False
         self._newest_ns = 0
-        self._aliases: dict[int, int | None] = {}
-        """Onset of a trigger that goes on across the switch to the one under which it is known; None: to be ignored."""
+        self._aliases: dict[int, int] = {}
+        """Onset of a trigger that goes on across the switch to the one under which it is known."""
 
     @property
     def is_over(self) -> bool:
@@ -85,7 +87,7 @@ class Handover:
             if not self._settled and change.onset_ns >= self._switch_ns:
                 heard += self._settle()
             if self._settled:
-                heard += self._named(change)
+                heard.append(self._named(change))
             elif isinstance(change, TriggerOn):
                 self._past.append(_Span(change))
             else:
@@ -109,9 +111,12 @@ class Handover:
             changes.append(running.off)
         if self._running_ns is not None:
             self._aliases[onset_ns] = self._running_ns
+            changes = changes[1:]
         elif onset_ns <= self._ended_ns:
-            self._aliases[onset_ns] = None
-        return [change for one in changes for change in self._named(one)]
+            # By the new settings what has ended goes on: in its event if that is open, else in one that begins now.
+            overlapping = [onset for onset, off_ns in self._still_open.items() if off_ns >= onset_ns]
+            self._aliases[onset_ns] = max(overlapping, default=self._switch_ns)
+        return [self._named(change) for change in changes]
 
     def _over(self, running_ns: int) -> TriggerOff:
         """By the new settings the trigger has ended, or would never have begun."""
@@ -120,11 +125,9 @@ class Handover:
             return TriggerOff(self._station, running_ns, self._switch_ns, 0.0)
         return TriggerOff(self._station, running_ns, ends[-1].off_ns, ends[-1].peak_ratio)
 
-    def _named(self, change: TriggerOn | TriggerOff) -> list[TriggerOn | TriggerOff]:
+    def _named(self, change: TriggerOn | TriggerOff) -> TriggerOn | TriggerOff:
         """The change under the onset by which the station knows its trigger."""
-        if change.onset_ns not in self._aliases:
-            return [change]
-        if isinstance(change, TriggerOn):
-            return []
-        known_ns = self._aliases.pop(change.onset_ns)
-        return [] if known_ns is None else [replace(change, onset_ns=known_ns)]
+        known_ns = self._aliases.get(change.onset_ns, change.onset_ns)
+        if isinstance(change, TriggerOff):
+            self._aliases.pop(change.onset_ns, None)
+        return replace(change, onset_ns=known_ns)

@@ -1,0 +1,327 @@
+"""No alert is lost: a real agent and a real Mosquitto through hundreds of faults, and a scorecard.
+
+A recorder writes a simulated slope (hours of it in minutes, its clock stepping now and then) into a folder that the
+agent watches; the agent reaches the broker through a proxy; `talus watch` and a second subscriber listen. Meanwhile, at
+random times drawn from a seed: SIGKILL of the agent or the broker, the link cut or stalled, the disk full (a limit on
+the agent's files, which needs no root), the broker refusing what is published. What should have been said is known from
+a run over the same records without any fault, in one process and without a broker.
+
+    python bench/chaos.py [--alerts 10000] [--faults 200] [--seed 1] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from chaos_world import NETWORK, STATION, Broker, Ears, Keeper, Recorder, Watcher, Way, make_records
+from support import row
+
+from agent.assemble import build_line
+from agent.config import load
+from agent.sources.folder import FolderSource
+from agent.types import LABELS, NS, Event, parse_ns
+
+ALERTS_PER_HOUR = 190.0
+"""What the records below give."""
+PER_HOUR = {"slopequake": 480.0, "clock_step": 1.0}
+SPACING_S = 3.0
+"""Mean time between faults."""
+SETTLE_S = 12.0
+"""Silence after which all is taken to have arrived."""
+SAME_ONSET_NS = NS
+
+RULE = {
+    "severity": "minor",
+    "min_probability": 0.3,
+    "min_duration_s": 0.5,
+    "refractory_s": 0,
+    "escalate": [{"severity": "severe", "min_probability": 0.7}],
+}
+TUNABLES = {
+    # The recorder writes hours in minutes: components are far apart in data time for a moment.
+    "trigger": {"lta_s": 5.0, "sta_s": 0.3, "on": 3.0, "off": 1.5, "merge_s": 0.2, "max_component_lag_s": 120.0},
+    "verdict": {"at_s": [3.0, 10.0]},
+    "policy": {"rules": dict.fromkeys(LABELS, RULE)},
+    "reporting": {"health_interval_s": 5},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An alert as it can be compared between runs."""
+
+    action: str
+    id: str
+    onset_ns: int
+
+
+@dataclass(slots=True)
+class Card:
+    """The scorecard; ``met`` is False once a line is not."""
+
+    met: bool = True
+    lines: list[str] = field(default_factory=list)
+
+    def must(self, name: str, value: object, goal: str, met: bool) -> None:
+        self.met &= met
+        row(name, str(value), goal, met)
+
+
+def write_config(folder: Path, port: int) -> Path:
+    body = {
+        "station": {"network": NETWORK, "station": STATION},
+        "source": {"kind": "folder", "paths": [str(folder / "records")], "rescan_s": 1.0},
+        "mqtt": {"host": "127.0.0.1", "port": port, "keepalive_s": 5},
+        "state_dir": str(folder / "state"),
+        "tunables": TUNABLES,
+    }
+    path = folder / "station.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path
+
+
+def reference(made: Path, config: Path, out: Path) -> None:
+    """The fault-free run: the same records through the same source and settings; its alerts and events to a file."""
+    settings = load(config)
+    line = build_line(settings.tunables, settings.classifier, "talus/v1")
+    source = FolderSource([made], out.with_suffix(".state"), backlog_s=1e9, on_problem=lambda _: None)
+    newest = time.monotonic()
+    found: list[tuple[str, str, int, str, int]] = []
+
+    def take(outputs: list[Any]) -> None:
+        for output in outputs:
+            if isinstance(output, Event):
+                for message in line.reporter.report(output, 0):
+                    if not message.retain:
+                        body = json.loads(message.payload)
+                        found.append((message.topic.rsplit("/", 1)[-1], body["id"], body["revision"],
+                                      body.get("action", body["phase"]), parse_ns(body["onset"])))  # fmt: skip
+
+    def end_when_quiet() -> None:
+        while time.monotonic() - newest < 3.0:
+            time.sleep(0.2)
+        source.close()
+
+    threading.Thread(target=end_when_quiet, daemon=True).start()
+    for block in source.blocks():
+        newest = time.monotonic()
+        take(list(line.pipeline.feed(block)))
+    take(list(line.pipeline.flush()))
+    out.write_text(json.dumps(found))
+
+
+def disturb(faults: int, seed: int, world: dict[str, Callable[[bool], None]]) -> Counter[str]:
+    """Faults at random times, each with its end; at first one of each kind."""
+    rng = random.Random(seed)
+    weights = {"agent killed": 8, "broker killed": 4, "link cut": 4, "link stalled": 2, "disk full": 3, "refused": 3}
+    kinds = rng.sample(list(weights), len(weights))
+    kinds += rng.choices(list(weights), list(weights.values()), k=max(0, faults - len(kinds)))
+    for name in kinds[:faults]:
+        time.sleep(rng.uniform(0.2, 1.8) * SPACING_S * 0.5)
+        world[name](True)
+        time.sleep(rng.uniform(0.1, 1.0) * SPACING_S * 0.8)
+        world[name](False)
+    return Counter(kinds[:faults])
+
+
+def settle(recorder: Recorder, ears: Ears, keeper: Keeper) -> None:
+    """Until the records are written, read, decided on and delivered; or nothing has moved for five minutes."""
+    quiet_since = time.monotonic()
+    before: object = None
+    while True:
+        time.sleep(1.0)
+        health = ears.health
+        progress = (len(ears.heard), [s["last_sample"] for s in health.get("streams", [])], keeper.starts)
+        if progress != before or not recorder.done.is_set():
+            before, quiet_since = progress, time.monotonic()
+        stages = sum(stage["waiting"] or 0 for stage in health.get("stages", []))
+        waiting = stages + (health.get("outbox") or {}).get("depth", 1)
+        quiet_s = time.monotonic() - quiet_since
+        if quiet_s > 300 or (quiet_s > SETTLE_S and waiting == 0 and health):
+            return
+
+
+def identity(body: dict[str, Any]) -> tuple[str, int, str, int]:
+    return body["id"], body["revision"], body["boot_id"], body["seq"]
+
+
+def unmatched(wanted: list[Said], given: list[Said]) -> list[Said]:
+    """Of ``wanted`` what has no partner in ``given``: the same action on the same event, or within a second of it."""
+    exact = Counter((one.action, one.id) for one in given)
+    rest = []
+    for one in wanted:
+        if exact[one.action, one.id]:
+            exact[one.action, one.id] -= 1
+        else:
+            rest.append(one)
+    spare = [one for one in given if exact[one.action, one.id] > 0]
+    near: dict[str, list[Said]] = defaultdict(list)
+    for one in spare:
+        near[one.action].append(one)
+    lost = []
+    for one in rest:
+        partner = next((g for g in near[one.action] if abs(g.onset_ns - one.onset_ns) <= SAME_ONSET_NS), None)
+        if partner is None:
+            lost.append(one)
+        else:
+            near[one.action].remove(partner)
+    return lost
+
+
+def out_of_order(heard: list[tuple[str, dict[str, Any]]]) -> int:
+    """Events and alerts of which a revision arrived for the first time after a later one."""
+    newest: dict[tuple[str, str], int] = {}
+    seen: set[tuple[str, str, int]] = set()
+    wrong = 0
+    for name, body in heard:
+        key = (name, body["id"])
+        if (*key, body["revision"]) not in seen:
+            seen.add((*key, body["revision"]))
+            wrong += body["revision"] < newest.get(key, -1)
+            newest[key] = max(newest.get(key, -1), body["revision"])
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--alerts", type=int, default=10_000, help="about so many")
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where everything lies: the disk to be used; kept afterwards")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return run(folder, options.alerts, options.faults, options.seed)
+
+
+def run(folder: Path, alerts: int, faults: int, seed: int) -> int:
+    hours = 1.1 * alerts / ALERTS_PER_HOUR
+    made = folder / "made"
+    steps = make_records(made, hours, seed, PER_HOUR)
+    (folder / "state").mkdir()
+    broker = Broker(folder / "broker")
+    broker.start()
+    way = Way(broker.port)
+    way.start()
+    config = write_config(folder, way.port)
+    truth = folder / "reference.json"
+    child = multiprocessing.get_context("spawn").Process(target=reference, args=(made, config, truth))
+    child.start()
+    ears = Ears(broker.port)
+    ears.start()
+    ears.ready.wait(20)
+    watcher = Watcher(broker.port, folder)
+    recorder = Recorder(made, folder / "records", max(10.0, 0.95 * faults * SPACING_S))
+    keeper = Keeper(config, folder / "state", folder / "agent.log")
+    keeper.start()
+    while not ears.health:
+        time.sleep(0.1)
+    recorder.start()
+
+    def kill_broker(on: bool) -> None:
+        if on:
+            broker.end(signal.SIGKILL)
+        else:
+            broker.start()
+
+    def kill_agent(on: bool) -> None:
+        if on:
+            keeper.kill()
+
+    world: dict[str, Callable[[bool], None]] = {
+        "agent killed": kill_agent,
+        "broker killed": kill_broker,
+        "link cut": lambda on: setattr(way, "state", "cut" if on else "open"),
+        "link stalled": lambda on: setattr(way, "state", "stalled" if on else "open"),
+        "disk full": keeper.fill_disk,
+        "refused": broker.refuse,
+    }
+    began = time.monotonic()
+    done = disturb(faults, seed, world)
+    settle(recorder, ears, keeper)
+    status, stop_s = keeper.stop()
+    time.sleep(3.0)
+    ears.stop()
+    passed_over = watcher.stop()
+    broker.end()
+    took_s = time.monotonic() - began
+    child.join()
+    return score(folder, Score(hours, steps, took_s, done, status, stop_s, passed_over), ears, keeper, watcher)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the run itself knows."""
+
+    hours: float
+    steps: int
+    took_s: float
+    faults: Counter[str]
+    status: int
+    stop_s: float
+    passed_over: int
+
+
+def score(folder: Path, made: Score, ears: Ears, keeper: Keeper, watcher: Watcher) -> int:
+    found = json.loads((folder / "reference.json").read_text())
+    wanted = [Said(action, name, onset) for kind, name, _, action, onset in found if kind == "alert"]
+    unique = {identity(body): (kind, body) for kind, body in ears.heard}
+    copies = len(ears.heard) - len(unique)
+    given = [
+        Said(body["action"], body["id"], parse_ns(body["onset"])) for kind, body in unique.values() if kind == "alert"
+    ]
+    card = Card()
+    row("records", f"{made.hours:.1f} h in {made.took_s / 60:.1f} min", f"{made.steps} steps of the recorder's clock")
+    for name, count in sorted(made.faults.items()):
+        row(f"  {name}", str(count))
+    row("faults", str(sum(made.faults.values()) + made.steps), "with the clock's")
+    row("starts of the agent", str(keeper.starts))
+    row("alerts decided by a run without faults", str(len(wanted)))
+    row("alerts decided, by the agents' own log", str(keeper.said.total()))
+    row("alerts delivered, each counted once", str(len(given)))
+    lost = unmatched(wanted, given)
+    card.must("lost, against the run without faults", len(lost), "0", not lost)
+    untold = keeper.said - Counter(ears.words.values())
+    card.must("lost, against the agents' own log", untold.total(), "0", not untold)
+    more = unmatched(given, wanted)
+    row("delivered beyond the run without faults", str(len(more)), "a filter or a clock began elsewhere")
+    again = Counter((kind, body["id"], body["revision"], body.get("action")) for kind, body in unique.values())
+    twice = sum(count - 1 for count in again.values())
+    card.must("told twice by different runs of the agent", twice, "0", twice == 0)
+    card.must("copies, all passed over by talus watch", copies, f"{made.passed_over} passed over",
+              made.passed_over >= 0 and len(watcher.printed()) == len(set(watcher.printed())))  # fmt: skip
+    missing = unique.keys() - set(watcher.printed())
+    card.must("missing at talus watch", len(missing), "0", not missing)
+    wrong = out_of_order(ears.heard)
+    card.must("revisions of an event out of order", wrong, "0", wrong == 0)
+    last = {}
+    for kind, body in unique.values():
+        if kind == "event" and body["revision"] >= last.get(body["id"], (-1, ""))[0]:
+            last[body["id"]] = (body["revision"], body["phase"])
+    unended = sum(phase != "end" for _, phase in last.values())
+    card.must("events without an end", unended, "0", unended == 0)
+    card.must("agents that died by themselves", len(keeper.own_deaths), "0", not keeper.own_deaths)
+    card.must("stop in order, seconds", f"{made.stop_s:.1f}", "<= 5", made.stop_s <= 5 and made.status == 0)
+    (folder / "lost.json").write_text(json.dumps({"lost": [(s.action, s.id) for s in lost], "untold": list(untold),
+                                                  "more": [(s.action, s.id) for s in more],
+                                                  "missing": [unique[name] for name in missing]}))  # fmt: skip
+    return 0 if card.met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

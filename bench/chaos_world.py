@@ -1,0 +1,318 @@
+"""The parts of bench/chaos.py: recorder, broker, the way between, the agent under its keeper, and who listens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obspy
+
+from agent.broker import find_mosquitto, free_port
+from agent.errors import DeliveryError
+from agent.mqtt import Connection, Received, Subscription
+from agent.mqtt_settings import MqttSettings
+from agent.schema import MODELS, parse
+from agent.sources.scenario import Scenario, steady
+from agent.sources.simulator import SimulatorSource, Site, station_ids
+from agent.types import NS
+from agent.waker import Waker
+from agent.watch import describe
+
+ROOT = Path(__file__).parents[1]
+START_NS = 1_767_225_600 * NS
+RATE_HZ = 100.0
+PACKET_S = 5.0
+NETWORK, STATION = "XX", "CHAOS"
+
+
+def make_records(folder: Path, hours: float, seed: int, per_hour: dict[str, float]) -> int:
+    """What the recorder will write, one miniSEED file a component: a simulated slope whose clock steps now and then.
+    Returns the number of clock steps."""
+    folder.mkdir()
+    steps: list[float] = []
+    site = Site(station_ids(NETWORK, STATION, 1, RATE_HZ), RATE_HZ, packet_s=PACKET_S)
+    scenario = Scenario(seed, steady(per_hour), 1)
+    source = SimulatorSource(site, scenario, seed, start_ns=START_NS, seconds=hours * 3600, speed=0)
+    with contextlib.ExitStack() as stack:
+        files = {c: stack.enter_context((folder / f"{STATION}.{c}.mseed").open("wb")) for c in "ENZ"}
+        drift = 0
+        for block in source.blocks():
+            code = {"network": NETWORK, "station": STATION, "location": "00", "channel": f"HH{block.stream.component}"}
+            begin = obspy.UTCDateTime(ns=block.start_ns)
+            trace = obspy.Trace(np.asarray(block.samples), {**code, "sampling_rate": RATE_HZ, "starttime": begin})
+            trace.write(files[block.stream.component], format="MSEED", encoding="STEIM2", reclen=4096)
+            off = (block.start_ns - START_NS) % round(PACKET_S * NS)
+            if block.stream.component == "Z" and off != drift:
+                drift = off
+                steps.append(block.start_ns / NS)
+    return len(steps)
+
+
+class Recorder(threading.Thread):
+    """Copies the made files into the watched folder, a piece at a time, as a recorder would write them."""
+
+    def __init__(self, made: Path, folder: Path, seconds: float) -> None:
+        super().__init__(daemon=True)
+        folder.mkdir()
+        self._files = sorted(made.iterdir())
+        self._folder, self._seconds = folder, seconds
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            pairs = [
+                (stack.enter_context(file.open("rb")), stack.enter_context((self._folder / file.name).open("ab")))
+                for file in self._files
+            ]
+            sizes = [file.stat().st_size for file in self._files]
+            share = 0.0
+            while share < 1.0:
+                share = min(1.0, (time.monotonic() - began) / self._seconds)
+                for (source, target), size in zip(pairs, sizes, strict=True):
+                    target.write(source.read(round(share * size) - source.tell()))
+                    target.flush()
+                time.sleep(0.2)
+        self.done.set()
+
+
+class Broker:
+    """A real Mosquitto that keeps on disk what it has acknowledged; killed, and told to refuse."""
+
+    def __init__(self, folder: Path) -> None:
+        program = find_mosquitto()
+        if program is None:
+            raise SystemExit("mosquitto is not installed")
+        self.port = free_port()
+        self._folder = folder
+        folder.mkdir()
+        self._acl = folder / "acl"
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\nacl_file {self._acl}\n"
+            f"persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"
+            "max_queued_messages 0\n"
+        )
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+        self.refuse(False)
+
+    def start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([self._program, "-c", self._config], stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.02)
+        raise SystemExit("mosquitto does not answer")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(20)
+            self._process = None
+
+    def refuse(self, yes: bool) -> None:
+        """Whether it takes what is published; subscribers hear as before."""
+        self._acl.write_text(f"topic {'read' if yes else 'readwrite'} #\n")
+        self._acl.chmod(0o600)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+
+class Way(threading.Thread):
+    """A TCP proxy between agent and broker: ``open``, ``cut`` (connections end, new ones too) or ``stalled``."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__(daemon=True)
+        self.state = "open"
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._peers: dict[socket.socket, socket.socket] = {}
+
+    def run(self) -> None:
+        while True:
+            if self.state == "cut":
+                for one in list(self._peers):
+                    self._close(one)
+            watched = [self._listener, *(self._peers if self.state == "open" else ())]
+            for one in select.select(watched, [], [], 0.05)[0]:
+                if one is self._listener:
+                    self._accept()
+                elif one in self._peers:
+                    self._carry(one)
+
+    def _accept(self) -> None:
+        near, _ = self._listener.accept()
+        try:
+            if self.state == "cut":
+                raise OSError
+            far = socket.create_connection(("127.0.0.1", self._target), timeout=1)
+        except OSError:
+            near.close()
+            return
+        self._peers[near], self._peers[far] = far, near
+        for one in (near, far):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one.settimeout(5)
+
+    def _carry(self, one: socket.socket) -> None:
+        try:
+            data = one.recv(65536)
+            if not data:
+                raise OSError
+            self._peers[one].sendall(data)
+        except OSError:
+            self._close(one)
+
+    def _close(self, one: socket.socket) -> None:
+        other = self._peers.pop(one, None)
+        if other is not None:
+            self._peers.pop(other, None)
+            other.close()
+        one.close()
+
+
+class Keeper(threading.Thread):
+    """Does what systemd does: starts the agent again when it has died. Its log is kept."""
+
+    def __init__(self, config: Path, state: Path, log: Path) -> None:
+        super().__init__(daemon=True)
+        self._config, self._state, self._log = config, state, log
+        self.starts = 0
+        self.said: Counter[str] = Counter()
+        """Alerts that the agents say they have decided, in words."""
+        self.own_deaths: list[int] = []
+        """Exit statuses of agents that ended by themselves."""
+        self._stopping = False
+        self._killed = False
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self) -> None:
+        with self._log.open("w", encoding="utf-8") as log:
+            while not self._stopping:
+                self._killed = False
+                self.starts += 1
+                command = [sys.executable, "-m", "agent", "run", "--config", str(self._config)]
+                env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+                self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+                assert self._process.stderr is not None
+                for line in self._process.stderr:
+                    log.write(line)
+                    if (found := re.search(r"agent\.feeder: (ALERT .*)", line)) is not None:
+                        self.said[found[1]] += 1
+                status = self._process.wait()
+                log.write(f"--- ended with status {status}\n")
+                log.flush()
+                if not self._stopping and not self._killed:
+                    self.own_deaths.append(status)
+                time.sleep(0.2)
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._killed = True
+            self._process.kill()
+
+    def fill_disk(self, full: bool) -> None:
+        """Its files may not grow: what a user without root can have of a full disk."""
+        sizes = [path.stat().st_size for path in self._state.iterdir() if path.is_file()]
+        limit = max(sizes, default=0) if full else resource.RLIM_INFINITY
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM; the exit status, and how long the end took in seconds."""
+        assert self._process is not None
+        self._stopping = True
+        began = time.monotonic()
+        self._process.terminate()
+        self.join(30)
+        return self._process.returncode, time.monotonic() - began
+
+
+class Ears(threading.Thread):
+    """A subscriber with a session: all that arrives, copies included, in order; and the newest health."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self._settings = MqttSettings("127.0.0.1", port)
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        self.words: dict[tuple[str, int], str] = {}
+        """Of each alert, by who says it."""
+        self.health: dict[str, Any] = {}
+        self.newest = time.monotonic()
+        self.ready = threading.Event()
+        self._stopping = False
+
+    def run(self) -> None:
+        subscription = Subscription(["talus/#"], self._hear, 86_400)
+        waker = Waker()
+        while not self._stopping:
+            connection = None
+            try:
+                connection = Connection.open(self._settings, "chaos-ears", waker, subscription=subscription)
+                self.ready.set()
+                while not self._stopping:
+                    connection.pump(0.5)
+            except DeliveryError:
+                time.sleep(0.05)
+            finally:
+                if connection is not None:
+                    connection.close()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.join(10)
+
+    def _hear(self, message: Received) -> bool:
+        name = message.topic.rsplit("/", 1)[-1]
+        if name == "health":
+            self.health = json.loads(message.payload)
+        elif name in ("event", "alert"):
+            body = json.loads(message.payload)
+            self.heard.append((name, body))
+            self.newest = time.monotonic()
+            if name == "alert":
+                self.words[body["boot_id"], body["seq"]] = describe(parse(MODELS[name], message.payload))
+        return True
+
+
+class Watcher:
+    """``talus watch`` as a program, with a session."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self._out, self._err = folder / "watch.jsonl", folder / "watch.err"
+        url = f"mqtt://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "agent", "watch", "--broker", url, "--session", "chaos-watch"]
+        with self._out.open("w") as out, self._err.open("w") as err:
+            env = {**os.environ, "PYTHONPATH": str(ROOT)}
+            self._process = subprocess.Popen([*command, "--format", "json"], stdout=out, stderr=err, cwd=ROOT, env=env)
+
+    def printed(self) -> list[tuple[str, int, str, int]]:
+        """Identity of each printed message."""
+        bodies = [json.loads(line) for line in self._out.read_text().splitlines()]
+        return [(body["id"], body["revision"], body["boot_id"], body["seq"]) for body in bodies]
+
+    def stop(self) -> int:
+        """How many duplicates it says that it has passed over; -1 if it does not say."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(20)
+        found = re.search(r"(\d+) duplicates", self._err.read_text())
+        return int(found[1]) if found else -1
