@@ -60,7 +60,7 @@ def try_bundle(path: Path, limit_s: float = LIMIT_S) -> Tried:
 def main(path: Path) -> None:
     """The child: one JSON object on standard output."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
-    os.nice(10)
+    os.nice(5)
     from agent.errors import ModelError
     from agent.inference import open_bundle, open_classifier
     from agent.inference.bundle import CPU_MODEL

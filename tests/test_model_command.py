@@ -1,0 +1,166 @@
+"""``talus model`` and ``talus ask`` as an operator types them, against a station and a broker that are real."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_support import running_agent, talus, write_config
+from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
+from control_support import key
+from inference_support import small_bundle
+from obspy import read
+
+from agent.control.keys import SigningKey
+from agent.control.model_client import command
+from agent.mqtt import Connection
+from agent.types import StationId
+from agent.waker import Waker
+
+pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
+STATION = StationId("XX", "SLP", "", "")
+LIVELY = "{kind: simulator, speed: 20, seed: 5, rates: {slopequakes_per_hour: 120, rockfalls_per_hour: 60}}"
+
+
+class Place:
+    """A broker, a station's file, and an operator's key."""
+
+    def __init__(self, folder: Path, broker: Mosquitto, **control: object) -> None:
+        self.folder, self.broker = folder, broker
+        self.key = folder / "key.pem"
+        section = {
+            "keys": [{"name": "ops", "public": key(folder).trusted("").text}],
+            "probation_s": 3600,
+            "models": {"shadow_windows": 3, "min_agreement": 0.0},
+            **control,
+        }
+        bundle = small_bundle(folder)
+        self.config = write_config(
+            folder,
+            "",
+            broker.port,
+            source=LIVELY,
+            control=json.dumps(section),
+            classifier=f"{{bundle: {bundle}, backends: [onnxruntime]}}",
+        )
+        self.where = ("--broker", f"mqtt://127.0.0.1:{broker.port}", "--station", "XX.SLP")
+        self.signed = (*self.where, "--key", self.key)
+
+    def ask(self, *words: object) -> tuple[int, str, str]:
+        return talus("ask", *words, *self.signed)
+
+    def newer(self, version: str = "2.0.0") -> Path:
+        (self.folder / version).mkdir()
+        return small_bundle(self.folder / version, version=version)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with running(tmp_path) as made:
+        yield made
+
+
+def publish(broker: Mosquitto, payload: bytes) -> None:
+    """Give the broker a command as anyone may who can reach it."""
+    with contextlib.closing(Waker()) as waker:
+        connection = Connection.open(broker.settings(), f"anyone-{secrets.token_hex(4)}", waker)
+        token = connection.publish("talus/v1/XX/SLP/command", payload)
+        wait_for(lambda: any(ack.token == token for ack in connection.pump(0.1)))
+        connection.close()
+
+
+def test_a_model_from_afar_serves_through_restarts_and_can_be_taken_back(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker, probation_s=1)
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        status, out, err = talus("model", "push", place.newer(), *place.signed, "--follow", "--wait", 100)
+        assert status == 0, (out, err)
+        steps = [re.sub(r",.*|;.*", "", line.split(": ")[2]) for line in out.splitlines()]
+        assert list(dict.fromkeys(steps)) == ["fetching", "trying", "shadow", "probation", "kept"]
+        assert out.splitlines()[-1].endswith("small 2.0.0 serves")
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("watches XX.SLP with small 2.0.0")
+        agent.wait_for("connected to")
+        status, out, err = talus("model", "rollback", *place.signed)
+        assert status == 0, err
+        wait_for(lambda: talus("model", "show", *place.where)[1].rstrip().endswith("small 1.2.3 serves"), 60)
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("watches XX.SLP with small 1.2.3")
+
+
+def test_a_kill_on_probation_brings_the_old_model_back(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker)
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        status, _, err = talus("model", "push", place.newer(), *place.signed, "--wait", 100)
+        assert status == 0, err
+        agent.wait_for("small 2.0.0: probation")
+        agent.process.kill()
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("watches XX.SLP with small 1.2.3")
+        agent.wait_for("connected to")
+        wait_for(lambda: "rolled back" in talus("model", "show", *place.where)[1], 60)
+
+
+def test_the_record_of_an_event_can_be_had_and_is_what_its_hash_says(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker)
+    with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+
+        def ended() -> list[dict[str, object]]:
+            return [body for body in heard.bodies("/event") if body["phase"] == "end" and body["evidence"]]
+
+        wait_for(ended, 60)
+        event = ended()[0]
+        out = tmp_path / "event.mseed"
+        status, _, err = place.ask("evidence", event["id"], "--out", out)
+        assert status == 0, err
+        (trace, *_) = read(str(out))
+        assert (trace.stats.network, trace.stats.station) == ("XX", "SLP")
+        assert out.stat().st_size == event["evidence"]["bytes"]  # type: ignore[index]
+        status, _, err = place.ask("evidence", "XX.SLP-19990101T000000.000Z", "--out", tmp_path / "none")
+        assert (status, "no record of that event" in err) == (1, True)
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_test_alarm_goes_all_the_way_and_is_marked(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker)
+    with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        status, out, err = place.ask("test-alarm")
+        assert status == 0, err
+        name = out.split("alert ")[1].strip()
+        wait_for(lambda: [body for body in heard.bodies("/alert") if body["id"] == name])
+        (alarm,) = [body for body in heard.bodies("/alert") if body["id"] == name]
+        assert alarm["exercise"] is True and "ordered by ops" in alarm["reason"]
+        status, out, err = place.ask("self-test")
+        assert status == 0, err
+        assert "model small 1.2.3" in out
+
+
+def test_who_may_ask_for_what_and_how_often(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker, commands=["test_alarm"], commands_per_min=2)
+    stranger = SigningKey.create(tmp_path / "stranger.pem")
+    with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        status, _, err = place.ask("self-test")
+        assert (status, "not in control.commands" in err) == (1, True)
+        order = command(key(tmp_path), STATION, {"do": "test_alarm"})
+        for payload in (command(stranger, STATION, {"do": "test_alarm"}), order, order):
+            publish(broker, payload)
+        wait_for(lambda: len(heard.bodies("response")) >= 2)
+        for _ in range(4):
+            time.sleep(0.01)  # revisions are milliseconds
+            publish(broker, command(key(tmp_path), STATION, {"do": "test_alarm"}))
+        wait_for(lambda: len(heard.bodies("response")) >= 6)
+        time.sleep(0.5)
+        said = [(body["status"], body["kind"]) for body in heard.bodies("response")]
+        assert said[:2] == [("refused", "not_allowed"), ("done", None)], "nothing for a stranger, once for a repeat"
+        assert ("refused", "rate") in said and len(said) == 6
+        agent.wait_for("signed with a key that is not trusted here")
