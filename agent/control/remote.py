@@ -237,11 +237,15 @@ class RemoteConfig:
         self._dirty = True
         self._quiet.warn(f"a change from afar is refused: {error}", key=error.kind)
 
+    def _tell_at_once(self) -> None:
+        """What rules has changed, which only a trusted key or the station itself brings about."""
+        self._dirty, self._next_report = True, 0.0
+
     def _change(self, tunables: TunablesConfig) -> None:
         """Have the pipeline go on with ``tunables``; a trial begins, or begins anew, when it does."""
         self._trial = None
         self.effective = tunables
-        self._dirty = True
+        self._tell_at_once()
         if self._apply is None:
             return
         limits = self._settings.limits() if self._store.stored.trial is not None else None
@@ -253,7 +257,7 @@ class RemoteConfig:
         if applying is None or not applying.done():
             return applying is None
         self._applying = None
-        self._dirty = True
+        self._tell_at_once()
         error = applying.exception()
         if error is not None:
             words = error.message if isinstance(error, TalusError) else str(error)
@@ -299,7 +303,7 @@ class RemoteConfig:
             self._quiet.warn(f"revision {order.revision} cannot be kept yet: {error}", key="keep")
             return
         self._trial = None
-        self._dirty = True
+        self._tell_at_once()
         _log.warning("revision %d is kept", order.revision)
 
     def _roll_back(self, order: Order, kind: str, reason: str) -> None:
