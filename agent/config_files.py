@@ -39,6 +39,8 @@ def remarks(config: Config) -> Iterator[Remark]:
         yield Remark(("classifier", "bundle"), "there is no such file or folder", True)
     if config.mqtt is not None:
         yield from _mqtt(config.mqtt)
+    elif config.control.keys:
+        yield Remark(("control", "keys"), "nothing can come from afar without a section mqtt", False)
 
 
 def _tls(loc: Loc, tls: TlsConfig | None) -> Iterator[Remark]:

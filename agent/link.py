@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from agent.drain import Drain, Retained
 from agent.errors import DeliveryError
 from agent.messages import ONLINE, STOPPED, Message, topic
-from agent.mqtt import REFUSED, Connection, Subscription
+from agent.mqtt import REFUSED, Connection, Subscription, UnwantedError
 from agent.mqtt_hints import refusal_hint
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Outbox
 from agent.patience import QuietLog, delays
 from agent.types import StationId
 from agent.waker import Waker
+
+DEAF_S = 600.0
+"""Who sends more than can be held is not listened to for so long: what goes out matters more than what comes in."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class MqttLink:
         """``station`` is whose availability this connection stands for: MQTT allows one will a connection.
         ``subscription`` is made anew with every connection; its handler must not wait."""
         self._subscription = subscription
+        self._deaf_until = 0.0
         self._settings = settings
         self._outbox = outbox
         self._client_id = settings.client_id or f"talus-{station.short}"
@@ -113,6 +117,8 @@ class MqttLink:
                 self._once()
             except DeliveryError as error:
                 self._connected, self._error = None, error.message
+                if isinstance(error, UnwantedError):
+                    self._deaf_until = time.monotonic() + DEAF_S
                 if self._stopping.is_set():
                     break
                 self._quiet.warn(f"no connection to the broker: {error}")
@@ -129,7 +135,7 @@ class MqttLink:
             self._client_id,
             self._waker,
             will_topic=self._availability,
-            subscription=self._subscription,
+            subscription=self._subscription if time.monotonic() >= self._deaf_until else None,
             cancelled=self._stopping.is_set,
         )
         try:

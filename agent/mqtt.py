@@ -46,6 +46,10 @@ _MALFORMED = (MQTTException, ValueError, LookupError, TypeError, struct.error)
 """What paho raises on packets that are not MQTT."""
 
 
+class UnwantedError(DeliveryError):
+    """What a subscription brings is more than can be held."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ack:
     """The broker's word on the publication ``token``; a ``code`` of 0x80 or more is a refusal (MQTT 5 only)."""
@@ -189,6 +193,10 @@ class Connection:
             if self._handler_error is not None:
                 raise self._handler_error from None
             raise
+        except _TooLargeError as error:
+            raise UnwantedError(
+                f"{self._settings.address} sends {error}", "who may write to the topics that this station listens to?"
+            ) from None
         except OSError as error:
             raise DeliveryError(f"connection to {self._settings.address} lost: {error}") from None
         except _MALFORMED as error:
@@ -204,7 +212,7 @@ class Connection:
         """What a broker can make a client hold without end: answers that it does not read, and messages of QoS 2, for
         which nobody asked."""
         if len(self._client._out_packet) > MAX_QUEUED or self._client._in_messages:
-            raise DeliveryError(
+            raise UnwantedError(
                 f"{self._settings.address} sends what was not asked for, or does not read the answers",
                 "is this your broker?",
             )
@@ -412,7 +420,7 @@ class _Client(Client):
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if self.largest is not None and bufsize > self.largest:
-            raise MQTTException(f"a packet of {bufsize} bytes, at most {self.largest} are taken")
+            raise _TooLargeError(f"a packet of {bufsize} bytes, at most {self.largest} are taken")
         return super()._sock_recv(bufsize)
 
 
@@ -425,6 +433,10 @@ def _confirm_at_once(sock: object) -> None:
 
 def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]
+
+
+class _TooLargeError(Exception):
+    """A packet that is not read."""
 
 
 class _HandlerError(Exception):

@@ -9,6 +9,7 @@ from agent.config import Config, TunablesConfig, digest
 from agent.control.inbox import Inbox
 from agent.control.remote import KIND, RemoteConfig, Stamp, Surroundings
 from agent.control.store import Store
+from agent.errors import ControlError
 from agent.feeder import Feeder
 from agent.messages import Message, config_message, topic
 from agent.mqtt import Subscription
@@ -25,19 +26,22 @@ class Tuning:
     """Owned by the main thread."""
 
     def __init__(self, config: Config, station: StationId) -> None:
-        """
-        Raises:
-            ControlError: the state folder cannot be used.
-        """
+        """A store that cannot be used is reported; the slope is watched all the same, by the file's tunables."""
         self._config, self._station = config, station
         self._prefix = config.mqtt.prefix if config.mqtt else ""
         self._remote: RemoteConfig | None = None
+        self._complaints: list[str] = []
         self._feeder: Feeder | None = None
         self.subscription: Subscription | None = None
         """For the link to the broker; None where nobody is trusted."""
         if config.mqtt is not None and config.control.keys:
             inbox = Inbox({topic(self._prefix, station, "config/set"): KIND})
-            store = Store(config.state_dir / "control", KIND)
+            try:
+                store = Store(config.state_dir / "control", KIND)
+            except ControlError as error:
+                _log.error("nothing can be changed from afar: %s", error)
+                self._complaints.append(f"nothing can be changed from afar: {error.message}")
+                return
             self._remote = RemoteConfig(config.control, station, config.tunables, store, inbox)
             self.subscription = Subscription(tuple(inbox.topics), inbox.offer, required=False, largest=LARGEST_PACKET)
 
@@ -58,7 +62,7 @@ class Tuning:
 
     def troubles(self) -> list[str]:
         """For the health message."""
-        return self._remote.troubles() if self._remote else []
+        return self._complaints + (self._remote.troubles() if self._remote else [])
 
     def serve(self, feeder: Feeder) -> None:
         """The pipeline runs: changes may come."""

@@ -63,6 +63,9 @@ class Process:
         assert self._process.stdout is not None
         self._process.stdout.readline()
 
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
     def cpu_s(self) -> float:
         """User and system time of all its threads."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()

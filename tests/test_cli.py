@@ -18,6 +18,7 @@ from agent_support import RATE_HZ, ROOT, START_NS, TALUS, write_config, write_re
 from broker_support import needs_mosquitto, running
 from config_support import BROKEN
 from records_support import counts, trace, write
+from seedlink_server import authority
 
 from agent import __version__
 from agent.broker import free_port
@@ -382,6 +383,27 @@ def test_doctor_on_a_station_that_is_not(tmp_path: Path, run: Run) -> None:
     assert found["state"][0] == "BAD"
     assert out.count("hint: ") == sum(state == "BAD" for state, _ in found.values())
     assert re.search(r"talus doctor: \d things need you\n", err)
+
+
+@needs_mosquitto
+def test_doctor_names_a_broker_that_is_not_where_it_should_be(tmp_path: Path, record: Path, run: Run) -> None:
+    """A host that is not there, a certificate of another host, and one of an authority that nobody named."""
+    ca, _ = authority(tmp_path, "digitizer.example")
+    lines = (f"certfile {tmp_path}/server.pem", f"keyfile {tmp_path}/server.key")
+    with running(tmp_path, *lines) as broker:
+        here = f"host: 127.0.0.1, port: {broker.port}"
+        cases = {
+            "{host: broker.invalid}": "no address for 'broker.invalid'",
+            f"{{{here}, tls: {{ca_file: {ca}}}}}": "certificate is not valid for '127.0.0.1'",
+            f"{{{here}, tls: {{}}}}": "is not trusted",
+        }
+        for number, (mqtt, words) in enumerate(cases.items()):
+            config = write_config(tmp_path / str(number), record, mqtt=mqtt)
+            status, out, _ = run("doctor", "--config", config)
+            state, text = findings(out)["broker"]
+            assert (status, state) == (1, "BAD")
+            assert words in text
+            assert f"{text}\n                  hint: " in out
 
 
 def test_doctor_with_a_broken_configuration_names_each_error(tmp_path: Path, run: Run) -> None:

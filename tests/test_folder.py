@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzz_support import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from obspy import Stream
 from records_support import NOON, counts, seconds, trace
@@ -427,7 +428,7 @@ PARTS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz(300)
 @given(st.lists(PARTS, max_size=8))
 def test_any_bytes_are_records_or_junk_or_wait(parts: list[bytes]) -> None:
     """Pieces follow each other without gaps; what waits at the end is short unless it may be one long record."""
@@ -442,7 +443,7 @@ def test_any_bytes_are_records_or_junk_or_wait(parts: list[bytes]) -> None:
     assert len(rest) < 48 or holds_record(rest)
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(st.lists(PARTS, max_size=8), st.lists(st.integers(0, 4000), max_size=4))
 def test_sound_records_are_found_after_anything_in_any_portions(parts: list[bytes], cuts: list[int]) -> None:
     """A record that came whole is found, though the bytes before it are damaged and arrive piece by piece."""

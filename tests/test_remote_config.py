@@ -356,6 +356,16 @@ def test_a_disk_that_refuses_changes_nothing(site: Site) -> None:
     assert site.applied == []
 
 
+def test_a_disk_that_refuses_at_the_start_after_a_cut_trial_keeps_no_station_from_starting(site: Site) -> None:
+    site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
+    (site.folder / ".config.0.new").mkdir()
+    again = site.again()
+    assert again.remote.effective == site.base
+    assert outcomes(again)[-1] == (1, "rolled_back", "restart")
+    (site.folder / ".config.0.new").rmdir()
+    assert outcomes(site.again())[-1] == (1, "rolled_back", "restart")
+
+
 def test_what_a_full_disk_refused_is_taken_when_it_comes_again(site: Site) -> None:
     order = envelope(site.signing, 1, {"trigger": {"on": 6.0}})
     obstacle = site.folder / ".config.1.new"

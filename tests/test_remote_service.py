@@ -154,6 +154,35 @@ def test_the_station_listens_again_after_the_broker_was_away(tmp_path: Path, sig
 
 
 @needs_mosquitto
+def test_a_giant_in_the_place_of_an_order_does_not_keep_events_from_going_out(
+    tmp_path: Path, signing: SigningKey
+) -> None:
+    """MQTT 3.1.1 knows no limit that a client could name: the station hangs up once, and then does not listen."""
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        publish(broker.settings(), b"x" * 3_000_000)
+        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, protocol: 3.1.1}}"
+        config = write_config(tmp_path, "", source=FAST, control=control(signing), mqtt=mqtt)
+        with running_agent("run", "--config", config) as agent:
+            wait_for(lambda: len(collector.bodies("/health")) >= 3, 60)
+            assert collector.payloads("/availability")[-1] == b"online"
+            assert agent.log.count("at most") == 1
+            assert agent.log.count("connected to") <= 2
+
+
+@needs_mosquitto
+def test_a_state_folder_that_cannot_hold_orders_is_told_and_the_slope_is_watched(
+    tmp_path: Path, signing: SigningKey
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "control").write_text("a file where a folder should be")
+    with running(tmp_path) as broker, Collector(broker.settings()) as collector:
+        config = write_config(tmp_path, "", broker.port, source=FAST, control=control(signing))
+        with running_agent("run", "--config", config):
+            wait_for(lambda: collector.bodies("/health"), 60)
+            wait_for(lambda: any("from afar" in reason for reason in collector.bodies("/health")[-1]["reasons"]), 30)
+
+
+@needs_mosquitto
 def test_a_broker_that_forbids_the_subscription_gets_events_all_the_same(tmp_path: Path, signing: SigningKey) -> None:
     acl = tmp_path / "acl"
     acl.write_text("topic readwrite talus/v1/XX/SLP/config/reported\ntopic readwrite talus/v1/XX/SLP/state\n")

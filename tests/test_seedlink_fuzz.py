@@ -1,15 +1,12 @@
-"""Bytes that no sound server sends: nothing raises, grows or vanishes uncounted.
-
-``TALUS_FUZZ=100000`` runs each test so many times; the suite runs 150.
-"""
+"""Bytes that no sound server sends: nothing raises, grows or vanishes uncounted (``fuzz_support``)."""
 
 from __future__ import annotations
 
-import os
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz_support import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from seedlink_support import packets
 
@@ -17,10 +14,6 @@ from agent.sources.seedlink_frames import ForeignError, Frames, Packet
 from agent.sources.seedlink_records import RecordReader
 from agent.types import MAX_BLOCK_S
 
-EXAMPLES = int(os.environ.get("TALUS_FUZZ", "150"))
-fuzz = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 1000, suppress_health_check=list(HealthCheck)
-)
 GOOD = [*packets(1), *packets(1, version=3), *packets(1, encoding=4, reclen=1024), *packets(1, encoding=1)]
 changes = st.lists(st.tuples(st.integers(0, 1023), st.integers(0, 255)), max_size=12)
 READER = RecordReader()
@@ -33,7 +26,7 @@ def spoilt(record: bytes, at: list[tuple[int, int]], cut: int) -> bytes:
     return bytes(data[:cut])
 
 
-@fuzz
+@fuzz(150)
 @given(st.sampled_from(GOOD), changes, st.integers(0, 4096))
 def test_any_record_is_read_or_refused(record: bytes, at: list[tuple[int, int]], cut: int) -> None:
     """Either samples of a length that the pipeline takes, or a reason."""
@@ -46,7 +39,7 @@ def test_any_record_is_read_or_refused(record: bytes, at: list[tuple[int, int]],
         assert read.skipped.reason
 
 
-@fuzz
+@fuzz(150)
 @given(st.binary(max_size=600))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     read = READER.read(data)
@@ -67,7 +60,7 @@ pieces = st.one_of(
 )  # fmt: skip
 
 
-@fuzz
+@fuzz(150)
 @given(st.sampled_from([3, 4]), st.lists(pieces, max_size=12), st.integers(1, 700))
 def test_any_stream_of_bytes_is_cut_or_refused(version: int, parts: list[bytes], step: int) -> None:
     """Every byte ends up in a packet, in a line, in what was skipped, or waits; all waiting is bounded."""

@@ -176,7 +176,7 @@ def test_doctor_names_wrong_hosts_ports_and_certificates(tmp_path: Path) -> None
             "there is no host": {"host": "no-such-host.invalid"},
             "refuses connections": {"port": closed.port},
             "does not answer HELLO": {"port": port},
-            "certificate": {"port": secured.port, "tls": {"ca_file": tmp_path / "ca.pem"}},
+            "certificate is not valid for '127.0.0.1'": {"port": secured.port, "tls": {"ca_file": tmp_path / "ca.pem"}},
             "does not speak TLS": {"port": plain.port, "tls": {}},
         }
         for words, changes in cases.items():

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from fuzz_support import fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -299,7 +300,7 @@ FAR = st.floats(0, 9_999_999_999).map(lambda t: datagram(0, t0=t))
 HOSTILE = st.one_of(st.binary(max_size=300), LIKE, MUTATED, TIMED, FAR)
 
 
-@settings(max_examples=200, deadline=None)
+@fuzz(200)
 @given(st.lists(st.tuples(HOSTILE, st.sampled_from([0.0, 0.01, 0.3, 2.0])), max_size=60))
 def test_any_datagrams_are_used_or_counted(sequence: list[tuple[bytes, float]]) -> None:
     """No exception, no growth, each datagram accounted for, each block sane; and a sound stream passes afterwards."""

@@ -82,11 +82,7 @@ class RemoteConfig:
     def __init__(
         self, settings: ControlConfig, station: StationId, base: TunablesConfig, store: Store, inbox: Inbox
     ) -> None:
-        """``base``: what the file says. A trial that a restart cut short is rolled back here.
-
-        Raises:
-            ControlError: the disk refuses that.
-        """
+        """``base``: what the file says. A trial that a restart cut short is rolled back here."""
         self.watch = TriggerWatch()
         self._settings = settings
         self._station = station
@@ -111,7 +107,7 @@ class RemoteConfig:
         for fault in store.faults:
             _log.error("%s", fault)
         if store.stored.trial is not None:
-            self._write_roll_back(store.stored.trial, "restart", "the agent was restarted during the probation")
+            self._end_trial(store.stored.trial, "restart", "the agent was restarted during the probation")
         self.effective = self._in_force()
 
     @property
@@ -237,11 +233,15 @@ class RemoteConfig:
         self._dirty = True
         self._quiet.warn(f"a change from afar is refused: {error}", key=error.kind)
 
+    def _tell_at_once(self) -> None:
+        """What rules has changed, which only a trusted key or the station itself brings about."""
+        self._dirty, self._next_report = True, 0.0
+
     def _change(self, tunables: TunablesConfig) -> None:
         """Have the pipeline go on with ``tunables``; a trial begins, or begins anew, when it does."""
         self._trial = None
         self.effective = tunables
-        self._dirty = True
+        self._tell_at_once()
         if self._apply is None:
             return
         limits = self._settings.limits() if self._store.stored.trial is not None else None
@@ -253,7 +253,7 @@ class RemoteConfig:
         if applying is None or not applying.done():
             return applying is None
         self._applying = None
-        self._dirty = True
+        self._tell_at_once()
         error = applying.exception()
         if error is not None:
             words = error.message if isinstance(error, TalusError) else str(error)
@@ -299,20 +299,21 @@ class RemoteConfig:
             self._quiet.warn(f"revision {order.revision} cannot be kept yet: {error}", key="keep")
             return
         self._trial = None
-        self._dirty = True
+        self._tell_at_once()
         _log.warning("revision %d is kept", order.revision)
 
     def _roll_back(self, order: Order, kind: str, reason: str) -> None:
-        try:
-            self._write_roll_back(order, kind, reason)
-        except ControlError as error:
-            # The disk still has it on trial, which a restart would end as well.
-            self._store.stored = _rolled_back(self._store.stored, order, kind, reason)
-            self._quiet.warn(str(error), key="roll back")
+        self._end_trial(order, kind, reason)
         self._change(self._in_force())
 
-    def _write_roll_back(self, order: Order, kind: str, reason: str) -> None:
-        self._store.write(_rolled_back(self._store.stored, order, kind, reason))
+    def _end_trial(self, order: Order, kind: str, reason: str) -> None:
+        stored = _rolled_back(self._store.stored, order, kind, reason)
+        try:
+            self._store.write(stored)
+        except ControlError as error:
+            # The disk still has it on trial, which the next start ends as well.
+            self._store.stored = stored
+            self._quiet.warn(str(error), key="roll back")
         _log.warning("revision %d is rolled back: %s", order.revision, reason)
 
 
