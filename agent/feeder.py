@@ -112,6 +112,7 @@ class Feeder:
         self._busy_since: float | None = None
         self._read_at: float | None = None
         self._decided_at: float | None = None
+        self._made_at = time.monotonic()
         self._stages = (
             Stage("source", self._read, self._source_ended),
             Stage("pipeline", self._decide, self._pipeline_ended),
@@ -165,6 +166,10 @@ class Feeder:
     def failure(self) -> tuple[str, BaseException] | None:
         """The first stage that died, and of what."""
         return next(((stage.name, stage.failed) for stage in self._stages if stage.failed is not None), None)
+
+    def advances(self, within_s: float) -> bool:
+        """Whether a packet was decided on in the last ``within_s`` seconds; at first, whether it is that young."""
+        return time.monotonic() - (self._decided_at or self._made_at) < within_s
 
     def works(self) -> bool:
         """False when the pipeline is stuck on a packet; a silent source is no reason to restart the agent."""

@@ -70,7 +70,8 @@ class Health:
 
     def __init__(self, identity: Identity, state_dir: Path, stalled_s: float = STALLED_S) -> None:
         self._identity = identity
-        self._stalled_s = stalled_s
+        self.stalled_s = stalled_s
+        """Silence of a channel after which it is named."""
         self._state_dir = state_dir
         self._lock = threading.Lock()
         self._streams: dict[StreamId, _Stream] = {}
@@ -121,7 +122,7 @@ class Health:
         """Channels that have delivered nothing for longer than they should."""
         now = time.monotonic()
         with self._lock:
-            return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self._stalled_s)
+            return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self.stalled_s)
 
     def message(self, seq: int, sight: Sight) -> HealthMessage:
         """The present state, in the form that is published."""
@@ -129,7 +130,7 @@ class Health:
         counts = {station.id: station.counts for station in sight.stations}
         with self._lock:
             streams = sorted(self._streams.items())
-            silent = {stream for stream, entry in streams if now - entry.arrived > self._stalled_s}
+            silent = {stream for stream, entry in streams if now - entry.arrived > self.stalled_s}
             shown = [
                 _stream_health(stream, entry, stream in silent, counts.get(stream.station, {}).get(stream.component))
                 for stream, entry in streams[:MAX_STREAMS]
@@ -152,7 +153,7 @@ class Health:
                 for stage in sight.stages
                 if stage.alive and stage.waiting and stage.idle_s is not None and stage.idle_s > STUCK_S
             ),
-            *(f"no samples from {name} for {self._stalled_s:.0f} s" for name in sorted(silent)),
+            *(f"no samples from {name} for {self.stalled_s:.0f} s" for name in sorted(silent)),
         ]
         if not streams:
             reasons.append("no samples yet")

@@ -63,6 +63,8 @@ class Rounds:
         self._ending = False
         self._file = StatusFile(config.state_dir)
         self._complaints: list[str] = []
+        self.degraded = False
+        """Whether the newest report says that something is wrong."""
         self._exporter = self._export(config)
 
     def _export(self, config: Config) -> Exporter | None:
@@ -94,6 +96,7 @@ class Rounds:
             return
         self._next_look = now + self._look_s
         report = self._look(now)
+        self.degraded = report.status != "ok"
         if now >= self._next_report:
             self._next_report = now + self._interval_s
             if self._delivery is not None:

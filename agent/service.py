@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 STOP_S = 4.0
+SILENCE_SPARE_S = 30.0
+"""How much longer than a channel may be silent before that is reported, nothing may come without a report."""
 DRAIN_S = 30.0
 """At the end of an archive, how long a broker that takes nothing is waited for."""
 
@@ -183,7 +185,8 @@ class Service:
         tuning: Tuning,
         orders: Orders | None,
     ) -> None:
-        """Until the end: report health, and feed the watchdog only while the work goes on."""
+        """Until the end: report health, and feed the watchdog only while packets are decided on, or while the report
+        says what is wrong."""
         next_watchdog = 0.0
         standing, tuned, model = feeder.line.standing(), tuning.effective, feeder.line.classifier.sha256
         steps = StepWatch()
@@ -208,7 +211,8 @@ class Service:
             if delivery and not (standing.same(before) and tuned is tuning.effective and model == served):
                 delivery.link.publish_retained(self._state_message(feeder.line, standing, health, tuning))
             tuned = tuning.effective
-            if notifier.watchdog_s and now >= next_watchdog and feeder.works():
+            moves = feeder.advances(health.stalled_s + SILENCE_SPARE_S) or rounds.degraded
+            if notifier.watchdog_s and now >= next_watchdog and feeder.works() and moves:
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
 

@@ -198,6 +198,8 @@ class Keeper(threading.Thread):
         self.starts = 0
         self.said: Counter[str] = Counter()
         """Alerts that the agents say they have decided, in words."""
+        self.revisions: set[tuple[str, int]] = set()
+        """Revisions of events that they say they have decided."""
         self.own_deaths: list[int] = []
         """Exit statuses of agents that ended by themselves."""
         self._stopping = False
@@ -217,6 +219,8 @@ class Keeper(threading.Thread):
                     log.write(line)
                     if (found := re.search(r"agent\.feeder: (ALERT .*)", line)) is not None:
                         self.said[found[1]] += 1
+                    elif (found := re.search(r"agent\.feeder: (\S+) (?:new|update|end) r(\d+):", line)) is not None:
+                        self.revisions.add((found[1], int(found[2])))
                 status = self._process.wait()
                 log.write(f"--- ended with status {status}\n")
                 log.flush()
@@ -257,7 +261,8 @@ class Ears(threading.Thread):
         self.words: dict[tuple[str, int], str] = {}
         """Of each alert, by who says it."""
         self.health: dict[str, Any] = {}
-        self.newest = time.monotonic()
+        self.times: list[float] = []
+        """When each came, by this machine's clock."""
         self.ready = threading.Event()
         self._stopping = False
 
@@ -288,7 +293,7 @@ class Ears(threading.Thread):
         elif name in ("event", "alert"):
             body = json.loads(message.payload)
             self.heard.append((name, body))
-            self.newest = time.monotonic()
+            self.times.append(time.time())
             if name == "alert":
                 self.words[body["boot_id"], body["seq"]] = describe(parse(MODELS[name], message.payload))
         return True

@@ -392,3 +392,32 @@ def test_a_full_disk_is_reported_and_survived(tmp_path: Path, kind: type[SmallDi
     assert "the disk takes messages again" in agent.log
     assert by_revision(collector.bodies("/event")) == wanted
     assert all(revisions == sorted(revisions) for revisions in first_order(collector.bodies("/event")).values())
+
+
+def test_silence_that_no_report_mentions_does_not_feed_the_watchdog(tmp_path: Path) -> None:
+    """The packets' clock is what counts, not a timer; a sensor known to be silent is told of, and fed for."""
+    work, source = feeder(lambda _: None, tmp_path)
+    work.start()
+    assert work.advances(60.0), "it has just begun"
+    assert not work.advances(0.0)
+    source.queue.put(block(np.zeros(100, dtype=np.int32)))
+    wait_for(lambda: work.advances(0.5), 10, "a packet was decided on")
+    wait_for(lambda: not work.advances(0.5), 10, "and then no other")
+    work.stop(5)
+
+
+def test_a_silent_sensor_is_told_of_and_the_watchdog_is_fed(tmp_path: Path) -> None:
+    """Nothing ever comes: the report says so within seconds, and systemd has no reason for a restart."""
+    (tmp_path / "records").mkdir()
+    config = write_config(tmp_path, "", source=f"{{kind: folder, paths: ['{tmp_path / 'records'}']}}")
+    with notify_socket(tmp_path) as (path, heard):
+        env = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1000000"}
+        with running_agent("run", "--config", config, env=env) as agent:
+            assert heard.get(timeout=60) == "READY=1"
+            status = tmp_path / "state" / "status.json"
+            wait_for(lambda: status.exists() and "no samples yet" in status.read_text(), 30)
+            while not heard.empty():
+                heard.get()
+            assert [heard.get(timeout=30) for _ in range(3)] == ["WATCHDOG=1"] * 3
+            agent.signal(signal.SIGTERM)
+            assert agent.end() == 0

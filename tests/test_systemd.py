@@ -10,28 +10,66 @@ from pathlib import Path
 import pytest
 
 UNIT = Path(__file__).parents[1] / "systemd" / "talus-agent.service"
+JETSON = UNIT.with_name("jetson.conf")
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
 
-def test_the_unit_is_well_formed(tmp_path: Path) -> None:
-    """An unknown key is ignored by systemd with a line in the journal that nobody reads."""
-    program = tmp_path / "talus"
+def installed(folder: Path, *drop_ins: Path) -> Path:
+    """The unit with its drop-ins as they lie under /etc/systemd/system, and a program where it expects one."""
+    program = folder / "talus"
     program.write_text("#!/bin/sh\n", encoding="ascii")
     program.chmod(0o755)
-    unit = tmp_path / UNIT.name
+    unit = folder / UNIT.name
     unit.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/talus/bin/talus", str(program)), encoding="utf-8")
+    for drop_in in drop_ins:
+        (folder / f"{UNIT.name}.d").mkdir(exist_ok=True)
+        shutil.copy(drop_in, folder / f"{UNIT.name}.d")
+    return unit
+
+
+@pytest.mark.parametrize("drop_ins", [(), (JETSON,)], ids=["plain", "jetson"])
+def test_the_unit_is_well_formed(tmp_path: Path, drop_ins: tuple[Path, ...]) -> None:
+    """An unknown key is ignored by systemd with a line in the journal that nobody reads."""
+    unit = installed(tmp_path, *drop_ins)
     result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    ours = [line for line in result.stderr.splitlines() if UNIT.name in line]
+    ours = [line for line in result.stderr.splitlines() if UNIT.name in line or JETSON.name in line]
     assert not ours and result.returncode == 0
 
 
-def test_the_unit_exposes_little() -> None:
+@pytest.mark.parametrize(("drop_ins", "most"), [((), 2.0), ((JETSON,), 3.0)], ids=["plain", "jetson"])
+def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[Path, ...], most: float) -> None:
     """The agent listens to a network: what breaks into it must find nothing to use."""
+    unit = installed(tmp_path, *drop_ins)
     result = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", UNIT], capture_output=True, text=True, check=False
+        ["systemd-analyze", "security", "--offline=true", unit], capture_output=True, text=True, check=False
     )
     if "unrecognized option" in result.stderr:
         pytest.skip("systemd-analyze is too old for --offline")
     level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", result.stdout)
-    assert level and float(level[1]) <= 2.0
+    assert level and float(level[1]) <= most
+    hidden = re.search(r"(.) PrivateDevices=", result.stdout)
+    assert hidden and (hidden[1] == "✗") == bool(drop_ins), "the GPU can be reached where it is meant to be, only there"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Type=notify", "systemctl start waits until the agent watches"),
+        ("WatchdogSec=", "a hang is ended"),
+        ("Restart=always", "nobody is near"),
+        ("StartLimitIntervalSec=0", "and it never gives up"),
+        ("DynamicUser=yes", "no user to make"),
+        ("StateDirectory=talus", "the outbox survives"),
+        ("LoadCredential=", "the password is in no file that others read"),
+        ("MemoryMax=", "another program on the machine survives"),
+    ],
+)
+def test_the_unit_says(name: str, why: str) -> None:
+    assert name in UNIT.read_text("utf-8"), why
+
+
+def test_the_stop_is_given_more_time_than_the_agent_takes() -> None:
+    """Open events are ended and the outbox is flushed within five seconds (tests/test_service.py)."""
+    stop = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
+    assert stop and int(stop[1]) > 5

@@ -1,0 +1,193 @@
+"""The example files for Mosquitto, each run by a real one: access lists, TLS, certificates of stations, the bridge."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from agent.broker import free_port
+from agent.errors import DeliveryError
+from agent.link import MqttLink
+from agent.mqtt import Connection
+from agent.mqtt_settings import MqttSettings, TlsSettings
+from agent.outbox import Outbox
+from agent.waker import Waker
+
+EXAMPLES = Path(__file__).parents[1] / "configs" / "mosquitto"
+PASSWORDS = {"station-abc": "one", "control-room": "two", "operator": "three"}
+
+pytestmark = needs_mosquitto
+
+
+def issue(folder: Path, *names: str) -> None:
+    """A certificate authority, and a certificate and key for each name."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+
+    def subject(name: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+    def sign(name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> x509.Certificate:
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject(name))
+            .issuer_name(subject("ca"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(address, critical=False)
+            .sign(authority_key, hashes.SHA256())
+        )
+
+    def write(name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool = False) -> None:
+        certificate = sign(name, key, authority=authority)
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+    write("ca", authority_key, authority=True)
+    for name in names:
+        write(name, ec.generate_private_key(ec.SECP256R1()))
+
+
+class Example(Mosquitto):
+    """A broker with one of the example files, its paths and ports replaced."""
+
+    def __init__(self, folder: Path, name: str, port: int, replaced: dict[str, str]) -> None:
+        super().__init__(folder, port=port)
+        state = folder / f"state-{name}"
+        state.mkdir()
+        text = (EXAMPLES / name).read_text("utf-8")
+        for old, new in {"/etc/mosquitto/talus": str(folder), "/var/lib/mosquitto": str(state), **replaced}.items():
+            assert old in text, f"{old} is not in {name}"
+            text = text.replace(old, new)
+        self._config.write_text(f"{text}\nuser root\n")
+
+
+@contextlib.contextmanager
+def centre(folder: Path) -> Iterator[tuple[Example, dict[str, int]]]:
+    """The broker of broker.conf, with certificates, passwords and the access list."""
+    issue(folder, "broker", "station-abc", "stranger")
+    for name, end in (("station-abc", "pem"), ("station-abc", "key")):
+        (folder / f"station.{end}").write_bytes((folder / f"{name}.{end}").read_bytes())
+    passwords = folder / "passwords"
+    for number, (user, word) in enumerate(PASSWORDS.items()):
+        options = ["-c"] if number == 0 else []
+        subprocess.run(["mosquitto_passwd", *options, "-b", passwords, user, word], check=True)
+    (folder / "acl").write_text((EXAMPLES / "acl").read_text("utf-8"))
+    (folder / "acl").chmod(0o600)
+    ports = {"8883": free_port(), "8884": free_port()}
+    broker = Example(folder, "broker.conf", ports["8883"], {name: str(port) for name, port in ports.items()})
+    try:
+        broker.start()
+        yield broker, ports
+    finally:
+        broker.stop()
+
+
+def settings(folder: Path, port: int, **changes: Any) -> MqttSettings:
+    tls = changes.pop("tls", TlsSettings(ca=str(folder / "ca.pem")))
+    return MqttSettings("127.0.0.1", port, tls=tls, backoff_min_s=0.05, backoff_max_s=0.3, **changes)
+
+
+def control_room(folder: Path, port: int) -> Collector:
+    return Collector(settings(folder, port, username="control-room", password=PASSWORDS["control-room"]))
+
+
+def sends(link_settings: MqttSettings, box: Outbox, collector: Collector) -> None:
+    """An alert and an event go out as this user and reach the control room."""
+    link = MqttLink(link_settings, box, STATION)
+    link.start()
+    try:
+        box.put([make_message(1), make_alert(1)])
+        wait_for(lambda: collector.bodies("/alert") and collector.bodies("/event"))
+        wait_for(lambda: box.depth == 0)
+    finally:
+        link.stop(2.0)
+
+
+def test_a_station_with_a_password_over_tls(tmp_path: Path) -> None:
+    with centre(tmp_path) as (_, ports), control_room(tmp_path, ports["8883"]) as collector:
+        user = {"username": "station-abc", "password": PASSWORDS["station-abc"]}
+        sends(settings(tmp_path, ports["8883"], **user), Outbox(tmp_path / "o.db"), collector)
+        with pytest.raises(DeliveryError, match="Not authorized"):
+            Connection.open(settings(tmp_path, ports["8883"]), "nobody", Waker())
+        with pytest.raises(DeliveryError):
+            Connection.open(settings(tmp_path, ports["8883"], tls=None, connect_timeout_s=1), "plain", Waker())
+
+
+def test_a_station_with_a_certificate_of_its_own(tmp_path: Path) -> None:
+    """Its common name is its user; without a certificate nobody gets in."""
+    with centre(tmp_path) as (_, ports), control_room(tmp_path, ports["8883"]) as collector:
+        own = TlsSettings(str(tmp_path / "ca.pem"), str(tmp_path / "station.pem"), str(tmp_path / "station.key"))
+        sends(settings(tmp_path, ports["8884"], tls=own), Outbox(tmp_path / "o.db"), collector)
+        with pytest.raises(DeliveryError):
+            Connection.open(settings(tmp_path, ports["8884"], connect_timeout_s=2), "nobody", Waker())
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "allowed"),
+    [
+        ("station-abc", "XX/ABC/alert", True),
+        ("station-abc", "XX/OTHER/alert", False),
+        ("control-room", "XX/ABC/config/set", False),
+        ("operator", "XX/ABC/config/set", True),
+        ("operator", "XX/ABC/alert", False),
+    ],
+)
+def test_the_access_list_lets_each_write_its_own(tmp_path: Path, user: str, name: str, allowed: bool) -> None:
+    with centre(tmp_path) as (_, ports):
+        who = settings(tmp_path, ports["8883"], username=user, password=PASSWORDS[user])
+        connection = Connection.open(who, "writer", Waker())
+        token = connection.publish(f"talus/v1/{name}", b"{}")
+        acks = []
+        while not acks:
+            acks = connection.pump(1.0)
+        assert (acks[0].token, acks[0].code < 0x80) == (token, allowed)
+        connection.close()
+
+
+def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Path) -> None:
+    with centre(tmp_path) as (broker, ports), control_room(tmp_path, ports["8883"]) as collector:
+        local = free_port()
+        own = Example(
+            tmp_path,
+            "bridge.conf",
+            local,
+            {"listener 1883": f"listener {local}", "broker.example.org:8884": f"127.0.0.1:{ports['8884']}"},
+        )
+        try:
+            own.start()
+            link_settings = own.settings()
+            box = Outbox(tmp_path / "o.db")
+            sends(link_settings, box, collector)
+            broker.stop()
+            link = MqttLink(link_settings, box, STATION)
+            link.start()
+            box.put([make_alert(2), make_alert(3)])
+            wait_for(lambda: box.depth == 0, what="the station's own broker takes them")
+            link.stop(2.0)
+            own.kill()
+            own.start()
+            broker.start()
+            wait_for(lambda: len({body["id"] for body in collector.bodies("/alert")}) == 3, 60)
+        finally:
+            own.stop()
