@@ -6,7 +6,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from agent.commands.config import ANSWER_S, _add_broker, _settings, _station
+from agent.commands.desk import ANSWER_S, add_broker, settings_of, station_named
 from agent.errors import ControlError, UsageError
 
 EXAMPLE = (
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--station", required=True, metavar="NET.STA")
         one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key")
         one.add_argument("--wait", type=float, metavar="SECONDS", help="for the answer")
-        _add_broker(one)
+        add_broker(one)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -48,9 +48,9 @@ def give(args: argparse.Namespace, content: dict[str, object], wait_s: float, ou
     from agent.control.keys import SigningKey
     from agent.control.model_client import ask, command
 
-    station = _station(args.station)
+    station = station_named(args.station)
     payload = command(SigningKey.load(args.key), station, content)
-    answer, pieces = ask(_settings(args), station, payload, wait_s)
+    answer, pieces = ask(settings_of(args), station, payload, wait_s)
     if answer.status != "done":
         raise ControlError(answer.kind or answer.status, f"{args.station}: {answer.status}: {answer.reason}")
     if out is not None:

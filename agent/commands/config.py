@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.commands.watch import PASSWORD_VARIABLE
+from agent.commands.desk import ANSWER_S, add_broker, settings_of, station_named
 from agent.errors import ConfigError, ControlError, UsageError
 
 if TYPE_CHECKING:
     from agent.config import Config, TunablesConfig
     from agent.control.client import Seen
     from agent.control.rehearsal import Rehearsal
-    from agent.mqtt_settings import MqttSettings
     from agent.schema import Outcome
-    from agent.types import StationId
 
 EXAMPLE = (
     "talus config keygen ops.pem\n"
@@ -29,7 +26,6 @@ EXAMPLE = (
     "  talus config dry-run change.yaml records/ --config station.yaml"
 )
 VALID_DAYS = 7.0
-ANSWER_S = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     push = actions.add_parser("push", help="publish an order and say what became of it")
     push.add_argument("file", type=Path, metavar="ORDER", help="what sign wrote")
-    _add_broker(push)
+    add_broker(push)
     push.add_argument("--station", action="append", metavar="NET.STA", help="to these only (default: those it names)")
     push.add_argument("--follow", action="store_true", help="wait until it is kept or rolled back")
     push.add_argument(
@@ -66,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     for name, words in (("show", "say what rules at a station"), ("history", "list what became of its orders")):
         one = actions.add_parser(name, help=words)
-        _add_broker(one)
+        add_broker(one)
         one.add_argument("--station", required=True, metavar="NET.STA")
         one.add_argument("--json", action="store_true", help="the station's report as it came")
 
@@ -81,15 +77,6 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
         "file", type=Path, metavar="FILE", help="what is to change: trigger, verdict, policy, reporting"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the station's file, over which the change is laid")
-
-
-def _add_broker(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--broker",
-        required=True,
-        metavar="URL",
-        help=f"mqtt://[user@]host[:port][/prefix], or mqtts://; the password comes from {PASSWORD_VARIABLE}",
-    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -144,9 +131,9 @@ def _push(args: argparse.Namespace) -> int:
         raise UsageError("the order is for every station", "name those to which it is pushed with --station")
     until = ("kept",) if args.follow else ("trial", "kept")
     wait_s = args.wait if args.wait is not None else 86_400.0 if args.follow else ANSWER_S
-    settings, well = _settings(args), True
+    settings, well = settings_of(args), True
     for name in names:
-        said = push(settings, _station(name), payload, until, wait_s)
+        said = push(settings, station_named(name), payload, until, wait_s)
         print(f"{name}: {_told(said)}", flush=True)
         well = well and said.result in until
     return 0 if well else 1
@@ -255,22 +242,7 @@ def _table(found: Rehearsal) -> str:
 def _look(args: argparse.Namespace) -> Seen:
     from agent.control.client import look
 
-    return look(_settings(args), _station(args.station))
-
-
-def _settings(args: argparse.Namespace) -> MqttSettings:
-    from agent.mqtt_settings import MqttSettings
-
-    return MqttSettings.from_url(args.broker, os.environ.get(PASSWORD_VARIABLE))
-
-
-def _station(name: str) -> StationId:
-    from agent.types import StationId
-
-    network, dot, station = name.partition(".")
-    if not (dot and network and station and name.replace(".", "").replace("-", "").isalnum()):
-        raise UsageError(f"{name!r} is no station", "write NETWORK.STATION, such as XX.SLOPE")
-    return StationId(network, station, "", "")
+    return look(settings_of(args), station_named(args.station))
 
 
 def _told(line: Outcome) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.ask import give
-from agent.commands.config import ANSWER_S, _add_broker, _settings, _station
+from agent.commands.desk import ANSWER_S, add_broker, settings_of, station_named
 from agent.errors import ControlError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback = actions.add_parser("rollback", help="go back to the model before")
     for one in (push, show, promote, rollback):
         one.add_argument("--station", required=True, metavar="NET.STA")
-        _add_broker(one)
+        add_broker(one)
     for one in (push, promote, rollback):
         one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key")
 
@@ -61,7 +61,7 @@ def _push(args: argparse.Namespace) -> int:
 
     if args.hold and args.follow:
         raise UsageError("--hold and --follow contradict each other", "a model on hold is kept after promote")
-    key, station = SigningKey.load(args.key), _station(args.station)
+    key, station = SigningKey.load(args.key), station_named(args.station)
     offered = offer(
         args.bundle, key, station, promote="hold" if args.hold else "auto", url=args.url, valid_days=VALID_DAYS
     )
@@ -74,14 +74,14 @@ def _push(args: argparse.Namespace) -> int:
             print(line, flush=True)
 
     until = {"kept"} if args.follow else {"shadow", "ready", "probation", "kept"}
-    last = push(_settings(args), station, offered, until=until, timeout_s=args.wait, tell=tell)
+    last = push(settings_of(args), station, offered, until=until, timeout_s=args.wait, tell=tell)
     return int(last.phase in ("refused", "rolled_back"))
 
 
 def _show(args: argparse.Namespace) -> int:
     from agent.control.model_client import look
 
-    report = look(_settings(args), _station(args.station))
+    report = look(settings_of(args), station_named(args.station))
     if report is None:
         raise ControlError(
             "silent", f"{args.station} has said nothing of its model", "does its file have control.keys?"
