@@ -41,17 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _stage(options: argparse.Namespace) -> int:
     match options.stage:
         case "lint":
-            return _lint(options.files, options.tensorrt)
+            status = _lint(options.files, options.tensorrt)
         case "float":
-            return _float(options.source, options.target)
+            status = _float(options.source, options.target)
         case "teacher":
-            return _teacher(options.facts)
+            status = _teacher(options.facts)
         case "verify":
-            return _verify(options)
+            status = _verify(options)
+        case "pictures":
+            status = _pictures(options)
         case "report":
-            return _report(_data(options.data), options.bundle, options.split)
+            status = _report(_data(options.data), options.bundle, options.split)
         case _:
-            return _run(options)
+            status = _run(options)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     floating = stages.add_parser("float", help="write the float network of an INT8 file, for comparisons on a device")
     floating.add_argument("source", type=Path, metavar="MODEL", help="such as agent/models/default/model.trt.onnx")
     floating.add_argument("target", type=Path, metavar="FILE", help="ONNX file to write")
+    pictures = stages.add_parser("pictures", help="the pictures of the documentation, from a bundle and a work folder")
+    pictures.add_argument("--bundle", type=Path, default=BUNDLE, help="folder or zip (default: the agent's own)")
+    pictures.add_argument("--work", type=Path, default=WORK, help="where pre-training left its log (%(default)s)")
+    pictures.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="such as docs/pictures")
     lint = stages.add_parser("lint", help="check files against TensorRT's rules, without a GPU")
     lint.add_argument("files", nargs="+", type=Path, metavar="FILE", help="ONNX file, or bundle (folder or zip)")
     lint.add_argument(
@@ -171,6 +178,22 @@ def _lint(files: Sequence[Path], tensorrt: str) -> int:
         if not findings:
             print(f"{file}: keeps all {len(RULES)} rules of TensorRT {tensorrt}")
     return int(broken)
+
+
+def _pictures(options: argparse.Namespace) -> int:
+    """Draw what there are values for."""
+    from agent.inference.bundle import open_bundle
+    from quantize import plots
+
+    made = [plots.generator_picture(options.out / "generator.png")]
+    comparison: Any = dict(open_bundle(options.bundle).manifest.metrics).get("comparison")
+    if comparison is not None:
+        made += plots.comparison_pictures(options.out, comparison)
+    log = options.work / "full" / "pretrained" / "log.jsonl"
+    if log.is_file():
+        made.append(plots.losses_picture(options.out / "pretraining.png", log))
+    print("\n".join(str(path) for path in made))
+    return 0
 
 
 def _float(source: Path, target: Path) -> int:

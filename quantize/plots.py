@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.types import LABELS, WINDOW_RATE_HZ
-from quantize.evaluate import CLASSES, Array
+from quantize import tables
+from quantize.evaluate import CLASSES
 from quantize.generator import ONSET, generate
 from quantize.generator.events import KINDS
 from quantize.generator.medium import SAMPLES
@@ -132,19 +133,15 @@ def confusion_picture(path: Path, matrices: Mapping[str, NDArray[np.int64]]) -> 
     return _save(figure, path)
 
 
-def reliability_picture(path: Path, curves: Mapping[str, tuple[Array, NDArray[np.bool_]]], bins: int = 10) -> Path:
-    """Reliability (share right by top probability) and risk over coverage; ``curves``: title to the top probabilities
-    and whether the answer was right."""
+def reliability_picture(path: Path, methods: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Reliability (share right by top probability) and risk over coverage; ``methods``: title to ``reliability`` and
+    ``risk_coverage`` of a comparison."""
     figure, axes = _figure(1, 2, 9, 3.5)
-    for title, (top, right) in curves.items():
-        which = np.minimum((top * bins).astype(int), bins - 1)
-        full = [b for b in range(bins) if (which == b).sum() >= 5]
-        axes[0][0].plot(
-            [top[which == b].mean() for b in full], [right[which == b].mean() for b in full], "o-", label=title
-        )
-        order = np.argsort(-top)
-        risk = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
-        axes[0][1].plot(np.arange(1, len(order) + 1) / len(order), risk, label=title)
+    for title, whole in methods.items():
+        full = [(sure, right) for count, sure, right in whole["reliability"] if count >= 5]
+        axes[0][0].plot([sure for sure, _ in full], [right for _, right in full], "o-", label=title)
+        curve = sorted((coverage, risk) for _, coverage, risk in whole["risk_coverage"])
+        axes[0][1].plot([coverage for coverage, _ in curve], [risk for _, risk in curve], "o-", label=title)
     axes[0][0].plot([0, 1], [0, 1], ":", color="grey")
     axes[0][0].set_xlabel("top probability", fontsize=8)
     axes[0][0].set_ylabel("share right", fontsize=8)
@@ -152,3 +149,19 @@ def reliability_picture(path: Path, curves: Mapping[str, tuple[Array, NDArray[np
     axes[0][1].set_ylabel("risk (share wrong of the answered)", fontsize=8)
     axes[0][0].legend(fontsize=7)
     return _save(figure, path)
+
+
+SHOWN = ("stft", "alone", "prime", "distilled", "int8")
+"""Methods in the pictures of a comparison."""
+
+
+def comparison_pictures(folder: Path, found: Mapping[str, Any]) -> list[Path]:
+    """Confusion of records and of events, reliability and risk, in the neutral view, of a comparison's plain values."""
+    whole = {
+        tables.title(name): found["methods"][name]["neutral"]["whole"] for name in SHOWN if name in found["methods"]
+    }
+    made = [reliability_picture(folder / "reliability.png", whole)]
+    for unit in ("records", "events"):
+        matrices = {name: np.array(values[f"confusion_{unit}"]) for name, values in whole.items()}
+        made.append(confusion_picture(folder / f"confusion_{unit}.png", matrices))
+    return made

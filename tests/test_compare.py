@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from quantize.compare import FIGURES, compare, crossfitted, paired_differences
 from quantize.crossval import OutOfFold
 from quantize.data import TRANSIENT, Row, read_table
 from quantize.evaluate import Truth, calibration_error, score, softmax
+from quantize.plots import comparison_pictures
 from quantize.probe import COLUMNS, probe, recording
 from quantize.signals import FULL_S, LENGTHS_S
 
@@ -139,6 +141,14 @@ def test_methods_must_have_answered_the_same_records() -> None:
         compare(out, rows, whole // 2 % 5)
     with pytest.raises(ConfigError, match="no method"):
         compare({}, rows, whole // 2 % 5)
+
+
+def test_pictures_are_drawn_from_the_plain_values(found: dict[str, object], tmp_path: Path) -> None:
+    """Twice the same bytes: a picture changes only with the figures."""
+    first = comparison_pictures(tmp_path / "a", json.loads(json.dumps(found)))
+    again = comparison_pictures(tmp_path / "b", json.loads(json.dumps(found)))
+    assert [path.name for path in first] == ["reliability.png", "confusion_records.png", "confusion_events.png"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 
 def test_every_table_of_the_comparison_is_printed(found: dict[str, object], tmp_path: Path) -> None:
