@@ -43,6 +43,8 @@ SPACING_S = 3.0
 SETTLE_S = 12.0
 """Silence after which all is taken to have arrived."""
 SAME_ONSET_NS = NS
+QUIET_S = 20.0
+"""Without a block the run without faults is at the end of the records."""
 
 RULE = {
     "severity": "minor",
@@ -112,7 +114,7 @@ def reference(made: Path, config: Path, out: Path) -> None:
                                       body.get("action", body["phase"]), parse_ns(body["onset"])))  # fmt: skip
 
     def end_when_quiet() -> None:
-        while time.monotonic() - newest < 3.0:
+        while time.monotonic() - newest < QUIET_S:
             time.sleep(0.2)
         source.close()
 
