@@ -101,8 +101,11 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--calibration", type=int, metavar="N", default=512, help="windows for the INT8 ranges (default: 512)"
             )
+        if name in ("transfer", "crossval", "curve", "bundle", "model"):
+            stage.add_argument(
+                "--checkpoint", type=Path, help="published weights of PRIME-DP (default: pre-train here)"
+            )
         if name == "transfer":
-            stage.add_argument("--checkpoint", type=Path, help="published weights (default: pre-train here)")
             stage.add_argument("--recipe", choices=("head", "embeddings", "all"), help="what may move (default: all)")
             stage.add_argument("--out", type=Path, required=True, help="file to write, such as teacher.pt")
     verifying = stages.add_parser(
@@ -230,7 +233,8 @@ def _run(options: argparse.Namespace) -> int:
 
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
     work = options.work / ("reduced" if options.reduced else "full")
-    lab = pipeline.open_lab(data, work, config, reduced=options.reduced)
+    checkpoint = getattr(options, "checkpoint", None)
+    lab = pipeline.open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint)
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
     if options.stage == "search":
@@ -238,7 +242,7 @@ def _run(options: argparse.Namespace) -> int:
 
         print(table(search(lab, config.alone.windows // 2, range(options.folds))))
     if options.stage == "transfer":
-        print(pipeline.transfer(lab, options.checkpoint, options.recipe, options.out))
+        print(pipeline.transfer(lab, options.recipe, options.out))
     if options.stage in ("crossval", "model"):
         for name in options.methods or pipeline.COMPARED:
             answered = cross_validate(lab, name, range(options.folds))

@@ -157,6 +157,7 @@ def fit(
 
 def claim(work: Path, text: str) -> None:
     """Refuse to go on with a run that was something else."""
+    work.mkdir(parents=True, exist_ok=True)
     path = work / "run.txt"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(

@@ -34,6 +34,8 @@ class Lab:
     work: Path
     data: Path
     """The data folder, for the tables beside the records."""
+    checkpoint: Path | None = None
+    """Published weights of PRIME-DP, which take the place of pre-training."""
     landslides: int | None = None
     """How many landslide events are learned from at most, for the learning curve."""
 

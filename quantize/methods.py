@@ -22,9 +22,10 @@ from quantize import infer, qat
 from quantize.augment import calibration_windows
 from quantize.bank import Bank
 from quantize.boosting import feature_table, train_boosting
+from quantize.checkpoint import load_checkpoint
 from quantize.evaluate import Array, Logits, softmax
 from quantize.export import export_int8
-from quantize.fit import FitConfig, Source, fit, has_bfloat16
+from quantize.fit import FitConfig, Source, claim, fit, has_bfloat16
 from quantize.int8 import Int8Files
 from quantize.lab import Lab, learned_from
 from quantize.pretrain import pretrain, read_arrivals
@@ -76,11 +77,26 @@ def scratch(lab: Lab, fold: int | None) -> Logits:
 
 
 def pretrained(lab: Lab) -> PrimeDP:
-    """The pre-trained network. It saw the training split, records without a class and the streams; no label, and
-    nothing of the validation split."""
+    """The pre-trained network: published weights where the lab has some. Else it saw the training split, records
+    without a class and the streams; no label, and nothing of the validation split.
+
+    Raises:
+        BundleError: the checkpoint is damaged or of another variant than the configuration names.
+    """
+    if lab.checkpoint is not None:
+        loaded = load_checkpoint(lab.checkpoint, lab.config.pretrain.variant)
+        _claim_start(lab, loaded.sha256)
+        return loaded.model
+    _claim_start(lab, "pre-trained here")
     records = [record for record in lab.records if record.row.split == "train"]
     arrivals = read_arrivals(lab.data)
     return pretrain([*records, *lab.unlabelled, *lab.streams], arrivals, lab.config.pretrain, lab.work / "pretrained")
+
+
+def _claim_start(lab: Lab, start: str) -> None:
+    """A work folder belongs to one start of the teacher: what is in it must not be taken for another's."""
+    lab.work.mkdir(parents=True, exist_ok=True)
+    claim(lab.work / "start", start)
 
 
 def prime_teacher(lab: Lab, fold: int | None) -> EventTeacher:

@@ -47,8 +47,11 @@ STUDIES = ("comparison", "probe", "learning_curve", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
 
 
-def open_lab(data: Path, work: Path, config: BuildConfig, *, reduced: bool = False) -> Lab:
-    """Read all records; ``reduced`` keeps about every eighth event of each label and source."""
+def open_lab(
+    data: Path, work: Path, config: BuildConfig, *, reduced: bool = False, checkpoint: Path | None = None
+) -> Lab:
+    """Read all records; ``reduced`` keeps about every eighth event of each label and source; ``checkpoint`` are weights
+    of PRIME-DP that make pre-training needless."""
     rows = read_table(data)
     unlabelled, streams = read_unlabelled(data), read_streams(data)
     if reduced:
@@ -56,10 +59,10 @@ def open_lab(data: Path, work: Path, config: BuildConfig, *, reduced: bool = Fal
         kept = {event for place, (_, _, _, event) in enumerate(events) if place % 8 == 0}
         rows = [row for row in rows if row.event in kept]
         unlabelled, streams = unlabelled[::16], streams[::16]
-    return Lab(load_records(rows), unlabelled, streams, config, work, data)
+    return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint)
 
 
-def transfer(lab: Lab, checkpoint: Path | None, recipe: Recipe | None, target: Path) -> str:
+def transfer(lab: Lab, recipe: Recipe | None, target: Path) -> str:
     """Adapt PRIME-DP to the lab's training split and write it to ``target``; returns its figures on the validation
     split. Without a checkpoint the network is pre-trained on the lab's own records.
 
@@ -70,12 +73,8 @@ def transfer(lab: Lab, checkpoint: Path | None, recipe: Recipe | None, target: P
     if recipe is not None:
         settings = replace(settings, recipe=recipe)
         lab = replace(lab, config=replace(lab.config, teacher=settings))
-    if checkpoint is None:
-        network, start = pretrained(lab), "pre-trained here"
-    else:
-        loaded = load_checkpoint(checkpoint, lab.config.pretrain.variant)
-        network, start = loaded.model, loaded.published or loaded.sha256
-    teacher = transferred(lab, None, f"transfer_{settings.recipe}", network)
+    teacher = transferred(lab, None, f"transfer_{settings.recipe}", pretrained(lab))
+    start = "pre-trained here" if lab.checkpoint is None else load_checkpoint(lab.checkpoint).sha256
     save_teacher(target, teacher, {"start": start, "recipe": settings.recipe})
     held = [lab.records[int(i)] for i in lab.held_out(None)]
     if not held:

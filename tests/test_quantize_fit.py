@@ -27,6 +27,7 @@ from quantize.data import Record, load_records, read_table  # noqa: E402
 from quantize.fit import FitConfig, Source, fit  # noqa: E402
 from quantize.lab import Lab, learned_from  # noqa: E402
 from quantize.methods import folder as folder_of  # noqa: E402
+from quantize.methods import pretrained
 from quantize.prime_dp import PrimeDP  # noqa: E402
 from quantize.student import (  # noqa: E402
     Student,
@@ -232,6 +233,18 @@ def test_shapes_that_quantise_badly_are_refused(shape: dict[str, tuple[int, ...]
     StudentConfig(**plain)
     with pytest.raises(ConfigError):
         StudentConfig(**(plain | shape))
+
+
+def test_published_weights_take_the_place_of_pretraining(lab: Lab, tmp_path: Path) -> None:
+    """As they are; and a folder that was begun without them is not gone on with."""
+    torch.manual_seed(9)
+    network = PrimeDP(REDUCED.pretrain.variant)
+    torch.save(network.state_dict(), tmp_path / "published.pt")
+    with_weights = replace(lab, checkpoint=tmp_path / "published.pt", work=tmp_path / "work")
+    loaded = pretrained(with_weights).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in network.state_dict().items())
+    with pytest.raises(ConfigError, match="another configuration"):
+        pretrained(replace(with_weights, checkpoint=None))
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
