@@ -27,7 +27,7 @@ from quantize.data import Record, load_records, read_table  # noqa: E402
 from quantize.fit import FitConfig, Source, fit  # noqa: E402
 from quantize.lab import Lab, learned_from  # noqa: E402
 from quantize.methods import folder as folder_of  # noqa: E402
-from quantize.methods import pretrained
+from quantize.methods import pretrained  # noqa: E402
 from quantize.prime_dp import PrimeDP  # noqa: E402
 from quantize.student import (  # noqa: E402
     Student,
