@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from agent.assemble import DEFAULT_BUNDLE, Line, open_classifier
-from agent.config import Config
+from agent.config import Config, ControlConfig
 from agent.control import model_order
 from agent.control.commands import Commands, Desk
 from agent.control.envelope import Opened, admit, unseal
 from agent.control.inbox import Inbox
 from agent.control.model_updates import ModelRules, ModelUpdates, Progress
+from agent.control.remote import PASSING
 from agent.control.selection import Selection
 from agent.control.store import Order, Store
 from agent.delivery import Delivery
-from agent.errors import ControlError
+from agent.errors import ControlError, DeliveryError
 from agent.evidence import EvidenceStore
 from agent.inference import Classifier, load
 from agent.messages import Message, Priority, encode, topic
@@ -61,6 +62,7 @@ class Orders:
         """
         self._config, self._station = config, station
         self._prefix = config.mqtt.prefix if config.mqtt else ""
+        self._control = config.control
         self._trusted = config.control.trusted()
         self._chunks = topic(self._prefix, station, CHUNK)
         self._inbox = Inbox({topic(self._prefix, station, name): name for name in (MODEL, COMMAND)})
@@ -140,8 +142,10 @@ class Orders:
         if self._updates is not None:
             self._updates.close()
 
-    def tick(self, now: float) -> None:
-        """Judge what came; ``now`` is the monotonic clock."""
+    def tick(self, now: float, control: ControlConfig) -> None:
+        """Judge what came; ``now`` is the monotonic clock, ``control`` what the file says at this moment."""
+        if control is not self._control:
+            self._control, self._trusted = control, control.trusted()
         for _ in range(_A_TICK):
             arrived = self._inbox.take()
             if arrived is None:
@@ -166,7 +170,8 @@ class Orders:
             kept = {"kept": order} if name == MODEL else {}
             store.write(store.stored.model_copy(update={"highest": body.revision, "newest": envelope, **kept}))
         except ControlError as error:
-            self._heard[name] = envelope
+            if error.kind not in PASSING:
+                self._heard[name] = envelope
             self._refuse(name, _outcome(envelope, opened, error), error)
             return
         if self._updates is not None and wanted is not None:
@@ -187,8 +192,13 @@ class Orders:
             self._put(self._commands.refusal(outcome.envelope, error))
 
     def _put(self, message: Message) -> None:
-        if self._delivery is not None:
+        if self._delivery is None:
+            return
+        try:
             self._delivery.put([message])
+        except DeliveryError as error:
+            # An answer is worth less than the station; whoever waits for it asks again.
+            self._quiet.warn(f"an answer is lost: {error}", key="put")
 
     def _report(self, progress: Progress) -> None:
         """From whichever thread has something to tell."""

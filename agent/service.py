@@ -31,7 +31,7 @@ from agent.control.remote import Stamp
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.dsp.window import BEFORE_NS
-from agent.errors import ConfigError, DeliveryError, TalusError
+from agent.errors import ConfigError, ControlError, DeliveryError, TalusError
 from agent.evidence import EvidenceStore
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
@@ -172,7 +172,11 @@ class Service:
             return None
         from agent.orders import Orders
 
-        return Orders(self._config, station)
+        try:
+            return Orders(self._config, station)
+        except ControlError as error:
+            _log.error("no model and no command is taken from afar: %s", error)
+            return None
 
     def _attend(
         self,
@@ -202,7 +206,7 @@ class Service:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
             self._tune(tuning, feeder, health, delivery, now)
             if orders:
-                orders.tick(now)
+                orders.tick(now, tuning.control)
             rounds.go(now)
             before, standing = standing, feeder.line.standing()
             if tuned is not tuning.effective:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
-from agent.config import Config, TunablesConfig, digest
+from agent.config import Config, ControlConfig, TunablesConfig, digest
 from agent.control.inbox import Inbox
 from agent.control.remote import KIND, RemoteConfig, Stamp, Surroundings
 from agent.control.store import Store
@@ -49,6 +49,11 @@ class Tuning:
     def effective(self) -> TunablesConfig:
         """What rules."""
         return self._remote.effective if self._remote else self._config.tunables
+
+    @property
+    def control(self) -> ControlConfig:
+        """Who may change what, as the file has it now."""
+        return self._config.control
 
     @property
     def revision(self) -> int | None:

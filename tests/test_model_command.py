@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,4 +164,17 @@ def test_who_may_ask_for_what_and_how_often(tmp_path: Path, broker: Mosquitto) -
         said = [(body["status"], body["kind"]) for body in heard.bodies("response")]
         assert said[:2] == [("refused", "not_allowed"), ("done", None)], "nothing for a stranger, once for a repeat"
         assert ("refused", "rate") in said and len(said) == 6
+        agent.wait_for("signed with a key that is not trusted here")
+
+
+def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker)
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        assert place.ask("test-alarm")[0] == 0
+        other = SigningKey.create(tmp_path / "other.pem").trusted("").text
+        place.config.write_text(place.config.read_text().replace(key(tmp_path).trusted("").text, other))
+        agent.signal(signal.SIGHUP)
+        agent.wait_for("was read anew")
+        assert place.ask("test-alarm", "--wait", 3)[0] == 1
         agent.wait_for("signed with a key that is not trusted here")

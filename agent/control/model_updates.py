@@ -42,6 +42,7 @@ ASK_AGAIN_S = 20.0
 FETCH_AGAIN_S = 60.0
 TICK_S = 0.5
 _QUEUE = 64
+_RESERVED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,9 @@ class ModelUpdates:
         self._post(lambda: self._begin(revision, order))
 
     def chunk(self, index: int, data: bytes) -> None:
-        """A piece, from wherever."""
-        self._post(lambda: self._take(index, data))
+        """A piece, from wherever; a flood of them leaves room for orders."""
+        if self._queue.qsize() < _QUEUE - _RESERVED:
+            self._post(lambda: self._take(index, data))
 
     def promote(self) -> None:
         """Take the candidate now."""

@@ -40,7 +40,7 @@ REFUSALS_KEPT = 5
 HISTORY_SHOWN = 20
 GRACE_S = 60.0
 """How long the link may be down in a trial."""
-_PASSING = ("store", "ahead")
+PASSING = ("store", "ahead")
 """Reasons that may be gone when the same message comes again."""
 _REPORT_S = 1.0
 """Refusals are told no more often, whoever provokes them."""
@@ -216,7 +216,7 @@ class RemoteConfig:
         self._change(tunables)
 
     def _refuse(self, envelope: str, order: Order | None, error: ControlError) -> None:
-        if error.kind not in _PASSING:
+        if error.kind not in PASSING:
             self._last_refused = envelope
         self._refusals += 1
         self._refused.append(
