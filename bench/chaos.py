@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chaos_world import NETWORK, STATION, Broker, Ears, Keeper, Recorder, Watcher, Way, make_records
+from chaos_world import NETWORK, START_NS, STATION, Broker, Ears, Keeper, Recorder, Watcher, Way, make_records
 from support import row
 
 from agent.assemble import build_line
@@ -43,6 +43,8 @@ SPACING_S = 3.0
 SETTLE_S = 12.0
 """Silence after which all is taken to have arrived."""
 SAME_ONSET_NS = NS
+PATIENCE_S = 60.0
+"""Longest wait for progress before the next fault."""
 QUIET_S = 20.0
 """Without a block the run without faults is at the end of the records."""
 
@@ -126,13 +128,19 @@ def reference(made: Path, config: Path, out: Path) -> None:
     out.write_text(json.dumps(found))
 
 
-def disturb(faults: int, seed: int, world: dict[str, Callable[[bool], None]]) -> Counter[str]:
-    """Faults at random times, each with its end; at first one of each kind."""
+def disturb(
+    faults: int, seed: int, world: dict[str, Callable[[bool], None]], share: Callable[[], float]
+) -> Counter[str]:
+    """Faults at random times, each with its end; at first one of each kind. ``share`` is how much of the records has
+    been told of: on a slow machine the faults wait for it, so that they strike all along."""
     rng = random.Random(seed)
     weights = {"agent killed": 8, "broker killed": 4, "link cut": 4, "link stalled": 2, "disk full": 3, "refused": 3}
     kinds = rng.sample(list(weights), len(weights))
     kinds += rng.choices(list(weights), list(weights.values()), k=max(0, faults - len(kinds)))
-    for name in kinds[:faults]:
+    for number, name in enumerate(kinds[:faults]):
+        patience = time.monotonic() + PATIENCE_S
+        while share() < 0.95 * number / faults and time.monotonic() < patience:
+            time.sleep(0.1)
         time.sleep(rng.uniform(0.2, 1.8) * SPACING_S * 0.5)
         world[name](True)
         time.sleep(rng.uniform(0.1, 1.0) * SPACING_S * 0.8)
@@ -254,7 +262,7 @@ def run(folder: Path, alerts: int, faults: int, seed: int) -> int:
         "refused": broker.refuse,
     }
     began = time.monotonic()
-    done = disturb(faults, seed, world)
+    done = disturb(faults, seed, world, lambda: (ears.newest_ns - START_NS) / (hours * 3600 * NS))
     settle(recorder, ears, keeper)
     status, stop_s = keeper.stop()
     time.sleep(3.0)

@@ -28,7 +28,7 @@ from agent.mqtt_settings import MqttSettings
 from agent.schema import MODELS, parse
 from agent.sources.scenario import Scenario, steady
 from agent.sources.simulator import SimulatorSource, Site, station_ids
-from agent.types import NS
+from agent.types import NS, parse_ns
 from agent.waker import Waker
 from agent.watch import describe
 
@@ -263,6 +263,8 @@ class Ears(threading.Thread):
         self.health: dict[str, Any] = {}
         self.times: list[float] = []
         """When each came, by this machine's clock."""
+        self.newest_ns = START_NS
+        """Onset of the newest event, in the time of the data."""
         self.ready = threading.Event()
         self._stopping = False
 
@@ -294,6 +296,7 @@ class Ears(threading.Thread):
             body = json.loads(message.payload)
             self.heard.append((name, body))
             self.times.append(time.time())
+            self.newest_ns = max(self.newest_ns, parse_ns(body["onset"]))
             if name == "alert":
                 self.words[body["boot_id"], body["seq"]] = describe(parse(MODELS[name], message.payload))
         return True
