@@ -49,10 +49,10 @@ class ModelsConfig(Section):
     shadow_windows: int = Field(
         default=20, ge=1, le=10_000, description="windows that it answers beside the live one before it is judged"
     )
-    shadow_h: float = Field(
-        default=6.0, gt=0, le=720, description="after so many hours with fewer windows it waits for a command"
+    shadow_s: float = Field(
+        default=21_600.0, ge=1, le=2_592_000, description="after so long with fewer windows it waits for a command"
     )
-    min_agreement: float = Field(
+    agreement_share: float = Field(
         default=0.8, ge=0, le=1, description="share of those windows on which both must say the same"
     )
 

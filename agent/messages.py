@@ -25,10 +25,12 @@ from agent.schema import (
     HealthMessage,
     Label,
     ModelPart,
+    ModelReport,
     Payload,
     Probabilities,
     QualityPart,
     RatePart,
+    Response,
     StateMessage,
     SummaryMessage,
     TimingPart,
@@ -64,6 +66,7 @@ QUAKEML_TYPES: Mapping[str, str] = {
 }
 """Label to QuakeML 1.2 event type; the certainty of a machine's verdict is always ``suspected``."""
 
+_ANSWER_EXPIRY_S = 86_400
 _HANDED = b'"handed":null'
 
 
@@ -211,6 +214,18 @@ def health_message(body: HealthMessage, station: StationId, prefix: str = DEFAUL
 def config_message(body: ConfigReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
     """What rules at the station: hand it to the link's ``publish_retained``."""
     return Message(topic(prefix, station, "config/reported"), encode(body), Priority.OTHER, retain=True)
+
+
+def model_message(body: ModelReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
+    """How an order to change the model stands: hand it to the link's ``publish_retained``."""
+    return Message(topic(prefix, station, "model/reported"), encode(body), Priority.OTHER, retain=True)
+
+
+def response_message(body: Response, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
+    """The answer to a command, to be put into the outbox; nobody waits for it longer than a day."""
+    return Message(
+        topic(prefix, station, "response"), encode(body), Priority.OTHER, key="response", expiry_s=_ANSWER_EXPIRY_S
+    )
 
 
 def encode(body: Payload) -> bytes:

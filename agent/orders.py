@@ -28,7 +28,7 @@ from agent.delivery import Delivery
 from agent.errors import ControlError, DeliveryError
 from agent.evidence import EvidenceStore
 from agent.inference import Classifier, load
-from agent.messages import Message, Priority, encode, topic
+from agent.messages import Message, model_message, topic
 from agent.mqtt import Received
 from agent.patience import QuietLog
 from agent.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
@@ -112,8 +112,8 @@ class Orders:
             opener,
             ModelRules(
                 control.models.shadow_windows,
-                control.models.shadow_h * 3600.0,
-                control.models.min_agreement,
+                control.models.shadow_s,
+                control.models.agreement_share,
                 control.probation_s,
             ),
             self._report,
@@ -231,9 +231,7 @@ class Orders:
             reason=None if progress.reason is None else progress.reason[:TEXT_LIMIT],
             refused=self._refused,
         )
-        self._delivery.link.publish_retained(
-            Message(topic(self._prefix, self._station, "model/reported"), encode(report), Priority.OTHER, retain=True)
-        )
+        self._delivery.link.publish_retained(model_message(report, self._station, self._prefix))
 
 
 def _outcome(envelope: str, opened: Opened | None, error: ControlError) -> Outcome:

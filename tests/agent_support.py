@@ -141,8 +141,9 @@ def running_agent(*arguments: object, env: Mapping[str, str] | None = None) -> I
 
 
 def content(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a message says about the event, without who says it and when."""
-    return {name: value for name, value in body.items() if name not in ("timing", "boot_id", "seq", "exercise")}
+    """What a message says about the event, without who says it and when, and what record is kept at the station."""
+    others = ("timing", "boot_id", "seq", "exercise", "evidence")
+    return {name: value for name, value in body.items() if name not in others}
 
 
 def by_revision(bodies: list[dict[str, Any]]) -> Revisions:

@@ -332,7 +332,7 @@ def test_trigger_settings_are_the_detectors() -> None:
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     """A number without a unit in its name is a count or a ratio, and those are listed here."""
     plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port", "min_ratio"}
-    plain |= {"seed", "hours", "stations", "required"}
+    plain |= {"seed", "hours", "stations", "required", "shadow_windows"}
     units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour", "max_chance")
     units += ("_per_min", "_share")
     for path, entry in catalogue().items():

@@ -27,21 +27,26 @@ from agent.messages import (
     config_message,
     event_message,
     health_message,
+    model_message,
+    response_message,
     state_message,
     summary_message,
     with_handed,
 )
 from agent.schema import (
     MODELS,
+    AgreementPart,
     AlertMessage,
     ConfigReport,
     EventMessage,
     HealthMessage,
     LinkHealth,
     ModelPart,
+    ModelReport,
     OutboxHealth,
     Outcome,
     PositionPart,
+    Response,
     StateMessage,
     StreamHealth,
     SummaryMessage,
@@ -129,6 +134,41 @@ def config_report() -> ConfigReport:
     )
 
 
+def model_report() -> ModelReport:
+    seen = AgreementPart(windows=20, same=19, failures=0, passed_over=1, difference=0.03, median_ms=0.6)
+    return ModelReport(
+        station="XX.ABC",
+        boot_id=BOOT,
+        seq=11,
+        time=MOMENT,
+        phase="shadow",
+        revision=8,
+        serving=ModelPart(name="student 1.0", sha256="a" * 64),
+        ordered=ModelPart(name="student 1.1", sha256="b" * 64),
+        pieces=38,
+        got=38,
+        missing=[],
+        agreement=seen,
+        reason=None,
+        refused=None,
+    )
+
+
+def an_answer() -> Response:
+    return Response(
+        station="XX.ABC",
+        boot_id=BOOT,
+        seq=12,
+        time=MOMENT,
+        request="f" * 64,
+        command="self_test",
+        status="done",
+        kind=None,
+        reason=None,
+        result={"model": "student 1.0", "seconds": 0.3, "pieces": 2, "reason": None},
+    )
+
+
 def an_alert(event: Event | None = None) -> Alert:
     return Alert(event or make_event(), "raise", "warning", "landslide", "91 % is above 80 %")
 
@@ -149,6 +189,8 @@ def every_message() -> dict[str, Message]:
         "state": state_message(state(), STATION),
         "health": health_message(health(), STATION),
         "report of the configuration": config_message(config_report(), STATION),
+        "report of the model": model_message(model_report(), STATION),
+        "answer to a command": response_message(an_answer(), STATION),
     }
 
 
@@ -319,7 +361,7 @@ def test_the_generated_documents_are_up_to_date() -> None:
 def test_the_asyncapi_document_refers_to_what_exists() -> None:
     document = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
     published = {message.topic.split("/", 4)[4].replace("/", "_") for message in every_message().values()}
-    assert document["channels"].keys() == published | {"availability", "config_set"}
+    assert document["channels"].keys() == published | {"availability", "config_set", "model_set", "command"}
     references = find_references(document)
     assert references
     for reference in references:

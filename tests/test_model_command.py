@@ -38,7 +38,7 @@ class Place:
         section = {
             "keys": [{"name": "ops", "public": key(folder).trusted("").text}],
             "probation_s": 3600,
-            "models": {"shadow_windows": 3, "min_agreement": 0.0},
+            "models": {"shadow_windows": 3, "agreement_share": 0.0},
             **control,
         }
         bundle = small_bundle(folder)

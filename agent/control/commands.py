@@ -15,7 +15,7 @@ from typing import Any, Literal
 from agent.control.model_updates import ModelUpdates
 from agent.errors import ControlError, TalusError
 from agent.evidence import EvidenceStore
-from agent.messages import Message, Priority, Stamp, alert_message, encode, topic
+from agent.messages import Message, Priority, Stamp, alert_message, response_message, topic
 from agent.schema import TEXT_LIMIT, Response
 from agent.types import (
     UNKNOWN_QUALITY,
@@ -33,7 +33,6 @@ PIECE_BYTES = 32 * 1024
 MAX_EVIDENCE = 4 << 20
 """Largest record that is sent."""
 TEST_EXPIRY_S = 600
-ANSWER_EXPIRY_S = 86_400
 _FIELDS: Mapping[str, Collection[str]] = {"evidence": ("do", "event")}
 
 
@@ -161,5 +160,4 @@ class Commands:
             reason=None if reason is None else reason[:TEXT_LIMIT],
             result=dict(result or {}),
         )
-        place = topic(self._desk.prefix, self._desk.station, "response")
-        return Message(place, encode(body), Priority.OTHER, key="response", expiry_s=ANSWER_EXPIRY_S)
+        return response_message(body, self._desk.station, self._desk.prefix)

@@ -47,13 +47,13 @@ _RESERVED = 16
 
 @dataclass(frozen=True, slots=True)
 class ModelRules:
-    """When a candidate is taken: after ``shadow_windows`` windows of which it answers ``min_agreement`` as the live
+    """When a candidate is taken: after ``shadow_windows`` windows of which it answers ``agreement_share`` as the live
     model does and fails on none; kept after ``probation_s``. After ``shadow_s`` with fewer windows it waits for a
     command."""
 
     shadow_windows: int = 20
     shadow_s: float = 6 * 3600.0
-    min_agreement: float = 0.8
+    agreement_share: float = 0.8
     probation_s: float = 600.0
 
 
@@ -254,7 +254,7 @@ class ModelUpdates:
         if seen.failures:
             raise ControlError("bundle", f"it failed on {seen.failures} of {seen.windows + seen.failures} windows")
         if seen.windows >= rules.shadow_windows:
-            if seen.share < rules.min_agreement:
+            if seen.share < rules.agreement_share:
                 raise ControlError(
                     "bundle", f"it agrees with the live model on {seen.same} of {seen.windows} windows only"
                 )
