@@ -38,6 +38,9 @@ WAIT_NS = 120 * NS
 """Data time after the onset within which an event must have come again: its trigger, its first verdict, late
 components."""
 
+HELD_S = 900.0
+"""Longest that packets are held back for a restart (``agent.holdback``), and so come again."""
+
 LOST = "the agent was restarted, and what followed of this event is not to be had"
 
 
@@ -104,14 +107,21 @@ class Recall:
         self._known: dict[tuple[StationId, str], _Known] = {}
         self._found: dict[tuple[StationId, str], _Known] = {}
         self._recorded_s: dict[StationId, float] = {}
+        self._told_ns: dict[StationId, int] = {}
+        """Data time up to which earlier runs have told what there was."""
+        self._ghosts: set[tuple[StationId, str]] = set()
         for one in past:
             event = one.event
+            self._told_ns[event.station] = max(self._told_ns.get(event.station, 0), event.data_ns)
             self._known[event.station, event.id] = _Known(one)
             before = self._recorded_s.get(event.station, 0.0)
             self._recorded_s[event.station] = max(before, event.recorded_s or 0.0)
 
     def go_on(self, event: Event) -> Event | None:
-        """The revision as it continues what was told before; None if that has been told already."""
+        """The revision as it continues what was told before; None if that has been told already, or if an earlier run
+        saw the same data with averages that had settled, and found no event there."""
+        if self._is_ghost(event):
+            return None
         if event.recorded_s is not None:
             event = replace(event, recorded_s=event.recorded_s + self._recorded_s.get(event.station, 0.0))
         key = (event.station, event.id)
@@ -138,8 +148,26 @@ class Recall:
         known.last = Remembered(event)
         return event
 
+    def _is_ghost(self, event: Event) -> bool:
+        """Whether this comes of averages that have not settled: an event of data that come again, of which the earlier
+        run, which decided them in the order of time, told nothing."""
+        key = (event.station, event.id)
+        if event.revision == 0 and key not in self._found and self._match(event) is None:
+            again_s = (self._told_ns.get(event.station, 0) - event.data_ns) / NS
+            recorded_s = HELD_S if event.recorded_s is None else event.recorded_s
+            # A clock that was set back also brings times that are past, and those data are new.
+            if 0 <= again_s < HELD_S and recorded_s < HELD_S:
+                self._ghosts.add(key)
+        if key not in self._ghosts:
+            return False
+        if event.phase == "end":
+            self._ghosts.remove(key)
+        return True
+
     def overdue(self, station: StationId, data_ns: int) -> list[Event]:
         """Ends of the station's open events that have not come again although its data have reached ``data_ns``."""
+        if data_ns > self._told_ns.get(station, data_ns):
+            del self._told_ns[station]  # from here on nothing comes again
         if not self._known:
             return []
         past = [

@@ -108,7 +108,7 @@ def undisturbed() -> Runs:
     return runs
 
 
-@pytest.mark.parametrize("second", [301, 304, 306, 312, 330, 382, 384, 421, 425, 431, 434, 505, 650])
+@pytest.mark.parametrize("second", [301, 304, 306, 312, 330, 382, 384, 421, 425, 431, 434, 505, 600, 602, 650])
 def test_kill_9_at_any_moment_of_an_event_changes_nothing_that_is_told(second: int) -> None:
     """Same identifiers, same revisions, same alerts, each once and in order; as if there had been no restart."""
     runs = Runs()
