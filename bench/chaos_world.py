@@ -311,6 +311,8 @@ class Watcher:
         command = [sys.executable, "-m", "agent", "watch", "--broker", url, "--session", "chaos-watch"]
         with self._out.open("w") as out, self._err.open("w") as err:
             env = {**os.environ, "PYTHONPATH": str(ROOT)}
+            # A shell starts background jobs with SIGINT ignored, and children inherit that.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             self._process = subprocess.Popen([*command, "--format", "json"], stdout=out, stderr=err, cwd=ROOT, env=env)
 
     def printed(self) -> list[tuple[str, int, str, int]]:
