@@ -239,8 +239,9 @@ def run(folder: Path, alerts: int, faults: int, seed: int) -> int:
     recorder = Recorder(made, folder / "records", max(10.0, 0.95 * faults * SPACING_S))
     keeper = Keeper(config, folder / "state", folder / "agent.log")
     keeper.start()
-    while not ears.health:
+    while not (ears.health and broker.has_met("chaos-watch")):
         time.sleep(0.1)
+    time.sleep(1.0)
     recorder.start()
 
     def kill_broker(on: bool) -> None:
@@ -327,6 +328,7 @@ def score(folder: Path, made: Score, ears: Ears, keeper: Keeper, watcher: Watche
     card.must("events without an end", unended, "0", unended == 0)
     card.must("agents that died by themselves", len(keeper.own_deaths), "0", not keeper.own_deaths)
     card.must("stop in order, seconds", f"{made.stop_s:.1f}", "<= 5", made.stop_s <= 5 and made.status == 0)
+    (folder / "heard.jsonl").write_text("".join(f"{json.dumps(body)}\n" for _, body in ears.heard))
     (folder / "lost.json").write_text(json.dumps({"lost": [(s.action, s.id) for s in lost], "untold": list(untold),
                                                   "more": [(s.action, s.id) for s in more],
                                                   "missing": [unique[name] for name in missing]}))  # fmt: skip

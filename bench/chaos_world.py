@@ -127,6 +127,10 @@ class Broker:
             self._process.wait(20)
             self._process = None
 
+    def has_met(self, client: str) -> bool:
+        """Whether a client of this name has connected."""
+        return f" as {client} " in (self._folder / "log").read_text(encoding="utf-8")
+
     def refuse(self, yes: bool) -> None:
         """Whether it takes what is published; subscribers hear as before."""
         self._acl.write_text(f"topic {'read' if yes else 'readwrite'} #\n")
