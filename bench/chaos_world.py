@@ -133,7 +133,8 @@ class Broker:
 
     def refuse(self, yes: bool) -> None:
         """Whether it takes what is published; subscribers hear as before."""
-        self._acl.write_text(f"topic {'read' if yes else 'readwrite'} #\n")
+        # Mosquitto 2.0.11 forgets what "topic" lines grant to nameless sessions when it restarts; patterns it keeps.
+        self._acl.write_text(f"pattern {'read' if yes else 'readwrite'} #\n")
         self._acl.chmod(0o600)
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
