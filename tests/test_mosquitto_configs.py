@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from agent.broker import free_port
 from agent.errors import DeliveryError
 from agent.link import MqttLink
-from agent.mqtt import Connection
+from agent.mqtt import Connection, Subscription
 from agent.mqtt_settings import MqttSettings, TlsSettings
 from agent.outbox import Outbox
 from agent.waker import Waker
@@ -163,6 +163,31 @@ def test_the_access_list_lets_each_write_its_own(tmp_path: Path, user: str, name
             acks = connection.pump(1.0)
         assert (acks[0].token, acks[0].code < 0x80) == (token, allowed)
         connection.close()
+
+
+def test_a_control_room_that_is_away_gets_what_came_although_the_broker_was_killed(tmp_path: Path) -> None:
+    """Its session, and what waits in it, are on the broker's disk at once; so is what came after the restart."""
+    user = {"username": "station-abc", "password": PASSWORDS["station-abc"]}
+    with centre(tmp_path) as (broker, ports):
+        box = Outbox(tmp_path / "o.db")
+        room = settings(tmp_path, ports["8883"], username="control-room", password=PASSWORDS["control-room"])
+        heard: list[bytes] = []
+        subscription = Subscription(["talus/#"], lambda message: heard.append(message.payload) is None, 3600)
+        Connection.open(room, "room", Waker(), subscription=subscription).close()
+        link = MqttLink(settings(tmp_path, ports["8883"], **user), box, STATION)
+        link.start()
+        for number in (1, 2):
+            box.put([make_alert(number)])
+            wait_for(lambda: link.status().connected and box.depth == 0)
+            broker.kill()
+            wait_for(lambda: not link.status().connected)
+            broker.start()
+        wait_for(lambda: link.status().connected and box.depth == 0)
+        connection = Connection.open(room, "room", Waker(), subscription=subscription)
+        wanted = {make_alert(number).key for number in (1, 2)}
+        wait_for(lambda: not connection.pump(0.1) and all(any(k.encode() in h for h in heard) for k in wanted))
+        connection.close()
+        link.stop(2.0)
 
 
 def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Path) -> None:
