@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,8 @@ class EvidenceStore:
 
     def __init__(self, folder: Path, max_mb: float) -> None:
         self._folder, self._max_bytes = folder, round(max_mb * 2**20)
+        self._sizes: dict[Path, int] | None = None
+        """Of the files in the folder, the oldest first; read from the disk at the first use."""
 
     def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Evidence | None:
         """Write the record of ``event``; None where there are no samples, or the disk does not take it (which is
@@ -43,8 +44,8 @@ class EvidenceStore:
         raw = encode(data)
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            self._make_room(len(raw))
             path = self._path(event)
+            self._make_room(path, len(raw))
             scratch = path.with_suffix(".tmp")
             scratch.write_bytes(raw)
             scratch.replace(path)
@@ -66,18 +67,25 @@ class EvidenceStore:
     def _path(self, event: str) -> Path:
         return self._folder / f"{event}{_SUFFIX}"
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, path: Path, size: int) -> None:
+        """For a file of ``size`` bytes, which is the newest from now on."""
+        if self._sizes is None:
+            self._sizes = self._found()
+        self._sizes.pop(path, None)
+        total = sum(self._sizes.values()) + size
+        while self._sizes and total > self._max_bytes:
+            oldest = next(iter(self._sizes))
+            oldest.unlink(missing_ok=True)
+            total -= self._sizes.pop(oldest)
+        self._sizes[path] = size
+
+    def _found(self) -> dict[Path, int]:
         files = []
-        for entry in os.scandir(self._folder):
+        for path in self._folder.iterdir():
             with contextlib.suppress(OSError):
-                found = entry.stat(follow_symlinks=False)
-                files.append((found.st_mtime_ns, found.st_size, entry.path))
-        total = sum(held for _, held, _ in files) + size
-        for _, held, path in sorted(files):
-            if total <= self._max_bytes:
-                return
-            Path(path).unlink(missing_ok=True)
-            total -= held
+                found = path.stat(follow_symlinks=False)
+                files.append((found.st_mtime_ns, path, found.st_size))
+        return {path: size for _, path, size in sorted(files)}
 
 
 def encode(data: Mapping[StreamId, Sequence[Segment]]) -> bytes:

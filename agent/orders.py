@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from agent.assemble import DEFAULT_BUNDLE, Line, open_classifier
 from agent.config import Config, ControlConfig
 from agent.control import model_order
 from agent.control.commands import Commands, Desk
-from agent.control.envelope import Opened, admit, unseal
+from agent.control.envelope import admit, unseal
 from agent.control.inbox import Inbox
 from agent.control.model_updates import ModelRules, ModelUpdates, Progress
 from agent.control.remote import PASSING
 from agent.control.selection import Selection
-from agent.control.store import Order, Store
+from agent.control.store import Order, Store, refused
 from agent.delivery import Delivery
 from agent.errors import ControlError, DeliveryError
 from agent.evidence import EvidenceStore
 from agent.inference import Classifier, load
-from agent.messages import Message, model_message, topic
+from agent.messages import Message, Stamp, model_message, topic
 from agent.mqtt import Received
 from agent.patience import QuietLog
 from agent.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
@@ -38,18 +38,8 @@ _log = logging.getLogger(__name__)
 
 MODEL, COMMAND = "model/set", "command"
 CHUNK = "model/chunk"
-INDEX_BYTES = 4
-"""Before the bytes of a piece: its number, most significant byte first."""
 _A_TICK = 8
 """Envelopes judged at once: signatures cost time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """Who reports."""
-
-    boot_id: str
-    seq: int
 
 
 class Orders:
@@ -87,9 +77,8 @@ class Orders:
         """Take a message if it is of interest; it is acknowledged in any case."""
         if message.topic != self._chunks:
             return self._inbox.offer(message)
-        if self._updates is not None and len(message.payload) <= model_order.CHUNK_BYTES + INDEX_BYTES:
-            index = int.from_bytes(message.payload[:INDEX_BYTES], "big")
-            self._updates.chunk(index, message.payload[INDEX_BYTES:])
+        if self._updates is not None and len(message.payload) <= model_order.MAX_PIECE:
+            self._updates.chunk(*model_order.unwrap(message.payload))
         return True
 
     def serve(
@@ -99,7 +88,7 @@ class Orders:
         control, classifier = self._config.control, self._config.classifier
         self._delivery = delivery
         self._serving = lambda: ModelPart(name=line.classifier.model, sha256=line.classifier.sha256)
-        self._stamp = lambda: Stamp(line.reporter.boot_id, line.reporter.next_seq())
+        self._stamp = line.reporter.stamp
 
         def opener(path: Path | None, final: bool) -> Classifier:
             settings = classifier if path is None else classifier.model_copy(update={"bundle": path})
@@ -124,7 +113,6 @@ class Orders:
                 prefix=self._prefix,
                 updates=self._updates,
                 evidence=evidence,
-                put=delivery.put,
                 stamp=line.reporter.stamp,
                 health=health,
                 self_test=lambda: load(self._in_use(selection), ["onnxruntime"])[0].model,
@@ -158,21 +146,20 @@ class Orders:
         # A retained message comes with every connection; it is heard once.
         if envelope in (store.stored.newest, self._heard.get(name)):
             return
-        opened = None
+        order = None
         kind = model_order.KIND if name == MODEL else COMMAND
         try:
             opened = unseal(payload, self._trusted)
             body = opened.body
-            admit(opened, self._station, kind, store.stored.highest, time.time_ns())
             order = Order(revision=body.revision, envelope=envelope, key=opened.key.name, content=dict(body.content))
+            admit(opened, self._station, kind, store.stored.highest, time.time_ns())
             wanted = model_order.parse(body.content) if name == MODEL else None
             # On disk before it is carried out: what is repeated is refused, whatever happens in between.
-            kept = {"kept": order} if name == MODEL else {}
-            store.write(store.stored.model_copy(update={"highest": body.revision, "newest": envelope, **kept}))
+            store.write(store.stored.model_copy(update={"highest": body.revision, "newest": envelope}))
         except ControlError as error:
             if error.kind not in PASSING:
                 self._heard[name] = envelope
-            self._refuse(name, _outcome(envelope, opened, error), error)
+            self._refuse(name, refused(envelope, order, error), error)
             return
         if self._updates is not None and wanted is not None:
             self._refused = None
@@ -218,29 +205,8 @@ class Orders:
             pieces=0 if order is None else len(order.chunks),
             got=progress.got,
             missing=list(progress.missing),
-            agreement=None
-            if seen is None
-            else AgreementPart(
-                windows=seen.windows,
-                same=seen.same,
-                failures=seen.failures,
-                passed_over=seen.passed_over,
-                difference=seen.difference,
-                median_ms=seen.median_ms,
-            ),
+            agreement=None if seen is None else AgreementPart(**asdict(seen)),
             reason=None if progress.reason is None else progress.reason[:TEXT_LIMIT],
             refused=self._refused,
         )
         self._delivery.link.publish_retained(model_message(report, self._station, self._prefix))
-
-
-def _outcome(envelope: str, opened: Opened | None, error: ControlError) -> Outcome:
-    return Outcome(
-        envelope=envelope,
-        revision=None if opened is None else opened.body.revision,
-        key=None if opened is None else opened.key.name,
-        result="refused",
-        kind=error.kind,
-        reason=error.message[:TEXT_LIMIT],
-        time=format_ns(time.time_ns()),
-    )

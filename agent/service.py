@@ -27,7 +27,6 @@ from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.clock import StepWatch
 from agent.config import Config
-from agent.control.remote import Stamp
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.dsp.window import BEFORE_NS
@@ -231,10 +230,9 @@ class Service:
                 _log.error("the configuration file is not used: %s", error)
         if delivery is None:
             return
-        reporter = feeder.line.reporter
         told = tuning.tick(
             now,
-            lambda: Stamp(reporter.boot_id, reporter.next_seq()),
+            feeder.line.reporter.stamp,
             link_up=delivery.link.status().connected,
             silent=health.silent(),
         )

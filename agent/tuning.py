@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 
 from agent.config import Config, ControlConfig, TunablesConfig, digest
 from agent.control.inbox import Inbox
-from agent.control.remote import KIND, RemoteConfig, Stamp, Surroundings
+from agent.control.remote import KIND, RemoteConfig, Surroundings
 from agent.control.store import Store
 from agent.errors import ControlError
 from agent.feeder import Feeder
-from agent.messages import Message, config_message, topic
+from agent.messages import Message, Stamp, config_message, topic
 from agent.mqtt import Subscription
 from agent.types import StationId
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ from quantize import infer, report
 from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
-from quantize.checkpoint import load_checkpoint
 from quantize.compare import compare
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
@@ -74,7 +74,7 @@ def transfer(lab: Lab, recipe: Recipe | None, target: Path) -> str:
         settings = replace(settings, recipe=recipe)
         lab = replace(lab, config=replace(lab.config, teacher=settings))
     teacher = transferred(lab, None, f"transfer_{settings.recipe}", pretrained(lab))
-    start = "pre-trained here" if lab.checkpoint is None else load_checkpoint(lab.checkpoint).sha256
+    start = "pre-trained here" if lab.checkpoint is None else hashlib.sha256(lab.checkpoint.read_bytes()).hexdigest()
     save_teacher(target, teacher, {"start": start, "recipe": settings.recipe})
     held = [lab.records[int(i)] for i in lab.held_out(None)]
     if not held:

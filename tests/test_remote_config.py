@@ -17,10 +17,11 @@ from agent.config import ControlConfig, TunablesConfig
 from agent.control.inbox import CAPACITY, Inbox
 from agent.control.keys import SigningKey
 from agent.control.probation import Limits, TriggerWatch
-from agent.control.remote import RemoteConfig, Stamp, Surroundings
+from agent.control.remote import RemoteConfig, Surroundings
 from agent.control.store import Store
 from agent.errors import DataError
 from agent.inference import load
+from agent.messages import Stamp
 from agent.mqtt import Received
 from agent.pipeline import Pipeline
 from agent.schema import ConfigReport
@@ -66,7 +67,7 @@ class Site:
     def tick(self, seconds: float = 2.0, around: Surroundings = WELL) -> None:
         self.now += seconds
         self.remote.tick(self.now, around)
-        self.report = self.remote.report(self.now, lambda: Stamp("0" * 16, 1)) or self.report
+        self.report = self.remote.report(self.now, lambda: Stamp("0" * 16, 1, 0, 0)) or self.report
 
     def hears(self, payload: bytes) -> ConfigReport:
         self.inbox.offer(Received(TOPIC, payload, retain=True, duplicate=False))
@@ -396,6 +397,6 @@ def test_a_storm_of_rubbish_makes_few_reports(site: Site) -> None:
         site.inbox.offer(Received(TOPIC, b"%d" % number, retain=False, duplicate=False))
         site.now += 0.01
         site.remote.tick(site.now, WELL)
-        reports += site.remote.report(site.now, lambda: Stamp("0" * 16, 1)) is not None
+        reports += site.remote.report(site.now, lambda: Stamp("0" * 16, 1, 0, 0)) is not None
     assert reports <= 6
-    assert site.remote.report(site.now + 2, lambda: Stamp("0" * 16, 1)) is not None
+    assert site.remote.report(site.now + 2, lambda: Stamp("0" * 16, 1, 0, 0)) is not None

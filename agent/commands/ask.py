@@ -50,7 +50,8 @@ def give(args: argparse.Namespace, content: dict[str, object], wait_s: float, ou
 
     station = station_named(args.station)
     payload = command(SigningKey.load(args.key), station, content)
-    answer, pieces = ask(settings_of(args), station, payload, wait_s)
+    event = str(content["event"]) if out is not None else None
+    answer, pieces = ask(settings_of(args), station, payload, wait_s, event)
     if answer.status != "done":
         raise ControlError(answer.kind or answer.status, f"{args.station}: {answer.status}: {answer.reason}")
     if out is not None:

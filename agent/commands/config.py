@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.commands.desk import ANSWER_S, add_broker, settings_of, station_named
+from agent.commands.desk import ANSWER_S, VALID_DAYS, add_broker, settings_of, station_named
+from agent.config_words import printable
 from agent.errors import ConfigError, ControlError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ EXAMPLE = (
     "  talus config show --broker mqtts://ops@broker.example --station XX.SLOPE\n"
     "  talus config dry-run change.yaml records/ --config station.yaml"
 )
-VALID_DAYS = 7.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,7 +253,7 @@ def _told(line: Outcome) -> str:
     }  # fmt: skip
     why = f": {line.reason}" if line.reason else ""
     text = f"{what}{who} {results[line.result]}{why}"
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return printable(text)
 
 
 def _claimed(order: bytes) -> list[str]:

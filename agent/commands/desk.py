@@ -6,13 +6,15 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from agent.commands.watch import PASSWORD_VARIABLE
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.mqtt_settings import MqttSettings
     from agent.types import StationId
 
+PASSWORD_VARIABLE = "TALUS_MQTT_PASSWORD"  # noqa: S105
+VALID_DAYS = 7.0
+"""Within which an order must have been accepted."""
 ANSWER_S = 30.0
 """How long an answer is waited for."""
 

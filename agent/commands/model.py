@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.ask import give
-from agent.commands.desk import ANSWER_S, add_broker, settings_of, station_named
+from agent.commands.desk import ANSWER_S, VALID_DAYS, add_broker, settings_of, station_named
+from agent.config_words import printable
 from agent.errors import ControlError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ EXAMPLE = (
     "  talus model rollback --key ops.pem --station XX.SLOPE --broker mqtts://ops@broker.example"
 )
 PUSH_S = 3600.0
-VALID_DAYS = 7.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,4 +100,4 @@ def _told(report: ModelReport) -> str:
     if report.reason:
         words += f" ({report.reason})"
     words += f"; {report.serving.name} serves"
-    return "".join(c if c.isprintable() else "?" for c in words)
+    return printable(words)

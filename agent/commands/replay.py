@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.cli import INTERRUPTED
-from agent.commands.watch import PASSWORD_VARIABLE
+from agent.commands.desk import PASSWORD_VARIABLE
 from agent.errors import DataError, UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
 from agent.types import MAX_BLOCK_S, Discard, Event, SampleBlock, StationId, StreamId, format_ns

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.cli import INTERRUPTED
-from agent.commands.watch import PASSWORD_VARIABLE
+from agent.commands.desk import PASSWORD_VARIABLE
 from agent.errors import UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
 from agent.sources.scenario import FAULTS, KINDS, Scenario, crisis, steady

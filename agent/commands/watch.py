@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.commands.desk import add_broker, settings_of
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,17 +21,11 @@ EXAMPLE = (
     "  talus watch --broker mqtts://user@host --format json --session desk\n"
     "  talus watch --broker mqtts://user@host --format cap --out /srv/cap --session cap --cap-sender slope@example.org"
 )
-PASSWORD_VARIABLE = "TALUS_MQTT_PASSWORD"  # noqa: S105
 _CAP = ("cap_sender", "cap_radius", "cap_public", "cap_test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--broker",
-        required=True,
-        metavar="URL",
-        help=f"mqtt://[user@]host[:port][/prefix], or mqtts:// for TLS; the password comes from {PASSWORD_VARIABLE}",
-    )
+    add_broker(parser)
     parser.add_argument(
         "--format",
         choices=("text", "json", "quakeml", "cap"),
@@ -57,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from agent.mqtt_settings import MqttSettings, TlsSettings
+    from agent.mqtt_settings import TlsSettings
     from agent.watch import Watched, watch
 
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}", "give 1 or more")
     documents, folder = _documents(args)
-    settings = MqttSettings.from_url(args.broker, os.environ.get(PASSWORD_VARIABLE))
+    settings = settings_of(args)
     if args.ca is not None:
         settings = dataclasses.replace(settings, tls=TlsSettings(ca=args.ca))
     tally = Watched()

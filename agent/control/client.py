@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from agent.control import strict_json
-from agent.errors import ControlError, DataError, DeliveryError
-from agent.messages import topic
-from agent.mqtt import REFUSED, Connection, Received, Subscription
+from agent.control.listening import listening
+from agent.errors import ControlError, DataError
 from agent.mqtt_settings import MqttSettings
 from agent.schema import ConfigReport, EnvelopeMessage, Outcome, parse
 from agent.types import StationId
-from agent.waker import Waker
 
-_QUIET_S = 1.0
-"""Retained messages come at once; after this long without one there are no more."""
+_TOPICS = ("config/reported", "config/set", "availability")
 
 
 @dataclass(slots=True)
@@ -31,7 +26,6 @@ class Seen:
     order: bytes | None = None
     availability: str | None = None
     faults: list[str] = field(default_factory=list)
-    heard: float = 0.0
 
     def outcome(self, envelope: str) -> Outcome | None:
         """The newest word on an envelope. What once became of it does not count when another came after it: then it
@@ -50,10 +44,9 @@ def look(settings: MqttSettings, station: StationId) -> Seen:
     Raises:
         DeliveryError: the broker does not answer.
     """
-    with _listening(settings, station) as (connection, seen):
-        begun = time.monotonic()
-        while time.monotonic() < max(begun, seen.heard) + _QUIET_S:
-            connection.pump(0.1)
+    seen = Seen()
+    with listening(settings, station, _TOPICS, _into(seen)) as desk:
+        desk.drain()
     return seen
 
 
@@ -68,16 +61,12 @@ def push(
         ControlError: ``timeout``: the station has not answered in time.
     """
     envelope = hashlib.sha256(payload).hexdigest()
-    with _listening(settings, station) as (connection, seen):
-        token = connection.publish(topic(settings.prefix, station, "config/set"), payload, retain=True)
+    seen = Seen()
+    with listening(settings, station, _TOPICS, _into(seen)) as desk:
+        token = desk.publish("config/set", payload, retain=True)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            for ack in connection.pump(0.1):
-                if ack.token == token and ack.code >= REFUSED:
-                    raise DeliveryError(
-                        f"{settings.address} refuses the order: {ack.reason}",
-                        "may this user write to the topic config/set?",
-                    )
+            desk.pump(token)
             said = seen.outcome(envelope)
             if said is not None and said.result in {*until, "refused", "rolled_back"}:
                 return said
@@ -101,30 +90,16 @@ def stations_of(payload: bytes) -> list[str]:
         raise ControlError("malformed", "this is no envelope", "`talus config sign` makes one") from None
 
 
-@contextlib.contextmanager
-def _listening(settings: MqttSettings, station: StationId) -> Iterator[tuple[Connection, Seen]]:
-    seen = Seen()
-    names = {topic(settings.prefix, station, name): name for name in ("config/reported", "config/set", "availability")}
-
-    def receive(message: Received) -> bool:
-        seen.heard = time.monotonic()
-        name = names.get(message.topic)
+def _into(seen: Seen) -> Callable[[str, bytes], None]:
+    def receive(name: str, payload: bytes) -> None:
         if name == "config/set":
-            seen.order = message.payload or None
+            seen.order = payload or None
         elif name == "availability":
-            seen.availability = message.payload.decode("ascii", "replace")[:20]
+            seen.availability = payload.decode("ascii", "replace")[:20]
         else:
             try:
-                seen.report = parse(ConfigReport, message.payload)
+                seen.report = parse(ConfigReport, payload)
             except DataError as error:
                 seen.faults.append(error.message)
-        return True
 
-    with contextlib.closing(Waker()) as waker:
-        connection = Connection.open(
-            settings, f"talus-config-{secrets.token_hex(4)}", waker, subscription=Subscription(tuple(names), receive)
-        )
-        try:
-            yield connection, seen
-        finally:
-            connection.close()
+    return receive

@@ -44,7 +44,6 @@ class Desk:
     prefix: str
     updates: ModelUpdates
     evidence: EvidenceStore | None
-    put: Callable[[list[Message]], None]
     stamp: Callable[[], Stamp]
     health: Callable[[], Mapping[str, Any]]
     self_test: Callable[[], str]

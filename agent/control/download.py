@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.control.durable import sync_folder
 from agent.control.model_order import CHUNK_BYTES, ModelOrder
 from agent.errors import ControlError
 
@@ -80,11 +81,7 @@ class Download:
         if hashlib.sha256(self._path.read_bytes()).hexdigest() != self.order.sha256:
             raise ControlError("download", "the pieces are right and the whole is not", "make the order anew")
         self._path.replace(target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(target.parent)
 
     def drop(self) -> None:
         """Forget it."""

@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import secrets
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.control.envelope import Body, seal
 from agent.control.keys import SigningKey
-from agent.control.model_order import CHUNK_BYTES, KIND, Promote, order_of
-from agent.errors import ControlError, DataError, DeliveryError
+from agent.control.listening import listening
+from agent.control.model_order import CHUNK_BYTES, KIND, Promote, order_of, wrap
+from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
-from agent.messages import topic
-from agent.mqtt import REFUSED, Connection, Received, Subscription
 from agent.mqtt_settings import MqttSettings
 from agent.schema import ModelReport, Response, parse
 from agent.types import NS, StationId
-from agent.waker import Waker
 
-INDEX_BYTES = 4
-_QUIET_S = 1.0
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What came in since the last look."""
-
-    messages: list[Received] = field(default_factory=list)
-    newest: float = 0.0
-
-    def take(self) -> list[Received]:
-        taken, self.messages = self.messages, []
-        return taken
+_REPORTED = "model/reported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +77,14 @@ def push(
         ControlError: refused by the station before it began, or ``timeout``.
     """
     envelope = hashlib.sha256(offered.payload).hexdigest()
-    with _listening(settings, station, "model/reported") as (connection, heard):
-        token = connection.publish(topic(settings.prefix, station, "model/set"), offered.payload, retain=True)
+    reports: deque[ModelReport] = deque()
+    with listening(settings, station, (_REPORTED,), _into(reports)) as desk:
+        token = desk.publish("model/set", offered.payload, retain=True)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            _pump(connection, token, settings)
-            for message in heard.take():
-                report = _report(message)
-                if report is None:
-                    continue
+            desk.pump(token)
+            while reports:
+                report = reports.popleft()
                 if report.refused is not None and report.refused.envelope == envelope:
                     raise ControlError(report.refused.kind or "refused", report.refused.reason or "refused")
                 if report.revision != offered.revision:
@@ -108,8 +92,7 @@ def push(
                 tell(report)
                 for index in report.missing:
                     piece = offered.zipped[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
-                    place = topic(settings.prefix, station, "model/chunk")
-                    connection.publish(place, index.to_bytes(INDEX_BYTES, "big") + piece)
+                    desk.publish("model/chunk", wrap(index, piece))
                 if report.phase in {*until, "refused", "rolled_back"}:
                     return report
     raise ControlError(
@@ -124,75 +107,51 @@ def look(settings: MqttSettings, station: StationId) -> ModelReport | None:
     Raises:
         DeliveryError: the broker does not answer.
     """
-    newest = None
-    with _listening(settings, station, "model/reported") as (connection, heard):
-        begun = time.monotonic()
-        while time.monotonic() < max(begun, heard.newest) + _QUIET_S:
-            connection.pump(0.1)
-            for message in heard.take():
-                newest = _report(message) or newest
-    return newest
+    reports: deque[ModelReport] = deque(maxlen=1)
+    with listening(settings, station, (_REPORTED,), _into(reports)) as desk:
+        desk.drain()
+    return reports[0] if reports else None
 
 
 def ask(
-    settings: MqttSettings, station: StationId, payload: bytes, timeout_s: float
+    settings: MqttSettings, station: StationId, payload: bytes, timeout_s: float, event: str | None = None
 ) -> tuple[Response, dict[int, bytes]]:
-    """Publish a command and wait for its answer, and for the pieces of evidence that it announces.
+    """Publish a command and wait for its answer, and for the pieces of the record of ``event`` that it announces.
 
     Raises:
         DeliveryError: the broker does not take it.
         ControlError: ``timeout``.
     """
     request = hashlib.sha256(payload).hexdigest()
-    answer, pieces = None, dict[int, bytes]()
-    with _listening(settings, station, "response", "evidence/#") as (connection, heard):
-        token = connection.publish(topic(settings.prefix, station, "command"), payload)
+    answers: list[Response] = []
+    pieces: dict[int, bytes] = {}
+
+    def receive(name: str, payload: bytes) -> None:
+        number = name.rpartition("/")[2]
+        if name == "response":
+            with contextlib.suppress(DataError):
+                answers.append(parse(Response, payload))
+        elif number.isdigit() and len(number) < 6:
+            pieces[int(number)] = payload
+
+    names = ("response",) if event is None else ("response", f"evidence/{event}/+")
+    with listening(settings, station, names, receive) as desk:
+        token = desk.publish("command", payload)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            _pump(connection, token, settings)
-            for message in heard.take():
-                if message.topic.endswith("/response"):
-                    with contextlib.suppress(DataError):
-                        said = parse(Response, message.payload)
-                        answer = said if said.request == request else answer
-                elif (number := message.topic.rpartition("/")[2]).isdigit() and len(number) < 6:
-                    pieces[int(number)] = message.payload
+            desk.pump(token)
+            answer = next((said for said in answers if said.request == request), None)
             expected = answer.result.get("pieces") if answer is not None else None
             if answer is not None and (not isinstance(expected, int) or len(pieces) >= expected):
                 return answer, pieces
     raise ControlError("timeout", f"{station.short} has not answered within {timeout_s:g} s", "is it online?")
 
 
-def _report(message: Received) -> ModelReport | None:
-    try:
-        return parse(ModelReport, message.payload)
-    except DataError:
-        return None
+def _into(reports: deque[ModelReport]) -> Callable[[str, bytes], None]:
+    """What a station says of its model; what is no report is passed over."""
 
+    def receive(_: str, payload: bytes) -> None:
+        with contextlib.suppress(DataError):
+            reports.append(parse(ModelReport, payload))
 
-def _pump(connection: Connection, token: int, settings: MqttSettings) -> None:
-    for ack in connection.pump(0.1):
-        if ack.token == token and ack.code >= REFUSED:
-            raise DeliveryError(
-                f"{settings.address} refuses the order: {ack.reason}", "may this user write to the station's topics?"
-            )
-
-
-@contextlib.contextmanager
-def _listening(settings: MqttSettings, station: StationId, *names: str) -> Iterator[tuple[Connection, _Heard]]:
-    heard = _Heard()
-
-    def receive(message: Received) -> bool:
-        heard.newest = time.monotonic()
-        heard.messages.append(message)
-        return True
-
-    filters = tuple(topic(settings.prefix, station, name) for name in names)
-    with contextlib.closing(Waker()) as waker:
-        connection = Connection.open(
-            settings, f"talus-desk-{secrets.token_hex(4)}", waker, subscription=Subscription(filters, receive)
-        )
-        try:
-            yield connection, heard
-        finally:
-            connection.close()
+    return receive

@@ -21,6 +21,10 @@ CHUNK_BYTES = 32 * 1024
 MAX_BYTES = 16 << 20
 """Largest zip of a bundle: its hashes still fit into an envelope."""
 
+_INDEX_BYTES = 4
+MAX_PIECE = CHUNK_BYTES + _INDEX_BYTES
+"""Largest message that carries a piece."""
+
 Promote: TypeAlias = Literal["auto", "hold"]
 _HEX = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
@@ -67,6 +71,16 @@ class ModelOrder:
             "promote": self.promote,
         }
         return made if self.url is None else {**made, "url": self.url}
+
+
+def wrap(index: int, piece: bytes) -> bytes:
+    """A piece as it travels: its number, most significant byte first, and its bytes."""
+    return index.to_bytes(_INDEX_BYTES, "big") + piece
+
+
+def unwrap(payload: bytes) -> tuple[int, bytes]:
+    """Number and bytes of a piece; whether they are what was ordered is for ``Download`` to judge."""
+    return int.from_bytes(payload[:_INDEX_BYTES], "big"), payload[_INDEX_BYTES:]
 
 
 def order_of(

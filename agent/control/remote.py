@@ -25,8 +25,9 @@ from agent.control.envelope import admit, unseal
 from agent.control.inbox import Inbox
 from agent.control.overlay import laid_over
 from agent.control.probation import LEAST_DATA_S, TriggerWatch
-from agent.control.store import Order, Store, Stored
+from agent.control.store import Order, Store, Stored, refused
 from agent.errors import ControlError, TalusError
+from agent.messages import Stamp
 from agent.patience import QuietLog
 from agent.schema import TEXT_LIMIT, ConfigReport, Outcome
 from agent.types import StationId, format_ns
@@ -57,14 +58,6 @@ class Surroundings:
 
     link_up: bool
     silent: Collection[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """Who reports."""
-
-    boot_id: str
-    seq: int
 
 
 @dataclass(slots=True)
@@ -219,17 +212,7 @@ class RemoteConfig:
         if error.kind not in PASSING:
             self._last_refused = envelope
         self._refusals += 1
-        self._refused.append(
-            Outcome(
-                envelope=envelope,
-                revision=None if order is None else order.revision,
-                key=None if order is None else order.key,
-                result="refused",
-                kind=error.kind,
-                reason=error.message[:TEXT_LIMIT],
-                time=format_ns(time.time_ns()),
-            )
-        )
+        self._refused.append(refused(envelope, order, error))
         self._dirty = True
         self._quiet.warn(f"a change from afar is refused: {error}", key=error.kind)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from agent.control.durable import replace_file
 from agent.control.model_order import ModelOrder, parse
 from agent.errors import ControlError
 
@@ -61,17 +61,7 @@ class Selection:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         values = asdict(chosen)
         values["order"] = None if chosen.order is None else chosen.order.content()
-        scratch = self.folder / f".{_FILE}"
-        with scratch.open("w", encoding="utf-8") as file:
-            json.dump(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self.folder / _FILE)
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace_file(self.folder / _FILE, json.dumps(values).encode())
         self.chosen = chosen
         wanted = chosen.used | ({chosen.order.sha256} if chosen.order else set())
         for other in self.folder.glob("*.zip"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.control import strict_json
+from agent.control.durable import replace_file
 from agent.control.envelope import MAX_BYTES
 from agent.errors import ControlError
-from agent.schema import Count, Outcome, Sha256
+from agent.schema import TEXT_LIMIT, Count, Outcome, Sha256
+from agent.types import format_ns
 
 HISTORY = 50
 """Outcomes that are remembered."""
@@ -38,6 +40,19 @@ class Order(_Kept):
     envelope: Sha256
     key: str
     content: dict[str, Any]
+
+
+def refused(envelope: str, order: Order | None, error: ControlError) -> Outcome:
+    """The outcome of a message that is not obeyed; ``order`` is what it held, if a trusted key signed it."""
+    return Outcome(
+        envelope=envelope,
+        revision=None if order is None else order.revision,
+        key=None if order is None else order.key,
+        result="refused",
+        kind=error.kind,
+        reason=error.message[:TEXT_LIMIT],
+        time=format_ns(time.time_ns()),
+    )
 
 
 class Stored(_Kept):
@@ -91,18 +106,8 @@ class Store:
         """
         sequence = self._sequence + 1
         path = self._paths[sequence % 2]
-        new = path.with_name(f".{path.name}.new")
         try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - mode
-                file.write(encode(sequence, stored))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(path, encode(sequence, stored))
         except OSError as error:
             raise ControlError("store", f"{path}: {error.strerror}", "free space, or see the disk") from None
         self._sequence, self.stored = sequence, stored

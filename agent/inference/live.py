@@ -86,7 +86,7 @@ class LiveClassifier:
         """The newest model has proved itself: let go of the one before."""
         with self._lock:
             before, self._before = self._before, None
-        _close(before)
+        _let_go(before)
 
     def take_back(self, reason: str) -> None:
         """The model before the newest one serves again."""
@@ -95,17 +95,18 @@ class LiveClassifier:
                 return
             failed, self.active, self._before, self.failed = self.active, self._before, None, reason
         _log.error("%s serves again: %s", self.active.model, reason)
-        _close(failed)
+        _let_go(failed)
 
     def close(self) -> None:
         """End what runs beside."""
         with self._lock:
             both = (self.active, self._before)
         for classifier in both:
-            _close(classifier)
+            if classifier is not None and (close := getattr(classifier, "close", None)) is not None:
+                close()
 
 
-def _close(classifier: Classifier | None) -> None:
+def _let_go(classifier: Classifier | None) -> None:
     close = getattr(classifier, "close", None)
     if close is not None:
         # It may have to wait for a process to end; the next window does not wait for it.
