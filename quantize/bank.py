@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from agent.types import LABELS, WINDOW_SAMPLES
 from quantize.augment import Augmentation, Augmenter, Sampler
 from quantize.data import Record
 from quantize.generator import as_record, generate
+from quantize.hardware import processors
 from quantize.signals import background
 from quantize.views import main_component
 
@@ -132,16 +134,33 @@ def open_bank(folder: Path, plan: Plan, seed: int) -> Bank:
     if done < count:
         mode = "r+" if done else "w+"
         windows = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if done else shape)
-        for start in range(done, count, _CHUNK):
-            stop = min(start + _CHUNK, count)
-            for i in range(start, stop):
-                windows[i] = plan.make(int(plan.record[i]), np.random.default_rng((seed, 1, i)))
-            windows.flush()
-            _write(progress, json.dumps(stop))
-            if (start // _CHUNK) % 20 == 0:
-                log.info("%s: %d of %d windows", folder, stop, count)
         del windows
+        # Forked, so that the records are there without a copy. Chunks come back in order: what is noted is on disk.
+        with multiprocessing.get_context("fork").Pool(processors(), _take, (path, plan, seed)) as pool:
+            for stop in pool.imap(_fill, range(done, count, _CHUNK)):
+                _write(progress, json.dumps(stop))
+                if (stop // _CHUNK) % 20 == 0:
+                    log.info("%s: %d of %d windows", folder, stop, count)
     return Bank(np.load(path, mmap_mode="r"), plan.record, plan.label, plan.part)
+
+
+_task: tuple[Path, Plan, int]
+
+
+def _take(path: Path, plan: Plan, seed: int) -> None:
+    global _task  # noqa: PLW0603 - a worker has one task in its life
+    _task = (path, plan, seed)
+
+
+def _fill(start: int) -> int:
+    """Make the chunk of windows from ``start`` on, and return where the next one begins."""
+    path, plan, seed = _task
+    windows = np.lib.format.open_memmap(path, mode="r+")
+    stop = min(start + _CHUNK, len(plan.record))
+    for i in range(start, stop):
+        windows[i] = plan.make(int(plan.record[i]), np.random.default_rng((seed, 1, i)))
+    windows.flush()
+    return stop
 
 
 def _claim(folder: Path, plan: Plan, seed: int) -> None:
@@ -151,9 +170,10 @@ def _claim(folder: Path, plan: Plan, seed: int) -> None:
         "sum": int(np.dot(plan.record % 65_537, np.arange(len(plan.record)) % 257)),
     }
     path = folder / "plan.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != claim:
+    if not path.is_file():
+        _write(path, json.dumps(claim))
+    elif json.loads(path.read_text(encoding="utf-8")) != claim:
         raise DataError(f"{folder} holds a bank of other records or another seed", "name another --work folder")
-    _write(path, json.dumps(claim))
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,8 +11,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from torch import nn
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.bank import UNLABELLED, Bank
+from quantize.hardware import ahead, device, mixed_precision
 
 log = logging.getLogger("quantize.fit")
 
@@ -39,8 +40,8 @@ Groups = Callable[[nn.Module], list[dict[str, Any]]]
 @dataclass(frozen=True, slots=True)
 class FitConfig:
     """``windows``: how many are drawn in all. ``soft``: share of the loss that follows the soft targets where there
-    are some, at ``temperature``. ``bfloat16``: matrix products in bfloat16 on processors that have them,
-    which takes half the time."""
+    are some, at ``temperature``. ``bfloat16``: matrix products in bfloat16 on devices that have them, which takes half
+    the time."""
 
     windows: int = 60_000
     batch: int = 32
@@ -75,15 +76,8 @@ class _Batch:
     soft: torch.Tensor
     taught: torch.Tensor
 
-
-@cache
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16; elsewhere it would be emulated, slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16 " in flags
+    def to(self, where: torch.device) -> _Batch:
+        return _Batch(*(getattr(self, field.name).to(where) for field in fields(self)))
 
 
 def decayed_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -118,6 +112,8 @@ def fit(
     if done.is_file():
         average.load_state_dict(torch.load(done, weights_only=True))
         return average.eval()
+    model.to(device())
+    average.to(device())
     torch.set_num_threads(config.threads)
     optimiser = torch.optim.AdamW(groups or decayed_groups(model, config.weight_decay), lr=config.learning_rate)
     scales = [group.get("scale", 1.0) for group in optimiser.param_groups]
@@ -125,14 +121,14 @@ def fit(
     first = _resume(work / "state.pt", model, average, optimiser)
     began, losses = time.monotonic(), 0.0
     model.train()
-    for step in range(first, steps):
+    draw = partial(_draw, sources, config)
+    for step, batch in enumerate(ahead(draw, range(first, steps)), first):
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group, scale in zip(optimiser.param_groups, scales, strict=True):
             group["lr"] = scale * _rate(config, step / steps)
-        batch = _draw(sources, config, np.random.default_rng((config.seed, 7, step)))
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16 and has_bfloat16()):
-            logits = model(batch.windows)
-        loss = _loss(logits.float(), batch, config)
+        with mixed_precision(config.bfloat16):
+            logits = model(batch.windows.to(device()))
+        loss = _loss(logits.float(), batch.to(device()), config)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -148,6 +144,7 @@ def fit(
             losses = 0.0
             if step + 1 < steps:
                 _save(work / "state.pt", model, average, optimiser, step + 1)
+    average.cpu()
     scratch = done.with_suffix(".tmp")
     torch.save(average.state_dict(), scratch)
     scratch.replace(done)
@@ -159,11 +156,12 @@ def claim(work: Path, text: str) -> None:
     """Refuse to go on with a run that was something else."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "run.txt"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
         raise ConfigError(
             f"{work} holds a run of another configuration or of other records", "name another --work folder"
         )
-    path.write_text(text, encoding="utf-8")
 
 
 @torch.no_grad()
@@ -184,7 +182,8 @@ def _rate(config: FitConfig, progress: float) -> float:
     return config.learning_rate * 0.5 * (1 + float(np.cos(np.pi * min(1.0, share))))
 
 
-def _draw(sources: Sequence[Source], config: FitConfig, rng: np.random.Generator) -> _Batch:
+def _draw(sources: Sequence[Source], config: FitConfig, step: int) -> _Batch:
+    rng = np.random.default_rng((config.seed, 7, step))
     shares = np.array([source.share if len(source.index) else 0.0 for source in sources])
     which = rng.choice(len(sources), size=config.batch, p=shares / shares.sum())
     windows, labels, soft, taught = [], [], [], []
@@ -226,7 +225,7 @@ def _loss(logits: torch.Tensor, batch: _Batch, config: FitConfig) -> torch.Tenso
 def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=device())
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])

@@ -3,6 +3,7 @@ a folder of its own and is not trained twice."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,8 @@ from quantize.boosting import feature_table, train_boosting
 from quantize.checkpoint import load_checkpoint
 from quantize.evaluate import Array, Logits, softmax
 from quantize.export import export_int8
-from quantize.fit import FitConfig, Source, claim, fit, has_bfloat16
+from quantize.fit import FitConfig, Source, claim, fit
+from quantize.hardware import device, mixed_precision
 from quantize.int8 import Int8Files
 from quantize.lab import Lab, learned_from
 from quantize.pretrain import pretrain, read_arrivals
@@ -45,14 +47,15 @@ log = logging.getLogger("quantize.methods")
 
 
 def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
-    """A torch module in evaluation mode as a function of windows ``[n, 3, 10240]``."""
+    """A torch module in evaluation mode as a function of windows ``[n, 3, 10240]``; it computes on the device."""
+    placed = copy.deepcopy(model).to(device())
 
     def run(windows: NDArray[np.float32]) -> Array:
         parts = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16 and has_bfloat16()):
+        with torch.no_grad(), mixed_precision(bfloat16):
             for start in range(0, len(windows), _CHUNK):
                 chunk = np.ascontiguousarray(windows[start : start + _CHUNK], dtype=np.float32)
-                parts.append(model(torch.from_numpy(chunk)[:, :, None]).double().numpy())
+                parts.append(placed(torch.from_numpy(chunk)[:, :, None].to(device())).double().cpu().numpy())
         answers: Array = np.concatenate(parts)
         return answers
 

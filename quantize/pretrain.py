@@ -26,7 +26,8 @@ from torch import nn
 from agent.errors import DataError
 from agent.types import WINDOW_RATE_HZ, parse_ns
 from quantize.data import Record
-from quantize.fit import claim, has_bfloat16
+from quantize.fit import claim
+from quantize.hardware import ahead, device, mixed_precision
 from quantize.prime_dp import DOWNSAMPLING, PHASES, PrimeDP
 from quantize.views import main_component
 
@@ -95,10 +96,11 @@ def pretrain(
         model.load_state_dict(torch.load(done, weights_only=True))
         return model.eval()
     torch.set_num_threads(config.threads)
+    model.to(device())
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state_path, first = work / "state.pt", 0
     if state_path.is_file():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, weights_only=True, map_location=device())
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = int(state["step"])
@@ -106,13 +108,13 @@ def pretrain(
     steps = max(1, config.windows // config.batch)
     sums, began = np.zeros(2), time.monotonic()
     model.train()
-    for step in range(first, steps):
+    for step, batch in enumerate(ahead(maker.batch, range(first, steps)), first):
         torch.manual_seed(config.seed * 1_000_003 + step)
         progress = step / steps
         for group in optimiser.param_groups:
             warm = min(1.0, (progress + 1e-3) / config.warm_up)
             group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
-        x, phases, hidden = maker.batch(np.random.default_rng((config.seed, 5, step)))
+        x, phases, hidden = (part.to(device()) for part in batch)
         phase_loss, wave_loss = losses(model, x, phases, hidden, bfloat16=config.bfloat16)
         optimiser.zero_grad()
         (phase_loss + config.wave * wave_loss).backward()  # type: ignore[no-untyped-call]
@@ -128,6 +130,7 @@ def pretrain(
             sums[:] = 0
             content = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             _save(state_path, content)
+    model.cpu()
     _save(done, model.state_dict())
     state_path.unlink(missing_ok=True)
     return model.eval()
@@ -142,7 +145,7 @@ def losses(
     network sees zero.
     """
     seen = x * ~hidden[:, None]
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16 and has_bfloat16()):
+    with mixed_precision(bfloat16):
         wave_tokens = model.hidden(seen)[:, :, 6:]
         phase, wave = model.decoder_phase(wave_tokens), model.decoder_wave(wave_tokens)
     # Arrivals are a hundredth of the samples; unweighted, "background everywhere" is too good an answer.
@@ -181,8 +184,9 @@ class Windows:
         self._plain = signal.butter(4, 1.0, "highpass", fs=WINDOW_RATE_HZ, output="sos")
         self._bell = np.exp(-0.5 * (np.arange(-40, 41) / 12) ** 2).astype(np.float32)
 
-    def batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Windows ``[N, 3, T]``, phases ``[N, 5, T]`` (they add up to 1), and which samples are hidden ``[N, T]``."""
+        rng = np.random.default_rng((self._config.seed, 5, step))
         made = [self._window(rng) for _ in range(self._config.batch)]
         x, phases = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
         hidden = np.stack([self._hidden(rng) for _ in made])

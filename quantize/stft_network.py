@@ -39,7 +39,7 @@ def spectrogram(vertical: torch.Tensor) -> torch.Tensor:
         vertical.float(),
         _SIZE,
         _HOP,
-        window=torch.ones(_SIZE),
+        window=torch.ones(_SIZE, device=vertical.device),
         center=True,
         pad_mode="reflect",
         return_complex=True,

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank  # no
 from quantize.cli import CONFIGS, main  # noqa: E402
 from quantize.config import BuildConfig, read_config  # noqa: E402
 from quantize.data import Record, load_records, read_table  # noqa: E402
-from quantize.fit import FitConfig, Source, fit  # noqa: E402
+from quantize.fit import FitConfig, Source, _draw, fit  # noqa: E402
+from quantize.hardware import ahead  # noqa: E402
 from quantize.lab import Lab, learned_from  # noqa: E402
 from quantize.methods import folder as folder_of  # noqa: E402
 from quantize.methods import pretrained  # noqa: E402
@@ -112,6 +114,14 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_weights(
         assert torch.equal(value, resumed[name]), name
     other = fit(student(), everything(bank), replace(TINY, seed=1), tmp_path / "c").state_dict()
     assert not torch.equal(straight["head.weight"], other["head.weight"])
+
+
+def test_batches_made_ahead_by_other_processes_are_the_same(bank: Bank) -> None:
+    """A GPU learns from the windows, in the order, that a processor learns from."""
+    make = partial(_draw, [Source(bank, np.arange(len(bank)))], FitConfig(batch=4))
+    for mine, theirs in zip(map(make, range(6)), ahead(make, range(6), workers=2), strict=True):
+        for field in fields(mine):
+            assert torch.equal(getattr(mine, field.name), getattr(theirs, field.name))
 
 
 def test_a_folder_of_another_run_is_refused(bank: Bank, tmp_path: Path) -> None:

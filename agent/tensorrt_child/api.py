@@ -1,4 +1,4 @@
-"""The part of TensorRT's Python API that Talus uses, from 8.5 to 11, as types: the bindings ship none.
+"""The part of TensorRT's Python API that Talus uses, from 8.5 to 11 and for RTX, as types: the bindings ship none.
 
 What differs between the versions is asked of the module by attribute, never looked up by version. ``make
 test-tensorrt-api`` compares every name and parameter here with the real bindings.
@@ -6,6 +6,8 @@ test-tensorrt-api`` compares every name and parameter here with the real binding
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -95,6 +97,7 @@ class DataTypes(Protocol):
 class Module(Protocol):
     """``import tensorrt``."""
 
+    __name__: str
     __version__: str
     Logger: LoggerType
     Builder: Callable[[object], BuilderApi | None]
@@ -136,12 +139,30 @@ OPTIONAL_MEMBERS = {
 """Members that some versions lack, each asked for with ``getattr``."""
 
 
-def load() -> Module:
-    """Import the bindings. Only ever in a child process: without a usable GPU what follows may end in SIGSEGV."""
-    import tensorrt
+RTX = "tensorrt_rtx"
+"""TensorRT for RTX: the same API for GPUs of PCs, one `pip install` away where JetPack is not."""
 
-    module: Module = tensorrt
+
+def load() -> Module:
+    """Import the bindings, TensorRT's before those for RTX. Only ever in a child process: without a usable GPU what
+    follows may end in SIGSEGV.
+
+    Raises:
+        ImportError: neither is there, or its libraries are not.
+    """
+    module: Module
+    try:
+        module = importlib.import_module("tensorrt")
+    except ModuleNotFoundError as error:
+        if error.name != "tensorrt" or importlib.util.find_spec(RTX) is None:
+            raise
+        module = importlib.import_module(RTX)
     return module
+
+
+def version(trt: Module) -> str:
+    """Tells engines of the two apart, too."""
+    return f"RTX {trt.__version__}" if trt.__name__ == RTX else trt.__version__
 
 
 def to_bytes(memory: HostMemory) -> bytes:

@@ -97,7 +97,7 @@ def probe(channel: Channel) -> None:
     facts = driver.facts()
     channel.stage("importing TensorRT")
     trt = api.load()
-    facts["tensorrt"] = trt.__version__
+    facts["tensorrt"] = api.version(trt)
     facts["python"] = "{}.{}".format(*sys.version_info[:2])
     facts["strongly_typed"] = api.strongly_typed(trt)
     driver.start()

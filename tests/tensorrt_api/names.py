@@ -70,7 +70,7 @@ def main() -> int:
     }
     has = ", ".join(name for name, present in optional.items() if present)
     print(
-        f"TensorRT {trt.__version__}: {count} members of {len(api.CLASSES) + len(api.MEMBERS)} classes; also has {has}"
+        f"TensorRT {api.version(trt)}: {count} members of {len(api.CLASSES) + len(api.MEMBERS)} classes; also has {has}"
     )
     print(f"  networks with flags {api.network_flags(trt):#b}, strongly typed: {api.strongly_typed(trt)}", end="")
     print(f", flag for int8: {api.precision_flag(trt, 'int8')}, for fp16: {api.precision_flag(trt, 'fp16')}")

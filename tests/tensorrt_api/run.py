@@ -2,7 +2,9 @@
 
 Without a GPU none of it can be called, but the modules can be imported and looked at. TensorRT 8.6 is one package with
 its libraries (819 MB, Python 3.10 at most). Of 10 and 11 there are the bindings alone (1 MB); the libraries that they
-load are replaced by empty ones, made here with the C compiler. Everything is fetched with pip into the folder given.
+load are replaced by empty ones, made here with the C compiler. TensorRT for RTX is whole (95 MB) and compiles for GPUs
+that are not there: its parser and its builder take the bundle's own files. Everything is fetched with pip into the
+folder given.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ BINDINGS = (
     "tensorrt-cu12-bindings==10.16.1.11",
     "tensorrt-cu13-bindings==11.4.0.106",
 )
+RTX = "1.7.1.116"
 CUDA = ("cuda-bindings==12.9.8", "cuda-bindings==13.5.0")
 
 
@@ -131,6 +134,30 @@ def check_probe(folder: Path, python: str, libraries: str) -> int:
     return 1
 
 
+def check_rtx(folder: Path) -> int:
+    """The API of TensorRT for RTX, then its parser and builder on the files of the default bundle."""
+    parts = [fetch(f"tensorrt-rtx-cu13-{part}=={RTX}", folder) for part in ("bindings", "libs")]
+    home = folder / "rtx"
+    home.mkdir(exist_ok=True)
+    for source, name in (
+        (parts[0] / "tensorrt_rtx_bindings", "tensorrt_rtx"),
+        (parts[1] / "tensorrt_rtx_libs", "tensorrt_rtx_libs"),
+    ):
+        if not (home / name).exists():
+            (home / name).symlink_to(source)
+    libraries = parts[1] / "tensorrt_rtx_libs"
+    status, said = check(sys.executable, home, libraries)
+    print(said.rstrip(), flush=True)
+    environment = {**os.environ, "PYTHONPATH": f"{home}:{ROOT}", "LD_LIBRARY_PATH": str(libraries)}
+    bundle = ROOT / "agent" / "models" / "default"
+    for file in ("model.trt.onnx", "model.fp16.onnx"):
+        command = [sys.executable, NAMES.with_name("compile.py"), bundle / file]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        print(f"  {done.stdout.strip() or done.stderr.strip()[-600:]}", flush=True)
+        status |= done.returncode
+    return status
+
+
 def check_cuda(folder: Path) -> int:
     """Each entry point of the driver that is called, among those that NVIDIA's own Python package looks up."""
     from agent.tensorrt_child.cuda import SIGNATURES
@@ -152,7 +179,7 @@ def main() -> int:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(ROOT))
-    return check_whole(folder) | check_bindings(folder) | check_cuda(folder)
+    return check_whole(folder) | check_bindings(folder) | check_rtx(folder) | check_cuda(folder)
 
 
 if __name__ == "__main__":
