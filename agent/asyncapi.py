@@ -29,7 +29,7 @@ _CHANNELS: Mapping[str, tuple[bool, str]] = {
     "model/reported": (True, "Which model serves, and how far an order to change it is."),
     "model/set": (True, "A signed order to change the model, with the hash of every piece of its bundle."),
     "command": (False, "A signed command: evidence, test_alarm, self_test, promote_model, roll_back_model."),
-    "response": (False, "The answer to a command. Expires after a day."),
+    "response": (False, "The answer to a command, with its MQTT 5 correlation data. Expires after a day."),
 }
 """End of the topic: whether it is retained, and what it is."""
 

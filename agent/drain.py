@@ -204,7 +204,13 @@ class Drain:
         if entry is not None:
             payload = with_handed(payload, self._handed.setdefault(entry.id, time.time_ns()))
         try:
-            token = connection.publish(message.topic, payload, retain=message.retain, expiry_s=message.expiry_s)
+            token = connection.publish(
+                message.topic,
+                payload,
+                retain=message.retain,
+                expiry_s=message.expiry_s,
+                correlation=message.correlation,
+            )
         except ValueError as error:
             self._refuse(_Sent(message, entry, 0.0), 0x90, str(error))
             return

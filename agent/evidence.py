@@ -43,7 +43,7 @@ class EvidenceStore:
             return None
         raw = encode(data)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             path = self._path(event)
             self._make_room(path, len(raw))
             scratch = path.with_suffix(".tmp")

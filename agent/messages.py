@@ -85,7 +85,8 @@ class Message:
     Messages with the same ``key`` and priority are delivered in the order in which they were put. A ``retain`` message
     is a latest value: a newer one replaces it. ``expendable`` marks what a later message supersedes: it is the first of
     its priority to go when the outbox is full. ``expiry_s`` is the MQTT 5 message expiry, counted from the hand-over.
-    ``journal`` is what the next run of the agent must know of it (``agent.recall``); it is not sent.
+    ``correlation`` is the MQTT 5 property of an answer, as its request had it. ``journal`` is what the next run of the
+    agent must know of it (``agent.recall``); it is not sent.
     """
 
     topic: str
@@ -95,6 +96,7 @@ class Message:
     retain: bool = False
     expendable: bool = False
     expiry_s: int | None = None
+    correlation: bytes | None = None
     journal: bytes | None = None
 
 
@@ -221,10 +223,13 @@ def model_message(body: ModelReport, station: StationId, prefix: str = DEFAULT_P
     return Message(topic(prefix, station, "model/reported"), encode(body), Priority.OTHER, retain=True)
 
 
-def response_message(body: Response, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
+def response_message(
+    body: Response, station: StationId, prefix: str = DEFAULT_PREFIX, correlation: bytes | None = None
+) -> Message:
     """The answer to a command, to be put into the outbox; nobody waits for it longer than a day."""
+    place = topic(prefix, station, "response")
     return Message(
-        topic(prefix, station, "response"), encode(body), Priority.OTHER, key="response", expiry_s=_ANSWER_EXPIRY_S
+        place, encode(body), Priority.OTHER, key="response", expiry_s=_ANSWER_EXPIRY_S, correlation=correlation
     )
 
 

@@ -7,6 +7,7 @@ re-used, so nothing but the outbox remembers what was sent. It belongs to the th
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import select
 import socket
@@ -61,12 +62,13 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that came in."""
+    """A message that came in; ``correlation`` is what an MQTT 5 requester wants to find on the answer."""
 
     topic: str
     payload: bytes
     retain: bool
     duplicate: bool
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +140,27 @@ class Connection:
                 return connection
         raise AssertionError("the last protocol returns or raises")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> int:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+    ) -> int:
         """Hand a publication to the connection; `pump` returns its `Ack` under the returned token, or raises if the
-        connection is lost.
+        connection is lost. MQTT 3.1.1 leaves ``expiry_s`` and ``correlation`` out.
 
         Raises:
             ValueError: MQTT allows no such topic or payload.
         """
-        properties = self._publish_properties(payload.startswith(b"{"), expiry_s) if self.protocol == "5" else None
+        properties = None
+        if self.protocol == "5":
+            properties = self._publish_properties(payload.startswith(b"{"), expiry_s)
+            if correlation is not None:
+                properties = copy.copy(properties)
+                properties.CorrelationData = correlation
         return self._client.publish(topic, payload, _QOS, retain, properties).mid
 
     def _publish_properties(self, is_json: bool, expiry_s: int | None) -> Properties:
@@ -388,8 +403,10 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
+        correlation = getattr(message.properties, "CorrelationData", None)
+        received = Received(topic, bytes(message.payload), message.retain, message.dup, correlation)
         try:
-            taken = self._subscription.handler(Received(topic, bytes(message.payload), message.retain, message.dup))
+            taken = self._subscription.handler(received)
         except Exception as error:
             self._handler_error = error
             raise _HandlerError from error

@@ -17,9 +17,9 @@ from typing import Any
 from agent.assemble import DEFAULT_BUNDLE, Line, open_classifier
 from agent.config import Config, ControlConfig
 from agent.control import model_order
-from agent.control.commands import Commands, Desk
+from agent.control.commands import Asked, Commands, Desk
 from agent.control.envelope import admit, unseal
-from agent.control.inbox import Inbox
+from agent.control.inbox import Arrived, Inbox
 from agent.control.model_updates import ModelRules, ModelUpdates, Progress
 from agent.control.remote import PASSING
 from agent.control.selection import Selection
@@ -30,7 +30,7 @@ from agent.evidence import EvidenceStore
 from agent.inference import Classifier, load
 from agent.messages import Message, Stamp, model_message, topic
 from agent.mqtt import Received
-from agent.patience import QuietLog
+from agent.patience import Allowance, QuietLog
 from agent.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
 from agent.types import StationId, format_ns
 
@@ -66,6 +66,7 @@ class Orders:
         self._serving: Callable[[], ModelPart] | None = None
         self._stamp: Callable[[], Stamp] | None = None
         self._delivery: Delivery | None = None
+        self._refusals = Allowance(config.control.commands_per_min)
         self._quiet = QuietLog(_log.warning)
 
     @property
@@ -138,10 +139,12 @@ class Orders:
             arrived = self._inbox.take()
             if arrived is None:
                 return
-            self._hear(arrived.name, arrived.payload, now)
+            self._hear(arrived, now)
 
-    def _hear(self, name: str, payload: bytes, now: float) -> None:
-        envelope = hashlib.sha256(payload).hexdigest()
+    def _hear(self, arrived: Arrived, now: float) -> None:
+        name, payload = arrived.name, arrived.payload
+        asked = Asked(hashlib.sha256(payload).hexdigest(), arrived.correlation)
+        envelope = asked.envelope
         store = self._stores[name]
         # A retained message comes with every connection; it is heard once.
         if envelope in (store.stored.newest, self._heard.get(name)):
@@ -159,24 +162,24 @@ class Orders:
         except ControlError as error:
             if error.kind not in PASSING:
                 self._heard[name] = envelope
-            self._refuse(name, refused(envelope, order, error), error)
+            self._refuse(name, asked, refused(envelope, order, error), error, now)
             return
         if self._updates is not None and wanted is not None:
             self._refused = None
             self._updates.order(body.revision, wanted)
         elif self._commands is not None:
-            for message in self._commands.obey(envelope, opened.key.name, body.content, now):
+            for message in self._commands.obey(asked, opened.key.name, body.content, now):
                 self._put(message)
 
-    def _refuse(self, name: str, outcome: Outcome, error: ControlError) -> None:
+    def _refuse(self, name: str, asked: Asked, outcome: Outcome, error: ControlError, now: float) -> None:
         self._quiet.warn(f"an order from afar is refused: {error}", key=error.kind)
         if name == MODEL:
             self._refused = outcome
             if self._progress is not None:
                 self._report(self._progress)
-        elif self._commands is not None and outcome.key is not None:
-            # Only who holds a key gets an answer: a stranger must not make the station talk.
-            self._put(self._commands.refusal(outcome.envelope, error))
+        elif self._commands is not None and outcome.key is not None and self._refusals.take(now):
+            # Only who holds a key gets an answer, and replays get few: a stranger must not make the station talk.
+            self._put(self._commands.refusal(asked, error))
 
     def _put(self, message: Message) -> None:
         if self._delivery is None:

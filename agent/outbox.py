@@ -143,9 +143,10 @@ class Outbox:
                         (message.topic, message.payload, self._version + 1),
                     )
             db.executemany(
-                "INSERT INTO queue(priority, key, topic, payload, expendable, expiry_s, put_ns) VALUES (?,?,?,?,?,?,?)",
+                "INSERT INTO queue(priority, key, topic, payload, expendable, expiry_s, put_ns, correlation)"
+                " VALUES (?,?,?,?,?,?,?,?)",
                 [
-                    (int(m.priority), m.key, m.topic, m.payload, m.expendable, m.expiry_s, now)
+                    (int(m.priority), m.key, m.topic, m.payload, m.expendable, m.expiry_s, now, m.correlation)
                     for m in messages
                     if not m.retain
                 ],
@@ -193,11 +194,14 @@ class Outbox:
                 blocked.add(name)
             entries = []
             for row_id, _ in chosen:
-                priority, key, topic, payload, expendable, expiry_s, put_ns = db.execute(
-                    "SELECT priority, key, topic, payload, expendable, expiry_s, put_ns FROM queue WHERE id = ?",
+                priority, key, topic, payload, expendable, expiry_s, put_ns, correlation = db.execute(
+                    "SELECT priority, key, topic, payload, expendable, expiry_s, put_ns, correlation FROM queue"
+                    " WHERE id = ?",
                     (row_id,),
                 ).fetchone()
-                message = Message(topic, payload, Priority(priority), key, False, bool(expendable), expiry_s)
+                message = Message(
+                    topic, payload, Priority(priority), key, False, bool(expendable), expiry_s, correlation
+                )
                 entries.append(Entry(row_id, message, put_ns))
             self._taken.update(chosen)
             self._highest_taken = max(self._highest_taken, *(row_id for row_id, _ in chosen), 0)
@@ -301,6 +305,8 @@ class Outbox:
                 )
             db.execute("BEGIN IMMEDIATE")
             db.execute(_JOURNAL)
+            if "correlation" not in {row[1] for row in db.execute("PRAGMA table_info(queue)")}:
+                db.execute("ALTER TABLE queue ADD COLUMN correlation BLOB")
             db.execute("COMMIT")
             if self.path.stat().st_size <= _CHECK_LIMIT:
                 verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -330,7 +336,7 @@ class Outbox:
         saved = 0
         self._db.execute("BEGIN IMMEDIATE")
         for row in _readable(aside):
-            self._db.execute("INSERT INTO queue VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute("INSERT INTO queue VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
             self._depth += 1
             self._bytes += _size(row[4])
             saved += 1
@@ -420,7 +426,7 @@ def _delete(db: sqlite3.Connection, ids: Collection[int]) -> tuple[int, int]:
 
 
 def _readable(path: Path) -> Iterator[tuple[int, int, str, str, bytes, int, int | None, int]]:
-    """Rows of a corrupt file, up to the first that cannot be read."""
+    """Rows of a corrupt file, without ``correlation``, up to the first that cannot be read."""
     with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as db:
         yield from db.execute(
             "SELECT id, priority, key, topic, payload, expendable, expiry_s, put_ns FROM queue ORDER BY id"

@@ -71,3 +71,20 @@ class QuietLog:
     def reset(self) -> None:
         """All is well again: the next fault is news."""
         self._seen.clear()
+
+
+class Allowance:
+    """So many a minute, all at once if there were none for a minute. For one thread."""
+
+    def __init__(self, per_min: int) -> None:
+        self.per_min = per_min
+        self._left, self._at = float(per_min), 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether there is one left at ``now`` (the monotonic clock, s)."""
+        self._left = min(self.per_min, self._left + (now - self._at) * self.per_min / 60.0)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from inference_support import edit_manifest, replace_file, small_bundle, small_files, spec
 from onnx import numpy_helper
@@ -18,8 +20,9 @@ from onnx import numpy_helper
 from agent.dsp.window import Preparation
 from agent.errors import BundleError, ModelError
 from agent.inference.bundle import MANIFEST, open_bundle
+from agent.inference.selftest import read_golden
 from quantize.bundle import write_bundle, zip_bundle
-from quantize.graph import ExportError
+from quantize.graph import IR_VERSION, OPSET, ExportError
 from quantize.int8 import Int8Files
 
 Edit = Callable[[dict[str, Any]], object]
@@ -116,6 +119,36 @@ def test_a_manifest_cut_anywhere_is_refused(bundle: Path) -> None:
     for length in range(0, len(whole) - 2, 97):
         (bundle / MANIFEST).write_bytes(whole[:length])
         assert MANIFEST in refusal(bundle)
+
+
+def test_a_network_that_would_read_other_files_of_the_machine_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX lets weights lie in a file that is named beside them, and ONNX Runtime would read it."""
+    weight = onnx.TensorProto(
+        name="w", data_type=onnx.TensorProto.FLOAT, dims=[16], data_location=onnx.TensorProto.EXTERNAL
+    )
+    weight.external_data.add(key="location", value="secret")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [16]) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "reads", *[[e] for e in ends], [weight]
+    )
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    raw = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+    (tmp_path / "secret").write_bytes(np.arange(16, dtype=np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)  # a service's is /
+    session = onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.zeros(16, np.float32)})[0][3] == 3.0, "the danger is real"
+    replace_file(bundle, "model.cpu.onnx", raw)
+    assert "refers to another file" in refusal(bundle)
+
+
+def test_golden_windows_that_would_fill_the_memory_are_not_unpacked(bundle: Path) -> None:
+    packed = io.BytesIO()
+    np.savez_compressed(packed, windows=np.zeros((64, 3, 10240 * 8), np.int8), seconds=np.zeros(64, np.float32))
+    replace_file(bundle, "golden.npz", packed.getvalue())
+    with pytest.raises(BundleError, match="would unpack"):
+        read_golden(open_bundle(bundle))
 
 
 def test_files_that_the_manifest_does_not_name_are_never_read(bundle: Path) -> None:

@@ -156,7 +156,7 @@ def test_no_secret_shows_in_the_process_list_or_in_what_is_printed(tmp_path: Pat
 
 
 @needs_mosquitto
-def test_nothing_secret_is_in_the_log_the_state_folder_or_on_the_broker(tmp_path: Path) -> None:
+def test_nothing_secret_is_in_the_log_or_the_state_folder(tmp_path: Path) -> None:
     signing = SigningKey.create(tmp_path / "ops.pem")
     passwords, secret = tmp_path / "passwords", tmp_path / "secret"
     subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", "hunter2-secret"], check=True)

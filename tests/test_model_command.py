@@ -18,6 +18,7 @@ from control_support import key
 from inference_support import small_bundle
 from obspy import read
 
+from agent.control.inbox import MAX_CORRELATION
 from agent.control.keys import SigningKey
 from agent.control.model_client import command
 from agent.mqtt import Connection
@@ -67,11 +68,11 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
         yield made
 
 
-def publish(broker: Mosquitto, payload: bytes) -> None:
+def publish(broker: Mosquitto, payload: bytes, correlation: bytes | None = None) -> None:
     """Give the broker a command as anyone may who can reach it."""
     with contextlib.closing(Waker()) as waker:
         connection = Connection.open(broker.settings(), f"anyone-{secrets.token_hex(4)}", waker)
-        token = connection.publish("talus/v1/XX/SLP/command", payload)
+        token = connection.publish("talus/v1/XX/SLP/command", payload, correlation=correlation)
         wait_for(lambda: any(ack.token == token for ack in connection.pump(0.1)))
         connection.close()
 
@@ -143,6 +144,20 @@ def test_a_test_alarm_goes_all_the_way_and_is_marked(tmp_path: Path, broker: Mos
         status, out, err = place.ask("self-test")
         assert status == 0, err
         assert "model small 1.2.3" in out
+
+
+def test_an_answer_gives_back_the_correlation_data_of_its_request(tmp_path: Path, broker: Mosquitto) -> None:
+    """For MQTT 5 clients of others; what is too long to be a name is left out, and the answer comes all the same."""
+    place = Place(tmp_path, broker)
+    given = [b"request 1", b"x" * (MAX_CORRELATION + 1), None]
+    with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        for number, correlation in enumerate(given, 1):
+            publish(broker, command(key(tmp_path), STATION, {"do": "test_alarm"}), correlation)
+            wait_for(lambda: len(heard.payloads("/response")) == number)  # noqa: B023
+        answers = [message.correlation for message in heard.received if message.topic.endswith("/response")]
+        assert answers == [b"request 1", None, None]
+        assert {m.correlation for m in heard.received if m.topic.endswith(("/alert", "/event"))} == {None}
 
 
 def test_who_may_ask_for_what_and_how_often(tmp_path: Path, broker: Mosquitto) -> None:

@@ -9,23 +9,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from inference_support import edit_manifest, replace_file, small_bundle, stored_windows, window
+from onnx import TensorProto, helper, numpy_helper
 from seedlink_server import authority
 
 from agent.control.download import Download, fetch
 from agent.control.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
-from agent.control.model_updates import ModelRules, ModelUpdates, Progress
+from agent.control.model_updates import MOST_BEGUN, ModelRules, ModelUpdates, Progress
 from agent.control.selection import Selection
 from agent.control.trial import try_bundle
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, load, open_bundle
 from agent.inference.live import LiveClassifier
 from agent.inference.shadow import Shadow
-from agent.types import LABELS, Classification, Window
+from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 from quantize.bundle import zip_bundle
+from quantize.graph import INPUT, IR_VERSION, OPSET, OUTPUT
 
 LABELS_OFF = dict.fromkeys(LABELS, 1.0)
 RULES = ModelRules(shadow_windows=4, shadow_s=60.0, probation_s=0.0)
@@ -215,6 +218,34 @@ def test_what_was_on_probation_at_a_crash_is_not_tried_again(tmp_path: Path, ins
     assert Selection(folder).chosen.trial is None
 
 
+def test_a_model_that_ends_the_agent_is_not_tried_for_ever(tmp_path: Path, installed: Path, newer: Path) -> None:
+    """What passes in the child may still end the agent that runs it in the shadow, and would at every start."""
+    folder = tmp_path / "models"
+
+    def start() -> Desk:
+        desk = Desk(folder, installed, replace(RULES, shadow_windows=10_000))
+        desk.updates.start()
+        return desk
+
+    first = start()
+    first.send(*order_for(newer))
+    first.until("shadow")
+    first.updates.close()
+    stopped_in_order = start()
+    stopped_in_order.until("shadow")
+    stopped_in_order.updates.close()
+    for _ in range(MOST_BEGUN):
+        died = start()
+        died.until("shadow")  # and this process is left as a crash leaves it: nothing more is written
+        lost = (folder / "selected.json").read_bytes()
+        died.updates.close()
+        (folder / "selected.json").write_bytes(lost)
+    last = start()
+    assert "did not survive it 3 times" in str(last.until("refused").reason)
+    last.updates.close()
+    assert Selection(folder).chosen.order is None and not list(folder.glob("*.zip"))
+
+
 def test_a_download_goes_on_where_it_was_broken_off(tmp_path: Path, newer: Path) -> None:
     raw, order = order_for(newer)
     part = Download(tmp_path, order)
@@ -318,6 +349,53 @@ def test_an_order_that_makes_no_sense_is_refused(change: dict[str, object]) -> N
     assert parse(good).content() == good and KIND == "model"
     with pytest.raises(ControlError):
         parse({**good, **change})
+
+
+def crafted(kind: str) -> bytes:
+    """A network that swells to 4 GB, or computes for ever, when it runs."""
+    answer = [1, len(LABELS)]
+    node, value, float_ = helper.make_node, helper.make_tensor_value_info, TensorProto.FLOAT
+    constants: dict[str, Any] = {"zeros": np.zeros(answer, np.float32), "yes": np.array(True)}
+    nodes = [node("ReduceMax", [INPUT], ["largest"], keepdims=0)]
+    if kind == "swells":
+        constants |= {"shape": np.array([1 << 15, 1 << 15]), "axes": np.array([0, 1])}
+        nodes += [
+            node("Expand", ["largest", "shape"], ["huge"]),
+            node("ReduceSum", ["huge", "axes"], ["sum"], keepdims=0),
+            node("Add", ["zeros", "sum"], [OUTPUT]),
+        ]
+    else:
+        constants["times"] = np.array(1 << 62)
+        flag = TensorProto.BOOL
+        body = helper.make_graph(
+            [node("Identity", ["go"], ["on"]), node("Sin", ["before"], ["after"])],
+            "body",
+            [value("number", TensorProto.INT64, []), value("go", flag, []), value("before", float_, answer)],
+            [value("on", flag, []), value("after", float_, answer)],
+        )
+        nodes += [
+            node("Add", ["zeros", "largest"], ["begin"]),
+            node("Loop", ["times", "yes", "begin"], [OUTPUT], body=body),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "crafted",
+        [value(INPUT, float_, [1, 3, 1, WINDOW_SAMPLES])],
+        [value(OUTPUT, float_, answer)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("swells", "failed: .* running Expand"), ("computes for ever", "longer than")]
+)
+def test_a_crafted_network_is_ended_with_its_child(tmp_path: Path, kind: str, words: str) -> None:
+    bundle = small_bundle(tmp_path)
+    replace_file(bundle, "model.cpu.onnx", crafted(kind))
+    with pytest.raises(ControlError, match=words):
+        try_bundle(bundle, limit_s=5.0 if kind == "computes for ever" else 100.0)
 
 
 def test_what_kills_the_reader_kills_a_child_only(installed: Path, tmp_path: Path) -> None:

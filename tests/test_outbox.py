@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def drain(outbox: Outbox) -> list[Message]:
 
 
 def test_messages_come_back_as_they_were_put_after_a_restart(tmp_path: Path) -> None:
-    messages = [make_message(n) for n in range(5)]
+    messages = [make_message(0), *(replace(make_other(n), correlation=b"asked %d" % n) for n in range(4))]
     first = Outbox(tmp_path / "o.db")
     first.put(messages)
     first.close()
@@ -346,6 +347,20 @@ def test_a_directory_that_is_not_writable_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DeliveryError) as caught:
         Outbox(tmp_path / "file" / "o.db")
     assert "writable" in caught.value.hint
+
+
+def test_a_file_of_an_earlier_agent_is_gone_on_with(tmp_path: Path, outbox: Outbox) -> None:
+    """One of before answers gave back correlation data."""
+    before, after = make_message(1), make_message(2)
+    outbox.put([before])
+    outbox.close()
+    with sqlite3.connect(outbox.path) as db:
+        db.execute("ALTER TABLE queue DROP COLUMN correlation")
+    db.close()
+    later = Outbox(outbox.path)
+    later.put([after])
+    assert drain(later) == [before, after]
+    later.close()
 
 
 def test_a_file_of_a_later_version_is_refused(tmp_path: Path, outbox: Outbox) -> None:

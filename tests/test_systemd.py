@@ -63,6 +63,8 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[Path, ...], mos
         ("StateDirectory=talus", "the outbox survives"),
         ("LoadCredential=", "the password is in no file that others read"),
         ("MemoryMax=", "another program on the machine survives"),
+        ("OOMPolicy=continue", "a model that swells in its trial ends the trial, not the station"),
+        ("ExecReload=", "tunables are read anew on SIGHUP"),
     ],
 )
 def test_the_unit_says(name: str, why: str) -> None:

@@ -21,6 +21,7 @@ def main(args: argparse.Namespace) -> int:
     from agent.config import load
     from agent.service import Service
 
+    os.umask(0o077)  # what it writes is for its user alone
     config = load(args.config)
     logging.getLogger().setLevel(config.log.level.upper())
     return Service(config, lambda: load(args.config)).run()

@@ -1,7 +1,8 @@
 """Commands: the record of an event, a test alarm, a self-test, a model taken or given back. Few, and answered each.
 
 A command is an envelope of the kind ``command`` with the content ``{"do": NAME, ...}``. Its answer names the command by
-the SHA-256 of the message that brought it.
+the SHA-256 of the message that brought it, and gives its correlation data back. It goes to the station's ``response``
+whatever response topic a request names: what is not signed does not decide where a station writes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from agent.control.model_updates import ModelUpdates
 from agent.errors import ControlError, TalusError
 from agent.evidence import EvidenceStore
 from agent.messages import Message, Priority, Stamp, alert_message, response_message, topic
+from agent.patience import Allowance
 from agent.schema import TEXT_LIMIT, Response
 from agent.types import (
     UNKNOWN_QUALITY,
@@ -49,15 +51,23 @@ class Desk:
     self_test: Callable[[], str]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The message that brought a command: its SHA-256, by which the answer names it, and the MQTT 5 correlation data
+    that the answer gives back. Only the former can be relied on: correlation data are not signed."""
+
+    envelope: str
+    correlation: bytes | None = None
+
+
 class Commands:
     """Owned by the main thread."""
 
     def __init__(self, desk: Desk, allowed: Collection[str], per_min: int) -> None:
         self._desk, self._allowed = desk, allowed
-        self._per_s, self._most = per_min / 60.0, float(per_min)
-        self._left, self._at = self._most, 0.0
+        self._allowance = Allowance(per_min)
 
-    def obey(self, envelope: str, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
+    def obey(self, asked: Asked, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
         """Carry out one command; what is to be sent because of it, the answer last."""
         name = content.get("do")
         try:
@@ -65,25 +75,18 @@ class Commands:
                 raise ControlError("malformed", f"no command, or a field too many; there are {', '.join(NAMES)}")
             if name not in self._allowed:
                 raise ControlError("not_allowed", f"{name} is not in control.commands of this station")
-            if not self._may(now):
-                raise ControlError("rate", f"more than {self._most:g} commands a minute; try again later")
+            if not self._allowance.take(now):
+                raise ControlError("rate", f"more than {self._allowance.per_min} commands a minute; try again later")
             messages, result = self._do(name, key, content)
         except ControlError as error:
-            return [self.refusal(envelope, error, str(name) if name in NAMES else None)]
+            return [self.refusal(asked, error, str(name) if name in NAMES else None)]
         except TalusError as error:
-            return [self._answer(envelope, name, "failed", reason=error.message)]
-        return [*messages, self._answer(envelope, name, "done", result=result)]
+            return [self._answer(asked, name, "failed", reason=error.message)]
+        return [*messages, self._answer(asked, name, "done", result=result)]
 
-    def refusal(self, envelope: str, error: ControlError, name: str | None = None) -> Message:
+    def refusal(self, asked: Asked, error: ControlError, name: str | None = None) -> Message:
         """The answer to a command that is not carried out."""
-        return self._answer(envelope, name, "refused", kind=error.kind, reason=error.message)
-
-    def _may(self, now: float) -> bool:
-        self._left, self._at = min(self._most, self._left + (now - self._at) * self._per_s), now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+        return self._answer(asked, name, "refused", kind=error.kind, reason=error.message)
 
     def _do(self, name: str, key: str, content: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
         match name:
@@ -138,7 +141,7 @@ class Commands:
 
     def _answer(
         self,
-        envelope: str,
+        asked: Asked,
         name: str | None,
         status: Literal["done", "refused", "failed"],
         *,
@@ -152,11 +155,11 @@ class Commands:
             boot_id=stamp.boot_id,
             seq=stamp.seq,
             time=format_ns(time.time_ns()),
-            request=envelope,
+            request=asked.envelope,
             command=name,
             status=status,
             kind=kind,
             reason=None if reason is None else reason[:TEXT_LIMIT],
             result=dict(result or {}),
         )
-        return response_message(body, self._desk.station, self._desk.prefix)
+        return response_message(body, self._desk.station, self._desk.prefix, asked.correlation)

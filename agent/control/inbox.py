@@ -11,14 +11,17 @@ from agent.control.envelope import MAX_BYTES
 from agent.mqtt import Received
 
 CAPACITY = 32
+MAX_CORRELATION = 64
+"""Bytes; longer correlation data are not given back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A message for ``name``."""
+    """A message for ``name``; ``correlation`` goes back with the answer."""
 
     name: str
     payload: bytes
+    correlation: bytes | None = None
 
 
 class Inbox:
@@ -50,7 +53,9 @@ class Inbox:
             if len(self._waiting) >= CAPACITY:
                 self.lost += 1
                 self._waiting.popleft()  # a newer order replaces an older one, so the newest is what matters
-            self._waiting.append(Arrived(name, message.payload))
+            given = message.correlation
+            correlation = given if given is not None and len(given) <= MAX_CORRELATION else None
+            self._waiting.append(Arrived(name, message.payload, correlation))
         return True
 
     def take(self) -> Arrived | None:

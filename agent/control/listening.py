@@ -43,9 +43,9 @@ class Listening:
         self._connection = Connection.open(self._settings, client_id, waker, subscription=subscription)
         return self._connection
 
-    def publish(self, name: str, payload: bytes, *, retain: bool = False) -> int:
+    def publish(self, name: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> int:
         """To one of the station's topics; the token is for ``pump``."""
-        return self._open.publish(self._root + name, payload, retain=retain)
+        return self._open.publish(self._root + name, payload, retain=retain, correlation=correlation)
 
     def pump(self, token: int) -> None:
         """Let messages come for a moment.

@@ -136,7 +136,7 @@ def ask(
 
     names = ("response",) if event is None else ("response", f"evidence/{event}/+")
     with listening(settings, station, names, receive) as desk:
-        token = desk.publish("command", payload)
+        token = desk.publish("command", payload, correlation=bytes.fromhex(request))
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             desk.pump(token)

@@ -40,6 +40,8 @@ ASKED_AT_ONCE = 16
 """Pieces (512 kB) that are asked for together."""
 ASK_AGAIN_S = 20.0
 FETCH_AGAIN_S = 60.0
+MOST_BEGUN = 3
+"""So often a candidate is tried of which the agent died, or during which the power failed."""
 TICK_S = 0.5
 _QUEUE = 64
 _RESERVED = 16
@@ -136,6 +138,10 @@ class ModelUpdates:
                 work = self._tick
             self._guard(work)
         self._end_shadow()
+        if self._selection.chosen.begun:
+            # A stop in order says nothing against the model.
+            with contextlib.suppress(OSError):
+                self._selection.change(begun=0)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Whatever goes wrong with an update is the update's end, and not the station's."""
@@ -181,7 +187,8 @@ class ModelUpdates:
         if self._selection.chosen.trial is not None:
             self._back("another model was ordered")
         self._end_shadow()
-        self._selection.change(order=order, revision=revision)
+        begun = self._selection.chosen.begun if revision == self._selection.chosen.revision else 0
+        self._selection.change(order=order, revision=revision, begun=begun)
         self._progress = Progress("fetching", revision, order)
         if order.sha256 == self._selection.chosen.kept:
             self._selection.change(order=None)
@@ -222,6 +229,11 @@ class ModelUpdates:
 
     def _try(self) -> None:
         order = self._ordered()
+        begun = self._selection.chosen.begun
+        if begun >= MOST_BEGUN:
+            raise ControlError("bundle", f"the agent did not survive it {begun} times")
+        # On disk first: a model that ends the agent must not do so at every start.
+        self._selection.change(begun=begun + 1)
         self._say("trying")
         path = self._selection.path(order.sha256)
         found = try_bundle(path)
@@ -261,11 +273,13 @@ class ModelUpdates:
             if order.promote == "auto":
                 self._promote()
             else:
-                self._say("ready", reason="waits for `talus model promote`")
+                self._wait("waits for `talus model promote`")
         elif now - self._since > rules.shadow_s:
-            self._say(
-                "ready", reason=f"{seen.windows} windows in {rules.shadow_s:.0f} s are too few to judge by a rule"
-            )
+            self._wait(f"{seen.windows} windows in {rules.shadow_s:.0f} s are too few to judge by a rule")
+
+    def _wait(self, reason: str) -> None:
+        self._selection.change(begun=0)  # it has run long enough: a power cut in the days to come is not its fault
+        self._say("ready", reason=reason)
 
     def _promote_ready(self) -> None:
         if self._shadow is not None and self._progress.phase in ("shadow", "ready"):
@@ -274,7 +288,7 @@ class ModelUpdates:
     def _promote(self) -> None:
         order = self._ordered()
         # On disk first: if the agent dies of this model, the next start must know.
-        self._selection.change(trial=order.sha256)
+        self._selection.change(trial=order.sha256, begun=0)
         candidate = self._opener(self._selection.path(order.sha256), True)
         self._live.promote(candidate)
         self._since = time.monotonic()
@@ -317,7 +331,7 @@ class ModelUpdates:
         if self._selection.chosen.trial is not None:
             self._live.take_back(reason)
         try:
-            self._selection.change(order=None, trial=None)
+            self._selection.change(order=None, trial=None, begun=0)
         except OSError as error:
             _log.error("%s: %s", self._selection.folder, error)
         self._say("refused", reason=reason[:300])

@@ -22,13 +22,15 @@ _FILE = "selected.json"
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """``kept`` serves (a zip's SHA-256; None: the installed bundle), ``before`` is the last good one before it, and
-    ``trial`` is on probation. ``order`` is not done yet, with its revision."""
+    ``trial`` is on probation. ``order`` is not done yet, with its revision; ``begun``: so often it was tried by an
+    agent that did not live to say how it went."""
 
     kept: str | None = None
     before: str | None = None
     trial: str | None = None
     revision: int = 0
     order: ModelOrder | None = None
+    begun: int = 0
 
     @property
     def used(self) -> set[str]:

@@ -8,6 +8,7 @@ detector. The child runs the golden windows; only a bundle that passes there is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -19,7 +20,9 @@ from pathlib import Path
 from agent.errors import ControlError
 
 LIMIT_S = 120.0
-MEMORY_MB = 2048
+MEMORY_MB = 320
+"""What the child may write to. It has its place beside the agent within the unit's ``MemoryMax``."""
+ADDRESSES_MB = 2048
 """Address space, of which ONNX Runtime maps far more than it uses."""
 
 
@@ -40,7 +43,14 @@ def try_bundle(path: Path, limit_s: float = LIMIT_S) -> Tried:
     """
     command = [sys.executable, "-m", "agent.control.trial", str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=limit_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread has memory of its own
+        )
     except subprocess.TimeoutExpired:
         raise ControlError(
             "bundle", f"its golden windows take longer than {limit_s:g} s", "use a smaller one"
@@ -59,8 +69,12 @@ def try_bundle(path: Path, limit_s: float = LIMIT_S) -> Tried:
 
 def main(path: Path) -> None:
     """The child: one JSON object on standard output."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES_MB << 20, ADDRESSES_MB << 20))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MB << 20, MEMORY_MB << 20))
     os.nice(5)
+    with contextlib.suppress(OSError):
+        # Where memory runs out all the same, the kernel is to end this process and not the agent.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     from agent.errors import ModelError
     from agent.inference import open_bundle, open_classifier
     from agent.inference.bundle import CPU_MODEL

@@ -36,6 +36,9 @@ MAX_BUNDLE_BYTES = 32 << 20
 MAX_RATIO = 200
 """Largest expansion of a zip entry: weights compress by a few, a text by about ten, a bomb by a thousand."""
 
+_OUTSIDE = b"location"
+"""Key under which an ONNX file says where weights of its own lie outside it, in a file of the machine's."""
+
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 _REBUILD = "rebuild it with `make model`, or fetch it again"
 
@@ -199,6 +202,10 @@ def _check(origin: str, read: Callable[[str, int], bytes]) -> Bundle:
             raise BundleError(
                 f"{origin}: {name} is not the file that the manifest names (its SHA-256 or length differs)",
                 "the file was changed or cut short: " + _REBUILD,
+            )
+        if name.endswith(".onnx") and _OUTSIDE in content:
+            raise BundleError(
+                f"{origin}: {name} refers to another file for its weights", "a network must hold its weights itself"
             )
         files[name] = content
     return Bundle(manifest, hashlib.sha256(raw).hexdigest(), origin, MappingProxyType(files))

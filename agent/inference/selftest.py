@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from agent.inference import Classifier
 
 MAX_GOLDEN = 64
+MAX_GOLDEN_BYTES = 4 << 20
+"""Unpacked: twice what so many windows take."""
 SCALE = 127
 """Golden windows are stored as int8; divided by this they are the network's input, exactly."""
 
@@ -46,6 +48,9 @@ def read_golden(bundle: Bundle) -> GoldenSet:
     """
     try:
         with np.load(io.BytesIO(bundle.file(GOLDEN)), allow_pickle=False) as arrays:
+            unpacked = sum(entry.file_size for entry in arrays.zip.infolist())
+            if unpacked > MAX_GOLDEN_BYTES:
+                raise ValueError(f"it would unpack to {unpacked} bytes, at most {MAX_GOLDEN_BYTES} are read")
             spec = bundle.manifest.golden
             answers = {name: arrays[name] for name in spec.files}
             return _golden(arrays["windows"], arrays["seconds"], answers, spec.windows)
