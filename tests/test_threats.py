@@ -16,6 +16,7 @@ from agent_support import ROOT, running_agent, talus, write_config
 from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
 from control_support import control, envelope, key
 
+from agent.assemble import DEFAULT_BUNDLE
 from agent.control.model_client import command
 from agent.mqtt import Connection
 from agent.mqtt_settings import MqttSettings
@@ -158,3 +159,22 @@ def test_an_error_shows_no_password_of_an_address(tmp_path: Path, words: tuple[s
     status, out, err = talus(*(word.format(**names) for word in words))
     assert status != 0 and err
     assert SECRET not in out + err
+
+
+@pytest.mark.parametrize("module", ["agent.inference.onnxruntime", "quantize.infer"])
+def test_nothing_is_told_to_the_maker_of_the_runtime(tmp_path: Path, module: str) -> None:
+    """Where it reports, ONNX Runtime also keeps an identifier of the machine and a queue in the home folder."""
+    program = f"""
+import importlib, sys
+from pathlib import Path
+importlib.import_module({module!r})
+import onnxruntime
+onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+open_files = [str(path.resolve()) for path in Path("/proc/self/fd").iterdir()]
+assert not any("Microsoft" in path for path in open_files), open_files
+"""
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    model = DEFAULT_BUNDLE / "model.cpu.onnx"
+    subprocess.run([sys.executable, "-c", program, model], cwd=ROOT, env=env, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
