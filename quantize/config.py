@@ -37,7 +37,7 @@ class TeacherConfig:
     pool: Pool = "mean"
     dropout: float = 0.2
     fit: FitConfig = field(
-        default_factory=lambda: FitConfig(windows=4_800, batch=16, learning_rate=5e-4, weight_decay=5e-2)
+        default_factory=lambda: FitConfig(windows=19_200, batch=32, learning_rate=5e-4, weight_decay=5e-2)
     )
 
 

@@ -41,7 +41,7 @@ log = logging.getLogger("quantize.pipeline")
 
 NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
-COMPARED = ("stft", "boosting", "alone", "prime", "distilled", "without_prime", "without_generator", "int8")
+COMPARED = ("stft", "boosting", "alone", "scratch", "prime", "distilled", "without_prime", "without_generator", "int8")
 """Methods whose cross-validation belongs to a full build."""
 STUDIES = ("comparison", "probe", "learning_curve", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""

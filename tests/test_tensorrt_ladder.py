@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from inference_support import edit_manifest, small_bundle, stored_windows, window
-from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
+from tensorrt_support import FAKE, FakeJetson, compile_driver, fake_environment, make_jetson
 
 from agent.errors import BackendError
 from agent.inference import Bundle, load, open_bundle, open_classifier
@@ -70,6 +70,20 @@ def test_probe_tells_what_an_engine_depends_on(jetson: FakeJetson) -> None:
     assert (found.jetpack, found.cuda, found.memory_mb) == ("36.4.3", "12.6", 8192)
     assert found.strongly_typed
     assert children() == []
+
+
+def test_tensorrt_for_rtx_serves_where_tensorrt_is_not(
+    jetson: FakeJetson, bundle: Bundle, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engines are no engines of TensorRT's, though the version's number may be the same."""
+    both = probe(jetson.workshop().places)
+    (tmp_path / "rtx").mkdir()
+    (tmp_path / "rtx" / "tensorrt_rtx").symlink_to(FAKE / "tensorrt")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "rtx"))
+    served = climb(bundle, jetson.workshop())
+    served.backend.close()
+    assert served.platform.tensorrt == "RTX 10.3.0"
+    assert key_of(served.platform, b"", "int8").digest != key_of(both, b"", "int8").digest
 
 
 @pytest.mark.parametrize(
@@ -176,7 +190,11 @@ def test_engine_is_built_once_and_again_for_another_version(jetson: FakeJetson, 
         ({"build": "segv"}, "build ended by SIGSEGV while building the engine (TensorRT: about to crash)"),
         ({"build": "none"}, "TensorRT built no engine"),
         ({"parse": "none"}, "parser refuses the network: only activation types"),
-        ({"corrupt": True}, "cannot load the engine"),
+        (
+            {"corrupt": True},
+            "cannot load the engine: made by another version or for another GPU"
+            " (IRuntime: the engine cannot run on this GPU)",
+        ),
         ({"run": "segv"}, "serve ended by SIGSEGV while running the engine for the first time"),
         ({"run": "none"}, "could not start the network"),
         ({"wrong": ["int8", "float"]}, "golden windows are off by"),
@@ -350,7 +368,7 @@ def test_child_code_is_python_3_8_and_imports_only_what_every_python_has() -> No
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             outside |= {name.split(".")[0] for name in names if not name.startswith("agent.tensorrt_child")}
-    assert outside - set(sys.stdlib_module_names) == {"tensorrt"}
+    assert outside - set(sys.stdlib_module_names) == {"tensorrt", "tensorrt_rtx"}
 
 
 def test_agent_never_imports_tensorrt_itself(jetson: FakeJetson, bundle: Bundle) -> None:

@@ -6,8 +6,6 @@ test-tensorrt-api`` compares every name and parameter here with the real binding
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -152,11 +150,17 @@ def load() -> Module:
     """
     module: Module
     try:
-        module = importlib.import_module("tensorrt")
+        import tensorrt
+
+        module = tensorrt
     except ModuleNotFoundError as error:
-        if error.name != "tensorrt" or importlib.util.find_spec(RTX) is None:
+        if error.name != "tensorrt":
             raise
-        module = importlib.import_module(RTX)
+        try:
+            import tensorrt_rtx
+        except ModuleNotFoundError:
+            raise error from None
+        module = tensorrt_rtx
     return module
 
 

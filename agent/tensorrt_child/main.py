@@ -184,7 +184,7 @@ class Runner:
         engine = None if runtime is None else runtime.deserialize_cuda_engine(raw)
         context = None if engine is None else engine.create_execution_context()
         if engine is None or context is None:
-            raise RefusedError("TensorRT cannot load the engine: it was made by another version or for another GPU")
+            raise RefusedError("TensorRT cannot load the engine: made by another version or for another GPU")
         self._keep = (runtime, engine)  # the context refers to them
         self._context = context
         source, target = _tensors(trt, engine)

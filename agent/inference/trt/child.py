@@ -26,6 +26,9 @@ sys.exit(main(sys.argv[1:]))
 """The agent's own packages come last on the child's path: another interpreter must not load ours before its own."""
 HINT = "run `talus doctor --jetson`; the station goes on with ONNX Runtime"
 MAX_LINE = 1 << 16
+MAX_TEXT = 300
+ERROR_MARK = "[TRT] [E] "
+"""How TensorRT's logger begins an error: its own words say more than that something failed."""
 POLL_S = 0.5
 _HOME = str(Path(__file__).parents[3])
 
@@ -97,7 +100,7 @@ class Child:
                     found: Mapping[str, Any] = message["result"]
                     return found
                 if "error" in message:
-                    raise BackendError(str(message["error"])[:300], HINT)
+                    raise BackendError(str(message["error"])[:MAX_TEXT] + self._last_words(ERROR_MARK), HINT)
                 self.stage = str(message.get("stage", self.stage))
 
     def died(self) -> BackendError:
@@ -123,11 +126,13 @@ class Child:
         self.process.wait()
         self._stderr.close()
 
-    def _last_words(self) -> str:
+    def _last_words(self, mark: str = "") -> str:
+        """The last line that its libraries wrote, after ``mark``; empty where none has it."""
         self._stderr.seek(0)
-        lines = self._stderr.read()[-2000:].decode("utf-8", "replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return f" ({said[-1][:200]})" if said else ""
+        lines = self._stderr.read()[-4000:].decode("utf-8", "replace").split("\n")
+        said = [line.rpartition(mark)[2].strip() if mark else line.strip() for line in lines if mark in line]
+        said = [text for text in said if text]
+        return f" ({said[-1][:MAX_TEXT]})" if said else ""
 
 
 def _cause(status: int) -> str:

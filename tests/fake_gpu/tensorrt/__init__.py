@@ -172,6 +172,8 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
         if _misbehave("load") or not serialized_engine.startswith(_MAGIC):
+            print("[01/02/2026-03:04:05] [TRT] [E] IRuntime: the engine cannot run on this GPU", file=sys.stderr)
+            print("[01/02/2026-03:04:05] [TRT] [W] something else", file=sys.stderr, flush=True)
             return None
         return Engine(serialized_engine[len(_MAGIC) :])
 
