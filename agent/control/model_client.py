@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.control.commands import MAX_EVIDENCE, PIECE_BYTES
 from agent.control.envelope import Body, seal
 from agent.control.keys import SigningKey
 from agent.control.listening import listening
@@ -21,6 +22,8 @@ from agent.schema import ModelReport, Response, parse
 from agent.types import NS, StationId
 
 _REPORTED = "model/reported"
+_PIECES = frozenset(str(number) for number in range(MAX_EVIDENCE // PIECE_BYTES))
+"""Of a record: what a broker may make an operator's machine hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +133,10 @@ def ask(
         number = name.rpartition("/")[2]
         if name == "response":
             with contextlib.suppress(DataError):
-                answers.append(parse(Response, payload))
-        elif number.isdigit() and len(number) < 6:
+                answer = parse(Response, payload)
+                if answer.request == request:
+                    answers.append(answer)
+        elif number in _PIECES and len(payload) <= PIECE_BYTES:
             pieces[int(number)] = payload
 
     names = ("response",) if event is None else ("response", f"evidence/{event}/+")
@@ -140,10 +145,9 @@ def ask(
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             desk.pump(token)
-            answer = next((said for said in answers if said.request == request), None)
-            expected = answer.result.get("pieces") if answer is not None else None
-            if answer is not None and (not isinstance(expected, int) or len(pieces) >= expected):
-                return answer, pieces
+            expected = answers[0].result.get("pieces") if answers else None
+            if answers and (not isinstance(expected, int) or len(pieces) >= expected):
+                return answers[0], pieces
     raise ControlError("timeout", f"{station.short} has not answered within {timeout_s:g} s", "is it online?")
 
 
