@@ -28,6 +28,7 @@ BINDINGS = (
     "tensorrt-cu13-bindings==11.4.0.106",
 )
 RTX = "1.7.1.116"
+REFUSED = ": refused: "
 CUDA = ("cuda-bindings==12.9.8", "cuda-bindings==13.5.0")
 
 
@@ -149,13 +150,40 @@ def check_rtx(folder: Path) -> int:
     status, said = check(sys.executable, home, libraries)
     print(said.rstrip(), flush=True)
     environment = {**os.environ, "PYTHONPATH": f"{home}:{ROOT}", "LD_LIBRARY_PATH": str(libraries)}
+
+    def compiled(*files: Path) -> list[str]:
+        command = [sys.executable, NAMES.with_name("compile.py"), *files]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
     bundle = ROOT / "agent" / "models" / "default"
-    for file in ("model.trt.onnx", "model.fp16.onnx"):
-        command = [sys.executable, NAMES.with_name("compile.py"), bundle / file]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        print(f"  {done.stdout.strip() or done.stderr.strip()[-600:]}", flush=True)
-        status |= done.returncode
+    for line in compiled(bundle / "model.trt.onnx", bundle / "model.fp16.onnx"):
+        print(f"  {'WRONG ' if REFUSED in line else ''}{line}", flush=True)
+        status |= REFUSED in line
+    broken = broken_files(folder / "broken")
+    refused = [line for line in compiled(*broken) if REFUSED in line]
+    print(f"  of {len(broken)} files that each breach one rule of the linter it refuses {len(refused)}:")
+    for line in refused:
+        print(f"    {line}")
     return status
+
+
+def broken_files(folder: Path) -> list[Path]:
+    """One file for each breach that the linter's tests make."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import onnx
+    from inference_support import small_files
+    from test_rules import BREACHES
+
+    folder.mkdir(exist_ok=True)
+    made = []
+    for rule, breach in BREACHES:
+        model = onnx.ModelProto()
+        model.CopyFrom(small_files().trt)
+        breach(model)
+        made.append(folder / f"{rule}.{breach.__name__}.onnx")
+        made[-1].write_bytes(model.SerializeToString())
+    return made
 
 
 def check_cuda(folder: Path) -> int:
