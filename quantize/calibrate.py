@@ -18,7 +18,7 @@ from agent.inference.calibration import softmax
 from quantize import infer
 from quantize.qdq import CPU, TENSORRT, Range, quantise, quantised_tensors
 
-METHODS = ("minmax", "p99.99", "p99.9", "entropy")
+METHODS = ("minmax", "p99.999", "p99.99", "p99.9", "entropy")
 BINS = 2048
 LEVELS = 128
 """Steps of a signed range on either side of zero."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -192,9 +193,13 @@ def _pictures(options: argparse.Namespace) -> int:
     comparison: Any = dict(open_bundle(options.bundle).manifest.metrics).get("comparison")
     if comparison is not None:
         made += plots.comparison_pictures(options.out, comparison)
-    log = options.work / "full" / "pretrained" / "log.jsonl"
+    log, front = (options.work / "full" / name for name in ("pretrained/log.jsonl", "search.json"))
     if log.is_file():
         made.append(plots.losses_picture(options.out / "pretraining.png", log))
+    if front.is_file():
+        shapes = json.loads(front.read_text(encoding="utf-8"))["shapes"]
+        points = [(shape["name"], shape["milliseconds"], shape["records"]) for shape in shapes]
+        made.append(plots.front_picture(options.out / "front.png", points))
     print("\n".join(str(path) for path in made))
     return 0
 
@@ -238,9 +243,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
     if options.stage == "search":
-        from quantize.search import search, table
+        from quantize.search import table
 
-        print(table(search(lab, config.alone.windows // 2, range(options.folds))))
+        print(table(pipeline.search_shapes(lab, range(options.folds))))
     if options.stage == "transfer":
         print(pipeline.transfer(lab, options.recipe, options.out))
     if options.stage in ("crossval", "model"):

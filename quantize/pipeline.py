@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from quantize.lab import FOLDS, Lab
 from quantize.layers import layer_errors
 from quantize.methods import distilled_student, int8_student, module_logits, pretrained, transferred
 from quantize.probe import probe, recording
+from quantize.search import Tried, search
 from quantize.signals import LENGTHS_S
 from quantize.student import parameter_count, save_student
 from quantize.transfer import Recipe, save_teacher
@@ -101,6 +102,13 @@ def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, Json
     found = learning_curve(lab, names, only)
     leave_study(lab.work, "learning_curve", found)
     return found
+
+
+def search_shapes(lab: Lab, only: Sequence[int]) -> list[Tried]:
+    """Shapes of the student, each after half the usual training; left in ``work/search.json`` for the picture."""
+    tried = search(lab, lab.config.alone.windows // 2, only)
+    leave_study(lab.work, "search", {"folds": len(only), "shapes": [asdict(one) for one in tried]})
+    return tried
 
 
 def probe_recording(lab: Lab) -> dict[str, JsonValue]:

@@ -98,14 +98,14 @@ def losses_picture(path: Path, log: Path) -> Path:
 
 
 def front_picture(path: Path, points: Sequence[tuple[str, float, float]]) -> Path:
-    """Accuracy against latency: (name, milliseconds, per cent of events, balanced)."""
+    """Accuracy against latency: (name, milliseconds, per cent of records)."""
     figure, axes = _figure(1, 1, 5, 3.5)
     axis = axes[0][0]
     for name, milliseconds, right in points:
         axis.plot(milliseconds, right, "o", color="black")
         axis.annotate(name, (milliseconds, right), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axis.set_xlabel("milliseconds a window, FP32, one thread", fontsize=8)
-    axis.set_ylabel("events right, balanced, %", fontsize=8)
+    axis.set_ylabel("records right, %", fontsize=8)
     return _save(figure, path)
 
 
