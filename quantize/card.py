@@ -42,8 +42,10 @@ def card(
     studies: Mapping[str, Any],
     *,
     folds: int,
+    synthetic: float,
 ) -> str:
-    """Markdown: use, limits, data, figures, confidence; ``studies`` by name, as they stand in the manifest."""
+    """Markdown: use, limits, data, figures, confidence; ``studies`` by name, as they stand in the manifest;
+    ``synthetic`` the generator's share of what was learned from."""
     temperatures = ", ".join(f"{seconds:g} s {value:.2f}" for seconds, value in confidence.temperatures)
     limits = ", ".join(f"{label} {confidence.thresholds[label]:.2f}" for label in LABELS)
     return "\n".join(
@@ -52,11 +54,14 @@ def card(
             "",
             "## Data",
             "",
-            "Real records only, split by event; records / events:",
+            "Real records, split by event; every figure below rests on them alone. Records / events:",
             "",
             "| split | " + " | ".join(LABELS) + " |",
             "| --- |" + " --- |" * len(LABELS),
             *(_counts(rows, split) for split in ("train", "val")),
+            "",
+            f"Learned from as well: synthetic windows of the physics-based generator, {100 * synthetic:.0f} % of all,",
+            "with its labels (nearly all that there is of collapse), and records without a class.",
             "",
             "Sources: USGS Exotic Seismic Events Catalog with waveforms of open networks, Pacific Northwest",
             "catalogue events, northern California (NCEDC), eastern US, Oklahoma wavefields array, Luhu slope",

@@ -34,6 +34,7 @@ PAIRS = (
     ("distilled", "boosting"),
     ("distilled", "alone"),
     ("distilled", "prime"),
+    ("distilled", "teachers"),
     ("distilled", "without_prime"),
     ("distilled", "without_generator"),
     ("prime", "stft"),

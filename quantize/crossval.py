@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.evaluate import Array, predict
+from quantize.evaluate import Array, predict, softmax
 from quantize.lab import FOLDS, Lab
 from quantize.methods import folder, method
 from quantize.signals import LENGTHS_S
@@ -32,6 +32,17 @@ def cross_validate(lab: Lab, name: str, only: Sequence[int] = tuple(range(FOLDS)
     answered = [answers(lab, name, fold) for fold in only]
     index = np.concatenate([lab.held_out(fold) for fold in only])
     return OutOfFold(index, {view: np.concatenate([part[view] for part in answered]) for view in VIEWS})
+
+
+def together(parts: Sequence[OutOfFold]) -> OutOfFold:
+    """The mean of several methods' probabilities, as logits: what a student of all of them could reach.
+
+    The methods have answered the same records in the same order.
+    """
+    index, views = parts[0].index, parts[0].logits
+    return OutOfFold(
+        index, {view: np.log(np.mean([softmax(part.logits[view]) for part in parts], axis=0)) for view in views}
+    )
 
 
 def answers(lab: Lab, name: str, fold: int | None) -> dict[str, Array]:

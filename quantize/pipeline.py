@@ -22,7 +22,7 @@ from quantize.card import card
 from quantize.compare import compare
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
-from quantize.crossval import OutOfFold, cross_validate
+from quantize.crossval import OutOfFold, cross_validate, together
 from quantize.curve import learning_curve
 from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
@@ -92,6 +92,9 @@ def transfer(lab: Lab, recipe: Recipe | None, target: Path) -> str:
 def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
     """Cross-validate the methods named and leave what there is to say of them in ``work/comparison.json``."""
     answered = {name: cross_validate(lab, name, only) for name in names}
+    teachers = lab.config.distil.teachers
+    if set(teachers) <= set(names):
+        answered["teachers"] = together([answered[name] for name in teachers])
     found = compare(answered, [record.row for record in lab.records], lab.parts // 2)
     leave_study(lab.work, "comparison", found)
     return found
@@ -184,6 +187,7 @@ def build_bundle(
                 confidence,
                 studies(lab.work),
                 folds=len(only),
+                synthetic=lab.config.distil.synthetic if lab.config.bank.synthetic else 0.0,
             ),
         ),
     )

@@ -17,6 +17,7 @@ TITLES = {
     "alone": "student, labels alone",
     "scratch": "PRIME-DP, not pre-trained",
     "prime": "PRIME-DP, pre-trained, transferred",
+    "teachers": "the teachers' mean",
     "distilled": "student, distilled, FP32",
     "without_prime": "the same without PRIME-DP",
     "without_generator": "the same without generator",
