@@ -104,6 +104,7 @@ class Feeder:
         self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
+        self._refused = 0
         self._retry_at = 0.0
         self._quiet = QuietLog(_log.error)
         self.stopping = threading.Event()
@@ -191,8 +192,9 @@ class Feeder:
         ]
 
     def counters(self) -> dict[str, int]:
-        """What the source has counted."""
-        return self._source.counters() if isinstance(self._source, Counting) else {}
+        """What the source has counted, and the packets that the pipeline could not use."""
+        counts = dict(self._source.counters()) if isinstance(self._source, Counting) else {}
+        return {"refused_packets": self._refused, **counts} if self._refused else counts
 
     @property
     def held(self) -> int:
@@ -242,6 +244,7 @@ class Feeder:
             try:
                 outputs = self.line.pipeline.feed(block)
             except DataError as error:
+                self._refused += 1
                 self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
                 outputs = []
             if self.watch is not None:

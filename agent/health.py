@@ -26,8 +26,15 @@ HOT_C = 95.0
 """Jetson modules throttle at 97 to 99 °C and switch off at 105 °C."""
 STUCK_S = 30.0
 """A stage for which something waits does not rest so long."""
-MAX_STREAMS = 32
+MAX_STREAMS = 64
+"""Channels in a message to the broker: some 20 kB."""
+MAX_KEPT = 1024
+"""Channels that are watched."""
 MAX_COUNTERS = 64
+MAX_LABELS = 32
+MAX_REASONS = 20
+NAMED = 5
+"""Channels named in one reason."""
 
 
 @dataclass(slots=True)
@@ -94,7 +101,8 @@ class Health:
         with self._lock:
             stream = self._streams.get(block.stream)
             if stream is None:
-                self._streams[block.stream] = _Stream(end_ns, block.rate_hz, arrived, latency_s, block)
+                if len(self._streams) < MAX_KEPT:
+                    self._streams[block.stream] = _Stream(end_ns, block.rate_hz, arrived, latency_s, block)
                 return
             missing = block.start_ns - stream.end_ns
             if missing > 0.5 * NS / block.rate_hz:
@@ -125,7 +133,7 @@ class Health:
             return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self.stalled_s)
 
     def message(self, seq: int, sight: Sight) -> HealthMessage:
-        """The present state, in the form that is published."""
+        """The present state, with all channels; ``for_the_broker`` makes of it what is published."""
         now, clock = time.monotonic(), sight.clock
         counts = {station.id: station.counts for station in sight.stations}
         with self._lock:
@@ -133,7 +141,7 @@ class Health:
             silent = {stream for stream, entry in streams if now - entry.arrived > self.stalled_s}
             shown = [
                 _stream_health(stream, entry, stream in silent, counts.get(stream.station, {}).get(stream.component))
-                for stream, entry in streams[:MAX_STREAMS]
+                for stream, entry in streams
             ]
             newest: dict[StationId, int] = {}
             for stream, entry in streams:
@@ -153,8 +161,11 @@ class Health:
                 for stage in sight.stages
                 if stage.alive and stage.waiting and stage.idle_s is not None and stage.idle_s > STUCK_S
             ),
-            *(f"no samples from {name} for {self.stalled_s:.0f} s" for name in sorted(silent)),
         ]
+        if silent:
+            named = ", ".join(str(stream) for stream in sorted(silent)[:NAMED])
+            more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
+            reasons.append(f"no samples from {named}{more} for {self.stalled_s:.0f} s")
         if not streams:
             reasons.append("no samples yet")
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
@@ -170,8 +181,10 @@ class Health:
             time=format_ns(time.time_ns()),
             uptime_s=round(now - self._started, 1),
             status="degraded" if reasons else "ok",
-            reasons=[reason[:500] for reason in reasons[:20]],
+            reasons=_first(reasons),
             streams=shown,
+            streams_total=len(shown),
+            streams_stalled=len(silent),
             clock_source=None if clock is None else clock.source,
             clock_offset_s=None if clock is None or clock.offset_s is None else round(clock.offset_s, 6),
             cpu_percent=self._cpu_percent(now),
@@ -202,6 +215,26 @@ class Health:
         return round(100 * (used - before) / max(now - then, 1e-3), 2)
 
 
+def for_the_broker(report: HealthMessage) -> HealthMessage:
+    """The report without the channels that are well where there are many."""
+    if len(report.streams) <= MAX_STREAMS:
+        return report
+    return report.model_copy(update={"streams": sorted(report.streams, key=_ill, reverse=True)[:MAX_STREAMS]})
+
+
+def _ill(stream: StreamHealth) -> tuple[float, ...]:
+    """The worse, the more."""
+    doubted = stream.clock is not None and stream.clock.questionable
+    lost = stream.gap_s + stream.late + stream.invalid_samples + stream.restarts
+    return stream.stalled, doubted, stream.latency_s or 0.0, lost
+
+
+def _first(reasons: list[str]) -> list[str]:
+    if len(reasons) > MAX_REASONS:
+        reasons = [*reasons[: MAX_REASONS - 1], f"and {len(reasons) - MAX_REASONS + 1} more"]
+    return [reason[:500] for reason in reasons]
+
+
 def _stream_health(stream: StreamId, entry: _Stream, stalled: bool, counts: Counts | None) -> StreamHealth:
     seen = counts or Counts()
     return StreamHealth(
@@ -224,4 +257,4 @@ def _stream_health(stream: StreamId, entry: _Stream, stalled: bool, counts: Coun
 def _last_hour(entries: deque[tuple[float, str]], now: float) -> dict[str, int]:
     while entries and now - entries[0][0] > HOUR_S:
         entries.popleft()
-    return dict(Counter(name for _, name in entries).most_common(MAX_STREAMS))
+    return dict(Counter(name for _, name in entries).most_common(MAX_LABELS))

@@ -9,6 +9,9 @@ from agent.errors import DataError
 from agent.station import Classify, Output, Station
 from agent.types import MAX_BLOCK_S, SampleBlock, StationId
 
+MAX_STATIONS = 256
+"""Sensors: four times as many as are meant. Damaged headers could name any number of them, and each takes memory."""
+
 
 class Pipeline:
     """``feed`` every block in the order of arrival, ``flush`` at the end. Owned by one thread."""
@@ -33,7 +36,8 @@ class Pipeline:
         """Take one packet; returns what it decided, in the order of data time.
 
         Raises:
-            DataError: the packet cannot be used (too long, or an impossible rate); the next one may be.
+            DataError: the packet cannot be used (too long, an impossible rate, one sensor too many); the next one may
+                be.
         """
         if len(block.samples) > MAX_BLOCK_S * block.rate_hz * 1.001:
             raise DataError(
@@ -42,6 +46,11 @@ class Pipeline:
             )
         station = self.stations.get(block.stream.station)
         if station is None:
+            if len(self.stations) >= MAX_STATIONS:
+                raise DataError(
+                    f"{block.stream} is left out: there are {MAX_STATIONS} sensors already",
+                    "ask the source for fewer stations, or run several agents",
+                )
             station = Station(
                 block.stream.station, self._trigger, self._verdict_at_s, self._classifier, exercise=self._exercise
             )

@@ -18,7 +18,7 @@ from agent.delivery import Delivery
 from agent.errors import DeliveryError, TalusError
 from agent.exporter import Exporter
 from agent.feeder import Feeder
-from agent.health import Health, Sight
+from agent.health import Health, Sight, for_the_broker
 from agent.messages import DEFAULT_PREFIX, health_message
 from agent.prometheus import render
 from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
@@ -101,7 +101,9 @@ class Rounds:
             self._next_report = now + self._interval_s
             if self._delivery is not None:
                 report = report.model_copy(update={"seq": self._feeder.line.reporter.next_seq()})
-                self._delivery.link.publish_retained(health_message(report, self._health.station, self._prefix))
+                self._delivery.link.publish_retained(
+                    health_message(for_the_broker(report), self._health.station, self._prefix)
+                )
         self._tell(report, stopped=False)
 
     def end(self) -> None:

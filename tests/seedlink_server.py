@@ -63,6 +63,10 @@ class SeedLinkServer:
         """What it does when asked for a number that it has not reached: wait, or go on with what comes next."""
         self.resends_last = False
         """Whether it begins with the packet before the one that is asked for."""
+        self.refuses_numbers = False
+        """Whether DATA with a sequence number is an error."""
+        self.cut_at: int | None = None
+        """Bytes of the next packets after which the connection is closed, once."""
         self.stalled = threading.Event()
         """While set, nothing is sent or answered, and nothing is closed."""
         self.commands: list[str] = []
@@ -242,9 +246,7 @@ class _Session:
                 return "ARGUMENTS no such selector"
             self.subscriptions[-1].selectors.append(words[0])
         elif verb in ("DATA", "TIME"):
-            if not self.subscriptions:
-                return "UNEXPECTED"
-            self.data(verb, words)
+            return self.data(verb, words) if self.subscriptions else "UNEXPECTED"
         elif verb not in ("USERAGENT", "CAPABILITIES"):
             return "UNSUPPORTED"
         return None
@@ -257,7 +259,9 @@ class _Session:
         self.subscriptions.append(Subscription(station))
         return None
 
-    def data(self, verb: str, words: list[str]) -> None:
+    def data(self, verb: str, words: list[str]) -> str | None:
+        if self.server.refuses_numbers and verb == "DATA" and len(words) == 1 and words[0] != "ALL":
+            return "ARGUMENTS no such number"
         it = self.subscriptions[-1]
         it.armed = True
         if verb == "TIME":
@@ -279,6 +283,7 @@ class _Session:
         elif not self.server.waits_for_future:
             newest = max((e.sequence for e in self.server.held() if _fits(it.station, e.station)), default=0)
             it.begin = min(it.begin, newest + 1)
+        return None
 
     def unwrapped(self, station: str, number: int) -> int:
         """The whole number nearest to what is held of which version 3 gives the last 24 bits."""
@@ -295,7 +300,11 @@ class _Session:
                 continue
             sent[entry.station] = entry.sequence
             out += self.packet(entry)
-        if out:
+        if out and self.server.cut_at is not None:
+            cut, self.server.cut_at = self.server.cut_at, None
+            self.say(bytes(out[:cut]))
+            self.socket.shutdown(socket.SHUT_RDWR)
+        elif out:
             self.say(bytes(out))
         else:
             self.server.wait(0.02)

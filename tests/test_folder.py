@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from fuzz_support import fuzz
-from hypothesis import given
-from hypothesis import strategies as st
+from fuzz_support import fuzz, junk, several, spoilt
 from obspy import Stream
 from records_support import NOON, counts, seconds, trace
 
@@ -27,7 +26,9 @@ from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.folder import FolderSource
 from agent.sources.framing import holds_record, pieces
-from agent.types import SampleBlock
+from agent.sources.positions import Positions
+from agent.sources.seedlink_records import Record, RecordReader
+from agent.types import MAX_BLOCK_S, SampleBlock
 
 
 def miniseed(data: Any, channel: str = "HHZ", start_ns: int = NOON, reclen: int = 512, **options: Any) -> bytes:
@@ -414,25 +415,31 @@ def test_silence_is_told_and_so_is_its_end(folder: Path, state: Path) -> None:
 
 # Framing, fuzzed
 
-RECORDS = miniseed(counts(800))
-PARTS = st.one_of(
-    st.just(RECORDS[:512]),
-    st.just(RECORDS[512:1024]),
-    st.just(miniseed3(counts(50))),
-    st.binary(max_size=200),
-    st.integers(0, 600).map(bytes),
-    st.tuples(st.integers(0, 511), st.integers(1, 511)).map(lambda t: RECORDS[t[0] : t[0] + t[1]]),
-    st.tuples(st.integers(0, 63), st.binary(min_size=1, max_size=8)).map(
-        lambda t: RECORDS[: t[0]] + t[1] + RECORDS[t[0] + len(t[1]) : 512]
-    ),
-)
+RECORDS, RECORD_3 = miniseed(counts(800)), miniseed3(counts(50))
+
+
+def part(chance: Random) -> bytes:
+    """Whole records, pieces of them, damaged ones, and what is none."""
+    kind = chance.randrange(7)
+    if kind < 2:
+        return RECORDS[512 * kind : 512 * kind + 512]
+    if kind == 2:
+        return RECORD_3
+    if kind == 3:
+        return junk(chance, 200)
+    if kind == 4:
+        return bytes(chance.randrange(600))
+    if kind == 5:
+        begin = chance.randrange(512)
+        return RECORDS[begin : begin + chance.randint(1, 511)]
+    at, new = chance.randrange(64), junk(chance, 8)
+    return RECORDS[:at] + new + RECORDS[at + len(new) : 512]
 
 
 @fuzz(300)
-@given(st.lists(PARTS, max_size=8))
-def test_any_bytes_are_records_or_junk_or_wait(parts: list[bytes]) -> None:
+def test_any_bytes_are_records_or_junk_or_wait(chance: Random) -> None:
     """Pieces follow each other without gaps; what waits at the end is short unless it may be one long record."""
-    data = b"".join(parts)
+    data = b"".join(several(chance, 8, part))
     found = list(pieces(data))
     at = 0
     for piece in found:
@@ -444,10 +451,10 @@ def test_any_bytes_are_records_or_junk_or_wait(parts: list[bytes]) -> None:
 
 
 @fuzz(100)
-@given(st.lists(PARTS, max_size=8), st.lists(st.integers(0, 4000), max_size=4))
-def test_sound_records_are_found_after_anything_in_any_portions(parts: list[bytes], cuts: list[int]) -> None:
+def test_sound_records_are_found_after_anything_in_any_portions(chance: Random) -> None:
     """A record that came whole is found, though the bytes before it are damaged and arrive piece by piece."""
-    data = b"".join(parts) + RECORDS[:512] + RECORDS[512:1024]
+    data = b"".join(several(chance, 8, part)) + RECORDS[:512] + RECORDS[512:1024]
+    cuts = several(chance, 4, lambda chance: chance.randint(0, 4000))
     found, at = [], 0
     for end in [*sorted(cuts), len(data)]:
         done = at
@@ -458,6 +465,43 @@ def test_sound_records_are_found_after_anything_in_any_portions(parts: list[byte
         at = max(at, done)
     assert found[-1] == RECORDS[512:1024]
     assert at == len(data)
+
+
+class CountingReader(RecordReader):
+    """Counts the bytes of the records that gave samples."""
+
+    used = 0
+
+    def read(self, payload: bytes) -> Record:
+        record = super().read(payload)
+        self.used += len(payload) if record.blocks else 0
+        return record
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@fuzz(60)
+def test_any_file_that_grows_is_read_or_counted(shared: Path, chance: Random) -> None:
+    """Every byte behind which the source has gone on was in a record that gave samples, or is counted with a reason."""
+    path = shared / "growing"
+    path.unlink(missing_ok=True)
+    data = b"".join(several(chance, 8, lambda chance: part(chance) if chance.randrange(3) else spoilt(chance, RECORDS)))
+    positions, reader = Positions(Path(":memory:")), CountingReader()
+    source = FolderSource([shared], shared / "unused", on_problem=lambda problem: None)
+    done = 0
+    for end in [*sorted(chance.randint(0, len(data)) for _ in range(chance.randrange(4))), len(data)]:
+        append(path, data[done:end])
+        done = end
+        for block in source._merge([path], positions, reader):
+            assert 0 < len(block.samples) <= MAX_BLOCK_S * block.rate_hz + 1
+    positions.close()
+    reached = max((position.offset for position in source._reached.values()), default=0)
+    dropped = sum(number for name, number in source.counters().items() if name.endswith("_bytes"))
+    assert reader.used + dropped == reached <= len(data)
+    assert len(data) - reached < 64 or holds_record(data[reached:]) or not data[reached:].strip(b"\0")
 
 
 def test_what_was_not_taken_comes_again(folder: Path, state: Path) -> None:

@@ -14,10 +14,12 @@ from agent import machine
 from agent.assemble import build_line
 from agent.config import ClassifierConfig, TunablesConfig
 from agent.dsp.rsam import MINUTE_NS, Minute
-from agent.health import Health, Identity, Sight
+from agent.errors import DataError
+from agent.health import MAX_STREAMS, Health, Identity, Sight, for_the_broker
+from agent.pipeline import MAX_STATIONS
 from agent.rates import Rates, rsam_health
 from agent.schema import HealthMessage, StageHealth
-from agent.types import NS, Event, SampleBlock, StreamId
+from agent.types import NS, BlockQuality, Event, SampleBlock, StationId, StreamId
 
 BOOT = "0123456789abcdef"
 T0 = 1_700_000_000 * NS
@@ -98,6 +100,52 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     assert body.status == "degraded"
     assert body.source == {"received": 7}
     assert body.memory_total_mb
+
+
+def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 stations of three: the report has all, the message those that are ill, and it says how many there are."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    streams = [StreamId(StationId("XX", f"S{k:02d}", "", "HH"), c) for k in range(64) for c in "ENZ"]
+    dead, doubted, slow = streams[100:107], streams[180], streams[190]
+    for stream in streams:
+        quality = BlockQuality(time_questionable=stream == doubted)
+        packet = SampleBlock(stream, T0, 100.0, np.ones(100, np.int32), quality)
+        health.saw(packet, packet.end_ns + (9 * NS if stream == slow else NS // 2))
+        if stream == dead[-1]:
+            now[0] += 100
+    for stream in streams[:100]:
+        health.saw(SampleBlock(stream, T0 + NS, 100.0, np.ones(100, np.int32)), T0 + 2 * NS)
+    report = health.message(1, Sight())
+    assert [one.stream for one in report.streams] == sorted(str(stream) for stream in streams)
+    sent = for_the_broker(report)
+    assert {one.stream for one in sent.streams[:7]} == {str(stream) for stream in dead}
+    assert [one.stream for one in sent.streams[7:9]] == [str(doubted), str(slow)]
+    assert (len(sent.streams), sent.streams_total, sent.streams_stalled) == (MAX_STREAMS, 192, 7)
+    assert sent.reasons == [f"no samples from {', '.join(map(str, dead[:5]))} and 2 more for 60 s"]
+    assert len(sent.model_dump_json()) < 32_768
+
+
+def test_more_reasons_than_a_message_holds_are_counted(tmp_path: Path) -> None:
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    reasons = health.message(1, Sight(problems=[f"problem {k}" for k in range(30)])).reasons
+    assert (len(reasons), reasons[0], reasons[-1]) == (20, "problem 0", "and 12 more")
+
+
+def test_sensors_beyond_all_bounds_are_refused() -> None:
+    """A header that is damaged again and again names a new sensor each time; memory stays bounded, the others go on."""
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    first = block(T0, np.ones(100, np.int32))
+    line.pipeline.feed(first)
+    for k in range(1, MAX_STATIONS + 1):
+        other = dataclasses.replace(first, stream=StreamId(StationId("XX", f"S{k}", "", "HH"), "Z"))
+        if k < MAX_STATIONS:
+            line.pipeline.feed(other)
+        else:
+            with pytest.raises(DataError, match="256 sensors already"):
+                line.pipeline.feed(other)
+    line.pipeline.feed(block(T0 + NS, np.ones(100, np.int32)))
 
 
 def test_a_stage_that_hangs_is_told_from_one_with_nothing_to_do(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_records_of_any_version_length_and_encoding(protocol: str, version: int,
             server.feed(records)
             got.wait(len(records))
     assert np.array_equal(got.samples()["XX.A.00.HHN"], samples)
-    assert got.source.dropped() == {}
+    assert set(got.source.counters()) == {"packets", "samples"}
 
 
 def test_long_records_are_cut_with_exact_times() -> None:
@@ -445,6 +445,57 @@ def test_refused_stations_and_selectors_do_not_hold_the_others(protocol: str) ->
 
 
 @both
+def test_a_number_that_the_server_refuses_costs_a_station_nothing(protocol: str) -> None:
+    """It is asked by time instead. A server that refused the number each time would otherwise never be heard again."""
+    heard = Heard()
+    with SeedLinkServer() as server:
+        server.refuses_numbers = server.refuse_info = True
+        server.feed(packets(3))
+        with receiving(source_of(server, heard=heard, protocol=protocol)) as got:
+            streaming(server)
+            server.feed(packets(2, 3))
+            got.wait(2)
+            server.drop()
+            server.feed(packets(2, 5))
+            wait_for(lambda: got.samples()["XX.A.00.HHZ"][-1] == 699)
+    assert set(range(300, 700)) <= set(got.samples()["XX.A.00.HHZ"].tolist())
+    assert heard.said("refused 'DATA")
+
+
+def test_records_that_were_not_asked_for_are_counted() -> None:
+    """Version 3 names stations in the records alone, where a damaged header would bring a station that is none."""
+    heard = Heard()
+    with SeedLinkServer() as server:
+        server.feed(packets(1))
+        with receiving(source_of(server, heard=heard, protocol="3")) as got:
+            streaming(server)
+            (second, third) = packets(2, 1)
+            other = bytearray(second)
+            other[8:9] = b"Q"
+            server.feed_raw(bytes(other), second)
+            server.feed([third])
+            got.wait(1)
+        counters = got.source.counters()
+    assert got.samples()["XX.A.00.HHZ"].tolist() == list(range(200, 300))
+    assert (counters["not_asked_for"], counters["not_asked_for_bytes"]) == (1, 512)
+    assert heard.said("XX_Q was not asked for")
+
+
+def test_packets_that_a_lost_connection_cuts_off_are_counted_and_come_again() -> None:
+    with SeedLinkServer() as server:
+        server.feed(packets(1))
+        with receiving(source_of(server, protocol="4")) as got:
+            streaming(server)
+            server.feed(packets(1, 1))
+            got.wait(1)
+            server.cut_at = 100
+            server.feed(packets(1, 2))
+            got.wait(2)
+            assert got.source.counters()["cut_off_bytes"] == 100
+    assert got.samples()["XX.A.00.HHZ"].tolist() == list(range(100, 300))
+
+
+@both
 def test_damaged_records_are_counted_and_survived(protocol: str) -> None:
     """A flipped bit in the samples, a header that is gone, one that lies of its length, text, another channel."""
     heard = Heard()
@@ -466,9 +517,10 @@ def test_damaged_records_are_counted_and_survived(protocol: str) -> None:
             server.feed([log, weather, *good])
             got.wait(4)
     assert np.array_equal(got.samples()["XX.A.00.HHZ"][-400:], np.arange(100, 500))
-    dropped = got.source.dropped()
+    dropped = got.source.counters()
     assert dropped["damaged"] >= 2
-    assert dropped["not motion"] == 2
+    assert dropped["not_motion"] == 2
+    assert dropped["not_motion_bytes"] == len(log) + len(weather)
     assert heard.said("integrity")
 
 
@@ -482,7 +534,7 @@ def test_stray_bytes_between_packets_of_version_3_are_counted() -> None:
             server.feed([second])
             got.wait(2)
             server.drop()
-            wait_for(lambda: got.source.dropped().get("stray bytes") == 35)
+            wait_for(lambda: got.source.counters().get("stray_bytes") == 35)
     assert np.array_equal(got.samples()["XX.A.00.HHZ"], [*range(100, 200), *range(200, 300)])
 
 

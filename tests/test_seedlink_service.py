@@ -174,6 +174,7 @@ def test_doctor_names_wrong_hosts_ports_and_certificates(tmp_path: Path) -> None
         port = deaf.getsockname()[1]
         cases: dict[str, dict[str, object]] = {
             "there is no host": {"host": "no-such-host.invalid"},
+            "there is no host 'a..b'": {"host": "a..b"},
             "refuses connections": {"port": closed.port},
             "does not answer HELLO": {"port": port},
             "certificate is not valid for '127.0.0.1'": {"port": secured.port, "tls": {"ca_file": tmp_path / "ca.pem"}},

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from fuzz_support import fuzz
+from fuzz_support import awkward_float, awkward_text, fuzz, junk, several, spoilt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -283,30 +283,40 @@ def test_a_silent_digitizer_is_told_once_and_so_is_its_return() -> None:
 
 # Hostile input
 
-FIELD = st.one_of(
-    st.integers(-(10**12), 10**12).map(str),
-    st.floats().map(str),
-    st.sampled_from(["", " ", "'EHZ'", "nan", "-", "1" * 400, "\x00", "{", "}", "[]", "0x1", "1e309", "None"]),
-    st.text(max_size=6),
-)
-LIKE = st.lists(FIELD, max_size=30).map(lambda parts: ("{" + ", ".join(parts) + "}").encode())
-MUTATED = st.tuples(st.integers(0, 40), st.integers(0, 200), st.binary(max_size=4)).map(
-    lambda m: datagram(m[0])[: m[1]] + m[2] + datagram(m[0])[m[1] + 1 :]
-)
-TIMED = st.tuples(st.integers(-50, 60), st.integers(1, 60), st.sampled_from(["EHZ", "EHN", "ENZ"])).map(
-    lambda m: datagram(m[0], m[2], n=m[1])
-)
-FAR = st.floats(0, 9_999_999_999).map(lambda t: datagram(0, t0=t))
-HOSTILE = st.one_of(st.binary(max_size=300), LIKE, MUTATED, TIMED, FAR)
+ODD = ("", " ", "'EHZ'", "nan", "-", "1" * 400, "\x00", "{", "}", "[]", "0x1", "1e309", "None")
 
 
-@fuzz(200)
-@given(st.lists(st.tuples(HOSTILE, st.sampled_from([0.0, 0.01, 0.3, 2.0])), max_size=60))
-def test_any_datagrams_are_used_or_counted(sequence: list[tuple[bytes, float]]) -> None:
+def field(chance: random.Random) -> str:
+    return chance.choice(
+        (
+            str(chance.randint(-(10**12), 10**12)),
+            str(awkward_float(chance)),
+            chance.choice(ODD),
+            awkward_text(chance, 6),
+        )
+    )
+
+
+def hostile(chance: random.Random) -> bytes:
+    """Any bytes, what looks like a datagram, one that is spoilt, and sound ones of odd times and lengths."""
+    kind = chance.randrange(6)
+    if kind == 0:
+        return junk(chance, 300)
+    if kind == 1:
+        return ("{" + ", ".join(several(chance, 30, field)) + "}").encode()
+    if kind == 2:
+        return spoilt(chance, datagram(chance.randint(0, 40)), 4)
+    if kind == 3:
+        return datagram(0, t0=chance.uniform(0, 9_999_999_999))
+    return datagram(chance.randint(-50, 60), chance.choice(("EHZ", "EHN", "ENZ")), n=chance.choice((25, 25, 1, 60)))
+
+
+@fuzz(60)
+def test_any_datagrams_are_used_or_counted(chance: random.Random) -> None:
     """No exception, no growth, each datagram accounted for, each block sane; and a sound stream passes afterwards."""
     bench = Bench()
-    for data, after_s in sequence:
-        bench.take(data, every_s=after_s)
+    for data in several(chance, 60, hostile):
+        bench.take(data, every_s=chance.choice((0.0, 0.01, 0.3, 2.0)))
         bench.tick()
         assert bench.receiver.waiting <= 64 * 12
     assert bench.accounted()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from fuzz_support import fuzz
-from hypothesis import given
-from hypothesis import strategies as st
+from fuzz_support import awkward_float, awkward_text, fuzz, junk, spoilt
 from pydantic import ValidationError
 from records_support import counts, trace, write
 
@@ -35,22 +34,13 @@ def sound(folder: Path) -> bytes:
     return write(folder / "sound.mseed", *traces, reclen=512).read_bytes()
 
 
-CHANGE = st.tuples(st.integers(0, 2**16), st.binary(max_size=16))
-PLAIN = st.one_of(st.binary(max_size=700), st.sampled_from([b"\x1f\x8b\x08\x00", b"PK\x03\x04", b"BZh9", b"000001D "]))
+HEADS = (b"\x1f\x8b\x08\x00", b"PK\x03\x04", b"BZh9", b"000001D ", b"")
 
 
 @fuzz(60)
-@given(st.data())
-def test_any_file_is_read_or_named(folder: Path, data: st.DataObject) -> None:
+def test_any_file_is_read_or_named(folder: Path, chance: Random) -> None:
     """A damaged miniSEED file, cut anywhere, or any bytes at all."""
-    whole = bytearray(sound(folder))
-    if data.draw(st.booleans()):
-        for at, new in data.draw(st.lists(CHANGE, min_size=1, max_size=12)):
-            begin = at % len(whole)
-            whole[begin : begin + len(new)] = new
-        content = bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    else:
-        content = data.draw(PLAIN) + data.draw(st.binary(max_size=300))
+    content = spoilt(chance, sound(folder)) if chance.randrange(2) else chance.choice(HEADS) + junk(chance, 700)
     path = folder / "any.mseed"
     path.write_bytes(content)
     problems: list[SourceProblem] = []
@@ -67,29 +57,44 @@ def test_any_file_is_read_or_named(folder: Path, data: st.DataObject) -> None:
     assert seen <= 200 * max(1, len(content))
 
 
-NUMBER = st.one_of(st.floats(), st.integers(-10, 10_000), st.floats(0, 100), st.sampled_from([0, 1, 20, 100, 1e-9]))
 RATES = ("slopequakes", "rockfalls", "slides", "blasts", "earthquakes")
 FAULTS = ("gaps", "clock_steps", "spikes", "dead_channels", "stalls")
-SETTINGS = st.fixed_dictionaries(
-    {"kind": st.just("simulator")},
-    optional={
-        "seed": st.one_of(NUMBER, st.integers(0, 2**32 - 1)),
-        "start": st.one_of(st.text(max_size=8), st.sampled_from(["2026-03-01T00:00:00Z", "1970-01-01", "9999-12-31"])),
-        "hours": NUMBER,
-        "speed": st.just(0.0) | NUMBER,
-        "stations": st.integers(-1, 4) | st.just(64) | NUMBER,
-        "rate_hz": NUMBER | st.floats(20, 200),
-        "packet_s": NUMBER | st.floats(0.01, 2),
-        "noise_counts": NUMBER,
-        "rates": st.dictionaries(st.sampled_from([f"{name}_per_hour" for name in RATES]) | st.text(max_size=4), NUMBER),
-        "faults": st.dictionaries(st.sampled_from([f"{name}_per_hour" for name in FAULTS]), NUMBER),
-    },
-)
+STARTS = ("2026-03-01T00:00:00Z", "1970-01-01", "9999-12-31", "0001-01-01")
+
+
+def number(chance: Random) -> float | int | str:
+    """What may stand for a number in a file; one in three is sensible."""
+    return chance.choice(
+        (chance.uniform(0, 100), chance.randint(-10, 10_000), chance.choice((0, 1, 20, 100, 2**32 - 1)),
+         awkward_float(chance), awkward_text(chance, 3))
+    )  # fmt: skip
+
+
+def settings_of(chance: Random) -> dict[str, Any]:
+    sensible: dict[str, Any] = {
+        "seed": chance.randint(0, 2**32 - 1),
+        "start": chance.choice(STARTS),
+        "hours": chance.uniform(0.001, 10),
+        "speed": 0.0,
+        "stations": chance.choice((1, 2, 64)),
+        "rate_hz": chance.uniform(20, 1000),
+        "packet_s": chance.uniform(0.01, 2),
+        "noise_counts": chance.uniform(1, 1e6),
+        "rates": {f"{name}_per_hour": chance.uniform(0, 3600) for name in RATES if chance.randrange(2)},
+        "faults": {f"{name}_per_hour": chance.uniform(0, 3600) for name in FAULTS if chance.randrange(2)},
+    }
+    found = {name: value for name, value in sensible.items() if chance.randrange(2)}
+    for name in chance.sample(sorted(found), chance.randrange(2) if found else 0):
+        if isinstance(found[name], dict):
+            found[name][chance.choice((awkward_text(chance, 4), "gaps_per_hour", "slides_per_hour"))] = number(chance)
+        else:
+            found[name] = number(chance)
+    return {"kind": "simulator", **found}
 
 
 @fuzz(60)
-@given(SETTINGS)
-def test_any_settings_of_the_simulator_are_refused_or_played(given_settings: dict[str, Any]) -> None:
+def test_any_settings_of_the_simulator_are_refused_or_played(chance: Random) -> None:
+    given_settings = settings_of(chance)
     try:
         config = SimulatorConfig.model_validate(given_settings)
     except ValidationError:

@@ -26,7 +26,7 @@ from agent.sources.seedlink_frames import Packet
 from agent.sources.seedlink_liveness import Liveness
 from agent.sources.seedlink_records import RecordReader, Skipped
 from agent.sources.seedlink_request import Resume, Wish, ahead, subscribe
-from agent.sources.seedlink_state import Position, Progress, state_file
+from agent.sources.seedlink_state import Position, Progress, match, state_file
 from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
 from agent.types import NS, SampleBlock
 
@@ -145,12 +145,10 @@ class SeedLinkSource:
         return [trouble for link in self._links for trouble in link.troubles()]
 
     def counters(self) -> dict[str, int]:
-        """See ``Counting``: what was dropped, by reason."""
-        return {reason.replace(" ", "_"): number for reason, number in self.dropped().items()}
-
-    def dropped(self) -> dict[str, int]:
-        """What gave no samples since the start, by reason: records, and ``stray bytes`` between packets."""
-        return dict(sum((link.dropped.copy() for link in self._links), Counter[str]()))
+        """See ``Counting``: ``packets`` received and ``samples`` passed on; packets that gave none, by reason and with
+        their bytes; ``stray_bytes`` between packets, and ``cut_off_bytes`` of packets that a lost connection left
+        incomplete. All servers together."""
+        return dict(sum((link.counts() for link in self._links), Counter[str]()))
 
 
 def timing_of(config: SeedLinkConfig) -> Timing:
@@ -210,7 +208,8 @@ class _Link:
         """Stations that went on from a position and have sent nothing since."""
         self._looked_at = self._saved_at = time.monotonic()
         self._delivered = False
-        self.dropped: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._asked = [match(wish.station) for wish in server.wishes]
 
     def start(self) -> None:
         self._thread.start()
@@ -222,6 +221,12 @@ class _Link:
         connection = self._connection
         if connection is not None:
             connection.abort()
+
+    def counts(self) -> Counter[str]:
+        counts, connection = self._counts.copy(), self._connection
+        if connection is not None and connection.skipped_bytes:
+            counts["stray_bytes"] += connection.skipped_bytes
+        return counts
 
     def taken(self, block: SampleBlock) -> bool:
         mine = self._progress.taken(block)
@@ -259,10 +264,11 @@ class _Link:
             except SourceError as error:
                 if not self._stop.is_set():
                     self._lost(error)
-            if self._connection is not None:
-                self.dropped["stray bytes"] += self._connection.skipped_bytes
-                self._connection.close()
-                self._connection = None
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                self._count("stray_bytes", connection.skipped_bytes)
+                self._count("cut_off_bytes", connection.waiting_bytes)
+                connection.close()
             if self._delivered:
                 waits = delays(FIRST_RETRY_S, self._timing.retry_s)
             self._save()
@@ -312,21 +318,27 @@ class _Link:
     def _take(self, packet: Packet, version: int) -> None:
         if packet.sequence is None:
             return  # an answer to INFO: a sign of life
+        self._counts["packets"] += 1
         if packet.form not in ("2", "3"):
-            self._drop(Skipped("format", f"format {packet.form!r} is not miniSEED"))
+            self._drop(Skipped("format", f"format {packet.form!r} is not miniSEED"), packet)
             return
         record = self._reader.read(packet.payload)
         station = packet.station or record.station
+        asked = any(fits(station) for fits in self._asked)
         if record.skipped is not None:
-            self._drop(record.skipped)
-        if not station:
+            self._drop(record.skipped, packet)
+        elif not asked:
+            hint = "a damaged header, or the server names its records otherwise: then ask for the station by that name"
+            self._drop(Skipped("not asked for", f"{station} was not asked for", "", hint), packet)
+        if not asked:
             return
-        position = Position(packet.sequence, record.start_ns, version)
+        position = Position(packet.sequence, record.sound_ns, version)
         resume = self._fresh.pop(station, None)
         if resume is not None:
             if resume.by_time:
                 self._distrusted.discard(station)
             elif position == resume.position:
+                self._count_packet("repeated", packet)
                 return  # taken before: some servers begin with the last packet instead of the next
             elif not _follows(position, resume.position):
                 self._distrusted.add(station)
@@ -338,6 +350,7 @@ class _Link:
             self._put(block)
         self._progress.send(station, position, record.blocks[-1] if record.blocks else None)
         if record.blocks:
+            self._counts["samples"] += sum(len(block.samples) for block in record.blocks)
             self._delivered |= self._liveness.hear(station, record.blocks)
             self._put(record.blocks[-1])
 
@@ -365,14 +378,23 @@ class _Link:
         self._trouble = error.message
         self._tell(error.message, error.message, error.hint)
 
-    def _drop(self, skipped: Skipped) -> None:
-        self.dropped[skipped.kind] += 1
+    def _drop(self, skipped: Skipped, packet: Packet) -> None:
+        number = self._count_packet(skipped.kind.replace(" ", "_"), packet)
         name = skipped.channel or self._name
         self._tell(
             f"{skipped.kind} {skipped.channel}",
-            f"{name}: {skipped.reason}; left out ({self.dropped[skipped.kind]} of this kind so far)",
+            f"{name}: {skipped.reason}; left out ({number} of this kind so far)",
             skipped.hint,
         )
+
+    def _count_packet(self, reason: str, packet: Packet) -> int:
+        self._count(f"{reason}_bytes", len(packet.payload))
+        self._counts[reason] += 1
+        return self._counts[reason]
+
+    def _count(self, what: str, number: int) -> None:
+        if number:
+            self._counts[what] += number
 
     def _tell(self, key: str, message: str, hint: str) -> None:
         now = time.monotonic()

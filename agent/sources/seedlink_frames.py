@@ -87,6 +87,7 @@ class Frames:
                 return self._packet_4(head)
             if self.version < 4 and _V3_HEADER.match(head):
                 return self._packet_3(head)
+            before = len(self)
             line = self.line()
             if line is None and head.startswith((b"ERROR", b"OK")) and len(self) < MAX_LINE:
                 return None
@@ -95,6 +96,7 @@ class Frames:
             if line is not None and line.startswith("OK"):
                 continue
             if line is not None or self.version >= 4:
+                self.skipped_bytes += before - len(self)
                 raise ForeignError(line.encode() if line else head)
             if not self._skip():
                 return None
@@ -123,7 +125,7 @@ class Frames:
         station = self.take(name_size).decode("ascii", "replace")
         payload = self.take(size)
         if form == b"J":
-            return Packet(None, "", "E" if sub == b"E" else "J", payload)
+            return Packet(None, station, "E" if sub == b"E" else "J", payload)
         return Packet(sequence, station, form.decode("latin-1"), payload)
 
     def _packet_3(self, head: bytes) -> Packet | None:
@@ -148,9 +150,9 @@ class Frames:
         match = _V3_HEADER.search(self._data, self._start + 1)
         lost = match.start() - self._start if match else max(0, len(self) - (_V3_HEADER_BYTES - 1))
         self.skipped_bytes += lost
+        found = self.take(lost)
         if self.skipped_bytes > _V3_SEARCHED_BYTES:
-            raise ForeignError(self.take(20))
-        self.take(lost)
+            raise ForeignError(found[:20])
         return match is not None
 
 

@@ -16,13 +16,15 @@ _QUESTIONABLE, _LOCKED = 0x02, 0x04
 """miniSEED 3 flags; the decoder maps those of miniSEED 2 to them."""
 _RATE_SLACK = 1e-3
 _YEAR_2100_NS = 47482 * 86400 * NS
+MAX_CHANNELS = 4096
+"""So many channels are remembered; damaged headers could name any number of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A record, or what should have been one, that gives no samples. ``kind`` is one of a few words to count by."""
 
-    kind: Literal["damaged", "text", "not motion", "empty", "rate", "time", "format"]
+    kind: Literal["damaged", "text", "not motion", "empty", "rate", "time", "format", "not asked for"]
     reason: str
     channel: str = ""
     hint: str = ""
@@ -37,6 +39,11 @@ class Record:
     start_ns: int | None
     blocks: tuple[SampleBlock, ...] = ()
     skipped: Skipped | None = None
+
+    @property
+    def sound_ns(self) -> int | None:
+        """``start_ns`` where nothing speaks against it."""
+        return None if self.skipped is not None and self.skipped.kind in ("damaged", "time") else self.start_ns
 
 
 class RecordReader:
@@ -78,7 +85,7 @@ class RecordReader:
 
     def _quality(self, name: str, flags: int, extra: str) -> BlockQuality:
         locked = bool(flags & _LOCKED)
-        if locked:
+        if locked and len(self._locks) < MAX_CHANNELS:
             self._locks.add(name)
         return BlockQuality(
             timing_percent=_percent(extra),

@@ -17,7 +17,7 @@ from agent.types import NS
 REREAD_S = 10
 """Where only the time tells what was taken, so much is asked for again: channels of a station do not end together."""
 
-_HALF_3, _WHOLE_3 = 1 << 23, 1 << 24
+_HALF_3, _WHOLE_3, _WHOLE_4 = 1 << 23, 1 << 24, 1 << 64
 _MAX_NAMED = 8
 
 
@@ -93,7 +93,7 @@ def subscribe(
             foreign = position.version != connection.version
             resume = Resume(position, foreign or lost or distrusted(wish.station))
         try:
-            _ask(connection, wish, resume, holdings.get(wish.station), refused)
+            resume = _ask(connection, wish, resume, holdings.get(wish.station), refused)
         except RefusedError as error:
             reason = error
             refused(wish.station, error)
@@ -127,8 +127,8 @@ def _ask(
     resume: Resume | None,
     holding: Holding | None,
     refused: Callable[[str, SourceError], None],
-) -> None:
-    """One station; raises RefusedError if it is not to be had at all."""
+) -> Resume | None:
+    """One station; raises RefusedError if it is not to be had at all. Returns from where on it was accepted."""
     network, _, code = wish.station.partition("_")
     connection.command(f"STATION {wish.station}" if connection.version >= 4 else f"STATION {code} {network}")
     selectors = [in_notation(selector, connection.version) for selector in wish.selectors]
@@ -144,7 +144,29 @@ def _ask(
         raise refusals[0] if refusals else RefusedError(f"{wish.station}: no selector can be used", "see above")
     for error in refusals:
         refused(f"{wish.station} {error.message}", error)
-    connection.command(data_command(connection, resume, holding))
+    return _begin(connection, wish, resume, holding, refused)
+
+
+def _begin(
+    connection: Connection,
+    wish: Wish,
+    resume: Resume | None,
+    holding: Holding | None,
+    refused: Callable[[str, SourceError], None],
+) -> Resume | None:
+    """Where to begin; a server that refuses a number is asked by time, and then for what comes next."""
+    attempts: list[Resume] = []
+    if resume is not None:
+        attempts = [resume] if resume.by_time else [resume, Resume(resume.position, True)]
+    for attempt in attempts:
+        try:
+            connection.command(data_command(connection, attempt, holding))
+        except RefusedError as error:
+            refused(f"{wish.station} {error.message}", error)
+        else:
+            return attempt
+    connection.command("DATA")
+    return None
 
 
 def data_command(connection: Connection, resume: Resume | None, holding: Holding | None) -> str:
@@ -190,14 +212,14 @@ def in_notation(selector: str, version: int) -> str | None:
         # Records of samples are all that is used of what comes, so the older notation's type may be left out.
         return f"{sign}{location}_{channel[0]}_{channel[1]}_{channel[2]}"
     if len(parts) != 4:
-        return selector
+        # Version 3 knows '?' alone, and one of it is what '*' means for a code of one character.
+        return f"{sign}{name.replace('*', '?')}{dot}{kind}"
     location, band, source, component = parts
     if any(len(part) != 1 for part in (band, source, component)) or len(location) not in (0, 1, 2):
         return None
     if len(location) == 1 and location != "*":
         return None
     prefix = {"": "--", "*": "", "**": "", "??": ""}.get(location, location)
-    # Version 3 knows '?' alone, and one of it is what '*' means for a code of one character.
     channel = (band + source + component).replace("*", "?")
     return f"{sign}{prefix}{channel}{dot}{kind}" if len(kind) <= 1 else f"{sign}{prefix}{channel}"
 
@@ -222,12 +244,18 @@ def held(connection: Connection, stations: Sequence[str] = ()) -> dict[str, Hold
 def _holdings_4(answer: bytes) -> dict[str, Holding]:
     try:
         return {
-            str(station["id"]): Holding(int(station["start_seq"]), int(station["end_seq"]))
+            str(station["id"]): _holding(int(station["start_seq"]), int(station["end_seq"]), _WHOLE_4)
             for station in json.loads(answer).get("station", ())
             if station.get("end_seq") is not None and station.get("start_seq") is not None
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
+
+
+def _holding(first: int, last: int, whole: int) -> Holding:
+    if not (0 <= first < whole and 0 <= last < whole):
+        raise ValueError(f"{first} to {last} are no sequence numbers")
+    return Holding(first, last)
 
 
 _MARKUP = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
@@ -240,11 +268,11 @@ def _holdings_3(answer: bytes) -> dict[str, Holding]:
     try:
         root = ET.fromstring(answer.rstrip(b"\0 "))  # noqa: S314
         return {
-            f"{station.attrib['network']}_{station.attrib['name']}": Holding(
-                int(station.attrib["begin_seq"], 16), int(station.attrib["end_seq"], 16)
+            f"{station.attrib['network']}_{station.attrib['name']}": _holding(
+                int(station.attrib["begin_seq"], 16), int(station.attrib["end_seq"], 16), _WHOLE_3
             )
             for station in root.iter("station")
             if int(station.attrib["end_seq"], 16)
         }
-    except (ET.ParseError, KeyError, ValueError):
+    except (ET.ParseError, KeyError, ValueError, LookupError):  # LookupError: an encoding that does not exist
         return {}

@@ -23,6 +23,8 @@ MAX_FLIGHT = 32_768
 """Packets in flight that are remembered: more than the queues on the way and the hold-back for restarts keep. Of those
 beyond it, which only a disk that has long refused can give rise to, the oldest are forgotten; they are asked for again
 after a restart."""
+MAX_STATIONS = 4096
+"""Of one server. A pattern may fit more of them; those beyond begin with what comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Progress:
         beside.replace(path)
 
     def _advance(self, station: str, position: Position) -> None:
+        if station not in self._taken and len(self._taken) >= MAX_STATIONS:
+            return
         self._taken[station] = position
         self._changed = True
 
@@ -148,8 +152,20 @@ class Progress:
             for name, at in whole["stations"].items():
                 start = at["start"]
                 start_ns = None if start is None else parse_ns(start)
-                self._taken[str(name)] = Position(int(at["sequence"]), start_ns, int(at["protocol"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+                sequence, version = int(at["sequence"]), int(at["protocol"])
+                if not (0 <= sequence < 1 << 64 and version in (3, 4)):
+                    raise ValueError(sequence)
+                self._taken[str(name)] = Position(sequence, start_ns, version)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            DataError,
+        ) as error:
             self._taken.clear()
             self.problem = f"{path} cannot be used ({type(error).__name__}); reception begins with what comes now"
 

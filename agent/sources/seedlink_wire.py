@@ -84,6 +84,11 @@ class Connection:
         """Bytes between packets that belonged to none."""
         return self._frames.skipped_bytes
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of a packet that is not complete yet."""
+        return len(self._frames)
+
     def close(self) -> None:
         """End the connection."""
         self.abort()
@@ -265,7 +270,7 @@ def _connect(endpoint: Endpoint, timeout_s: float) -> socket.socket:
     """Raises SourceError with what is wrong: the name, the port, the way, the certificate."""
     try:
         plain = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # what no name can be, such as a..b, is a UnicodeError
         raise SourceError(
             f"there is no host {endpoint.host!r}", "check the host's name, and this machine's name server"
         ) from None
