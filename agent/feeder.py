@@ -37,7 +37,8 @@ PUT_RETRY_S = 1.0
 BUSY_S = 30.0
 """Longest that one packet may take before the watchdog is no longer fed."""
 SILENT_S = 30.0
-"""So long without a packet from anyone, and stations of a site are no longer waited for."""
+"""So long without a packet from anyone, and stations of a site are no longer waited for; longer where they may be
+further behind, which those are that deliver a minute at a time."""
 HELD_MESSAGES = 10_000
 """Messages kept in memory while the disk refuses them."""
 PUT_MESSAGES = 100
@@ -272,7 +273,7 @@ class Feeder:
             except queue.Empty:
                 self._store()
                 silent_s += PUT_RETRY_S
-            if silent_s >= SILENT_S and self.line.reporter.is_waiting():
+            if silent_s >= max(SILENT_S, self.line.reporter.patience_s) and self.line.reporter.is_waiting():
                 # The whole site is silent, and with it the time of the data: nobody is waited for any more.
                 self._send(self.line.reporter.finish(time.time_ns()))
 

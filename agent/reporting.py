@@ -107,6 +107,11 @@ class Reporter:
         """Whether there are revisions of which it is not yet known whether they alert."""
         return self._site is not None and self._site.is_waiting()
 
+    @property
+    def patience_s(self) -> float:
+        """How long no packet may come, from anyone, before nobody is waited for any more."""
+        return 0.0 if self._site is None else self._site.max_lag_s
+
     def trouble(self) -> str:
         """What is wrong with the site as a whole, in words; empty if nothing is. Any thread may ask."""
         return "" if self._site is None else self._site.trouble()

@@ -146,6 +146,11 @@ class Site:
         self._of: dict[str, _Together] = {}
         """Event of the site by the ids of its members."""
 
+    @property
+    def max_lag_s(self) -> float:
+        """How far behind the foremost a station may be."""
+        return self._settings.max_lag_s
+
     def has(self, station: StationId) -> bool:
         """Whether events of this sensor are put together with others'."""
         return station.short in self._names

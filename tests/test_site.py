@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_support import START_NS, packets, write_site
 
+from agent import feeder as feeding
 from agent.assemble import build_line
 from agent.config import ClassifierConfig, TunablesConfig, check
 from agent.config_site import CoincidenceConfig
+from agent.health import Health, Identity
 from agent.holdback import HoldBack
 from agent.messages import Message
 from agent.recall import decode
@@ -404,6 +408,43 @@ def test_the_same_packets_with_other_latencies_give_the_same_alerts() -> None:
     assert len([one for one in wanted if one[2] == "raise"]) == 2
     assert published({"S1": 0.5, "S2": 6.0, "S3": 2.2}) == wanted
     assert published({"S1": 7.3, "S2": 0.1, "S3": 4.0}) == wanted
+
+
+class Given:
+    """A source that gives packets and then says nothing."""
+
+    def __init__(self, blocks: list[SampleBlock]) -> None:
+        self._blocks, self._end = blocks, threading.Event()
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        yield from self._blocks
+        self._end.wait(60)
+
+    def close(self) -> None:
+        self._end.set()
+
+
+@pytest.mark.parametrize(("max_lag_s", "other_until_s", "alone"), [(2.0, 111.0, True), (100.0, 90.0, False)])
+def test_a_silent_site_is_waited_for_as_long_as_its_stations_may_be_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_lag_s: float, other_until_s: float, alone: bool
+) -> None:
+    """Recorders that deliver a minute at a time are silent in between; that is no reason to alert alone."""
+    monkeypatch.setattr(feeding, "SILENT_S", 0.3)
+    monkeypatch.setattr(feeding, "PUT_RETRY_S", 0.1)
+    site = Site(CoincidenceConfig(stations=("XX.S1", "XX.S2"), max_lag_s=max_lag_s), SITE, Blindness(3.0, WARM_S))
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
+    source = Given(packets({"S1": (112.0, [100.0]), "S2": (other_until_s, [])}, {}))
+    sent: list[Message] = []
+    work = feeding.Feeder(source, line, Health(Identity(SITE, "0" * 16), tmp_path), sent.extend)
+    work.start()
+    wait_for(site.is_waiting)
+    if alone:
+        wait_for(lambda: any(message.topic.endswith("/alert") for message in sent))
+    else:
+        time.sleep(1.0)
+        assert site.is_waiting()
+    work.stop(10)
+    assert work.failure() is None
 
 
 @needs_mosquitto
