@@ -95,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
             )
+        if name == "crossval":
+            stage.add_argument(
+                "--fold", type=int, choices=range(5), help="this one alone, so that others run beside it"
+            )
         if name in ("crossval", "compare", "curve", "model"):
             stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all that are compared")
         if name in ("bundle", "model"):
@@ -249,8 +253,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.stage == "transfer":
         print(pipeline.transfer(lab, options.recipe, options.out))
     if options.stage in ("crossval", "model"):
+        alone = getattr(options, "fold", None)
+        folds = range(options.folds) if alone is None else (alone,)
         for name in options.methods or pipeline.COMPARED:
-            answered = cross_validate(lab, name, range(options.folds))
+            answered = cross_validate(lab, name, folds)
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
     if options.stage == "curve":
         print(tables.curve(pipeline.curve(lab, options.methods or learning.METHODS, range(options.folds))))

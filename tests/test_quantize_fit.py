@@ -292,6 +292,9 @@ def test_one_command_goes_from_records_to_a_bundle_that_reports(
 ) -> None:
     bundle = tmp_path / "bundle"
     common = ["--data", str(folder), "--work", str(tmp_path / "work"), "--config", str(CONFIGS / "reduced.yaml")]
+    assert main(["crossval", *common, "--fold", "1", "--methods", "stft"]) == 0
+    assert [path.name for path in (tmp_path / "work" / "full" / "stft").iterdir()] == ["fold1"]
+    capsys.readouterr()
     build = ["model", *common, "--folds", "2", "--calibration", "32", "--out", str(bundle)]
     assert main(build) == 0
     built = capsys.readouterr().out
