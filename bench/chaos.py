@@ -3,8 +3,8 @@
 A recorder writes a simulated slope (hours of it in minutes, its clock stepping now and then) into a folder that the
 agent watches; the agent reaches the broker through a proxy; `talus watch` and a second subscriber listen. Meanwhile, at
 random times drawn from a seed: SIGKILL of the agent or the broker, the link cut or stalled, the disk full (a limit on
-the agent's files, which needs no root), the broker refusing what is published. What should have been said is known from
-a run over the same records without any fault, in one process and without a broker.
+the agent's files, which needs no root), the broker refusing what is published. A run over the same records without any
+fault, in one process and without a broker, is what it is held against (``chaos_score.py``).
 
     python bench/chaos.py [--alerts 10000] [--faults 200] [--seed 1] [--folder DIR]
 """
@@ -20,20 +20,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from chaos_score import RULES, Facts, score
 from chaos_world import NETWORK, START_NS, STATION, Broker, Ears, Keeper, Recorder, Watcher, Way, make_records
-from support import row
 
 from agent.assemble import build_line
 from agent.config import load
 from agent.sources.folder import FolderSource
-from agent.types import LABELS, NS, Event, parse_ns
+from agent.types import NS, Event, parse_ns
 
 ALERTS_PER_HOUR = 190.0
 """What the records below give."""
@@ -42,47 +41,18 @@ SPACING_S = 3.0
 """Mean time between faults."""
 SETTLE_S = 12.0
 """Silence after which all is taken to have arrived."""
-SAME_ONSET_NS = NS
 PATIENCE_S = 60.0
 """Longest wait for progress before the next fault."""
 QUIET_S = 20.0
 """Without a block the run without faults is at the end of the records."""
 
-RULE = {
-    "severity": "minor",
-    "min_probability": 0.3,
-    "min_duration_s": 0.5,
-    "refractory_s": 0,
-    "escalate": [{"severity": "severe", "min_probability": 0.7}],
-}
 TUNABLES = {
     # The recorder writes hours in minutes: components are far apart in data time for a moment.
     "trigger": {"lta_s": 5.0, "sta_s": 0.3, "on": 3.0, "off": 1.5, "merge_s": 0.2, "max_component_lag_s": 120.0},
     "verdict": {"at_s": [3.0, 10.0]},
-    "policy": {"rules": dict.fromkeys(LABELS, RULE)},
+    "policy": RULES,
     "reporting": {"health_interval_s": 5},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """An alert as it can be compared between runs."""
-
-    action: str
-    id: str
-    onset_ns: int
-
-
-@dataclass(slots=True)
-class Card:
-    """The scorecard; ``met`` is False once a line is not."""
-
-    met: bool = True
-    lines: list[str] = field(default_factory=list)
-
-    def must(self, name: str, value: object, goal: str, met: bool) -> None:
-        self.met &= met
-        row(name, str(value), goal, met)
 
 
 def write_config(folder: Path, port: int) -> Path:
@@ -165,47 +135,6 @@ def settle(recorder: Recorder, ears: Ears, keeper: Keeper) -> None:
             return
 
 
-def identity(body: dict[str, Any]) -> tuple[str, int, str, int]:
-    return body["id"], body["revision"], body["boot_id"], body["seq"]
-
-
-def unmatched(wanted: list[Said], given: list[Said]) -> list[Said]:
-    """Of ``wanted`` what has no partner in ``given``: the same action on the same event, or within a second of it."""
-    exact = Counter((one.action, one.id) for one in given)
-    rest = []
-    for one in wanted:
-        if exact[one.action, one.id]:
-            exact[one.action, one.id] -= 1
-        else:
-            rest.append(one)
-    spare = [one for one in given if exact[one.action, one.id] > 0]
-    near: dict[str, list[Said]] = defaultdict(list)
-    for one in spare:
-        near[one.action].append(one)
-    lost = []
-    for one in rest:
-        partner = next((g for g in near[one.action] if abs(g.onset_ns - one.onset_ns) <= SAME_ONSET_NS), None)
-        if partner is None:
-            lost.append(one)
-        else:
-            near[one.action].remove(partner)
-    return lost
-
-
-def out_of_order(heard: list[tuple[str, dict[str, Any]]]) -> int:
-    """Events and alerts of which a revision arrived for the first time after a later one."""
-    newest: dict[tuple[str, str], int] = {}
-    seen: set[tuple[str, str, int]] = set()
-    wrong = 0
-    for name, body in heard:
-        key = (name, body["id"])
-        if (*key, body["revision"]) not in seen:
-            seen.add((*key, body["revision"]))
-            wrong += body["revision"] < newest.get(key, -1)
-            newest[key] = max(newest.get(key, -1), body["revision"])
-    return wrong
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--alerts", type=int, default=10_000, help="about so many")
@@ -272,67 +201,10 @@ def run(folder: Path, alerts: int, faults: int, seed: int) -> int:
     broker.end()
     took_s = time.monotonic() - began
     child.join()
-    return score(folder, Score(hours, steps, took_s, done, status, stop_s, passed_over), ears, keeper, watcher)
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What the run itself knows."""
-
-    hours: float
-    steps: int
-    took_s: float
-    faults: Counter[str]
-    status: int
-    stop_s: float
-    passed_over: int
-
-
-def score(folder: Path, made: Score, ears: Ears, keeper: Keeper, watcher: Watcher) -> int:
-    found = json.loads((folder / "reference.json").read_text())
-    wanted = [Said(action, name, onset) for kind, name, _, action, onset in found if kind == "alert"]
-    unique = {identity(body): (kind, body) for kind, body in ears.heard}
-    copies = len(ears.heard) - len(unique)
-    given = [
-        Said(body["action"], body["id"], parse_ns(body["onset"])) for kind, body in unique.values() if kind == "alert"
-    ]
-    card = Card()
-    row("records", f"{made.hours:.1f} h in {made.took_s / 60:.1f} min", f"{made.steps} steps of the recorder's clock")
-    for name, count in sorted(made.faults.items()):
-        row(f"  {name}", str(count))
-    row("faults", str(sum(made.faults.values()) + made.steps), "with the clock's")
-    row("starts of the agent", str(keeper.starts))
-    row("alerts decided by a run without faults", str(len(wanted)))
-    row("alerts decided, by the agents' own log", str(keeper.said.total()))
-    row("alerts delivered, each counted once", str(len(given)))
-    lost = unmatched(wanted, given)
-    card.must("lost, against the run without faults", len(lost), "0", not lost)
-    untold = keeper.said - Counter(ears.words.values())
-    card.must("lost, against the agents' own log", untold.total(), "0", not untold)
-    more = unmatched(given, wanted)
-    row("delivered beyond the run without faults", str(len(more)), "a filter or a clock began elsewhere")
-    again = Counter((kind, body["id"], body["revision"], body.get("action")) for kind, body in unique.values())
-    twice = sum(count - 1 for count in again.values())
-    card.must("told twice by different runs of the agent", twice, "0", twice == 0)
-    card.must("copies, all passed over by talus watch", copies, f"{made.passed_over} passed over",
-              made.passed_over >= 0 and len(watcher.printed()) == len(set(watcher.printed())))  # fmt: skip
-    missing = unique.keys() - set(watcher.printed())
-    card.must("missing at talus watch", len(missing), "0", not missing)
-    wrong = out_of_order(ears.heard)
-    card.must("revisions of an event out of order", wrong, "0", wrong == 0)
-    last = {}
-    for kind, body in unique.values():
-        if kind == "event" and body["revision"] >= last.get(body["id"], (-1, ""))[0]:
-            last[body["id"]] = (body["revision"], body["phase"])
-    unended = sum(phase != "end" for _, phase in last.values())
-    card.must("events without an end", unended, "0", unended == 0)
-    card.must("agents that died by themselves", len(keeper.own_deaths), "0", not keeper.own_deaths)
-    card.must("stop in order, seconds", f"{made.stop_s:.1f}", "<= 5", made.stop_s <= 5 and made.status == 0)
     (folder / "heard.jsonl").write_text("".join(f"{json.dumps(body)}\n" for _, body in ears.heard))
-    (folder / "lost.json").write_text(json.dumps({"lost": [(s.action, s.id) for s in lost], "untold": list(untold),
-                                                  "more": [(s.action, s.id) for s in more],
-                                                  "missing": [unique[name] for name in missing]}))  # fmt: skip
-    return 0 if card.met else 1
+    facts = Facts(hours, steps, took_s, dict(done), status, stop_s, passed_over, keeper.starts, len(keeper.own_deaths))
+    facts.write(folder)
+    return 0 if score(folder) else 1
 
 
 if __name__ == "__main__":
