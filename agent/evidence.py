@@ -36,20 +36,20 @@ class EvidenceStore:
         """Of the files in the folder, the oldest first; read from the disk at the first use."""
 
     def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Evidence | None:
-        """Write the record of ``event``; None where there are no samples, or the disk does not take it (which is
-        logged: an event is worth more than its record)."""
+        """Write the record of ``event``; None where there are no samples, or the disk or the format does not take
+        it (which is logged: an event is worth more than its record)."""
         runs = [run for segments in data.values() for run in segments]
         if not runs:
             return None
-        raw = encode(data)
         try:
+            raw = encode(data)
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             path = self._path(event)
             self._make_room(path, len(raw))
             scratch = path.with_suffix(".tmp")
             scratch.write_bytes(raw)
             scratch.replace(path)
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:  # pymseed's own errors are RuntimeErrors
             _log.warning("the record of %s is not kept: %s", event, error)
             return None
         span = min(run.start_ns for run in runs), max(run.end_ns for run in runs)
@@ -89,19 +89,28 @@ class EvidenceStore:
 
 
 def encode(data: Mapping[StreamId, Sequence[Segment]]) -> bytes:
-    """miniSEED 2, 512-byte records, Steim 2 where the samples are integers that it can write."""
+    """miniSEED 2, or 3 where the codes are too long for that; 512-byte records, Steim 2 where the samples are integers
+    that it can write."""
     from pymseed import MS3Record
 
     records: list[bytes] = []
     for stream, segments in data.items():
         for run in segments:
             out = MS3Record(reclen=RECORD_BYTES, encoding=_encoding(run))
-            out.sourceid, out.formatversion, out.starttime, out.samprate = str(stream), 2, run.start_ns, run.rate_hz
+            out.sourceid, out.starttime, out.samprate = str(stream), run.start_ns, run.rate_hz
+            out.formatversion = _version(stream)
             floats = run.samples.dtype.kind == "f"
             samples = np.ascontiguousarray(run.samples, dtype=np.float32 if floats else np.int32)
             with out.with_datasamples(samples, "f" if floats else "i"):
                 records.extend(bytes(record) for record in out.generate())
     return b"".join(records)
+
+
+def _version(stream: StreamId) -> int:
+    station = stream.station
+    lengths = (station.network, 2), (station.station, 5), (station.location, 2)
+    fits = all(len(code) <= most for code, most in lengths) and len(station.band_source + stream.component) == 3
+    return 2 if fits else 3
 
 
 def _encoding(run: Segment) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from obspy import read
+from pymseed import MS3TraceList
 
 from agent.evidence import EvidenceStore, encode
-from agent.types import NS, Segment, StreamId
+from agent.types import NS, Segment, StationId, StreamId
 
 START = 1_700_000_000 * NS
 Z, N = StreamId.parse("XX.SLOPE.00.HHZ"), StreamId.parse("XX.SLOPE.00.HHN")
@@ -47,6 +48,24 @@ def test_a_gap_stays_a_gap_and_no_channel_is_lost(tmp_path: Path) -> None:
     assert (kept.start_ns, kept.end_ns) == (START, START + 25 * NS)
     stream = read(io.BytesIO(raw))
     assert sorted((t.id, len(t)) for t in stream) == [("XX.SLOPE.00.HHN", 500), *[("XX.SLOPE.00.HHZ", 500)] * 2]
+
+
+@pytest.mark.parametrize(
+    "name", ["XX.CHAOS01.00.HHZ", "FDSN:TALUSNET_SLOPE-12_LOC-0001_H_H_Z", "FDSN:XX_ABC_00_HH_HH_ZZ"]
+)
+def test_names_too_long_for_miniseed_2_are_kept_in_miniseed_3(tmp_path: Path, name: str) -> None:
+    """Codes may have eight characters; an event of such a station has a record too, and is no reason to die."""
+    stream, ones = StreamId.parse(name), np.arange(500, dtype=np.int32)
+    assert EvidenceStore(tmp_path, 10).keep("E", {stream: [run(ones)]}) is not None
+    raw = (tmp_path / "E.mseed").read_bytes()
+    traces = MS3TraceList.from_buffer(raw, unpack_data=True)
+    assert traces[0].sourceid == str(stream)
+    np.testing.assert_array_equal(traces[0][0].np_datasamples, ones)
+
+
+def test_what_the_format_refuses_is_logged_and_the_event_goes_out(tmp_path: Path) -> None:
+    strange = StreamId(StationId("X" * 200, "SLOPE", "00", "HH"), "Z")
+    assert EvidenceStore(tmp_path, 10).keep("E", {strange: [run(np.ones(10, np.int32))]}) is None
 
 
 def test_the_oldest_make_room(tmp_path: Path) -> None:
