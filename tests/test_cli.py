@@ -6,16 +6,20 @@ import csv
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from agent_support import RATE_HZ, ROOT, START_NS, TALUS, write_config, write_records
-from broker_support import needs_mosquitto, running
+from agent_support import RATE_HZ, ROOT, START_NS, TALUS, running_agent, write_config, write_records
+from broker_support import needs_mosquitto, running, wait_for
 from config_support import BROKEN
 from records_support import counts, trace, write
 from seedlink_server import authority
@@ -404,6 +408,81 @@ def test_doctor_names_a_broker_that_is_not_where_it_should_be(tmp_path: Path, re
             assert (status, state) == (1, "BAD")
             assert words in text
             assert f"{text}\n                  hint: " in out
+
+
+def test_doctor_leaves_the_positions_of_a_folder_to_the_service(tmp_path: Path, record: Path, run: Run) -> None:
+    """What is made by root is closed to the agent's user; and what the doctor reads is not read for the service."""
+    (tmp_path / "state").mkdir()
+    config = write_config(tmp_path, record, source=f"{{kind: folder, paths: ['{record.parent}']}}")
+    found = findings(run("doctor", "--config", config)[1])
+    assert found["source"] == ("ok", "folder: FDSN:XX_SLP_00_H_H_E at 50 Hz")
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+@contextmanager
+def digitizer(port: int, offset_s: float) -> Iterator[None]:
+    """Sends a datagram of 25 samples each quarter of a second, with a clock that is so far ahead."""
+    end = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            first_s = time.time() - 0.25 + offset_s
+            for k in range(400):
+                text = f"{{'EHZ', {first_s + k / 4:.3f}, {', '.join('7' * 25)}}}"
+                sock.sendto(text.encode(), ("127.0.0.1", port))
+                if end.wait(0.25):
+                    return
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.commands.doctor.SOURCE_WAIT_S", 2.0)
+
+
+def shake(port: int, sender: str = "127.0.0.1") -> str:
+    return f"{{kind: shake_udp, port: {port}, timeout_s: 1, senders: [{{address: {sender}}}]}}"
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize(
+    ("offset_s", "sender", "said"),
+    [
+        (0.0, "127.0.0.1", "ok: s old when it comes"),
+        (5.0, "127.0.0.1", "BAD: s ahead of this machine's clock"),
+        (-5.0, "127.0.0.1", "BAD: its newest sample is 5."),
+        (0.0, "192.0.2.1", "BAD: datagrams from 127.0.0.1 are dropped"),
+        (None, "127.0.0.1", "BAD: nothing usable from XX.SLP (127.0.0.1/32) for 1 s"),
+    ],
+)
+def test_doctor_judges_a_digitizer_that_sends_datagrams(
+    tmp_path: Path, run: Run, offset_s: float | None, sender: str, said: str
+) -> None:
+    port = free_port()
+    config = write_config(tmp_path, "", source=shake(port, sender))
+    with digitizer(port, offset_s) if offset_s is not None else nullcontext():
+        out = run("doctor", "--config", config)[1]
+    state, _, words = said.partition(": ")
+    found = findings(out)["source"]
+    assert found[0] == state
+    assert words in found[1]
+    assert out.count("hint: ") >= (state == "BAD")
+
+
+def test_doctor_does_not_take_the_running_agent_for_a_fault(tmp_path: Path, run: Run) -> None:
+    port = free_port()
+    config = write_config(tmp_path, "", source=shake(port))
+    with running_agent("run", "--config", config) as agent:
+        wait_for((tmp_path / "state" / "status.json").exists)
+        found = findings(run("doctor", "--config", config)[1])
+    assert found["source"] == ("--", f"shake_udp: port {port} is the running agent's (process {agent.process.pid})")
 
 
 def test_doctor_with_a_broken_configuration_names_each_error(tmp_path: Path, run: Run) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agent import __version__
-from agent.errors import TalusError, UsageError
-from agent.types import StationId
+from agent.errors import SourceError, TalusError, UsageError
+from agent.types import NS, StationId
 
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.config_seedlink import SeedLinkConfig
     from agent.inference import Bundle
     from agent.inference.trt.ladder import Workshop
+    from agent.sources import SourceProblem
 
 EXAMPLE = "talus doctor --config /etc/talus/station.yaml"
 
@@ -177,21 +179,54 @@ def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
 
 
 def _source(config: Config) -> Finding:
-    from agent.assemble import open_source
+    # What the source keeps of how far it has read is the service's: made by another user, it would be closed to it.
+    with tempfile.TemporaryDirectory(prefix="talus-") as folder:
+        try:
+            return _first_packet(config.model_copy(update={"state_dir": Path(folder)}))
+        except SourceError:
+            if config.source.kind != "shake_udp" or (pid := _running(config)) is None:
+                raise
+            detail = f"shake_udp: port {config.source.port} is the running agent's (process {pid})"
+            return Finding("skip", "source", detail, f"what it receives: talus status --state {config.state_dir}")
 
-    heard: list[str] = []
-    source = open_source(config, on_problem=lambda problem: heard.append(str(problem)))
+
+def _running(config: Config) -> int | None:
+    """Process of the agent that works with this configuration's state."""
+    from agent.status import read
+
+    try:
+        status = read(config.state_dir)
+    except TalusError:
+        return None
+    return status.said.pid if status.verdict in ("ok", "degraded", "silent") else None
+
+
+def _first_packet(config: Config) -> Finding:
+    from agent.assemble import open_source
+    from agent.data_clock import is_live
+    from agent.sources.sight import judge
+
+    heard: list[SourceProblem] = []
+    source = open_source(config, on_problem=heard.append)
     # A live source waits for data for as long as it takes; the operator does not.
     patience = threading.Timer(SOURCE_WAIT_S, source.close)
     patience.start()
     try:
         for block in source.blocks():
+            lag_s = (time.time_ns() - block.end_ns) / NS
             source.close()
-            return Finding("ok", "source", f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz")
+            what = f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz"
+            if not is_live(config):
+                return Finding("ok", "source", what)
+            sight = judge(what, block, lag_s)
+            return Finding("ok" if sight.well else "bad", "source", sight.detail, sight.hint)
     finally:
         patience.cancel()
-    detail = heard[0] if heard else f"{config.source.kind}: no samples in {SOURCE_WAIT_S:g} s"
-    return Finding("bad", "source", detail, "check the section source, and whether the recorder sends")
+    hint = "check the section source, and whether the recorder sends"
+    if heard:
+        first = heard[0]
+        return Finding("bad", "source", f"{first.path}: {first.message}", first.hint or hint)
+    return Finding("bad", "source", f"{config.source.kind}: no samples in {SOURCE_WAIT_S:g} s", hint)
 
 
 def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:

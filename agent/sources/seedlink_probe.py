@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.errors import SourceError
@@ -13,6 +12,7 @@ from agent.sources.seedlink_records import RecordReader
 from agent.sources.seedlink_request import Wish, held, subscribe
 from agent.sources.seedlink_state import match
 from agent.sources.seedlink_wire import Connection
+from agent.sources.sight import Sight, judge
 from agent.types import NS, SampleBlock
 
 if TYPE_CHECKING:
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
 DATA_S = 20.0
 """How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
-AHEAD_S = 0.5
-LATE_S = 4.0
-"""An alarm that is later than this is late; and no clock is five seconds off without being told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What was seen: ``hint`` is for the operator where it is not well."""
-
-    well: bool
-    detail: str
-    hint: str = ""
 
 
 def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Sight]:
@@ -98,27 +86,4 @@ def _judge(wish: Wish, newest: dict[str, tuple[SampleBlock, float]], wait_s: flo
         return Sight(False, f"{wish.station} has sent no samples for {wait_s:g} s", hint)
     block, lag_s = newest[name]
     what = f"{name}: {block.stream.seed} at {block.rate_hz:g} Hz"
-    if lag_s < -AHEAD_S:
-        return Sight(
-            False,
-            f"{what}, but its samples are {-lag_s:.1f} s ahead of this machine's clock",
-            "one of the two clocks is wrong: check the recorder's GPS or NTP, and this machine's (line clock)",
-        )
-    if lag_s > LATE_S:
-        return Sight(
-            False,
-            f"{what}, but its newest sample is {_span(lag_s)} old when it comes",
-            "the way is slow, the recorder fills long records, or one of the two clocks is wrong: compare them",
-        )
-    if block.quality.time_questionable:
-        return Sight(False, f"{what}, but the recorder doubts its own clock", "check the recorder's GPS or NTP")
-    return Sight(True, f"{what}, {lag_s:.1f} s old when it comes{_clock(block)}")
-
-
-def _clock(block: SampleBlock) -> str:
-    percent = block.quality.timing_percent
-    return "" if percent is None else f", timing quality {percent} %"
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 3600:.1f} h" if seconds < 172_800 else "days"
+    return judge(what, block, lag_s)

@@ -1,0 +1,45 @@
+"""What ``talus doctor`` makes of samples that have just come: on time, or one of two clocks is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.types import SampleBlock
+
+AHEAD_S = 0.5
+LATE_S = 4.0
+"""An alarm that is later than this is late; and no clock is five seconds off without being told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen: ``hint`` is for the operator where it is not well."""
+
+    well: bool
+    detail: str
+    hint: str = ""
+
+
+def judge(what: str, block: SampleBlock, lag_s: float) -> Sight:
+    """``what`` sent the block, whose newest sample was so many seconds old when it came (negative: in the future)."""
+    if lag_s < -AHEAD_S:
+        return Sight(
+            False,
+            f"{what}, but its samples are {-lag_s:.1f} s ahead of this machine's clock",
+            "one of the two clocks is wrong: check the recorder's GPS or NTP, and this machine's (line clock)",
+        )
+    if lag_s > LATE_S:
+        return Sight(
+            False,
+            f"{what}, but its newest sample is {_span(lag_s)} old when it comes",
+            "the way is slow, the recorder fills long records, or one of the two clocks is wrong: compare them",
+        )
+    if block.quality.time_questionable:
+        return Sight(False, f"{what}, but the recorder doubts its own clock", "check the recorder's GPS or NTP")
+    percent = block.quality.timing_percent
+    said = "" if percent is None else f", timing quality {percent} %"
+    return Sight(True, f"{what}, {max(lag_s, 0.0):.1f} s old when it comes{said}")
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 3600:.1f} h" if seconds < 172_800 else "days"
