@@ -32,6 +32,8 @@ SPAN_S = 600.0
 """Smallest lags are taken over so long; a doubt lasts as long after what gave rise to it."""
 REMEMBERED = 144
 """So many spans are compared: a day. After that, the way is taken to be longer."""
+SET_BACK_S = 60.0
+"""A channel whose known samples are still in the future, so long after the newest of them came, was set back."""
 MAX_CHANNELS = 1024
 
 
@@ -43,6 +45,10 @@ class _Channel:
     spans: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     forward_until: float = 0.0
     doubt: str = ""
+    end_ns: int = 0
+    """Up to when there are samples ..."""
+    grown_s: float = 0.0
+    """... and when the newest of them came (monotonic)."""
 
 
 class DataClocks:
@@ -85,6 +91,19 @@ class DataClocks:
         if not doubt or block.quality.time_questionable:
             return block
         return replace(block, quality=replace(block.quality, time_questionable=True))
+
+    def was_set_back(self, block: SampleBlock, received_ns: int, now_s: float) -> bool:
+        """Whether the recorder's clock was far ahead and has been put right: samples are known that are yet to be
+        recorded. All that comes would pass for a repetition of them until that time is there, and the channel would be
+        blind. For blocks that ``judge`` has seen."""
+        channel, end_ns = self._channels.get(block.stream), block.end_ns
+        if channel is None or self._host_is_wrong:
+            return False
+        soon_ns = received_ns + round(AHEAD_S * NS)
+        found = channel.end_ns > soon_ns >= end_ns and now_s - channel.grown_s > SET_BACK_S
+        if found or end_ns > channel.end_ns:
+            channel.end_ns, channel.grown_s = end_ns, now_s
+        return found
 
     def doubts(self) -> list[str]:
         """Which clocks are in doubt now, and why; a line each."""

@@ -241,6 +241,9 @@ class Feeder:
             packet, received_ns = item
             self._busy_since = time.monotonic()
             block = self.clocks.judge(packet, received_ns, self._busy_since) if self.clocks else packet
+            if self.clocks and self.clocks.was_set_back(packet, received_ns, self._busy_since):
+                _log.warning("the clock of %s was set back; it begins anew", block.stream)
+                self.line.pipeline.forget(block.stream)
             self._health.saw(block, received_ns)
             try:
                 outputs = self.line.pipeline.feed(block)

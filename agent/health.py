@@ -108,7 +108,8 @@ class Health:
             if missing > 0.5 * NS / block.rate_hz:
                 stream.gaps += 1
                 stream.gap_ns += missing
-            if end_ns > stream.end_ns:
+            if end_ns > stream.end_ns or stream.end_ns > received_ns + NS >= end_ns:
+                # The newest samples, or those of a clock that was ahead and has been set back.
                 stream.end_ns, stream.rate_hz, stream.latency_s = end_ns, block.rate_hz, latency_s
             stream.arrived, stream.block = arrived, block
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from agent.dsp.detector import TriggerSettings
 from agent.errors import DataError
 from agent.station import Classify, Output, Station
-from agent.types import MAX_BLOCK_S, SampleBlock, StationId
+from agent.types import MAX_BLOCK_S, SampleBlock, StationId, StreamId
 
 MAX_STATIONS = 256
 """Sensors: four times as many as are meant. Damaged headers could name any number of them, and each takes memory."""
@@ -56,6 +56,11 @@ class Pipeline:
             )
             self.stations[block.stream.station] = station
         return station.feed(block)
+
+    def forget(self, stream: StreamId) -> None:
+        """The channel's clock was set back: what follows is earlier than what is known, and is no repetition of it."""
+        if (station := self.stations.get(stream.station)) is not None:
+            station.forget(stream.component)
 
     def retune(self, trigger: TriggerSettings, verdict_at_s: Sequence[float]) -> list[Output]:
         """Go on with other settings, at all stations or, if they do not go with the data of one, at none.

@@ -170,6 +170,10 @@ class Station:
             return []
         return list(self._advance(triggers, self._detector.time_ns))
 
+    def forget(self, component: str) -> None:
+        """The component's clock was set back over what is known of it, which had wrong times; it begins anew."""
+        self._continuity.forget(component)
+
     def recorded(self, from_ns: int, to_ns: int) -> dict[StreamId, list[Segment]]:
         """The samples of a span as they came, as far as they are still at hand."""
         return {self._streams[row]: runs for row, runs in self._segments(from_ns, to_ns).items()}

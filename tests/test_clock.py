@@ -14,11 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agent_support import write_records
 from broker_support import wait_for
+from seedlink_server import made
 
+from agent.assemble import build_line
 from agent.clock import HostClock, StepWatch, host_clock
+from agent.config import ClassifierConfig, TunablesConfig
 from agent.data_clock import BACKLOG_S, SPAN_S, DataClocks
-from agent.types import NS, UNKNOWN_QUALITY, BlockQuality, SampleBlock, StreamId
+from agent.sources.archive import ArchiveSource
+from agent.sources.seedlink_records import RecordReader
+from agent.types import NS, UNKNOWN_QUALITY, BlockQuality, Event, SampleBlock, StreamId, parse_ns
 
 NOBODY = ("no-such-program-here",)
 STREAM = StreamId.parse("XX.A.00.HHZ")
@@ -213,15 +219,102 @@ def test_a_machine_whose_own_clock_is_wrong_judges_nobody() -> None:
     assert days.run(10, -5.0) == {True}
 
 
+class Slope:
+    """A second of three components at a time through a whole line, as the service does it."""
+
+    def __init__(self) -> None:
+        self.line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
+        self.clocks = DataClocks()
+        self.second = 0
+        self.events: list[Event] = []
+        self._rng = np.random.default_rng(1)
+
+    def run(self, seconds: int, ahead_s: int, burst_at: int = -1) -> None:
+        """The recorder's clock is so far ahead of this machine's."""
+        for _ in range(seconds):
+            loud = 50 if burst_at <= self.second < burst_at + 5 else 1
+            received_ns = START_NS + (self.second + 1) * NS
+            for component in "ENZ":
+                samples = (self._rng.normal(0, 100, 100) * loud).astype(np.int32)
+                start_ns = START_NS + (self.second + ahead_s) * NS
+                block = SampleBlock(StreamId(STREAM.station, component), start_ns, 100.0, samples)
+                self.clocks.judge(block, received_ns, float(self.second))
+                if self.clocks.was_set_back(block, received_ns, float(self.second)):
+                    self.line.pipeline.forget(block.stream)
+                self.events += [out for out in self.line.pipeline.feed(block) if isinstance(out, Event)]
+            self.second += 1
+
+    @property
+    def onsets_s(self) -> list[int]:
+        return sorted({round((event.onset_ns - START_NS) / NS) for event in self.events})
+
+    @property
+    def restarts(self) -> set[int]:
+        (station,) = self.line.pipeline.stations.values()
+        return {counts.restarts for counts in station.counts.values()}
+
+
+def test_a_clock_that_was_ahead_and_is_put_right_blinds_a_station_for_a_minute_at_most() -> None:
+    """By 300 s: without help all that comes would pass for known for as long."""
+    slope = Slope()
+    slope.run(600, ahead_s=300)
+    slope.run(250, ahead_s=0, burst_at=760)
+    assert slope.restarts == {1}
+    assert slope.onsets_s == [760]
+
+
+def test_a_recorder_that_stays_ahead_may_repeat_itself() -> None:
+    """After a reconnect records come again; those are no clock that was set back."""
+    slope = Slope()
+    slope.run(200, ahead_s=2)
+    for _ in range(5):
+        slope.second -= 30
+        slope.run(60, ahead_s=2)
+    assert slope.restarts == {0}
+
+
+@pytest.mark.parametrize("ahead_s", [-1, 1])
+def test_a_leap_second_costs_a_second_and_no_event(ahead_s: int) -> None:
+    """A recorder gives a second twice, or a machine does and the recorder leaves one out: no event is lost, made up or
+    out of order, and the averages go on."""
+    slope = Slope()
+    slope.run(100, ahead_s=0)
+    slope.run(60, ahead_s=ahead_s, burst_at=130)
+    assert slope.restarts == {0}
+    assert slope.onsets_s == [130 + ahead_s]
+    times = [event.data_ns for event in slope.events]
+    assert times == sorted(times)
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of miniSEED 3."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_record_in_a_leap_second_is_read(tmp_path: Path, version: int) -> None:
+    """23:59:60 is the last second of some days; what reads it as the next day's first is a second off and no more."""
+    name, start_ns = "FDSN:XX_A_00_H_H_Z", parse_ns("2016-12-31T23:59:59Z")
+    record = bytearray(made(name, start_ns, np.arange(100), version=version)[0])
+    record[14 if version == 3 else 26] = 60
+    if version == 3:
+        record[28:32] = bytes(4)
+        record[28:32] = crc32c(bytes(record)).to_bytes(4, "little")
+    read = RecordReader().read(bytes(record))
+    assert [block.start_ns for block in read.blocks] == [start_ns + NS]
+    if version == 2:
+        (tmp_path / "leap.mseed").write_bytes(bytes(record))
+        (block, *_) = ArchiveSource([tmp_path], on_problem=print).blocks()
+        assert block.start_ns == start_ns + NS
+
+
 def test_a_doubted_clock_shows_in_events_and_changes_nothing_else(tmp_path: Path) -> None:
     """The same events in the same order, each with a questionable clock."""
-    from agent_support import write_records
-
-    from agent.assemble import build_line
-    from agent.config import ClassifierConfig, TunablesConfig
-    from agent.sources.archive import ArchiveSource
-    from agent.types import Event
-
     source = list(ArchiveSource([write_records(tmp_path)], on_problem=print).blocks())
     seen = []
     for clocks in (None, DataClocks()):

@@ -128,6 +128,10 @@ class Continuity:
         counts.samples += n
         return [_cut(block, start_ns, channel.rate_hz, samples)]
 
+    def forget(self, component: str) -> None:
+        """What was heard of a component had wrong times: its next block is a new beginning."""
+        self._channels.pop(component, None)
+
     def _restart(self, component: str, block: SampleBlock) -> _Channel:
         rate = block.rate_hz
         if not 0 < rate < math.inf:

@@ -8,8 +8,10 @@ whole, nor which record carried which flags.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +31,7 @@ HEADER_2 = re.compile(
 _STEP = 128
 """The shortest record; ObsPy looks for lost records in steps of it."""
 
+_LEAP_SECOND = 60
 _LOCKED = 0x20
 _QUESTIONABLE = 0x80
 _NO_PERCENT = 255
@@ -177,6 +180,25 @@ def _seed(code: bytes) -> str:
     text = code.ljust(12).decode("ascii", "replace")
     station, location, channel, network = text[:5], text[5:7], text[7:10], text[10:]
     return ".".join(part.strip(" \0") for part in (network, station, location, channel))
+
+
+def carry_leap_seconds(data: bytes) -> bytes | None:
+    """The data with 23:59:60 written as the next day's 00:00:00, as UTC without leap seconds has it, which is all that
+    ObsPy reads; None where no record begins in such a second."""
+    out = bytearray(data)
+    for match in HEADER_2.finditer(data):
+        at = match.start() + 20
+        if data[at + 6] != _LEAP_SECOND:
+            continue
+        order = ">" if 1900 <= struct.unpack_from(">H", data, at)[0] <= 2100 else "<"
+        year, day, hour, minute = struct.unpack_from(f"{order}HHBB", data, at)
+        if not (1900 <= year <= 2100 and 1 <= day <= 366):
+            continue
+        begin = datetime(year, 1, 1, hour, minute, tzinfo=timezone.utc) + timedelta(days=day - 1, minutes=1)
+        struct.pack_into(
+            f"{order}HHBBB", out, at, begin.year, begin.timetuple().tm_yday, begin.hour, begin.minute, begin.second
+        )
+    return None if out == data else bytes(out)
 
 
 def salvage(data: bytes, decode: Callable[[bytes], list[T]]) -> tuple[list[T], int]:

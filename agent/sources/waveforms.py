@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import SourceError
 from agent.sources.isolated import FORMATS, SAFE_HEADERS, read_isolated
-from agent.sources.miniseed import ClockRecord, RecordTable, holds_records, is_miniseed, salvage
+from agent.sources.miniseed import ClockRecord, RecordTable, carry_leap_seconds, holds_records, is_miniseed, salvage
 
 if TYPE_CHECKING:
     from obspy import Trace
@@ -84,6 +84,9 @@ def _read_miniseed(data: bytes, headers: bool) -> Reading:
     try:
         traces = decode(data)
     except Exception as error:  # noqa: BLE001 - one bad record makes ObsPy refuse the file; its type varies
+        carried = carry_leap_seconds(data)
+        if carried is not None:
+            return _read_miniseed(carried, headers)
         traces, failure = [], brief(error)
     foreign = any(phrase in str(warning.message) for warning in caught for phrase in _LOST)
     if failure or foreign:
