@@ -12,7 +12,7 @@ demo:
 
 test:
 	@.ci/setup $(VENV) dev mosquitto
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest -n auto --dist loadfile $(TESTS)
 
 check:
 	@.ci/setup $(VENV) dev

@@ -71,7 +71,7 @@ class Reader:
 
     def stop(self) -> None:
         self.source.close()
-        self._thread.join(5)
+        self._thread.join(20)
         assert not self._thread.is_alive(), "close() did not end the source"
 
 

@@ -95,6 +95,7 @@ KILLED = """
 """
 
 
+@pytest.mark.timeout(400)
 def test_a_run_killed_in_the_middle_ends_with_the_same_weights(
     folder: Path, lab: Lab, bank: Bank, tmp_path: Path
 ) -> None:
@@ -104,7 +105,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_weights(
     arguments = [sys.executable, "-c", script, str(folder), str(lab.work), str(tmp_path / "b")]
     with subprocess.Popen(arguments, env=env) as child:
         state = tmp_path / "b" / "state.pt"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not state.is_file() and child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         child.kill()
@@ -287,6 +288,7 @@ def test_a_student_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_one_command_goes_from_records_to_a_bundle_that_reports(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
