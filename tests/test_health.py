@@ -83,8 +83,10 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     packets.insert(120, packets[100])
     packets.insert(130, block(T0 + 50 * NS, noise))
     packets.append(block(T0 + 200 * NS, np.where(np.arange(100) < 7, np.nan, noise).astype(np.float32)))
+    received_ns = 0
     for packet in packets:
-        health.saw(packet, packet.end_ns + NS // 2)
+        received_ns = max(received_ns, packet.end_ns + NS // 2)  # what is late comes when it comes
+        health.saw(packet, received_ns)
         line.pipeline.feed(packet)
     stages = [StageHealth(name="source", alive=False, idle_s=0.2, waiting=None)]
     sight = Sight(stages=stages, source={"received": 7}, stations=tuple(line.pipeline.stations.values()))
