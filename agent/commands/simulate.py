@@ -213,9 +213,10 @@ def _source(args: argparse.Namespace, config: Config | None, seconds: float, boo
             say(f"{book.clock(what.time_ns)}  fault     {what.station.short}  {what.fault}")
             return
         book.sent.append(what)
+        peak = float(f"{what.peak_counts:.2g}")
         say(
             f"{book.clock(what.onset_ns)}  sent      {what.station.short}  {what.planned.kind}, "
-            f"peak {what.peak_counts:.3g} counts, {what.seconds:.0f} s"
+            f"peak {peak:,.0f} counts, {what.seconds:.0f} s"
         )
 
     own = config.station if config else None
