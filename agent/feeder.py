@@ -244,6 +244,7 @@ class Feeder:
             if self.clocks and self.clocks.was_set_back(packet, received_ns, self._busy_since):
                 _log.warning("the clock of %s was set back; it begins anew", block.stream)
                 self.line.pipeline.forget(block.stream)
+                self._health.begins_anew(block)
             self._health.saw(block, received_ns)
             try:
                 outputs = self.line.pipeline.feed(block)

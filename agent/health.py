@@ -108,8 +108,7 @@ class Health:
             if missing > 0.5 * NS / block.rate_hz:
                 stream.gaps += 1
                 stream.gap_ns += missing
-            if end_ns > stream.end_ns or stream.end_ns > received_ns + NS >= end_ns:
-                # The newest samples, or those of a clock that was ahead and has been set back.
+            if end_ns > stream.end_ns:
                 stream.end_ns, stream.rate_hz, stream.latency_s = end_ns, block.rate_hz, latency_s
             stream.arrived, stream.block = arrived, block
 
@@ -132,6 +131,12 @@ class Health:
         now = time.monotonic()
         with self._lock:
             return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self.stalled_s)
+
+    def begins_anew(self, block: SampleBlock) -> None:
+        """The channel's clock was set back: what comes before what is known is no repetition, and no gap."""
+        with self._lock:
+            if (stream := self._streams.get(block.stream)) is not None:
+                stream.end_ns = block.start_ns
 
     def message(self, seq: int, sight: Sight) -> HealthMessage:
         """The present state, with all channels; ``for_the_broker`` makes of it what is published."""

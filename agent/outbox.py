@@ -36,7 +36,7 @@ from agent.messages import Message, Priority
 from agent.patience import QuietLog
 from agent.types import NS
 
-_VERSION = 1
+_VERSION = 2
 _ROW_OVERHEAD = 200
 """Bytes a row costs beyond its payload: topic, key, columns, index entry."""
 
@@ -46,15 +46,16 @@ _LOOK_AHEAD = 8
 _SCHEMA = """
 CREATE TABLE queue(
     id INTEGER PRIMARY KEY AUTOINCREMENT, priority INTEGER NOT NULL, key TEXT NOT NULL, topic TEXT NOT NULL,
-    payload BLOB NOT NULL, expendable INTEGER NOT NULL, expiry_s INTEGER, put_ns INTEGER NOT NULL);
+    payload BLOB NOT NULL, expendable INTEGER NOT NULL, expiry_s INTEGER, put_ns INTEGER NOT NULL,
+    correlation BLOB);
 CREATE INDEX queue_order ON queue(priority, id);
 CREATE TABLE retained(topic TEXT PRIMARY KEY, payload BLOB NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE dead(
     id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, reason TEXT NOT NULL, put_ns INTEGER NOT NULL);
 CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counter VALUES ('dropped', 0), ('dead', 0);
+CREATE TABLE journal(id INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
-_JOURNAL = "CREATE TABLE IF NOT EXISTS journal(id INTEGER PRIMARY KEY, record BLOB NOT NULL)"
 _DEAD_KEPT = 1000
 _JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
@@ -303,11 +304,6 @@ class Outbox:
                     f"{self.path} has layout {version}, this agent knows {_VERSION}",
                     "move the file away, or run the version of the agent that made it",
                 )
-            db.execute("BEGIN IMMEDIATE")
-            db.execute(_JOURNAL)
-            if "correlation" not in {row[1] for row in db.execute("PRAGMA table_info(queue)")}:
-                db.execute("ALTER TABLE queue ADD COLUMN correlation BLOB")
-            db.execute("COMMIT")
             if self.path.stat().st_size <= _CHECK_LIMIT:
                 verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
@@ -336,7 +332,7 @@ class Outbox:
         saved = 0
         self._db.execute("BEGIN IMMEDIATE")
         for row in _readable(aside):
-            self._db.execute("INSERT INTO queue VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
+            self._db.execute("INSERT INTO queue VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             self._depth += 1
             self._bytes += _size(row[4])
             saved += 1
@@ -425,12 +421,10 @@ def _delete(db: sqlite3.Connection, ids: Collection[int]) -> tuple[int, int]:
     return int(rows), int(freed)
 
 
-def _readable(path: Path) -> Iterator[tuple[int, int, str, str, bytes, int, int | None, int]]:
-    """Rows of a corrupt file, without ``correlation``, up to the first that cannot be read."""
+def _readable(path: Path) -> Iterator[tuple[int, int, str, str, bytes, int, int | None, int, bytes | None]]:
+    """Rows of a corrupt file, up to the first that cannot be read."""
     with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as db:
-        yield from db.execute(
-            "SELECT id, priority, key, topic, payload, expendable, expiry_s, put_ns FROM queue ORDER BY id"
-        )
+        yield from db.execute("SELECT * FROM queue ORDER BY id")
 
 
 def _readable_journal(path: Path) -> Iterator[tuple[bytes]]:

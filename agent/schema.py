@@ -368,8 +368,8 @@ class HealthMessage(Payload):
     streams: list[StreamHealth] = Field(
         max_length=1024, description="all, or to the broker the 64 that are worst, those first that send nothing"
     )
-    streams_total: Count | None = Field(default=None, description="channels, also those that `streams` leaves out")
-    streams_stalled: Count | None = Field(default=None, description="of all channels")
+    streams_total: Count = Field(description="channels, also those that `streams` leaves out")
+    streams_stalled: Count = Field(description="of all channels")
     clock_source: Name | None
     clock_offset_s: Number | None
     cpu_percent: Amount | None

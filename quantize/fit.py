@@ -122,13 +122,14 @@ def fit(
     began, losses = time.monotonic(), 0.0
     model.train()
     draw = partial(_draw, sources, config)
-    for step, batch in enumerate(ahead(draw, range(first, steps)), first):
+    for step, made in enumerate(ahead(draw, range(first, steps)), first):
+        batch = made.to(device())
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group, scale in zip(optimiser.param_groups, scales, strict=True):
             group["lr"] = scale * _rate(config, step / steps)
         with mixed_precision(config.bfloat16):
-            logits = model(batch.windows.to(device()))
-        loss = _loss(logits.float(), batch.to(device()), config)
+            logits = model(batch.windows)
+        loss = _loss(logits.float(), batch, config)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 2.0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -57,7 +57,7 @@ def ahead(make: Callable[[int], T], steps: range, workers: int | None = None) ->
     if not workers:
         return map(make, steps)
     loader: Iterable[T] = DataLoader(
-        _Made(make, len(steps)),
+        _Made(make),
         sampler=steps,
         batch_size=None,
         num_workers=workers,
@@ -67,12 +67,9 @@ def ahead(make: Callable[[int], T], steps: range, workers: int | None = None) ->
     return iter(loader)
 
 
-class _Made(Dataset[T], Generic[T], Sized):
-    def __init__(self, make: Callable[[int], T], count: int) -> None:
-        self._make, self._count = make, count
-
-    def __len__(self) -> int:
-        return self._count
+class _Made(Dataset[T]):
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self._make = make
 
     def __getitem__(self, step: int) -> T:
         return self._make(step)

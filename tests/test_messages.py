@@ -90,6 +90,8 @@ def health() -> HealthMessage:
         uptime_s=60.5,
         status="degraded",
         reasons=["no samples from HHZ for 12 s"],
+        streams_total=1,
+        streams_stalled=0,
         streams=[
             StreamHealth(
                 stream="FDSN:XX_ABC_00_H_H_Z", rate_hz=100.0, last_sample=MOMENT, latency_s=0.4, gaps=1, gap_s=2.5,

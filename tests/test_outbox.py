@@ -349,20 +349,6 @@ def test_a_directory_that_is_not_writable_is_explained(tmp_path: Path) -> None:
     assert "writable" in caught.value.hint
 
 
-def test_a_file_of_an_earlier_agent_is_gone_on_with(tmp_path: Path, outbox: Outbox) -> None:
-    """One of before answers gave back correlation data."""
-    before, after = make_message(1), make_message(2)
-    outbox.put([before])
-    outbox.close()
-    with sqlite3.connect(outbox.path) as db:
-        db.execute("ALTER TABLE queue DROP COLUMN correlation")
-    db.close()
-    later = Outbox(outbox.path)
-    later.put([after])
-    assert drain(later) == [before, after]
-    later.close()
-
-
 def test_a_file_of_a_later_version_is_refused(tmp_path: Path, outbox: Outbox) -> None:
     outbox.close()
     with sqlite3.connect(outbox.path) as db:

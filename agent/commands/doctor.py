@@ -204,7 +204,7 @@ def _running(config: Config) -> int | None:
 def _first_packet(config: Config) -> Finding:
     from agent.assemble import open_source
     from agent.data_clock import is_live
-    from agent.sources.sight import judge
+    from agent.sources.freshness import judge
 
     heard: list[SourceProblem] = []
     source = open_source(config, on_problem=heard.append)

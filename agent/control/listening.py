@@ -26,26 +26,28 @@ Receive: TypeAlias = Callable[[str, bytes], None]
 class Listening:
     """A connection that hears some topics of a station. ``pump`` and ``drain`` pass on what comes."""
 
-    def __init__(self, settings: MqttSettings, station: StationId, receive: Receive) -> None:
-        self._settings, self._receive = settings, receive
-        self._root = topic(settings.prefix, station, "")
-        self._connection: Connection | None = None
-        self._newest = 0.0
-
-    def open(self, names: Sequence[str], waker: Waker) -> Connection:
-        """Connect and subscribe.
+    def __init__(
+        self, settings: MqttSettings, station: StationId, names: Sequence[str], receive: Receive, waker: Waker
+    ) -> None:
+        """Connect and subscribe to the station's topics ``names``.
 
         Raises:
             DeliveryError: the broker does not answer, or does not let us listen.
         """
+        self._settings, self._receive = settings, receive
+        self._root = topic(settings.prefix, station, "")
+        self._newest = 0.0
         subscription = Subscription(tuple(self._root + name for name in names), self._hear)
         client_id = f"talus-desk-{secrets.token_hex(4)}"
-        self._connection = Connection.open(self._settings, client_id, waker, subscription=subscription)
-        return self._connection
+        self._connection = Connection.open(settings, client_id, waker, subscription=subscription)
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._connection.close()
 
     def publish(self, name: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> int:
         """To one of the station's topics; the token is for ``pump``."""
-        return self._open.publish(self._root + name, payload, retain=retain, correlation=correlation)
+        return self._connection.publish(self._root + name, payload, retain=retain, correlation=correlation)
 
     def pump(self, token: int) -> None:
         """Let messages come for a moment.
@@ -53,7 +55,7 @@ class Listening:
         Raises:
             DeliveryError: the connection is lost, or the broker refuses the publication ``token``.
         """
-        for ack in self._open.pump(0.1):
+        for ack in self._connection.pump(0.1):
             if ack.token == token and ack.code >= REFUSED:
                 raise DeliveryError(
                     f"{self._settings.address} refuses the order: {ack.reason}",
@@ -64,13 +66,7 @@ class Listening:
         """Hear all that the broker has retained."""
         begun = time.monotonic()
         while time.monotonic() < max(begun, self._newest) + QUIET_S:
-            self._open.pump(0.1)
-
-    @property
-    def _open(self) -> Connection:
-        if self._connection is None:
-            raise DeliveryError("not connected", "open it first")
-        return self._connection
+            self._connection.pump(0.1)
 
     def _hear(self, message: Received) -> bool:
         self._newest = time.monotonic()
@@ -87,6 +83,8 @@ def listening(
     Raises:
         DeliveryError: the broker does not answer, or does not let us listen.
     """
-    desk = Listening(settings, station, receive)
-    with contextlib.closing(Waker()) as waker, contextlib.closing(desk.open(names, waker)):
+    with (
+        contextlib.closing(Waker()) as waker,
+        contextlib.closing(Listening(settings, station, names, receive, waker)) as desk,
+    ):
         yield desk

@@ -329,7 +329,7 @@ class _Link:
             self._drop(record.skipped, packet)
         elif not asked:
             hint = "a damaged header, or the server names its records otherwise: then ask for the station by that name"
-            self._drop(Skipped("not asked for", f"{station} was not asked for", "", hint), packet)
+            self._drop(Skipped("not_asked_for", f"{station} was not asked for", "", hint), packet)
         if not asked:
             return
         position = Position(packet.sequence, record.sound_ns, version)
@@ -379,7 +379,7 @@ class _Link:
         self._tell(error.message, error.message, error.hint)
 
     def _drop(self, skipped: Skipped, packet: Packet) -> None:
-        number = self._count_packet(skipped.kind.replace(" ", "_"), packet)
+        number = self._count_packet(skipped.kind, packet)
         name = skipped.channel or self._name
         self._tell(
             f"{skipped.kind} {skipped.channel}",

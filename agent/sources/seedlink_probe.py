@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.errors import SourceError
+from agent.sources.freshness import Freshness, judge
 from agent.sources.seedlink import Server, server_of, timing_of
 from agent.sources.seedlink_records import RecordReader
 from agent.sources.seedlink_request import Wish, held, subscribe
 from agent.sources.seedlink_state import match
 from agent.sources.seedlink_wire import Connection
-from agent.sources.sight import Sight, judge
 from agent.types import NS, SampleBlock
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DATA_S = 20.0
 """How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
 
 
-def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Sight]:
+def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Freshness]:
     """Every server in turn, one sight for it and one for each station; nothing is stored.
 
     Args:
@@ -33,22 +33,22 @@ def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Sight]:
         try:
             yield from _look(server_of(section), timing_of(config).connect_s, wait_s)
         except SourceError as error:
-            yield Sight(False, error.message, error.hint or "the service tries again by itself")
+            yield Freshness(False, error.message, error.hint or "the service tries again by itself")
 
 
-def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Sight]:
+def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
     connection = Connection(server.endpoint, timeout_s)
     refusals: list[SourceError] = []
     try:
         connection.open()
-        yield Sight(True, f"{server.endpoint}: SeedLink {connection.version}, {connection.software}")
+        yield Freshness(True, f"{server.endpoint}: SeedLink {connection.version}, {connection.software}")
         stations = sorted(held(connection))
         try:
             accepted, _ = subscribe(
                 connection, server.wishes, {}, lambda _: False, lambda _, error: refusals.append(error)
             )
         finally:
-            yield from (Sight(False, error.message, _hint(error, stations)) for error in refusals)
+            yield from (Freshness(False, error.message, _hint(error, stations)) for error in refusals)
         newest = _receive(connection, accepted, wait_s)
     finally:
         connection.close()
@@ -79,11 +79,11 @@ def _receive(connection: Connection, wishes: list[Wish], wait_s: float) -> dict[
     return found
 
 
-def _judge(wish: Wish, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Sight:
+def _judge(wish: Wish, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
     name = next(filter(match(wish.station), newest), None)
     if name is None:
         hint = "check that the recorder runs, and the selectors; the server accepted both"
-        return Sight(False, f"{wish.station} has sent no samples for {wait_s:g} s", hint)
+        return Freshness(False, f"{wish.station} has sent no samples for {wait_s:g} s", hint)
     block, lag_s = newest[name]
     what = f"{name}: {block.stream.seed} at {block.rate_hz:g} Hz"
     return judge(what, block, lag_s)

@@ -24,7 +24,7 @@ MAX_CHANNELS = 4096
 class Skipped:
     """A record, or what should have been one, that gives no samples. ``kind`` is one of a few words to count by."""
 
-    kind: Literal["damaged", "text", "not motion", "empty", "rate", "time", "format", "not asked for"]
+    kind: Literal["damaged", "text", "not_motion", "empty", "rate", "time", "format", "not_asked_for"]
     reason: str
     channel: str = ""
     hint: str = ""
@@ -117,7 +117,7 @@ def _unusable(stream: StreamId, kind: str | None, rate_hz: float, start_ns: int,
     if kind == "t":
         return Skipped("text", "text, not samples", name)
     if stream.row is None or stream.station.band_source[1:] in OTHER_FIELDS:
-        return Skipped("not motion", "not ground motion", name, "leave the channel out with a selector")
+        return Skipped("not_motion", "not ground motion", name, "leave the channel out with a selector")
     if not count or not rate_hz > 0 or not math.isfinite(rate_hz):
         return Skipped("empty", "no samples", name)
     if not MIN_RATE_HZ * (1 - _RATE_SLACK) <= rate_hz <= MAX_RATE_HZ * (1 + _RATE_SLACK):

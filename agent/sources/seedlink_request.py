@@ -274,5 +274,5 @@ def _holdings_3(answer: bytes) -> dict[str, Holding]:
             for station in root.iter("station")
             if int(station.attrib["end_seq"], 16)
         }
-    except (ET.ParseError, KeyError, ValueError, LookupError):  # LookupError: an encoding that does not exist
+    except (ET.ParseError, ValueError, LookupError):  # no such attribute, or an encoding that does not exist
         return {}

@@ -12,7 +12,7 @@ LATE_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Freshness:
     """What was seen: ``hint`` is for the operator where it is not well."""
 
     well: bool
@@ -20,25 +20,25 @@ class Sight:
     hint: str = ""
 
 
-def judge(what: str, block: SampleBlock, lag_s: float) -> Sight:
+def judge(what: str, block: SampleBlock, lag_s: float) -> Freshness:
     """``what`` sent the block, whose newest sample was so many seconds old when it came (negative: in the future)."""
     if lag_s < -AHEAD_S:
-        return Sight(
+        return Freshness(
             False,
             f"{what}, but its samples are {-lag_s:.1f} s ahead of this machine's clock",
             "one of the two clocks is wrong: check the recorder's GPS or NTP, and this machine's (line clock)",
         )
     if lag_s > LATE_S:
-        return Sight(
+        return Freshness(
             False,
             f"{what}, but its newest sample is {_span(lag_s)} old when it comes",
             "the way is slow, the recorder fills long records, or one of the two clocks is wrong: compare them",
         )
     if block.quality.time_questionable:
-        return Sight(False, f"{what}, but the recorder doubts its own clock", "check the recorder's GPS or NTP")
+        return Freshness(False, f"{what}, but the recorder doubts its own clock", "check the recorder's GPS or NTP")
     percent = block.quality.timing_percent
     said = "" if percent is None else f", timing quality {percent} %"
-    return Sight(True, f"{what}, {max(lag_s, 0.0):.1f} s old when it comes{said}")
+    return Freshness(True, f"{what}, {max(lag_s, 0.0):.1f} s old when it comes{said}")
 
 
 def _span(seconds: float) -> str:
