@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from agent.broker import BrokerAddress, local_broker
 from agent.errors import SourceError, TalusError
 from agent.mqtt_settings import MqttSettings
-from agent.watch import Watched, watch
+from agent.watch import watch
 
 RECORDS = (
     "signal/tests/data/BW.UH1._.SHZ.D.2010.147.cut.slist.gz",
@@ -33,7 +34,7 @@ RECORDS = (
 """Files of the ObsPy package, relative to it."""
 
 IDLE_S = 1.5
-"""A subscriber that hears nothing for so long has everything that the broker held for it."""
+"""A subscriber that hears nothing for so long after the last was sent has everything that the broker held for it."""
 SESSION = "talus-demo"
 
 
@@ -43,11 +44,14 @@ class _Inbox(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.messages: list[dict[str, Any]] = []
+        self.latest = time.monotonic()
+        """When the last one came."""
         self._part = ""
 
     def write(self, text: str, /) -> int:
         *lines, self._part = (self._part + text).split("\n")
         self.messages += [json.loads(line) for line in lines if line]
+        self.latest = time.monotonic()
         return len(text)
 
 
@@ -73,32 +77,26 @@ def _demo(broker: BrokerAddress) -> int:
     inbox = _Inbox()
     # The first, empty call makes a session, so that the broker keeps what comes before the second one listens.
     watch(settings, inbox, sys.stderr, session=SESSION, timeout_s=0.2)
-    done: list[Watched] = []
-    stop = threading.Event()
+    sent = threading.Event()
 
-    def listen_once() -> None:
-        done.append(watch(settings, inbox, sys.stderr, style="json", session=SESSION, timeout_s=IDLE_S))
+    def all_here() -> bool:
+        return sent.is_set() and time.monotonic() > inbox.latest + IDLE_S
 
-    def listen() -> None:
-        while not stop.is_set():
-            listen_once()
-
-    listener = threading.Thread(target=listen, name="watch", daemon=True)
-    listener.start()
-    with tempfile.TemporaryDirectory(prefix="talus-demo-") as folder:
+    with ThreadPoolExecutor(1, "watch") as listening, tempfile.TemporaryDirectory(prefix="talus-demo-") as folder:
+        listener = listening.submit(
+            watch, settings, inbox, sys.stderr, style="json", session=SESSION, cancelled=all_here
+        )
         command = [sys.executable, "-m", "agent", "replay", *files, "--broker", broker.url]
         print(f"sending     talus replay FILES --broker {broker.url}\n", flush=True)
-        result = subprocess.run(command, env={**os.environ, "XDG_STATE_HOME": folder}, check=False)
-    stop.set()
-    listener.join()
-    # The broker has everything by now; the subscriber has, too, once a call of its own brings nothing more.
-    listen_once()
-    while done[-1].printed:
-        listen_once()
+        try:
+            result = subprocess.run(command, env={**os.environ, "XDG_STATE_HOME": folder}, check=False)
+        finally:
+            inbox.latest = time.monotonic()
+            sent.set()
+        refused = listener.result().refused
     messages = list({(message["boot_id"], message["seq"]): message for message in inbox.messages}.values())
     events, alerts = _print_table(messages)
     took = time.monotonic() - started
-    refused = sum(tally.refused for tally in done)
     print(
         f"\ndemo: {events} events and {alerts} alerts arrived over MQTT in {len(messages)} messages, "
         f"{refused} refused; {took:.1f} s"

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -63,14 +64,15 @@ def watch(
     timeout_s: float | None = None,
     session: str | None = None,
     tally: Watched | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Watched:
     """Print events and alerts as they come: a line each in ``text`` (with changes of availability), or their payloads,
     one a line, in ``json``. With ``documents`` it is what that makes of them instead, one a line, or, with ``folder``,
     one a file, whose path is printed. What is refused, and why, goes to ``err``.
 
-    Ends after ``limit`` events and alerts or ``timeout_s`` seconds, else never. ``session`` is a client identifier
-    under which the broker keeps, for a week, what comes while no one watches; then nothing is missed. A lost connection
-    is made again. ``tally`` counts along, for who may interrupt this.
+    Ends after ``limit`` events and alerts, ``timeout_s`` seconds, or within a second of ``cancelled``; else never.
+    ``session`` is a client identifier under which the broker keeps, for a week, what comes while no one watches; then
+    nothing is missed. A lost connection is made again. ``tally`` counts along, for who may interrupt this.
 
     Raises:
         DeliveryError: the first connection fails.
@@ -92,13 +94,13 @@ def watch(
         if documents is not None:
             _hear_states(settings, printer, waker)
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else float("inf"))
-        while time.monotonic() < deadline and not printer.done:
+        while time.monotonic() < deadline and not (printer.done or cancelled()):
             connection = None
             try:
-                connection = Connection.open(settings, client_id, waker, subscription=subscription)
+                connection = Connection.open(settings, client_id, waker, subscription=subscription, cancelled=cancelled)
                 connected_once = True
                 waits = delays(settings.backoff_min_s, settings.backoff_max_s)
-                while not printer.done and (left := deadline - time.monotonic()) > 0:
+                while not (printer.done or cancelled()) and (left := deadline - time.monotonic()) > 0:
                     connection.pump(min(left, 1.0))
             except DeliveryError as error:
                 if not connected_once:

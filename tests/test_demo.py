@@ -49,6 +49,7 @@ def test_the_demonstration_prints_what_arrived(broker: str, tmp_path: Path) -> N
     assert re.fullmatch(
         rf"demo: {len(rows)} events and \d+ alerts arrived over MQTT in \d+ messages, 0 refused; [\d.]+ s", summary
     )
+    assert re.search(rf"^talus replay: {len(rows)} events", done.stderr, re.MULTILINE), "every event that was sent"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / ".local").exists(), "it leaves nothing behind"
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 from broker_support import (
     STATION,
@@ -344,6 +345,26 @@ def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypat
                 assert other.connects, "it waits for ever for the rest of a CONNECT with properties"
         with pytest.raises(DeliveryError, match="Unsupported protocol version"):
             open_connection(dataclasses.replace(settings, protocol="5"))
+
+
+def test_the_embedded_broker_ends_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that leaves while the broker ends is no error to show an operator."""
+    pytest.importorskip("amqtt")
+    monkeypatch.setattr(broker_module, "find_mosquitto", lambda: None)
+    for wait_s in (0.0, 0.0, 0.01, 0.02, 0.02, 0.03):
+        with local_broker() as address:
+            clients = [paho.Client(paho.CallbackAPIVersion.VERSION2) for _ in range(6)]
+            for client in clients:
+                client.connect(address.host, address.port)
+                client.loop_start()
+            time.sleep(wait_s)
+            for client in clients[::2]:
+                client.disconnect()
+        for client in clients:
+            client.loop_stop()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @needs_mosquitto
