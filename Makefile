@@ -10,9 +10,10 @@ demo:
 	@.ci/setup $(VENV) demo
 	@$(PY) -m agent.demo
 
+# One worker more than there are cores: many tests wait for a broker, a clock or a restart.
 test:
 	@.ci/setup $(VENV) dev mosquitto
-	$(PY) -m pytest -n auto --dist loadfile $(TESTS)
+	$(PY) -m pytest -n $$(($$(nproc) + 1)) --dist loadfile $(TESTS)
 
 check:
 	@.ci/setup $(VENV) dev

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -201,9 +200,7 @@ def _pictures(options: argparse.Namespace) -> int:
     if log.is_file():
         made.append(plots.losses_picture(options.out / "pretraining.png", log))
     if front.is_file():
-        shapes = json.loads(front.read_text(encoding="utf-8"))["shapes"]
-        points = [(shape["name"], shape["milliseconds"], shape["records"]) for shape in shapes]
-        made.append(plots.front_picture(options.out / "front.png", points))
+        made.append(plots.front_picture(options.out / "front.png", front))
     print("\n".join(str(path) for path in made))
     return 0
 

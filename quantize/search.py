@@ -18,7 +18,7 @@ import torch
 from agent.types import COMPONENTS, WINDOW_SAMPLES
 from quantize import infer
 from quantize.crossval import cross_validate
-from quantize.evaluate import Truth, per_event, score, softmax
+from quantize.evaluate import Figure, Truth, per_event, score, softmax
 from quantize.export import export_fp32
 from quantize.graph import INPUT
 from quantize.lab import Lab
@@ -38,17 +38,18 @@ SHAPES: Mapping[str, StudentConfig] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One shape: parameters, milliseconds a window, and per cent right in the neutral view, whole window."""
+    """One shape: parameters, milliseconds a window, and what is right in the neutral view, whole window."""
 
     name: str
     parameters: int
     milliseconds: float
-    records: float
-    events_balanced: float
+    records: Figure
+    events_balanced: Figure
 
 
 def search(lab: Lab, windows: int, only: Sequence[int]) -> list[Tried]:
     """Train every shape on the folds ``only`` with ``windows`` windows each. Resumable, like all that it calls."""
+    lab.bank()  # all shapes share its windows, by a link to where they are
     tried = []
     for name, shape in SHAPES.items():
         config = replace(lab.config, student=shape, alone=replace(lab.config.alone, windows=windows))
@@ -65,8 +66,8 @@ def search(lab: Lab, windows: int, only: Sequence[int]) -> list[Tried]:
                 name,
                 parameter_count(build_student(shape)),
                 latency(shape),
-                100 * score(p, truth, draws=1).accuracy.value,
-                100 * score(*per_event(p, truth), draws=1).balanced.value,
+                score(p, truth).accuracy,
+                score(*per_event(p, truth)).balanced,
             )
         )
     return tried
@@ -88,9 +89,9 @@ def latency(shape: StudentConfig, rounds: int = 60) -> float:
 
 def table(tried: Sequence[Tried]) -> str:
     """The front as text."""
-    lines = [f"{'shape':<10}{'parameters':>12}{'ms (FP32)':>12}{'records %':>12}{'events bal. %':>15}"]
-    for one in tried:
-        lines.append(
-            f"{one.name:<10}{one.parameters:>12}{one.milliseconds:>12.2f}{one.records:>12.1f}{one.events_balanced:>15.1f}"
-        )
+    lines = [f"{'shape':<10}{'parameters':>12}{'ms (FP32)':>12}{'records %':>20}{'events bal. %':>20}"]
+    lines += [
+        f"{one.name:<10}{one.parameters:>12}{one.milliseconds:>12.2f}{one.records!s:>20}{one.events_balanced!s:>20}"
+        for one in tried
+    ]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `train`")
 from agent.dsp.window import Preparation  # noqa: E402
 from agent.errors import BundleError, ConfigError, DataError  # noqa: E402
 from agent.types import LABELS  # noqa: E402
+from quantize import search  # noqa: E402
 from quantize.augment import Augmentation  # noqa: E402
 from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank  # noqa: E402
 from quantize.cli import CONFIGS, main  # noqa: E402
@@ -30,6 +32,7 @@ from quantize.hardware import ahead  # noqa: E402
 from quantize.lab import Lab, learned_from  # noqa: E402
 from quantize.methods import folder as folder_of  # noqa: E402
 from quantize.methods import pretrained  # noqa: E402
+from quantize.plots import front_picture  # noqa: E402
 from quantize.prime_dp import PrimeDP  # noqa: E402
 from quantize.student import (  # noqa: E402
     Student,
@@ -314,6 +317,23 @@ def test_one_command_goes_from_records_to_a_bundle_that_reports(
     compared = shown[shown.index("## All methods, trained and tried alike") :].strip()
     assert "student, distilled, INT8 - student, distilled, FP32" in compared
     assert compared in card, "the report prints the card's comparison"
+
+
+@pytest.mark.timeout(400)
+def test_the_search_leaves_a_front_with_its_intervals(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("narrow", "shallow")
+    monkeypatch.setattr(search, "SHAPES", {name: search.SHAPES[name] for name in names})
+    work = tmp_path / "work"
+    options = ["--data", str(folder), "--work", str(work), "--config", str(CONFIGS / "reduced.yaml"), "--folds", "1"]
+    assert main(["search", *options]) == 0
+    shown = capsys.readouterr().out.splitlines()[1:]
+    shapes = json.loads((work / "full" / "search.json").read_text(encoding="utf-8"))["shapes"]
+    assert [shape["name"] for shape in shapes] == [line.split()[0] for line in shown] == list(names)
+    assert all(shape["records"]["low"] <= shape["records"]["value"] <= shape["records"]["high"] for shape in shapes)
+    assert shapes[0]["parameters"] < shapes[1]["parameters"]
+    assert front_picture(tmp_path / "front.png", work / "full" / "search.json").read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_data_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
