@@ -73,8 +73,15 @@ class Process:
 
     def peak_mb(self) -> float:
         """The most memory it has had resident."""
+        return self._status_mb("VmHWM")
+
+    def resident_mb(self) -> float:
+        """Memory that it has resident now."""
+        return self._status_mb("VmRSS")
+
+    def _status_mb(self, name: str) -> float:
         text = Path(f"/proc/{self._process.pid}/status").read_text()
-        return float(next(line.split()[1] for line in text.splitlines() if line.startswith("VmHWM"))) / 1024
+        return float(next(line.split()[1] for line in text.splitlines() if line.startswith(name))) / 1024
 
     def stop(self) -> str:
         """End it; what it said on standard error."""
