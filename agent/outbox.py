@@ -13,8 +13,8 @@ in this order: the rest, superseded revisions (``expendable``), events, and aler
 The journal beside the queue keeps what the next run of the agent must know (``Message.journal``), the newest 4096
 records; each is committed together with its message.
 
-A file that SQLite calls corrupt is moved aside, what can still be read is carried over, and a fresh one takes its
-place.
+A file that SQLite calls corrupt, or that holds what was never put, is moved aside, what can still be read is carried
+over, and a fresh one takes its place. SQLite has no checksums: a bit that flipped in a row shows only when it is read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.errors import DeliveryError
 from agent.messages import Message, Priority
@@ -56,6 +56,8 @@ CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counter VALUES ('dropped', 0), ('dead', 0);
 CREATE TABLE journal(id INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged file raises, among other things that are no damage; see ``_is_corruption``."""
 _DEAD_KEPT = 1000
 _JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
@@ -109,7 +111,7 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._db = self._open()
-            except sqlite3.DatabaseError as error:
+            except _DAMAGE as error:
                 if not _is_corruption(error):
                     raise
                 self._replace(error)
@@ -195,11 +197,10 @@ class Outbox:
                 blocked.add(name)
             entries = []
             for row_id, _ in chosen:
-                priority, key, topic, payload, expendable, expiry_s, put_ns, correlation = db.execute(
-                    "SELECT priority, key, topic, payload, expendable, expiry_s, put_ns, correlation FROM queue"
-                    " WHERE id = ?",
-                    (row_id,),
-                ).fetchone()
+                row = db.execute("SELECT * FROM queue WHERE id = ?", (row_id,)).fetchone()
+                if not _is_sound(row):
+                    raise sqlite3.DatabaseError(f"row {row_id} is damaged")
+                _, priority, key, topic, payload, expendable, expiry_s, put_ns, correlation = row
                 message = Message(
                     topic, payload, Priority(priority), key, False, bool(expendable), expiry_s, correlation
                 )
@@ -256,6 +257,8 @@ class Outbox:
 
         def select(db: sqlite3.Connection) -> list[Message]:
             rows = db.execute("SELECT topic, payload FROM retained WHERE version > ?", (after,)).fetchall()
+            if not all(isinstance(topic, str) and isinstance(payload, bytes) for topic, payload in rows):
+                raise sqlite3.DatabaseError("a retained message is damaged")
             return [Message(topic, payload, Priority.OTHER, retain=True) for topic, payload in rows]
 
         with self._lock:
@@ -265,7 +268,8 @@ class Outbox:
         """What was put as ``Message.journal``, the newest 4096, oldest first."""
 
         def select(db: sqlite3.Connection) -> list[bytes]:
-            return [record for (record,) in db.execute("SELECT record FROM journal ORDER BY id").fetchall()]
+            rows = db.execute("SELECT record FROM journal ORDER BY id").fetchall()
+            return [record for (record,) in rows if isinstance(record, bytes)]
 
         with self._lock:
             return self._guarded(select)
@@ -311,15 +315,19 @@ class Outbox:
             self._depth, self._bytes = db.execute(
                 "SELECT count(*), coalesce(sum(length(payload) + ?), 0) FROM queue", (_ROW_OVERHEAD,)
             ).fetchone()
-            counters = dict(db.execute("SELECT name, value FROM counter").fetchall())
-            self._dropped, self._dead = counters["dropped"], counters["dead"]
-            self._version = db.execute("SELECT coalesce(max(version), 0) FROM retained").fetchone()[0]
+            self._dropped, self._dead = (
+                db.execute(
+                    "SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM counter WHERE name = ?", (name,)
+                ).fetchone()[0]
+                for name in ("dropped", "dead")
+            )
+            self._version = db.execute("SELECT coalesce(max(CAST(version AS INTEGER)), 0) FROM retained").fetchone()[0]
         except BaseException:
             db.close()
             raise
         return db
 
-    def _replace(self, error: sqlite3.DatabaseError) -> None:
+    def _replace(self, error: Exception) -> None:
         """Move the corrupt file aside and start afresh with what can still be read of it."""
         aside = self.path.with_name(f"{self.path.name}.corrupt-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}")
         for suffix in ("", "-wal"):
@@ -351,7 +359,7 @@ class Outbox:
         with _mapped(self.path):
             try:
                 return action(self._db)
-            except sqlite3.DatabaseError as error:
+            except _DAMAGE as error:
                 if not _is_corruption(error):
                     raise
                 with contextlib.suppress(sqlite3.Error):
@@ -421,21 +429,57 @@ def _delete(db: sqlite3.Connection, ids: Collection[int]) -> tuple[int, int]:
     return int(rows), int(freed)
 
 
-def _readable(path: Path) -> Iterator[tuple[int, int, str, str, bytes, int, int | None, int, bytes | None]]:
-    """Rows of a corrupt file, up to the first that cannot be read."""
-    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as db:
-        yield from db.execute("SELECT * FROM queue ORDER BY id")
+def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
+    """Sound rows of a corrupt file: from the first on up to one that cannot be read, and from the last down to it."""
+    seen: set[int] = set()
+    for query in ("SELECT * FROM queue ORDER BY id", "SELECT * FROM queue ORDER BY id DESC"):
+        with contextlib.suppress(*_DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
+            db.text_factory = _text_or_none
+            for row in db.execute(query):
+                if row[0] not in seen and _is_sound(row):
+                    yield row
+                seen.add(row[0])
 
 
 def _readable_journal(path: Path) -> Iterator[tuple[bytes]]:
-    """The same of the journal."""
-    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as db:
-        yield from db.execute("SELECT record FROM journal ORDER BY id")
+    """Records of a corrupt file, up to the first that cannot be read."""
+    with contextlib.suppress(*_DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
+        for (record,) in db.execute("SELECT record FROM journal ORDER BY id"):
+            if isinstance(record, bytes):
+                yield (record,)
 
 
-def _is_corruption(error: sqlite3.DatabaseError) -> bool:
-    """SQLite's "malformed" and "not a database" come as the base class; what the disk refuses comes as a subclass."""
-    return type(error) is sqlite3.DatabaseError
+def _text_or_none(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_sound(row: tuple[Any, ...]) -> bool:
+    """Whether every column holds what only `put` writes there."""
+    if len(row) != 9:
+        return False
+    row_id, priority, key, topic, payload, expendable, expiry_s, put_ns, correlation = row
+    return (
+        all(isinstance(value, int) for value in (row_id, priority, expendable, put_ns))
+        and priority in tuple(Priority)
+        and isinstance(key, str)
+        and isinstance(topic, str)
+        and isinstance(payload, bytes)
+        and (expiry_s is None or (isinstance(expiry_s, int) and expiry_s >= 0))
+        and (correlation is None or isinstance(correlation, bytes))
+    )
+
+
+def _is_corruption(error: Exception) -> bool:
+    """SQLite's "malformed" and "not a database" come as the base class; what the disk refuses comes as a subclass, and
+    so does damage that only shows in the words of the layout or of a row."""
+    return (
+        type(error) is sqlite3.DatabaseError
+        or isinstance(error, (UnicodeDecodeError, sqlite3.IntegrityError))
+        or str(error).startswith(("Could not decode to UTF-8", "no such table", "no such column"))
+    )
 
 
 @contextlib.contextmanager

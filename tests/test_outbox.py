@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -284,6 +286,61 @@ def test_a_corrupt_file_is_moved_aside_and_named(tmp_path: Path, damage: str, ca
     assert str(aside) in caplog.text
     outbox.put([make_alert(99)])
     assert make_alert(99).key in [message.key for message in drain(outbox)]
+
+
+def test_a_row_that_cannot_be_read_costs_itself_and_neither_the_start_nor_what_is_behind_it(tmp_path: Path) -> None:
+    """One bit, and a topic is no text, a priority is none, a payload is missing: SQLite itself sees nothing wrong."""
+    path = tmp_path / "o.db"
+    first = Outbox(path)
+    first.put([make_message(n) for n in range(60)])
+    first.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute("UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'queue'")
+        db.commit()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE queue SET topic = CAST(x'74c32f' AS TEXT) WHERE id = 10")
+        db.execute("UPDATE queue SET priority = 9 WHERE id = 20")
+        db.execute("UPDATE queue SET payload = NULL WHERE id = 30")
+        db.commit()
+    outbox = Outbox(path)
+    found = [message.key for message in drain(outbox)]
+    assert set(found) == {make_message(n).key for n in range(60) if n not in (9, 19, 29)}
+    (aside,) = outbox.stats().moved_aside
+    assert aside.exists()
+
+
+def test_what_lies_behind_a_torn_page_is_carried_over(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    first = Outbox(path)
+    first.put([make_message(n) for n in range(400)])
+    first.close()
+    data = bytearray(path.read_bytes())
+    torn = data.index(b"\x0d", len(data) // 2 // 4096 * 4096) // 4096 * 4096
+    data[torn : torn + 4096] = b"\xaa" * 4096
+    path.write_bytes(data)
+    found = [message.key for message in drain(Outbox(path))]
+    assert found[0] == make_message(0).key and found[-1] == make_message(399).key
+    assert len(found) > 300
+
+
+@pytest.mark.parametrize("seed", range(18, 26))
+def test_no_flipped_bit_keeps_an_outbox_from_taking_and_giving(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "o.db"
+    first = Outbox(path)
+    first.put([make_message(n) for n in range(60)])
+    first.close()
+    data, chance = bytearray(path.read_bytes()), random.Random(seed)
+    for _ in range(8):
+        data[chance.randrange(100, len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+    outbox = Outbox(path)
+    drain(outbox)
+    outbox.put([make_alert(99)])
+    assert make_alert(99).key in [message.key for message in drain(outbox)]
+    outbox.retained()
+    outbox.journal()
+    outbox.stats()
 
 
 def test_corruption_while_running_is_survived_and_nothing_put_afterwards_is_lost(tmp_path: Path) -> None:
