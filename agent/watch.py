@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import time
@@ -198,7 +199,11 @@ def _together(coincidence: CoincidencePart) -> str:
 
 def _printable(text: str) -> str:
     """Without the control characters by which a text could take over a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return _replaced(text, lambda _: "?")
+
+
+def _replaced(text: str, by: Callable[[str], str]) -> str:
+    return "".join(character if character.isprintable() else by(character) for character in text)
 
 
 class _Printer:
@@ -269,7 +274,8 @@ class _Printer:
         if self._documents is not None:
             self._put_down(body, self._documents)
         elif self._style == "json":
-            self._print(body.model_dump_json())
+            # In JSON an escape means the same, and takes over no terminal.
+            self._print(_replaced(body.model_dump_json(), lambda character: json.dumps(character)[1:-1]))
             self.tally.printed += 1
         else:
             self._print(describe(body), _colour_of(body))
@@ -279,7 +285,11 @@ class _Printer:
             self._seen.popitem(last=False)
 
     def _put_down(self, body: EventMessage | AlertMessage, documents: Format) -> None:
-        document = documents.document(body)
+        try:
+            document = documents.document(body)
+        except (ValueError, ArithmeticError) as error:
+            # A time after the year 9999, a type that QuakeML does not know: anyone at the broker may say so.
+            raise DataError(f"the document's standard has no words for it: {error}") from None
         if document is None:
             return
         self._print(document.text.decode() if self._folder is None else str(self._folder.write(document)))

@@ -384,6 +384,30 @@ def test_a_session_gets_documents_that_know_where_the_station_stands(broker: Mos
 
 
 @needs_mosquitto
+def test_what_a_standard_cannot_say_is_refused_and_the_session_goes_on(broker: Mosquitto) -> None:
+    """Valid by our schema, and not by theirs; a watch that died of it would get it again, and die again."""
+    late = "9999-12-31T23:59:59.999999999Z"
+    good, bad_alert = event().model_dump(mode="json"), alert().model_dump(mode="json")
+    bad_alert["timing"]["decided"], bad_alert["expires"] = late, None
+    bad = [
+        good | {"onset": late},
+        good | {"quakeml_type": "rockfall of some kind"},
+        good | {"detection": good["detection"] | {"dominant_hz": 5e-324}},
+    ]
+    publisher = Publisher(broker)
+    settings, makers = broker.settings(), {"quakeml": QuakeML(), "cap": Cap()}
+    for name, made in makers.items():
+        watch(settings, io.StringIO(), io.StringIO(), documents=made, session=name, timeout_s=0.1)
+    for name, bodies in (("event", [*bad, good]), ("alert", [bad_alert, alert().model_dump(mode="json")])):
+        for body in bodies:
+            publisher.send(f"talus/v1/XX/ABC/{name}", json.dumps(body).encode())
+    watching = [Watching(settings, documents=made, session=name, limit=1) for name, made in makers.items()]
+    tallies = [one.finish() for one in watching]
+    assert [(tally.printed, tally.refused) for tally in tallies] == [(1, 3), (1, 1)]
+    assert "has no words for it" in watching[0].err.getvalue()
+
+
+@needs_mosquitto
 def test_a_folder_that_refuses_ends_the_watch_and_the_session_loses_nothing(broker: Mosquitto, tmp_path: Path) -> None:
     settings, out = broker.settings(), tmp_path / "quakeml"
     watch(settings, io.StringIO(), io.StringIO(), session="q", timeout_s=0.1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,20 @@ def test_free_text_cannot_take_over_the_terminal() -> None:
     assert "a?[2J??b?" in line
 
 
+@needs_mosquitto
+def test_json_of_hostile_text_cannot_take_over_the_terminal_and_means_the_same(broker: Mosquitto) -> None:
+    reason = "\x9b2J\u202e\U000e0041 滑坡"
+    alert = json.loads(make_alert().payload) | {"reason": reason}
+    publisher = Publisher(broker)
+    publisher.send("talus/v1/XX/ABC/health", b"broken", retain=True)
+    watching = Watching(broker.settings(), style="json", limit=1)
+    wait_for(lambda: "health" in watching.err.getvalue())
+    publisher.send(ALERT, json.dumps(alert).encode())
+    watching.finish()
+    assert watching.out.getvalue().strip().isprintable()
+    assert json.loads(watching.out.getvalue())["reason"] == reason
+
+
 def test_readable_lines() -> None:
     event = make_event()
     assert event.classification is not None
@@ -244,3 +260,18 @@ def test_the_command(broker: Mosquitto) -> None:
         assert process.wait(10) == 0, "a closed pipe ends it quietly"
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
+
+
+@needs_mosquitto
+def test_the_command_goes_on_where_the_terminal_lacks_the_letters(broker: Mosquitto) -> None:
+    alert = json.loads(make_alert().payload) | {"reason": "滑坡"}
+    command = [sys.executable, "-m", "agent", "watch", "--broker", f"mqtt://127.0.0.1:{broker.port}", "--limit", "1"]
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    with subprocess.Popen([*command, "--timeout", "30"], stdout=subprocess.PIPE, cwd=ROOT, env=latin) as watching:
+        publisher = Publisher(broker)
+        while watching.poll() is None:
+            publisher.send(ALERT, json.dumps(alert).encode())
+            time.sleep(0.1)
+        assert watching.stdout is not None
+        assert b"\\u6ed1\\u5761" in watching.stdout.read()
+    assert watching.returncode == 0

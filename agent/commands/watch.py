@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}", "give 1 or more")
     documents, folder = _documents(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a text that this terminal has no letters for ends nothing
     settings = settings_of(args)
     if args.ca is not None:
         settings = dataclasses.replace(settings, tls=TlsSettings(ca=args.ca))

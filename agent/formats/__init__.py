@@ -27,7 +27,11 @@ class Format(Protocol):
         ...
 
     def document(self, body: EventMessage | AlertMessage) -> Document | None:
-        """The document for this message, None for one that the standard has no use for."""
+        """The document for this message, None for one that the standard has no use for.
+
+        Raises:
+            ValueError, ArithmeticError: it says what the standard cannot.
+        """
         ...
 
 
