@@ -100,12 +100,7 @@ class Orders:
             selection,
             line.classifier,
             opener,
-            ModelRules(
-                control.models.shadow_windows,
-                control.models.shadow_s,
-                control.models.agreement_share,
-                control.probation_s,
-            ),
+            _rules(control),
             self._report,
         )
         self._commands = Commands(
@@ -134,12 +129,21 @@ class Orders:
     def tick(self, now: float, control: ControlConfig) -> None:
         """Judge what came; ``now`` is the monotonic clock, ``control`` what the file says at this moment."""
         if control is not self._control:
-            self._control, self._trusted = control, control.trusted()
+            self._obey_by(control)
         for _ in range(_A_TICK):
             arrived = self._inbox.take()
             if arrived is None:
                 return
             self._hear(arrived, now)
+
+    def _obey_by(self, control: ControlConfig) -> None:
+        """The file was read anew."""
+        self._control, self._trusted = control, control.trusted()
+        self._refusals = Allowance(control.commands_per_min)
+        if self._commands is not None:
+            self._commands.allow(control.commands, control.commands_per_min)
+        if self._updates is not None:
+            self._updates.rules = _rules(control)
 
     def _hear(self, arrived: Arrived, now: float) -> None:
         name, payload = arrived.name, arrived.payload
@@ -213,3 +217,8 @@ class Orders:
             refused=self._refused,
         )
         self._delivery.link.publish_retained(model_message(report, self._station, self._prefix))
+
+
+def _rules(control: ControlConfig) -> ModelRules:
+    models = control.models
+    return ModelRules(models.shadow_windows, models.shadow_s, models.agreement_share, control.probation_s)

@@ -146,6 +146,20 @@ def test_a_test_alarm_goes_all_the_way_and_is_marked(tmp_path: Path, broker: Mos
         assert "model small 1.2.3" in out
 
 
+def test_a_command_taken_out_of_the_file_is_obeyed_no_more_after_a_reload(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker)
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        assert place.ask("test-alarm")[0] == 0
+        text = place.config.read_text()
+        place.config.write_text(text.replace('"probation_s": 3600', '"probation_s": 3600, "commands": ["self_test"]'))
+        agent.signal(signal.SIGHUP)
+        agent.wait_for("was read anew")
+        status, _, err = place.ask("test-alarm")
+        assert status == 1 and "test_alarm is not in control.commands" in err
+        assert place.ask("self-test")[0] == 0
+
+
 def test_an_answer_gives_back_the_correlation_data_of_its_request(tmp_path: Path, broker: Mosquitto) -> None:
     """For MQTT 5 clients of others; what is too long to be a name is left out, and the answer comes all the same."""
     place = Place(tmp_path, broker)

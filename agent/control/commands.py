@@ -64,8 +64,12 @@ class Commands:
     """Owned by the main thread."""
 
     def __init__(self, desk: Desk, allowed: Collection[str], per_min: int) -> None:
-        self._desk, self._allowed = desk, allowed
-        self._allowance = Allowance(per_min)
+        self._desk = desk
+        self.allow(allowed, per_min)
+
+    def allow(self, allowed: Collection[str], per_min: int) -> None:
+        """Obey these from now on, and so many a minute."""
+        self._allowed, self._allowance = allowed, Allowance(per_min)
 
     def obey(self, asked: Asked, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
         """Carry out one command; what is to be sent because of it, the answer last."""

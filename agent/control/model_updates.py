@@ -85,7 +85,9 @@ class ModelUpdates:
     ) -> None:
         """``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
         whether it is to serve (else it is only tried, on the CPU)."""
-        self._selection, self._live, self._opener, self._rules = selection, live, opener, rules
+        self._selection, self._live, self._opener = selection, live, opener
+        self.rules = rules
+        """May be replaced at any time."""
         self._report = report
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE)
         self._stop = threading.Event()
@@ -262,7 +264,7 @@ class ModelUpdates:
             self._watch(now)
 
     def _judge(self, seen: Agreement, now: float) -> None:
-        order, rules = self._ordered(), self._rules
+        order, rules = self._ordered(), self.rules
         if seen.failures:
             raise ControlError("bundle", f"it failed on {seen.failures} of {seen.windows + seen.failures} windows")
         if seen.windows >= rules.shadow_windows:
@@ -299,7 +301,7 @@ class ModelUpdates:
         if self._live.failed is not None:
             self._selection.change(trial=None, order=None)
             self._say("rolled_back", reason=self._live.failed)
-        elif now - self._since > self._rules.probation_s:
+        elif now - self._since > self.rules.probation_s:
             chosen = self._selection.chosen
             self._selection.change(kept=chosen.trial, before=chosen.kept, trial=None, order=None)
             self._live.settle()
