@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from agent.errors import DataError
 from agent.types import LABELS
 from quantize.bank import Bank
 from quantize.evaluate import Array, Logits
@@ -35,7 +36,12 @@ def train_boosting(table: Table, labels: NDArray[np.int64], seed: int) -> Logits
     """Trees on features ``[n, k]``; the returned function answers windows ``[n, 3, 10240]`` with log-probabilities.
 
     Labels that do not occur get next to no probability.
+
+    Raises:
+        DataError: one label alone occurs.
     """
+    if len(np.unique(labels)) < 2:
+        raise DataError("one label alone can be learned from", "give records of two at least, each of several events")
     model = HistGradientBoostingClassifier(
         max_iter=200, learning_rate=0.06, max_leaf_nodes=15, l2_regularization=5.0, max_features=0.5, random_state=seed
     )

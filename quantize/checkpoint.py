@@ -76,7 +76,8 @@ def load_checkpoint(path: Path, variant: str | None = None, published: Mapping[s
         if fitting:
             raise BundleError(
                 f"{path} holds the weights of PRIME-DP {fitting!r}, not of {wanted!r}",
-                f"ask for the variant {fitting!r}, or fetch the file of {wanted!r} from {SOURCE}",
+                f"set `pretrain: {{variant: {fitting}}}` in the file of --config, or fetch the file of {wanted!r} from "
+                f"{SOURCE}",
             )
         raise BundleError(
             f"{path} does not fit PRIME-DP {wanted!r}: {'; '.join(differences)}",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.errors import TalusError, UsageError
+from agent.errors import DataError, TalusError, UsageError
 
 BUNDLE = Path(__file__).resolve().parents[1] / "agent" / "models" / "default"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quantize"
@@ -33,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TalusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except ModuleNotFoundError as error:
+        print(f"error: {error}\n  hint: pip install -e '.[train]'", file=sys.stderr)
+        return 1
+    except OSError as error:  # of any of the many files of a work folder
+        print(f"error: {error}\n  hint: may this user read and write there, and is there room?", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -208,9 +215,11 @@ def _pictures(options: argparse.Namespace) -> int:
 def _float(source: Path, target: Path) -> int:
     import onnx
 
+    from quantize.half import widen
     from quantize.qdq import dequantise
+    from quantize.rules import load_network
 
-    onnx.save(dequantise(onnx.load(source)), target)
+    onnx.save(widen(dequantise(load_network(source))), target)
     print(f"{target}: the network of {source} in float32")
     return 0
 
@@ -235,12 +244,18 @@ def _run(options: argparse.Namespace) -> int:
     from quantize import pipeline, tables
     from quantize.config import read_config
     from quantize.crossval import cross_validate
-    from quantize.methods import pretrained
+    from quantize.methods import method, pretrained
 
+    for name in getattr(options, "methods", None) or ():
+        method(name)
+    if hasattr(options, "out"):
+        _require_place(options.out)
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
     work = options.work / ("reduced" if options.reduced else "full")
     checkpoint = getattr(options, "checkpoint", None)
     lab = pipeline.open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint)
+    if hasattr(options, "calibration") and not len(lab.held_out(None)):
+        raise DataError("no record is in the split `val`", "a bundle states figures on it: put some whole events there")
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
     if options.stage == "search":
@@ -268,6 +283,17 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _require_place(target: Path) -> None:
+    """Tell now, and not after hours, that the result could not be written.
+
+    Raises:
+        OSError: the folder of ``target`` cannot be made or written to.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):
+        pass
+
+
 def _report(data: Path, bundle: Path, split: str) -> int:
     """Print the figures of a bundle and the studies it carries; the status is 1 if the figures are not its card's."""
     from agent.inference import load
@@ -276,6 +302,8 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     from quantize.data import load_records, read_table
 
     rows = [row for row in read_table(data) if row.split == split]
+    if not rows:
+        raise DataError(f"no record is in the split `{split}`", "choose the other --split")
     classifier, _ = load(bundle, ["onnxruntime"])
     opened = open_bundle(bundle)
     measured = report.measure(report.classified(classifier, load_records(rows), opened.preparation), rows)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from agent.dsp.window import Preparation
 from agent.errors import ConfigError
 from quantize.augment import Augmentation
-from quantize.fit import FitConfig
+from quantize.fit import Count, FitConfig
 from quantize.pretrain import PretrainConfig
 from quantize.student import StudentConfig
 from quantize.transfer import Pool, Recipe
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class BankConfig:
     """How many windows are made: of labelled records, of records without a class, of the generator's."""
 
-    labelled: int = 32_768
+    labelled: Count = 32_768
     unlabelled: int = 2_048
     synthetic: int = 8_192
     seed: int = 3
@@ -75,11 +76,11 @@ def read_config(path: Path) -> BuildConfig:
     """A YAML file with keys of ``BuildConfig``; what it leaves out keeps its default.
 
     Raises:
-        ConfigError: the file is no mapping, or has a key that is not known.
+        ConfigError: the file is no mapping, or has a key that is not known or a value that is none of its kind.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", "give a YAML file, see configs/quantize/") from error
     return _build(BuildConfig(), content or {}, str(path))
 
@@ -93,8 +94,11 @@ def _build(default: T, content: Any, where: str) -> T:
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(known)}")
     for name, value in content.items():
-        if is_dataclass(known[name]):
-            known[name] = _build(known[name], value, f"{where}: {name}")
-        else:
-            known[name] = tuple(value) if isinstance(value, list) else value
-    return type(default)(**known)
+        section = is_dataclass(known[name])
+        known[name] = _build(known[name], value, f"{where}: {name}") if section else value
+    try:
+        return TypeAdapter(type(default)).validate_python(known)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {key}: {first['msg']}, not {first['input']!r}", "see configs/quantize/") from None

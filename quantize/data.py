@@ -105,15 +105,32 @@ def read_table(root: Path) -> list[Row]:
         raise DataError(
             f"{table} does not exist", "give the folder that holds metadata.csv with --data, or set TALUS_DATA"
         )
-    with table.open(newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{table} lacks the columns {', '.join(missing)}", "the header names the columns")
-        rows = [_row(root, table, reader.line_num, fields) for fields in reader]
+    rows = [_row(root, table, line, fields) for line, fields in read_csv(table, COLUMNS)]
     if not rows:
         raise DataError(f"{table} has no rows", "a training table needs records")
     _refuse_split_events(table, rows)
+    return rows
+
+
+def read_csv(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Line number and fields of each line of a table, with or without the byte order mark that spreadsheets write.
+
+    Raises:
+        DataError: a column is missing, a line is cut short, or the file is no text in UTF-8.
+    """
+    rows = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"{table} lacks the columns {', '.join(missing)}", "the header names the columns")
+            for fields in reader:
+                if any(fields[name] is None for name in columns):
+                    raise DataError(f"{table}:{reader.line_num}: the line is cut short", "copy the table again")
+                rows.append((reader.line_num, fields))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read: {error}", "save it as CSV in UTF-8") from None
     return rows
 
 
@@ -196,7 +213,7 @@ def read_segments(row: Row) -> dict[int, list[Segment]]:
 
     try:
         stream = read(str(row.path))
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # ObsPy has no base of its own for a damaged file, and raises Exception itself
         raise DataError(f"{row.path} cannot be read: {error}", "the file should be MiniSEED") from error
     found: dict[int, list[Segment]] = defaultdict(list)
     for trace in sorted(stream, key=lambda item: item.stats.starttime):
@@ -213,11 +230,17 @@ def read_segments(row: Row) -> dict[int, list[Segment]]:
 
 
 def load_record(row: Row) -> Record:
-    """Read a row's file and bring every component to 100 Hz on one time axis."""
+    """Read a row's file and bring every component to 100 Hz on one time axis.
+
+    Raises:
+        DataError: the file cannot be read, holds nothing to learn from, or does not hold the row's onset.
+    """
     segments = read_segments(row)
     every = [segment for parts in segments.values() for segment in parts]
     start_ns = min(segment.start_ns for segment in every)
     end_ns = max(segment.end_ns for segment in every)
+    if row.onset_ns is not None and not start_ns <= row.onset_ns < end_ns:
+        raise DataError(f"{row.path} does not hold its onset", "correct trace_onset_time, which is UTC")
     data = np.zeros((3, round((end_ns - start_ns) * WINDOW_RATE_HZ / NS)), dtype=np.float32)
     for component, parts in segments.items():
         mean = np.concatenate([part.samples for part in parts]).mean(dtype=np.float64)

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from agent.errors import ConfigError
@@ -29,6 +30,7 @@ from quantize.hardware import ahead, device, mixed_precision
 log = logging.getLogger("quantize.fit")
 
 M = TypeVar("M", bound=nn.Module)
+Count = Annotated[int, Field(ge=1)]
 
 SMOOTHED = tuple(label != "collapse" for label in LABELS)
 """Labels that share the smoothing mass; collapse, hardly learned, would only be made likelier by it."""
@@ -43,8 +45,8 @@ class FitConfig:
     are some, at ``temperature``. ``bfloat16``: matrix products in bfloat16 on devices that have them, which takes half
     the time."""
 
-    windows: int = 60_000
-    batch: int = 32
+    windows: Count = 60_000
+    batch: Count = 32
     learning_rate: float = 2e-3
     weight_decay: float = 2e-2
     warm_up: float = 0.04

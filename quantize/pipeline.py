@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 import agent
+from agent.errors import UsageError
 from agent.types import LABELS
 from quantize import infer, report
 from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
 from quantize.card import card
+from quantize.checkpoint import load_checkpoint
 from quantize.compare import compare
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
 from quantize.crossval import OutOfFold, cross_validate, together
+from quantize.curve import METHODS as CURVED
 from quantize.curve import learning_curve
 from quantize.data import load_records, read_table
 from quantize.evaluate import Array, Truth, predict
+from quantize.fit import claim
 from quantize.lab import FOLDS, Lab
 from quantize.layers import layer_errors
-from quantize.methods import distilled_student, int8_student, module_logits, pretrained, transferred
+from quantize.methods import distilled_student, int8_student, method, module_logits, pretrained, transferred
+from quantize.prime_dp import shape_of
 from quantize.probe import probe, recording
 from quantize.search import Tried, search
 from quantize.signals import LENGTHS_S
@@ -52,7 +57,19 @@ def open_lab(
     data: Path, work: Path, config: BuildConfig, *, reduced: bool = False, checkpoint: Path | None = None
 ) -> Lab:
     """Read all records; ``reduced`` keeps about every eighth event of each label and source; ``checkpoint`` are weights
-    of PRIME-DP that make pre-training needless."""
+    of PRIME-DP that make pre-training needless.
+
+    Raises:
+        ConfigError: the configuration names what there is not, or ``work`` holds results of another one, or of other
+            records: answers and windows that are there already would be taken for theirs.
+        BundleError: the checkpoint cannot be used. All of this is told here, and not after hours.
+        DataError: a table or a record cannot be read.
+    """
+    shape_of(config.pretrain.variant)
+    for name in config.distil.teachers:
+        method(name)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, config.pretrain.variant)
     rows = read_table(data)
     unlabelled, streams = read_unlabelled(data), read_streams(data)
     if reduced:
@@ -60,6 +77,8 @@ def open_lab(
         kept = {event for place, (_, _, _, event) in enumerate(events) if place % 8 == 0}
         rows = [row for row in rows if row.event in kept]
         unlabelled, streams = unlabelled[::16], streams[::16]
+    learned = [replace(row, path=Path(row.name)) for row in (*rows, *(r.row for r in (*unlabelled, *streams)))]
+    claim(work, f"{config!r}\n{hashlib.sha256(repr(learned).encode()).hexdigest()}")
     return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint)
 
 
@@ -101,7 +120,17 @@ def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict
 
 
 def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
-    """The learning curve of the methods named; left in ``work/learning_curve.json``."""
+    """The learning curve of the methods named; left in ``work/learning_curve.json``.
+
+    Raises:
+        UsageError: a method learns from every landslide, however few are asked for.
+    """
+    others = [name for name in names if name not in CURVED]
+    if others:
+        raise UsageError(
+            f"{others[0]} does not learn from labels alone, so that it has no learning curve",
+            f"choose among {', '.join(CURVED)}",
+        )
     found = learning_curve(lab, names, only)
     leave_study(lab.work, "learning_curve", found)
     return found

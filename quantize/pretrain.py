@@ -7,7 +7,6 @@ Windows of 30.72 s, a length that the authors use too, cost a third of full ones
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -25,8 +24,8 @@ from torch import nn
 
 from agent.errors import DataError
 from agent.types import WINDOW_RATE_HZ, parse_ns
-from quantize.data import Record
-from quantize.fit import claim
+from quantize.data import Record, read_csv
+from quantize.fit import Count, claim
 from quantize.hardware import ahead, device, mixed_precision
 from quantize.prime_dp import DOWNSAMPLING, PHASES, PrimeDP
 from quantize.views import main_component
@@ -47,9 +46,9 @@ class PretrainConfig:
     hidden. ``wave``: weight of the waveform's squared error beside the cross-entropy of the phases."""
 
     variant: str = "tinny"
-    windows: int = 16_000
-    length: int = 3072
-    batch: int = 16
+    windows: Count = 16_000
+    length: Count = 3072
+    batch: Count = 16
     learning_rate: float = 6e-4
     weight_decay: float = 1e-2
     warm_up: float = 0.05
@@ -71,15 +70,14 @@ def read_arrivals(root: Path) -> Arrivals:
         raise DataError(f"{table} does not exist", "pre-training needs the table of picks beside the records")
     known = {phase: number for number, phase in enumerate(PHASES) if number}
     found: dict[str, dict[str, list[tuple[int, int, float]]]] = defaultdict(lambda: defaultdict(list))
-    with table.open(newline="", encoding="utf-8") as handle:
-        for line, row in enumerate(csv.DictReader(handle), 2):
-            try:
-                pick = (known[row["phase"]], parse_ns(row["pick_time"]), float(row["probability"]))
-            except (KeyError, ValueError, DataError) as error:
-                hint = f"phases are {', '.join(known)}, times ISO 8601, probabilities numbers"
-                raise DataError(f"{table}:{line}: {error}", hint) from None
-            if pick[2] >= _LEAST:
-                found[row["trace_name"]][row["input"]].append(pick)
+    for line, row in read_csv(table, ("trace_name", "pick_time", "phase", "probability", "input")):
+        try:
+            pick = (known[row["phase"]], parse_ns(row["pick_time"]), float(row["probability"]))
+        except (KeyError, ValueError, DataError) as error:
+            hint = f"phases are {', '.join(known)}, times ISO 8601, probabilities numbers"
+            raise DataError(f"{table}:{line}: {error}", hint) from None
+        if pick[2] >= _LEAST:
+            found[row["trace_name"]][row["input"]].append(pick)
     return {name: views.get("3c") or next(iter(views.values())) for name, views in found.items()}
 
 

@@ -37,7 +37,7 @@ def recording(rows: Sequence[Row]) -> Array:
     for i, row in enumerate(rows):
         try:
             stream = read(str(row.path), format="MSEED", headonly=True)
-        except (OSError, TypeError, ValueError) as error:
+        except Exception as error:  # as in ``quantize.data.read_segments``
             raise DataError(f"{row.path} cannot be read: {error}", "the file should be MiniSEED") from error
         seconds = max(trace.stats.endtime for trace in stream) - min(trace.stats.starttime for trace in stream)
         encoding = _ENCODINGS.index(stream[0].stats.mseed.encoding)
@@ -48,7 +48,13 @@ def recording(rows: Sequence[Row]) -> Array:
 def probe(
     rows: Sequence[Row], columns: Array, fold: NDArray[np.int64], *, draws: int = 1000, seed: int = 0
 ) -> dict[str, JsonValue]:
-    """Figures of a decision tree for each of ``SETS`` of ``columns`` (from ``recording``), out of fold."""
+    """Figures of a decision tree for each of ``SETS`` of ``columns`` (from ``recording``), out of fold.
+
+    Raises:
+        DataError: there is one fold only.
+    """
+    if len(np.unique(fold)) < 2:
+        raise DataError("all records are of one fold", "give records of several events")
     truth = Truth.of(rows)
     found: list[JsonValue] = []
     for names in SETS:

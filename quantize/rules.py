@@ -83,11 +83,16 @@ def lint(model: onnx.ModelProto | Path | bytes, tensorrt: str = OLDEST) -> list[
     Raises:
         ExportError: ``model`` is not an ONNX file.
     """
-    view = _View(_load(model), TARGETS[tensorrt])
+    view = _View(load_network(model), TARGETS[tensorrt])
     return [Finding(rule.name, where, fault, rule.remedy) for rule in RULES for where, fault in rule.check(view)]
 
 
-def _load(model: onnx.ModelProto | Path | bytes) -> onnx.ModelProto:
+def load_network(model: onnx.ModelProto | Path | bytes) -> onnx.ModelProto:
+    """The network of an ONNX file.
+
+    Raises:
+        ExportError: it is none.
+    """
     if isinstance(model, onnx.ModelProto):
         return model
     try:

@@ -110,8 +110,8 @@ def load_student(path: Path) -> Student:
         model.load_state_dict(content["state"])
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist", hint) from None
-    except Exception as error:  # torch raises a dozen types for a damaged archive; all of them mean the same here
-        raise BundleError(f"{path} is no checkpoint of a student: {error}", hint) from error
+    except Exception as error:  # a dozen types mean the same; their text recommends to run the code in the file
+        raise BundleError(f"{path} is no checkpoint of a student ({type(error).__name__})", hint) from error
     return model.eval()
 
 

@@ -99,6 +99,6 @@ def load_teacher(path: Path) -> EventTeacher:
         teacher.load_state_dict(content["state"])
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist", hint) from None
-    except Exception as error:  # torch raises a dozen types for a damaged archive; all of them mean the same here
-        raise BundleError(f"{path} is no transferred teacher: {error}", hint) from error
+    except Exception as error:  # a dozen types mean the same; their text recommends to run the code in the file
+        raise BundleError(f"{path} is no transferred teacher ({type(error).__name__})", hint) from error
     return teacher.eval()

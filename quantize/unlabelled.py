@@ -3,12 +3,11 @@ for a teacher's opinion, never for a figure."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from agent.errors import DataError
 from agent.types import NS, WINDOW_RATE_HZ
-from quantize.data import Record, Row, load_record
+from quantize.data import Record, Row, load_record, read_csv
 
 NO_LABEL = ""
 PIECE_S = 160
@@ -19,8 +18,8 @@ def read_unlabelled(root: Path) -> list[Record]:
     table = root / "unlabelled" / "metadata.csv"
     if not table.is_file():
         return []
-    with table.open(newline="", encoding="utf-8") as handle:
-        return [load_record(_row(root, fields, table)) for fields in csv.DictReader(handle)]
+    columns = ("trace_name", "source_dataset", "source_id", "trace_channels")
+    return [load_record(_row(root, fields, table)) for _, fields in read_csv(table, columns)]
 
 
 def read_streams(root: Path) -> list[Record]:
@@ -29,9 +28,8 @@ def read_streams(root: Path) -> list[Record]:
     if not table.is_file():
         return []
     stations: dict[tuple[str, str], list[str]] = {}
-    with table.open(newline="", encoding="utf-8") as handle:
-        for fields in csv.DictReader(handle):
-            stations.setdefault((fields["stream"], fields["station"]), []).append(fields["file"])
+    for _, fields in read_csv(table, ("stream", "station", "file")):
+        stations.setdefault((fields["stream"], fields["station"]), []).append(fields["file"])
     pieces = []
     for (stream, station), files in stations.items():
         parts = [load_record(_stream_row(root, stream, station, file)) for file in files]
@@ -70,7 +68,7 @@ def _row(root: Path, fields: dict[str, str], table: Path) -> Row:
         subtype="",
         split="unlabelled",
         channels=tuple(fields["trace_channels"].split(",")),
-        rate_hz=float(fields["trace_sampling_rate_hz"]),
+        rate_hz=float(WINDOW_RATE_HZ),
         onset_ns=None,
         weight=1.0,
     )

@@ -10,7 +10,7 @@ import pytest
 from quantize_support import write_folder
 from test_quantize_evaluate import rows_of
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DataError
 from agent.types import LABELS
 from quantize import tables
 from quantize.compare import FIGURES, compare, crossfitted, paired_differences
@@ -172,6 +172,11 @@ def test_a_probe_finds_a_class_that_its_recording_gives_away() -> None:
     assert by_name["rate",] > 0.4
     assert by_name["encoding",] < 0.35
     assert "rate + components + length + encoding" in tables.probe({"classifiers": found})
+
+
+def test_a_probe_of_one_event_is_refused() -> None:
+    with pytest.raises(DataError, match="one fold"):
+        probe(site(1)[:1], np.zeros((1, len(COLUMNS))), np.zeros(1, dtype=np.int64))
 
 
 def test_the_recording_is_read_from_the_headers(tmp_path: Path) -> None:

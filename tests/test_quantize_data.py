@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantize_support import ONSET_S, row, write_folder, write_record, write_table
+from quantize_support import ONSET_S, START, row, write_folder, write_record, write_table
 
 from agent.errors import DataError
 from quantize.data import COLUMNS, by_event, default_root, folds, load_record, read_table
+from quantize.unlabelled import read_streams, read_unlabelled
 
 
 @pytest.fixture
@@ -53,6 +54,43 @@ def test_a_missing_table_column_or_row_is_refused(one: Path) -> None:
     write_table(one, [])
     with pytest.raises(DataError, match="no rows"):
         read_table(one)
+
+
+def test_a_table_from_a_spreadsheet_is_read_and_a_damaged_one_is_named(one: Path) -> None:
+    """Spreadsheets begin a table with a byte order mark; others write it in another encoding; a copy may be cut."""
+    write_table(one, [row("a.mseed", "e1", "blast", source_subtype="Kiesgrube Süd")])
+    table = one / "metadata.csv"
+    whole = table.read_bytes()
+    table.write_bytes(b"\xef\xbb\xbf" + whole)
+    assert read_table(one)[0].subtype == "Kiesgrube Süd"
+    table.write_bytes(whole.decode("utf-8").encode("latin-1"))
+    with pytest.raises(DataError, match=r"metadata\.csv cannot be read"):
+        read_table(one)
+    table.write_bytes(whole.rstrip()[: -len(",1.0")])
+    with pytest.raises(DataError, match=r"metadata\.csv:2: the line is cut short"):
+        read_table(one)
+
+
+def test_tables_of_records_without_a_class_are_read_as_strictly(one: Path) -> None:
+    for read, name in ((read_unlabelled, "unlabelled/metadata.csv"), (read_streams, "streams/streams.csv")):
+        (one / name).parent.mkdir()
+        (one / name).write_text("file_name\na.mseed\n", encoding="utf-8")
+        with pytest.raises(DataError, match="lacks the columns"):
+            read(one)
+
+
+def test_an_onset_outside_its_record_is_refused(one: Path) -> None:
+    for hours in (-1, 1):
+        write_table(one, [row("a.mseed", "e1", "blast", trace_onset_time=str(START + 3600 * hours))])
+        with pytest.raises(DataError, match=r"a\.mseed does not hold its onset"):
+            load_record(read_table(one)[0])
+
+
+def test_a_record_cut_within_a_packet_is_named(one: Path) -> None:
+    write_table(one, [row("a.mseed", "e1", "blast")])
+    (one / "a.mseed").write_bytes((one / "a.mseed").read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"a\.mseed cannot be read"):
+        load_record(read_table(one)[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"not a seismogram", b"\0" * 512])

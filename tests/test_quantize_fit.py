@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,7 @@ from agent.types import LABELS  # noqa: E402
 from quantize import search  # noqa: E402
 from quantize.augment import Augmentation  # noqa: E402
 from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank  # noqa: E402
+from quantize.boosting import train_boosting  # noqa: E402
 from quantize.cli import CONFIGS, main  # noqa: E402
 from quantize.config import BuildConfig, read_config  # noqa: E402
 from quantize.data import Record, load_records, read_table  # noqa: E402
@@ -32,6 +34,7 @@ from quantize.hardware import ahead  # noqa: E402
 from quantize.lab import Lab, learned_from  # noqa: E402
 from quantize.methods import folder as folder_of  # noqa: E402
 from quantize.methods import pretrained  # noqa: E402
+from quantize.pipeline import open_lab  # noqa: E402
 from quantize.plots import front_picture  # noqa: E402
 from quantize.prime_dp import PrimeDP  # noqa: E402
 from quantize.student import (  # noqa: E402
@@ -334,6 +337,112 @@ def test_the_search_leaves_a_front_with_its_intervals(
     assert all(shape["records"]["low"] <= shape["records"]["value"] <= shape["records"]["high"] for shape in shapes)
     assert shapes[0]["parameters"] < shapes[1]["parameters"]
     assert front_picture(tmp_path / "front.png", work / "full" / "search.json").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("bank: {labelled: many}", "bank: labelled: .*integer.*'many'"),
+        ("student: {channels: 5}", "student: channels"),
+        ("pretrain: {batch: 0}", "pretrain: batch: .*greater than or equal to 1"),
+        ("teacher: {recipe: none}", "teacher: recipe: .*'head', 'embeddings' or 'all'"),
+        ("teacher: {pool: max}", "teacher: pool"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_before_anything_is_trained(
+    tmp_path: Path, content: str | bytes, said: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError, match=said):
+        read_config(path)
+
+
+def test_a_work_folder_belongs_to_one_configuration_and_one_set_of_records(folder: Path, tmp_path: Path) -> None:
+    """Its windows and answers are taken as they are; under a changed preparation or split they would be others'."""
+    work, data = tmp_path / "work", shutil.copytree(folder, tmp_path / "data")
+    open_lab(data, work, REDUCED)
+    open_lab(folder, work, REDUCED)
+    with pytest.raises(ConfigError, match="another configuration"):
+        open_lab(data, work, replace(REDUCED, preparation=Preparation(highpass_hz=2.0)))
+    table = data / "metadata.csv"
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[1] = lines[1].replace(",train,", ",val,")
+    table.write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(ConfigError, match="other records"):
+        open_lab(data, work, REDUCED)
+
+
+@pytest.fixture
+def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: ``data`` without a record in the split `val`, and files that fit nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").touch()
+    (tmp_path / "TEACHER").write_text("distil: {teachers: [nobody]}")
+    (tmp_path / "VARIANT").write_text("pretrain: {variant: huge}")
+    table = shutil.copytree(folder, tmp_path / "data") / "metadata.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace(",val,", ",train,"), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("crossval", "--methods", "stft", "nothing"), "no method 'nothing'"),
+        (("crossval", "--checkpoint", "NONE"), "NONE cannot be read"),
+        (("crossval", "--config", "TEACHER"), "no method 'nobody'"),
+        (("crossval", "--config", "VARIANT"), "no PRIME-DP variant 'huge'"),
+        (("transfer", "--out", "/proc/none/teacher.pt"), "/proc/none"),
+        (("crossval", "--work", "FILE/work"), "FILE/work"),
+        (("curve", "--methods", "distilled"), "distilled does not learn from labels alone"),
+        (("bundle", "--out", "bundle"), "no record is in the split `val`"),
+        (("report",), "no record is in the split `val`"),
+        (("float", "none.onnx", "out.onnx"), "none.onnx"),
+        (("float", "TEACHER", "out.onnx"), "give an ONNX file"),
+        (("verify", "--golden", "--teacher", "TEACHER"), "TEACHER is no transferred teacher"),
+    ],
+)
+def test_what_cannot_end_well_is_told_at_once_and_in_words(
+    here: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    if options[0] not in ("float", "verify"):
+        options = (*options, "--data", "data")
+    if options[0] in ("crossval", "transfer", "curve", "bundle"):
+        options = (options[0], "--work", "work", "--config", str(CONFIGS / "reduced.yaml"), *options[1:])
+    assert main(options) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert "hint:" in error
+    assert "weights_only" not in error, "PyTorch's text recommends to run whatever code a file holds"
+    assert not list(here.glob("work/full/*/*")), "nothing was begun"
+
+
+BARE = """
+    import sys
+
+    class WithoutTorch:
+        def find_spec(self, name, path, target=None):
+            if name == "torch":
+                raise ModuleNotFoundError("No module named 'torch'", name=name)
+
+    sys.meta_path.insert(0, WithoutTorch())
+    from quantize.cli import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_one_label_alone_is_refused() -> None:
+    with pytest.raises(DataError, match="one label alone"):
+        train_boosting(np.zeros((4, 3)), np.full(4, 3), 0)
+
+
+def test_missing_extras_are_told_in_words(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(BARE), "pretrain", "--data", str(folder), "--work", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ, timeout=60)
+    assert done.returncode == 1
+    assert "pip install -e '.[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_missing_data_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
