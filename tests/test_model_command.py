@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from obspy import read
 from agent.control.inbox import MAX_CORRELATION
 from agent.control.keys import SigningKey
 from agent.control.model_client import command
+from agent.control.selection import Selection
 from agent.mqtt import Connection
 from agent.types import StationId
 from agent.waker import Waker
@@ -68,6 +71,11 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
         yield made
 
 
+def children_of(pid: int) -> list[int]:
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for line in found for child in line]
+
+
 def publish(broker: Mosquitto, payload: bytes, correlation: bytes | None = None) -> None:
     """Give the broker a command as anyone may who can reach it."""
     with contextlib.closing(Waker()) as waker:
@@ -108,6 +116,28 @@ def test_a_kill_on_probation_brings_the_old_model_back(tmp_path: Path, broker: M
         agent.wait_for("watches XX.SLP with small 1.2.3")
         agent.wait_for("connected to")
         wait_for(lambda: "rolled back" in talus("model", "show", *place.where)[1], 60)
+
+
+def test_a_stop_in_the_trial_of_a_model_says_nothing_against_it(tmp_path: Path, broker: Mosquitto) -> None:
+    """As Ctrl-C does, to the agent and to all that belongs to it."""
+    place = Place(tmp_path, broker)
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        pushed = threading.Thread(
+            target=talus, args=("model", "push", place.newer(), *place.signed, "--wait", "20"), daemon=True
+        )
+        pushed.start()
+        agent.wait_for("small 2.0.0: trying")
+        wait_for(lambda: children_of(agent.process.pid))
+        for pid in (*children_of(agent.process.pid), agent.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(pid) == os.getpgid(0):
+                    os.kill(pid, signal.SIGINT)
+        assert agent.process.wait(20) == 0
+    chosen = Selection(tmp_path / "state" / "models").chosen
+    assert chosen.order is not None and chosen.order.title == "small 2.0.0" and chosen.begun == 0
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("small 2.0.0: shadow")
 
 
 def test_the_record_of_an_event_can_be_had_and_is_what_its_hash_says(tmp_path: Path, broker: Mosquitto) -> None:

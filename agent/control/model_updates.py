@@ -150,7 +150,8 @@ class ModelUpdates:
         try:
             work()
         except ControlError as error:
-            self._refuse(error.message)
+            if error.kind != "stopped":
+                self._refuse(error.message)
         except (ModelError, OSError) as error:
             self._refuse(str(error).splitlines()[0])
         except Exception as error:  # noqa: BLE001 - what ends this thread would leave a shadow without a keeper
@@ -238,7 +239,7 @@ class ModelUpdates:
         self._selection.change(begun=begun + 1)
         self._say("trying")
         path = self._selection.path(order.sha256)
-        found = try_bundle(path)
+        found = try_bundle(path, stopped=self._stop.is_set)
         if found.model != order.title:
             raise ControlError("bundle", f"the bundle is {found.model}, the order says {order.title}")
         candidate = self._opener(path, False)

@@ -14,6 +14,8 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ MEMORY_MB = 320
 """What the child may write to. It has its place beside the agent within the unit's ``MemoryMax``."""
 ADDRESSES_MB = 2048
 """Address space, of which ONNX Runtime maps far more than it uses."""
+_TICK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +38,51 @@ class Tried:
     drift: float
 
 
-def try_bundle(path: Path, limit_s: float = LIMIT_S) -> Tried:
-    """Open the bundle at ``path`` in a child and run its golden windows.
+def try_bundle(path: Path, limit_s: float = LIMIT_S, stopped: Callable[[], bool] = lambda: False) -> Tried:
+    """Open the bundle at ``path`` in a child and run its golden windows, unless ``stopped`` meanwhile.
 
     Raises:
-        ControlError: ``bundle``: it was refused, or the child died of it.
+        ControlError: ``bundle``: it was refused, or the child died of it; ``stopped``.
     """
     command = [sys.executable, "-m", "agent.control.trial", str(path)]
+    deadline = time.monotonic() + limit_s
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread has memory of its own
+        start_new_session=True,  # Ctrl-C at a terminal stops the agent, and is not the bundle's fault
+    ) as child:
+        try:
+            while (said_raw := _hear(child)) is None:
+                if stopped():
+                    raise ControlError("stopped", "the agent stopped during the trial")
+                if time.monotonic() > deadline:
+                    raise ControlError(
+                        "bundle", f"its golden windows take longer than {limit_s:g} s", "use a smaller one"
+                    )
+        finally:
+            child.kill()
+    out, err = said_raw
+    if child.returncode < 0:
+        raise ControlError("bundle", f"opening it killed a process (signal {-child.returncode})", "do not trust it")
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=limit_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread has memory of its own
-        )
-    except subprocess.TimeoutExpired:
-        raise ControlError(
-            "bundle", f"its golden windows take longer than {limit_s:g} s", "use a smaller one"
-        ) from None
-    if done.returncode < 0:
-        raise ControlError("bundle", f"opening it killed a process (signal {-done.returncode})", "do not trust it")
-    try:
-        said = json.loads(done.stdout)
+        said = json.loads(out)
         if "error" in said:
             raise ControlError("bundle", str(said["error"])[:300], "build it again, then `python -m quantize verify`")
         return Tried(str(said["model"]), str(said["manifest_sha256"]), float(said["drift"]))
     except (ValueError, KeyError, TypeError):
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
+        last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
         raise ControlError("bundle", f"opening it failed: {last[0][:200]}", "do not trust it") from None
+
+
+def _hear(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes] | None:
+    """What the child has said, once it has ended; None as long as it has not."""
+    try:
+        return child.communicate(timeout=_TICK_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def main(path: Path) -> None:
