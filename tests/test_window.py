@@ -136,10 +136,12 @@ def test_a_gap_stays_zero_and_is_told() -> None:
     assert window.coverage[0] < 1 and window.coverage[1] == 0
 
 
-def test_dead_and_empty_components_are_zero() -> None:
+@pytest.mark.parametrize("counts", [5, -(2**31), 2**31 - 1])
+@pytest.mark.parametrize("highpass_hz", [None, 0.5])
+def test_dead_and_empty_components_are_zero(counts: int, highpass_hz: float | None) -> None:
     """A dead channel divided by its own maximum would be NaN."""
-    flat = Segment(ONSET - 40 * NS, 100.0, np.full(12000, 5, dtype=np.int32))
-    window = prepare({0: [flat], 1: []}, ONSET, 40.0, Preparation(0.5))
+    flat = Segment(ONSET - 40 * NS, 100.0, np.full(12000, counts, dtype=np.int32))
+    window = prepare({0: [flat], 1: []}, ONSET, 40.0, Preparation(highpass_hz))
     assert not window.data.any()
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agent.dsp.resample import interpolate
 from agent.dsp.sos import SosFilter, butterworth
-from agent.types import NS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES, Segment, Window
+from agent.types import NS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES, Samples, Segment, Window
 
 BEFORE_NS = WINDOW_ONSET * NS // WINDOW_RATE_HZ
 AFTER_NS = (WINDOW_SAMPLES - WINDOW_ONSET) * NS // WINDOW_RATE_HZ
@@ -67,9 +67,14 @@ def prepare(
         kept -= kept.mean()
         peak = float(np.abs(kept).max())
         # A dead channel is constant up to rounding; divided by that rounding it would look alive.
-        if peak > _DEAD * max(float(np.abs(run.samples).max()) for run in runs if len(run.samples)):
+        if peak > _DEAD * max(_largest(run.samples) for run in runs if len(run.samples)):
             data[row, :wanted][valid] = kept / peak
     return Window(data, onset_ns, seconds, (coverage[0], coverage[1], coverage[2]), gap_s)
+
+
+def _largest(samples: Samples) -> float:
+    """Absolute value; of the least int32, which a recorder at its stop gives, there is none in its own type."""
+    return max(-float(samples.min()), float(samples.max()))
 
 
 def _place(
