@@ -302,6 +302,19 @@ def test_a_drifting_clock_keeps_the_averages() -> None:
     assert detector.peak_ratio(on.onset_ns - NS, on.onset_ns + NS) > 4
 
 
+def test_a_clock_that_runs_fast_takes_back_nothing_that_is_decided() -> None:
+    """A site takes decided time that goes back for a clock set back, and the station for blind."""
+    channels = {component: ground(30_000, [], seed) for seed, component in enumerate("ENZ")}
+    continuity, detector, times = Continuity(), Detector(STATION, TRIGGER), [0]
+    for b in packets(channels, [100]):
+        early_ns = round((b.start_ns - T0) * 200e-6)
+        for piece in continuity.accept(SampleBlock(b.stream, b.start_ns - early_ns, 100.0, b.samples)):
+            detector.feed(piece)
+            times.append(detector.time_ns)
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(time_of(30_000, 100.0) - early_ns, abs=2 * NS / 100)
+
+
 def test_components_half_a_sample_apart_stay_in_step() -> None:
     """Protects digitisers that sample one channel after the other: no restart, no flapping of the time."""
     channels = station(12_000, [(LATE, 300, 20)])

@@ -107,7 +107,7 @@ class Detector:
     @property
     def time_ns(self) -> int:
         """Every sample before this time is decided on; 0 before the first packet."""
-        return self._grid.time_ns(self._grid.next) if self._grid else 0
+        return self._grid.decided_ns if self._grid else 0
 
     def peak_ratio(self, from_ns: int, to_ns: int) -> float:
         """Largest ratio of the samples in ``from_ns <= t < to_ns``, 0 where there was none.
@@ -156,6 +156,8 @@ class _Grid:
             )
         self.next = 0
         """Number of the first undecided sample."""
+        self.decided_ns = block.start_ns
+        """Its time, as it was at the last decision: a grid that follows a clock takes nothing decided back."""
         self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
         """The ratio."""
         self._station = station
@@ -269,6 +271,7 @@ class _Grid:
             if changes:
                 triggers += self._announce(changes)
             self.next += count
+            self.decided_ns = self.time_ns(self.next)
         return triggers
 
     def _vector(self, live: list[Component], count: int) -> Array:
