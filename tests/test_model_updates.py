@@ -203,6 +203,56 @@ def test_a_failure_on_probation_costs_no_verdict(tmp_path: Path, installed: Path
     assert Selection(tmp_path / "models").chosen.kept is None
 
 
+def test_a_model_taken_back_while_it_answers_costs_no_verdict(installed: Path, newer: Path) -> None:
+    """Its process is closed under the window that it has in hand."""
+    live = LiveClassifier(load(installed, ["onnxruntime"])[0])
+    candidate = Fails(load(newer, ["onnxruntime"])[0], 0)
+    plain = candidate.classify
+
+    def closed(asked: Window) -> Classification:
+        live.take_back("ordered")
+        return plain(asked)
+
+    candidate.classify = closed  # type: ignore[method-assign]
+    live.promote(candidate)
+    windows, seconds = stored_windows()
+    assert live.classify(window(windows[0], float(seconds[0]))).model == "small 1.2.3"
+    assert live.failed == "ordered"
+
+
+@pytest.mark.parametrize("phase", ["fetching", "shadow"])
+def test_ordered_back_gives_up_what_is_on_its_way(tmp_path: Path, installed: Path, newer: Path, phase: str) -> None:
+    folder = tmp_path / "models"
+    first = Desk(folder, installed)
+    first.updates.start()
+    first.see()
+    first.send(*order_for(newer))
+    first.until("kept")
+    first.updates.close()
+    desk = Desk(folder, installed, replace(RULES, shadow_windows=10_000))
+    desk.updates.start()
+    (tmp_path / "third").mkdir()
+    third = zipped(small_bundle(tmp_path / "third", version="3.0.0"))
+    raw, order = order_for(third, "3.0.0")
+    desk.send(raw if phase == "shadow" else b"", order, 2)
+    desk.until(phase)
+    desk.updates.roll_back()
+    desk.until("rolled_back")
+    assert desk.live._shadow is None and desk.updates._download is None
+    assert not list(folder.glob("*.part"))
+    desk.updates.close()
+
+
+def test_ordered_back_gives_up_the_first_candidate_of_all(desk: Desk, newer: Path, tmp_path: Path) -> None:
+    desk.see()
+    desk.send(*order_for(newer, promote="hold"))
+    desk.until("ready")
+    desk.updates.roll_back()
+    desk.until("rolled_back")
+    assert Selection(tmp_path / "models").chosen.order is None
+    assert desk.see(1)[0].model == "small 1.2.3"
+
+
 def test_what_was_on_probation_at_a_crash_is_not_tried_again(tmp_path: Path, installed: Path, newer: Path) -> None:
     folder = tmp_path / "models"
     first = Desk(folder, installed, replace(RULES, probation_s=3600.0))

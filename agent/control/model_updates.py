@@ -314,8 +314,10 @@ class ModelUpdates:
         self._say("rolled_back", reason=reason)
 
     def _return(self) -> None:
-        """Ordered back: from a trial to the kept model, from that to the one before."""
+        """Ordered back: from a trial to the kept model, from that to the one before. A candidate is given up."""
         chosen = self._selection.chosen
+        self._end_shadow()
+        self._end_download()
         if chosen.trial is not None:
             self._back("ordered")
         elif chosen.kept is not None:
@@ -325,12 +327,13 @@ class ModelUpdates:
             self._live.settle()
             self._selection.change(kept=before, before=None, order=None)
             self._say("rolled_back", reason="ordered")
+        elif chosen.order is not None:
+            self._selection.change(order=None, begun=0)
+            self._say("rolled_back", reason="ordered")
 
     def _refuse(self, reason: str) -> None:
         self._end_shadow()
-        if self._download is not None:
-            self._download.drop()
-            self._download = None
+        self._end_download()
         if self._selection.chosen.trial is not None:
             self._live.take_back(reason)
         try:
@@ -338,6 +341,11 @@ class ModelUpdates:
         except OSError as error:
             _log.error("%s: %s", self._selection.folder, error)
         self._say("refused", reason=reason[:300])
+
+    def _end_download(self) -> None:
+        if self._download is not None:
+            self._download.drop()
+            self._download = None
 
     def _end_shadow(self) -> None:
         self._live.set_shadow(None)

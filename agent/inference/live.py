@@ -58,8 +58,9 @@ class LiveClassifier:
             verdict = active.classify(window)
         except ModelError as error:
             with self._lock:
-                before = self._before
-            if before is None or before is active:
+                # Taken back meanwhile, and its process closed under this window: the one before it serves already.
+                before = self._before if active is self.active else self.active
+            if before is None:
                 raise
             verdict = before.classify(window)  # raises as well when the window is at fault
             self.take_back(f"{active.model} failed: {error.message}")
