@@ -374,6 +374,19 @@ def test_doctor_on_a_station_that_is_well(tmp_path: Path, record: Path, run: Run
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["station.yaml"]
 
 
+def test_doctor_as_root_writes_where_no_link_of_the_agent_leads(tmp_path: Path, record: Path, run: Run) -> None:
+    """Whoever takes over the agent owns its state folder, and waits there for an operator with sudo."""
+    victim = tmp_path / "shadow"
+    victim.write_text("root")
+    config = write_config(tmp_path / "site", record)
+    state = tmp_path / "site" / "state"
+    state.mkdir()
+    (state / f".doctor-{os.getpid()}").symlink_to(victim)
+    found = findings(run("doctor", "--config", config)[1])
+    assert found["state"][0] == "ok"
+    assert victim.read_text() == "root"
+
+
 def test_doctor_on_a_station_that_is_not(tmp_path: Path, run: Run) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

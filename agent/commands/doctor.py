@@ -250,9 +250,9 @@ def _state(folder: Path) -> Finding:
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         if nearest == folder:
-            probe = folder / f".doctor-{os.getpid()}"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            # Without a name: under one, whoever owns the folder could have root write into any file.
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(b"x")
         elif not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
