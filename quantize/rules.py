@@ -155,6 +155,13 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return found[0] if found else default
 
 
+def _valid(view: _View) -> Iterator[Fault]:
+    try:
+        onnx.checker.check_model(view.model, full_check=True)
+    except Exception as error:  # the checker and the inference of shapes have no base in common
+        yield "model", str(error).strip().splitlines()[0]
+
+
 def _opset(view: _View) -> Iterator[Fault]:
     for entry in view.model.opset_import:
         if entry.domain not in ("", "ai.onnx"):
@@ -341,6 +348,7 @@ def _channels(view: _View) -> Iterator[Fault]:
 
 
 RULES = (
+    Rule("onnx", "export again: ONNX's own checker refuses the file", _valid),
     Rule("opset", f"write opset {OPSETS.stop - 1} of the standard operators only", _opset),
     Rule("operator", "fold batch norm, and keep to " + ", ".join(sorted(OPERATORS)), _operator),
     Rule("self-contained", "export into one file, without functions, loops or branches", _self_contained),

@@ -41,6 +41,24 @@ def constant(model: onnx.ModelProto, name: str) -> NDArray[Any]:
     return numpy_helper.to_array(next(w for w in model.graph.initializer if w.name == name))
 
 
+def no_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
+def read_before_made(model: onnx.ModelProto) -> None:
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+
+
+def made_twice(model: onnx.ModelProto) -> None:
+    model.graph.node.append(node(model, "last.relu"))
+
+
+def reads_nothing(model: onnx.ModelProto) -> None:
+    node(model, "last.relu").input[0] = "nowhere"
+
+
 def newer_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 21
 
@@ -217,6 +235,10 @@ def eight_channels(model: onnx.ModelProto) -> None:
 
 
 BREACHES: list[tuple[str, Callable[[onnx.ModelProto], None]]] = [
+    ("onnx", no_opset),
+    ("onnx", read_before_made),
+    ("onnx", made_twice),
+    ("onnx", reads_nothing),
     ("opset", newer_opset),
     ("opset", foreign_domain),
     ("operator", unknown_operator),
@@ -334,7 +356,7 @@ def test_command_names_rule_and_remedy(tmp_path: Path, capsys: pytest.CaptureFix
     onnx.save(small_files().trt, good)
     onnx.save(small_files().cpu, bad)
     assert main(["lint", str(good)]) == 0
-    assert "keeps all 20 rules" in capsys.readouterr().out
+    assert "keeps all 21 rules" in capsys.readouterr().out
     assert main(["lint", str(good), str(bad)]) == 1
     told = capsys.readouterr().out
     assert f"{bad}: float-bias: " in told

@@ -107,6 +107,24 @@ def test_a_change_made_in_every_file_alike_shows_in_the_golden_answers(bundle: P
     assert {f"golden answers of {name}, as written" for name in NETWORKS} <= set(found)
 
 
+def test_a_network_without_golden_answers_is_a_breach(bundle: Path) -> None:
+    """No backend would serve it; that it was passed over here looked like a check that holds."""
+
+    def forget(manifest: dict[str, Any]) -> None:
+        del manifest["golden"]["files"][TRT_MODEL]
+
+    edit_manifest(bundle, forget)
+    assert breaches(verify(bundle, [])) == [f"golden answers of {TRT_MODEL}, as written"]
+
+
+def test_a_bundle_without_a_network_for_cpus_is_a_breach(bundle: Path) -> None:
+    def forget(manifest: dict[str, Any]) -> None:
+        del manifest["golden"]["files"][CPU_MODEL], manifest["files"][CPU_MODEL]
+
+    edit_manifest(bundle, forget)
+    assert "convolutions in INT8 on a CPU" in breaches(verify(bundle, []))
+
+
 def test_tolerances_are_those_that_the_manifest_states(bundle: Path) -> None:
     def tighten(manifest: dict[str, Any]) -> None:
         manifest["metrics"]["tolerances"]["student -> CPU INT8"] = {"mean": 1e-7, "same": 1.0, "lost": 0.0}
