@@ -158,7 +158,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 def _valid(view: _View) -> Iterator[Fault]:
     try:
         onnx.checker.check_model(view.model, full_check=True)
-    except Exception as error:  # the checker and the inference of shapes have no base in common
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         yield "model", str(error).strip().splitlines()[0]
 
 
