@@ -30,7 +30,6 @@ COLUMNS = (
     "trace_channels",
     "trace_sampling_rate_hz",
     "trace_onset_time",
-    "trace_weight",
 )
 SPLITS = ("train", "val")
 TRANSIENT = "triggered transient"
@@ -51,7 +50,6 @@ class Row:
     channels: tuple[str, ...]
     rate_hz: float
     onset_ns: int | None
-    weight: float
 
     @property
     def index(self) -> int:
@@ -142,14 +140,12 @@ def _row(root: Path, table: Path, line: int, fields: Mapping[str, str]) -> Row:
     if split not in SPLITS:
         raise DataError(f"{where}: split {split!r} is not known", f"use one of {', '.join(SPLITS)}")
     try:
-        rate_hz, weight = float(fields["trace_sampling_rate_hz"]), float(fields["trace_weight"])
+        rate_hz = float(fields["trace_sampling_rate_hz"])
         onset_ns = parse_ns(fields["trace_onset_time"]) if fields["trace_onset_time"] else None
     except (ValueError, DataError) as error:
-        raise DataError(
-            f"{where}: {error}", "rate and weight are numbers, the onset an ISO 8601 time or blank"
-        ) from None
-    if not (np.isfinite(rate_hz) and rate_hz > 0 and np.isfinite(weight) and weight > 0):
-        raise DataError(f"{where}: rate {rate_hz} or weight {weight} is not positive", "both are positive numbers")
+        raise DataError(f"{where}: {error}", "the rate is a number, the onset an ISO 8601 time or blank") from None
+    if not (np.isfinite(rate_hz) and rate_hz > 0):
+        raise DataError(f"{where}: the rate {rate_hz} is not positive", "give samples a second")
     path = root / fields["trace_name"]
     if not path.is_file():
         raise DataError(f"{where}: {path} does not exist", "copy the whole data folder, or remove the row")
@@ -164,7 +160,6 @@ def _row(root: Path, table: Path, line: int, fields: Mapping[str, str]) -> Row:
         channels=tuple(fields["trace_channels"].split(",")),
         rate_hz=rate_hz,
         onset_ns=onset_ns,
-        weight=weight,
     )
 
 

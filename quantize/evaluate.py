@@ -155,14 +155,13 @@ def reliability(probabilities: Array, labels: NDArray[np.int64], bins: int = 10)
     return [(int(chosen.sum()), float(top[chosen].mean()), float(right[chosen].mean())) for chosen in held]
 
 
-def fit_temperature(logits: Array, labels: NDArray[np.int64], weights: Array | None = None) -> float:
+def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
     """Temperature with the least mean negative log-likelihood (Guo et al. 2017), by golden section between 0.2 and
     10."""
-    weights = np.ones(len(labels)) if weights is None else weights
 
     def cost(log_temperature: float) -> float:
         p = softmax(logits, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
-        return float(-(weights * np.log(np.maximum(p, 1e-12))).sum() / weights.sum())
+        return float(-np.log(np.maximum(p, 1e-12)).mean())
 
     low, high, ratio = float(np.log(0.2)), float(np.log(10.0)), (5**0.5 - 1) / 2
     for _ in range(50):

@@ -70,7 +70,6 @@ def _row(root: Path, fields: dict[str, str], table: Path) -> Row:
         channels=tuple(fields["trace_channels"].split(",")),
         rate_hz=float(WINDOW_RATE_HZ),
         onset_ns=None,
-        weight=1.0,
     )
 
 
@@ -78,4 +77,4 @@ def _stream_row(root: Path, stream: str, station: str, file: str) -> Row:
     path = root / file
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the whole data folder, or remove the row of streams.csv")
-    return Row(path, file, stream, f"{stream}/{station}", NO_LABEL, "", "unlabelled", (), 100.0, None, 1.0)
+    return Row(path, file, stream, f"{stream}/{station}", NO_LABEL, "", "unlabelled", (), 100.0, None)

@@ -46,7 +46,6 @@ def row(name: str, event: str, label: str, split: str = "train", **other: str) -
         "trace_channels": "HHZ",
         "trace_sampling_rate_hz": "100.0",
         "trace_onset_time": str(START + ONSET_S),
-        "trace_weight": "1.0",
     }
     return base | other
 

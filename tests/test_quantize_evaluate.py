@@ -27,7 +27,7 @@ from quantize.signals import LENGTHS_S
 
 def rows_of(*labels_and_events: tuple[str, str], subtype: str = "") -> list[Row]:
     return [
-        Row(Path("x"), f"{i}", "made", event, label, subtype, "val", ("HHZ",), 100.0, None, 1.0)
+        Row(Path("x"), f"{i}", "made", event, label, subtype, "val", ("HHZ",), 100.0, None)
         for i, (label, event) in enumerate(labels_and_events)
     ]
 

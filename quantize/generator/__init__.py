@@ -100,7 +100,6 @@ def as_record(synthetic: Synthetic, number: int) -> Record:
         channels=("HHE", "HHN", "HHZ"),
         rate_hz=float(WINDOW_RATE_HZ),
         onset_ns=onset_ns,
-        weight=1.0,
     )
     data = synthetic.data - synthetic.data.mean(axis=1, keepdims=True)
     return Record(row, 0, data, (True, True, True))
