@@ -80,8 +80,9 @@ def scratch(lab: Lab, fold: int | None) -> Logits:
 
 
 def pretrained(lab: Lab) -> PrimeDP:
-    """The pre-trained network: published weights where the lab has some. Else it saw the training split, records
-    without a class and the streams; no label, and nothing of the validation split.
+    """The pre-trained network: published weights where the lab has some. Else it saw, without labels, the training
+    split (so whatever a fold leaves out of that), records without a class and the streams (so whatever validation
+    records were cut from those); nothing else of the validation split.
 
     Raises:
         BundleError: the checkpoint is damaged or of another variant than the configuration names.

@@ -44,8 +44,9 @@ def comparison(values: Values) -> str:
 def _lines(values: Values) -> Iterator[str]:
     counts = ", ".join(f"{label} {n}/{e}" for label, (n, e) in values["classes"].items() if label != "collapse")
     yield f"{values['records']} records of {values['events']} events (records/events: {counts}), each answered by the"
-    yield f"network of one of {values['folds']} folds that saw nothing of its event. Per cent, with 95 % intervals from"
-    yield "drawing events. Four classes: collapse, with one record in all, is apart."
+    yield f"network of one of {values['folds']} folds that learned from no label of its event. Pre-training, without"
+    yield "labels, saw the whole training split and the streams. Per cent, with 95 % intervals from drawing events; the"
+    yield "noise before an event counts apart from it. Four classes: collapse, with one record in all, is apart."
     for view, title in VIEWS.items():
         methods = {name: by_view[view] for name, by_view in values["methods"].items() if view in by_view}
         if not methods:
