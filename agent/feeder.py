@@ -284,7 +284,8 @@ class Feeder:
     def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int, block: SampleBlock | None) -> None:
         """``block`` is the packet that led to the outputs; None at the end of all."""
         reporter = self.line.reporter
-        cut = block is None and self.stopping.is_set()
+        # After a source that died the agent starts again, and what was open goes on, as after a stop.
+        cut = block is None and (self.stopping.is_set() or self.failure() is not None)
         messages = self.line.before(block, received_ns) if block is not None else []
         messages += self._report(outputs, received_ns, cut=cut)
         if block is not None:

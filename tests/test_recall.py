@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from test_acceleration import ended, rules
 from agent.assemble import build_line
 from agent.config import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.errors import DataError
+from agent.feeder import Feeder
+from agent.health import Health, Identity
 from agent.holdback import HoldBack
 from agent.messages import Message, Priority
 from agent.policy import Policy
@@ -76,19 +79,19 @@ class Runs:
         for block in packets()[self.position : until]:
             outputs = line.pipeline.feed(block)
             now_ns = line.pipeline.stations[STATION].time_ns
-            self._put(line.reporter.overdue(STATION, now_ns, 0))
+            self.put(line.reporter.overdue(STATION, now_ns, 0))
             for output in outputs:
                 if isinstance(output, Event):
-                    self._put(line.reporter.report(output, 0))
+                    self.put(line.reporter.report(output, 0))
             holdback.add(block)
             holdback.release()
         if stop:
             for output in line.pipeline.flush():
                 if isinstance(output, Event):
-                    self._put(line.reporter.report(output, 0, cut=True))
+                    self.put(line.reporter.report(output, 0, cut=True))
         self.position = taken
 
-    def _put(self, messages: Sequence[Message]) -> None:
+    def put(self, messages: Sequence[Message]) -> None:
         self.messages += messages
         self.journal += [message.journal for message in messages if message.journal is not None]
 
@@ -141,6 +144,33 @@ def test_an_event_that_a_stop_ended_goes_on_after_the_start() -> None:
     assert [body["revision"] for body in story] == list(range(len(story)))
     assert story[-1]["phase"] == "end" and story[-1]["classification"]["window_s"] == 81.92
     assert [body["action"] for body in runs.told(Priority.ALERT) if body["id"] == first[0]["id"]] == ["raise"]
+
+
+class Dying:
+    """A source that breaks down two seconds after an onset."""
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        yield from packets()[: 3 * 302]
+        raise OSError("the disk is gone")
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_event_that_was_open_when_the_source_died_goes_on_after_the_start(tmp_path: Path) -> None:
+    """systemd starts the agent again, the source gives the data once more, and the slide is still going on."""
+    runs = Runs()
+    line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1")
+    line.reporter.resume([])
+    feeder = Feeder(Dying(), line, Health(Identity(STATION, "0" * 16), tmp_path), runs.put)
+    feeder.start()
+    assert feeder.ended.wait(60)
+    assert feeder.failure() is not None
+    assert [body["phase"] for body in runs.told()] == ["end"]
+    runs.run(len(packets()))
+    story = [body for body in runs.told() if body["id"] == runs.told()[0]["id"]]
+    assert [body["revision"] for body in story] == list(range(len(story)))
+    assert story[-1]["classification"]["window_s"] == 81.92
 
 
 def test_an_event_whose_data_do_not_come_again_is_ended_with_the_reason() -> None:
