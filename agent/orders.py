@@ -83,9 +83,14 @@ class Orders:
         return True
 
     def serve(
-        self, line: Line, delivery: Delivery, evidence: EvidenceStore | None, health: Callable[[], Mapping[str, Any]]
+        self,
+        line: Line,
+        delivery: Delivery,
+        evidence: EvidenceStore | None,
+        health: Callable[[], Mapping[str, Any]],
+        taken_back: str | None,
     ) -> None:
-        """The station is at work: orders are carried out from now on."""
+        """The station is at work: orders are carried out from now on. ``taken_back`` as for ``ModelUpdates``."""
         control, classifier = self._config.control, self._config.classifier
         self._delivery = delivery
         self._serving = lambda: ModelPart(name=line.classifier.model, sha256=line.classifier.sha256)
@@ -102,6 +107,7 @@ class Orders:
             opener,
             _rules(control),
             self._report,
+            taken_back=taken_back,
         )
         self._commands = Commands(
             Desk(

@@ -27,6 +27,7 @@ from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.clock import StepWatch
 from agent.config import Config
+from agent.control.survival import Survival
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.dsp.window import BEFORE_NS
@@ -88,6 +89,8 @@ class Service:
         self._stop = threading.Event()
         self._started = format_ns(time.time_ns())
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
+        self._failure: tuple[str, BaseException] | None = None
+        self._taken_back: str | None = None
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
@@ -95,8 +98,21 @@ class Service:
         Raises:
             TalusError: the service cannot start: no model, no outbox, no secret.
         """
-        config = self._config
         self._heed_signals()
+        survival = Survival(self._config.state_dir / "models")
+        self._taken_back = survival.begin()
+        try:
+            self._serve()
+        except TalusError:
+            survival.end()
+            raise
+        # A fault of the source or the disk has words of its own; what has none may be the model's doing.
+        if self._failure is None or isinstance(self._failure[1], TalusError):
+            survival.end()
+        return 0 if self._failure is None else 1
+
+    def _serve(self) -> None:
+        config = self._config
         notifier = Notifier()
         station = StationId(config.station.network, config.station.station, "", "")
         prefix = self._prefix
@@ -138,7 +154,7 @@ class Service:
         )
         rounds.report_every(tuning.effective.reporting.health_interval_s)
         if orders and delivery:
-            orders.serve(line, delivery, evidence, rounds.in_short)
+            orders.serve(line, delivery, evidence, rounds.in_short, self._taken_back)
         feeder.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
@@ -151,14 +167,13 @@ class Service:
             if orders:
                 orders.close()
             line.close()
-            failure = feeder.failure()
-            if failure is not None:
-                _tell_death(*failure)
+            self._failure = feeder.failure()
+            if self._failure is not None:
+                _tell_death(*self._failure)
             if delivery:
                 rest = delivery.close()
                 if rest.waiting:
                     _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
-        return 0 if failure is None else 1
 
     def _heed_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -284,7 +299,7 @@ class Service:
             model=ModelPart(name=classifier.model, sha256=classifier.sha256),
             backend=standing.backend,
             precision=standing.precision,
-            backend_reason=standing.reason()[:TEXT_LIMIT] or None,
+            backend_reason="; ".join(filter(None, (self._taken_back, standing.reason())))[:TEXT_LIMIT] or None,
             config_revision=tuning.revision,
             config_sha256=tuning.sha256,
             position=position,

@@ -24,6 +24,7 @@ from agent.control.inbox import MAX_CORRELATION
 from agent.control.keys import SigningKey
 from agent.control.model_client import command
 from agent.control.selection import Selection
+from agent.control.survival import DEATHS
 from agent.mqtt import Connection
 from agent.types import StationId
 from agent.waker import Waker
@@ -138,6 +139,31 @@ def test_a_stop_in_the_trial_of_a_model_says_nothing_against_it(tmp_path: Path, 
     assert chosen.order is not None and chosen.order.title == "small 2.0.0" and chosen.begun == 0
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("small 2.0.0: shadow")
+
+
+def test_a_kept_model_that_ends_the_agent_again_and_again_is_taken_back(tmp_path: Path, broker: Mosquitto) -> None:
+    place = Place(tmp_path, broker, probation_s=1)
+
+    def start(model: str, how: signal.Signals) -> None:
+        with running_agent("run", "--config", place.config) as agent:
+            agent.wait_for(f"watches XX.SLP with {model}")
+            agent.signal(how)
+            agent.end()
+
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        status, _, err = talus("model", "push", place.newer(), *place.signed, "--follow", "--wait", "100")
+        assert status == 0, err
+    for _ in range(DEATHS - 1):
+        start("small 2.0.0", signal.SIGKILL)
+    start("small 2.0.0", signal.SIGTERM)
+    start("small 2.0.0", signal.SIGKILL)
+    with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("watches XX.SLP with small 1.2.3")
+        words = f"the agent died {DEATHS} times within a day"
+        wait_for(lambda: [body for body in heard.bodies("/state") if words in (body["backend_reason"] or "")])
+        wait_for(lambda: words in talus("model", "show", *place.where)[1], 60)
+    start("small 1.2.3", signal.SIGTERM)
 
 
 def test_the_record_of_an_event_can_be_had_and_is_what_its_hash_says(tmp_path: Path, broker: Mosquitto) -> None:

@@ -14,7 +14,8 @@ rehearsal.py    what a change would have made of recorded data
 
 model_order.py  a bundle, named by the hashes of its pieces; download.py fetches them
 trial.py        the bundle in a process of its own
-model_updates.py  step by step to a model that serves; selection.py remembers which does
+model_updates.py  step by step to a model that serves; selection.py remembers which does,
+                    survival.py whether the agent lives with it
 commands.py     evidence, test alarm, self-test, a model taken or given back
 
 listening.py    the operator's side: a connection that hears one station

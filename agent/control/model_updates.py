@@ -82,8 +82,12 @@ class ModelUpdates:
         opener: Callable[[Path | None, bool], Classifier],
         rules: ModelRules,
         report: Callable[[Progress], None],
+        *,
+        taken_back: str | None = None,
     ) -> None:
-        """``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
+        """``taken_back``: why the model that was kept does not serve any more, if it does not.
+
+        ``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
         whether it is to serve (else it is only tried, on the CPU)."""
         self._selection, self._live, self._opener = selection, live, opener
         self.rules = rules
@@ -95,7 +99,8 @@ class ModelUpdates:
         self._download: Download | None = None
         self._shadow: Shadow | None = None
         self._since = self._asked_at = self._fetch_at = 0.0
-        self._progress = Progress("installed" if selection.chosen.kept is None else "kept", 0, None)
+        found: Phase = "installed" if selection.chosen.kept is None else "kept"
+        self._progress = Progress("rolled_back" if taken_back else found, 0, None, reason=taken_back)
 
     def start(self) -> None:
         self._thread.start()
