@@ -46,6 +46,8 @@ MAX_OPEN = 256
 """Events open at once; a trigger beyond that is discarded with the reason, so that memory stays bounded."""
 _NEVER = 1 << 63
 _LEAST_MEASURED_NS = NS
+_RENAMED_NS = 60 * NS
+"""A component that is silent for so long may go on under another name."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -115,6 +117,8 @@ class Station:
         self._detector = Detector(station, trigger)
         self._handover: Handover | None = None
         self._rings: dict[int, RingBuffer] = {}
+        self._former: dict[int, RingBuffer] = {}
+        """What was recorded at another rate before."""
         self._streams: dict[int, StreamId] = {}
         self._min_duration_ns = round(trigger.min_duration_s * NS)
         self._merge_ns = round(trigger.merge_s * NS)
@@ -152,23 +156,48 @@ class Station:
         return min(onsets, default=self.time_ns) - self._settled_ns
 
     def feed(self, block: SampleBlock) -> list[Output]:
-        """Take one packet of at most a minute; what it decided, in the order of data time."""
+        """Take one packet of at most a minute; what it decided, in the order of data time.
+
+        Raises:
+            DataError: a 1, 2 or 3 beside an N, E or Z, which is the same row of the network's input; or the rate is too
+                low for the trigger.
+        """
         row = block.stream.row
         if row is None:
             return []
+        self._keep_letters(row, block)
         self._clock[row] = block.quality
+        outputs: list[Output] = []
         triggers: list[TriggerOn | TriggerOff] = []
         for piece in self._continuity.accept(block):
             ring = self._rings.get(row)
+            if ring is not None and ring.is_set_back(piece.start_ns):
+                # The times at which open events would be decided may never come now, and their data go.
+                outputs += self.flush()
+                self._former.pop(row, None)
             if ring is None or ring.rate_hz != piece.rate_hz:
+                if ring is not None:
+                    self._former[row] = ring
                 ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
-                self._streams[row] = piece.stream
+            self._streams[row] = piece.stream
             ring.write(piece.start_ns, piece.samples)
             self._recorded.add(piece.start_ns, piece.end_ns)
             triggers += self._hear(self._detector.feed(piece))
-        if not triggers and not self._open:
-            return []
-        return list(self._advance(triggers, self._detector.time_ns))
+        if triggers or self._open:
+            outputs += self._advance(triggers, self._detector.time_ns)
+        return outputs
+
+    def _keep_letters(self, row: int, block: SampleBlock) -> None:
+        """Let a row change its component's name, but not be two components at once: letters are kept."""
+        known = self._streams.get(row)
+        if known is None or not block.stream.component.isdigit() or not known.component.isalpha():
+            return
+        newest_ns = self._rings[row].newest_ns or 0
+        if abs(block.start_ns - newest_ns) < _RENAMED_NS:
+            raise DataError(
+                f"{block.stream} is the same direction as {known}",
+                "have the source select one of the two for this sensor",
+            )
 
     def forget(self, component: str) -> None:
         """The component's clock was set back over what is known of it, which had wrong times; it begins anew."""
@@ -348,7 +377,10 @@ class Station:
         return Detection(ratio, duration_ns / NS, peak, dominant)
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
-        return {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+        found = {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+        for row, ring in self._former.items():
+            found[row] = ring.segments(from_ns, to_ns) + found[row]
+        return found
 
 
 def _settled_ns(trigger: TriggerSettings) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agent.dsp.detector import TriggerSettings
+from agent.dsp.window import Preparation
 from agent.errors import BackendError, DataError
 from agent.inference import Classifier
 from agent.pipeline import Pipeline
@@ -146,3 +148,64 @@ def test_unknown_components_are_ignored(classifier: Classifier, expected: list[O
     odd = [SampleBlock(StreamId.parse("XX.SLOPE..HHX"), b.start_ns, b.rate_hz, b.samples) for b in blocks[::3]]
     mixed = [block for pair in zip(odd, blocks[::3], blocks[1::3], blocks[2::3], strict=True) for block in pair]
     assert _run(mixed, classifier) == expected
+
+
+def test_a_sensor_that_sends_its_horizontals_twice_loses_neither_window_nor_event(
+    classifier: Classifier, expected: list[Output]
+) -> None:
+    """HH1 beside HHN is the same row of the input: one of them is kept, and the other refused by name."""
+    pipeline = Pipeline(TRIGGER, AT_S, classifier)
+    outputs: list[Output] = []
+    for block in _blocks(DATA, [100] * 300):
+        outputs += pipeline.feed(block)
+        again = StreamId(block.stream.station, {"E": "2", "N": "1", "Z": "3"}[block.stream.component])
+        with pytest.raises(DataError, match="same direction"):
+            pipeline.feed(replace(block, stream=again))
+    assert outputs + pipeline.flush() == expected
+
+
+def test_a_component_may_go_on_under_another_name(classifier: Classifier) -> None:
+    """HH1 takes the place of an HHN that has been silent for a minute; HHN that of HH1 at once."""
+    spans = {"HHE": [(0, 400)], "HHZ": [(0, 400)], "HHN": [(0, 100), (260, 400)], "HH1": [(170, 260)]}
+    blocks = [
+        replace(block, stream=StreamId.parse(f"XX.SLOPE..{name}"))
+        for block in _blocks(_record(400, [(220.0, 4.0), (310.0, 4.0)]), [100] * 400)
+        for name in {"E": ("HHE",), "N": ("HHN", "HH1"), "Z": ("HHZ",)}[block.stream.component]
+        if any(begin <= (block.start_ns - T0) / NS < end for begin, end in spans[name])
+    ]
+    events = _events(_run(blocks, classifier))
+    assert [event.quality.components for event in events if event.phase == "end"] == ["ENZ", "ENZ"]
+    assert max(event.quality.gap_s for event in events) == 0
+
+
+def test_a_clock_set_back_ends_what_is_open_with_the_data_at_hand(classifier: Classifier) -> None:
+    """Waiting for times that come again in an hour, or never, the event would stay open."""
+    blocks = [
+        block if block.start_ns < T0 + 70 * NS else replace(block, start_ns=block.start_ns - 3600 * NS)
+        for block in _blocks(DATA, [100] * 300)
+    ]
+    first, *_, last = [event for event in _events(_run(blocks, classifier)) if event.onset_ns > T0]
+    assert (first.id, last.phase) == (last.id, "end")
+    assert last.quality.components == "ENZ"
+    assert last.classification is not None
+    assert last.classification.window_s == pytest.approx(10.0, abs=0.1)
+
+
+def test_another_sampling_rate_in_the_middle_of_an_event_leaves_its_onset_in_the_window() -> None:
+    class Looks:
+        """Says noise, and notes how much of each window was recorded."""
+
+        preparation = Preparation()
+
+        def __init__(self) -> None:
+            self.coverage: list[tuple[float, ...]] = []
+
+        def classify(self, window: Window) -> Classification:
+            self.coverage.append(window.coverage)
+            return Classification("noise", 1.0, (0, 0, 0, 0, 1.0), False, window.seconds, "m", "0" * 64, "b", "p")
+
+    before = [block for block in _blocks(DATA, [100] * 300) if block.start_ns < T0 + 67 * NS]
+    faster = _blocks(_record(300, [(60.0, 4.0)], 200.0), [200] * 300, 200.0)
+    looks = Looks()
+    _run([*before, *(block for block in faster if block.start_ns >= T0 + 67 * NS)], looks)
+    assert min(map(min, looks.coverage)) > 0.99

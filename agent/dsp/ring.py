@@ -47,6 +47,11 @@ class RingBuffer:
         first, start_ns = self._runs[-1]
         return start_ns + round((self._written - 1 - first) * self._step_ns)
 
+    def is_set_back(self, start_ns: int) -> bool:
+        """Whether a block that begins then would empty the buffer. Not yet a whole sample early is a clock that
+        drifts."""
+        return self._due_ns - start_ns >= self._step_ns
+
     def write(self, start_ns: int, samples: Samples) -> None:
         """Append the samples ``[n]``, the first at ``start_ns``; the oldest make room."""
         n = len(samples)
@@ -56,7 +61,9 @@ class RingBuffer:
             self._adopt(samples.dtype)
         early_ns = self._due_ns - start_ns
         if not -self._half_ns < early_ns < self._half_ns:
-            self._begin_run(start_ns, early_ns)
+            if self.is_set_back(start_ns):
+                self._runs.clear()
+            self._runs.append((self._written, start_ns))
         at = self._written % self._capacity
         if at + n <= self._capacity:
             self._data[at : at + n] = samples
@@ -93,12 +100,6 @@ class RingBuffer:
         else:
             self._data = np.zeros(self._capacity, dtype)
         self._dtype = self._data.dtype
-
-    def _begin_run(self, start_ns: int, early_ns: float) -> None:
-        # Not yet a whole sample early is a clock that drifts; more is a clock that was set back.
-        if early_ns >= self._step_ns:
-            self._runs.clear()
-        self._runs.append((self._written, start_ns))
 
     def _wrap(self, samples: Samples) -> None:
         """Store samples that pass the end of the memory."""
