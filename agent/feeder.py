@@ -39,6 +39,8 @@ BUSY_S = 30.0
 SILENT_S = 30.0
 """So long without a packet from anyone, and stations of a site are no longer waited for; longer where they may be
 further behind, which those are that deliver a minute at a time."""
+REFUSED_S = 120.0
+"""So long a packet that the pipeline refused is told of: longer than packets are, so that one refused each time is."""
 HELD_MESSAGES = 10_000
 """Messages kept in memory while the disk refuses them."""
 PUT_MESSAGES = 100
@@ -106,6 +108,8 @@ class Feeder:
         self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
         self._refused = 0
+        self._refusal: tuple[float, str] | None = None
+        """When a packet was refused last, and why."""
         self._retry_at = 0.0
         self._quiet = QuietLog(_log.error)
         self.stopping = threading.Event()
@@ -205,6 +209,9 @@ class Feeder:
     def troubles(self) -> list[str]:
         """What is wrong with the way in and out."""
         held = [f"{self.held} messages wait in memory: the disk refuses them"] if self._held else []
+        refusal = self._refusal
+        if refusal is not None and time.monotonic() - refusal[0] < REFUSED_S:
+            held.append(refusal[1])
         source = self._source.troubles() if isinstance(self._source, Telling) else []
         site = [trouble] if (trouble := self.line.reporter.trouble()) else []
         return held + source + (self.clocks.doubts() if self.clocks else []) + site
@@ -244,14 +251,7 @@ class Feeder:
             if self.clocks and self.clocks.was_set_back(packet, received_ns, self._busy_since):
                 _log.warning("the clock of %s was set back; it begins anew", block.stream)
                 self.line.pipeline.forget(block.stream)
-                self._health.begins_anew(block)
-            self._health.saw(block, received_ns)
-            try:
-                outputs = self.line.pipeline.feed(block)
-            except DataError as error:
-                self._refused += 1
-                self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
-                outputs = []
+            outputs = self._feed(block, received_ns)
             if self.watch is not None:
                 self.watch.fed(block, self.line.pipeline.stations, outputs)
             self._deliver(outputs, received_ns, block)
@@ -267,6 +267,20 @@ class Feeder:
         self._store()
         if self._held:
             _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
+
+    def _feed(self, block: SampleBlock, received_ns: int) -> list[Event | Discard]:
+        """What the pipeline makes of a packet; whether it could use it goes into the health report."""
+        pipeline, used, outputs = self.line.pipeline, False, []
+        before = pipeline.used(block.stream)
+        try:
+            outputs = pipeline.feed(block)
+            used = pipeline.used(block.stream) > before
+        except DataError as error:
+            self._refused += 1
+            self._refusal = time.monotonic(), f"packets of {block.stream} are dropped: {error.message}"
+            self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
+        self._health.saw(block, received_ns, used=used)
+        return outputs
 
     def _next(self) -> tuple[SampleBlock, int] | _Wake | None:
         silent_s = 0.0

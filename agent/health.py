@@ -44,8 +44,6 @@ class _Stream:
     arrived: float
     latency_s: float
     block: SampleBlock
-    gaps: int = 0
-    gap_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +92,20 @@ class Health:
         """Whose health this is."""
         return self._identity.station
 
-    def saw(self, block: SampleBlock, received_ns: int) -> None:
-        """A packet came in at ``received_ns`` (host clock)."""
-        end_ns = block.end_ns
-        arrived, latency_s = time.monotonic(), (received_ns - end_ns) / NS
+    def saw(self, block: SampleBlock, received_ns: int, *, used: bool) -> None:
+        """A packet came in at ``received_ns`` (host clock). One that is not ``used``, as it was refused or brought
+        nothing new, is no sign that its channel is well."""
+        arrived, latency_s = time.monotonic(), (received_ns - block.end_ns) / NS
         with self._lock:
             stream = self._streams.get(block.stream)
             if stream is None:
                 if len(self._streams) < MAX_KEPT:
-                    self._streams[block.stream] = _Stream(end_ns, block.rate_hz, arrived, latency_s, block)
+                    self._streams[block.stream] = _Stream(block.end_ns, block.rate_hz, arrived, latency_s, block)
                 return
-            missing = block.start_ns - stream.end_ns
-            if missing > 0.5 * NS / block.rate_hz:
-                stream.gaps += 1
-                stream.gap_ns += missing
-            if end_ns > stream.end_ns:
-                stream.end_ns, stream.rate_hz, stream.latency_s = end_ns, block.rate_hz, latency_s
-            stream.arrived, stream.block = arrived, block
+            stream.block = block
+            if used:
+                stream.end_ns, stream.rate_hz = block.end_ns, block.rate_hz
+                stream.arrived, stream.latency_s = arrived, latency_s
 
     def decided(self, output: Event | Discard) -> None:
         """The pipeline spoke."""
@@ -131,12 +126,6 @@ class Health:
         now = time.monotonic()
         with self._lock:
             return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self.stalled_s)
-
-    def begins_anew(self, block: SampleBlock) -> None:
-        """The channel's clock was set back: what comes before what is known is no repetition, and no gap."""
-        with self._lock:
-            if (stream := self._streams.get(block.stream)) is not None:
-                stream.end_ns = block.start_ns
 
     def message(self, seq: int, sight: Sight) -> HealthMessage:
         """The present state, with all channels; ``for_the_broker`` makes of it what is published."""
@@ -171,7 +160,7 @@ class Health:
         if silent:
             named = ", ".join(str(stream) for stream in sorted(silent)[:NAMED])
             more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
-            reasons.append(f"no samples from {named}{more} for {self.stalled_s:.0f} s")
+            reasons.append(f"no new samples from {named}{more} for {self.stalled_s:.0f} s")
         if not streams:
             reasons.append("no samples yet")
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
@@ -249,8 +238,8 @@ def _stream_health(stream: StreamId, entry: _Stream, stalled: bool, counts: Coun
         last_sample=format_ns(entry.end_ns),
         latency_s=round(entry.latency_s, 3),
         stalled=stalled,
-        gaps=entry.gaps,
-        gap_s=round(entry.gap_ns / NS, 3),
+        gaps=seen.gaps,
+        gap_s=round(seen.gap_s, 3),
         overlaps=seen.overlaps,
         duplicates=seen.duplicates,
         late=seen.late,

@@ -57,6 +57,12 @@ class Pipeline:
             self.stations[block.stream.station] = station
         return station.feed(block)
 
+    def used(self, stream: StreamId) -> int:
+        """How many samples of a channel were new and valid so far."""
+        station = self.stations.get(stream.station)
+        counts = None if station is None else station.counts.get(stream.component)
+        return 0 if counts is None else counts.samples
+
     def forget(self, stream: StreamId) -> None:
         """The channel's clock was set back: what follows is earlier than what is known, and is no repetition of it."""
         if (station := self.stations.get(stream.station)) is not None:

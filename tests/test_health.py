@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from broker_support import STATION, make_event
 
 from agent import machine
-from agent.assemble import build_line
+from agent.assemble import Line, build_line
 from agent.config import ClassifierConfig, TunablesConfig
+from agent.config_model import TriggerConfig
 from agent.dsp.rsam import MINUTE_NS, Minute
 from agent.errors import DataError
+from agent.feeder import Feeder
 from agent.health import MAX_STREAMS, Health, Identity, Sight, for_the_broker
 from agent.pipeline import MAX_STATIONS
 from agent.rates import Rates, rsam_health
@@ -74,6 +77,12 @@ def block(start_ns: int, samples: np.ndarray, component: str = "Z") -> SampleBlo
     return SampleBlock(StreamId(STATION, component), start_ns, 100.0, samples)
 
 
+def hear(line: Line, health: Health, packet: SampleBlock, received_ns: int) -> None:
+    before = line.pipeline.used(packet.stream)
+    line.pipeline.feed(packet)
+    health.saw(packet, received_ns, used=line.pipeline.used(packet.stream) > before)
+
+
 def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     """Gaps, copies, late packets and broken samples are counted by channel; RSAM is there; it passes its own schema."""
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
@@ -86,8 +95,7 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     received_ns = 0
     for packet in packets:
         received_ns = max(received_ns, packet.end_ns + NS // 2)  # what is late comes when it comes
-        health.saw(packet, received_ns)
-        line.pipeline.feed(packet)
+        hear(line, health, packet, received_ns)
     stages = [StageHealth(name="source", alive=False, idle_s=0.2, waiting=None)]
     sight = Sight(stages=stages, source={"received": 7}, stations=tuple(line.pipeline.stations.values()))
     body = HealthMessage.model_validate_json(health.message(3, sight).model_dump_json())
@@ -114,19 +122,62 @@ def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path, monkeypa
     for stream in streams:
         quality = BlockQuality(time_questionable=stream == doubted)
         packet = SampleBlock(stream, T0, 100.0, np.ones(100, np.int32), quality)
-        health.saw(packet, packet.end_ns + (9 * NS if stream == slow else NS // 2))
+        health.saw(packet, packet.end_ns + (9 * NS if stream == slow else NS // 2), used=True)
         if stream == dead[-1]:
             now[0] += 100
     for stream in streams[:100]:
-        health.saw(SampleBlock(stream, T0 + NS, 100.0, np.ones(100, np.int32)), T0 + 2 * NS)
+        health.saw(SampleBlock(stream, T0 + NS, 100.0, np.ones(100, np.int32)), T0 + 2 * NS, used=True)
     report = health.message(1, Sight())
     assert [one.stream for one in report.streams] == sorted(str(stream) for stream in streams)
     sent = for_the_broker(report)
     assert {one.stream for one in sent.streams[:7]} == {str(stream) for stream in dead}
     assert [one.stream for one in sent.streams[7:9]] == [str(doubted), str(slow)]
     assert (len(sent.streams), sent.streams_total, sent.streams_stalled) == (MAX_STREAMS, 192, 7)
-    assert sent.reasons == [f"no samples from {', '.join(map(str, dead[:5]))} and 2 more for 60 s"]
+    assert sent.reasons == [f"no new samples from {', '.join(map(str, dead[:5]))} and 2 more for 60 s"]
     assert len(sent.model_dump_json()) < 32_768
+
+
+def test_a_channel_whose_clock_was_set_back_is_not_well_while_nothing_of_it_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packets come every second, all pass for copies of what is known, and the station is blind."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    status = []
+    for second in (*range(300), *range(100, 400)):
+        hear(line, health, block(T0 + second * NS, np.ones(100, np.int32)), T0 + 400 * NS)
+        now[0] += 1
+        status.append(health.message(1, Sight()).status)
+    assert status == ["ok"] * 359 + ["degraded"] * 141 + ["ok"] * 100
+
+
+class Given:
+    """A source that gives packets, and then nothing more."""
+
+    def __init__(self, packets: Sequence[SampleBlock]) -> None:
+        self._packets = packets
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        yield from self._packets
+
+    def close(self) -> None:
+        pass
+
+
+def test_packets_that_the_pipeline_refuses_are_told_of(tmp_path: Path) -> None:
+    """Not only in the log: the trigger looks above what this station records, which is thereby blind."""
+    trigger = TriggerConfig(low_hz=45.0, high_hz=48.0)
+    line = build_line(TunablesConfig(trigger=trigger), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    source = Given([block(T0 + k * NS, np.ones(100, np.int32)) for k in range(3)])
+    feeder = Feeder(source, line, Health(Identity(STATION, BOOT), tmp_path), lambda _: None)
+    feeder.start()
+    assert feeder.ended.wait(60)
+    assert feeder.counters()["refused_packets"] == 3
+    (trouble,) = feeder.troubles()
+    assert "are dropped" in trouble
+    assert "too few for the trigger" in trouble
 
 
 def test_more_reasons_than_a_message_holds_are_counted(tmp_path: Path) -> None:
@@ -152,7 +203,7 @@ def test_sensors_beyond_all_bounds_are_refused() -> None:
 
 def test_a_stage_that_hangs_is_told_from_one_with_nothing_to_do(tmp_path: Path) -> None:
     health = Health(Identity(STATION, BOOT), tmp_path)
-    health.saw(block(T0, np.ones(100, np.int32)), T0)
+    health.saw(block(T0, np.ones(100, np.int32)), T0, used=True)
     stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=0)]
     assert health.message(1, Sight(stages=stages)).reasons == []
     stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=17)]
@@ -173,7 +224,7 @@ def test_a_machine_in_trouble_is_degraded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, value: object, reason: str
 ) -> None:
     health = Health(Identity(STATION, BOOT), tmp_path)
-    health.saw(block(T0, np.ones(100, np.int32)), T0)
+    health.saw(block(T0, np.ones(100, np.int32)), T0, used=True)
     assert health.message(1, Sight()).status == "ok"
     monkeypatch.setattr(machine, attribute, value)
     (found,) = health.message(1, Sight()).reasons
