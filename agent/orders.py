@@ -101,6 +101,7 @@ class Orders:
             return open_classifier(settings, self._config.state_dir if final else None)[0]
 
         selection = Selection(self._config.state_dir / "models")
+        self._hear_again(selection.chosen.revision)
         self._updates = ModelUpdates(
             selection,
             line.classifier,
@@ -123,6 +124,17 @@ class Orders:
             control.commands_per_min,
         )
         self._updates.start()
+
+    def _hear_again(self, begun: int) -> None:
+        """An agent killed after it noted a model's order as heard, and before it noted it as begun, would let it lie
+        for ever; the broker has it still. A command is not carried out twice, this may be."""
+        store = self._stores[MODEL]
+        if store.stored.newest is None or store.stored.highest <= begun:
+            return
+        try:
+            store.write(store.stored.model_copy(update={"highest": store.stored.highest - 1, "newest": None}))
+        except ControlError as error:
+            self._quiet.warn(str(error), key="store")
 
     def _in_use(self, selection: Selection) -> Path:
         return next(iter(selection.serving()), self._config.classifier.bundle or DEFAULT_BUNDLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -22,8 +23,9 @@ from obspy import read
 
 from agent.control.inbox import MAX_CORRELATION
 from agent.control.keys import SigningKey
-from agent.control.model_client import command
+from agent.control.model_client import command, offer
 from agent.control.selection import Selection
+from agent.control.store import Store, Stored
 from agent.control.survival import DEATHS
 from agent.mqtt import Connection
 from agent.types import StationId
@@ -164,6 +166,25 @@ def test_a_kept_model_that_ends_the_agent_again_and_again_is_taken_back(tmp_path
         wait_for(lambda: [body for body in heard.bodies("/state") if words in (body["backend_reason"] or "")])
         wait_for(lambda: words in talus("model", "show", *place.where)[1], 60)
     start("small 1.2.3", signal.SIGTERM)
+
+
+def test_a_kill_between_an_order_heard_and_an_order_begun_loses_no_order(tmp_path: Path, broker: Mosquitto) -> None:
+    """What lies on the disk between the two writes is made here by hand; the moment itself lasts a millisecond."""
+    place = Place(tmp_path, broker)
+    offered = offer(place.newer(), key(tmp_path), STATION, promote="auto", url=None, valid_days=1)
+    heard = hashlib.sha256(offered.payload).hexdigest()
+    Store(tmp_path / "state" / "control", "model").write(Stored(highest=offered.revision, newest=heard))
+    with contextlib.closing(Waker()) as waker:
+        connection = Connection.open(broker.settings(), "anyone", waker)
+        token = connection.publish("talus/v1/XX/SLP/model/set", offered.payload, retain=True)
+        wait_for(lambda: any(ack.token == token for ack in connection.pump(0.1)))
+        connection.close()
+    with running_agent("run", "--config", place.config) as agent:
+        wait_for(lambda: Selection(tmp_path / "state" / "models").chosen.order, 30)
+        agent.signal(signal.SIGTERM)
+        agent.end()
+    stored = Store(tmp_path / "state" / "control", "model").stored
+    assert (stored.highest, stored.newest) == (offered.revision, heard), "and no replay is let in by it"
 
 
 def test_the_record_of_an_event_can_be_had_and_is_what_its_hash_says(tmp_path: Path, broker: Mosquitto) -> None:
