@@ -300,13 +300,21 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     from agent.inference.bundle import open_bundle
     from quantize import report, tables
     from quantize.data import load_records, read_table
+    from quantize.overlap import apart
+    from quantize.unlabelled import read_streams, read_unlabelled
 
-    rows = [row for row in read_table(data) if row.split == split]
-    if not rows:
-        raise DataError(f"no record is in the split `{split}`", "choose the other --split")
+    records = load_records(read_table(data))
+    chosen = [record for record in records if record.row.split == split]
+    if split == "val":
+        learned = [record for record in records if record.row.split != split]
+        judged = apart(chosen, [*learned, *read_unlabelled(data), *read_streams(data)])
+        chosen = [record for record, alone in zip(chosen, judged, strict=True) if alone]
+    if not chosen:
+        raise DataError(f"no record of the split `{split}` can be judged", "choose the other --split")
+    rows = [record.row for record in chosen]
     classifier, _ = load(bundle, ["onnxruntime"])
     opened = open_bundle(bundle)
-    measured = report.measure(report.classified(classifier, load_records(rows), opened.preparation), rows)
+    measured = report.measure(report.classified(classifier, chosen, opened.preparation), rows)
     print(
         report.text(measured, rows, f"{classifier.model} ({classifier.backend}, {classifier.precision}), {split} split")
     )

@@ -78,6 +78,7 @@ def compare(
         "records": int(learned.sum()),
         "events": len(np.unique(truth.events[learned])),
         "folds": len(np.unique(folds)),
+        "overlapping": int(np.isin(fold, folds).sum()) - len(index),
         "classes": {
             label: [int((truth.labels == i).sum()), len(np.unique(truth.events[truth.labels == i]))]
             for i, label in enumerate(LABELS)

@@ -28,10 +28,17 @@ class OutOfFold:
 
 
 def cross_validate(lab: Lab, name: str, only: Sequence[int] = tuple(range(FOLDS))) -> OutOfFold:
-    """Train the method ``name`` once a fold and collect its answers on the fold left out. Resumable."""
+    """Train the method ``name`` once a fold and collect its answers on the records by which it is judged. Resumable."""
     answered = [answers(lab, name, fold) for fold in only]
-    index = np.concatenate([lab.held_out(fold) for fold in only])
-    return OutOfFold(index, {view: np.concatenate([part[view] for part in answered]) for view in VIEWS})
+    judged = [lab.judged(fold) for fold in only]
+    places = [np.isin(lab.held_out(fold), index) for fold, index in zip(only, judged, strict=True)]
+    return OutOfFold(
+        np.concatenate(judged),
+        {
+            view: np.concatenate([part[view][place] for part, place in zip(answered, places, strict=True)])
+            for view in VIEWS
+        },
+    )
 
 
 def together(parts: Sequence[OutOfFold]) -> OutOfFold:

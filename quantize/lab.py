@@ -14,6 +14,7 @@ from quantize.bank import Bank, labelled_plan, open_bank, synthetic_plan, unlabe
 from quantize.config import BuildConfig
 from quantize.data import Record, folds
 from quantize.fit import Source
+from quantize.overlap import apart
 
 FOLDS = 5
 FOLD_SEED = 0
@@ -90,6 +91,16 @@ class Lab:
         """Indices of the records on which a fold is tried."""
         parts = self.parts
         return np.flatnonzero(parts % 2 == 1 if fold is None else parts // 2 == fold)
+
+    def judged(self, fold: int | None) -> NDArray[np.int64]:
+        """Those held out that also share no moment with what the fold learns from; the figures rest on them alone.
+
+        For the final network that goes for what it learns from without a class, too.
+        """
+        held, learned = self.held_out(fold), self.training(fold)
+        if fold is None:
+            learned += [*self.unlabelled, *self.streams]
+        return held[apart([self.records[int(i)] for i in held], learned)]
 
     def training(self, fold: int | None) -> list[Record]:
         """The records from which a fold learns."""

@@ -96,9 +96,9 @@ def transfer(lab: Lab, recipe: Recipe | None, target: Path) -> str:
     teacher = transferred(lab, None, f"transfer_{settings.recipe}", pretrained(lab))
     start = "pre-trained here" if lab.checkpoint is None else hashlib.sha256(lab.checkpoint.read_bytes()).hexdigest()
     save_teacher(target, teacher, {"start": start, "recipe": settings.recipe})
-    held = [lab.records[int(i)] for i in lab.held_out(None)]
+    held = [lab.records[int(i)] for i in lab.judged(None)]
     if not held:
-        return f"{target} written; no record is in the split `val`, so there are no figures"
+        return f"{target} written; no record of the split `val` can be judged, so there are no figures"
     logits = module_logits(teacher)
     made: dict[str, Array] = {view: predict(logits, held, view, LENGTHS_S, lab.config.preparation) for view in VIEWS}
     rows = [record.row for record in held]
@@ -178,7 +178,7 @@ def build_bundle(
     save_student(lab.work / "student.pt", module, lab.config.student, {"teachers": list(lab.config.distil.teachers)})
     folds = cross_validate(lab, "distilled", only)
     confidence = _confidence(lab, folds)
-    validation, preparation = [lab.records[int(i)] for i in lab.held_out(None)], lab.config.preparation
+    validation, preparation = [lab.records[int(i)] for i in lab.judged(None)], lab.config.preparation
     files = int8_student(lab, None, count)
     # Windows that neither the ranges nor the choice of method came from.
     unseen = calibration_windows(lab.training(None), preparation, 32, seed=3)
@@ -217,6 +217,7 @@ def build_bundle(
                 studies(lab.work),
                 folds=len(only),
                 synthetic=lab.config.distil.synthetic if lab.config.bank.synthetic else 0.0,
+                overlapping=len(lab.held_out(None)) - len(validation),
             ),
         ),
     )

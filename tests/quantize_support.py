@@ -25,11 +25,20 @@ def motion(label: str, rate: float, seconds: float, rng: np.random.Generator) ->
     return np.round(100 * x).astype(np.int32)
 
 
-def write_record(path: Path, label: str, channels: str, rate: float, seconds: float = 120.0, *, seed: int = 0) -> None:
+def write_record(
+    path: Path,
+    label: str,
+    channels: str,
+    rate: float,
+    seconds: float = 120.0,
+    *,
+    seed: int = 0,
+    start: UTCDateTime = START,
+) -> None:
     rng = np.random.default_rng(seed)
     traces = []
     for channel in channels.split(","):
-        header = {"network": "XX", "station": "AAA", "channel": channel, "sampling_rate": rate, "starttime": START}
+        header = {"network": "XX", "station": "AAA", "channel": channel, "sampling_rate": rate, "starttime": start}
         traces.append(Trace(motion(label, rate, seconds, rng), header))
     path.parent.mkdir(parents=True, exist_ok=True)
     Stream(traces).write(str(path), format="MSEED")
@@ -58,27 +67,29 @@ def write_table(root: Path, rows: list[dict[str, str]], columns: tuple[str, ...]
 
 
 def write_folder(root: Path, events: int = 6) -> Path:
-    """``events`` one-record events of each label (one of collapse); the last two of each are validation."""
+    """``events`` one-record events of each label (one of collapse), none at the time of another; the last two of each
+    are validation."""
     rows = []
     for label in DECAY_S:
         for number in range(1 if label == "collapse" else events):
             event = f"{label}{number}"
             channels, rate = (("HHE,HHN,HHZ", 100.0), ("BHZ", 50.0))[number % 2]
             name = f"records/{event}.mseed"
-            write_record(root / name, label, channels, rate, seed=number)
-            onset = {"trace_onset_time": ""} if label == "noise" else {}
+            start = START + 600 * len(rows)
+            write_record(root / name, label, channels, rate, seed=number, start=start)
+            onset = {"trace_onset_time": "" if label == "noise" else str(start + ONSET_S)}
             split = "val" if number >= events - 2 else "train"
             rows.append(
                 row(name, event, label, split, trace_channels=channels, trace_sampling_rate_hz=str(rate), **onset)
             )
     write_table(root, rows)
-    write_picks(root, [r["trace_name"] for r in rows if r["source_type"] != "noise"])
+    write_picks(root, {r["trace_name"]: r["trace_onset_time"] for r in rows if r["source_type"] != "noise"})
     return root
 
 
-def write_picks(root: Path, names: list[str]) -> None:
+def write_picks(root: Path, onsets: dict[str, str]) -> None:
     """A table of picks as of a phase picker: a P at every onset."""
     (root / "soft_labels").mkdir()
-    lines = [f"{name},{START + ONSET_S},Pg,0.8,vertical copied" for name in names]
+    lines = [f"{name},{onset},Pg,0.8,vertical copied" for name, onset in onsets.items()]
     header = "trace_name,pick_time,phase,probability,input"
     (root / "soft_labels" / "picks.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")

@@ -183,6 +183,26 @@ def test_no_fold_learns_from_an_event_that_it_is_tried_on(lab: Lab, bank: Bank) 
     assert {lab.records[int(i)].row.split for i in lab.held_out(None)} == {"val"}
 
 
+def test_what_shares_time_with_what_was_learned_from_is_not_judged(lab: Lab) -> None:
+    """Noise cut from the hours of a stream, or while an event of another fold is going on, would flatter."""
+    held = lab.held_out(0)
+    first = lab.records[int(held[0])]
+    width_ns = first.data.shape[1] * 10_000_000
+
+    def judged(shift_ns: int, fold: int | None = 0, **others: list[Record]) -> set[int]:
+        records = list(lab.records)
+        learned = next(i for i in range(len(records)) if i not in held)
+        records[learned] = replace(records[learned], start_ns=first.start_ns + shift_ns)
+        return set(replace(lab, records=records, **others).judged(fold).tolist())
+
+    assert judged(10**15) == set(held.tolist()), "none but the one that is moved shares time with another"
+    for shift_ns in (0, width_ns - 1, 1 - width_ns):
+        assert judged(shift_ns) == set(held[1:].tolist())
+    assert judged(width_ns) == set(held.tolist()), "one that follows at once does not share time"
+    last = lab.records[int(lab.held_out(None)[0])]
+    assert judged(10**15, None, streams=[last]) == set(lab.held_out(None)[1:].tolist())
+
+
 def test_few_landslides_are_part_of_more_and_seen_as_often(lab: Lab, bank: Bank) -> None:
     """Else the learning curve would compare other choices of events, or other shares of the classes."""
     slides = LABELS.index("landslide")
