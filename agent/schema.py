@@ -27,8 +27,8 @@ Time = Annotated[
 EventId = Annotated[
     str,
     Field(
-        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z$",
-        description="NET.STA and the onset; the same for the whole life of the event and in every replay",
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z$",
+        description="the sensor, or the site, and the onset; the same for the event's whole life and in every replay",
     ),
 ]
 Station = Annotated[
@@ -48,7 +48,7 @@ Site = Annotated[
 AlertId = Annotated[
     str,
     Field(
-        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-rate-[a-z]{1,16})?$",
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-rate-[a-z]{1,16})?$",
         description="the event's id; with -rate-LABEL for an alert on the rate of events, after the one that tipped it",
     ),
 ]

@@ -374,7 +374,11 @@ def parse_ns(text: str) -> int:
 
 
 def event_id(station: StationId, onset_ns: int) -> str:
-    """``NET.STA-20260301T120000.123Z``: the identity of an event for its whole life, the same in every replay."""
+    """``NET.STA.LOC.HH-20260301T120000.123Z``: the identity of an event for its whole life, the same in every replay.
+
+    It names the sensor, as two of one station see many an onset in the same millisecond; a site's is ``NET.STA-...``.
+    """
     millis = onset_ns // 1_000_000
     moment = datetime.fromtimestamp(millis // 1000, timezone.utc)
-    return f"{station.short}-{moment:%Y%m%dT%H%M%S}.{millis % 1000:03d}Z"
+    name = station if station.band_source else station.short
+    return f"{name}-{moment:%Y%m%dT%H%M%S}.{millis % 1000:03d}Z"

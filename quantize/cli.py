@@ -254,8 +254,10 @@ def _run(options: argparse.Namespace) -> int:
     work = options.work / ("reduced" if options.reduced else "full")
     checkpoint = getattr(options, "checkpoint", None)
     lab = pipeline.open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint)
-    if hasattr(options, "calibration") and not len(lab.held_out(None)):
-        raise DataError("no record is in the split `val`", "a bundle states figures on it: put some whole events there")
+    if hasattr(options, "calibration") and not len(lab.judged(None)):
+        raise DataError(
+            "no record of the split `val` can be judged", "a bundle states figures on it: put some whole events there"
+        )
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
     if options.stage == "search":

@@ -201,7 +201,9 @@ def test_cap_raise_escalate_retract_is_alert_update_cancel_with_all_references()
     assert said(first, "references") is None
     assert said(second, "references") == names[0]
     assert said(third, "references") == " ".join(names)
-    assert names[0] == ("slope@example.org,XX.ABC-20231114T221320.123Z.0123456789abcdef.1,2023-11-14T22:13:31-00:00")
+    assert names[0] == (
+        "slope@example.org,XX.ABC.00.HH-20231114T221320.123Z.0123456789abcdef.1,2023-11-14T22:13:31-00:00"
+    )
     assert [said(root, "info/severity") for root in (first, second)] == ["Severe", "Extreme"]
     assert said(first, "info/expires") == "2023-11-15T00:13:31-00:00", "two hours, as the alert says"
     assert said(first, "info/area/circle") == "31.071200,110.836500 1"

@@ -16,6 +16,7 @@ from broker_support import BOOT, ONSET_NS, STATION, make_event, stamp
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
 from agent import asyncapi
 from agent.errors import DataError
@@ -38,6 +39,7 @@ from agent.schema import (
     AgreementPart,
     AlertMessage,
     ConfigReport,
+    EventId,
     EventMessage,
     HealthMessage,
     LinkHealth,
@@ -52,7 +54,7 @@ from agent.schema import (
     SummaryMessage,
     parse,
 )
-from agent.types import LABELS, Alert, BlockQuality, Event, Quality, format_ns
+from agent.types import LABELS, NS, Alert, BlockQuality, Event, Quality, StationId, event_id, format_ns
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOMENT = format_ns(ONSET_NS)
@@ -211,7 +213,7 @@ def test_every_message_passes_its_published_schema_and_its_model(name: str) -> N
 def test_an_event_says_what_the_pipeline_said() -> None:
     event = make_event(revision=2, phase="update")
     body = json.loads(event_message(event, Stamp(BOOT, 7, ONSET_NS + 1, ONSET_NS + 2)).payload)
-    assert body["id"] == event.id == "XX.ABC-20231114T221320.123Z"
+    assert body["id"] == event.id == "XX.ABC.00.HH-20231114T221320.123Z"
     assert (body["revision"], body["phase"], body["station"]) == (2, "update", "XX.ABC.00.HH")
     assert body["onset"] == "2023-11-14T22:13:20.123456789Z"
     assert body["detection"] == {"ratio": 12.35, "duration_s": 3.21, "peak_counts": 8123.4, "dominant_hz": 7.25}
@@ -315,11 +317,23 @@ def test_hostile_payloads_are_refused_with_a_short_reason(payload: bytes) -> Non
         assert len(caught.value.message) <= 400
 
 
+def test_two_sensors_of_a_station_name_their_events_apart() -> None:
+    """A geophone and an accelerometer in one box see an onset in the same millisecond; one's record must not take the
+    place of the other's. A site, which is no sensor, leaves the sensor out."""
+    sensors = StationId("XX", "ABC", "00", "EH"), StationId("XX", "ABC", "00", "EN"), StationId("XX", "ABC", "", "EN")
+    names = [event_id(sensor, 1_700_000_000 * NS) for sensor in sensors]
+    assert len(set(names)) == 3 and names[0] == "XX.ABC.00.EH-20231114T221320.000Z"
+    site = event_id(StationId("XX", "SITE", "", ""), 1_700_000_000 * NS)
+    assert site == "XX.SITE-20231114T221320.000Z"
+    allowed = TypeAdapter(EventId)
+    assert [allowed.validate_python(name) for name in (*names, site)] == [*names, site]
+
+
 CHANGES: list[tuple[str, Any]] = [
     ("schema", "talus/event/2"),
-    ("id", "XX.ABC-20231114T221320.123Z\n"),
+    ("id", "XX.ABC.00.HH-20231114T221320.123Z\n"),
     ("id", "../../etc/passwd"),
-    ("id", "XX.ABC-٢٠٢٣١١١٤T221320.123Z"),
+    ("id", "XX.ABC.00.HH-٢٠٢٣١١١٤T221320.123Z"),
     ("revision", -1),
     ("revision", True),
     ("revision", 1.5),

@@ -75,7 +75,7 @@ def test_an_event_lives_from_new_to_end(expected: list[Output]) -> None:
     windows = [event.classification.window_s for event in first if event.classification]
     assert windows == [3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 81.92]
     assert abs(first[0].onset_ns - (T0 + 60 * NS)) < 0.5 * NS
-    assert first[0].id.startswith("XX.SLOPE-20260301T1201")
+    assert first[0].id.startswith(f"{first[0].station}-20260301T1201")
 
 
 def test_both_bursts_are_found_and_nothing_else(expected: list[Output]) -> None:

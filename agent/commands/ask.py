@@ -12,7 +12,8 @@ from agent.errors import ControlError, UsageError
 EXAMPLE = (
     "talus ask self-test --key ops.pem --station XX.SLOPE --broker mqtts://ops@broker.example\n"
     "  talus ask test-alarm --key ops.pem --station XX.SLOPE --broker mqtts://ops@broker.example\n"
-    "  talus ask evidence XX.SLOPE-20260101T030000.120Z --out event.mseed --key ops.pem --station XX.SLOPE --broker URL"
+    "  talus ask evidence XX.SLOPE.00.HH-20260101T030000.120Z --out slide.mseed --key ops.pem"
+    " --station XX.SLOPE --broker URL"
 )
 EVIDENCE_S = 600.0
 
