@@ -14,17 +14,17 @@ from agent import __version__
 from agent.errors import TalusError
 
 COMMANDS = {
-    "run": "watch a station: the service",
-    "replay": "send recorded data through the whole line",
     "classify": "label the events in files",
+    "replay": "send recorded data through the whole line",
+    "simulate": "play a drill: a synthetic site through the whole line",
     "check": "say what is wrong with a configuration",
     "doctor": "say what is wrong with this machine",
+    "run": "watch a station: the service",
     "status": "say how the agent on this machine is",
-    "model": "change a station's model from afar",
-    "ask": "give a station a command: evidence, test alarm, self-test",
-    "simulate": "play a drill: a synthetic site through the whole line",
-    "config": "change a station's settings from afar, signed",
     "watch": "print events and alerts as they arrive at a broker",
+    "config": "change a station's settings from afar, signed",
+    "model": "change a station's model from afar, signed",
+    "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -51,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, "1")
     chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
-        parser, commands = _parser(chosen)
-        args = parser.parse_args(arguments)
-        status = commands[args.command].main(args)
+        parser, known = _parser(chosen)
+        args, unknown = parser.parse_known_args(arguments)
+        command, own = known[args.command]
+        if unknown:
+            own.error(f"unrecognized arguments: {' '.join(unknown)}")  # its usage, not that of all commands
+        status = command.main(args)
         sys.stdout.flush()
         return status
     except TalusError as error:
@@ -68,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
-    """The parser, and of the commands the one named ``chosen``: no other is imported."""
+def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, tuple[Command, argparse.ArgumentParser]]]:
+    """The parser, and of the commands the one named ``chosen`` with its own parser: no other is imported."""
     parser = argparse.ArgumentParser(
         prog="talus",
         description="Watch a slope: trigger, classify on the device, and send labelled events and alerts over MQTT.",
@@ -78,7 +81,7 @@ def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
     )
     parser.add_argument("--version", action="version", version=f"talus {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands: dict[str, Command] = {}
+    known: dict[str, tuple[Command, argparse.ArgumentParser]] = {}
     for name, summary in COMMANDS.items():
         sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:
@@ -86,8 +89,8 @@ def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
             sub.description = f"{summary[0].upper()}{summary[1:]}."
             sub.epilog = f"example:\n  {command.EXAMPLE}"
             command.add_arguments(sub)
-            commands[name] = command
-    return parser, commands
+            known[name] = command, sub
+    return parser, known
 
 
 if __name__ == "__main__":

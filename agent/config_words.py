@@ -213,6 +213,10 @@ def _unknown(loc: Loc, entries: dict[str, Entry]) -> str:
     if nearest:
         return f"is not a setting; did you mean {nearest}?"
     homes = [path for path in entries if path.rpartition(".")[2] == name and not re.search(r"\[\]|:", path)]
+    within = _entry_path(loc[:-1])
+    near = [path for path in entries if path.startswith(f"{within}.") and path.rpartition(".")[2] == name]
+    if within and near:
+        return f"is not a setting here; it belongs at {near[0]}"
     if homes:
         return f"is not a setting here; it belongs at {' or '.join(homes[:3])}"
     place = dotted(loc[:-1]) or "the file"

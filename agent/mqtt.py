@@ -470,8 +470,10 @@ def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
         if tls.cert is not None:
             context.load_cert_chain(tls.cert, tls.key)
     except (OSError, ValueError) as error:
+        files = ", ".join(name for name in (tls.ca, tls.cert, tls.key) if name)
+        why = (error.strerror if isinstance(error, OSError) else None) or error
         raise DeliveryError(
-            f"TLS files cannot be used: {error}", "check mqtt.tls: ca, cert and key must be readable PEM files"
+            f"TLS files cannot be used ({files}): {why}", "these must be readable PEM files (mqtt.tls, or --ca)"
         ) from None
     if tls.insecure:
         context.check_hostname = False

@@ -11,8 +11,8 @@ from agent.mqtt_settings import MqttSettings
 _HINTS = {
     0x81: "the peer does not speak MQTT as expected: check the port",
     0x85: "set mqtt.client_id to one that the broker accepts",
-    0x86: "check mqtt.username and the password",
-    0x87: "the broker's access list does not allow this user or client to connect, or to write its topics",
+    0x86: "check the user and the password",
+    0x87: "check the user and the password, and what the broker's access list allows that user",
     0x88: "the broker is there but not in service: see its log",
     0x89: "the broker is overloaded; the agent keeps trying",
     0x8A: "the broker has banned this client",
@@ -34,10 +34,10 @@ def unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
     """The error to raise for what the socket, the resolver or TLS raised."""
     address = settings.address
     if isinstance(error, socket.gaierror):
-        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check mqtt.host, and the DNS"
+        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check the name of the broker, and the DNS"
     elif isinstance(error, ssl.SSLCertVerificationError):
         text = f"the certificate of {address} is not trusted: {error.verify_message}"
-        hint = "set mqtt.tls.ca to the authority that signed it, and mqtt.host to the name in it; check the clock"
+        hint = "trust who signed it (mqtt.tls.ca_file, or --ca), use the name that is in it; check the clock"
     elif isinstance(error, ssl.SSLError):
         text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
     elif isinstance(error, ConnectionRefusedError):
@@ -45,7 +45,7 @@ def unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
     elif isinstance(error, ConnectionResetError):
         text, hint = f"{address} closed the connection", "is this the broker's port, and with or without TLS?"
     elif isinstance(error, TimeoutError):
-        text, hint = f"{address} does not answer", "check the network, the firewall, and mqtt.host"
+        text, hint = f"{address} does not answer", "check the network, the firewall, and the name of the broker"
     else:
         text, hint = f"{address} cannot be reached: {error}", "check the network and the mqtt section"
     return DeliveryError(text, hint)

@@ -22,6 +22,13 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         BASE + "lta_s: 60\n",
         ["site.yaml:3: lta_s: is not a setting here; it belongs at tunables.trigger.lta_s"],
     ),
+    "a key that belongs deeper in the same section": (
+        "station: {network: XX, station: SLP}\nsource: {kind: seedlink, host: 10.0.0.2}\n",
+        [
+            "site.yaml:2: source.servers: is required (servers, each with its own connection)",
+            "site.yaml:2: source.host: is not a setting here; it belongs at source.servers[].host",
+        ],
+    ),
     "what is required is missing": (
         "station:\n  network: XX\nmqtt:\n  port: 1883\n",
         [

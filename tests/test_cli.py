@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +29,7 @@ from seedlink_server import authority
 from agent import __version__
 from agent.broker import free_port
 from agent.cli import COMMANDS, main
+from agent.commands import ask, config, model
 from agent.types import LABELS, NS, format_ns, parse_ns
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
@@ -72,6 +75,28 @@ def test_every_command_has_help_with_an_example(command: str, run: Run) -> None:
     assert status == 0
     assert out.startswith(f"usage: talus {command}")
     assert re.search(rf"example:\n +talus {command}\b", out)
+
+
+@pytest.mark.parametrize(
+    ("command", "action"),
+    [(command, action) for command in (ask, config, model) for action in command.EXAMPLES],
+    ids=lambda value: value if isinstance(value, str) else value.__name__.rpartition(".")[2],
+)
+def test_every_action_has_help_with_an_example_that_it_takes(command: ModuleType, action: str, run: Run) -> None:
+    name = command.__name__.rpartition(".")[2]
+    status, out, _ = run(name, action, "--help")
+    assert status == 0
+    assert f"example:\n  {command.EXAMPLES[action]}\n" in out
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    parser.parse_args(command.EXAMPLES[action].split()[2:])
+
+
+def test_what_a_command_does_not_know_is_answered_with_its_own_usage(run: Run) -> None:
+    status, out, err = run("doctor", "station.yaml")
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: talus doctor")
+    assert err.endswith("talus doctor: error: unrecognized arguments: station.yaml\n")
 
 
 def test_help_and_version(run: Run) -> None:

@@ -110,6 +110,27 @@ def test_a_change_that_no_station_would_take_is_not_signed(tmp_path: Path) -> No
     assert not (tmp_path / "x").exists()
 
 
+def test_what_an_operator_mistypes_is_answered_in_words_and_makes_nothing(tmp_path: Path) -> None:
+    path, _ = key_and_section(tmp_path)
+    sign = ("config", "sign", change(tmp_path, "trigger: {on: 5.0}"), "--key", path)
+    nowhere = ("--key", path, "--station", "XX.SLP", "--broker", "mqtt://127.0.0.1:1")
+    for words, said in (
+        ((*sign, "--station", "XX.SLP", "--out", tmp_path / "absent" / "x"), "No such file or directory"),
+        ((*sign, "--station", "SLP"), "write NETWORK.STATION in capitals"),
+        ((*sign, "--station", "xx.slp"), "write NETWORK.STATION in capitals"),
+        ((*sign, "--station", "XX.SLP", "--revision", 0), "a whole number from 1 on"),
+        (("config", "keygen", tmp_path / "k.pem", "--name", ""), "1 to 40 letters"),
+        (("config", "keygen", tmp_path / "k.pem", "--name", "x" * 41), "1 to 40 letters"),
+        (("ask", "evidence", "E", "--out", tmp_path / "absent" / "e", *nowhere), "a folder that you may write"),
+        (("config", "show", "--station", "XX.SLP", "--broker", "mqtt://x", "--ca", "ca.pem"), "mqtts://"),
+    ):
+        status, out, err = talus(*words)
+        assert (status, out) == (2, ""), err
+        assert said in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "k.pem").exists()
+
+
 def test_a_key_that_others_can_read_does_not_sign(tmp_path: Path) -> None:
     path, _ = key_and_section(tmp_path)
     path.chmod(0o644)

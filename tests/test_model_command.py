@@ -102,7 +102,14 @@ def test_a_model_from_afar_serves_through_restarts_and_can_be_taken_back(tmp_pat
         agent.wait_for("connected to")
         status, out, err = talus("model", "rollback", *place.signed)
         assert status == 0, err
-        wait_for(lambda: talus("model", "show", *place.where)[1].rstrip().endswith("small 1.2.3 serves"), 60)
+        assert re.fullmatch(r"XX\.SLP: small .*: rolled back \(ordered\); small 1\.2\.3 serves\n", out), (
+            "what serves now"
+        )
+        assert talus("model", "show", *place.where)[1].endswith("small 1.2.3 serves\n")
+        for action, words in (("promote", "no model is in the shadow"), ("rollback", "there is none before it")):
+            status, out, err = talus("model", action, *place.signed)
+            assert (status, out) == (1, ""), "nothing was done"
+            assert re.search(f"refused: .*{words}", err)
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("watches XX.SLP with small 1.2.3")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_support import talus
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -143,6 +144,21 @@ def test_a_station_with_a_certificate_of_its_own(tmp_path: Path) -> None:
             Connection.open(settings(tmp_path, ports["8884"], connect_timeout_s=2), "nobody", Waker())
 
 
+def test_an_operator_s_commands_trust_the_authority_that_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALUS_MQTT_PASSWORD", PASSWORDS["operator"])
+    with centre(tmp_path) as (_, ports):
+        where = ("--broker", f"mqtts://operator@127.0.0.1:{ports['8883']}")
+        for command in (("config", "show", "--station", "XX.ABC"), ("model", "show", "--station", "XX.ABC")):
+            status, _, err = talus(*command, *where)
+            assert (status, "is not trusted" in err) == (1, True), err
+            status, _, err = talus(*command, *where, "--ca", tmp_path / "ca.pem")
+            assert (status, "XX.ABC has said nothing" in err) == (1, True), err
+        status, _, err = talus("watch", *where, "--ca", tmp_path / "ca.pem", "--timeout", "0.1")
+        assert status == 0, err
+
+
 @pytest.mark.parametrize(
     ("user", "name", "allowed"),
     [
@@ -190,6 +206,21 @@ def test_a_control_room_that_is_away_gets_what_came_although_the_broker_was_kill
         link.stop(2.0)
 
 
+def orders(folder: Path, port: int, at_station: MqttSettings) -> None:
+    """What an operator publishes at the centre comes to the station's own broker, every kind of it."""
+    names = {f"talus/v1/XX/ABC/{name}" for name in ("config/set", "model/set", "model/chunk", "command")}
+    heard: set[str] = set()
+    subscription = Subscription(tuple(names), lambda message: heard.add(message.topic) or True)
+    listening = Connection.open(at_station, "agent", Waker(), subscription=subscription)
+    who = settings(folder, port, username="operator", password=PASSWORDS["operator"])
+    sending = Connection.open(who, "desk", Waker())
+    for name in names:
+        sending.publish(name, b"{}")
+    wait_for(lambda: not sending.pump(0.05) and not listening.pump(0.05) and heard == names, 60)
+    listening.close()
+    sending.close()
+
+
 def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Path) -> None:
     with centre(tmp_path) as (broker, ports), control_room(tmp_path, ports["8883"]) as collector:
         local = free_port()
@@ -214,5 +245,6 @@ def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Pat
             own.start()
             broker.start()
             wait_for(lambda: len({body["id"] for body in collector.bodies("/alert")}) == 3, 60)
+            orders(tmp_path, ports["8883"], link_settings)
         finally:
             own.stop()

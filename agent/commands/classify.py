@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.commands.desk import check_time
 from agent.errors import DataError, TalusError, UsageError
 from agent.types import (
     COMPONENTS,
@@ -66,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     if not 0 < args.seconds <= FULL_S:
         raise UsageError(f"--seconds {args.seconds:g} makes no sense", f"give more than 0 and at most {FULL_S:g} s")
     if args.onset:
-        _check_onset(args.onset)
+        check_time("--onset", args.onset)
     from tqdm import tqdm
 
     from agent.assemble import open_classifier
@@ -100,13 +101,6 @@ def main(args: argparse.Namespace) -> int:
     if failed:
         print(f"talus classify: {failed} of {len(items)} could not be classified", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _check_onset(text: str) -> None:
-    try:
-        parse_ns(text)
-    except DataError as error:
-        raise UsageError(f"--onset: {error.message}", error.hint) from None
 
 
 def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.commands.desk import ANSWER_S, VALID_DAYS, add_broker, settings_of, station_named
+from agent.commands.desk import ANSWER_S, VALID_DAYS, add_action, add_broker, settings_of, silent, station_named, write
 from agent.config_words import printable
 from agent.errors import ConfigError, ControlError, UsageError
 
@@ -19,22 +19,26 @@ if TYPE_CHECKING:
     from agent.control.rehearsal import Rehearsal
     from agent.schema import Outcome
 
-EXAMPLE = (
-    "talus config keygen ops.pem\n"
-    "  talus config sign change.yaml --key ops.pem --station XX.SLOPE --out change.json\n"
-    "  talus config push change.json --broker mqtts://ops@broker.example\n"
-    "  talus config show --broker mqtts://ops@broker.example --station XX.SLOPE\n"
-    "  talus config dry-run change.yaml records/ --config station.yaml"
-)
+EXAMPLES = {
+    "keygen": "talus config keygen ops.pem --name ops",
+    "dry-run": "talus config dry-run change.yaml records/ --config station.yaml",
+    "sign": "talus config sign change.yaml --key ops.pem --station XX.SLOPE --config station.yaml --out change.json",
+    "push": "talus config push change.json --broker mqtts://ops@broker.example --follow",
+    "show": "talus config show --broker mqtts://ops@broker.example --station XX.SLOPE",
+    "history": "talus config history --broker mqtts://ops@broker.example --station XX.SLOPE",
+}
+EXAMPLE = "\n  ".join(EXAMPLES.values())
+NAME_LIMIT = 40
+"""Letters in the name of a key (``control.keys[].name``)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    keygen = actions.add_parser("keygen", help="make a key; prints what the station's file needs")
+    keygen = add_action(actions, "keygen", "make a key; prints what the station's file needs", EXAMPLES["keygen"])
     keygen.add_argument("file", type=Path, metavar="FILE", help="where the private key goes (mode 0600)")
     keygen.add_argument("--name", default="control-room", help="whose key it is (default control-room)")
 
-    sign = actions.add_parser("sign", help="make a signed order from a file of tunables")
+    sign = add_action(actions, "sign", "make a signed order from a file of tunables", EXAMPLES["sign"])
     _add_change(sign)
     sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key")
     sign.add_argument(
@@ -51,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sign.add_argument("--out", type=Path, metavar="FILE", help="where the order goes (default: standard output)")
     sign.add_argument("--dry-run", nargs="+", metavar="DATA", help="say first what it would have made of recorded data")
 
-    push = actions.add_parser("push", help="publish an order and say what became of it")
+    push = add_action(actions, "push", "publish an order and say what became of it", EXAMPLES["push"])
     push.add_argument("file", type=Path, metavar="ORDER", help="what sign wrote")
     add_broker(push)
     push.add_argument("--station", action="append", metavar="NET.STA", help="to these only (default: those it names)")
@@ -61,12 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     for name, words in (("show", "say what rules at a station"), ("history", "list what became of its orders")):
-        one = actions.add_parser(name, help=words)
+        one = add_action(actions, name, words, EXAMPLES[name])
         add_broker(one)
-        one.add_argument("--station", required=True, metavar="NET.STA")
+        one.add_argument("--station", required=True, metavar="NET.STA", help="which station")
         one.add_argument("--json", action="store_true", help="the station's report as it came")
 
-    rehearse = actions.add_parser("dry-run", help="say what a change would have made of recorded data")
+    rehearse = add_action(actions, "dry-run", "say what a change would have made of recorded data", EXAMPLES["dry-run"])
     _add_change(rehearse)
     rehearse.add_argument("data", nargs="+", metavar="DATA", help="files, folders or patterns")
     rehearse.add_argument("--json", action="store_true", help="the figures as JSON")
@@ -89,6 +93,8 @@ def main(args: argparse.Namespace) -> int:
 def _keygen(args: argparse.Namespace) -> int:
     from agent.control.keys import SigningKey
 
+    if not 1 <= len(args.name) <= NAME_LIMIT:
+        raise UsageError(f"--name {args.name!r} makes no sense", f"give 1 to {NAME_LIMIT} letters, such as ops")
     key = SigningKey.create(args.file).trusted(args.name)
     print(f"control:\n  keys:\n    - {{name: {json.dumps(key.name)}, public: {json.dumps(key.text)}}}")
     print(f"talus config: {args.file} is the private key: keep it off the station, and a copy safe", file=sys.stderr)
@@ -96,10 +102,13 @@ def _keygen(args: argparse.Namespace) -> int:
 
 
 def _sign(args: argparse.Namespace) -> int:
-    from agent.control.envelope import Body, seal
+    from agent.control.envelope import EVERY_STATION, Body, seal
     from agent.control.keys import SigningKey
     from agent.types import NS
 
+    stations = tuple(name if name == EVERY_STATION else station_named(name).short for name in args.station)
+    if args.revision is not None and args.revision < 1:
+        raise UsageError(f"--revision {args.revision} makes no sense", "give a whole number from 1 on")
     config, content, after = _change(args)
     if args.dry_run:
         print(_table(_rehearse(args.dry_run, config, after)), file=sys.stderr)
@@ -108,12 +117,12 @@ def _sign(args: argparse.Namespace) -> int:
     now_ns = time.time_ns()
     revision = now_ns // NS if args.revision is None else args.revision
     expires_ns = now_ns + round(args.valid * 86_400) * NS
-    body = Body("config", tuple(args.station), revision, now_ns, expires_ns, content)
+    body = Body("config", stations, revision, now_ns, expires_ns, content)
     text = seal(body, SigningKey.load(args.key))
     if args.out is None:
         print(text.decode())
     else:
-        args.out.write_bytes(text)
+        write(args.out, text)
         print(f"talus config: revision {revision} for {', '.join(args.station)} is in {args.out}", file=sys.stderr)
     return 0
 
@@ -142,9 +151,7 @@ def _push(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     seen = _look(args)
     if seen.report is None:
-        raise ControlError(
-            "silent", f"{args.station} has said nothing of its configuration", "does its file have control.keys?"
-        )
+        raise silent(args.station, "configuration")
     report = seen.report
     if args.json:
         print(report.model_dump_json())
@@ -166,9 +173,7 @@ def _show(args: argparse.Namespace) -> int:
 def _history(args: argparse.Namespace) -> int:
     report = _look(args).report
     if report is None:
-        raise ControlError(
-            "silent", f"{args.station} has said nothing of its configuration", "does its file have control.keys?"
-        )
+        raise silent(args.station, "configuration")
     if args.json:
         print(report.model_dump_json())
         return 0

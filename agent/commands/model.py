@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.ask import give
-from agent.commands.desk import ANSWER_S, VALID_DAYS, add_broker, settings_of, station_named
+from agent.commands.desk import ANSWER_S, VALID_DAYS, add_action, add_broker, settings_of, silent, station_named
 from agent.config_words import printable
 from agent.errors import ControlError, UsageError
 
 if TYPE_CHECKING:
     from agent.schema import ModelReport
 
-EXAMPLE = (
-    "talus model push bundle.zip --key ops.pem --station XX.SLOPE --broker mqtts://ops@broker.example\n"
-    "  talus model show --station XX.SLOPE --broker mqtts://ops@broker.example\n"
-    "  talus model rollback --key ops.pem --station XX.SLOPE --broker mqtts://ops@broker.example"
-)
+_WHERE = "--station XX.SLOPE --broker mqtts://ops@broker.example"
+EXAMPLES = {
+    "push": f"talus model push bundle.zip --key ops.pem {_WHERE} --follow",
+    "show": f"talus model show {_WHERE}",
+    "promote": f"talus model promote --key ops.pem {_WHERE}",
+    "rollback": f"talus model rollback --key ops.pem {_WHERE}",
+}
+EXAMPLE = "\n  ".join(EXAMPLES.values())
 PUSH_S = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    push = actions.add_parser("push", help="send a bundle and say how it fares")
+    push = add_action(actions, "push", "send a bundle and say how it fares", EXAMPLES["push"])
     push.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder or zip")
     push.add_argument("--hold", action="store_true", help="try it in the shadow, and wait for promote")
     push.add_argument("--url", metavar="URL", help="https address from which the station may fetch the zip")
@@ -32,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--follow", action="store_true", help="wait until it is kept (default: until it is in the shadow)"
     )
     push.add_argument("--wait", type=float, default=PUSH_S, metavar="SECONDS", help="at most so long")
-    show = actions.add_parser("show", help="say which model serves, and how an order stands")
+    show = add_action(actions, "show", "say which model serves, and how an order stands", EXAMPLES["show"])
     show.add_argument("--json", action="store_true", help="the station's report as it came")
-    promote = actions.add_parser("promote", help="take the model that is in the shadow, now")
-    rollback = actions.add_parser("rollback", help="go back to the model before")
+    promote = add_action(actions, "promote", "take the model that is in the shadow, now", EXAMPLES["promote"])
+    rollback = add_action(actions, "rollback", "go back to the model before", EXAMPLES["rollback"])
     for one in (push, show, promote, rollback):
-        one.add_argument("--station", required=True, metavar="NET.STA")
+        one.add_argument("--station", required=True, metavar="NET.STA", help="which station")
         add_broker(one)
     for one in (push, promote, rollback):
         one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key")
@@ -50,9 +55,25 @@ def main(args: argparse.Namespace) -> int:
         case "show":
             return _show(args)
         case "promote":
-            return give(args, {"do": "promote_model"}, ANSWER_S)
+            return _exchange(args, "promote_model", {"probation", "kept", "rolled_back", "refused"})
         case _:
-            return give(args, {"do": "roll_back_model"}, ANSWER_S)
+            return _exchange(args, "roll_back_model", {"rolled_back", "refused"})
+
+
+def _exchange(args: argparse.Namespace, what: str, ends: Collection[str]) -> int:
+    """Order it, and wait until the station says what serves now; the exit status."""
+    from agent.control.model_client import look
+
+    settings, station = settings_of(args), station_named(args.station)
+    before = look(settings, station)
+    give(args, {"do": what}, ANSWER_S)
+    deadline = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline:
+        report = look(settings, station)
+        if report is not None and report.phase in ends and (before is None or report.time > before.time):
+            print(_told(report))
+            return int(report.phase == "refused")
+    raise ControlError("timeout", f"{args.station} is not done yet", "`talus model show` says how it stands")
 
 
 def _push(args: argparse.Namespace) -> int:
@@ -83,9 +104,7 @@ def _show(args: argparse.Namespace) -> int:
 
     report = look(settings_of(args), station_named(args.station))
     if report is None:
-        raise ControlError(
-            "silent", f"{args.station} has said nothing of its model", "does its file have control.keys?"
-        )
+        raise silent(args.station, "model")
     print(report.model_dump_json() if args.json else f"{report.time}  {_told(report)}")
     return 0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.cli import INTERRUPTED
-from agent.commands.desk import PASSWORD_VARIABLE
+from agent.commands.desk import add_broker, settings_of
 from agent.errors import DataError, UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
 from agent.types import MAX_BLOCK_S, Discard, Event, SampleBlock, StationId, StreamId, format_ns
@@ -45,11 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, on a terminal too")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings; its broker, if any, gets the messages")
-    parser.add_argument(
-        "--broker",
-        metavar="URL",
-        help=f"send to mqtt://[user@]host[:port][/prefix], or mqtts://; the password comes from {PASSWORD_VARIABLE}",
-    )
+    add_broker(parser, "send to ", required=False)
     parser.add_argument(
         "--wait",
         type=float,
@@ -122,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
     if not 0 < args.packet <= MAX_BLOCK_S:
         raise UsageError(f"--packet {args.packet:g} makes no sense", f"give more than 0 and at most {MAX_BLOCK_S:g} s")
     sends = args.broker is not None or (config is not None and config.mqtt is not None)
-    delivery = _delivery(config, args.broker) if sends else None
+    delivery = _delivery(config, args) if sends else None
     try:
         line = build_line(
             config.tunables if config else TunablesConfig(),
@@ -151,17 +147,15 @@ def main(args: argparse.Namespace) -> int:
     return INTERRUPTED if not finished else 1 if undelivered else 0
 
 
-def _delivery(config: Config | None, url: str | None) -> Delivery:
+def _delivery(config: Config | None, args: argparse.Namespace) -> Delivery:
     """To the configured broker from the configuration's outbox, or to another one from an outbox of its own: what waits
     for one broker is not for any other."""
     from agent.delivery import Delivery
-    from agent.mqtt_settings import MqttSettings
 
-    if url is None and config is not None and config.mqtt is not None:
+    if args.broker is None and config is not None and config.mqtt is not None:
         station = StationId(config.station.network, config.station.station, "", "")
         return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
-    settings = MqttSettings.from_url(url or "", os.environ.get(PASSWORD_VARIABLE))
-    settings = dataclasses.replace(settings, client_id=f"talus-replay-{secrets.token_hex(4)}")
+    settings = dataclasses.replace(settings_of(args), client_id=f"talus-replay-{secrets.token_hex(4)}")
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     name = re.sub("[^A-Za-z0-9.-]", "_", settings.host)
     return Delivery(

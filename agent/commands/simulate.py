@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import secrets
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.cli import INTERRUPTED
-from agent.commands.desk import PASSWORD_VARIABLE
+from agent.commands.desk import add_broker, check_time, settings_of
 from agent.errors import UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
 from agent.sources.scenario import FAULTS, KINDS, Scenario, crisis, steady
@@ -65,11 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"let this go wrong as well, about {FAULTS_PER_HOUR:g} times in the script; may be given several times",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of trigger, verdicts, policy, network")
-    parser.add_argument(
-        "--broker",
-        metavar="URL",
-        help=f"send to mqtt://[user@]host[:port][/prefix], marked as an exercise; password from {PASSWORD_VARIABLE}",
-    )
+    add_broker(parser, "send, marked as an exercise, to ", required=False)
     parser.add_argument("-q", "--quiet", action="store_true", help="only the table at the end")
 
 
@@ -131,7 +126,7 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     config = load(args.config) if args.config else None
     with tempfile.TemporaryDirectory(prefix="talus-simulate-") as folder:
-        delivery = _delivery(args.broker, config, Path(folder)) if args.broker else None
+        delivery = _delivery(args, config, Path(folder)) if args.broker else None
         try:
             line = build_line(
                 config.tunables if config else TunablesConfig(),
@@ -159,15 +154,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--stations {args.stations} makes no sense", "give 1 to 64")
     if not 0 <= args.seed < 2**32:
         raise UsageError(f"--seed {args.seed} makes no sense", "give 0 to 4294967295")
+    if args.start:
+        check_time("--start", args.start)
 
 
-def _delivery(url: str, config: Config | None, folder: Path) -> Delivery:
+def _delivery(args: argparse.Namespace, config: Config | None, folder: Path) -> Delivery:
     """An outbox for this drill alone: nothing of it may reach the broker another day."""
     from agent.delivery import Delivery
-    from agent.mqtt_settings import MqttSettings
 
-    settings = MqttSettings.from_url(url, os.environ.get(PASSWORD_VARIABLE))
-    settings = dataclasses.replace(settings, client_id=f"talus-simulate-{secrets.token_hex(4)}")
+    settings = dataclasses.replace(settings_of(args), client_id=f"talus-simulate-{secrets.token_hex(4)}")
     network = config.station.network if config else "XX"
     return Delivery(settings, StationId(network, "SIMULATE", "", ""), folder / "outbox.sqlite3")
 
@@ -179,8 +174,9 @@ def _simulate(args: argparse.Namespace, config: Config | None, line: Line, deliv
     book = _Book(begin_ns)
     say: Say = (lambda text: None) if args.quiet else (lambda text: print(text, flush=True))
     source = _source(args, config, seconds, book, say)
+    pace = f"at {args.speed:g} x real time" if args.speed else "as fast as it goes"
     print(
-        f"talus simulate: {args.script} of {args.hours:g} h at {args.speed:g} x, seed {args.seed}, "
+        f"talus simulate: {args.script} of {args.hours:g} h {pace}, seed {args.seed}, "
         f"from {format_ns(begin_ns)}; all of it is marked as an exercise",
         file=sys.stderr,
     )

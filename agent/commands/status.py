@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-EXAMPLE = "talus status\n  talus status --config /etc/talus/talus.yaml\n  talus status --json | jq .health.reasons"
+EXAMPLE = "talus status\n  talus status --config /etc/talus/station.yaml\n  talus status --json | jq .health.reasons"
 DEFAULT_STATE = Path("/var/lib/talus")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -48,11 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--session", metavar="NAME", help="have the broker keep, under this name, what comes while no one watches"
     )
-    parser.add_argument("--ca", metavar="FILE", help="certificates to trust, PEM (default: the system's)")
 
 
 def main(args: argparse.Namespace) -> int:
-    from agent.mqtt_settings import TlsSettings
     from agent.watch import Watched, watch
 
     if args.limit is not None and args.limit < 1:
@@ -61,8 +58,6 @@ def main(args: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a text that this terminal has no letters for ends nothing
     settings = settings_of(args)
-    if args.ca is not None:
-        settings = dataclasses.replace(settings, tls=TlsSettings(ca=args.ca))
     tally = Watched()
     try:
         watch(

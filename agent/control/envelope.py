@@ -41,7 +41,7 @@ MAX_AHEAD_S = 3600.0
 
 _PREFIX = b"talus/envelope/1\x00"
 """What is signed is told apart from whatever else the same key may sign."""
-_STATION = re.compile(r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}")
+STATION_NAME = re.compile(r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}")
 _KIND = re.compile(r"[a-z_]{1,16}")
 
 
@@ -60,7 +60,7 @@ class Body:
         if not _KIND.fullmatch(self.kind):
             raise _malformed("kind is not a word")
         if not 1 <= len(self.stations) <= MAX_STATIONS or not all(
-            name == EVERY_STATION or _STATION.fullmatch(name) for name in self.stations
+            name == EVERY_STATION or STATION_NAME.fullmatch(name) for name in self.stations
         ):
             raise _malformed(f"stations must be 1 to {MAX_STATIONS} of NET.STA, or '*'")
         if not 1 <= self.revision <= strict_json.LARGEST_INT:

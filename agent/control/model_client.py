@@ -22,6 +22,7 @@ from agent.schema import ModelReport, Response, parse
 from agent.types import NS, StationId
 
 _REPORTED = "model/reported"
+_UNANSWERED = "is it online, and is this key in its control.keys? It answers no other"
 _PIECES = frozenset(str(number) for number in range(MAX_EVIDENCE // PIECE_BYTES))
 """Of a record: what a broker may make an operator's machine hold."""
 
@@ -148,7 +149,7 @@ def ask(
             expected = answers[0].result.get("pieces") if answers else None
             if answers and (not isinstance(expected, int) or len(pieces) >= expected):
                 return answers[0], pieces
-    raise ControlError("timeout", f"{station.short} has not answered within {timeout_s:g} s", "is it online?")
+    raise ControlError("timeout", f"{station.short} has not answered within {timeout_s:g} s", _UNANSWERED)
 
 
 def _into(reports: deque[ModelReport]) -> Callable[[str, bytes], None]:

@@ -125,11 +125,24 @@ class ModelUpdates:
             self._post(lambda: self._take(index, data))
 
     def promote(self) -> None:
-        """Take the candidate now."""
+        """Take the candidate now.
+
+        Raises:
+            ControlError: there is none.
+        """
+        if self._progress.phase not in ("shadow", "ready"):
+            raise ControlError("nothing", f"no model is in the shadow (it is {self._progress.phase})")
         self._post(self._promote_ready)
 
     def roll_back(self) -> None:
-        """Back to the model before."""
+        """Back to the model before.
+
+        Raises:
+            ControlError: there is none, and nothing is on its way.
+        """
+        chosen = self._selection.chosen
+        if chosen.trial is None and chosen.kept is None and chosen.order is None:
+            raise ControlError("nothing", "the installed model serves: there is none before it")
         self._post(self._return)
 
     def _post(self, work: Callable[[], None]) -> None:
