@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli import COMMANDS
+from agent.config import check
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -56,6 +57,16 @@ def test_readme_commands_run_as_written(command: str, tmp_path: Path) -> None:
         assert [line.split()[1] for line in bad] == ["clock"], "only that can be wrong with a machine that runs tests"
     else:
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_whole_configurations_in_the_pages_are_good(page: Path, tmp_path: Path) -> None:
+    found = re.findall(r"^```yaml\n(station:.*?\nsource:.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    for number, text in enumerate(found):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text, "utf-8")
+        wrong = [str(problem) for problem in check(file) if problem.level == "error"]
+        assert [line for line in wrong if "cannot be read" not in line] == [], "but for files of another machine"
 
 
 def headings(page: Path) -> set[str]:

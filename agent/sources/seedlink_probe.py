@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DATA_S = 20.0
 """How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
+_NO_HINT = "is it a SeedLink server? The service tries again by itself"
 
 
 def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Freshness]:
@@ -33,7 +34,7 @@ def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Freshness]
         try:
             yield from _look(server_of(section), timing_of(config).connect_s, wait_s)
         except SourceError as error:
-            yield Freshness(False, error.message, error.hint or "the service tries again by itself")
+            yield Freshness(False, error.message, error.hint or _NO_HINT)
 
 
 def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
