@@ -6,6 +6,8 @@ What the broker has not acknowledged stays in the outbox, and a refusal never st
 - a reason that will not pass (too large, malformed) moves the message to the outbox's dead letters;
 - what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
   acknowledged what it had not written down;
+- an alert that the disk refuses is sent all the same (`urge`), before all else; once the disk takes it, it is sent as
+  what it then is, a copy;
 - a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
   its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
 """
@@ -42,6 +44,8 @@ LINGER_S = 5.0
 """How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
 LINGER_MESSAGES = 256
 """The most that lingers: while a backlog is drained, the time is shorter."""
+MOST_URGENT = 1000
+"""More alerts than that wait for the disk alone."""
 MOST_REPEATS = 3
 """So often an acknowledged message is sent again: a broker may crash because of it."""
 
@@ -91,11 +95,15 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """In flight: a message of the outbox, or a retained one (no entry)."""
+    """In flight: a message of the outbox, or a retained or urgent one (no entry)."""
 
     message: Message
     entry: Entry | None
     at: float
+
+    @property
+    def urgent(self) -> bool:
+        return self.entry is None and not self.message.retain
 
     @property
     def name(self) -> int | str:
@@ -112,6 +120,8 @@ class Drain:
         self._outbox = outbox
         self._retained = retained
         self._retained_version = 0
+        self._urgent: deque[Message] = deque()
+        """One stays until it is acknowledged, and none is sent beside it, so that they arrive in order."""
         self._fresh = threading.Event()
         self._fresh.set()
         self._quiet = QuietLog(_log.warning)
@@ -129,6 +139,12 @@ class Drain:
     def hint(self) -> None:
         """There is something new to send. May be called from any thread."""
         self._fresh.set()
+
+    def urge(self, message: Message) -> None:
+        """Send what could not be put on disk. May be called from any thread."""
+        if len(self._urgent) < MOST_URGENT:
+            self._urgent.append(message)
+            self._fresh.set()
 
     def serve(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
         """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
@@ -168,6 +184,10 @@ class Drain:
             return 0
         self._fresh.clear()
         held = self._topic_holds.active()
+        urgent = next((message for message in self._urgent if message.topic not in held), None)
+        if urgent is not None and not any(sent.urgent for sent in self._sent.values()):
+            self._publish(connection, urgent, None)
+            return 1
         if fresh:
             self._look_up_retained()
         values = self._retained.take(max(1, room // 4), held)
@@ -203,6 +223,8 @@ class Drain:
         payload = message.payload
         if entry is not None:
             payload = with_handed(payload, self._handed.setdefault(entry.id, time.time_ns()))
+        elif not message.retain:
+            payload = with_handed(payload, time.time_ns())
         try:
             token = connection.publish(
                 message.topic,
@@ -231,6 +253,8 @@ class Drain:
         self.counters.unheard += ack.code == _NO_SUBSCRIBERS
         self._topic_holds.lift(sent.message.topic)
         self._culprits.pop(sent.message.topic, None)
+        if sent.urgent:
+            self._urgent.remove(sent.message)
         if sent.entry is not None:
             self._row_holds.lift(sent.entry.id)
             self._outbox.settle([sent.entry.id])
@@ -240,6 +264,8 @@ class Drain:
         name = sent.message.topic
         self.counters.refused += 1
         self.last_refusal = f"{name}: refused by the broker: {reason}"
+        if code in _HOPELESS and sent.urgent:
+            self._urgent.remove(sent.message)
         if code in _HOPELESS and sent.entry is not None:
             self._quiet.warn(f"{self.last_refusal}; the message is set aside")
             try:
@@ -252,10 +278,10 @@ class Drain:
             return
         self._topic_holds.add(name)
         self._quiet.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
-        if sent.entry is None:
-            self._retained.again(name)
-        else:
+        if sent.entry is not None:
             self._outbox.release([sent.entry.id])
+        elif not sent.urgent:
+            self._retained.again(name)
 
     def _delete_acknowledged(self, kept: int = LINGER_MESSAGES) -> None:
         """Of what was acknowledged, the newest ``kept`` stay, as long as they are young."""

@@ -96,11 +96,14 @@ class Feeder:
         line: Line,
         health: Health,
         put: Callable[[list[Message]], None],
+        *,
         clocks: DataClocks | None = None,
+        urge: Callable[[Message], None] | None = None,
     ) -> None:
-        """``clocks`` judges the times of packets that come as they are recorded; None for all others."""
+        """``clocks`` judges the times of packets that come as they are recorded; None for all others. ``urge`` sends an
+        alert that the disk refused."""
         self.line, self.clocks = line, clocks
-        self._source, self._health, self._put = source, health, put
+        self._source, self._health, self._put, self._urge = source, health, put, urge
         self._holdback = HoldBack(line.pipeline, source.taken) if isinstance(source, Resumable) else None
         self.watch: TriggerWatch | None = None
         """Is shown what each packet gave rise to; to be set before the start."""
@@ -324,9 +327,13 @@ class Feeder:
     def _send(self, messages: Sequence[Message]) -> None:
         self._held += messages
         self._store()
+        stored = max(0, len(messages) - len(self._held))
         self._make_room()
-        for message in messages:
+        for place, message in enumerate(messages):
             if message.priority is Priority.ALERT:
+                if place >= stored and self._urge is not None:
+                    # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
+                    self._urge(message)
                 _log.warning("%s", readable(message))
 
     def _store(self) -> None:

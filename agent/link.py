@@ -92,6 +92,11 @@ class MqttLink:
         self._drain.hint()
         self._wake()
 
+    def urge(self, message: Message) -> None:
+        """Publish what could not be put on disk, before all else; it is sent until it is acknowledged, or this ends."""
+        self._drain.urge(message)
+        self._wake()
+
     def status(self) -> LinkStatus:
         """How the link is."""
         counters = self._drain.counters

@@ -134,7 +134,8 @@ class Service:
         delivery = self._delivery(station, _both(tuning.subscription, orders))
         put = delivery.put if delivery else _print
         clocks = DataClocks() if is_live(config) else None
-        feeder = Feeder(open_source(config, _warn), line, health, put, clocks)
+        urge = delivery.link.urge if delivery else None
+        feeder = Feeder(open_source(config, _warn), line, health, put, clocks=clocks, urge=urge)
         tuning.serve(feeder)
         evidence = self._keep_evidence(line)
         if delivery:

@@ -325,6 +325,31 @@ def test_retained_values_reach_a_connected_broker_at_once_and_only_the_newest_co
         assert values == sorted(values)
 
 
+@needs_mosquitto
+def test_alerts_that_the_disk_refuses_arrive_in_order_and_once_stored_as_copies(tmp_path: Path, outbox: Outbox) -> None:
+    """A full disk must not keep a warning from those below the slope, nor a broker that is away for a while."""
+    alerts = [make_alert(n) for n in range(4)]
+    with running(tmp_path) as broker, linked(broker.settings(), outbox) as link, Collector(broker.settings()) as seen:
+        wait_for(lambda: link.status().connected and seen.connects > 0)
+        for alert in alerts[:3]:
+            link.urge(alert)
+        wait_for(lambda: len(seen.bodies("/alert")) == 3)
+        broker.stop()
+        wait_for(lambda: not link.status().connected)
+        link.urge(alerts[3])
+        broker.start()
+        wait_for(lambda: link.status().acknowledged == 4)
+        assert outbox.stats().depth == 0, "none of it was on disk"
+        wait_for(lambda: seen.connects > 1)
+        outbox.put(alerts[:3])
+        wait_for(lambda: len(seen.bodies("/alert")) >= 6 and outbox.depth == 0)
+    bodies = seen.bodies("/alert")
+    said = [{**body, "timing": {**body["timing"], "handed": None}} for body in bodies]
+    assert [body["id"] for body in said[:3]] == [json.loads(alert.payload)["id"] for alert in alerts[:3]]
+    assert said[:3] == said[-3:], "a copy differs in when it was handed over, and in nothing else"
+    assert all(body["timing"]["handed"] for body in bodies)
+
+
 @pytest.mark.parametrize("protocol", ["auto", "3.1.1"])
 def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """amqtt refuses MQTT 5; the link falls back and delivers."""

@@ -19,7 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 from agent_support import ROOT, TALUS, Agent, by_revision, expected, running_agent, write_config, write_records
-from broker_support import Collector, Mosquitto, first_order, needs_mosquitto, running, wait_for
+from broker_support import (
+    STATION,
+    Collector,
+    Mosquitto,
+    first_order,
+    make_alert,
+    make_message,
+    needs_mosquitto,
+    running,
+    wait_for,
+)
 
 from agent import feeder as feeding
 from agent import service
@@ -300,6 +310,22 @@ def test_what_the_disk_refused_is_stored_while_quiet_data_flow(tmp_path: Path, m
     assert len(disk.taken) == waiting
     assert [m.expendable for m in disk.taken if not m.retain] == [False, *[True] * 5, False], "new, updates, end"
     work.stop(5)
+
+
+def test_alerts_and_nothing_else_go_out_when_the_disk_refuses(tmp_path: Path) -> None:
+    disk, source = Disk(), Packets()
+    urged: list[Message] = []
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
+    work = Feeder(source, line, Health(Identity(STATION, "0" * 16), tmp_path), disk.put, urge=urged.append)
+    event, alert = make_message(), make_alert()
+    disk.full = False
+    work._send([event, alert])
+    assert not urged, "what is on disk is not sent past it"
+    disk.full = True
+    work._send([event, alert])
+    work._send([alert])
+    assert urged == [alert, alert]
+    assert work.held == 3, "and all of it still waits for the disk"
 
 
 def test_what_the_disk_refused_is_offered_once_more_at_the_end(
