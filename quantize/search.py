@@ -1,4 +1,4 @@
-"""Which depth and width the student should have: accuracy against latency, on folds of the training split's events.
+"""Which depth and width the student should have: accuracy against latency, on folds by event.
 
 Every shape learns from labels alone, on the same windows and for the same number of steps, and is judged on events that
 it never saw; its latency is that of the graph in float under ONNX Runtime on one thread, which orders the shapes as

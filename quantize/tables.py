@@ -44,10 +44,10 @@ def comparison(values: Values) -> str:
 def _lines(values: Values) -> Iterator[str]:
     counts = ", ".join(f"{label} {n}/{e}" for label, (n, e) in values["classes"].items() if label != "collapse")
     yield f"{values['records']} records of {values['events']} events (records/events: {counts}), each answered by the"
-    yield f"network of one of {values['folds']} folds that learned from no label of its event. Pre-training, without"
-    yield "labels, saw the whole training split and the streams. Per cent, with 95 % intervals from drawing events; the"
-    yield "noise before an event counts apart from it. Four classes: collapse, with one record in all, is apart. So are"
-    yield f"{values['overlapping']} records that share time with what the network of their fold learned from."
+    yield f"network of one of {values['folds']} folds that learned from no label of its event, nor from anything of its"
+    yield f"time: {values['overlapping']} records that share some are left out. Pre-training, without labels, saw the"
+    yield "whole training split and the streams. Per cent, with 95 % intervals from drawing events; the noise before an"
+    yield "event counts apart from it. Four classes: collapse, with one record in all, is apart."
     for view, title in VIEWS.items():
         methods = {name: by_view[view] for name, by_view in values["methods"].items() if view in by_view}
         if not methods:
