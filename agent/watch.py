@@ -162,6 +162,8 @@ def describe(body: Payload) -> str:
             text += f"  {_together(body.coincidence)}"
         if body.reason is not None:
             text += f"  {body.reason}"
+        if body.evidence is not None:
+            text += f"  (record: {body.id})"
     elif isinstance(body, SummaryMessage):
         text = f"last {body.kind}  {_place(body)}  {body.label or 'unclassified'}"
     elif isinstance(body, StateMessage):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from broker_support import (
     BOOT,
+    ONSET_NS,
     STATION,
     Mosquitto,
     make_alert,
@@ -34,7 +35,7 @@ from agent.messages import Message, Stamp, alert_message, event_message, summary
 from agent.mqtt import Connection
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Outbox
-from agent.types import Alert
+from agent.types import Alert, Evidence
 from agent.waker import Waker
 from agent.watch import Watched, readable, watch
 
@@ -79,6 +80,12 @@ class Watching:
         self._thread.join(30)
         assert self.result is not None, self.err.getvalue()
         return self.result
+
+
+def test_an_event_s_end_tells_by_which_name_its_record_can_be_had() -> None:
+    event = dataclasses.replace(make_event(phase="end"), evidence=Evidence("0" * 64, 512, ONSET_NS, ONSET_NS + 1))
+    assert readable(event_message(event, stamp())).endswith(f"  (record: {event.id})")
+    assert event.id not in readable(make_message())
 
 
 @needs_mosquitto

@@ -27,7 +27,7 @@ EVIDENCE_S = 600.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
     evidence = add_action(actions, "evidence", "fetch the record of an event as miniSEED", EXAMPLES["evidence"])
-    evidence.add_argument("event", metavar="EVENT", help="its `id`, as in `talus watch --format json` and the log")
+    evidence.add_argument("event", metavar="EVENT", help="its `id`, as `talus watch` and the log tell it at its end")
     evidence.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the record goes")
     for name, words in (
         ("test-alarm", "have an alert sent that is marked as an exercise"),
