@@ -223,6 +223,12 @@ def test_at_a_speed_packets_come_when_they_are_due_and_close_ends_the_wait() -> 
     assert not thread.is_alive()
 
 
+def test_no_packet_comes_from_the_future() -> None:
+    """Else a drill would show a clock that is ahead, and latencies below zero."""
+    live = SimulatorSource(Site(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1)
+    assert next(live.blocks()).end_ns <= time.time_ns() + NS // 20
+
+
 def test_a_configured_simulator_is_an_exercise(tmp_path: Path) -> None:
     file = tmp_path / "drill.yaml"
     file.write_text(

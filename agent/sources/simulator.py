@@ -100,6 +100,7 @@ class SimulatorSource:
         """Packets as they come, until ``close`` or the end of what is to be played."""
         site, rate = self._site, self._site.rate_hz
         start_ns = time.time_ns() if self._start_ns is None else self._start_ns
+        self._pacer.wait(start_ns)  # what is counted from: a packet comes when its last sample has been recorded
         size = max(1, round(site.packet_s * rate))
         total = None if self._seconds is None else round(self._seconds * rate)
         first = cell = 0
