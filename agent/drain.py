@@ -45,7 +45,6 @@ LINGER_S = 5.0
 LINGER_MESSAGES = 256
 """The most that lingers: while a backlog is drained, the time is shorter."""
 MOST_URGENT = 1000
-"""More alerts than that wait for the disk alone."""
 MOST_REPEATS = 3
 """So often an acknowledged message is sent again: a broker may crash because of it."""
 
@@ -84,6 +83,31 @@ class Retained:
             return [self._messages[topic] for topic in topics]
 
 
+class Urgent:
+    """Alerts that the disk refused, in order. Each stays until it is acknowledged; what is beyond ``MOST_URGENT`` waits
+    for the disk alone. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: list[Message] = []
+
+    def put(self, message: Message) -> None:
+        """One more."""
+        with self._lock:
+            if len(self._messages) < MOST_URGENT:
+                self._messages.append(message)
+
+    def first(self, skip: list[str]) -> Message | None:
+        """The oldest whose topic is not to be skipped."""
+        with self._lock:
+            return next((message for message in self._messages if message.topic not in skip), None)
+
+    def done(self, message: Message) -> None:
+        """The broker has it, or will never take it."""
+        with self._lock:
+            self._messages.remove(message)
+
+
 @dataclass(slots=True)
 class Counters:
     """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5)."""
@@ -120,8 +144,7 @@ class Drain:
         self._outbox = outbox
         self._retained = retained
         self._retained_version = 0
-        self._urgent: deque[Message] = deque()
-        """One stays until it is acknowledged, and none is sent beside it, so that they arrive in order."""
+        self._urgent = Urgent()
         self._fresh = threading.Event()
         self._fresh.set()
         self._quiet = QuietLog(_log.warning)
@@ -142,9 +165,8 @@ class Drain:
 
     def urge(self, message: Message) -> None:
         """Send what could not be put on disk. May be called from any thread."""
-        if len(self._urgent) < MOST_URGENT:
-            self._urgent.append(message)
-            self._fresh.set()
+        self._urgent.put(message)
+        self._fresh.set()
 
     def serve(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
         """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
@@ -182,12 +204,13 @@ class Drain:
         fresh = self._fresh.is_set()
         if room <= 0 or not (fresh or 2 * room >= window):
             return 0
-        self._fresh.clear()
         held = self._topic_holds.active()
-        urgent = next((message for message in self._urgent if message.topic not in held), None)
+        urgent = self._urgent.first(held)
         if urgent is not None and not any(sent.urgent for sent in self._sent.values()):
+            # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
             self._publish(connection, urgent, None)
             return 1
+        self._fresh.clear()
         if fresh:
             self._look_up_retained()
         values = self._retained.take(max(1, room // 4), held)
@@ -254,7 +277,7 @@ class Drain:
         self._topic_holds.lift(sent.message.topic)
         self._culprits.pop(sent.message.topic, None)
         if sent.urgent:
-            self._urgent.remove(sent.message)
+            self._urgent.done(sent.message)
         if sent.entry is not None:
             self._row_holds.lift(sent.entry.id)
             self._outbox.settle([sent.entry.id])
@@ -265,7 +288,9 @@ class Drain:
         self.counters.refused += 1
         self.last_refusal = f"{name}: refused by the broker: {reason}"
         if code in _HOPELESS and sent.urgent:
-            self._urgent.remove(sent.message)
+            self._urgent.done(sent.message)
+            self._quiet.warn(f"{self.last_refusal}; the message is left to the disk")
+            return
         if code in _HOPELESS and sent.entry is not None:
             self._quiet.warn(f"{self.last_refusal}; the message is set aside")
             try:

@@ -350,6 +350,24 @@ def test_alerts_that_the_disk_refuses_arrive_in_order_and_once_stored_as_copies(
     assert all(body["timing"]["handed"] for body in bodies)
 
 
+@needs_mosquitto
+def test_an_alert_that_no_one_will_take_holds_up_no_other_and_none_hides_what_is_retained(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    giant = dataclasses.replace(make_alert(0), payload=bytes(4000))
+    with (
+        running(tmp_path, "max_packet_size 3000") as broker,
+        linked(broker.settings(), outbox) as link,
+        Collector(broker.settings()) as seen,
+    ):
+        wait_for(lambda: link.status().connected and seen.connects > 0)
+        for alert in (giant, make_alert(1)):
+            link.urge(alert)
+        outbox.put([summary_message(make_event(1), stamp())])
+        wait_for(lambda: len(seen.bodies("/alert")) == 1 and seen.bodies("/last_event"), 4)
+        assert "larger than" in str(link.status().error)
+
+
 @pytest.mark.parametrize("protocol", ["auto", "3.1.1"])
 def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """amqtt refuses MQTT 5; the link falls back and delivers."""
