@@ -115,6 +115,13 @@ def test_wrong_usage_is_status_2(arguments: list[str], run: Run) -> None:
     assert err.startswith("usage: talus")
 
 
+@pytest.mark.parametrize("limit", [("--limit", "0"), ("--timeout", "-1"), ("--timeout", "0"), ("--timeout", "nan")])
+def test_watch_refuses_an_end_before_its_beginning(limit: tuple[str, str], run: Run) -> None:
+    status, out, err = run("watch", "--broker", "localhost", *limit)
+    assert (status, out) == (2, "")
+    assert limit[0] in err and "hint: give" in err
+
+
 def test_the_agent_stays_light(record: Path) -> None:
     """None of these is needed on the device; scipy alone would cost 80 MB and most of a second at each start."""
     code = (

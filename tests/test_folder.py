@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -285,6 +287,20 @@ def test_positions_that_cannot_be_kept_end_the_source(folder: Path, tmp_path: Pa
     source = FolderSource([folder], tmp_path / "state" / "x.sqlite3", on_problem=print)
     with pytest.raises(SourceError, match="positions cannot be kept"):
         next(source.blocks())
+
+
+def test_positions_that_can_no_longer_be_read_cost_a_file_and_not_the_source(folder: Path, state: Path) -> None:
+    """A card that loses a sector in the middle of the night."""
+    positions, reader = Positions(state), RecordReader()
+    source = FolderSource([folder], state, on_problem=print)
+    append(folder / "a", miniseed(counts(300)))
+    assert sum(len(block.samples) for block in source._merge([folder / "a"], positions, reader)) == 300
+    with contextlib.closing(sqlite3.connect(state)) as worn:
+        worn.execute("DROP TABLE positions")
+    append(folder / "b", miniseed(counts(300, 1)))
+    assert list(source._merge([folder / "b"], positions, reader)) == []
+    assert source.counters()["unreadable"] == 1
+    positions.close()
 
 
 # Rotation and replacement

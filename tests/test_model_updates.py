@@ -476,12 +476,15 @@ def test_a_slow_shadow_never_holds_the_live_model(installed: Path) -> None:
     shadow.close()
 
 
-def test_the_choice_survives_nonsense_on_the_disk(tmp_path: Path) -> None:
+def test_the_choice_survives_nonsense_on_the_disk_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     selection = Selection(tmp_path)
+    assert not caplog.records, "a station that was never sent a model has nothing to tell"
     selection.change(kept="a" * 64, revision=4)
     raw = (tmp_path / "selected.json").read_bytes()
     for cut in range(len(raw)):
         (tmp_path / "selected.json").write_bytes(raw[:cut])
+        caplog.clear()
         assert Selection(tmp_path).chosen.kept is None
+        assert "the installed model serves" in caplog.text
     (tmp_path / "selected.json").write_bytes(raw)
     assert Selection(tmp_path).chosen == selection.chosen

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agent.control.model_order import ModelOrder, parse
 from agent.errors import ControlError
 
 _FILE = "selected.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,14 @@ class Selection:
 
     def _read(self) -> Chosen:
         """What the file says; the installed bundle where there is none or it says nothing of use."""
+        path = self.folder / _FILE
         try:
-            values = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
             order = values.pop("order")
             return Chosen(**values, order=None if order is None else parse(order))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, ControlError):
+        except FileNotFoundError:
+            return Chosen()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, ControlError) as error:
+            # The station must not be down for that, but whoever sent a model must not think that it serves.
+            _log.warning("%s says nothing of use (%s); the installed model serves: send another again", path, error)
             return Chosen()

@@ -86,11 +86,18 @@ class Positions:
         self._db.execute("PRAGMA user_version=1")
 
     def get(self, head: bytes, path: Path) -> list[Position]:
-        """Positions of content that begins like this: that of this path first, then what was known by other names."""
-        rows = self._db.execute(
-            "SELECT offset, tail FROM positions WHERE head = ? ORDER BY path = ? DESC, offset DESC",
-            (head, os.fsencode(path)),
-        )
+        """Positions of content that begins like this: that of this path first, then what was known by other names.
+
+        Raises:
+            OSError: the disk does not give them.
+        """
+        try:
+            rows = self._db.execute(
+                "SELECT offset, tail FROM positions WHERE head = ? ORDER BY path = ? DESC, offset DESC",
+                (head, os.fsencode(path)),
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise OSError(f"where it was left off is not known: {error}") from None
         return [Position(*row) for row in rows]
 
     def put(self, entries: Iterable[tuple[bytes, Path, Position]]) -> None:
