@@ -39,6 +39,7 @@ from agent.home_assistant import announce
 from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, state_message
 from agent.mqtt import Subscription
+from agent.refuge import settle
 from agent.rounds import Rounds
 from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage
 from agent.sources import SourceProblem
@@ -91,6 +92,8 @@ class Service:
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._failure: tuple[str, BaseException] | None = None
         self._taken_back: str | None = None
+        self._unwell: str | None = None
+        """What is wrong with the disk."""
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
@@ -99,6 +102,9 @@ class Service:
             TalusError: the service cannot start: no model, no outbox, no secret.
         """
         self._heed_signals()
+        self._config, self._unwell = settle(self._config)
+        if self._unwell and self._reread:
+            self._reread = _kept(self._reread, self._config)
         survival = Survival(self._config.state_dir / "models")
         self._taken_back = survival.begin()
         try:
@@ -151,7 +157,7 @@ class Service:
             health,
             delivery,
             lambda: self._state(line, line.standing(), health, tuning),
-            troubles=tuning.troubles,
+            troubles=lambda: [*filter(None, [self._unwell]), *tuning.troubles()],
         )
         rounds.report_every(tuning.effective.reporting.health_interval_s)
         if orders and delivery:
@@ -317,6 +323,12 @@ def _both(tuning: Subscription | None, orders: Orders | None) -> Subscription | 
         filters=(*tuning.filters, *orders.topics),
         handler=lambda message: tuning.handler(message) and orders.offer(message),
     )
+
+
+def _kept(reread: Callable[[], Config], config: Config) -> Callable[[], Config]:
+    """The configuration file read anew, with the places that the agent works in."""
+    places = {name: getattr(config, name) for name in ("state_dir", "outbox", "evidence")}
+    return lambda: reread().model_copy(update=places)
 
 
 def _print(messages: Sequence[Message]) -> None:

@@ -192,10 +192,11 @@ def _source(config: Config) -> Finding:
 
 def _running(config: Config) -> int | None:
     """Process of the agent that works with this configuration's state."""
+    from agent.refuge import in_use
     from agent.status import read
 
     try:
-        status = read(config.state_dir)
+        status = read(in_use(config))
     except TalusError:
         return None
     return status.said.pid if status.verdict in ("ok", "degraded", "silent") else None

@@ -28,8 +28,9 @@ def main(args: argparse.Namespace) -> int:
     folder = args.state
     if args.config is not None:
         from agent.config import load
+        from agent.refuge import in_use
 
-        folder = load(args.config).state_dir
+        folder = in_use(load(args.config))
     status = read(folder)
     if args.json:
         import json
