@@ -8,9 +8,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import DataError, TalusError, UsageError
+
+if TYPE_CHECKING:
+    from quantize.lab import Lab
 
 BUNDLE = Path(__file__).resolve().parents[1] / "agent" / "models" / "default"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quantize"
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "crossval": "five-fold cross-validation by event of the methods named",
         "compare": "methods side by side: out-of-fold figures, differences with intervals",
         "curve": "the learning curve: 10, 30, 100 and all landslide events",
+        "seeds": "the student from several random numbers, distilled and alone: how much is luck",
         "probe": "what a classifier reaches that sees the recording (rate, components, length, encoding) and no sample",
         "bundle": "distil, quantise, calibrate and write the bundle",
         "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
@@ -97,10 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
-        if name in ("crossval", "compare", "curve", "search", "bundle", "model"):
+        if name in ("crossval", "compare", "curve", "seeds", "search", "bundle", "model"):
             stage.add_argument(
                 "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
             )
+        if name == "seeds":
+            stage.add_argument("--seeds", type=int, choices=range(1, 10), default=2, help="runs of each (default: 2)")
         if name == "crossval":
             stage.add_argument(
                 "--fold", type=int, choices=range(5), help="this one alone, so that others run beside it"
@@ -112,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--calibration", type=int, metavar="N", default=512, help="windows for the INT8 ranges (default: 512)"
             )
-        if name in ("transfer", "crossval", "curve", "bundle", "model"):
+        if name in ("transfer", "crossval", "curve", "seeds", "bundle", "model"):
             stage.add_argument(
                 "--checkpoint", type=Path, help="published weights of PRIME-DP (default: pre-train here)"
             )
@@ -240,7 +246,6 @@ def _data(named: Path | None) -> Path:
 
 def _run(options: argparse.Namespace) -> int:
     data = _data(options.data)
-    from quantize import curve as learning
     from quantize import pipeline, tables
     from quantize.config import read_config
     from quantize.crossval import cross_validate
@@ -260,10 +265,6 @@ def _run(options: argparse.Namespace) -> int:
         )
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
-    if options.stage == "search":
-        from quantize.search import table
-
-        print(table(pipeline.search_shapes(lab, range(options.folds))))
     if options.stage == "transfer":
         print(pipeline.transfer(lab, options.recipe, options.out))
     if options.stage in ("crossval", "model"):
@@ -272,10 +273,7 @@ def _run(options: argparse.Namespace) -> int:
         for name in options.methods or pipeline.COMPARED:
             answered = cross_validate(lab, name, folds)
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
-    if options.stage == "curve":
-        print(tables.curve(pipeline.curve(lab, options.methods or learning.METHODS, range(options.folds))))
-    if options.stage in ("probe", "model"):
-        print(tables.probe(pipeline.probe_recording(lab)))
+    _study(options, lab)
     if options.stage in ("compare", "model"):
         print(
             tables.comparison(pipeline.compare_methods(lab, options.methods or pipeline.COMPARED, range(options.folds)))
@@ -283,6 +281,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.stage in ("bundle", "model"):
         print(pipeline.build_bundle(lab, options.out, count=options.calibration, only=range(options.folds)))
     return 0
+
+
+def _study(options: argparse.Namespace, lab: Lab) -> None:
+    from quantize import curve, pipeline, search, tables
+
+    if options.stage == "search":
+        print(search.table(pipeline.search_shapes(lab, range(options.folds))))
+    if options.stage == "curve":
+        print(tables.curve(pipeline.curve(lab, options.methods or curve.METHODS, range(options.folds))))
+    if options.stage == "seeds":
+        print(tables.seeds(pipeline.repeat_seeds(lab, options.seeds, range(options.folds))))
+    if options.stage in ("probe", "model"):
+        print(tables.probe(pipeline.probe_recording(lab)))
 
 
 def _require_place(target: Path) -> None:

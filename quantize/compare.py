@@ -204,18 +204,27 @@ def paired_differences(
 
     The 95 % interval is that of the difference over draws of whole events, the same ones for both.
     """
+    weights = event_draws(truth, draws, seed)
+    return gained(drawn(first, truth, weights) - drawn(second, truth, weights))
+
+
+def event_draws(truth: Truth, draws: int, seed: int = 0) -> Array:
+    """How often each event counts, ``[1 + draws, events]``: every one once, then draws with replacement."""
     count = int(truth.events.max()) + 1
     rng = np.random.default_rng(seed)
-    weights = np.concatenate(
+    return np.concatenate(
         [np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)]
     )
-    gain = _drawn(first, truth, weights) - _drawn(second, truth, weights)
+
+
+def gained(gain: Array) -> dict[str, Figure]:
+    """Value and 95 % interval of each of ``FIGURES`` from a difference ``[1 + draws, 4]``."""
     low, high = np.nanpercentile(gain[1:], [2.5, 97.5], axis=0)
     return {name: Figure(float(gain[0, i]), float(low[i]), float(high[i])) for i, name in enumerate(FIGURES)}
 
 
-def _drawn(p: Array, truth: Truth, weights: Array) -> Array:
-    """``FIGURES`` for each row of ``weights`` (times that an event counts), ``[rows, 4]``."""
+def drawn(p: Array, truth: Truth, weights: Array) -> Array:
+    """``FIGURES`` of probabilities ``[records, 5]`` for each row of ``weights``, ``[rows, 4]``."""
     columns = []
     for answers, known in ((p, truth), per_event(p, truth)):
         matrices = np.zeros((weights.shape[1], len(LABELS), len(LABELS)))

@@ -39,6 +39,8 @@ class Lab:
     """Published weights of PRIME-DP, which take the place of pre-training."""
     landslides: int | None = None
     """How many landslide events are learned from at most, for the learning curve."""
+    seed: int = 0
+    """Added to the student's seed: another run of the same."""
 
     @property
     def parts(self) -> NDArray[np.int64]:

@@ -65,7 +65,8 @@ def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
 def folder(lab: Lab, name: str, fold: int | None) -> Path:
     """Where a method keeps what it learned for a fold."""
     few = "" if lab.landslides is None else f"_{lab.landslides}_landslides"
-    return lab.work / f"{name}{few}" / ("final" if fold is None else f"fold{fold}")
+    again = f"_seed{lab.seed}" if lab.seed else ""
+    return lab.work / f"{name}{few}{again}" / ("final" if fold is None else f"fold{fold}")
 
 
 def prime(lab: Lab, fold: int | None) -> Logits:
@@ -205,6 +206,7 @@ def _right(model: onnx.ModelProto, bank: Bank, index: NDArray[np.int64]) -> floa
 
 
 def _student(lab: Lab, fold: int | None, name: str, sources: Sequence[Source], settings: FitConfig) -> Student:
+    settings = replace(settings, seed=settings.seed + lab.seed)
     torch.manual_seed(settings.seed)
     return fit(build_student(lab.config.student), sources, settings, folder(lab, name, fold))
 
@@ -228,6 +230,7 @@ def boosting(lab: Lab, fold: int | None) -> Logits:
 
 def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], name: str) -> NDArray[np.float32]:
     """Mean probabilities of the teachers on the entries ``index`` of a bank, ``[len(bank), 5]`` (zero elsewhere)."""
+    lab = replace(lab, seed=0)  # another run of the student, by the same teachers
     total = np.zeros((len(bank), len(LABELS)))
     for teacher in lab.config.distil.teachers:
         path = folder(lab, teacher, fold) / f"taught_{name}.npy"

@@ -36,6 +36,7 @@ from quantize.methods import distilled_student, int8_student, method, module_log
 from quantize.prime_dp import shape_of
 from quantize.probe import probe, recording
 from quantize.search import Tried, search
+from quantize.seeds import repeat
 from quantize.signals import LENGTHS_S
 from quantize.student import parameter_count, save_student
 from quantize.transfer import Recipe, save_teacher
@@ -49,7 +50,7 @@ NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
 COMPARED = ("stft", "boosting", "alone", "scratch", "prime", "distilled", "without_prime", "without_generator", "int8")
 """Methods whose cross-validation belongs to a full build."""
-STUDIES = ("comparison", "probe", "learning_curve", "layers")
+STUDIES = ("comparison", "probe", "learning_curve", "seeds", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
 
 
@@ -133,6 +134,13 @@ def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, Json
         )
     found = learning_curve(lab, names, only)
     leave_study(lab.work, "learning_curve", found)
+    return found
+
+
+def repeat_seeds(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonValue]:
+    """The student from several random numbers; left in ``work/seeds.json``."""
+    found = repeat(lab, count, only)
+    leave_study(lab.work, "seeds", found)
     return found
 
 

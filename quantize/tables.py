@@ -139,6 +139,21 @@ def curve(values: Values) -> str:
     return "\n".join([said, "", *table(heads, rows)]) + "\n"
 
 
+def seeds(values: Values) -> str:
+    """The student from several random numbers."""
+    heads = ("run", "records: accuracy", "balanced", "events: accuracy", "balanced")
+    rows = [
+        (f"{title(name)}, seed {seed}", *(percent(value) for value in run))
+        for name, runs in values["methods"].items()
+        for seed, run in enumerate(runs)
+    ]
+    first, second = values["methods"]
+    means = (figure(values["difference"][name], signed=True) for name in values["figures"])
+    rows.append((f"{title(first)} - {title(second)}, mean of the seeds", *means))
+    said = f"Networks of {values['folds']} fold(s), the same teachers in each. Neutral view, whole window."
+    return "\n".join([said, "", *table(heads, rows)]) + "\n"
+
+
 def probe(values: Values) -> str:
     """What a classifier reaches that sees the recording and no sample of it."""
     keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
@@ -197,5 +212,6 @@ _STUDIES: Mapping[str, tuple[str, Callable[[Values], str]]] = MappingProxyType(
         "probe": ("What the recording alone gives away", probe),
         "layers": ("What INT8 does to each layer", layers),
         "learning_curve": ("How many landslides it takes", curve),
+        "seeds": ("How much is luck", seeds),
     }
 )

@@ -22,11 +22,12 @@ torch = pytest.importorskip("torch", reason="needs the extra `train`")
 from agent.dsp.window import Preparation  # noqa: E402
 from agent.errors import BundleError, ConfigError, DataError  # noqa: E402
 from agent.types import LABELS  # noqa: E402
-from quantize import search  # noqa: E402
+from quantize import search, tables  # noqa: E402
 from quantize.augment import Augmentation  # noqa: E402
 from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank  # noqa: E402
 from quantize.boosting import train_boosting  # noqa: E402
 from quantize.cli import CONFIGS, main  # noqa: E402
+from quantize.compare import FIGURES  # noqa: E402
 from quantize.config import BuildConfig, read_config  # noqa: E402
 from quantize.data import Record, load_records, read_table  # noqa: E402
 from quantize.fit import FitConfig, Source, _draw, fit  # noqa: E402
@@ -37,6 +38,7 @@ from quantize.methods import pretrained  # noqa: E402
 from quantize.pipeline import open_lab  # noqa: E402
 from quantize.plots import front_picture  # noqa: E402
 from quantize.prime_dp import PrimeDP  # noqa: E402
+from quantize.seeds import repeat  # noqa: E402
 from quantize.student import (  # noqa: E402
     Student,
     StudentConfig,
@@ -215,6 +217,24 @@ def test_few_landslides_are_part_of_more_and_seen_as_often(lab: Lab, bank: Bank)
         assert few.share == pytest.approx((bank.label[learned_from(bank, 0)] == slides).mean())
         before = events
     assert folder_of(replace(lab, landslides=1), "alone", 0) != folder_of(lab, "alone", 0)
+
+
+def test_another_seed_is_another_student_of_the_same_teachers(lab: Lab, tmp_path: Path) -> None:
+    """Else a difference between two runs would be partly one of their teachers."""
+    config = replace(REDUCED, distil=replace(REDUCED.distil, teachers=("alone",)))
+    place = replace(lab, config=config, work=tmp_path)
+    found = repeat(place, 2, [0, 1])
+    assert len({(path / "average.pt").read_bytes() for path in tmp_path.glob("distilled*/fold0")}) == 2
+    trained = {path.parts[-3] for path in tmp_path.glob("*/fold1/average.pt")}
+    assert trained == {"alone", "alone_seed1", "distilled", "distilled_seed1"}
+    assert {path.parts[-3] for path in tmp_path.glob("*/*/taught_bank.npy")} == {"alone"}
+    methods, difference = found["methods"], found["difference"]
+    assert isinstance(methods, dict) and isinstance(difference, dict)
+    for place_of, name in enumerate(FIGURES):
+        runs = zip(methods["distilled"], methods["alone"], strict=True)
+        mean = np.mean([first[place_of] - second[place_of] for first, second in runs])
+        assert difference[name][0] == pytest.approx(mean, abs=2e-4)
+    assert "mean of the seeds" in tables.seeds(found)
 
 
 @pytest.mark.parametrize(("recipe", "moving"), [("head", 1), ("embeddings", 4), ("all", 5)])
