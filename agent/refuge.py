@@ -64,8 +64,16 @@ def settle(config: Config) -> tuple[Config, str | None]:
 def in_use(config: Config) -> Path:
     """The folder in which an agent of this configuration was the last to say something."""
     anyone = {os.geteuid()} if os.geteuid() else None  # root looks at what the service's user left
-    folders = [folder for folder in (config.state_dir, _find(config, anyone)) if folder and (folder / STATUS).is_file()]
-    return max(folders, key=lambda folder: (folder / STATUS).stat().st_mtime, default=config.state_dir)
+    refuge = _find(config, anyone)
+    return refuge if refuge and _spoke(refuge) > _spoke(config.state_dir) else config.state_dir
+
+
+def _spoke(folder: Path) -> float:
+    """When an agent last said something there; 0 where none did, or where only its user may look."""
+    try:
+        return (folder / STATUS).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _refusal(config: Config) -> str | None:
@@ -150,7 +158,8 @@ def _carry_back(refuge: Path, home: Path) -> str | None:
             _copy(path, home / path.relative_to(refuge))
     except OSError as error:
         return error.strerror or str(error)
-    shutil.rmtree(refuge, ignore_errors=True)
+    gone = refuge.rename(Path(tempfile.mkdtemp(prefix=".refuge-", dir=refuge.parent)))  # never to be carried twice
+    shutil.rmtree(gone, ignore_errors=True)
     _log.warning("%s is well again; what was kept in memory is back on it", home)
     return None
 
