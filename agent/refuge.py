@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.control.durable import sync_folder
 from agent.status import FILE as STATUS
 
 if TYPE_CHECKING:
@@ -143,19 +144,23 @@ def _bring(home: Path, refuge: Path) -> None:
         if room < 0:
             _log.error("%s and what is larger stays on the disk: there is no room in memory", path)
             return
-        _copy(path, refuge / path.relative_to(home))
+        target = refuge / path.relative_to(home)
+        _copy(path, target).replace(target)
 
 
 def _carry_back(refuge: Path, home: Path) -> str | None:
     """Put what the refuge holds back on the disk; the reason where the disk does not take it."""
+    files = _files(refuge)
     try:
-        for path in _files(refuge):
-            target = home / path.relative_to(refuge)
-            if path.suffix == ".sqlite3":  # what belongs to the file that is replaced would spoil the new one
+        beside = [(_copy(path, home / path.relative_to(refuge)), home / path.relative_to(refuge)) for path in files]
+        for _, target in beside:
+            if target.suffix == ".sqlite3":  # what belongs to the file that is replaced would spoil the new one
                 for log in ("-wal", "-shm", "-journal"):
                     Path(f"{target}{log}").unlink(missing_ok=True)
-        for path in _files(refuge):
-            _copy(path, home / path.relative_to(refuge))
+        for scratch, target in beside:
+            scratch.replace(target)
+        for folder in {target.parent for _, target in beside}:
+            sync_folder(folder)
     except OSError as error:
         return error.strerror or str(error)
     gone = refuge.rename(Path(tempfile.mkdtemp(prefix=".refuge-", dir=refuge.parent)))  # never to be carried twice
@@ -174,10 +179,11 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy(path: Path, target: Path) -> Path:
+    """A copy on the disk, beside ``target``, to be put in its place."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = target.with_name(f".{target.name}.carried")
     shutil.copyfile(path, scratch)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
-    scratch.replace(target)
+    return scratch
