@@ -148,7 +148,7 @@ def readable(message: Message) -> str:
 def describe(body: Payload) -> str:
     """One line of plain text."""
     if isinstance(body, AlertMessage):
-        said = f"rate of {body.label} events" if body.rate else _verdict(body.classification)
+        said = f"rate of {body.label} events" if body.rate else body.label
         text = f"ALERT {body.action} {body.severity}  {_place(body)}  {said}: {body.reason}"
         if body.coincidence is not None and not body.coincidence.degraded:
             text += f"; {_together(body.coincidence)}"
