@@ -16,8 +16,8 @@ from agent.types import LABELS
 from quantize.evaluate import Array, Truth, fit_temperature, softmax
 from quantize.signals import LENGTHS_S
 
-RISK = 0.35
-"""Largest share of wrong answers a label may have before it has to be surer of itself."""
+RISK = 0.2
+"""Largest share of wrong answers a label may have before it has to be surer of itself: of five that are told, one."""
 LOWEST, HIGHEST = 0.40, 0.70
 """Bounds of a threshold: a plurality at least; and no label is silenced because the sample it was judged on is hard."""
 

@@ -98,7 +98,7 @@ def test_a_label_that_errs_has_to_be_surer() -> None:
     p = np.zeros((4000, 5))
     p[np.arange(4000), np.tile([0, 3], 2000)] = top
     labels = np.tile([0, 3], 2000)
-    wrong = rng.random(4000) > 0.85 * top
+    wrong = rng.random(4000) > 1.1 * top
     labels[wrong & (labels == 3)] = 4
     found = thresholds(p, labels)
     assert found["earthquake"] == LOWEST
