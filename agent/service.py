@@ -63,7 +63,8 @@ class Notifier:
     """systemd's notify socket (sd_notify(3)); says nothing where there is none."""
 
     def __init__(self) -> None:
-        address = os.environ.get("NOTIFY_SOCKET", "")
+        # Taken out of the environment: systemd's own tools, which are asked about the clock, would speak there too.
+        address = os.environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         watchdog, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
         self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and process == str(os.getpid()) else None

@@ -1,4 +1,5 @@
-"""The unit under a real systemd: started with its credential, in its sandbox, reloaded, stopped, killed, hung.
+"""The unit under a real systemd: started with its credential, in its sandbox, reloaded, stopped, killed, hung, and
+started on a disk that takes nothing.
 
 A second systemd runs as process 1 of namespaces of its own, over a root whose changes stay in memory, without a network
 but for the loopback; the machine's own services notice nothing. Needs root, Mosquitto, and systemd installed (it need
@@ -220,6 +221,15 @@ def main() -> int:
         box.kill(signal.SIGSTOP)
         again = box.wait_for(lambda: box.show("NRestarts") == "2" and box.is_up, HANG_S)
         must("again after a hang", "", "2 restarts", again and "watchdog" in box.journal().lower())
+        for how, words, goal in (
+            ("ro", "takes nothing (Read-only file system)", "works in memory"),
+            ("rw", "is well again", "carried back"),
+        ):
+            box.run("systemctl", "stop", "talus-agent")
+            failed = box.run("mount", "-o", f"remount,{how}", "/var/lib")
+            box.run("systemctl", "start", "talus-agent")
+            up = not failed and box.wait_for(lambda words=words: box.is_up and words in box.journal(), 30)
+            must(f"started with /var/lib mounted {how}", failed, goal, up)
         if not all(met):
             print(box.journal(), file=sys.stderr)
     return 0 if all(met) else 1

@@ -193,6 +193,22 @@ def test_systemd_hears_of_ready_watchdog_and_stopping(tmp_path: Path, records: P
         assert set(rest) == {"WATCHDOG=1", "STOPPING=1"} or rest == ["STOPPING=1"]
 
 
+def test_the_tool_that_is_asked_about_the_clock_does_not_speak_to_systemd(tmp_path: Path, records: Path) -> None:
+    """timedatectl tells its own end to any NOTIFY_SOCKET that it inherits: a warning in the journal every minute."""
+    tool, asked = tmp_path / "bin" / "chronyc", tmp_path / "asked"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "asked$NOTIFY_SOCKET" >> {asked}\n')
+    tool.chmod(0o755)
+    config = write_config(tmp_path, records, source=paced(records, 1))
+    with notify_socket(tmp_path) as (path, heard):
+        env = {"NOTIFY_SOCKET": str(path), "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
+        with running_agent("run", "--config", config, env=env) as agent:
+            assert heard.get(timeout=60) == "READY=1"
+            agent.signal(signal.SIGTERM)
+            assert agent.end() == 0
+    assert set(asked.read_text().split()) == {"asked"}
+
+
 def test_a_watchdog_meant_for_another_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd sets WATCHDOG_PID; a child that inherits the variables must not answer."""
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
