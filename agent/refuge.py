@@ -8,6 +8,7 @@ refuge outlives the agent, not the machine; the first start that finds the disk 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -145,23 +146,28 @@ def _bring(home: Path, refuge: Path) -> None:
             _log.error("%s and what is larger stays on the disk: there is no room in memory", path)
             return
         target = refuge / path.relative_to(home)
-        _copy(path, target).replace(target)
+        _copy(path, target)
+        _beside(target).replace(target)
 
 
 def _carry_back(refuge: Path, home: Path) -> str | None:
     """Put what the refuge holds back on the disk; the reason where the disk does not take it."""
-    files = _files(refuge)
+    targets = [home / path.relative_to(refuge) for path in _files(refuge)]
     try:
-        beside = [(_copy(path, home / path.relative_to(refuge)), home / path.relative_to(refuge)) for path in files]
-        for _, target in beside:
+        for target in targets:
+            _copy(refuge / target.relative_to(home), target)
+        for target in targets:
             if target.suffix == ".sqlite3":  # what belongs to the file that is replaced would spoil the new one
                 for log in ("-wal", "-shm", "-journal"):
                     Path(f"{target}{log}").unlink(missing_ok=True)
-        for scratch, target in beside:
-            scratch.replace(target)
-        for folder in {target.parent for _, target in beside}:
+        for target in targets:
+            _beside(target).replace(target)
+        for folder in {target.parent for target in targets}:
             sync_folder(folder)
     except OSError as error:
+        for target in targets:
+            with contextlib.suppress(OSError):
+                _beside(target).unlink()
         return error.strerror or str(error)
     gone = refuge.rename(Path(tempfile.mkdtemp(prefix=".refuge-", dir=refuge.parent)))  # never to be carried twice
     shutil.rmtree(gone, ignore_errors=True)
@@ -179,11 +185,13 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def _copy(path: Path, target: Path) -> Path:
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.carried")
+
+
+def _copy(path: Path, target: Path) -> None:
     """A copy on the disk, beside ``target``, to be put in its place."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = target.with_name(f".{target.name}.carried")
-    shutil.copyfile(path, scratch)
-    with scratch.open("rb") as file:
+    shutil.copyfile(path, _beside(target))
+    with _beside(target).open("rb") as file:
         os.fsync(file.fileno())
-    return scratch

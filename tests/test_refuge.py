@@ -148,6 +148,25 @@ def test_a_full_disk_is_worked_on_where_it_holds_an_outbox_and_left_where_not(
     assert settle(config) == (config, None)
 
 
+def test_a_disk_too_full_to_take_it_back_is_left_as_it_is(disk: Disk, memory: Path, tmp_path: Path) -> None:
+    """Half a way back would leave the old outbox without its log, or the new one without its messages."""
+    config = load(write_config(tmp_path / "station", "none", 1883, state_dir=str(disk.path / "state")))
+    with closing(Outbox(config.outbox_path)) as outbox:
+        outbox.put([make_alert(0)])
+    disk.remount("ro")
+    inside, _ = settle(config)
+    (inside.state_dir / "large").write_bytes(bytes(6 << 20))
+    before = {path: path.read_bytes() for path in (disk.path / "state").iterdir()}
+    disk.remount("rw")
+    again, complaint = settle(config)
+    assert again.state_dir == inside.state_dir and complaint is not None and "No space left" in complaint
+    assert {path: path.read_bytes() for path in (disk.path / "state").iterdir()} == before
+    (inside.state_dir / "large").unlink()
+    assert settle(config) == (config, None)
+    with closing(Outbox(config.outbox_path)) as outbox:
+        assert outbox.depth == 1
+
+
 def test_status_looks_where_the_agent_last_said_something(disk: Disk, memory: Path, tmp_path: Path) -> None:
     config = load(write_config(tmp_path / "station", "none", 1883, state_dir=str(disk.path / "state")))
     assert in_use(config) == config.state_dir
