@@ -14,6 +14,7 @@ import pytest
 from agent_support import Agent, by_revision, expected, talus, write_config, write_records
 from broker_support import Collector, make_alert, running
 
+from agent.commands import doctor
 from agent.config import load
 from agent.outbox import Outbox
 from agent.refuge import in_use, settle
@@ -165,6 +166,12 @@ def test_a_disk_too_full_to_take_it_back_is_left_as_it_is(disk: Disk, memory: Pa
     assert settle(config) == (config, None)
     with closing(Outbox(config.outbox_path)) as outbox:
         assert outbox.depth == 1
+
+
+def test_doctor_does_not_send_an_operator_after_permissions_when_the_disk_is_read_only(disk: Disk) -> None:
+    disk.remount("ro")
+    finding = doctor._state(disk.path)
+    assert finding.state == "bad" and "Read-only file system" in finding.detail and "dmesg" in finding.hint
 
 
 def test_status_looks_where_the_agent_last_said_something(disk: Disk, memory: Path, tmp_path: Path) -> None:

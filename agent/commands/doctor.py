@@ -257,7 +257,12 @@ def _state(folder: Path) -> Finding:
         elif not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        return Finding("bad", "state", f"{folder}: {error.strerror}", "make it writable for the user that runs talus")
+        hint = "make it writable for the user that runs talus"
+        if error.errno in (errno.EROFS, errno.EIO):
+            hint = (
+                "the kernel's log (dmesg) says what is wrong with that disk; until it is well the agent works in memory"
+            )
+        return Finding("bad", "state", f"{folder}: {error.strerror}", hint)
     free = shutil.disk_usage(nearest).free / 1e6
     if free < MIN_FREE_MB:
         return Finding("bad", "state", f"{folder}: {free:.0f} MB free", "make room: alerts wait there while offline")
