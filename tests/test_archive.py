@@ -92,6 +92,17 @@ def test_aligned_channels_come_as_whole_packets_side_by_side(tmp_path):
     assert [b.start_ns for b in blocks[::3]] == [NOON + seconds(i) for i in range(10)]
 
 
+def test_packets_of_channels_that_begin_at_different_times_end_together(tmp_path):
+    """As parts of large files do. A detector waits for all components, and would decide at the end of each."""
+    write(tmp_path / "z", trace(counts(3000), "HHZ"))
+    write(tmp_path / "n", trace(counts(2400), "HHN", NOON + 3_370_000_000))
+    blocks = blocks_of(tmp_path)
+    starts = {name: [b.start_ns for b in blocks if b.stream.component == name] for name in "NZ"}
+    assert len(starts["N"]) == 25
+    assert set(starts["N"][1:]) < set(starts["Z"])
+    assert joined(blocks)["XX.SLP.00.HHN"].tolist() == counts(2400).tolist()
+
+
 def test_a_gap_stays_a_gap(tmp_path):
     """No stage may invent samples; the block before a gap is simply shorter."""
     late = trace(counts(150, 2), start_ns=NOON + seconds(10))

@@ -86,6 +86,8 @@ class ArchiveSource:
             raise UsageError(f"a speed of {speed} makes no sense", "give 0 (as fast as it goes), 1 (real time) or N")
         self._paths = [str(path) for path in paths]
         self._packet_s = packet_s
+        self._grid_ns: int | None = None
+        """Where the first packet of all began."""
         self._intake = Intake(on_problem)
         self._progress = progress
         self._serial = count()
@@ -140,7 +142,9 @@ class ArchiveSource:
             if newest_ns is not None and run.start_ns < newest_ns:
                 hint = "they are passed on late: correct the file's name if it is wrong"
                 self._intake.say(part.path, "holds data older than its name or headers say", hint)
-            packets = _packets(run, self._packet_s)
+            if self._grid_ns is None:
+                self._grid_ns = run.start_ns
+            packets = _packets(run, self._packet_s, self._grid_ns)
             block = next(packets)
             heappush(merge, (block.start_ns, run.stream.seed, next(self._serial), block, packets, part.size / samples))
 
@@ -218,20 +222,29 @@ class _Progress:
         self._report(1.0)
 
 
-def _packets(run: Run, packet_s: float) -> Iterator[SampleBlock]:
-    """The run cut into blocks; times are exact: start + index / rate, rounded to a nanosecond, nothing summed up."""
+def _packets(run: Run, packet_s: float, grid_ns: int) -> Iterator[SampleBlock]:
+    """The run cut into blocks; times are exact: start + index / rate, rounded to a nanosecond, nothing summed up.
+
+    Blocks end where those end that began at ``grid_ns``, whatever part of a file the run comes from: a detector waits
+    for all components, and if their packets ended at different times, it would decide once for each.
+    """
     stream, start_ns, rate_hz, samples = run.stream, run.start_ns, run.rate_hz, run.samples
     size = max(1, round(min(packet_s * rate_hz, len(samples))))
     numerator, denominator = rate_hz.as_integer_ratio()
     tick, half = NS * denominator, numerator // 2
     times, qualities = run.clock.times_ns, run.clock.quality
     quality, change, last = qualities[0], 0, len(times) - 1
-    for index in range(0, len(samples), size):
+    index, end = 0, size
+    if size < len(samples):
+        ahead = (grid_ns - start_ns) * numerator + tick // 2
+        end = ahead // tick % size or size
+    while index < len(samples):
         block_ns = start_ns + (index * tick + half) // numerator
         while change < last and times[change + 1] <= block_ns:
             change += 1
             quality = qualities[change]
-        yield SampleBlock(stream, block_ns, rate_hz, samples[index : index + size], quality)
+        yield SampleBlock(stream, block_ns, rate_hz, samples[index:end], quality)
+        index, end = end, end + size
 
 
 def _stamp(path: Path) -> tuple[int, int]:
