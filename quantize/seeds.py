@@ -23,7 +23,7 @@ METHODS = ("distilled", "alone")
 def repeat(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonValue]:
     """Both students with ``count`` seeds on the folds ``only``, in the neutral view, whole window: ``FIGURES`` of every
     run, and how much better the distilled ones are in the mean, by a paired bootstrap over events."""
-    figures: dict[str, list[list[float]]] = {name: [] for name in METHODS}
+    figures: dict[str, list[JsonValue]] = {name: [] for name in METHODS}
     gains = []
     for seed in range(count):
         answered = [cross_validate(replace(lab, seed=seed), name, only) for name in METHODS]
@@ -41,6 +41,6 @@ def repeat(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonValue]:
     return {
         "folds": len(only),
         "figures": list(FIGURES),
-        "methods": {name: [list(run) for run in runs] for name, runs in figures.items()},
+        "methods": {**figures},
         "difference": {name: triple(figure) for name, figure in gain.items()},
     }

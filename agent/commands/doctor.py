@@ -259,9 +259,7 @@ def _state(folder: Path) -> Finding:
     except OSError as error:
         hint = "make it writable for the user that runs talus"
         if error.errno in (errno.EROFS, errno.EIO):
-            hint = (
-                "the kernel's log (dmesg) says what is wrong with that disk; until it is well the agent works in memory"
-            )
+            hint = "the kernel's log (dmesg) says what is wrong with that disk"
         return Finding("bad", "state", f"{folder}: {error.strerror}", hint)
     free = shutil.disk_usage(nearest).free / 1e6
     if free < MIN_FREE_MB:
