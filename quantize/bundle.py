@@ -109,10 +109,7 @@ def write_bundle(target: Path, files: Int8Files, spec: BundleSpec) -> Manifest:
         ),
         training=dict(spec.training),
         metrics=dict(spec.metrics),
-        tools={
-            "talus": agent.__version__,
-            **{name: version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
-        },
+        tools=_tools(),
     )
     # Indented, its figures would take more bytes than the network.
     contents[MANIFEST] = (manifest.model_dump_json() + "\n").encode()
@@ -221,6 +218,7 @@ def _place(target: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _tools() -> dict[str, str]:
+    """Return the versions of Talus and of the packages that may have made the files, of those that are installed."""
     found = {"talus": agent.__version__}
     for name in ("numpy", "onnx", "onnxruntime", "torch"):
         with contextlib.suppress(PackageNotFoundError):
