@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.dsp.detector import HIGHEST_CORNER, Detector, TriggerSettings
-from agent.dsp.sos import SosFilter, butterworth
+from agent.dsp.sos import CHUNK, SosFilter, butterworth
 from agent.types import NS, SampleBlock, Samples, StationId, StreamId, TriggerOff, TriggerOn
 
 STATION = StationId("XX", "SLP", "00", "HH")
@@ -63,6 +63,19 @@ def band_passed(settings: TriggerSettings, samples: Samples, rate_hz: float) -> 
     """One channel through the detector's filter in one go."""
     high = min(settings.high_hz, HIGHEST_CORNER * rate_hz / 2)
     return SosFilter(butterworth(settings.low_hz, high, rate_hz, settings.order)).process(samples)
+
+
+def filter_rounding(low_hz: float, rate_hz: float, order: int) -> float:
+    """Return how far two forms of a Butterworth filter may differ by rounding alone, relative to the largest output.
+
+    From the arithmetic, so that it holds on any processor: the poles of a corner at ``low_hz`` lie about
+    ``d = 2 pi low_hz / rate_hz`` from 1, where a section's denominator has the size d**2. A rounding error there is
+    amplified by 1 / d**2 in each of the ``order`` sections. A chunk's product has CHUNK samples and two states a
+    section as terms, each rounded once as a matrix entry and once in the sum.
+    """
+    nearest = min(1.0, 2 * np.pi * low_hz / rate_hz)
+    terms = CHUNK + 2 * order
+    return float(2 * terms * np.finfo(np.float64).eps * order / nearest**2)
 
 
 def ground(
