@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 DATA ?= ../shared/data
 WORK ?= $(HOME)/.cache/talus
 
-.PHONY: demo test check model clean test-tensorrt-api test-aarch64
+.PHONY: demo test test-train check model clean test-tensorrt-api test-aarch64
 
 demo:
 	@.ci/setup $(VENV) demo
@@ -13,7 +13,13 @@ demo:
 # One worker more than there are cores: many tests wait for a broker, a clock or a restart.
 test:
 	@.ci/setup $(VENV) dev mosquitto
-	$(PY) -m pytest -n $$(($$(nproc) + 1)) --dist loadfile $(TESTS)
+	$(PY) -m pytest -n $$(($$(nproc) + 1)) --dist loadfile -m "not train" $(TESTS)
+
+# The tests that train networks: torch, several hundred megabytes, is installed for them.
+test-train:
+	@.ci/setup $(VENV) dev mosquitto
+	@.ci/setup $(VENV) train
+	$(PY) -m pytest -n $$(nproc) --dist loadfile -m train $(TESTS)
 
 check:
 	@.ci/setup $(VENV) dev

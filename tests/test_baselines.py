@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import learning_support
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs the extra `train`")
+from agent.types import LABELS, WINDOW_SAMPLES
+from quantize.boosting import train_boosting
+from quantize.features import NAMES, features
+from quantize.stft_network import StftNetwork, spectrogram
 
-from agent.types import LABELS, WINDOW_SAMPLES  # noqa: E402
-from quantize.boosting import train_boosting  # noqa: E402
-from quantize.features import NAMES, features  # noqa: E402
-from quantize.stft_network import StftNetwork, spectrogram  # noqa: E402
-
-pytestmark = pytest.mark.train
+pytestmark = learning_support.TRAIN
 
 
 def tone(hz: float, onset: int = 3000, decay_s: float = 5.0) -> np.ndarray:

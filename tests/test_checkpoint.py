@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import learning_support
 import numpy as np
 import pytest
-
-pytest.importorskip("torch", reason="PRIME-DP needs torch (the extra `train`)")
-
 import torch
 
 from agent.errors import BundleError, ConfigError
@@ -23,7 +21,7 @@ from quantize.checkpoint import load_checkpoint
 from quantize.fill import fill, reference_input
 from quantize.prime_dp import PrimeDP
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore:Detected pickle protocol")]
+pytestmark = [learning_support.TRAIN, pytest.mark.filterwarnings("ignore:Detected pickle protocol")]
 
 State = dict[str, torch.Tensor]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import learning_support
 import numpy as np
 import pytest
 from quantize_support import write_folder
@@ -20,6 +21,8 @@ from quantize.evaluate import Truth, calibration_error, score, softmax
 from quantize.plots import comparison_pictures
 from quantize.probe import COLUMNS, probe, recording
 from quantize.signals import FULL_S, LENGTHS_S
+
+pytestmark = learning_support.TRAIN
 
 CLASSES = ("earthquake", "blast", "landslide", "noise")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import learning_support
 import numpy as np
 import pytest
-from inference_support import spec, stored_windows
-
-pytest.importorskip("torch")
-
 import torch
+from inference_support import spec, stored_windows
 from torch import nn
 
 from agent.inference import load
@@ -18,7 +16,7 @@ from quantize.export import export_fp32, export_int8
 from quantize.graph import ExportError
 from quantize.student import StudentConfig, build_student
 
-pytestmark = pytest.mark.train
+pytestmark = learning_support.TRAIN
 
 
 class Residual(nn.Module):

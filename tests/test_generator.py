@@ -7,8 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="needs the extra `train`")
-
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.generator import ONSET, SAMPLES, as_record, generate

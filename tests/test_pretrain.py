@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import learning_support
 import numpy as np
 import pytest
+import torch
 from quantize_support import write_folder
 
-torch = pytest.importorskip("torch", reason="needs the extra `train`")
+from agent.errors import DataError
+from quantize.data import Record, load_records, read_table
+from quantize.pretrain import PretrainConfig, Windows, losses, pretrain, read_arrivals
+from quantize.prime_dp import PrimeDP
+from quantize.unlabelled import read_streams, read_unlabelled
 
-from agent.errors import DataError  # noqa: E402
-from quantize.data import Record, load_records, read_table  # noqa: E402
-from quantize.pretrain import PretrainConfig, Windows, losses, pretrain, read_arrivals  # noqa: E402
-from quantize.prime_dp import PrimeDP  # noqa: E402
-from quantize.unlabelled import read_streams, read_unlabelled  # noqa: E402
-
-pytestmark = pytest.mark.train
+pytestmark = learning_support.TRAIN
 
 TINY = PretrainConfig(variant="picker", windows=64, batch=8)
 

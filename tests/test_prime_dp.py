@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
+import learning_support
 import numpy as np
 import pytest
-
-pytest.importorskip("torch", reason="PRIME-DP needs torch (the extra `train`)")
-
 import torch
 from torch import nn
 
@@ -26,7 +24,7 @@ from quantize.teacher_check import (
     table,
 )
 
-pytestmark = pytest.mark.train
+pytestmark = learning_support.TRAIN
 
 EVENT_LOGITS = {
     "tinny": (1.32041, 0.68901, -0.67429, -1.09188, 0.63981, -1.67468, 1.36782, -0.62341),

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import learning_support
 import numpy as np
 import pytest
+import torch
+from inference_support import small_files, stored_windows
 
-torch = pytest.importorskip("torch", reason="needs the extra `train`")
+from agent.errors import ConfigError
+from agent.inference.calibration import softmax
+from agent.types import WINDOW_SAMPLES
+from quantize import infer
+from quantize.bank import UNLABELLED, Bank
+from quantize.calibrate import calibrate
+from quantize.export import export_fp32, export_int8
+from quantize.fit import Source
+from quantize.layers import layer_errors
+from quantize.qat import OnGrid, TuneConfig, fine_tune, folded
+from quantize.qdq import CPU, Dialect, quantise, quantised_tensors
+from quantize.student import Student, StudentConfig, build_student
+from quantize.tables import layers
 
-from inference_support import small_files, stored_windows  # noqa: E402
-
-from agent.errors import ConfigError  # noqa: E402
-from agent.inference.calibration import softmax  # noqa: E402
-from agent.types import WINDOW_SAMPLES  # noqa: E402
-from quantize import infer  # noqa: E402
-from quantize.bank import UNLABELLED, Bank  # noqa: E402
-from quantize.calibrate import calibrate  # noqa: E402
-from quantize.export import export_fp32, export_int8  # noqa: E402
-from quantize.fit import Source  # noqa: E402
-from quantize.layers import layer_errors  # noqa: E402
-from quantize.qat import OnGrid, TuneConfig, fine_tune, folded  # noqa: E402
-from quantize.qdq import CPU, Dialect, quantise, quantised_tensors  # noqa: E402
-from quantize.student import Student, StudentConfig, build_student  # noqa: E402
-from quantize.tables import layers  # noqa: E402
-
-pytestmark = pytest.mark.train
+pytestmark = learning_support.TRAIN
 
 SMALL = StudentConfig(channels=(16, 16, 24), kernels=(15, 5, 5), strides=(8, 4, 4), taps=(1, 2), dropout=0.0)
 

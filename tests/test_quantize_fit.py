@@ -13,33 +13,33 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+import learning_support
 import numpy as np
 import pytest
+import torch
 from quantize_support import write_folder
 
-torch = pytest.importorskip("torch", reason="needs the extra `train`")
-
-from agent.dsp.window import Preparation  # noqa: E402
-from agent.errors import BundleError, ConfigError, DataError  # noqa: E402
-from agent.types import LABELS  # noqa: E402
-from quantize import search, tables  # noqa: E402
-from quantize.augment import Augmentation  # noqa: E402
-from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank  # noqa: E402
-from quantize.boosting import train_boosting  # noqa: E402
-from quantize.cli import CONFIGS, main  # noqa: E402
-from quantize.compare import FIGURES  # noqa: E402
-from quantize.config import BuildConfig, read_config  # noqa: E402
-from quantize.data import Record, load_records, read_table  # noqa: E402
-from quantize.fit import FitConfig, Source, _draw, fit  # noqa: E402
-from quantize.hardware import ahead  # noqa: E402
-from quantize.lab import Lab, learned_from  # noqa: E402
-from quantize.methods import folder as folder_of  # noqa: E402
-from quantize.methods import pretrained  # noqa: E402
-from quantize.pipeline import open_lab  # noqa: E402
-from quantize.plots import front_picture  # noqa: E402
-from quantize.prime_dp import PrimeDP  # noqa: E402
-from quantize.seeds import repeat  # noqa: E402
-from quantize.student import (  # noqa: E402
+from agent.dsp.window import Preparation
+from agent.errors import BundleError, ConfigError, DataError
+from agent.types import LABELS
+from quantize import search, tables
+from quantize.augment import Augmentation
+from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
+from quantize.boosting import train_boosting
+from quantize.cli import CONFIGS, main
+from quantize.compare import FIGURES
+from quantize.config import BuildConfig, read_config
+from quantize.data import Record, load_records, read_table
+from quantize.fit import FitConfig, Source, _draw, fit
+from quantize.hardware import ahead
+from quantize.lab import Lab, learned_from
+from quantize.methods import folder as folder_of
+from quantize.methods import pretrained
+from quantize.pipeline import open_lab
+from quantize.plots import front_picture
+from quantize.prime_dp import PrimeDP
+from quantize.seeds import repeat
+from quantize.student import (
     Student,
     StudentConfig,
     build_student,
@@ -48,9 +48,9 @@ from quantize.student import (  # noqa: E402
     parameter_count,
     save_student,
 )
-from quantize.transfer import EventTeacher, load_teacher, prepare_transfer, save_teacher  # noqa: E402
+from quantize.transfer import EventTeacher, load_teacher, prepare_transfer, save_teacher
 
-pytestmark = pytest.mark.train
+pytestmark = learning_support.TRAIN
 
 REDUCED = read_config(CONFIGS / "reduced.yaml")
 TINY = FitConfig(windows=64, batch=8)
