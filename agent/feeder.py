@@ -20,6 +20,7 @@ from agent.health import Health
 from agent.holdback import HoldBack
 from agent.messages import Message, Priority
 from agent.patience import QuietLog
+from agent.reasons import Reason, of
 from agent.schema import StageHealth
 from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns
@@ -209,15 +210,22 @@ class Feeder:
         """Messages that wait in memory because the disk refuses them."""
         return len(self._held)
 
-    def troubles(self) -> list[str]:
+    def troubles(self) -> list[Reason]:
         """What is wrong with the way in and out."""
-        held = [f"{self.held} messages wait in memory: the disk refuses them"] if self._held else []
+        found = []
+        if self._held:
+            text = f"{self.held} messages wait in memory: the disk refuses them"
+            found.append(Reason("disk_refuses", text))
         refusal = self._refusal
         if refusal is not None and time.monotonic() - refusal[0] < REFUSED_S:
-            held.append(refusal[1])
-        source = self._source.troubles() if isinstance(self._source, Telling) else []
-        site = [trouble] if (trouble := self.line.reporter.trouble()) else []
-        return held + source + (self.clocks.doubts() if self.clocks else []) + site
+            found.append(Reason("packets_refused", refusal[1]))
+        if isinstance(self._source, Telling):
+            found += of("source", self._source.troubles())
+        if self.clocks is not None:
+            found += of("data_clock", self.clocks.doubts())
+        if trouble := self.line.reporter.trouble():
+            found.append(Reason("coincidence", trouble))
+        return found
 
     def _read(self) -> None:
         for block in self._source.blocks():

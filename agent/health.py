@@ -13,7 +13,17 @@ from agent.clock import HostClock
 from agent.dsp.continuity import Counts
 from agent.messages import clock_part
 from agent.rates import MOST, Rates, rsam_health
-from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StreamHealth
+from agent.reasons import Reason
+from agent.schema import (
+    NAME_LIMIT,
+    TEXT_LIMIT,
+    HealthMessage,
+    LinkHealth,
+    OutboxHealth,
+    ReasonPart,
+    StageHealth,
+    StreamHealth,
+)
 from agent.station import Station
 from agent.types import NS, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
@@ -56,10 +66,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What the agent's parts say of themselves at one moment. ``problems`` are complaints in words, ``activity`` is
+    """What the agent's parts report at one moment. ``problems`` are their reasons for being degraded, ``activity`` is
     what is being made ready, ``clock`` what is known of this machine's."""
 
-    problems: list[str] = field(default_factory=list)
+    problems: list[Reason] = field(default_factory=list)
     outbox: OutboxHealth | None = None
     link: LinkHealth | None = None
     activity: str | None = None
@@ -112,7 +122,7 @@ class Health:
         now = time.monotonic()
         with self._lock:
             if isinstance(output, Discard):
-                self._discards.append((now, output.reason.split(",")[-1].strip()[:80]))
+                self._discards.append((now, output.code))
                 return
             if output.reason is not None:
                 self._inference_failures += 1
@@ -150,9 +160,17 @@ class Health:
         )  # fmt: skip
         reasons = [
             *sight.problems,
-            *(f"the {stage.name} has ended" for stage in sight.stages if not stage.alive),
             *(
-                f"the {stage.name} has done nothing for {stage.idle_s:.0f} s, and {stage.waiting} packets wait"
+                Reason("stage_ended", f"the {stage.name} has ended", stage.name)
+                for stage in sight.stages
+                if not stage.alive
+            ),
+            *(
+                Reason(
+                    "stage_stuck",
+                    f"the {stage.name} has done nothing for {stage.idle_s:.0f} s, and {stage.waiting} packets wait",
+                    stage.name,
+                )
                 for stage in sight.stages
                 if stage.alive and stage.waiting and stage.idle_s is not None and stage.idle_s > STUCK_S
             ),
@@ -160,14 +178,19 @@ class Health:
         if silent:
             named = ", ".join(str(stream) for stream in sorted(silent)[:NAMED])
             more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
-            reasons.append(f"no new samples from {named}{more} for {self.stalled_s:.0f} s")
+            text = f"no new samples from {named}{more} for {self.stalled_s:.0f} s"
+            reasons.append(Reason("channels_silent", text, named if len(silent) == 1 else None))
         if not streams:
-            reasons.append("no samples yet")
+            reasons.append(Reason("no_samples", "no samples yet"))
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
-            reasons.append(f"{disk_mb:.0f} MB of disk are left for {self._state_dir}")
+            reasons.append(Reason("disk_low", f"{disk_mb:.0f} MB of disk are left for {self._state_dir}"))
         if memory is not None and memory[0] < LOW_MEMORY_MB:
-            reasons.append(f"{memory[0]:.0f} MB of memory are left on this machine")
-        reasons += [f"{zone} is at {degrees:.0f} °C" for zone, degrees in temperatures.items() if degrees >= HOT_C]
+            reasons.append(Reason("memory_low", f"{memory[0]:.0f} MB of memory are left on this machine"))
+        reasons += [
+            Reason("hot", f"{zone} is at {degrees:.0f} °C", zone)
+            for zone, degrees in temperatures.items()
+            if degrees >= HOT_C
+        ]
         rsam = (rsam_health(station.id, station.rsam) for station in sight.stations[:MOST])
         return HealthMessage(
             station=str(self._identity.station),
@@ -224,10 +247,19 @@ def _ill(stream: StreamHealth) -> tuple[float, ...]:
     return stream.stalled, doubted, stream.latency_s or 0.0, lost
 
 
-def _first(reasons: list[str]) -> list[str]:
+def _first(reasons: list[Reason]) -> list[ReasonPart]:
+    """As many as the message holds."""
     if len(reasons) > MAX_REASONS:
-        reasons = [*reasons[: MAX_REASONS - 1], f"and {len(reasons) - MAX_REASONS + 1} more"]
-    return [reason[:500] for reason in reasons]
+        rest = Reason("more", f"and {len(reasons) - MAX_REASONS + 1} more")
+        reasons = [*reasons[: MAX_REASONS - 1], rest]
+    return [
+        ReasonPart(
+            code=reason.code,
+            text=reason.text[:TEXT_LIMIT],
+            about=None if reason.about is None else reason.about[:NAME_LIMIT],
+        )
+        for reason in reasons
+    ]
 
 
 def _stream_health(stream: StreamId, entry: _Stream, stalled: bool, counts: Counts | None) -> StreamHealth:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,6 +38,11 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
     yield _info(state)
     yield _one("talus_ok", "1 while nothing is degraded.", int(health.status == "ok"))
     yield _one("talus_problems", "Reasons for being degraded.", len(health.reasons))
+    codes = Counter(reason.code for reason in health.reasons)
+    yield _Family(
+        "talus_reason", "gauge", "Reasons for being degraded, by code.",
+        [({"code": code}, count) for code, count in codes.items()],
+    )  # fmt: skip
     yield _one("talus_report_timestamp_seconds", "When these figures were taken.", parse_ns(health.time) / NS)
     yield _one("talus_uptime_seconds", "Since the agent started.", health.uptime_s)
     yield from _streams(health.streams)

@@ -21,6 +21,7 @@ from agent.feeder import Feeder
 from agent.health import Health, Sight, for_the_broker
 from agent.messages import DEFAULT_PREFIX, health_message
 from agent.prometheus import render
+from agent.reasons import Reason
 from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
 from agent.status import StatusFile, status_message
 
@@ -49,7 +50,7 @@ class Rounds:
         delivery: Delivery | None,
         state: Callable[[], StateMessage],
         *,
-        troubles: Callable[[], list[str]] = list,
+        troubles: Callable[[], list[Reason]] = list,
     ) -> None:
         """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know."""
         self._troubles = troubles
@@ -62,7 +63,7 @@ class Rounds:
         self._clock: _Clock | None = None
         self._ending = False
         self._file = StatusFile(config.state_dir)
-        self._complaints: list[str] = []
+        self._complaints: list[Reason] = []
         self.degraded = False
         """Whether the newest report says that something is wrong."""
         self._exporter = self._export(config)
@@ -75,7 +76,7 @@ class Rounds:
             exporter = Exporter(*split_address(config.health.prometheus))
         except TalusError as error:
             _log.warning("%s", error)
-            self._complaints.append(error.message)
+            self._complaints.append(Reason("prometheus", error.message))
             return None
         exporter.start()
         return exporter
@@ -83,7 +84,7 @@ class Rounds:
     def in_short(self) -> dict[str, str | float | None]:
         """How everything is, for who asks for a word."""
         report = self._look(time.monotonic())
-        reason = report.reasons[0] if report.reasons else None
+        reason = report.reasons[0].text if report.reasons else None
         return {"status": report.status, "reason": reason, "disk_free_mb": report.disk_free_mb, "rss_mb": report.rss_mb}
 
     def report_every(self, interval_s: float) -> None:
@@ -126,7 +127,7 @@ class Rounds:
         if feeder.clocks is not None:
             feeder.clocks.host(is_wrong=clock.is_wrong)
             if clock.is_wrong:
-                problems.append(f"this machine's clock: {clock}")
+                problems.append(Reason("clock", f"this machine's clock: {clock}"))
         outbox, link = self._spool(problems)
         sight = Sight(
             problems=problems,
@@ -146,16 +147,17 @@ class Rounds:
             self._clock = _Clock(host_clock(), now)
         return self._clock.said
 
-    def _spool(self, problems: list[str]) -> tuple[OutboxHealth | None, LinkHealth | None]:
+    def _spool(self, problems: list[Reason]) -> tuple[OutboxHealth | None, LinkHealth | None]:
         if self._delivery is None:
             return None, None
         try:
             outbox, link = self._delivery.health()
         except DeliveryError as error:
-            problems.append(error.message)
+            problems.append(Reason("outbox_unreadable", error.message))
             return None, None
         if not link.connected:
-            problems.append(f"no connection to the broker: {link.error or 'trying'}")
+            text = f"no connection to the broker: {link.error or 'trying'}"
+            problems.append(Reason("broker_unreachable", text))
         return outbox.model_copy(update={"held": self._feeder.held}), link
 
     def _link_stage(self, outbox: OutboxHealth | None) -> list[StageHealth]:

@@ -16,6 +16,8 @@ from agent.types import AlertAction, EventPhase
 
 TEXT_LIMIT = 500
 """Characters of a free text."""
+NAME_LIMIT = 80
+"""Characters of a name."""
 
 Time = Annotated[
     str,
@@ -55,7 +57,7 @@ AlertId = Annotated[
 BootId = Annotated[str, Field(pattern=r"^[0-9a-f]{8,32}$", description="one run of the agent")]
 Seq = Annotated[int, Field(ge=0, le=2**53, description="counts the messages of one run of the agent")]
 Revision = Annotated[int, Field(ge=0, le=1_000_000, description="of the event; a higher one replaces a lower one")]
-Name = Annotated[str, Field(max_length=80)]
+Name = Annotated[str, Field(max_length=NAME_LIMIT)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -354,6 +356,14 @@ class LinkHealth(Payload):
     error: Text | None
 
 
+class ReasonPart(Payload):
+    """Why a station is degraded."""
+
+    code: Word = Field(description="for programs: stays the same when the words change (docs/operations.md lists all)")
+    text: Text
+    about: Name | None = Field(default=None, description="the one sensor, channel, topic or file that it is about")
+
+
 class HealthMessage(Payload):
     """Periodic, retained. Null where the machine does not tell."""
 
@@ -364,7 +374,7 @@ class HealthMessage(Payload):
     time: Time
     uptime_s: Amount
     status: Literal["ok", "degraded", "failed"]
-    reasons: list[Text] = Field(max_length=20)
+    reasons: list[ReasonPart] = Field(max_length=20, description="why it is degraded, empty when it is ok")
     streams: list[StreamHealth] = Field(
         max_length=1024, description="all, or to the broker the 64 that are worst, those first that send nothing"
     )
@@ -389,7 +399,9 @@ class HealthMessage(Payload):
     outbox: OutboxHealth | None
     link: LinkHealth | None
     events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")
-    discards_hour: dict[Name, Count] = Field(max_length=32, description="discarded triggers, by reason")
+    discards_hour: dict[Word, Count] = Field(
+        max_length=32, description="discarded triggers of the last hour: too_short, too_many_open"
+    )
     inference_ms: Amount | None = Field(description="median time that the network took for a verdict")
     backend_activity: Text | None = Field(default=None, description="how far a better backend than the present one is")
     inference_failures: Count

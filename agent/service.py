@@ -39,6 +39,7 @@ from agent.home_assistant import announce
 from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, state_message
 from agent.mqtt import Subscription
+from agent.reasons import of
 from agent.refuge import settle
 from agent.rounds import Rounds
 from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage
@@ -158,7 +159,10 @@ class Service:
             health,
             delivery,
             lambda: self._state(line, line.standing(), health, tuning),
-            troubles=lambda: [*filter(None, [self._unwell]), *tuning.troubles()],
+            troubles=lambda: [
+                *of("state_in_memory", filter(None, [self._unwell])),
+                *of("control", tuning.troubles()),
+            ],
         )
         rounds.report_every(tuning.effective.reporting.health_interval_s)
         if orders and delivery:

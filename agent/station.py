@@ -293,7 +293,8 @@ class Station:
             recorded_s = round(self._recorded.until(trigger.onset_ns), 3)
             self._open.append(_Open(trigger.onset_ns, trigger.ratio, recorded_s=recorded_s))
         else:
-            yield Discard(self.id, trigger.onset_ns, f"{MAX_OPEN} events are open at this station already")
+            reason = f"{MAX_OPEN} events are open at this station already"
+            yield Discard(self.id, trigger.onset_ns, "too_many_open", reason)
 
     def _is_short(self, event: _Open) -> bool:
         return event.off_ns is not None and event.off_ns - event.onset_ns < self._min_duration_ns
@@ -325,6 +326,7 @@ class Station:
             return Discard(
                 self.id,
                 event.onset_ns,
+                "too_short",
                 f"the trigger lasted {event.duration_ns(now_ns) / NS:.2f} s, less than min_duration_s",
                 self._detect(event, now_ns),
             )

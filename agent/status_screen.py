@@ -25,7 +25,7 @@ def screen(status: Status, *, colour: bool = False) -> str:
         lines.append("  ! everything here is an exercise: simulated data")
     if status.verdict in ("silent", "gone", "stopped"):
         lines.append("  what follows is what it said last")
-    lines += [f"  ! {reason}" for reason in health.reasons]
+    lines += [f"  ! {reason.text}" for reason in health.reasons]
     rows = [
         ("agent", _agent(status)),
         ("samples", _samples(health)),

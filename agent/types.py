@@ -336,12 +336,17 @@ class Alert:
         return self.event.revision if self.about_rate is None else self.about_rate.revision
 
 
+DiscardCode: TypeAlias = Literal["too_short", "too_many_open"]
+"""Why a trigger did not become an event: shorter than ``min_duration_s``; too many events of its sensor are open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """A trigger that did not become an event, with the reason."""
+    """A trigger that did not become an event: ``code`` for programs, ``reason`` for people."""
 
     station: StationId
     onset_ns: int
+    code: DiscardCode
     reason: str
     detection: Detection | None = field(default=None)
 

@@ -170,7 +170,7 @@ def describe(body: Payload) -> str:
         model = "no model" if body.model is None else f"{body.model.name} on {body.backend}, {body.precision}"
         text = f"state  {body.station}  {model}"
     elif isinstance(body, HealthMessage):
-        text = f"health {body.station}  {body.status}{''.join(f'; {reason}' for reason in body.reasons)}"
+        text = f"health {body.station}  {body.status}{''.join(f'; {reason.text}' for reason in body.reasons)}"
     else:
         text = type(body).__name__
     if getattr(body, "exercise", False):

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from agent.feeder import Feeder
 from agent.health import MAX_STREAMS, Health, Identity, Sight, for_the_broker
 from agent.pipeline import MAX_STATIONS
 from agent.rates import Rates, rsam_health
+from agent.reasons import CODES, Code, Reason
 from agent.schema import HealthMessage, StageHealth
-from agent.types import NS, BlockQuality, Event, SampleBlock, StationId, StreamId
+from agent.types import NS, BlockQuality, Discard, Event, SampleBlock, StationId, StreamId
 
 BOOT = "0123456789abcdef"
 T0 = 1_700_000_000 * NS
@@ -106,7 +108,8 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     (rsam,) = body.rsam
     assert rsam.station == str(STATION)
     assert 0 < rsam.counts < 100
-    assert body.reasons[0] == "the source has ended"
+    assert (body.reasons[0].code, body.reasons[0].text) == ("stage_ended", "the source has ended")
+    assert body.reasons[0].about == "source"
     assert body.status == "degraded"
     assert body.source == {"received": 7}
     assert body.memory_total_mb
@@ -133,7 +136,8 @@ def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path, monkeypa
     assert {one.stream for one in sent.streams[:7]} == {str(stream) for stream in dead}
     assert [one.stream for one in sent.streams[7:9]] == [str(doubted), str(slow)]
     assert (len(sent.streams), sent.streams_total, sent.streams_stalled) == (MAX_STREAMS, 192, 7)
-    assert sent.reasons == [f"no new samples from {', '.join(map(str, dead[:5]))} and 2 more for 60 s"]
+    (reason,) = sent.reasons
+    assert reason.text == f"no new samples from {', '.join(map(str, dead[:5]))} and 2 more for 60 s"
     assert len(sent.model_dump_json()) < 32_768
 
 
@@ -176,14 +180,32 @@ def test_packets_that_the_pipeline_refuses_are_told_of(tmp_path: Path) -> None:
     assert feeder.ended.wait(60)
     assert feeder.counters()["refused_packets"] == 3
     (trouble,) = feeder.troubles()
-    assert "are dropped" in trouble
-    assert "too few for the trigger" in trouble
+    assert trouble.code == "packets_refused"
+    assert "are dropped" in trouble.text
+    assert "too few for the trigger" in trouble.text
 
 
 def test_more_reasons_than_a_message_holds_are_counted(tmp_path: Path) -> None:
     health = Health(Identity(STATION, BOOT), tmp_path)
-    reasons = health.message(1, Sight(problems=[f"problem {k}" for k in range(30)])).reasons
-    assert (len(reasons), reasons[0], reasons[-1]) == (20, "problem 0", "and 12 more")
+    problems = [Reason("source", f"problem {k} " + 600 * "x", 100 * "y") for k in range(30)]
+    reasons = health.message(1, Sight(problems=problems)).reasons
+    assert (len(reasons), reasons[0].text[:10], reasons[-1].text) == (20, "problem 0 ", "and 12 more")
+    assert (reasons[0].code, reasons[-1].code) == ("source", "more")
+
+
+def test_discards_are_counted_by_their_code_whatever_their_words(tmp_path: Path) -> None:
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    health.decided(Discard(STATION, T0, "too_short", "the trigger lasted 0.21 s, less than min_duration_s"))
+    health.decided(Discard(STATION, T0, "too_short", "another wording"))
+    health.decided(Discard(STATION, T0, "too_many_open", "8 events are open, at this station, already"))
+    assert health.message(1, Sight()).discards_hour == {"too_short": 2, "too_many_open": 1}
+
+
+def test_every_reason_has_a_code_a_meaning_and_a_row_in_the_manual() -> None:
+    """Programs rely on the codes; the operator looks them up."""
+    assert set(CODES) == set(get_args(Code))
+    manual = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    assert [code for code in CODES if f"`{code}`" not in manual] == []
 
 
 def test_sensors_beyond_all_bounds_are_refused() -> None:
@@ -207,17 +229,17 @@ def test_a_stage_that_hangs_is_told_from_one_with_nothing_to_do(tmp_path: Path) 
     stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=0)]
     assert health.message(1, Sight(stages=stages)).reasons == []
     stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=17)]
-    assert health.message(1, Sight(stages=stages)).reasons == [
-        "the pipeline has done nothing for 40 s, and 17 packets wait"
-    ]
+    (reason,) = health.message(1, Sight(stages=stages)).reasons
+    assert (reason.code, reason.about) == ("stage_stuck", "pipeline")
+    assert reason.text == "the pipeline has done nothing for 40 s, and 17 packets wait"
 
 
 @pytest.mark.parametrize(
     ("attribute", "value", "reason"),
     [
-        ("memory_mb", lambda: (40.0, 8000.0), "40 MB of memory are left"),
-        ("disk_free_mb", lambda folder: 12.0, "12 MB of disk are left"),
-        ("temperatures_c", lambda: {"tj-thermal": 99.5, "cpu-thermal": 60.0}, "tj-thermal is at 100 °C"),
+        ("memory_mb", lambda: (40.0, 8000.0), "memory_low: 40 MB of memory are left"),
+        ("disk_free_mb", lambda folder: 12.0, "disk_low: 12 MB of disk are left"),
+        ("temperatures_c", lambda: {"tj-thermal": 99.5, "cpu-thermal": 60.0}, "hot: tj-thermal is at 100 °C"),
     ],
 )
 def test_a_machine_in_trouble_is_degraded(
@@ -228,7 +250,7 @@ def test_a_machine_in_trouble_is_degraded(
     assert health.message(1, Sight()).status == "ok"
     monkeypatch.setattr(machine, attribute, value)
     (found,) = health.message(1, Sight()).reasons
-    assert reason in found
+    assert f"{found.code}: {found.text}".startswith(reason)
 
 
 def ended(age_s: float, label: str = "landslide") -> Event:

@@ -48,6 +48,7 @@ from agent.schema import (
     OutboxHealth,
     Outcome,
     PositionPart,
+    ReasonPart,
     Response,
     StateMessage,
     StreamHealth,
@@ -91,7 +92,7 @@ def health() -> HealthMessage:
         time=MOMENT,
         uptime_s=60.5,
         status="degraded",
-        reasons=["no samples from HHZ for 12 s"],
+        reasons=[ReasonPart(code="channels_silent", text="no samples from HHZ for 12 s")],
         streams_total=1,
         streams_stalled=0,
         streams=[
@@ -109,7 +110,7 @@ def health() -> HealthMessage:
         outbox=OutboxHealth(depth=3, bytes=3000, oldest_s=4.2, dropped=0, dead=0),
         link=LinkHealth(connected=True, protocol="5", connects=1, acknowledged=12, unheard=0, error=None),
         events_hour={"landslide": 1},
-        discards_hour={"too short": 4},
+        discards_hour={"too_short": 4},
         inference_ms=0.6,
         inference_failures=0,
     )  # fmt: skip

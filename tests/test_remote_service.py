@@ -179,7 +179,9 @@ def test_a_state_folder_that_cannot_hold_orders_is_told_and_the_slope_is_watched
         config = write_config(tmp_path, "", broker.port, source=FAST, control=control(signing))
         with running_agent("run", "--config", config):
             wait_for(lambda: collector.bodies("/health"), 60)
-            wait_for(lambda: any("from afar" in reason for reason in collector.bodies("/health")[-1]["reasons"]), 30)
+            wait_for(
+                lambda: any(reason["code"] == "control" for reason in collector.bodies("/health")[-1]["reasons"]), 30
+            )
 
 
 @needs_mosquitto

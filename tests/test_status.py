@@ -18,7 +18,7 @@ from test_exporter import metrics
 from test_formats import alert, state
 from test_messages import health
 
-from agent.schema import RateHealth, RsamHealth
+from agent.schema import RateHealth, ReasonPart, RsamHealth
 from agent.status import FILE, STALE_FACTOR, StatusFile, read, status_message
 from agent.status_screen import screen
 from agent.types import NS, parse_ns
@@ -71,7 +71,7 @@ def test_an_agent_from_well_to_broker_lost_to_killed(tmp_path: Path, records: Pa
             wait_for(lambda: status(config)[0] == 1, 60, "the exit status tells")
             said = status(config)[1]
             assert said["verdict"] == "degraded"
-            assert any("no connection to the broker" in reason for reason in said["health"]["reasons"])
+            assert any(reason["code"] == "broker_unreachable" for reason in said["health"]["reasons"])
             agent.process.send_signal(signal.SIGKILL)
             agent.end()
         code, out, _ = talus("status", "--config", config)
@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, recor
             wait_for(lambda: "verdict" in status(config)[1], 20)
             code, body = status(config)
             assert (code, body["verdict"]) == (1, "degraded")
-            assert "health.prometheus" in body["health"]["reasons"][0]
+            assert "health.prometheus" in body["health"]["reasons"][0]["text"]
             assert body["health"]["streams"], "the slope is watched all the same"
 
 
@@ -136,7 +136,7 @@ def test_the_verdict_follows_from_age_process_and_word(tmp_path: Path) -> None:
 def test_one_screen_has_what_matters_and_is_safe(tmp_path: Path) -> None:
     rich = health().model_copy(
         update={
-            "reasons": ["no samples from HHZ\x1b[2J"],
+            "reasons": [ReasonPart(code="channels_silent", text="no samples from HHZ\x1b[2J")],
             "rates": [RateHealth(station="XX.A.00.H", label="landslide", per_hour=6, per_day=9, inverse_rate_h=0.167)],
             "rsam": [
                 RsamHealth(
