@@ -9,16 +9,20 @@ artefact            counter-measure
 component count     ``_components``: vertical copied to all inputs, vertical alone, one component missing, and
                     three-component versions made of verticals, so that neither one nor three components tell a class
 sampling rate,      ``_band``: random high-pass and low-pass corners (down to 14 Hz, below every source's Nyquist
-instrument          frequency), causal or zero-phase; the band of the neutral view among them
+instrument          frequency), causal or zero-phase; the band of the neutral view among them, and the 2-8 Hz that one
+                    source was filtered to by its makers
+station, site       ``_colour``: a random smooth response over frequency
 place of the onset  ``_place``: anywhere from 10 to 35 s into the window, or near the agent's own 20.48 s
-record length       ``_cover``: the record is cut at random before and after the onset
+record length       ``_cover``: the record is cut at random before and after the onset; one of a few seconds stands in
+                    another record's quiet noise (``_embed``)
 filling             the uncovered part is filled with noise made from the record's own background or left empty
 amplitude           every component is scaled to its own maximum by the preparation
 polarity            random sign
 duration            mild stretching in time
 noise level         ``_add_noise``: real noise of other records at a random level
 window length       random end of the data, so that early verdicts are learned too
-source              ``Sampler``: classes in fixed shares; sources by the root of their number of events
+source              ``Sampler``: classes in fixed shares; sources by the root of their number of events, doubtful labels
+                    less (``quantize.trust``)
 ==================  ===================================================================================================
 """
 
@@ -32,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.dsp.window import Preparation
-from agent.types import LABELS, WINDOW_ONSET, WINDOW_SAMPLES
+from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 from quantize.data import Record
 from quantize.signals import (
     FULL_S,
@@ -46,6 +50,7 @@ from quantize.signals import (
     transform,
     window,
 )
+from quantize.trust import trust
 from quantize.views import NEUTRAL_BAND_HZ, evaluation_onset, main_component
 
 SHARES = {"earthquake": 0.31, "blast": 0.18, "collapse": 0.01, "landslide": 0.26, "noise": 0.24}
@@ -56,6 +61,11 @@ _BEFORE, _AFTER = 5000, 9500
 """Samples of a record before and after its onset that training uses; their sum stays below ``SPAN``."""
 _MARGIN = 600
 """Samples of filling before the window, which settle the high-pass."""
+_SHORT = 1500
+"""Samples below which a record would be known by its length alone."""
+_MAKERS_BAND_HZ = (2.0, 8.0)
+_GRID_HZ = np.fft.rfftfreq(SPAN, 1 / WINDOW_RATE_HZ)
+_KNOTS_HZ = (0.5, 1.0, 2.0, 3.5, 6.0, 10.0, 16.0, 25.0, 45.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,10 @@ class Augmentation:
     made_components: float = 0.35
     neutral_band: float = 0.35
     random_band: float = 0.50
+    makers_band: float = 0.0
+    colour: float = 0.0
+    colour_db: float = 5.0
+    """Standard deviation of the random response at each of its knots."""
     random_place: float = 0.60
     cut: float = 0.50
     fill_noise: float = 0.65
@@ -83,7 +97,9 @@ class Sampler:
     A source's noise that triggers counts as a source of its own, with twice its weight: it is what a station meets.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], *, doubt: bool = True) -> None:
+        """``doubt``: doubtful labels count as little as ``quantize.trust`` says."""
+        believed = [trust(record.row) if doubt else 1.0 for record in records]
         tree: dict[str, dict[tuple[str, bool], dict[str, list[int]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
         )
@@ -94,13 +110,19 @@ class Sampler:
         weights: list[float] = []
         total = sum(SHARES[label] for label in tree)
         for label, sources in tree.items():
-            weighed = [(_source_weight(events) * (2 if noisy else 1), events) for (_, noisy), events in sources.items()]
+            weighed = [
+                (_source_weight(events, believed) * (2 if noisy else 1), events)
+                for (_, noisy), events in sources.items()
+            ]
             scale = sum(weight for weight, _ in weighed)
             for weight, events in weighed:
-                event_sizes = {event: len(members) ** 0.5 for event, members in events.items()}
+                event_sizes = {
+                    event: len(members) ** 0.5 * max(believed[i] for i in members) for event, members in events.items()
+                }
+                total_size = sum(event_sizes.values())
                 for event, members in events.items():
                     self._members.append(np.array(members))
-                    share = event_sizes[event] / sum(event_sizes.values())
+                    share = event_sizes[event] / total_size
                     weights.append(SHARES[label] / total * weight / scale * share)
         self._cumulative = np.cumsum(weights) / np.sum(weights)
 
@@ -110,8 +132,9 @@ class Sampler:
         return int(rng.choice(self._members[group]))
 
 
-def _source_weight(events: dict[str, list[int]]) -> float:
-    return float(len(events) ** 0.5)
+def _source_weight(events: dict[str, list[int]], believed: Sequence[float]) -> float:
+    """Root of the number of events that are believed."""
+    return float(sum(believed[members[0]] for members in events.values()) ** 0.5)
 
 
 class Augmenter:
@@ -125,7 +148,9 @@ class Augmenter:
         self._p = augmentation or Augmentation()
         self._onsets = [evaluation_onset(record) for record in records]
         self._noise = [
-            i for i, record in enumerate(records) if record.row.label == "noise" and not record.row.transient
+            i
+            for i, record in enumerate(records)
+            if record.row.label == "noise" and not record.row.transient and record.data.shape[1] >= _SHORT
         ]
 
     def window(self, index: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -138,11 +163,15 @@ class Augmenter:
         x = record.data[:, first : onset + _AFTER]
         onset -= first
         rows, x = self._components(record, x, rng)
+        if x.shape[1] < _SHORT and self._noise:
+            x, onset = self._embed(x, rng)
         if rng.random() < p.stretch:
             x, onset = _stretch(x, onset, float(np.exp(rng.uniform(-0.18, 0.18))))
         spectra = transform(x)
         if rng.random() < p.add_noise and self._noise:
             spectra = self._add_noise(x, spectra, onset, rng)
+        if p.colour and rng.random() < p.colour:
+            spectra = spectra * _colour(p.colour_db, rng)
         response = self._band(rng)
         y = inverse(spectra if response is None else spectra * response, x.shape[1])
         if record.row.label == "noise" and rng.random() < p.burst:
@@ -198,7 +227,23 @@ class Augmenter:
         if choice < p.neutral_band + p.random_band:
             low, high = (float(np.exp(rng.uniform(np.log(a), np.log(b)))) for a, b in ((0.4, 2.5), (14.0, 48.0)))
             return butterworth_response(low, high, int(rng.integers(2, 5)), bool(rng.random() < 0.5))
+        if choice < p.neutral_band + p.random_band + p.makers_band:
+            return butterworth_response(*_MAKERS_BAND_HZ, int(rng.integers(2, 5)), bool(rng.random() < 0.5))
         return None
+
+    def _embed(self, x: Signal, rng: np.random.Generator) -> tuple[Signal, int]:
+        """A record of a few seconds with soft ends in 100 s of another record's quiet noise, 6 to 30 dB below it; and
+        where it begins."""
+        other = self._records[int(rng.choice(self._noise))]
+        quiet = other.data[main_component(other)][:2000]
+        count, begin = x.shape[1], int(rng.uniform(2000, 4000))
+        soft = np.minimum(1.0, np.minimum(np.arange(count), np.arange(count)[::-1]) / (0.15 * count))
+        level = float(np.exp(rng.uniform(np.log(0.03), np.log(0.5))))
+        long = np.stack([random_phase_noise(quiet - quiet.mean(), 10_000, rng) for _ in x])
+        scale = np.std(x, axis=1, keepdims=True) / np.maximum(np.std(long, axis=1, keepdims=True), 1e-30)
+        long *= (level * scale).astype(np.float32)
+        long[:, begin : begin + count] += x * soft.astype(np.float32)
+        return long, begin
 
     def _add_noise(
         self, x: Signal, spectra: NDArray[np.complex64], onset: int, rng: np.random.Generator
@@ -241,6 +286,15 @@ class Augmenter:
         if rng.random() < 0.5:
             return float(rng.choice(LENGTHS_S))
         return float(np.exp(rng.uniform(np.log(2.5), np.log(80.0))))
+
+
+def _colour(db: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A smooth random response over the frequencies of ``transform``, ``db`` decibels of standard deviation at each
+    knot: another ground, another sensor."""
+    gains = rng.normal(0, db, len(_KNOTS_HZ))
+    smooth = np.interp(np.log(np.maximum(_GRID_HZ, 1e-3)), np.log(_KNOTS_HZ), gains)
+    response: NDArray[np.float32] = (10 ** (smooth / 20)).astype(np.float32)
+    return response
 
 
 def _root_of_loudest_second(power: Signal) -> float:

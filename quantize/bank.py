@@ -31,6 +31,8 @@ log = logging.getLogger("quantize.bank")
 
 UNLABELLED = -1
 _CHUNK = 256
+_REAL_NOISE = 0.9
+"""Share of the generator's windows whose noise is made from a real record's."""
 
 Maker = Callable[[int, np.random.Generator], NDArray[np.float32]]
 """Makes the window ``[3, 10240]`` of a record's index."""
@@ -68,10 +70,14 @@ def labelled_plan(
     preparation: Preparation,
     augmentation: Augmentation,
     seed: int,
+    without: Sequence[str] = (),
+    doubt: bool = True,
 ) -> Plan:
-    """``count`` draws of ``Sampler`` over ``records``, of which record i belongs to part ``parts[i]``."""
-    sampler, rng = Sampler(records), np.random.default_rng((seed, 0))
-    drawn = np.array([sampler.draw(rng) for _ in range(count)], dtype=np.int64)
+    """``count`` draws of ``Sampler`` over ``records``, of which record i belongs to part ``parts[i]``; records of the
+    data sets ``without`` are not drawn, those of doubtful labels less often with ``doubt``."""
+    chosen = np.flatnonzero([record.row.dataset not in without for record in records])
+    sampler, rng = Sampler([records[int(i)] for i in chosen], doubt=doubt), np.random.default_rng((seed, 0))
+    drawn = chosen[np.array([sampler.draw(rng) for _ in range(count)], dtype=np.int64)]
     makers, place = {}, np.zeros(len(records), dtype=np.int64)
     for part in np.unique(parts):
         members = np.flatnonzero(parts == part)
@@ -86,13 +92,18 @@ def labelled_plan(
 
 
 def unlabelled_plan(
-    records: Sequence[Record], count: int, *, preparation: Preparation, augmentation: Augmentation, seed: int
+    records: Sequence[Record],
+    parts: NDArray[np.int64],
+    count: int,
+    *,
+    preparation: Preparation,
+    augmentation: Augmentation,
+    seed: int,
 ) -> Plan:
-    """``count`` windows of records without a class, every record alike; they belong to no part."""
-    drawn = np.random.default_rng((seed, 0)).integers(len(records), size=count)
+    """``count`` windows of records without a class, every record alike; record i belongs to ``parts[i]``."""
+    drawn = np.random.default_rng((seed, 0)).integers(len(records), size=count).astype(np.int64)
     augmenter = Augmenter(records, preparation, augmentation)
-    nothing = np.full(count, UNLABELLED, dtype=np.int64)
-    return Plan(drawn.astype(np.int64), nothing, nothing, augmenter.window)
+    return Plan(drawn, np.full(count, UNLABELLED, dtype=np.int64), parts[drawn], augmenter.window)
 
 
 SYNTHETIC_SHARES = {"earthquake": 0.2, "blast": 0.25, "collapse": 0.1, "landslide": 0.3, "noise": 0.15}
@@ -100,23 +111,34 @@ SYNTHETIC_SHARES = {"earthquake": 0.2, "blast": 0.25, "collapse": 0.1, "landslid
 
 
 def synthetic_plan(
-    backgrounds: Sequence[Record], count: int, *, preparation: Preparation, augmentation: Augmentation, seed: int
+    backgrounds: Sequence[Record],
+    parts: NDArray[np.int64],
+    count: int,
+    *,
+    preparation: Preparation,
+    augmentation: Augmentation,
+    seed: int,
 ) -> Plan:
     """``count`` windows, each of an event of its own from the generator, on noise like that before ``backgrounds``
-    (records without a class, so that no fold's noise is among it)."""
+    (records without a class, so that no fold's noise is among it); a window is of its background's part in ``parts``,
+    of none where its noise is made up."""
     rng = np.random.default_rng((seed, 0))
     labels = rng.choice(len(LABELS), size=count, p=[SYNTHETIC_SHARES[label] for label in LABELS])
+    noise = np.full(count, UNLABELLED, dtype=np.int64)
+    if backgrounds:
+        real = rng.random(count) < _REAL_NOISE
+        noise[real] = rng.integers(len(backgrounds), size=int(real.sum()))
+    part = np.where(noise >= 0, np.append(parts, UNLABELLED)[noise], UNLABELLED)
 
     def make(index: int, rng: np.random.Generator) -> NDArray[np.float32]:
         quiet = None
-        if backgrounds and rng.random() < 0.9:
-            other = backgrounds[int(rng.integers(len(backgrounds)))]
+        if noise[index] >= 0:
+            other = backgrounds[int(noise[index])]
             quiet = background(other.data[main_component(other)], None)
         made = as_record(generate(rng, LABELS[labels[index]], quiet), index)
         return Augmenter([made], preparation, augmentation).window(0, rng)
 
-    nothing = np.full(count, UNLABELLED, dtype=np.int64)
-    return Plan(np.arange(count), labels.astype(np.int64), nothing, make)
+    return Plan(np.arange(count), labels.astype(np.int64), part, make)
 
 
 def open_bank(folder: Path, plan: Plan, seed: int) -> Bank:

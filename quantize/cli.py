@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import DataError, TalusError, UsageError
 
 if TYPE_CHECKING:
-    from quantize.lab import Lab
+    from quantize.lab import Division, Lab
 
 BUNDLE = Path(__file__).resolve().parents[1] / "agent" / "models" / "default"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quantize"
@@ -22,6 +22,7 @@ WORK = Path.home() / ".cache" / "talus"
 _EPILOGUE = """examples:
   python -m quantize model --data ../shared/data --out agent/models/default    everything, some hours on two cores
   python -m quantize transfer --data FOLDER --checkpoint tinny.pt --out teacher.pt    your records, published weights
+  python -m quantize evaluate --by region                                      what a new site sees, regions left out
   python -m quantize report                                                    figures of the committed bundle
   python -m quantize verify agent/models/default                               what each step changes
   python -m quantize lint agent/models/default/model.trt.onnx                  what TensorRT would refuse
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     texts = {
         "pretrain": "train PRIME-DP on phases and masked waveforms, without labels",
         "crossval": "five-fold cross-validation by event of the methods named",
+        "evaluate": "what a new site sees: regions left out one at a time (or folds by event), trained where need be",
         "compare": "methods side by side: out-of-fold figures, differences with intervals",
         "curve": "the learning curve: 10, 30, 100 and all landslide events",
         "seeds": "the student from several random numbers, distilled and alone: how much is luck",
@@ -111,7 +113,15 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--fold", type=int, choices=range(5), help="this one alone, so that others run beside it"
             )
-        if name in ("crossval", "compare", "curve", "model"):
+        if name == "evaluate":
+            stage.add_argument(
+                "--by",
+                choices=("region", "event"),
+                default="region",
+                help="how to divide the records (default: region)",
+            )
+            stage.add_argument("--region", nargs="+", default=(), metavar="NAME", help="leave out these alone")
+        if name in ("crossval", "compare", "curve", "evaluate", "model"):
             stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all that are compared")
         if name in ("bundle", "model"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
@@ -258,7 +268,8 @@ def _run(options: argparse.Namespace) -> int:
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
     work = options.work / ("reduced" if options.reduced else "full")
     checkpoint = getattr(options, "checkpoint", None)
-    lab = pipeline.open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint)
+    by: Division = getattr(options, "by", "event")
+    lab = pipeline.open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint, by=by)
     if hasattr(options, "calibration") and not len(lab.judged(None)):
         raise DataError(
             "no record of the split `val` can be judged", "a bundle states figures on it: put some whole events there"
@@ -274,6 +285,12 @@ def _run(options: argparse.Namespace) -> int:
             answered = cross_validate(lab, name, folds)
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
     _study(options, lab)
+    if options.stage == "evaluate":
+        names = options.methods or pipeline.EVALUATED
+        if by == "region":
+            print(tables.by_region(pipeline.evaluate_regions(lab, names, options.region)))
+        else:
+            print(tables.comparison(pipeline.compare_methods(lab, names, range(lab.count))))
     if options.stage in ("compare", "model"):
         print(
             tables.comparison(pipeline.compare_methods(lab, options.methods or pipeline.COMPARED, range(options.folds)))

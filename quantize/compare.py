@@ -18,9 +18,8 @@ from pydantic import JsonValue
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.confidence import fit_confidence
-from quantize.crossval import OutOfFold
 from quantize.data import Row
-from quantize.evaluate import CLASSES, Array, Figure, Truth, per_event, reliability, risk_coverage
+from quantize.evaluate import CLASSES, Array, Figure, OutOfFold, Truth, per_event, reliability, risk_coverage
 from quantize.report import Answers, Measured, calibrated, measure, numbers, triple
 from quantize.signals import FULL_S, LENGTHS_S
 

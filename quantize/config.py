@@ -22,12 +22,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BankConfig:
-    """How many windows are made: of labelled records, of records without a class, of the generator's."""
+    """How many windows are made: of labelled records, of records without a class, of the generator's. ``without``: data
+    sets whose labelled records are judged but not learned from. ``doubt``: doubtful labels are drawn less often, see
+    ``quantize.trust``."""
 
     labelled: Count = 32_768
     unlabelled: int = 2_048
     synthetic: int = 8_192
     seed: int = 3
+    without: tuple[str, ...] = ()
+    doubt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,16 @@ class TeacherConfig:
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(windows=19_200, batch=32, learning_rate=5e-4, weight_decay=5e-2)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MixConfig:
+    """Labels and weak labels, without teachers. Shares of a batch: ``synthetic`` windows of the generator, ``weak``
+    windows whose label is the time of day; the rest are labelled."""
+
+    synthetic: float = 0.3
+    weak: float = 0.05
+    fit: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000, soft=1.0, temperature=1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,7 @@ class BuildConfig:
     stft: FitConfig = field(default_factory=lambda: FitConfig(windows=48_000))
     student: StudentConfig = field(default_factory=StudentConfig)
     alone: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000))
+    mixed: MixConfig = field(default_factory=MixConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
 
 

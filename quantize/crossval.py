@@ -7,28 +7,20 @@ event, say more about a method; the committed weights themselves are judged on t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from quantize.evaluate import Array, predict, softmax
-from quantize.lab import FOLDS, Lab
+from quantize.evaluate import Array, OutOfFold, predict, softmax
+from quantize.lab import Lab
 from quantize.methods import folder, method
 from quantize.signals import LENGTHS_S
 from quantize.views import VIEWS
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OutOfFold:
-    """Logits ``[records, lengths, 5]`` by view; ``index`` says which of the records given they belong to."""
-
-    index: NDArray[np.int64]
-    logits: dict[str, Array]
-
-
-def cross_validate(lab: Lab, name: str, only: Sequence[int] = tuple(range(FOLDS))) -> OutOfFold:
-    """Train the method ``name`` once a fold and collect its answers on the records by which it is judged. Resumable."""
+def cross_validate(lab: Lab, name: str, only: Sequence[int] | None = None) -> OutOfFold:
+    """Train the method ``name`` once a fold (of all, or of ``only``) and collect its answers on the records by which it
+    is judged. Resumable."""
+    only = range(lab.count) if only is None else only
     answered = [answers(lab, name, fold) for fold in only]
     judged = [lab.judged(fold) for fold in only]
     places = [np.isin(lab.held_out(fold), index) for fold, index in zip(only, judged, strict=True)]
@@ -60,6 +52,7 @@ def answers(lab: Lab, name: str, fold: int | None) -> dict[str, Array]:
         held = [lab.records[int(i)] for i in lab.held_out(fold)]
         made = {str(view): predict(logits, held, view, LENGTHS_S, lab.config.preparation) for view in VIEWS}
         scratch = path.with_suffix(".tmp.npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(scratch, allow_pickle=False, **made)
         scratch.replace(path)
     with np.load(path) as saved:

@@ -51,6 +51,15 @@ class Truth:
         return Truth(self.labels[index], self.events[index], self.groups[index], self.transient[index])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OutOfFold:
+    """Answers of networks that learned nothing of a record's fold: logits ``[records, lengths, 5]`` by view; ``index``
+    says which of the records given they belong to."""
+
+    index: NDArray[np.int64]
+    logits: dict[str, Array]
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A number with its 95 % interval."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.types import LABELS
-from quantize.bank import Bank, labelled_plan, open_bank, synthetic_plan, unlabelled_plan
+from quantize import regions
+from quantize.bank import UNLABELLED, Bank, labelled_plan, open_bank, synthetic_plan, unlabelled_plan
 from quantize.config import BuildConfig
 from quantize.data import Record, folds
 from quantize.fit import Source
 from quantize.overlap import apart
+from quantize.trust import is_judged
 
 FOLDS = 5
 FOLD_SEED = 0
+
+Division = Literal["event", "region"]
+"""How records are divided: into folds of whole events, or by region."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +31,8 @@ class Lab:
     """``records`` with a label, those ``unlabelled``, pieces of continuous ``streams``; results go below ``work``.
 
     A *fold* of None stands for the final network: it learns from the training split and is tried on the validation
-    split. Folds 0 to 4 are those of the cross-validation by event over both splits.
+    split. Divided by event, folds 0 to 4 are those of the cross-validation over both splits; divided by region, fold i
+    leaves out region i of ``left_out``.
     """
 
     records: Sequence[Record]
@@ -41,12 +48,31 @@ class Lab:
     """How many landslide events are learned from at most, for the learning curve."""
     seed: int = 0
     """Added to the student's seed: another run of the same."""
+    by: Division = "event"
+    regions: Mapping[str, str] = field(default_factory=dict)
+    """Region of each event, for the division by region."""
+
+    @property
+    def left_out(self) -> list[str]:
+        """The regions that are left out one at a time, in the order of their folds."""
+        return regions.left_out([record.row for record in self.records], self.regions)
+
+    @property
+    def count(self) -> int:
+        """How many folds there are."""
+        return FOLDS if self.by == "event" else len(self.left_out)
 
     @property
     def parts(self) -> NDArray[np.int64]:
-        """Part of each record: twice its fold, one more in the validation split."""
+        """Part of each record: twice its fold (divided by region: the number of its region, those that are left out
+        first), one more in the validation split."""
         rows = [record.row for record in self.records]
-        return 2 * folds(rows, FOLDS, FOLD_SEED) + np.array([row.split == "val" for row in rows], dtype=np.int64)
+        fold = folds(rows, FOLDS, FOLD_SEED) if self.by == "event" else regions.numbers(rows, self.regions)
+        return 2 * fold + np.array([row.split == "val" for row in rows], dtype=np.int64)
+
+    def place(self, name: str) -> Path:
+        """Folder below ``work`` of something that depends on the division."""
+        return self.work / (name if self.by == "event" else f"{name}_regions")
 
     def bank(self) -> Bank:
         """Windows of the labelled records."""
@@ -58,36 +84,54 @@ class Lab:
             preparation=self.config.preparation,
             augmentation=self.config.augmentation,
             seed=settings.seed,
+            without=settings.without,
+            doubt=settings.doubt,
         )
-        return open_bank(self.work / "bank", plan, settings.seed)
+        return open_bank(self.place("bank"), plan, settings.seed)
 
     def unlabelled_bank(self) -> Bank | None:
-        """Windows of records without a class; None where there are none."""
+        """Windows of records without a class; None where there are none. Divided by region, a window belongs to that of
+        its record."""
         settings = self.config.bank
         if not self.unlabelled or not settings.unlabelled:
             return None
         plan = unlabelled_plan(
             self.unlabelled,
+            self._noise_parts(self.unlabelled),
             settings.unlabelled,
             preparation=self.config.preparation,
             augmentation=self.config.augmentation,
             seed=settings.seed + 1,
         )
-        return open_bank(self.work / "unlabelled", plan, settings.seed + 1)
+        return open_bank(self.place("unlabelled"), plan, settings.seed + 1)
 
     def synthetic_bank(self) -> Bank | None:
-        """Windows of the generator's events; None where none are asked for."""
+        """Windows of the generator's events; None where none are asked for. Divided by region, a window belongs to the
+        region whose noise it has."""
         settings = self.config.bank
         if not settings.synthetic:
             return None
+        backgrounds = [*self.unlabelled, *self.streams]
         plan = synthetic_plan(
-            [*self.unlabelled, *self.streams],
+            backgrounds,
+            self._noise_parts(backgrounds),
             settings.synthetic,
             preparation=self.config.preparation,
             augmentation=self.config.augmentation,
             seed=settings.seed + 2,
         )
-        return open_bank(self.work / "synthetic", plan, settings.seed + 2)
+        return open_bank(self.place("synthetic"), plan, settings.seed + 2)
+
+    def _noise_parts(self, backgrounds: Sequence[Record]) -> NDArray[np.int64]:
+        """Part of each record without a class: that of its region; none (-1) where records are divided by event."""
+        parts = np.full(len(backgrounds), UNLABELLED, dtype=np.int64)
+        if self.by == "region":
+            order = self.left_out
+            for i, record in enumerate(backgrounds):
+                region = regions.UNLABELLED.get(record.row.dataset)
+                if region in order:
+                    parts[i] = 2 * order.index(region)
+        return parts
 
     def held_out(self, fold: int | None) -> NDArray[np.int64]:
         """Indices of the records on which a fold is tried."""
@@ -95,14 +139,16 @@ class Lab:
         return np.flatnonzero(parts % 2 == 1 if fold is None else parts // 2 == fold)
 
     def judged(self, fold: int | None) -> NDArray[np.int64]:
-        """Those held out that also share no moment with what the fold learns from; the figures rest on them alone.
+        """Those held out that also share no moment with what the fold learns from, and that are not shown in the
+        demonstration; the figures rest on them alone.
 
         For the final network that goes for what it learns from without a class, too.
         """
         held, learned = self.held_out(fold), self.training(fold)
         if fold is None:
             learned += [*self.unlabelled, *self.streams]
-        return held[apart([self.records[int(i)] for i in held], learned)]
+        allowed = np.array([is_judged(self.records[int(i)].row) for i in held], dtype=np.bool_)
+        return held[allowed & apart([self.records[int(i)] for i in held], learned)]
 
     def training(self, fold: int | None) -> list[Record]:
         """The records from which a fold learns."""

@@ -21,6 +21,7 @@ from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize import infer, qat
 from quantize.augment import calibration_windows
+from quantize.bands import both_bands
 from quantize.bank import Bank
 from quantize.boosting import feature_table, train_boosting
 from quantize.checkpoint import load_checkpoint
@@ -35,6 +36,7 @@ from quantize.prime_dp import PrimeDP
 from quantize.stft_network import StftNetwork
 from quantize.student import Student, build_student
 from quantize.transfer import EventTeacher, prepare_transfer
+from quantize.unlabelled import read_weak_labels
 
 Method = Callable[[Lab, "int | None"], Logits]
 
@@ -43,6 +45,8 @@ _FOLD_CALIBRATION = 128
 """Windows for the INT8 ranges of a fold's student."""
 _JUDGED, _TUNED = 2048, 4096
 """Windows on which the loss of INT8 is measured, and from which it is fine-tuned."""
+_PROBABLY, _WEAKLY_SURE = 0.7, 0.9
+"""From which probability on an event counts as a blast by its time of day; how much of a weak label is believed."""
 log = logging.getLogger("quantize.methods")
 
 
@@ -66,7 +70,10 @@ def folder(lab: Lab, name: str, fold: int | None) -> Path:
     """Where a method keeps what it learned for a fold."""
     few = "" if lab.landslides is None else f"_{lab.landslides}_landslides"
     again = f"_seed{lab.seed}" if lab.seed else ""
-    return lab.work / f"{name}{few}{again}" / ("final" if fold is None else f"fold{fold}")
+    last = "final"
+    if fold is not None:
+        last = f"fold{fold}" if lab.by == "event" else f"without_{lab.left_out[fold]}"
+    return lab.work / f"{name}{few}{again}" / last
 
 
 def prime(lab: Lab, fold: int | None) -> Logits:
@@ -141,13 +148,50 @@ def distilled_student(lab: Lab, fold: int | None, name: str = "distilled") -> St
     ]
     extra = lab.unlabelled_bank()
     if extra is not None and settings.unlabelled:
-        every = np.arange(len(extra))
+        every = learned_from(extra, fold)
         sources.append(Source(extra, every, settings.unlabelled, taught(lab, fold, extra, every, "unlabelled")))
     made = lab.synthetic_bank() if settings.synthetic else None
     if made is not None:
         # What the generator made is what it says; teachers that never saw its like have no better opinion.
-        sources.append(Source(made, np.arange(len(made)), settings.synthetic))
+        sources.append(Source(made, learned_from(made, fold), settings.synthetic))
     return _student(lab, fold, name, sources, settings.fit)
+
+
+def mixed(lab: Lab, fold: int | None) -> Logits:
+    """The student from labels, the generator and the weak labels; no teacher, no pre-training."""
+    return module_logits(mixed_student(lab, fold))
+
+
+def mixed_bands(lab: Lab, fold: int | None) -> Logits:
+    """The same network, asked about the window and about its band-limited copy."""
+    return both_bands(mixed(lab, fold))
+
+
+def mixed_student(lab: Lab, fold: int | None) -> Student:
+    """The network of ``mixed`` itself."""
+    settings, bank = lab.config.mixed, lab.bank()
+    sources = [Source(bank, learned_from(bank, fold), 1 - settings.synthetic - settings.weak)]
+    made = lab.synthetic_bank() if settings.synthetic else None
+    if made is not None:
+        sources.append(Source(made, learned_from(made, fold), settings.synthetic))
+    extra = lab.unlabelled_bank() if settings.weak else None
+    if extra is not None:
+        sources.append(_weak(lab, extra, fold, settings.weak))
+    return _student(lab, fold, "mixed", sources, settings.fit)
+
+
+def _weak(lab: Lab, bank: Bank, fold: int | None, share: float) -> Source:
+    """Windows of events that are probably blasts (or, by night, are none) by their time of day alone."""
+    known = read_weak_labels(lab.data)
+    soft = np.full((len(bank), len(LABELS)), (1 - _WEAKLY_SURE) / len(LABELS), dtype=np.float32)
+    chosen = []
+    for entry in learned_from(bank, fold):
+        blast = known.get(lab.unlabelled[int(bank.record[entry])].row.event)
+        if blast is not None and (blast >= _PROBABLY or blast == 0.0):
+            soft[entry, LABELS.index("blast")] += _WEAKLY_SURE * blast
+            soft[entry, LABELS.index("earthquake")] += _WEAKLY_SURE * (1 - blast)
+            chosen.append(entry)
+    return Source(bank, np.array(chosen, dtype=np.int64), share, soft)
 
 
 def without_prime(lab: Lab, fold: int | None) -> Logits:
@@ -251,6 +295,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "stft": stft,
         "boosting": boosting,
         "alone": alone,
+        "mixed": mixed,
+        "mixed_bands": mixed_bands,
         "scratch": scratch,
         "prime": prime,
         "distilled": distilled,

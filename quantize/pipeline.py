@@ -19,22 +19,24 @@ from agent.types import LABELS
 from quantize import infer, report
 from quantize.augment import calibration_windows
 from quantize.bundle import BundleSpec, write_bundle
+from quantize.by_region import study
 from quantize.card import card
 from quantize.checkpoint import load_checkpoint
 from quantize.compare import compare
 from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
-from quantize.crossval import OutOfFold, cross_validate, together
+from quantize.crossval import cross_validate, together
 from quantize.curve import METHODS as CURVED
 from quantize.curve import learning_curve
 from quantize.data import load_records, read_table
-from quantize.evaluate import Array, Truth, predict
+from quantize.evaluate import Array, OutOfFold, Truth, predict
 from quantize.fit import claim
-from quantize.lab import FOLDS, Lab
+from quantize.lab import FOLDS, Division, Lab
 from quantize.layers import layer_errors
 from quantize.methods import distilled_student, int8_student, method, module_logits, pretrained, transferred
 from quantize.prime_dp import shape_of
 from quantize.probe import probe, recording
+from quantize.regions import TABLE, read_regions
 from quantize.search import Tried, search
 from quantize.seeds import repeat
 from quantize.signals import LENGTHS_S
@@ -50,12 +52,20 @@ NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
 COMPARED = ("stft", "boosting", "alone", "scratch", "prime", "distilled", "without_prime", "without_generator", "int8")
 """Methods whose cross-validation belongs to a full build."""
-STUDIES = ("comparison", "probe", "learning_curve", "seeds", "layers")
+EVALUATED = ("alone", "mixed", "mixed_bands")
+"""Methods that are judged with regions left out."""
+STUDIES = ("regions", "comparison", "probe", "learning_curve", "seeds", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
 
 
 def open_lab(
-    data: Path, work: Path, config: BuildConfig, *, reduced: bool = False, checkpoint: Path | None = None
+    data: Path,
+    work: Path,
+    config: BuildConfig,
+    *,
+    reduced: bool = False,
+    checkpoint: Path | None = None,
+    by: Division = "event",
 ) -> Lab:
     """Read all records; ``reduced`` keeps about every eighth event of each label and source; ``checkpoint`` are weights
     of PRIME-DP that make pre-training needless.
@@ -80,7 +90,8 @@ def open_lab(
         unlabelled, streams = unlabelled[::16], streams[::16]
     learned = [replace(row, path=Path(row.name)) for row in (*rows, *(r.row for r in (*unlabelled, *streams)))]
     claim(work, f"{config!r}\n{hashlib.sha256(repr(learned).encode()).hexdigest()}")
-    return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint)
+    regions = read_regions(data, rows) if by == "region" or (data / TABLE).is_file() else {}
+    return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint, by=by, regions=regions)
 
 
 def transfer(lab: Lab, recipe: Recipe | None, target: Path) -> str:
@@ -117,6 +128,26 @@ def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict
         answered["teachers"] = together([answered[name] for name in teachers])
     found = compare(answered, [record.row for record in lab.records], lab.parts // 2)
     leave_study(lab.work, "comparison", found)
+    return found
+
+
+def evaluate_regions(lab: Lab, names: Sequence[str], only: Sequence[str] = ()) -> dict[str, JsonValue]:
+    """The methods named with regions left out one at a time (all that are large enough, or those in ``only``), and
+    what there is to say of them, left in ``work/regions.json`` once every region is in it.
+
+    Raises:
+        UsageError: there is no such region, or none is large enough.
+    """
+    places = lab.left_out
+    unknown = [name for name in only if name not in places]
+    if unknown or not places:
+        known = f"choose among {', '.join(places)}" if places else "a region needs 15 records of one class"
+        raise UsageError(f"the region {unknown[0]!r} cannot be left out" if unknown else "no region is left out", known)
+    numbers = [places.index(name) for name in only] or range(len(places))
+    answered = {name: cross_validate(lab, name, numbers) for name in names}
+    found = study(answered, [record.row for record in lab.records], lab.parts // 2, places)
+    if not only:
+        leave_study(lab.work, "regions", found)
     return found
 
 

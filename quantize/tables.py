@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.types import LABELS
+from quantize.by_region import POOLED
 from quantize.signals import FULL_S, LENGTHS_S
 
 Values = Mapping[str, Any]
@@ -15,6 +16,8 @@ TITLES = {
     "stft": "STFT network of the paper",
     "boosting": "boosting on hand features",
     "alone": "student, labels alone",
+    "mixed": "student, labels and generator",
+    "mixed_bands": "the same, both bands",
     "scratch": "PRIME-DP, not pre-trained",
     "prime": "PRIME-DP, pre-trained, transferred",
     "teachers": "the teachers' mean",
@@ -173,6 +176,46 @@ def layers(values: Values) -> str:
     return "\n".join([said, "", *table(heads, rows)]) + "\n"
 
 
+def by_region(values: Values) -> str:
+    """What a new site sees: over all regions, by region, and each method against the first."""
+    methods = values["methods"]
+    first, *others = methods
+    regions = len(values["regions"])
+    said = [
+        f"{values['records']} records of {values['events']} events in {regions} regions, each answered by a network",
+        "that learned nothing from its region. Neutral view, whole window; per cent, with 95 % intervals from",
+        "drawing events. Regions that were never left out are not judged.",
+    ]
+    rows = [(words, *(_counted(m["pooled"][key]) for m in methods.values())) for key, words in POOLED.items()]
+    lines = [*said, "", *table(("", *(title(name) for name in methods)), rows), ""]
+    if others:
+        gained = [
+            (words, *(_counted(values["differences"][n][key], signed=True) for n in others))
+            for key, words in POOLED.items()
+        ]
+        lines += [f"Less {title(first)}, in points, by a paired bootstrap:", ""]
+        lines += [*table(("", *(title(name) for name in others)), gained), ""]
+    lines += ["Events found, by region and class (and what they are called most often otherwise):", ""]
+    lines += [*table(("region", "class", "records / events", *(title(name) for name in methods)), _by_region(values))]
+    return "\n".join(lines) + "\n"
+
+
+def _by_region(values: Values) -> list[tuple[str, ...]]:
+    rows = []
+    for region in values["regions"]:
+        for label, (records, events) in values["counts"][region].items():
+            found = [method["regions"][region][label] for method in values["methods"].values()]
+            cells = [figure(f["events"]) + (f" ({f['else']})" if f["else"] else "") for f in found]
+            rows.append((region, label, f"{records} / {events}", *cells))
+    return rows
+
+
+def _counted(triple: Sequence[float], *, signed: bool = False) -> str:
+    """A figure, or a dash where nothing is counted."""
+    nothing = list(triple) == [-1.0, -1.0, -1.0] and not signed
+    return "-" if nothing else figure(triple, signed=signed)
+
+
 def _decibel(pair: Sequence[float]) -> tuple[str, str]:
     return f"{pair[0]:.1f}", f"{100 * pair[1]:.2f}"
 
@@ -208,6 +251,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 _STUDIES: Mapping[str, tuple[str, Callable[[Values], str]]] = MappingProxyType(
     {
+        "regions": ("At a new site: regions left out", by_region),
         "comparison": ("All methods, trained and tried alike", comparison),
         "probe": ("What the recording alone gives away", probe),
         "layers": ("What INT8 does to each layer", layers),

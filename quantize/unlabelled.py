@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.errors import DataError
 from agent.types import NS, WINDOW_RATE_HZ
 from quantize.data import Record, Row, load_record, read_csv
@@ -22,8 +25,29 @@ def read_unlabelled(root: Path) -> list[Record]:
     return [load_record(_row(root, fields, table)) for _, fields in read_csv(table, columns)]
 
 
+def read_weak_labels(root: Path) -> dict[str, float]:
+    """Probability that an event without a class is a blast, by its time of day alone; empty where there is no table.
+
+    Raises:
+        DataError: a probability is no number between 0 and 1.
+    """
+    table = root / "soft_labels" / "uw_timeofday.csv"
+    if not table.is_file():
+        return {}
+    found = {}
+    for line, fields in read_csv(table, ("source_id", "p_blast_time_only")):
+        try:
+            found[fields["source_id"]] = float(fields["p_blast_time_only"])
+        except ValueError:
+            raise DataError(f"{table}:{line}: {fields['p_blast_time_only']!r} is no number", "give 0 to 1") from None
+        if not 0 <= found[fields["source_id"]] <= 1:
+            raise DataError(f"{table}:{line}: the probability is not between 0 and 1", "give 0 to 1")
+    return found
+
+
 def read_streams(root: Path) -> list[Record]:
-    """The streams of ``root/streams`` in pieces of ``PIECE_S`` seconds; empty where there is no such folder."""
+    """The streams of ``root/streams`` in pieces of ``PIECE_S`` seconds without a gap; empty where there is no such
+    folder."""
     table = root / "streams" / "streams.csv"
     if not table.is_file():
         return []
@@ -52,7 +76,14 @@ def _pieces(parts: list[Record]) -> list[Record]:
             (present[0], present[1], present[2]),
         )
         for at in range(0, count - width + 1, width)
+        if not _gappy(data[list(present), at : at + width])
     ]
+
+
+def _gappy(piece: NDArray[np.float32]) -> bool:
+    """Whether a component of the piece is constant for a whole second: a gap, filled with zeros."""
+    seconds = piece.reshape(len(piece), -1, WINDOW_RATE_HZ)
+    return bool((np.ptp(seconds, axis=2) == 0).any())
 
 
 def _row(root: Path, fields: dict[str, str], table: Path) -> Row:

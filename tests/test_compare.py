@@ -15,9 +15,8 @@ from agent.errors import ConfigError, DataError
 from agent.types import LABELS
 from quantize import tables
 from quantize.compare import FIGURES, compare, crossfitted, paired_differences
-from quantize.crossval import OutOfFold
 from quantize.data import TRANSIENT, Row, read_table
-from quantize.evaluate import Truth, calibration_error, score, softmax
+from quantize.evaluate import OutOfFold, Truth, calibration_error, score, softmax
 from quantize.plots import comparison_pictures
 from quantize.probe import COLUMNS, probe, recording
 from quantize.signals import FULL_S, LENGTHS_S

@@ -20,7 +20,7 @@ import torch
 from quantize_support import write_folder
 
 from agent.dsp.window import Preparation
-from agent.errors import BundleError, ConfigError, DataError
+from agent.errors import BundleError, ConfigError, DataError, UsageError
 from agent.types import LABELS
 from quantize import search, tables
 from quantize.augment import Augmentation
@@ -35,7 +35,7 @@ from quantize.hardware import ahead
 from quantize.lab import Lab, learned_from
 from quantize.methods import folder as folder_of
 from quantize.methods import pretrained
-from quantize.pipeline import open_lab
+from quantize.pipeline import evaluate_regions, open_lab
 from quantize.plots import front_picture
 from quantize.prime_dp import PrimeDP
 from quantize.seeds import repeat
@@ -488,3 +488,25 @@ def test_missing_extras_are_told_in_words(folder: Path, tmp_path: Path) -> None:
 def test_missing_data_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--data", str(tmp_path), "--work", str(tmp_path)]) == 1
     assert "metadata.csv does not exist" in capsys.readouterr().err
+
+
+def test_a_region_is_left_out_whole_and_its_answers_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left out reaches the network neither as a record nor through the generator's noise."""
+    data = write_folder(tmp_path / "data", events=20)
+    events = sorted({row.event for row in read_table(data)})
+    lines = [
+        f"{event},{'alps' if int(event.lstrip('abcdefghijklmnopqrstuvwxyz')) < 15 else 'west'}" for event in events
+    ]
+    (data / "regions.csv").write_text("\n".join(["source_id,region", *lines]) + "\n", encoding="utf-8")
+    work = tmp_path / "work"
+    lab = open_lab(data, work, REDUCED, by="region")
+    assert lab.left_out == ["alps"] and lab.count == 1
+    index = learned_from(lab.bank(), 0)
+    assert {lab.regions[lab.records[int(i)].row.event] for i in lab.bank().record[index]} == {"west"}
+    found = evaluate_regions(lab, ["mixed", "mixed_bands"])
+    assert found["regions"] == ["alps"] and (work / "regions.json").is_file()
+    assert (work / "mixed" / "without_alps" / "answers.npz").is_file()
+    with pytest.raises(UsageError, match="'moon'"):
+        evaluate_regions(lab, ["mixed"], ["moon"])
