@@ -29,6 +29,7 @@ from agent.errors import DeliveryError
 from agent.messages import OFFLINE
 from agent.mqtt_hints import refusal_hint, unreachable
 from agent.mqtt_settings import MqttSettings, TlsSettings
+from agent.mqtt_wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
 from agent.waker import Waker
 
 Protocol: TypeAlias = Literal["5", "3.1.1"]
@@ -36,8 +37,8 @@ Protocol: TypeAlias = Literal["5", "3.1.1"]
 REFUSED = 0x80
 """Reason codes from here on are refusals."""
 
-MAX_QUEUED = 10_000
-"""Packets that wait for the socket; far more than the outbox lets out at once."""
+MAX_UNSENT = 10_000
+"""Publications that came in while answers wait for the socket; far more than a broker sends before it reads."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class Connection:
         self._settled = False
         self._handler_error: Exception | None = None
         self._subscription: Subscription | None = None
+        self._framing = Framing(None)
+        self._answered = 0
         self._client_id = client_id
 
     @classmethod
@@ -202,13 +205,12 @@ class Connection:
             if writable:
                 self._client.loop_write()
             self._client.loop_misc()
-            if self._subscription is not None and self._subscription.largest is not None:
-                self._check_burden()
+            self._check_unsent()
         except _HandlerError:
             if self._handler_error is not None:
                 raise self._handler_error from None
             raise
-        except _TooLargeError as error:
+        except UnwantedPacketError as error:
             raise UnwantedError(
                 f"{self._settings.address} sends {error}", "who may write to the topics that this station listens to?"
             ) from None
@@ -223,14 +225,12 @@ class Connection:
             self._check()
         return acks
 
-    def _check_burden(self) -> None:
-        """What a broker can make a client hold without end: answers that it does not read, and messages of QoS 2, for
-        which nobody asked."""
-        if len(self._client._out_packet) > MAX_QUEUED or self._client._in_messages:
-            raise UnwantedError(
-                f"{self._settings.address} sends what was not asked for, or does not read the answers",
-                "is this your broker?",
-            )
+    def _check_unsent(self) -> None:
+        """End the connection to a broker that sends and sends and does not read the answers."""
+        if not self._client.want_write():
+            self._answered = self._framing.publications
+        if self._framing.publications - self._answered > MAX_UNSENT:
+            raise UnwantedError(f"{self._settings.address} does not read the answers", "is this your broker?")
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Say goodbye, so that the broker does not publish the will."""
@@ -265,7 +265,7 @@ class Connection:
         settings = self._settings
         five = self.protocol == "5"
         keep = subscription is not None and subscription.session_expiry_s > 0
-        self._client = _Client(
+        self._client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=None if five else not keep,
@@ -282,12 +282,11 @@ class Connection:
         client.on_unsubscribe = self._on_unsubscribe
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
-        if settings.tls is not None:
-            client.tls_set_context(_tls_context(settings.tls))
+        client.tls_set_context(followed(None if settings.tls is None else _tls_context(settings.tls)))
         if will_topic is not None:
             client.will_set(will_topic, OFFLINE, _QOS, retain=True)
         if subscription is not None:
-            client.largest = subscription.largest
+            self._framing = Framing(subscription.largest)
             client.manual_ack_set(True)
             client.on_message = self._on_message
             self._subscription = subscription
@@ -311,6 +310,8 @@ class Connection:
         if isinstance(sock, socket.socket):
             # An alert must not wait until the event before it is acknowledged (Nagle).
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(sock, (PlainSocket, TlsSocket)):
+            sock.framing = self._framing
         self._await_connack(cancelled)
         if subscription is not None:
             self._subscribe(subscription, time.monotonic() + settings.connect_timeout_s)
@@ -430,17 +431,6 @@ class Connection:
             )
 
 
-class _Client(Client):
-    """One that hangs up on a packet beyond ``largest`` bytes before it is read."""
-
-    largest: int | None = None
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if self.largest is not None and bufsize > self.largest:
-            raise _TooLargeError(f"a packet of {bufsize} bytes, at most {self.largest} are taken")
-        return super()._sock_recv(bufsize)
-
-
 def _confirm_at_once(sock: object) -> None:
     """Linux delays TCP's confirmations by 40 ms, and a broker with Nagle's algorithm on keeps its second PUBACK that
     long. The kernel forgets this option, so it is set again before every read."""
@@ -450,10 +440,6 @@ def _confirm_at_once(sock: object) -> None:
 
 def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]
-
-
-class _TooLargeError(Exception):
-    """A packet that is not read."""
 
 
 class _HandlerError(Exception):

@@ -253,7 +253,7 @@ def publication(qos: int, payload: bytes, packet_id: int = 1) -> bytes:
 def test_a_hostile_broker_is_hung_up_on_before_it_fills_the_memory(
     packet: bytes, queued: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.mqtt.MAX_QUEUED", queued)
+    monkeypatch.setattr("agent.mqtt.MAX_UNSENT", queued)
     subscription = Subscription((SET,), lambda _: True, required=False, largest=LARGEST_PACKET)
     with Script(hostile(packet)) as server, contextlib.closing(Waker()) as waker:
         settings = MqttSettings("127.0.0.1", server.port)

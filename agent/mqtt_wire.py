@@ -1,0 +1,129 @@
+"""The socket below the MQTT client: packets that a broker must not send end the connection before they are held.
+
+paho reads a packet of any length and answers every packet of QoS 2, for which nobody asked here. Its public interface
+takes a TLS context, whose ``wrap_socket`` makes the socket that it reads from: these contexts make sockets that look at
+the header of each packet as it comes in.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+_PUBLISH = 3
+_EXPECTED = frozenset({0x20, 0x40, 0x90, 0xB0, 0xD0, 0xE0})
+"""First bytes of CONNACK, PUBACK, SUBACK, UNSUBACK, PINGRESP, DISCONNECT."""
+_QOS_2 = frozenset({0x50, 0x62, 0x70})
+"""First bytes of PUBREC, PUBREL, PUBCOMP."""
+_MOST_DIGITS = 4
+"""Bytes of a packet's length."""
+
+
+class UnwantedPacketError(Exception):
+    """A packet that is valid MQTT and must not be held: too large, or of QoS 2."""
+
+
+class Framing:
+    """Follows the packets of one incoming stream, whatever the pieces in which it is read."""
+
+    def __init__(self, largest: int | None) -> None:
+        """``largest``: most bytes of a packet after its header, None for what MQTT allows (256 MB)."""
+        self.publications = 0
+        """PUBLISH packets that have begun to come in."""
+        self._largest = largest
+        self._in_header = False
+        self._length = self._digits = self._left = 0
+
+    def feed(self, data: bytes) -> None:
+        """Follow what was read.
+
+        Raises:
+            UnwantedPacketError: a packet that is not to be held.
+            ValueError: this is not MQTT.
+        """
+        place = 0
+        while place < len(data):
+            if self._left:
+                skipped = min(self._left, len(data) - place)
+                self._left -= skipped
+                place += skipped
+                continue
+            byte = data[place]
+            place += 1
+            if self._in_header:
+                self._add_digit(byte)
+            else:
+                self._begin(byte)
+
+    def _begin(self, byte: int) -> None:
+        is_publication, qos = byte >> 4 == _PUBLISH, byte >> 1 & 3
+        if byte in _QOS_2 or (is_publication and qos > 1):
+            raise UnwantedPacketError("what was not asked for (QoS 2)")
+        if not is_publication and byte not in _EXPECTED:
+            raise ValueError(f"a packet that begins with {byte:#04x}")
+        self.publications += is_publication
+        self._in_header, self._length, self._digits = True, 0, 0
+
+    def _add_digit(self, byte: int) -> None:
+        self._length |= (byte & 0x7F) << (7 * self._digits)
+        self._digits += 1
+        if self._largest is not None and self._length > self._largest:
+            raise UnwantedPacketError(f"a packet of {self._length} bytes or more, at most {self._largest} are taken")
+        if byte < 0x80:
+            self._in_header, self._left = False, self._length
+        elif self._digits == _MOST_DIGITS:
+            raise ValueError("a packet whose length does not end")
+
+
+class PlainSocket(socket.socket):
+    """A TCP socket whose packets are followed by ``framing``."""
+
+    framing: Framing | None = None
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """See ``socket.socket.recv``."""
+        data = super().recv(bufsize, flags)
+        if self.framing is not None:
+            self.framing.feed(data)
+        return data
+
+    def do_handshake(self) -> None:
+        """There is none without TLS."""
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A TLS socket whose packets are followed by ``framing``."""
+
+    framing: Framing | None = None
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """See ``ssl.SSLSocket.recv``."""
+        data = super().recv(buflen, flags)
+        if self.framing is not None:
+            self.framing.feed(data)
+        return data
+
+
+class PlainContext(ssl.SSLContext):
+    """The context for a connection without TLS: it makes a ``PlainSocket`` of the socket that it is given."""
+
+    def __new__(cls) -> PlainContext:
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        made.check_hostname = False
+        return made
+
+    def wrap_socket(self, sock: socket.socket, *_: Any, **__: Any) -> PlainSocket:  # type: ignore[override]
+        """See ``ssl.SSLContext.wrap_socket``."""
+        timeout_s = sock.gettimeout()
+        plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        plain.settimeout(timeout_s)
+        return plain
+
+
+def followed(context: ssl.SSLContext | None) -> ssl.SSLContext:
+    """The context to give to the client: ``context`` with followed sockets; None: no TLS."""
+    if context is None:
+        return PlainContext()
+    context.sslsocket_class = TlsSocket
+    return context
