@@ -1,0 +1,1 @@
+"""The observatory's side of Talus: receive, store, show, call, answer and correct."""

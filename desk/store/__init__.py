@@ -1,0 +1,1 @@
+"""The database of the desk: SQLite by default, PostgreSQL by URL. See ``tables`` and ``store``."""

@@ -1,0 +1,78 @@
+"""The layout of the database, version by version: each step is applied once, in order, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, insert, inspect, select, text, update
+
+from agent.errors import ConfigError
+from desk.store import tables
+
+_HOUR_NS = 3600 * 10**9
+_COUNTED = "class, exercise, onset_ns, sensor_id"
+
+
+def _count(row: str, n: int) -> str:
+    # Names and numbers of this file alone, no one's input.
+    return (
+        f"INSERT INTO tally VALUES ({row}.sensor_id, {row}.onset_ns / {_HOUR_NS}, {row}.class, {n})"  # noqa: S608
+        " ON CONFLICT (sensor_id, hour, class) DO UPDATE SET events = tally.events + excluded.events;"
+    )
+
+
+def _fresh(connection: Connection) -> None:
+    """All tables in their newest layout, and the triggers that keep ``tally``."""
+    tables.metadata.create_all(connection)
+    for statement in _triggers_of_postgresql() if connection.dialect.name == "postgresql" else _triggers_of_sqlite():
+        connection.execute(text(statement))
+
+
+def _triggers_of_postgresql() -> list[str]:
+    return [
+        "CREATE FUNCTION talus_tally() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF TG_OP <> 'INSERT' AND NOT OLD.exercise THEN {_count('OLD', -1)} END IF; "
+        f"IF TG_OP <> 'DELETE' AND NOT NEW.exercise THEN {_count('NEW', 1)} END IF; "
+        "RETURN NULL; END $$",
+        f"CREATE TRIGGER event_tally AFTER INSERT OR DELETE OR UPDATE OF {_COUNTED} ON event"
+        " FOR EACH ROW EXECUTE FUNCTION talus_tally()",
+    ]
+
+
+def _triggers_of_sqlite() -> list[str]:
+    return [
+        f"CREATE TRIGGER event_{name}_{row} AFTER {when} ON event WHEN NOT {row}.exercise BEGIN {_count(row, n)} END"
+        for name, when, row, n in (
+            ("added", "INSERT", "new", 1),
+            ("removed", "DELETE", "old", -1),
+            ("changed", f"UPDATE OF {_COUNTED}", "old", -1),
+            ("changed", f"UPDATE OF {_COUNTED}", "new", 1),
+        )
+    ]
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = ()
+"""From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
+
+
+def migrate(connection: Connection) -> int:
+    """Bring the database to this program's layout; returns the version.
+
+    Raises:
+        ConfigError: the database was written by a newer program.
+    """
+    newest = len(STEPS) + 1
+    if not inspect(connection).has_table("version"):
+        _fresh(connection)
+        connection.execute(insert(tables.version).values(number=newest))
+        return newest
+    at = connection.execute(select(tables.version.c.number)).scalar_one()
+    if at > newest:
+        raise ConfigError(
+            f"the desk's database has layout {at}, this program knows {newest}",
+            "run the version that wrote it, or a newer one",
+        )
+    for step in STEPS[at - 1 :]:
+        step(connection)
+    connection.execute(update(tables.version).values(number=newest))
+    return newest

@@ -1,0 +1,374 @@
+"""What arrives at the desk, written so that every message may come any number of times and in any order.
+
+A batch is one transaction: it is acknowledged to the broker after the commit, so a kill at any moment costs nothing but
+a repetition. The revision with the highest number of each event and alert stands; every revision is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from agent.errors import ConfigError, DeliveryError
+from agent.schema import AlertMessage, ClassificationPart, EventMessage, HealthMessage, Payload, StateMessage
+from agent.types import LABELS, NS, parse_ns
+from desk.store import tables as t
+from desk.store.migrations import migrate
+
+FEED_KEPT = 20_000
+"""Changes that a page may have missed and still read on from."""
+HOUR_NS = 3600 * NS
+_PHASES = ("new", "update", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message from the broker, checked: ``station`` is the topic's NET.STA, ``body`` a payload or, for
+    ``availability``, its word. ``received_ns`` is the desk's clock."""
+
+    station: str
+    body: Payload | str
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of the feed: ``kind`` (event, alert, station, ack, review, silence, evidence) and whose."""
+
+    id: int
+    kind: str
+    subject: str
+
+
+AlertHook = Callable[[Connection, int, AlertMessage, int], None]
+"""Called inside the transaction that stores a revision of an alert for the first time: connection, the alert's key, the
+message, and when it was received (ns). What it writes is committed with the alert, or not at all."""
+
+
+class Store:
+    """Safe to use from any thread. Writes are one at a time; readers see what is committed.
+
+    Every method raises DeliveryError when the database refuses (full, locked, gone); nothing is changed then.
+    """
+
+    def __init__(self, url: str, on_alert: AlertHook | None = None) -> None:
+        """Open or make the database of ``url`` (``sqlite:///path`` or ``postgresql+psycopg://...``).
+
+        Raises:
+            ConfigError: not a database that the desk can use, or one of a newer program.
+        """
+        self.engine = _engine(url)
+        self._on_alert = on_alert
+        self._lock = threading.RLock()
+        self._stations: dict[str, int] = {}
+        self._sensors: dict[str, int] = {}
+        self._upsert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        try:
+            with self.engine.begin() as connection:
+                migrate(connection)
+        except OperationalError as error:
+            raise ConfigError(
+                f"the desk's database cannot be opened: {_why(error)}", f"see the address {url}"
+            ) from None
+
+    def close(self) -> None:
+        """Close every connection to the database."""
+        self.engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction for one writer."""
+        with self._lock:
+            try:
+                with self.engine.begin() as connection:
+                    yield connection
+            except OperationalError as error:
+                self._stations.clear()
+                self._sensors.clear()
+                raise DeliveryError(f"the desk's database refuses: {_why(error)}", "is its disk full?") from None
+
+    def ingest(self, arrivals: Sequence[Arrival]) -> list[Change]:
+        """Store a batch in one transaction; returns what changed. What is known already changes nothing."""
+        with self.writing() as connection:
+            changed: dict[tuple[str, str], int] = {}
+            events = _newest_last([a for a in arrivals if isinstance(a.body, EventMessage)])
+            self._ingest_events(connection, events, changed)
+            for arrival in arrivals:
+                if isinstance(arrival.body, AlertMessage):
+                    self._ingest_alert(connection, arrival, arrival.body, changed)
+                elif not isinstance(arrival.body, EventMessage):
+                    self._ingest_station(connection, arrival, changed)
+            return note_changes(connection, list(changed), max((a.received_ns for a in arrivals), default=0))
+
+    # -- events
+
+    def _ingest_events(
+        self, connection: Connection, arrivals: Sequence[Arrival], changed: dict[tuple[str, str], int]
+    ) -> None:
+        if not arrivals:
+            return
+        bodies = [(a, a.body) for a in arrivals if isinstance(a.body, EventMessage)]
+        uids = sorted({body.id for _, body in bodies})
+        known = self._known_events(connection, uids)
+        newest: dict[str, tuple[Arrival, EventMessage]] = {}
+        for arrival, body in bodies:
+            newest[body.id] = arrival, body
+        fresh = [uid for uid in uids if uid not in known]
+        if fresh:
+            rows = [self._event_row(connection, *newest[uid]) for uid in fresh]
+            connection.execute(self._upsert(t.event).on_conflict_do_nothing(index_elements=["uid"]), rows)
+            known.update(self._known_events(connection, fresh))
+        for uid, (arrival, body) in newest.items():
+            key, revision, reviewed = known[uid]
+            if body.revision > revision:
+                row = self._event_row(connection, arrival, body)
+                if reviewed is not None:
+                    row["class"] = reviewed
+                wanted = (t.event.c.id == key) & (t.event.c.revision < body.revision)
+                connection.execute(update(t.event).where(wanted).values(row))
+            if body.revision > revision or uid in fresh:
+                changed["event", uid] = 1
+        rows = [_revision_row(known[body.id][0], arrival, body) for arrival, body in bodies]
+        connection.execute(self._upsert(t.revision).on_conflict_do_nothing(index_elements=["event_id", "number"]), rows)
+        offered = [
+            {"event_id": known[body.id][0], "state": "offered", "sha256": part.sha256, "bytes": part.bytes}
+            for _, body in newest.values()
+            if (part := body.evidence) is not None
+        ]
+        if offered:
+            connection.execute(self._upsert(t.evidence).on_conflict_do_nothing(index_elements=["event_id"]), offered)
+
+    def _known_events(self, connection: Connection, uids: Sequence[str]) -> dict[str, tuple[int, int, int | None]]:
+        """Key, revision and reviewed class of the events that are stored, by identifier."""
+        found: dict[str, tuple[int, int, int | None]] = {}
+        columns = select(t.event.c.uid, t.event.c.id, t.event.c.revision, t.event.c.review)
+        for begin in range(0, len(uids), 500):
+            for row in connection.execute(columns.where(t.event.c.uid.in_(uids[begin : begin + 500]))):
+                found[row.uid] = row.id, row.revision, row.review
+        return found
+
+    def _event_row(self, connection: Connection, arrival: Arrival, body: EventMessage) -> dict[str, Any]:
+        verdict = body.classification
+        return {
+            "uid": body.id,
+            "sensor_id": self.sensor_id(connection, arrival.station, body.station, arrival.received_ns),
+            "onset_ns": parse_ns(body.onset),
+            "revision": body.revision,
+            "ended": body.phase == "end",
+            "class": class_of(verdict),
+            "label": None if verdict is None else LABELS.index(verdict.label),
+            "probability": None if verdict is None else verdict.probability,
+            "doubt": doubt_of(verdict),
+            "ratio": body.detection.ratio,
+            "duration_s": body.detection.duration_s,
+            "peak_counts": body.detection.peak_counts,
+            "exercise": body.exercise,
+            "received_ns": arrival.received_ns,
+            "body": body.model_dump(mode="json", by_alias=True),
+        }
+
+    # -- alerts
+
+    def _ingest_alert(
+        self, connection: Connection, arrival: Arrival, body: AlertMessage, changed: dict[tuple[str, str], int]
+    ) -> None:
+        row = {
+            "uid": body.id,
+            "event_uid": body.id if body.rate is None else body.rate.event,
+            "sensor_id": self.sensor_id(connection, arrival.station, body.station, arrival.received_ns),
+            "onset_ns": parse_ns(body.onset),
+            "revision": body.revision,
+            "action": body.action,
+            "severity": body.severity,
+            "label": body.label,
+            "exercise": body.exercise,
+            "raised_ns": arrival.received_ns,
+            "body": body.model_dump(mode="json", by_alias=True),
+        }
+        connection.execute(self._upsert(t.alert).on_conflict_do_nothing(index_elements=["uid"]), [row])
+        key: int = connection.execute(select(t.alert.c.id).where(t.alert.c.uid == body.id)).scalar_one()
+        newer = {name: row[name] for name in ("revision", "action", "severity", "label", "exercise", "body")}
+        connection.execute(
+            update(t.alert).where((t.alert.c.id == key) & (t.alert.c.revision < body.revision)).values(newer)
+        )
+        done = connection.execute(
+            self._upsert(t.alert_revision).on_conflict_do_nothing(index_elements=["alert_id", "number"]),
+            {
+                "alert_id": key,
+                "number": body.revision,
+                "received_ns": arrival.received_ns,
+                "action": body.action,
+                "body": row["body"],
+            },
+        )
+        if done.rowcount:
+            changed["alert", body.id] = 1
+            if self._on_alert is not None:
+                self._on_alert(connection, key, body, arrival.received_ns)
+
+    # -- stations
+
+    def station_id(self, connection: Connection, code: str, heard_ns: int) -> int:
+        """The key of a station, which is made where it is new."""
+        if code not in self._stations:
+            row = {"code": code, "heard_ns": heard_ns}
+            connection.execute(self._upsert(t.station).on_conflict_do_nothing(index_elements=["code"]), [row])
+            found = connection.execute(select(t.station.c.id).where(t.station.c.code == code)).scalar_one()
+            self._stations[code] = found
+        return self._stations[code]
+
+    def sensor_id(self, connection: Connection, station: str, code: str, heard_ns: int) -> int:
+        """The key of a sensor of a station, which is made where it is new."""
+        if code not in self._sensors:
+            row = {"code": code, "station_id": self.station_id(connection, station, heard_ns)}
+            connection.execute(self._upsert(t.sensor).on_conflict_do_nothing(index_elements=["code"]), [row])
+            found = connection.execute(select(t.sensor.c.id).where(t.sensor.c.code == code)).scalar_one()
+            self._sensors[code] = found
+        return self._sensors[code]
+
+    def _ingest_station(self, connection: Connection, arrival: Arrival, changed: dict[tuple[str, str], int]) -> None:
+        key, body, now_ns = (
+            self.station_id(connection, arrival.station, arrival.received_ns),
+            arrival.body,
+            arrival.received_ns,
+        )
+        values: dict[str, Any] = {"heard_ns": now_ns}
+        newer = t.station.c.id == key
+        if isinstance(body, str):
+            values |= {"availability": body, "availability_ns": now_ns}
+        elif isinstance(body, HealthMessage):
+            values |= {"health": body.model_dump(mode="json", by_alias=True), "health_ns": parse_ns(body.time)}
+            newer &= t.station.c.health_ns.is_(None) | (t.station.c.health_ns <= values["health_ns"])
+            self._count_health(connection, key, body)
+        elif isinstance(body, StateMessage):
+            values["state"] = body.model_dump(mode="json", by_alias=True)
+            if body.position is not None:
+                values |= body.position.model_dump()
+        connection.execute(update(t.station).where(newer).values(values))
+        changed["station", arrival.station] = 1
+
+    def _count_health(self, connection: Connection, key: int, body: HealthMessage) -> None:
+        hour = parse_ns(body.time) // HOUR_NS
+        table = t.health_hour
+        bad = int(body.status != "ok")
+        row = {"station_id": key, "hour": hour, "messages": 1, "degraded": bad, "reasons": json.dumps(body.reasons)}
+        statement = self._upsert(table).values(row)
+        changes: dict[str, Any] = {
+            "messages": table.c.messages + 1,
+            "degraded": table.c.degraded + bad,
+        }
+        if bad:
+            changes["reasons"] = statement.excluded.reasons
+        connection.execute(statement.on_conflict_do_update(index_elements=["station_id", "hour"], set_=changes))
+
+
+def class_of(verdict: ClassificationPart | None) -> int:
+    """The class that a verdict stands for."""
+    if verdict is None:
+        return t.UNCLASSIFIED
+    return t.UNDECIDED if verdict.abstained else LABELS.index(verdict.label)
+
+
+def doubt_of(verdict: ClassificationPart | None) -> float:
+    """How unsure the network was: 1 where it gave no verdict, else 1 - p of its answer, and above 1 if it abstained."""
+    if verdict is None:
+        return 1.0
+    return (1.0 if verdict.abstained else 0.0) + 1.0 - verdict.probability
+
+
+def note_changes(connection: Connection, changes: Sequence[tuple[str, str]], when_ns: int) -> list[Change]:
+    """Append to the feed: (kind, subject) each. The oldest entries beyond ``FEED_KEPT`` go."""
+    noted = []
+    for kind, subject in changes:
+        done = connection.execute(insert(t.feed).values(when_ns=when_ns, kind=kind, subject=subject))
+        key = done.inserted_primary_key
+        noted.append(Change(int(key[0]) if key is not None else 0, kind, subject))
+    if noted and noted[-1].id % 1000 < len(noted):
+        connection.execute(t.feed.delete().where(t.feed.c.id <= noted[-1].id - FEED_KEPT))
+    return noted
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a person did: ``what`` (ack, review, login, ...) to ``subject``; ``address`` is the client's."""
+
+    who: str
+    what: str
+    subject: str
+    detail: str = ""
+    address: str = ""
+
+
+def audit(connection: Connection, act: Act, when_ns: int) -> None:
+    """Record an act of a person."""
+    row = {
+        "when_ns": when_ns, "who": act.who, "act": act.what, "subject": act.subject, "detail": act.detail,
+        "address": act.address,
+    }  # fmt: skip
+    connection.execute(insert(t.audit).values(row))
+
+
+def _revision_row(key: int, arrival: Arrival, body: EventMessage) -> dict[str, Any]:
+    verdict = body.classification
+    shares = None
+    if verdict is not None:
+        shares = bytes(round(255 * float(getattr(verdict.probabilities, label))) for label in LABELS)
+    return {
+        "event_id": key,
+        "number": body.revision,
+        "received_ns": arrival.received_ns,
+        "phase": _PHASES.index(body.phase),
+        "label": None if verdict is None else LABELS.index(verdict.label),
+        "abstained": None if verdict is None else verdict.abstained,
+        "window_s": None if verdict is None else verdict.window_s,
+        "probabilities": shares,
+    }
+
+
+def _newest_last(arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """Events by revision, so that the last of each identifier is its newest."""
+    return sorted(arrivals, key=lambda a: a.body.revision if isinstance(a.body, EventMessage) else 0)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError(f"{url!r} is no address of a database", "write sqlite:///desk.db") from None
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": 10.0, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+    try:
+        return create_engine(parsed, pool_pre_ping=True)
+    except ImportError as error:
+        raise ConfigError(
+            f"the driver of this database is not installed: {error}", "pip install 'talus-agent[desk]'"
+        ) from None
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "cache_size=-32000",
+        "mmap_size=268435456",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _why(error: OperationalError) -> str:
+    return str(error.orig).splitlines()[0]

@@ -1,0 +1,287 @@
+"""The tables of the desk.
+
+Times are integer nanoseconds UTC, as everywhere in Talus. A *station* is what a broker's topic names (NET.STA); a
+*sensor* belongs to one (NET.STA.LOC.BS) and has events. A class is a number: 0 to 4 for the labels in their fixed
+order, then ``UNDECIDED`` (the network abstained) and ``UNCLASSIFIED`` (it gave no answer).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from agent.types import LABELS
+from desk.store.body import Body
+
+UNDECIDED = len(LABELS)
+UNCLASSIFIED = UNDECIDED + 1
+CLASSES = (*LABELS, "undecided", "unclassified")
+"""Names of the classes; the place is the number."""
+
+Key = BigInteger().with_variant(Integer, "sqlite")
+"""A primary key that counts up: SQLite does that for ``INTEGER`` alone."""
+
+metadata = MetaData()
+
+version = Table("version", metadata, Column("number", Integer, nullable=False))
+
+station = Table(
+    "station",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("code", String(20), nullable=False, unique=True),
+    Column("availability", String(8)),
+    Column("availability_ns", BigInteger),
+    Column("health_ns", BigInteger),
+    Column("health", Body),
+    Column("state", Body),
+    Column("latitude", Float),
+    Column("longitude", Float),
+    Column("elevation_m", Float),
+    Column("heard_ns", BigInteger, nullable=False),
+)
+"""``heard_ns``: when the desk last received anything of it. ``health`` and ``state`` are the newest messages."""
+
+sensor = Table(
+    "sensor",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("code", String(40), nullable=False, unique=True),
+    Column("station_id", Integer, ForeignKey("station.id"), nullable=False),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("uid", String(64), nullable=False, unique=True),
+    Column("sensor_id", Integer, ForeignKey("sensor.id"), nullable=False),
+    Column("onset_ns", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("class", SmallInteger, nullable=False),
+    Column("label", SmallInteger),
+    Column("probability", Float),
+    Column("doubt", Float, nullable=False),
+    Column("ratio", Float),
+    Column("duration_s", Float),
+    Column("peak_counts", Float),
+    Column("exercise", Boolean, nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    Column("review", SmallInteger),
+    Column("body", Body, nullable=False),
+    Index("event_by_onset", "onset_ns"),
+    Index("event_by_sensor", "sensor_id", "onset_ns"),
+    Index("event_by_class", "class", "onset_ns"),
+    Index(
+        "event_by_doubt", "doubt", "onset_ns",
+        sqlite_where=text("review IS NULL AND ended"), postgresql_where=text("review IS NULL AND ended"),
+    ),
+)  # fmt: skip
+"""The newest revision of each event. ``class`` is what a reviewer says, or else the network; ``doubt`` is 0 where the
+network is certain and 1 where it could not tell."""
+
+revision = Table(
+    "revision",
+    metadata,
+    Column("event_id", Key, ForeignKey("event.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("received_ns", BigInteger, nullable=False),
+    Column("phase", SmallInteger, nullable=False),
+    Column("label", SmallInteger),
+    Column("abstained", Boolean),
+    Column("window_s", Float),
+    Column("probabilities", LargeBinary),
+    sqlite_with_rowid=False,
+)
+"""How a verdict grew. ``probabilities``: one byte a label, in 255ths."""
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("uid", String(96), nullable=False, unique=True),
+    Column("event_uid", String(64), nullable=False),
+    Column("sensor_id", Integer, ForeignKey("sensor.id"), nullable=False),
+    Column("onset_ns", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("severity", String(32), nullable=False),
+    Column("label", String(32), nullable=False),
+    Column("exercise", Boolean, nullable=False),
+    Column("raised_ns", BigInteger, nullable=False),
+    Column("acked_ns", BigInteger),
+    Column("body", Body, nullable=False),
+    Index("alert_by_time", "raised_ns"),
+    Index("alert_by_event", "event_uid"),
+    Index(
+        "alert_open", "raised_ns",
+        sqlite_where=text("acked_ns IS NULL"), postgresql_where=text("acked_ns IS NULL"),
+    ),
+)  # fmt: skip
+"""The newest revision of each alert. ``raised_ns``: when the desk received the first one."""
+
+alert_revision = Table(
+    "alert_revision",
+    metadata,
+    Column("alert_id", Key, ForeignKey("alert.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("received_ns", BigInteger, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("body", Body, nullable=False),
+)
+
+ack = Table(
+    "ack",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("alert_id", Key, ForeignKey("alert.id"), nullable=False, index=True),
+    Column("who", String(80), nullable=False),
+    Column("when_ns", BigInteger, nullable=False),
+    Column("how", String(16), nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
+)
+"""Who has seen an alert; append-only. ``how``: ``page`` or ``link``."""
+
+review = Table(
+    "review",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("event_id", Key, ForeignKey("event.id"), nullable=False, index=True),
+    Column("who", String(80), nullable=False),
+    Column("when_ns", BigInteger, nullable=False),
+    Column("label", SmallInteger),
+    Column("sure", Boolean, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
+)
+"""What people say of events; append-only. Without a label it takes that person's earlier answer back, or is a note."""
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("event_id", Key, ForeignKey("event.id"), primary_key=True),
+    Column("state", String(8), nullable=False),
+    Column("sha256", String(64)),
+    Column("bytes", Integer),
+    Column("path", Text),
+    Column("asked_ns", BigInteger),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("error", Text),
+    Index("evidence_by_state", "state", "asked_ns"),
+)
+"""``state``: ``offered`` by the station, ``asked`` for, ``here`` (``path`` below the desk's folder) or ``lost``."""
+
+health_hour = Table(
+    "health_hour",
+    metadata,
+    Column("station_id", Integer, ForeignKey("station.id"), primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("messages", Integer, nullable=False),
+    Column("degraded", Integer, nullable=False),
+    Column("armed", Float),
+    Column("reasons", Text, nullable=False, server_default="[]"),
+)
+"""``hour``: hours since 1970. ``armed``: mean share of the time in which the sensors could trigger, where told."""
+
+silence = Table(
+    "silence",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("station", String(40), nullable=False, server_default=""),
+    Column("label", String(32), nullable=False, server_default=""),
+    Column("from_ns", BigInteger, nullable=False),
+    Column("until_ns", BigInteger, nullable=False),
+    Column("who", String(80), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended_ns", BigInteger),
+)
+"""An empty ``station`` or ``label`` stands for all. There is none without an end."""
+
+notification = Table(
+    "notification",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("subject", String(128), nullable=False),
+    Column("target", String(80), nullable=False),
+    Column("alert_id", Key, ForeignKey("alert.id")),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("due_ns", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("made_ns", BigInteger, nullable=False),
+    Column("sent_ns", BigInteger),
+    Column("error", Text),
+    Index("notification_once", "subject", "target", unique=True),
+    Index("notification_due", "state", "due_ns"),
+)
+"""The desk's own outbox. ``subject`` names what it is about (an alert's revision, a station that fell silent), so that
+no target is told the same thing twice. ``state``: ``waiting``, ``sent``, ``dropped``."""
+
+account = Table(
+    "account",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("role", String(8), nullable=False),
+    Column("password", Text, nullable=False),
+    Column("made_ns", BigInteger, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("token_sha256", String(64), primary_key=True),
+    Column("name", String(80), ForeignKey("account.name"), nullable=False),
+    Column("csrf", String(64), nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("when_ns", BigInteger, nullable=False, index=True),
+    Column("who", String(80), nullable=False),
+    Column("act", String(32), nullable=False),
+    Column("subject", String(128), nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("address", String(64), nullable=False, server_default=""),
+)
+"""Every act of a person; append-only."""
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("when_ns", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("subject", String(128), nullable=False),
+    sqlite_autoincrement=True,
+)
+"""What changed, in order: pages that were away read on from the last ``id`` they saw."""
+
+tally = Table(
+    "tally",
+    metadata,
+    Column("sensor_id", Integer, primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("class", SmallInteger, primary_key=True),
+    Column("events", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Events by hour and class, without exercises; kept by triggers of the database, whoever writes."""
