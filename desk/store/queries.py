@@ -1,0 +1,296 @@
+"""What pages, the interface for programs and the exports ask of the database.
+
+Each function is one or a few statements on a connection of its own, and returns plain frozen values. Lists are read
+page by page with a key (onset and row), never with an offset, so that the millionth event costs what the first does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+
+from agent.types import LABELS, NS
+from desk.store import tables as t
+
+HOUR_NS = 3600 * NS
+PAGE = 100
+"""Rows of a list that are read at once, unless told otherwise."""
+NEIGHBOUR_NS = 60 * NS
+"""Events of other sensors this close in onset are shown beside an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One line of a list of events. ``name`` is the class: a label, ``undecided`` or ``unclassified``; ``review`` the
+    label that a person gave."""
+
+    key: int
+    uid: str
+    sensor: str
+    onset_ns: int
+    revision: int
+    ended: bool
+    name: str
+    label: str | None
+    probability: float | None
+    ratio: float | None
+    duration_s: float | None
+    peak_counts: float | None
+    exercise: bool
+    review: str | None
+    alert: str | None
+    """``raise severe``, ``retract severe``; None where there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One revision of an event: ``shares`` are the probabilities by label, to 1/255."""
+
+    number: int
+    received_ns: int
+    window_s: float | None
+    name: str
+    shares: dict[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StationRow:
+    """A station as the desk knows it. ``health`` and ``state`` are its newest messages."""
+
+    code: str
+    availability: str | None
+    availability_ns: int | None
+    heard_ns: int
+    health_ns: int | None
+    health: dict[str, Any] | None
+    state: dict[str, Any] | None
+    position: tuple[float, float, float | None] | None
+    """Latitude and longitude, degrees; elevation, metres."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """An alert in its newest revision, with the first acknowledgement."""
+
+    key: int
+    uid: str
+    event_uid: str
+    sensor: str
+    onset_ns: int
+    revision: int
+    action: str
+    severity: str
+    label: str
+    exercise: bool
+    raised_ns: int
+    acked_ns: int | None
+    acked_by: str | None
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits for someone: not acknowledged and not retracted."""
+        return self.acked_ns is None and self.action != "retract"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events. Times in ns; ``reviewed``: True for those that a person has answered."""
+
+    sensor: str | None = None
+    station: str | None = None
+    name: str | None = None
+    from_ns: int | None = None
+    to_ns: int | None = None
+    reviewed: bool | None = None
+    alerted: bool = False
+    exercise: bool | None = None
+
+
+def events(
+    connection: Connection, wanted: Filter | None = None, *, before: tuple[int, int] | None = None, limit: int = PAGE
+) -> list[EventRow]:
+    """The newest events first. ``before``: onset and key of the last row of the page before."""
+    statement = _event_columns()
+    for condition in _conditions(wanted or Filter()):
+        statement = statement.where(condition)
+    if before is not None:
+        onset_ns, key = before
+        statement = statement.where(
+            or_(t.event.c.onset_ns < onset_ns, and_(t.event.c.onset_ns == onset_ns, t.event.c.id < key))
+        )
+    statement = statement.order_by(t.event.c.onset_ns.desc(), t.event.c.id.desc()).limit(limit)
+    return [_event_row(row) for row in connection.execute(statement)]
+
+
+def event(connection: Connection, uid: str) -> tuple[EventRow, dict[str, Any]] | None:
+    """One event and its newest message."""
+    row = connection.execute(_event_columns(t.event.c.body).where(t.event.c.uid == uid)).first()
+    return None if row is None else (_event_row(row), row.body)
+
+
+def verdicts(connection: Connection, key: int) -> list[Verdict]:
+    """How the verdict on an event grew, oldest first."""
+    rows = connection.execute(select(t.revision).where(t.revision.c.event_id == key).order_by(t.revision.c.number))
+    found = []
+    for row in rows:
+        shares = None
+        if row.probabilities is not None:
+            shares = {label: round(part / 255, 3) for label, part in zip(LABELS, row.probabilities, strict=True)}
+        name = "unclassified" if row.label is None else "undecided" if row.abstained else LABELS[row.label]
+        found.append(Verdict(row.number, row.received_ns, row.window_s, name, shares))
+    return found
+
+
+def neighbours(connection: Connection, row: EventRow) -> list[EventRow]:
+    """Events of other sensors within ``NEIGHBOUR_NS``."""
+    span = t.event.c.onset_ns.between(row.onset_ns - NEIGHBOUR_NS, row.onset_ns + NEIGHBOUR_NS)
+    statement = _event_columns().where(span, t.event.c.id != row.key, t.sensor.c.code != row.sensor)
+    return [_event_row(found) for found in connection.execute(statement.order_by(t.event.c.onset_ns).limit(PAGE))]
+
+
+def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) -> list[EventRow]:
+    """Ended events that nobody has answered, those first of which the network was least sure."""
+    statement = (
+        _event_columns()
+        .where(t.event.c.review.is_(None), t.event.c.ended.is_(True), t.event.c.exercise.is_(exercise))
+        .order_by(t.event.c.doubt.desc(), t.event.c.onset_ns.desc())
+        .limit(limit)
+    )
+    return [_event_row(row) for row in connection.execute(statement)]
+
+
+def stations(connection: Connection) -> list[StationRow]:
+    """All stations, by code."""
+    found = []
+    for row in connection.execute(select(t.station).order_by(t.station.c.code)):
+        position = None
+        if row.latitude is not None and row.longitude is not None:
+            position = row.latitude, row.longitude, row.elevation_m
+        found.append(
+            StationRow(
+                row.code, row.availability, row.availability_ns, row.heard_ns, row.health_ns, row.health, row.state,
+                position,
+            )
+        )  # fmt: skip
+    return found
+
+
+def alerts(
+    connection: Connection, *, only_open: bool = False, event_uid: str | None = None, limit: int = PAGE
+) -> list[AlertRow]:
+    """The newest alerts first."""
+    first = select(t.ack.c.who).where(t.ack.c.alert_id == t.alert.c.id).order_by(t.ack.c.id).limit(1).scalar_subquery()
+    statement = select(t.alert, t.sensor.c.code.label("sensor"), first.label("acked_by")).join(t.sensor)
+    if only_open:
+        statement = statement.where(t.alert.c.acked_ns.is_(None), t.alert.c.action != "retract")
+    if event_uid is not None:
+        statement = statement.where(t.alert.c.event_uid == event_uid)
+    return [
+        AlertRow(
+            row.id, row.uid, row.event_uid, row.sensor, row.onset_ns, row.revision, row.action, row.severity, row.label,
+            row.exercise, row.raised_ns, row.acked_ns, row.acked_by, str(row.body.get("reason", "")),
+        )
+        for row in connection.execute(statement.order_by(t.alert.c.raised_ns.desc()).limit(limit))
+    ]  # fmt: skip
+
+
+def counts(
+    connection: Connection, from_ns: int, to_ns: int, *, sensor: str | None = None, hours: int = 1
+) -> list[tuple[int, str, int]]:
+    """Events by class in bins of ``hours``: begin of the bin (hours since 1970), class, number. Exercises are left out.
+
+    A bin without events is not in the list; whether the station could hear then is ``coverage``'s to say."""
+    begin = t.tally.c.hour - t.tally.c.hour % hours
+    statement = (
+        select(begin.label("bin"), t.tally.c["class"].label("name"), func.sum(t.tally.c.events).label("n"))
+        .where(t.tally.c.hour >= from_ns // HOUR_NS, t.tally.c.hour < -(-to_ns // HOUR_NS))
+        .group_by("bin", t.tally.c["class"])
+        .order_by("bin")
+    )
+    if sensor is not None:
+        statement = statement.join(t.sensor, t.sensor.c.id == t.tally.c.sensor_id).where(t.sensor.c.code == sensor)
+    return [(row.bin, t.CLASSES[row.name], int(row.n)) for row in connection.execute(statement) if row.n]
+
+
+def coverage(connection: Connection, station: str, from_ns: int, to_ns: int) -> list[tuple[int, float]]:
+    """Hours (since 1970) of which the station told anything, with the share of time in which it could trigger; where
+    that was not told, 1 for an hour without a fault and 0 for one that was degraded throughout."""
+    h = t.health_hour
+    statement = (
+        select(h.c.hour, h.c.messages, h.c.degraded, h.c.armed)
+        .join(t.station, t.station.c.id == h.c.station_id)
+        .where(t.station.c.code == station, h.c.hour >= from_ns // HOUR_NS, h.c.hour < -(-to_ns // HOUR_NS))
+        .order_by(h.c.hour)
+    )
+    return [
+        (row.hour, 1 - row.degraded / row.messages if row.armed is None else row.armed)
+        for row in connection.execute(statement)
+    ]
+
+
+def feed_since(connection: Connection, key: int, limit: int = 1000) -> list[tuple[int, str, str]]:
+    """Changes after ``key``, oldest first: key, kind, subject."""
+    statement = select(t.feed.c.id, t.feed.c.kind, t.feed.c.subject).where(t.feed.c.id > key).order_by(t.feed.c.id)
+    return [(row.id, row.kind, row.subject) for row in connection.execute(statement.limit(limit))]
+
+
+def feed_span(connection: Connection) -> tuple[int, int]:
+    """First and last key of the feed; (0, 0) where it is empty."""
+    row = connection.execute(select(func.min(t.feed.c.id), func.max(t.feed.c.id))).one()
+    return int(row[0] or 0), int(row[1] or 0)
+
+
+def _event_columns(*more: Any) -> Select[Any]:
+    e = t.event.c
+    told = select(t.alert.c.action + " " + t.alert.c.severity).where(t.alert.c.uid == e.uid).limit(1).scalar_subquery()
+    return select(
+        e.id, e.uid, t.sensor.c.code, e.onset_ns, e.revision, e.ended, e["class"].label("name"), e.label, e.probability, e.ratio,
+        e.duration_s, e.peak_counts, e.exercise, e.review, told.label("told"), *more,
+    ).join(t.sensor)  # fmt: skip
+
+
+def _event_row(row: Row[Any]) -> EventRow:
+    return EventRow(
+        row.id,
+        row.uid,
+        row.code,
+        row.onset_ns,
+        row.revision,
+        row.ended,
+        t.CLASSES[row.name],
+        None if row.label is None else LABELS[row.label],
+        row.probability,
+        row.ratio,
+        row.duration_s,
+        row.peak_counts,
+        row.exercise,
+        None if row.review is None else LABELS[row.review],
+        row.told,
+    )
+
+
+def _conditions(wanted: Filter) -> Sequence[Any]:
+    e = t.event.c
+    found: list[Any] = []
+    if wanted.sensor is not None:
+        found.append(e.sensor_id == select(t.sensor.c.id).where(t.sensor.c.code == wanted.sensor).scalar_subquery())
+    if wanted.station is not None:
+        ids = select(t.sensor.c.id).join(t.station).where(t.station.c.code == wanted.station)
+        found.append(e.sensor_id.in_(ids))
+    if wanted.name is not None:
+        found.append(e["class"] == t.CLASSES.index(wanted.name))
+    if wanted.from_ns is not None:
+        found.append(e.onset_ns >= wanted.from_ns)
+    if wanted.to_ns is not None:
+        found.append(e.onset_ns < wanted.to_ns)
+    if wanted.reviewed is not None:
+        found.append(e.review.is_not(None) if wanted.reviewed else e.review.is_(None))
+    if wanted.alerted:
+        found.append(e.uid.in_(select(t.alert.c.event_uid)))
+    if wanted.exercise is not None:
+        found.append(e.exercise.is_(wanted.exercise))
+    return found
