@@ -73,7 +73,7 @@ def answer(store: Store, person: Person, event_uids: list[str], said: Answer, wh
             if row is None:
                 raise DataError(f"there is no event {uid}", "reload the page")
             values = {"event_id": row.id, "who": person.name, "when_ns": when_ns, "label": number, "sure": said.sure}
-            connection.execute(insert(t.review).values(values, note=said.note))
+            connection.execute(insert(t.review).values({**values, "note": said.note}))
             if number is not None or not said.note:
                 _settle_class(connection, row.id)
             detail = said.label or said.note or "taken back"
@@ -125,7 +125,7 @@ def silence(store: Store, person: Person, wanted: Silence, when_ns: int) -> int:
         raise DataError("a silence ends in the future, within 31 days", "choose an hour")
     with store.writing() as connection:
         values = {"station": wanted.station, "label": wanted.label, "from_ns": when_ns, "until_ns": wanted.until_ns}
-        done = connection.execute(insert(t.silence).values(values, who=person.name, reason=wanted.reason))
+        done = connection.execute(insert(t.silence).values({**values, "who": person.name, "reason": wanted.reason}))
         key = int(done.inserted_primary_key[0]) if done.inserted_primary_key else 0
         subject = f"{wanted.station or '*'} {wanted.label or '*'}"
         audit(connection, Act(person.name, "silence", subject, wanted.reason, person.address), when_ns)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select, text
 
 from agent.types import LABELS, NS
 from desk.store import tables as t
@@ -154,9 +154,10 @@ def neighbours(connection: Connection, row: EventRow) -> list[EventRow]:
 
 def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) -> list[EventRow]:
     """Ended events that nobody has answered, those first of which the network was least sure."""
+    # The words of the partial index, which the database would not recognise in another form.
     statement = (
         _event_columns()
-        .where(t.event.c.review.is_(None), t.event.c.ended.is_(True), t.event.c.exercise.is_(exercise))
+        .where(text("review IS NULL AND ended"), t.event.c.exercise.is_(exercise))
         .order_by(t.event.c.doubt.desc(), t.event.c.onset_ns.desc())
         .limit(limit)
     )
@@ -248,7 +249,8 @@ def _event_columns(*more: Any) -> Select[Any]:
     e = t.event.c
     told = select(t.alert.c.action + " " + t.alert.c.severity).where(t.alert.c.uid == e.uid).limit(1).scalar_subquery()
     return select(
-        e.id, e.uid, t.sensor.c.code, e.onset_ns, e.revision, e.ended, e["class"].label("name"), e.label, e.probability, e.ratio,
+        e.id, e.uid, t.sensor.c.code, e.onset_ns, e.revision, e.ended, e["class"].label("name"), e.label, e.probability,
+        e.ratio,
         e.duration_s, e.peak_counts, e.exercise, e.review, told.label("told"), *more,
     ).join(t.sensor)  # fmt: skip
 
