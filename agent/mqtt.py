@@ -63,19 +63,21 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that came in; ``correlation`` is what an MQTT 5 requester wants to find on the answer."""
+    """A message that came in; ``correlation`` is what an MQTT 5 requester wants to find on the answer. ``token`` is
+    for ``Connection.acknowledge``."""
 
     topic: str
     payload: bytes
     retain: bool
-    duplicate: bool
     correlation: bytes | None = None
+    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a subscriber asks for. A message is acknowledged if ``handler`` returns True; an exception that it raises
-    ends the connection. With ``session_expiry_s`` the broker keeps what comes while the subscriber is away.
+    """What a subscriber asks for. A message is acknowledged if ``handler`` returns True, or later by
+    ``Connection.acknowledge``; an exception that it raises ends the connection. With ``session_expiry_s`` the broker
+    keeps what comes while the subscriber is away.
 
     Where a subscription is not ``required``, one that the broker refuses is only logged. ``largest``: bytes of the
     largest packet that is read at all; a broker that sends more, or otherwise more than can be held, is hung up on."""
@@ -231,6 +233,11 @@ class Connection:
             self._answered = self._framing.publications
         if self._framing.publications - self._answered > MAX_UNSENT:
             raise UnwantedError(f"{self._settings.address} does not read the answers", "is this your broker?")
+
+    def acknowledge(self, message: Received) -> None:
+        """Acknowledge a message that the handler did not, in the order in which they came."""
+        if message.token:
+            self._client.ack(message.token, _QOS)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Say goodbye, so that the broker does not publish the will."""
@@ -405,7 +412,8 @@ class Connection:
         except UnicodeDecodeError:
             topic = ""
         correlation = getattr(message.properties, "CorrelationData", None)
-        received = Received(topic, bytes(message.payload), message.retain, message.dup, correlation)
+        token = message.mid if message.qos else 0
+        received = Received(topic, bytes(message.payload), message.retain, correlation, token)
         try:
             taken = self._subscription.handler(received)
         except Exception as error:

@@ -70,7 +70,7 @@ class Site:
         self.report = self.remote.report(self.now, lambda: Stamp("0" * 16, 1, 0, 0)) or self.report
 
     def hears(self, payload: bytes) -> ConfigReport:
-        self.inbox.offer(Received(TOPIC, payload, retain=True, duplicate=False))
+        self.inbox.offer(Received(TOPIC, payload, retain=True))
         self.tick()
         self.tick()
         assert self.report is not None
@@ -285,7 +285,7 @@ def test_a_link_that_goes_down_in_the_trial_and_stays_down_rolls_back(site: Site
 def test_a_channel_that_falls_silent_in_the_trial_rolls_back(site: Site) -> None:
     silent = Surroundings(link_up=True, silent={"FDSN:XX_SLP__H_H_E"})
     site.tick(around=silent)
-    site.inbox.offer(Received(TOPIC, envelope(site.signing, 1, {}), retain=True, duplicate=False))
+    site.inbox.offer(Received(TOPIC, envelope(site.signing, 1, {}), retain=True))
     for _ in range(3):
         site.tick(around=silent)
     assert outcomes(site)[-1] == (1, "trial", None)
@@ -381,11 +381,11 @@ def test_what_a_full_disk_refused_is_taken_when_it_comes_again(site: Site) -> No
 def test_an_inbox_is_bounded_and_takes_what_it_is_for(site: Site) -> None:
     inbox = Inbox({TOPIC: "config"}, largest=100)
     for payload in (b"", b"x" * 101):
-        assert inbox.offer(Received(TOPIC, payload, retain=True, duplicate=False))
-    assert inbox.offer(Received("talus/v1/XX/ELSE/config/set", b"x", retain=True, duplicate=False))
+        assert inbox.offer(Received(TOPIC, payload, retain=True))
+    assert inbox.offer(Received("talus/v1/XX/ELSE/config/set", b"x", retain=True))
     assert inbox.take() is None
     for number in range(10 * CAPACITY):
-        assert inbox.offer(Received(TOPIC, b"%d" % number, retain=False, duplicate=False))
+        assert inbox.offer(Received(TOPIC, b"%d" % number, retain=False))
     assert inbox.lost == 9 * CAPACITY + 1
     taken = iter(inbox.take, None)
     assert len([arrived.payload for arrived in taken]) == CAPACITY
@@ -394,7 +394,7 @@ def test_an_inbox_is_bounded_and_takes_what_it_is_for(site: Site) -> None:
 def test_a_storm_of_rubbish_makes_few_reports(site: Site) -> None:
     reports = 0
     for number in range(500):
-        site.inbox.offer(Received(TOPIC, b"%d" % number, retain=False, duplicate=False))
+        site.inbox.offer(Received(TOPIC, b"%d" % number, retain=False))
         site.now += 0.01
         site.remote.tick(site.now, WELL)
         reports += site.remote.report(site.now, lambda: Stamp("0" * 16, 1, 0, 0)) is not None

@@ -1,0 +1,183 @@
+"""From the broker to the database: each message is acknowledged only after it is committed.
+
+The desk has a persistent session of its own: what comes while it is away waits at the broker. It subscribes plainly,
+not to a shared subscription, where a dead member would keep its half. Everything that arrives is hostile until it has
+passed the schema; what does not pass is counted, named once in a while, and acknowledged, since it would never pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from agent.errors import DataError, DeliveryError
+from agent.messages import OFFLINE, ONLINE, STOPPED
+from agent.mqtt import Connection, Received, Subscription
+from agent.mqtt_settings import MqttSettings
+from agent.patience import QuietLog, delays
+from agent.schema import MODELS, parse
+from agent.types import parse_ns
+from agent.waker import Waker
+from desk.store.store import Arrival, Change, Store
+
+LARGEST = 512 * 1024
+"""Bytes of a packet; a broker that sends a larger one is hung up on."""
+NAMES = ("event", "alert", "availability", "state", "health")
+SESSION_EXPIRY_S = 30 * 86_400
+BATCH = 500
+"""Messages in one transaction at most ..."""
+GATHER_S = 0.02
+"""... and how long they are gathered."""
+RETRY_S = 2.0
+"""After the database has refused."""
+_EARLIEST_NS, _LATEST_NS = parse_ns("1970-01-01T00:00:00Z"), parse_ns("2200-01-01T00:00:00Z")
+"""What the database can hold. A station whose clock is wrong by years is still heard."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Since the start. ``refused`` did not pass the schema; ``written`` are committed and acknowledged."""
+
+    written: int = 0
+    refused: int = 0
+    connects: int = 0
+    connected: bool = False
+    error: str | None = None
+    heard: float = field(default_factory=time.monotonic)
+    """When the last message came, on the monotonic clock."""
+
+
+class Receiver:
+    """One thread, from ``start`` to ``stop``. ``changed`` is called in it after each commit."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        store: Store,
+        session: str,
+        changed: Callable[[Sequence[Change]], None] = lambda _: None,
+    ) -> None:
+        """``session`` is the client identifier under which the broker keeps what comes meanwhile; every desk has its
+        own."""
+        self.tally = Tally()
+        self._settings, self._store, self._session, self._changed = settings, store, session, changed
+        self._waker = Waker()
+        self._stopping = threading.Event()
+        self._batch: list[Received] = []
+        self._quiet = QuietLog(_log.warning)
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Connect and receive; returns at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End after the batch at hand."""
+        self._stopping.set()
+        self._waker.wake()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._once()
+            except DeliveryError as error:
+                self.tally.error = error.message
+                self._quiet.warn(str(error))
+                if time.monotonic() - began > self._settings.backoff_max_s:
+                    waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
+                self._stopping.wait(next(waits))
+            finally:
+                self.tally.connected = False
+
+    def _once(self) -> None:
+        """One connection, until it is lost or ``stop`` is called."""
+        self._batch.clear()
+        filters = [f"{self._settings.prefix}/+/+/{name}" for name in NAMES]
+        connection = Connection.open(
+            self._settings,
+            self._session,
+            self._waker,
+            subscription=Subscription(filters, self._hold, SESSION_EXPIRY_S, largest=LARGEST),
+            cancelled=self._stopping.is_set,
+        )
+        with contextlib.closing(connection):
+            self.tally.connects += 1
+            self.tally.connected, self.tally.error = True, None
+            while not self._stopping.is_set():
+                self._gather(connection)
+                if self._batch:
+                    self._write(connection)
+
+    def _hold(self, message: Received) -> bool:
+        self._batch.append(message)
+        return False
+
+    def _gather(self, connection: Connection) -> None:
+        connection.pump(1.0)
+        until = time.monotonic() + GATHER_S
+        while self._batch and len(self._batch) < BATCH and (left := until - time.monotonic()) > 0:
+            connection.pump(left)
+
+    def _write(self, connection: Connection) -> None:
+        """Commit what was gathered, then acknowledge it."""
+        now_ns = time.time_ns()
+        self.tally.heard = time.monotonic()
+        arrivals = []
+        for message in self._batch:
+            try:
+                arrivals.append(self._checked(message, now_ns))
+            except DataError as error:
+                self.tally.refused += 1
+                topic = message.topic[:200].encode("ascii", "backslashreplace").decode()
+                self._quiet.warn(f"refused a message on {topic}: {error.message}", key=topic)
+        try:
+            changes = self._store.ingest(arrivals) if arrivals else []
+        except DeliveryError:
+            # The broker keeps what is not acknowledged, and sends it again with the next connection.
+            self._stopping.wait(RETRY_S)
+            raise
+        for message in self._batch:
+            connection.acknowledge(message)
+        self.tally.written += len(arrivals)
+        self._batch.clear()
+        if changes:
+            self._changed(changes)
+
+    def _checked(self, message: Received, now_ns: int) -> Arrival:
+        """The message if it is what its topic promises.
+
+        Raises:
+            DataError: it is not, or it speaks of another station, or of a time that cannot be.
+        """
+        parts = message.topic.removeprefix(f"{self._settings.prefix}/").split("/")
+        if len(parts) != 3 or parts[2] not in NAMES:
+            raise DataError("not a topic of Talus")
+        network, station, name = parts
+        code = f"{network}.{station}"
+        if name == "availability":
+            word = message.payload[:40].decode("utf-8", "replace")
+            if word not in (ONLINE, OFFLINE, STOPPED):
+                raise DataError(f"{word!r} is not an availability")
+            return Arrival(code, word, now_ns)
+        body = parse(MODELS[name], message.payload)
+        said = str(getattr(body, "station", ""))
+        if not f"{said}.".startswith(f"{code}."):
+            raise DataError(f"it says that it is from {said}")
+        onset = getattr(body, "onset", None) or getattr(body, "time", None)
+        if onset is not None and not _EARLIEST_NS <= parse_ns(onset) <= _LATEST_NS:
+            raise DataError(f"its time {onset} cannot be")
+        return Arrival(code, body, now_ns)

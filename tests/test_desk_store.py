@@ -1,0 +1,183 @@
+"""The desk's database: whatever the order and number of times in which messages come, the last revision stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from desk_support import START_NS, alert, event, verdict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import ConfigError, DataError
+from agent.types import LABELS, NS
+from desk.store import answers, queries, tables
+from desk.store.store import Arrival, Store
+
+HOUR = 3600 * NS
+ANN, BEN = answers.Person("ann"), answers.Person("ben")
+
+
+def arrivals(*bodies: object, at_ns: int = START_NS) -> list[Arrival]:
+    return [Arrival("XX.SLP", body, at_ns) for body in bodies]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path}/desk.db")
+
+
+def shown(store: Store, uid: str) -> queries.EventRow:
+    with store.engine.connect() as connection:
+        found = queries.event(connection, uid)
+    assert found is not None
+    return found[0]
+
+
+def tallied(store: Store) -> dict[str, int]:
+    with store.engine.connect() as connection:
+        found: dict[str, int] = {}
+        for _, name, n in queries.counts(connection, START_NS - HOUR, START_NS + 24 * HOUR):
+            found[name] = found.get(name, 0) + n
+    return found
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_last_revision_stands_whatever_the_order_and_however_often_messages_come(data: st.DataObject) -> None:
+    store = Store("sqlite://")
+    labels = {(number, revision): data.draw(st.sampled_from(LABELS)) for number in range(3) for revision in range(4)}
+    messages = [
+        event(revision, onset_ns=START_NS + number * 60 * NS, classification=verdict(label))
+        for (number, revision), label in labels.items()
+    ]
+    order = data.draw(st.lists(st.sampled_from(messages), min_size=1, max_size=30))
+    size = data.draw(st.integers(1, 30))
+    for begin in range(0, len(order), size):
+        store.ingest(arrivals(*order[begin : begin + size]))
+    newest = {}
+    for message in order:
+        if message.id not in newest or message.revision > newest[message.id].revision:
+            newest[message.id] = message
+    with store.engine.connect() as connection:
+        rows = queries.events(connection)
+        grown = {row.uid: [verdict.number for verdict in queries.verdicts(connection, row.key)] for row in rows}
+    assert {row.uid: (row.revision, row.name) for row in rows} == {
+        uid: (message.revision, message.classification and message.classification.label)
+        for uid, message in newest.items()
+    }
+    assert grown == {uid: sorted({m.revision for m in order if m.id == uid}) for uid in newest}
+    assert sum(tallied(store).values()) == len(newest)
+
+
+def test_counts_follow_a_verdict_that_changes_and_leave_exercises_out(store: Store) -> None:
+    store.ingest(arrivals(event(0), event(0, onset_ns=START_NS + NS, exercise=True)))
+    assert tallied(store) == {"landslide": 1}
+    store.ingest(arrivals(event(1, classification=verdict("blast"))))
+    assert tallied(store) == {"blast": 1}
+    answers.answer(store, ANN, [event().id], answers.Answer("collapse"), START_NS)
+    assert tallied(store) == {"collapse": 1}
+
+
+def test_a_review_outlives_later_revisions_and_can_be_taken_back(store: Store) -> None:
+    uid = event().id
+    store.ingest(arrivals(event(0)))
+    answers.answer(store, ANN, [uid], answers.Answer("blast"), START_NS)
+    store.ingest(arrivals(event(3, classification=verdict("earthquake"))))
+    assert (shown(store, uid).name, shown(store, uid).label) == ("blast", "earthquake")
+    answers.answer(store, BEN, [uid], answers.Answer("collapse"), START_NS + 1)
+    assert shown(store, uid).name == "collapse"
+    answers.answer(store, BEN, [uid], answers.Answer(None), START_NS + 2)
+    assert shown(store, uid).name == "blast"
+    answers.answer(store, ANN, [uid], answers.Answer(None, note="a truck passed"), START_NS + 3)
+    assert shown(store, uid).name == "blast"
+    answers.answer(store, ANN, [uid], answers.Answer(None), START_NS + 4)
+    assert shown(store, uid).name == "earthquake"
+
+
+def test_one_unknown_event_among_many_reviews_changes_none(store: Store) -> None:
+    store.ingest(arrivals(event(0)))
+    with pytest.raises(DataError, match="no event"):
+        answers.answer(store, ANN, [event().id, "XX.NO.00.HH-20260301T000000.000Z"], answers.Answer("blast"), START_NS)
+    assert shown(store, event().id).name == "landslide"
+
+
+def test_an_alert_is_told_once_a_revision_and_in_the_same_transaction(tmp_path: Path) -> None:
+    told = []
+    store = Store(f"sqlite:///{tmp_path}/desk.db", lambda _c, key, body, _at: told.append((key, body.revision)))
+    for _ in range(3):
+        store.ingest(arrivals(alert(0), alert(1, "escalate")))
+    store.ingest(arrivals(alert(0)))
+    assert told == [(1, 0), (1, 1)]
+    with store.engine.connect() as connection:
+        (row,) = queries.alerts(connection)
+    assert (row.action, row.revision, row.is_open) == ("escalate", 1, True)
+
+
+def test_an_acknowledgement_is_kept_by_person_and_ends_the_waiting(store: Store) -> None:
+    store.ingest(arrivals(alert(0)))
+    uid = alert().id
+    assert answers.acknowledge(store, ANN, uid, START_NS + 5) is not None
+    assert answers.acknowledge(store, ANN, uid, START_NS + 6) is None
+    assert answers.acknowledge(store, BEN, uid, START_NS + 7) is not None
+    with store.engine.connect() as connection:
+        (row,) = queries.alerts(connection)
+    assert (row.acked_by, row.acked_ns, row.is_open) == ("ann", START_NS + 5, False)
+    with pytest.raises(DataError, match="no alert"):
+        answers.acknowledge(store, ANN, "XX.NO.00.HH-20260301T000000.000Z", START_NS)
+
+
+def test_a_silence_has_a_reason_and_an_end(store: Store) -> None:
+    for wanted in (
+        answers.Silence("XX.SLP", "", START_NS + HOUR, " "),
+        answers.Silence("XX.SLP", "", START_NS - 1, "roadworks"),
+        answers.Silence("XX.SLP", "", START_NS + 40 * 24 * HOUR, "roadworks"),
+    ):
+        with pytest.raises(DataError):
+            answers.silence(store, ANN, wanted, START_NS)
+    answers.silence(store, ANN, answers.Silence("XX.SLP", "blast", START_NS + HOUR, "roadworks"), START_NS)
+    with store.engine.connect() as connection:
+        asked = [
+            answers.is_silenced(connection, station, label, START_NS + late)
+            for station, label, late in (
+                ("XX.SLP", "blast", 1), ("XX.SLP", "landslide", 1), ("XX.TOE", "blast", 1), ("XX.SLP", "blast", HOUR)
+            )
+        ]  # fmt: skip
+    assert asked == [True, False, False, False]
+
+
+def test_pages_read_on_through_events_of_the_same_moment(store: Store) -> None:
+    sensors = [f"XX.SL{number:02d}.00.HH" for number in range(25)]
+    store.ingest(arrivals(*(event(0, sensor=sensor) for sensor in sensors)))
+    found, before = [], None
+    with store.engine.connect() as connection:
+        while page := queries.events(connection, before=before, limit=10):
+            found += [row.sensor for row in page]
+            before = page[-1].onset_ns, page[-1].key
+    assert sorted(found) == sensors
+
+
+def test_the_queue_shows_the_least_sure_first_and_nothing_that_is_answered(store: Store) -> None:
+    sure, unsure, silent = (
+        event(3, onset_ns=START_NS + n * NS, classification=c)
+        for n, c in enumerate((verdict(probability=0.99), verdict(probability=0.5), verdict(abstained=True)))
+    )
+    going_on = event(1, onset_ns=START_NS + 9 * NS)
+    store.ingest(arrivals(sure, unsure, silent, going_on))
+    with store.engine.connect() as connection:
+        assert [row.uid for row in queries.queue(connection)] == [silent.id, unsure.id, sure.id]
+    answers.answer(store, ANN, [silent.id], answers.Answer("noise"), START_NS)
+    with store.engine.connect() as connection:
+        assert [row.uid for row in queries.queue(connection)] == [unsure.id, sure.id]
+
+
+def test_a_database_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/desk.db"
+    store = Store(url)
+    with store.writing() as connection:
+        connection.execute(tables.version.update().values(number=99))
+    store.close()
+    with pytest.raises(ConfigError, match="layout 99"):
+        Store(url)
+    with pytest.raises(ConfigError, match="no address"):
+        Store("desk.db")
