@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import glob
 import ipaddress
 import os
@@ -46,8 +48,20 @@ def remarks(config: Config) -> Iterator[Remark]:
 def _tls(loc: Loc, tls: TlsConfig | None) -> Iterator[Remark]:
     for name in ("ca_file", "cert_file", "key_file"):
         path = getattr(tls, name, None)
-        if path is not None:
-            yield from _file((*loc, name), path, secret=name == "key_file")
+        if path is None:
+            continue
+        found = tuple(_file((*loc, name), path, secret=name == "key_file"))
+        yield from found
+        if name != "key_file" and not any(remark.fatal for remark in found):
+            yield from _certificates((*loc, name), path)
+
+
+def _certificates(loc: Loc, path: Path) -> Iterator[Remark]:
+    from agent.tls import flaws
+
+    with contextlib.suppress(OSError):  # told already
+        for flaw in flaws(path, datetime.datetime.now(datetime.timezone.utc)):
+            yield Remark(loc, flaw, False)
 
 
 def _mqtt(mqtt: MqttConfig) -> Iterator[Remark]:

@@ -30,6 +30,7 @@ from agent.messages import OFFLINE
 from agent.mqtt_hints import refusal_hint, unreachable
 from agent.mqtt_settings import MqttSettings, TlsSettings
 from agent.mqtt_wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
+from agent.tls import client_context
 from agent.waker import Waker
 
 Protocol: TypeAlias = Literal["5", "3.1.1"]
@@ -460,9 +461,7 @@ class _OtherProtocolError(DeliveryError):
 
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.cert is not None:
-            context.load_cert_chain(tls.cert, tls.key)
+        context = client_context(tls.ca, tls.cert, tls.key)
     except (OSError, ValueError) as error:
         files = ", ".join(name for name in (tls.ca, tls.cert, tls.key) if name)
         why = (error.strerror if isinstance(error, OSError) else None) or error

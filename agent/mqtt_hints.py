@@ -7,6 +7,7 @@ import ssl
 
 from agent.errors import DeliveryError
 from agent.mqtt_settings import MqttSettings
+from agent.tls import refusal
 
 _HINTS = {
     0x81: "the peer does not speak MQTT as expected: check the port",
@@ -36,8 +37,7 @@ def unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
     if isinstance(error, socket.gaierror):
         text, hint = f"no address for {settings.host!r}: {error.strerror}", "check the name of the broker, and the DNS"
     elif isinstance(error, ssl.SSLCertVerificationError):
-        text = f"the certificate of {address} is not trusted: {error.verify_message}"
-        hint = "trust who signed it (mqtt.tls.ca_file, or --ca), use the name that is in it; check the clock"
+        text, hint = refusal(address, error, "mqtt.tls.ca_file, or --ca")
     elif isinstance(error, ssl.SSLError):
         text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
     elif isinstance(error, ConnectionRefusedError):

@@ -11,7 +11,6 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from certificates_support import Authority
 from pymseed import MS3Record
 
 from agent.types import NS, StreamId
@@ -425,20 +425,9 @@ def made(
         return [bytes(record) for record in out.generate()]
 
 
-# Certificates.
-
-
 def authority(folder: Path, name: str = "127.0.0.1") -> tuple[Path, ssl.SSLContext]:
     """A certificate authority's file, and a server's context with a certificate that it issued for ``name``."""
-    ca, ca_key, own, key = (folder / file for file in ("ca.pem", "ca.key", "server.pem", "server.key"))
-    kind = "IP" if name[0].isdigit() else "DNS"
-    common = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    for more in (
-        ["-subj", "/CN=Talus test CA", "-keyout", ca_key, "-out", ca],
-        ["-subj", f"/CN={name}", "-addext", f"subjectAltName={kind}:{name}", "-addext", "basicConstraints=CA:FALSE",
-         "-CA", ca, "-CAkey", ca_key, "-keyout", key, "-out", own],
-    ):  # fmt: skip
-        subprocess.run([*common, *map(str, more)], check=True, capture_output=True)
+    issuer = Authority(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(own, key)
-    return ca, context
+    context.load_cert_chain(*issuer.issue("server", name))
+    return issuer.ca, context

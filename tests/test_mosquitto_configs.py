@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +11,7 @@ from typing import Any
 import pytest
 from agent_support import talus
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates_support import Authority
 
 from agent.broker import free_port
 from agent.errors import DeliveryError
@@ -30,43 +25,6 @@ EXAMPLES = Path(__file__).parents[1] / "configs" / "mosquitto"
 PASSWORDS = {"station-abc": "one", "control-room": "two", "operator": "three"}
 
 pytestmark = needs_mosquitto
-
-
-def issue(folder: Path, *names: str) -> None:
-    """A certificate authority, and a certificate and key for each name."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-
-    def subject(name: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-    def sign(name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> x509.Certificate:
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject(name))
-            .issuer_name(subject("ca"))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(address, critical=False)
-            .sign(authority_key, hashes.SHA256())
-        )
-
-    def write(name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool = False) -> None:
-        certificate = sign(name, key, authority=authority)
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (folder / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-
-    write("ca", authority_key, authority=True)
-    for name in names:
-        write(name, ec.generate_private_key(ec.SECP256R1()))
 
 
 class Example(Mosquitto):
@@ -86,9 +44,10 @@ class Example(Mosquitto):
 @contextlib.contextmanager
 def centre(folder: Path) -> Iterator[tuple[Example, dict[str, int]]]:
     """The broker of broker.conf, with certificates, passwords and the access list."""
-    issue(folder, "broker", "station-abc", "stranger")
-    for name, end in (("station-abc", "pem"), ("station-abc", "key")):
-        (folder / f"station.{end}").write_bytes((folder / f"{name}.{end}").read_bytes())
+    issuer = Authority(folder)
+    issuer.issue("broker")
+    for file in issuer.issue("station-abc"):
+        file.rename(folder / f"station{file.suffix}")
     passwords = folder / "passwords"
     for number, (user, word) in enumerate(PASSWORDS.items()):
         options = ["-c"] if number == 0 else []

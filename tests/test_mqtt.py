@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +33,7 @@ from broker_support import (
     stamp,
     wait_for,
 )
+from certificates_support import Authority
 
 from agent import broker as broker_module
 from agent.broker import free_port, local_broker
@@ -592,20 +592,11 @@ def test_an_absent_broker_and_an_unknown_host_are_named() -> None:
         open_connection(MqttSettings("broker.invalid"))
 
 
-def certificates(folder: Path) -> None:
-    """An authority and a certificate for localhost."""
-    run = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run(
-        [*run, *names, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True
-    )
-
-
 @needs_mosquitto
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_tls_is_verified(tmp_path: Path, outbox: Outbox) -> None:
-    certificates(tmp_path)
-    lines = (f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem")
+    issuer = Authority(tmp_path)
+    certificate, key = issuer.issue("broker")
+    lines = (f"certfile {certificate}", f"keyfile {key}")
     with running(tmp_path, *lines) as broker:
         with pytest.raises(DeliveryError, match="not trusted"):
             open_connection(broker.settings(tls=TlsSettings()))
@@ -613,7 +604,7 @@ def test_tls_is_verified(tmp_path: Path, outbox: Outbox) -> None:
             open_connection(broker.settings(connect_timeout_s=1))
         with pytest.raises(DeliveryError, match="TLS files"):
             open_connection(broker.settings(tls=TlsSettings(ca=str(tmp_path / "absent.pem"))))
-        settings = broker.settings(tls=TlsSettings(ca=str(tmp_path / "cert.pem")))
+        settings = broker.settings(tls=TlsSettings(ca=str(issuer.ca)))
         with Collector(settings) as collector, linked(settings, outbox):
             outbox.put([make_message(n) for n in range(100)])
             wait_for(lambda: len(collector.bodies("/event")) == 100)

@@ -19,6 +19,7 @@ from typing import Any
 from agent.control.durable import sync_folder
 from agent.control.model_order import CHUNK_BYTES, ModelOrder
 from agent.errors import ControlError
+from agent.tls import client_context, refusal
 
 HTTPS_TIMEOUT_S = 30.0
 _SUFFIX = ".part"
@@ -114,7 +115,7 @@ def fetch(download: Download, stop: Callable[[], bool], cafile: Path | None = No
     missing = download.missing(1)
     if order.url is None or not missing:
         return
-    context = ssl.create_default_context(cafile=None if cafile is None else str(cafile))
+    context = client_context(cafile)
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _HttpsOnly())
     first = missing[0]
     request = urllib.request.Request(order.url, headers={"Range": f"bytes={first * CHUNK_BYTES}-"})  # noqa: S310
@@ -129,4 +130,7 @@ def fetch(download: Download, stop: Callable[[], bool], cafile: Path | None = No
                     raise ControlError("download", f"{order.url} holds another file", "check the address")
                 index += 1
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ssl.SSLError, ConnectionError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise ControlError("download", *refusal(order.url, reason, "the system's authorities")) from error
         raise ControlError("download", f"{order.url}: {error}", "it is tried again; is the address right?") from error

@@ -28,6 +28,7 @@ from agent.sources.seedlink_records import RecordReader, Skipped
 from agent.sources.seedlink_request import Resume, Wish, ahead, subscribe
 from agent.sources.seedlink_state import Position, Progress, match, state_file
 from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
+from agent.tls import client_context
 from agent.types import NS, SampleBlock
 
 if TYPE_CHECKING:
@@ -169,15 +170,12 @@ def server_of(config: SeedLinkServerConfig) -> Server:
 
 def _context(tls: TlsConfig) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
+        return client_context(tls.ca_file, tls.cert_file, tls.key_file)
     except OSError as error:
         named = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
         raise SourceError(
             f"the certificates for SeedLink cannot be used ({error.strerror or error})", f"check {named}: PEM is needed"
         ) from None
-    return context
 
 
 class _Link:

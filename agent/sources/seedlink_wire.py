@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from agent import __version__
 from agent.errors import SourceError
 from agent.sources.seedlink_frames import MAX_LINE, ForeignError, Frames, Packet
+from agent.tls import refusal
 
 _RECORD_HEAD_BYTES = 48
 _MAX_INFO = 32 << 20
@@ -292,9 +293,7 @@ def _connect(endpoint: Endpoint, timeout_s: float) -> socket.socket:
         return endpoint.tls.wrap_socket(plain, server_hostname=endpoint.host)
     except ssl.SSLCertVerificationError as error:
         plain.close()
-        raise SourceError(
-            f"the certificate of {endpoint} is not valid ({error.verify_message})", _doubt(error)
-        ) from None
+        raise SourceError(*refusal(str(endpoint), error, "tls.ca_file of this server")) from None
     except ssl.SSLError as error:
         plain.close()
         raise SourceError(
@@ -307,14 +306,6 @@ def _connect(endpoint: Endpoint, timeout_s: float) -> socket.socket:
             f"{endpoint} broke off the TLS hand-shake ({error.strerror or error})",
             "check the port (SeedLink with TLS: 18500), or remove the section tls",
         ) from None
-
-
-def _doubt(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code in (62, 64):  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
-        return "this is another host, or its certificate was issued for another name: set host to that name"
-    if error.verify_code in (9, 10):  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
-        return "renew the server's certificate, and check this machine's clock"
-    return "give the certificate of the authority that issued it as tls.ca_file"
 
 
 def _lost(endpoint: Endpoint, error: OSError) -> SourceError:

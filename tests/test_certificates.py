@@ -1,0 +1,150 @@
+"""Private authorities: those that the page makes are accepted by any Python; one that will not be is named."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from broker_support import needs_mosquitto, running
+from certificates_support import Authority
+from test_mosquitto_configs import Example
+
+from agent.broker import free_port
+from agent.config import check
+from agent.errors import DeliveryError
+from agent.mqtt import Connection
+from agent.mqtt_hints import unreachable
+from agent.mqtt_settings import MqttSettings, TlsSettings
+from agent.tls import client_context, refusal
+from agent.waker import Waker
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "mqtt.md"
+
+
+def strict(ca: Path, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """The agent's context with the verification of Python 3.13, whatever Python runs the tests."""
+    context = client_context(ca, cert, key)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def shake_hands(port: int, context: ssl.SSLContext) -> None:
+    with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(
+        plain, server_hostname="localhost"
+    ) as secured:  # fmt: skip
+        secured.do_handshake()
+
+
+def page_lines() -> str:
+    """The shell lines of the page's section on certificates."""
+    section = PAGE.read_text("utf-8").split("### Certificates\n", 1)[1]
+    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@needs_mosquitto
+def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_path: Path) -> None:
+    """The very lines, with a folder and a host of the test; then both listeners of the example's broker."""
+    group = os.getegid()  # stands in for mosquitto's
+    lines = page_lines().replace("/etc/mosquitto/talus", str(tmp_path)).replace("chgrp mosquitto", f"chgrp {group}")
+    done = subprocess.run(
+        ["sh", "-eu", "-c", lines.replace("broker.example.org", "localhost")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    own = tmp_path / "station.pem", tmp_path / "station.key"
+    with_password, mutual = free_port(), free_port()
+    (tmp_path / "passwords").touch(0o600)
+    (tmp_path / "acl").write_text("topic write talus/#\n")
+    ports = {"8883": str(with_password), "8884": str(mutual)}
+    broker = Example(tmp_path, "broker.conf", with_password, ports)
+    broker.start()
+    try:
+        shake_hands(with_password, strict(tmp_path / "ca.pem"))
+        shake_hands(mutual, strict(tmp_path / "ca.pem", *own))
+        tls = TlsSettings(str(tmp_path / "ca.pem"), str(own[0]), str(own[1]))
+        Connection.open(MqttSettings("localhost", mutual, tls=tls), "station-abc", Waker()).close()
+    finally:
+        broker.stop()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("missing", ["keyUsage", "subjectKeyIdentifier", "authorityKeyIdentifier"])
+def test_the_error_names_the_missing_extension_and_the_command_that_makes_a_good_one(
+    tmp_path: Path, missing: str
+) -> None:
+    issuer = Authority(tmp_path, without=(missing,))
+    certificate, key = issuer.issue("broker", "localhost")
+    with running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker:
+        with pytest.raises(ssl.SSLCertVerificationError) as caught:
+            shake_hands(broker.port, strict(issuer.ca))
+        told = unreachable(MqttSettings("localhost", broker.port), caught.value)
+    assert f"has no {missing}" in told.message
+    assert "not trusted" not in told.message
+    assert "openssl req -x509" in told.hint
+    assert "docs/mqtt.md" in told.hint
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(
+    ("host", "days", "words", "todo"),
+    [
+        ("digitizer.example", 2, "issued for another name", "set host to that name"),
+        ("localhost", -1, "not valid now", "check this machine's clock"),
+        ("localhost", 2, "not trusted", "mqtt.tls.ca_file"),
+    ],
+)
+def test_each_kind_of_refusal_has_a_hint_of_its_own(
+    tmp_path: Path, host: str, days: int, words: str, todo: str
+) -> None:
+    issuer = Authority(tmp_path, days=days)
+    certificate, key = issuer.issue("broker", host)
+    trusted = str(issuer.ca)
+    if words == "not trusted":
+        (tmp_path / "other").mkdir()
+        trusted = str(Authority(tmp_path / "other").ca)
+    with (
+        running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker,
+        pytest.raises(DeliveryError, match=words) as caught,
+    ):
+        settings = MqttSettings("localhost", broker.port, tls=TlsSettings(ca=trusted))
+        Connection.open(settings, "station", Waker())
+    assert todo in caught.value.hint
+
+
+def test_check_warns_of_certificates_that_will_be_refused(tmp_path: Path) -> None:
+    """Before an upgrade to Debian 13 makes the station mute, and with any version of Python."""
+    cases = {
+        "good": (Authority, {}, ""),
+        "bare": (Authority, {"without": ("keyUsage",)}, "has no keyUsage, which Python 3.13 and later require"),
+        "old": (Authority, {"days": -3}, "has expired on "),
+    }
+    for name, (make, options, words) in cases.items():
+        (tmp_path / name).mkdir()
+        issuer = make(tmp_path / name, **options)
+        config = tmp_path / name / "station.yaml"
+        config.write_text(
+            "station: {network: XX, station: ABC}\nsource: {kind: simulator}\n"
+            f"mqtt: {{host: localhost, tls: {{ca_file: {issuer.ca}}}}}\n"
+        )
+        told = check(config)
+        assert all(problem.level == "warning" for problem in told)
+        assert [words in str(problem) for problem in told] == ([True] if words else [])
+    (tmp_path / "good" / "ca.pem").write_text("no certificate")
+    (told_once,) = check(tmp_path / "good" / "station.yaml")
+    assert "holds no certificate in PEM" in str(told_once)
+
+
+def test_an_unknown_refusal_is_told_in_openssl_s_words() -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = 23, "certificate revoked"
+    text, hint = refusal("broker:8883", error, "mqtt.tls.ca_file")
+    assert text == "the certificate of broker:8883 is not trusted: certificate revoked"
+    assert hint
