@@ -105,7 +105,7 @@ class Feeder:
         alert that the disk refused."""
         self.line, self.clocks = line, clocks
         self._source, self._health, self._put, self._urge = source, health, put, urge
-        self._holdback = HoldBack(line.pipeline, source.taken) if isinstance(source, Resumable) else None
+        self._holdback = HoldBack(line.pipeline, source.acknowledge) if isinstance(source, Resumable) else None
         self.watch: TriggerWatch | None = None
         """Is shown what each packet gave rise to; to be set before the start."""
         self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()

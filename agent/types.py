@@ -129,7 +129,7 @@ class SampleBlock:
     """One channel's packet: ``samples`` ``[n]`` in counts as recorded, the first at ``start_ns``.
 
     At most ``MAX_BLOCK_S`` long. A jump between the end of one block and the start of the next *is* the gap; no stage
-    invents samples.
+    invents samples. ``origin`` is for the source that gave the block, which finds its place by it (``Resumable``).
     """
 
     stream: StreamId
@@ -137,6 +137,7 @@ class SampleBlock:
     rate_hz: float
     samples: Samples
     quality: BlockQuality = UNKNOWN_QUALITY
+    origin: object | None = None
 
     @property
     def end_ns(self) -> int:

@@ -240,7 +240,7 @@ def _talus(source: SeedLinkSource, counted: Counted) -> Callable[[], None]:
     def work() -> None:
         for block in source.blocks():
             counted.got(block.stream.seed[-3:], block.start_ns)
-            source.taken(block)
+            source.acknowledge(block)
 
     return work
 

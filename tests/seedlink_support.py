@@ -49,7 +49,7 @@ class Reception:
             for block in self.source.blocks():
                 self.blocks.append(block)
                 if self.take:
-                    self.source.taken(block)
+                    self.source.acknowledge(block)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.failed = error
 

@@ -62,7 +62,7 @@ class Reader:
     def _read(self) -> None:
         for block in self.source.blocks():
             self.blocks.append(block)
-            self.source.taken(block)
+            self.source.acknowledge(block)
 
     def samples(self, channel: str = "HHZ") -> list[int]:
         found = [b.samples for b in self.blocks if b.stream.seed.endswith(channel)]
@@ -213,7 +213,7 @@ source = FolderSource([Path(sys.argv[1])], Path(sys.argv[2]), on_problem=print)
 out = open(sys.argv[3], "ab", buffering=0)
 for block in source.blocks():
     out.write(b"%d %d\\n" % (block.samples[0], block.samples[-1]))
-    source.taken(block)
+    source.acknowledge(block)
 """
 
 
@@ -520,13 +520,13 @@ def test_any_file_that_grows_is_read_or_counted(shared: Path, chance: Random) ->
     assert len(data) - reached < 64 or holds_record(data[reached:]) or not data[reached:].strip(b"\0")
 
 
-def test_what_was_not_taken_comes_again(folder: Path, state: Path) -> None:
+def test_what_was_not_done_with_comes_again(folder: Path, state: Path) -> None:
     """Handed on is not done: a consumer that dies with packets in its queue gets them again."""
     append(folder / "a", miniseed(counts(2000)))
     source = FolderSource([folder], state, on_problem=print)
     blocks = source.blocks()
     first = [next(blocks) for _ in range(3)]
-    source.taken(first[1])
+    source.acknowledge(first[1])
     source.close()
     assert list(blocks) == []
     with reading(folder, state) as again:
@@ -538,7 +538,7 @@ def test_what_was_not_taken_comes_again(folder: Path, state: Path) -> None:
     late = next(rest)
     after.close()
     assert list(rest) == []
-    after.taken(late)
+    after.acknowledge(late)
     with reading(folder, state) as last:
         time.sleep(0.5)
-    assert last.blocks == [], "what was taken after the end is not known"
+    assert last.blocks == [], "what was done with after the end is not known"

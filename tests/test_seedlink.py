@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_long_records_are_cut_with_exact_times() -> None:
             streaming(server)
             server.feed([record])
             got.wait(3)
-            wait_for(lambda: got.source._links[0]._progress.positions()["XX_A"].sequence == 2)
+            wait_for(lambda: got.source._links[0]._progress.received()["XX_A"].position.sequence == 2)
     assert [(b.start_ns - START_NS) // NS for b in got.blocks] == [0, 60, 120]
     assert all(len(b.samples) <= MAX_BLOCK_S * 20 for b in got.blocks)
 
@@ -229,7 +230,7 @@ def test_what_is_on_its_way_is_not_asked_for_again(protocol: str) -> None:
 
 
 @both
-def test_restart_goes_on_with_what_was_not_taken(protocol: str, tmp_path: Path) -> None:
+def test_restart_goes_on_with_what_was_not_done_with(protocol: str, tmp_path: Path) -> None:
     """Packets that the pipeline had not done with come again after a restart, those that it had do not."""
     with SeedLinkServer() as server:
         server.feed(packets(1))
@@ -237,15 +238,15 @@ def test_restart_goes_on_with_what_was_not_taken(protocol: str, tmp_path: Path) 
             streaming(server)
             server.feed(packets(10, 1))
             got.wait(10)
-            got.source.taken(got.blocks[5])
+            got.source.acknowledge(got.blocks[5])
         server.feed(packets(10, 11))
         with receiving(source_of(server, state=tmp_path, protocol=protocol)) as again:
             again.wait(14)
     assert np.array_equal(again.samples()["XX.A.00.HHZ"], np.arange(700, 2100))
 
 
-def test_stored_state_never_runs_ahead_of_what_was_taken(tmp_path: Path) -> None:
-    """A consumer killed at any moment: the next run begins at or before the first packet that it had not taken."""
+def test_stored_state_never_runs_ahead_of_what_was_done_with(tmp_path: Path) -> None:
+    """A consumer killed at any moment: the next run begins at or before the first packet that it was not done with."""
     child = """
 import sys
 from pathlib import Path
@@ -256,7 +257,7 @@ seedlink.SAVE_S = 0.01
 source = SeedLinkSource((Server(Endpoint("127.0.0.1", int(sys.argv[1])), (Wish("XX_A"),)),), Timing(),
                         Path(sys.argv[2]), on_problem=print)
 for block in source.blocks():
-    source.taken(block)
+    source.acknowledge(block)
     print(int(block.samples[0]), flush=True)
 """
     with SeedLinkServer() as server:
@@ -323,7 +324,7 @@ def test_server_upgraded_to_version_4_keeps_the_place(tmp_path: Path) -> None:
         with receiving(source_of(server, state=tmp_path)) as again:
             wait_for(lambda: again.blocks and again.blocks[-1].samples[0] == 2000)
     assert set(range(1100, 2100)) <= set(again.samples()["XX.A.00.HHZ"])
-    assert "DATA ALL 2023-11-14T22:13:20Z" in server.commands, "ten seconds before the packet taken last"
+    assert "DATA ALL 2023-11-14T22:13:30Z" in server.commands, "one second before the end of what is known"
 
 
 def test_sequence_numbers_of_version_3_begin_anew_after_24_bits() -> None:
@@ -449,7 +450,7 @@ def test_a_number_that_the_server_refuses_costs_a_station_nothing(protocol: str)
     """It is asked by time instead. A server that refused the number each time would otherwise never be heard again."""
     heard = Heard()
     with SeedLinkServer() as server:
-        server.refuses_numbers = server.refuse_info = True
+        server.refuses_numbers = True
         server.feed(packets(3))
         with receiving(source_of(server, heard=heard, protocol=protocol)) as got:
             streaming(server)
@@ -616,22 +617,28 @@ def test_a_server_is_given_once(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_positions_stay_behind_when_nothing_is_taken(tmp_path: Path) -> None:
-    """With a disk that refuses for days nothing is taken; what is remembered stays bounded and is never stored."""
-    from agent.sources.seedlink_state import MAX_FLIGHT, Position, Progress
+def test_positions_stay_behind_when_nothing_is_done_with(tmp_path: Path) -> None:
+    """The stored position stays before the first packet, while that of a new connection goes on."""
+    from agent.sources.in_flight import MAX_IN_FLIGHT
+    from agent.sources.seedlink_state import Position, Progress
     from agent.types import SampleBlock, StreamId
 
-    stream, samples = StreamId.parse("XX.A.00.HHZ"), np.zeros(1, np.int32)
-    blocks = [SampleBlock(stream, k, 100.0, samples) for k in range(MAX_FLIGHT + 10)]
-    progress = Progress(tmp_path / "state.json", "server:18000")
-    for k, block in enumerate(blocks):
-        progress.send("XX_A", Position(k, k, 4), block)
+    stream, samples, path = StreamId.parse("XX.A.00.HHZ"), np.zeros(1, np.int32), tmp_path / "state.json"
+    progress = Progress(path, "server:18000", object())
+    blocks = []
+    for k in range(1, MAX_IN_FLIGHT + 10):
+        block = SampleBlock(stream, k * NS, 100.0, samples)
+        blocks.append(replace(block, origin=progress.send("XX_A", Position(k, k * NS, 4), block)))
     progress.save()
-    assert not (tmp_path / "state.json").exists()
-    assert len(progress._flight) == len(progress._blocks) == MAX_FLIGHT
-    assert progress.positions()["XX_A"].sequence == MAX_FLIGHT + 9
-    assert not progress.taken(blocks[0])
-    assert progress.taken(blocks[20])
+    assert Progress(path, "server:18000").received()["XX_A"].position == Position(0, NS, 4)
+    assert progress.in_flight == MAX_IN_FLIGHT
+    assert progress.received()["XX_A"].position.sequence == MAX_IN_FLIGHT + 9
+    progress.acknowledge(replace(blocks[20], origin=replace(blocks[20].origin, owner=object())))
     progress.save()
-    assert Progress(tmp_path / "state.json", "server:18000").positions() == {"XX_A": Position(20, 20, 4)}
-    assert Progress(tmp_path / "state.json", "another:18000").positions() == {}
+    assert Progress(path, "server:18000").received()["XX_A"].position.sequence == 0, "a block of another server"
+    progress.acknowledge(blocks[20])
+    progress.save()
+    stored = Progress(path, "server:18000").received()["XX_A"]
+    assert stored.position == Position(21, 21 * NS, 4)
+    assert stored.ends == {"XX.A.00.HHZ": 21 * NS + NS // 100}
+    assert Progress(path, "another:18000").received() == {}

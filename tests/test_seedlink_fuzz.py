@@ -17,7 +17,7 @@ from agent.errors import SourceError
 from agent.sources.seedlink_frames import ForeignError, Frames, Packet
 from agent.sources.seedlink_records import RecordReader
 from agent.sources.seedlink_request import Wish, in_notation, subscribe
-from agent.sources.seedlink_state import Position, Progress
+from agent.sources.seedlink_state import Cursor, Past, Position, Progress, Reached
 from agent.sources.seedlink_wire import Connection, Endpoint
 from agent.types import MAX_BLOCK_S
 
@@ -174,7 +174,12 @@ def test_any_server_is_understood_or_named(listener: socket.socket, chance: Rand
             chance.choice((0, 5, 2**24 - 1, 2**64 - 1)), 1_700_000_000_000_000_000, chance.choice((3, 4))
         )
         wishes = [Wish("XX_A", chance.choice(((), ("HH?",), ("0_H_H_Z", "!00_L_*_*")))), Wish("X?_*")]
-        subscribe(connection, wishes, {"XX_A": position}, lambda _: not chance.randrange(2), lambda *_: None)
+        past = Past(
+            {"XX_A": Reached(position), "XX_B": Reached(position)},
+            chance.choice(("unknown", "together", "apart")),
+            chance.choice((None, Cursor("XX_A", position))),
+        )
+        subscribe(connection, wishes, past, {"XX_A"} if chance.randrange(2) else (), lambda *_: None)
         while connection.receive(5.0) is not None:
             pass
     except SourceError as error:
@@ -184,11 +189,14 @@ def test_any_server_is_understood_or_named(listener: socket.socket, chance: Rand
         server.join()
 
 
+AT = {"sequence": 5, "start": "2026-03-01T00:00:00.000000000Z", "protocol": 4}
 STATE = json.dumps(
     {
-        "schema": "talus/seedlink-state/1",
+        "schema": "talus/seedlink-state/2",
         "server": "host:18000",
-        "stations": {"XX_A": {"sequence": 5, "start": "2026-03-01T00:00:00.000000000Z", "protocol": 4}},
+        "numbering": "together",
+        "cursor": AT | {"station": "XX_A"},
+        "stations": {"XX_A": AT | {"channels": {"XX.A.00.HHZ": "2026-03-01T00:00:01.000000000Z"}}},
     }
 ).encode()
 VALUES = (b"1e999", b"-5", b"null", b"[" * 5000, b"2", b"NaN", b'"x"', b"1" * 5000, b'"9999-99-99T00:00:00Z"', b"{}")
@@ -199,17 +207,23 @@ def test_any_state_file_is_used_or_told(tmp_path_factory: pytest.TempPathFactory
     """A disk may keep anything: reception begins, with sane positions or with none."""
     content = STATE
     if chance.randrange(2):
-        old = chance.choice((b"5", b'"2026-03-01T00:00:00.000000000Z"', b"4}", b'{"XX_A"'))
+        old = chance.choice(
+            (b"5", b'"2026-03-01T00:00:00.000000000Z"', b'"2026-03-01T00:00:01.000000000Z"', b"4,", b'{"XX_A"',
+             b'"together"', b'{"XX.A.00.HHZ"', b'{"station"')
+        )  # fmt: skip
         content = content.replace(old, chance.choice(VALUES))
     if chance.randrange(2):
         content = spoilt(chance, content, 4)
     path = tmp_path_factory.getbasetemp() / "fuzzed-state.json"
     path.write_bytes(content)
     progress = Progress(path, "host:18000")
-    for position in progress.positions().values():
+    past = progress.past()
+    positions = [reached.position for reached in past.stations.values()]
+    for position in positions + ([past.cursor.position] if past.cursor else []):
         assert 0 <= position.sequence < 1 << 64
         assert position.version in (3, 4)
-    assert not (progress.problem and progress.positions())
+    assert past.numbering in ("unknown", "together", "apart")
+    assert not (progress.problem and (positions or past.cursor))
 
 
 # Single cases

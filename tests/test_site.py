@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -481,13 +482,8 @@ class Runs:
         line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
         line.reporter.resume([decode(record) for record in self._journal])
         numbers = {id(block): number for number, block in enumerate(self._blocks)}
-        taken = self._position
-
-        def take(block: SampleBlock) -> None:
-            nonlocal taken
-            taken = numbers[id(block)] + 1
-
-        holdback = HoldBack(line.pipeline, take)
+        done = set(range(self._position))
+        holdback = HoldBack(line.pipeline, lambda block: done.add(numbers[id(block)]))
         for block in self._blocks[self._position :]:
             if until_s is not None and block.end_ns > START_NS + until_s * NS:
                 break
@@ -501,7 +497,7 @@ class Runs:
             self._journal += [message.journal for message in messages if message.journal is not None]
             holdback.add(block)
             holdback.release()
-        self._position = taken
+        self._position = next(number for number in count() if number not in done)
 
     def told(self) -> list[tuple[Any, ...]]:
         bodies = [json.loads(message.payload) for message in self.messages if not message.retain]

@@ -43,13 +43,21 @@ class Source(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A source that goes on after a restart from what was taken last."""
+    """A source that goes on after a restart with what was not done with. ``tests/test_source_contract.py`` has what
+    each of them must hold."""
 
-    def taken(self, block: SampleBlock) -> None:
-        """This packet, and with it all that ``blocks()`` gave before it, is done with: what it gave rise to is on disk.
+    def acknowledge(self, block: SampleBlock) -> None:
+        """Note that a block is done with: what it gave rise to is on disk, and no restart will need it again.
 
-        Called from another thread than ``blocks()``, in the same order; some packets may be left out. Must not block.
+        A block stands for all earlier ones of its channel from the same place, so that some may be left out. Channels,
+        places and connections do not wait for each other. Called from another thread than ``blocks()``, also after
+        ``blocks()`` has ended; must not block.
         """
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Packets handed on and not done with, as far as they are remembered; never more than a fixed bound."""
         ...
 
 

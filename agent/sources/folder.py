@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.framing import MAX_RECORD_BYTES, pieces
+from agent.sources.in_flight import InFlight
 from agent.sources.losses import Losses
 from agent.sources.positions import HEAD_BYTES, TAIL_BYTES, Position, Positions, digest
 from agent.sources.watching import Watcher
@@ -36,8 +37,8 @@ class FolderSource:
     """Blocks of what is appended to files below ``paths``, or appears there; miniSEED 2 and 3, records of any length.
 
     Records that arrive together are ordered by time over all files; a block is a record (at most ``MAX_BLOCK_S`` of
-    it). A record that is not whole yet is left until it is. How far the consumer has ``taken`` each file is kept in
-    ``state``: after a restart reading goes on there; after a kill what was taken in the last second comes again, and
+    it). A record that is not whole yet is left until it is. How far each file was acknowledged is kept in ``state``:
+    after a restart reading goes on there; after a kill what was acknowledged in the last second comes again, and
     nothing is left out. Rotated and copied files go on where their content left off; a rewritten one is read anew.
 
     Args:
@@ -67,8 +68,7 @@ class FolderSource:
         self._stop = threading.Event()
         self._serial = count()
         self._lock = threading.Lock()
-        self._handed: deque[tuple[SampleBlock | None, _Key, Position]] = deque()
-        """What was handed on and is not taken yet; None for what gave no block."""
+        self._flight: InFlight[_Key, Position] = InFlight(self, self._reach)
         self._reached: dict[_Key, Position] = {}
         """How far this run has come in files whose positions are not all saved."""
         self._unsaved: dict[_Key, Position] = {}
@@ -83,21 +83,23 @@ class FolderSource:
         """Make ``blocks()`` end within a quarter of a second, also from another thread or while it waits."""
         self._stop.set()
 
-    def taken(self, block: SampleBlock) -> None:
+    def acknowledge(self, block: SampleBlock) -> None:
         """See ``Resumable``: positions up to this block may be saved."""
         with self._lock:
-            if not any(handed is block for handed, _, _ in self._handed):
-                return
-            found = False
-            while self._handed and not (found and self._handed[0][0] is not None):
-                handed, key, position = self._handed.popleft()
-                found = found or handed is block
-                self._unsaved[key] = position
-            late = self._ended
+            self._flight.acknowledge(block)
+            late = self._ended and self._unsaved
         if late:
             positions = Positions(self._state)
             self._save(positions)
             positions.close()
+
+    @property
+    def in_flight(self) -> int:
+        """See ``Resumable``."""
+        return len(self._flight)
+
+    def _reach(self, key: _Key, position: Position) -> None:
+        self._unsaved[key] = position
 
     def troubles(self) -> list[str]:
         """See ``Telling``."""
@@ -169,7 +171,7 @@ class FolderSource:
             self._samples += len(block.samples)
             self._heard_s = time.monotonic()
             if tail.behind is not None:
-                self.pass_by(tail.key, tail.behind, block)
+                block = self.hand_on(tail.key, tail.behind, block)
             yield block
             self._push(heap, tail, reader)
             self._save_now_and_then(positions)
@@ -233,14 +235,17 @@ class FolderSource:
         others = [p for other, p in self._reached.items() if other[0] == key[0] and other != key]
         return [*([reached] if reached else []), *positions.get(*key), *others]
 
-    def pass_by(self, key: _Key, position: Position, block: SampleBlock | None = None) -> None:
-        """All before ``position`` was read; the last of it was ``block``, or nothing of use."""
+    def skip(self, key: _Key, position: Position) -> None:
+        """Note that all before ``position`` was read, the last of it being nothing of use."""
         self._reached[key] = position
         with self._lock:
-            if block is None and not self._handed:
-                self._unsaved[key] = position
-            else:
-                self._handed.append((block, key, position))
+            self._flight.send(key, position, None)
+
+    def hand_on(self, key: _Key, position: Position, block: SampleBlock) -> SampleBlock:
+        """Note that all before ``position`` was read, the last of it being ``block``; returns that with its origin."""
+        self._reached[key] = position
+        with self._lock:
+            return replace(block, origin=self._flight.send(key, position, block.stream))
 
     def tell_rewritten(self, path: Path) -> None:
         """The file begins as before and goes on differently."""
@@ -301,7 +306,7 @@ class _Tail:
         """
         with self.key[1].open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            self._source.pass_by(self.key, Position(size, _digest_before(file, size)))
+            self._source.skip(self.key, Position(size, _digest_before(file, size)))
 
     def next(self, reader: RecordReader) -> SampleBlock | None:
         """The next block; None when no whole record is left.
@@ -318,7 +323,7 @@ class _Tail:
             self._position = piece.after
             self._blocks.extend(self._decode(piece, reader))
             if not self._blocks:
-                self._source.pass_by(self.key, self._position)
+                self._source.skip(self.key, self._position)
         block = self._blocks.popleft()
         self.behind = None if self._blocks else self._position
         return block

@@ -1,9 +1,9 @@
 """SeedLink servers as a source: one connection and one thread a server, made anew for as long as it takes.
 
 seedlink_wire.py     a connection; seedlink_frames.py its bytes
-seedlink_request.py  what is asked for, and from where on
+seedlink_request.py  what is asked for; seedlink_plan.py from where on
 seedlink_records.py  records to blocks
-seedlink_state.py    what was taken, on disk
+seedlink_state.py    what was received and done with, on disk
 seedlink_liveness.py what has fallen silent
 """
 
@@ -14,19 +14,22 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.errors import SourceError
 from agent.patience import delays
 from agent.sources import ProblemSink, SourceProblem
+from agent.sources.in_flight import Origin
 from agent.sources.seedlink_frames import Packet
 from agent.sources.seedlink_liveness import Liveness
+from agent.sources.seedlink_plan import recent
 from agent.sources.seedlink_records import RecordReader, Skipped
-from agent.sources.seedlink_request import Resume, Wish, ahead, subscribe
-from agent.sources.seedlink_state import Position, Progress, match, state_file
+from agent.sources.seedlink_request import Subscribed, Wish, subscribe
+from agent.sources.seedlink_state import Position, Progress, Reached, ahead, match, state_file
 from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
 from agent.tls import client_context
 from agent.types import NS, SampleBlock
@@ -43,8 +46,8 @@ CLOSE_S = 1.0
 """How long the end waits for a server's thread to store its positions; one that is connecting does not hear."""
 FIRST_RETRY_S = 0.5
 TOLD_S = 300.0
-_JUMP_NS = 120 * NS
-"""A station that goes on this much later than it was left may be numbered anew; its time then decides."""
+_JITTER_NS = NS // 20
+"""A first packet that is later than the known samples by this much, and two samples more, does not continue them."""
 
 _Item: TypeAlias = "SampleBlock | SourceProblem | BaseException | None"
 
@@ -135,11 +138,16 @@ class SeedLinkSource:
         except queue.Full:
             return  # then nobody waits for an item
 
-    def taken(self, block: SampleBlock) -> None:
+    def acknowledge(self, block: SampleBlock) -> None:
         """See ``Resumable``."""
-        for link in self._links:
-            if link.taken(block):
-                return
+        link = block.origin.owner if isinstance(block.origin, Origin) else None
+        if isinstance(link, _Link) and link in self._links:
+            link.acknowledge(block)
+
+    @property
+    def in_flight(self) -> int:
+        """See ``Resumable``."""
+        return sum(link.in_flight for link in self._links)
 
     def troubles(self) -> list[str]:
         """See ``Telling``."""
@@ -192,7 +200,7 @@ class _Link:
         self._server, self._timing, self._queue, self._stop = server, timing, out, stop
         self._name = str(server.endpoint)
         path = None if state_dir is None else state_file(state_dir, self._name)
-        self._progress = Progress(path, self._name)
+        self._progress = Progress(path, self._name, self)
         self._reader = RecordReader()
         self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
         self._connection: Connection | None = None
@@ -202,8 +210,12 @@ class _Link:
         self._liveness = Liveness(timing.stalled_s)
         self._distrusted: set[str] = set()
         """Stations whose sequence numbers are out of date: the server numbers anew."""
-        self._fresh: dict[str, Resume] = {}
-        """Stations that went on from a position and have sent nothing since."""
+        self._numbered: dict[str, Reached] = {}
+        """Stations that were asked for by number, as they were left."""
+        self._expected: dict[str, int] = {}
+        """By channel of such a station, the time at which its first new packet should begin."""
+        self._silent: set[str] = set()
+        """Stations that were asked for from where they were left and have sent nothing yet."""
         self._looked_at = self._saved_at = time.monotonic()
         self._delivered = False
         self._counts: Counter[str] = Counter()
@@ -226,12 +238,15 @@ class _Link:
             counts["stray_bytes"] += connection.skipped_bytes
         return counts
 
-    def taken(self, block: SampleBlock) -> bool:
-        mine = self._progress.taken(block)
-        if mine and self._stop.is_set():
+    @property
+    def in_flight(self) -> int:
+        return self._progress.in_flight
+
+    def acknowledge(self, block: SampleBlock) -> None:
+        self._progress.acknowledge(block)
+        if self._stop.is_set():
             # The thread that saves may have ended while the pipeline still worked on what had come.
             self._save(durable=False)
-        return mine
 
     def troubles(self) -> list[str]:
         trouble, since = self._trouble, time.monotonic() - self._trouble_since
@@ -283,14 +298,11 @@ class _Link:
         connection.open()
         if self._stop.is_set():
             return
-        wishes, self._fresh = subscribe(
-            connection,
-            self._server.wishes,
-            self._progress.positions(),
-            self._distrusted.__contains__,
-            self._refused,
-        )
-        self._liveness.asked(wishes)
+        past = self._progress.past()
+        subscribed = subscribe(connection, self._server.wishes, past, self._distrusted, self._refused)
+        self._progress.connected(subscribed.cursor)
+        self._resume(subscribed, past.stations)
+        self._liveness.asked(subscribed.wishes)
         heard = time.monotonic()
         self._trouble = None
         asked = False
@@ -331,26 +343,71 @@ class _Link:
         if not asked:
             return
         position = Position(packet.sequence, record.sound_ns, version)
-        resume = self._fresh.pop(station, None)
-        if resume is not None:
-            if resume.by_time:
-                self._distrusted.discard(station)
-            elif position == resume.position:
-                self._count_packet("repeated", packet)
-                return  # taken before: some servers begin with the last packet instead of the next
-            elif not _follows(position, resume.position):
-                self._distrusted.add(station)
-                raise _AskAgainError(f"{station} is numbered anew: asking by time", "")
+        if station in self._silent:
+            self._silent.discard(station)
+            if station not in self._numbered:
+                self._distrusted.discard(station)  # its last number is one of this connection from now on
+        if self._is_repeated(station, position, record.blocks):
+            self._count_packet("repeated", packet)
+            return
         if position.start_ns is None:
-            last = self._progress.positions().get(station)
-            position = Position(packet.sequence, None if last is None else last.start_ns, version)
-        for block in record.blocks[:-1]:
+            last = self._progress.received().get(station)
+            position = Position(packet.sequence, None if last is None else last.position.start_ns, version)
+        *others, newest = record.blocks or (None,)
+        for block in others:
             self._put(block)
-        self._progress.send(station, position, record.blocks[-1] if record.blocks else None)
-        if record.blocks:
+        origin = self._progress.send(station, position, newest)
+        if newest is not None:
             self._counts["samples"] += sum(len(block.samples) for block in record.blocks)
             self._delivered |= self._liveness.hear(station, record.blocks)
-            self._put(record.blocks[-1])
+            self._put(replace(newest, origin=origin))
+
+    # Going on where the last connection ended.
+
+    def _resume(self, subscribed: Subscribed, known: Mapping[str, Reached]) -> None:
+        """Note what the first packets must look like, and tell what is asked for by time."""
+        self._numbered.clear()
+        self._expected.clear()
+        self._silent = set(subscribed.beginnings)
+        by_time: dict[str, list[str]] = {}
+        for station, beginning in subscribed.beginnings.items():
+            if beginning.kind == "number":
+                self._numbered[station] = known[station]
+                self._expected.update(recent(known[station], time.time_ns()))
+                continue
+            words = {"time": f"from {_clock(beginning.time_s)} on", "all": "with all that is held"}
+            if beginning.kind in words:
+                reason = subscribed.reasons.get(station, "its number was refused")
+                by_time.setdefault(reason, []).append(f"{station} {words[beginning.kind]}")
+        for reason, stations in by_time.items():
+            self._tell(f"by time: {reason}", f"asking by time for {_listed(stations)}: {reason}", "")
+
+    def _is_repeated(self, station: str, position: Position, blocks: Sequence[SampleBlock]) -> bool:
+        """Whether a packet was received before: some servers begin with the last one instead of the next, and one that
+        numbers all stations together begins with what is missing of any.
+
+        Raises:
+            _AskAgainError: the packet does not continue what is known, so that its number means another packet than it
+                did.
+        """
+        known = self._numbered.get(station)
+        if known is None:
+            return False
+        name = blocks[0].stream.seed if blocks else ""
+        if not ahead(position.version, position.sequence, known.position.sequence):
+            if position == known.position or not blocks or blocks[-1].end_ns <= known.ends.get(name, 0):
+                return True
+            self._distrust(station, f"packet {position.sequence} of {station} is not the one that it was")
+        expected_ns = self._expected.pop(name, None)
+        if expected_ns is not None:
+            late_ns = blocks[0].start_ns - expected_ns
+            if late_ns > _JITTER_NS + 2 * NS / blocks[0].rate_hz:
+                self._distrust(station, f"{name} goes on {late_ns / NS:.2f} s later than it was left")
+        return False
+
+    def _distrust(self, station: str, reason: str) -> None:
+        self._distrusted.add(station)
+        raise _AskAgainError(f"{reason}: the server may number its packets anew", "")
 
     def _look_for_stalls(self) -> None:
         """Ask anew for what has fallen silent while the connection lives.
@@ -359,8 +416,8 @@ class _Link:
             _AskAgainError: something has.
         """
         due = self._liveness.due()
-        # Of what went on from a position and sent nothing, the server may wait for a number that it will not reach.
-        self._distrusted.update(self._fresh.keys() & due)
+        # Of what was asked for by number and sent nothing, the server may wait for a number that it will not reach.
+        self._distrusted.update(self._numbered.keys() & self._silent & set(due))
         if due:
             limit = self._timing.stalled_s
             raise _AskAgainError(f"no samples from {_listed(due)} for {limit:g} s: asking again", "see the recorder")
@@ -425,8 +482,5 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
-def _follows(position: Position, last: Position) -> bool:
-    """Whether a packet can be what came after the last one that was received."""
-    if position.start_ns is not None and last.start_ns is not None and position.start_ns - last.start_ns > _JUMP_NS:
-        return False
-    return ahead(position.version, position.sequence, last.sequence)
+def _clock(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,7 +11,7 @@ from agent.sources.freshness import Freshness, judge
 from agent.sources.seedlink import Server, server_of, timing_of
 from agent.sources.seedlink_records import RecordReader
 from agent.sources.seedlink_request import Wish, held, subscribe
-from agent.sources.seedlink_state import match
+from agent.sources.seedlink_state import Past, match
 from agent.sources.seedlink_wire import Connection
 from agent.types import NS, SampleBlock
 
@@ -43,11 +43,11 @@ def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Freshness
     try:
         connection.open()
         yield Freshness(True, f"{server.endpoint}: SeedLink {connection.version}, {connection.software}")
-        stations = sorted(held(connection))
+        stations = sorted(held(connection) or {})
         try:
-            accepted, _ = subscribe(
-                connection, server.wishes, {}, lambda _: False, lambda _, error: refusals.append(error)
-            )
+            accepted = subscribe(
+                connection, server.wishes, Past({}), (), lambda _, error: refusals.append(error)
+            ).wishes
         finally:
             yield from (Freshness(False, error.message, _hint(error, stations)) for error in refusals)
         newest = _receive(connection, accepted, wait_s)

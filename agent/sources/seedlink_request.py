@@ -1,23 +1,20 @@
-"""What is asked of a SeedLink server: stations, selectors in its version's notation, and where to go on."""
+"""What is asked of a SeedLink server: stations, selectors in its version's notation, and where each goes on."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from agent.errors import SourceError
-from agent.sources.seedlink_state import Position, match
+from agent.sources.seedlink_plan import Beginning, Holding, Plan, plan
+from agent.sources.seedlink_state import Cursor, Past, match
 from agent.sources.seedlink_wire import Connection, RefusedError
-from agent.types import NS
 
-REREAD_S = 10
-"""Where only the time tells what was taken, so much is asked for again: channels of a station do not end together."""
-
-_HALF_3, _WHOLE_3, _WHOLE_4 = 1 << 23, 1 << 24, 1 << 64
+_WHOLE_3, _WHOLE_4 = 1 << 24, 1 << 64
 _MAX_NAMED = 8
 
 
@@ -34,101 +31,88 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """First and last sequence number that a server holds of a station."""
+class Subscribed:
+    """What a server accepted: the stations asked for, and from where on it sends those that are known.
 
-    first: int
-    last: int
+    ``reasons`` says of each station why it is asked for by time. ``cursor`` is the packet after which the connection
+    goes on, None if that is not one packet.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """From where a station's data were asked for; ``by_time`` if its sequence numbers no longer mean anything."""
-
-    position: Position
-    by_time: bool
-
-
-def ahead(version: int, sequence: int, of: int) -> bool:
-    """Whether ``sequence`` comes after ``of``; those of version 3 begin anew after 24 bits."""
-    if version >= 4:
-        return sequence > of
-    return 0 < (sequence - of) % _WHOLE_3 < _HALF_3
+    wishes: list[Wish]
+    beginnings: dict[str, Beginning]
+    reasons: Mapping[str, str]
+    cursor: Cursor | None
 
 
 def subscribe(
     connection: Connection,
     wishes: Sequence[Wish],
-    positions: Mapping[str, Position],
-    distrusted: Callable[[str], bool],
+    past: Past,
+    distrusted: Collection[str],
     refused: Callable[[str, SourceError], None],
-) -> tuple[list[Wish], dict[str, Resume]]:
+) -> Subscribed:
     """Ask for everything, each station from where it was left.
 
     Args:
         connection: after its greeting; data flow when this returns.
-        wishes: what is wanted.
-        positions: the last packet received of each station that is known.
-        distrusted: whether a station's sequence numbers are known to be out of date.
-        refused: told of each station or selector that the server does not accept.
-
-    Returns:
-        The wishes that were accepted, and the stations that go on from a position.
+        wishes: the stations to ask for.
+        past: what was received earlier.
+        distrusted: stations whose sequence numbers were found to be out of date.
+        refused: called for each station or selector that the server does not accept.
 
     Raises:
         SourceError: the connection is lost, or nothing at all was accepted.
     """
-    wishes = _expanded(wishes, positions)
-    known = [wish.station for wish in wishes if wish.station in positions]
-    holdings = held(connection, known) if known else {}
+    wishes = _expanded(wishes, past)
+    known = {wish.station: past.stations[wish.station] for wish in wishes if wish.station in past.stations}
+    holdings = held(connection, list(known)) if known else None
+    planned = plan(connection.version, replace(past, stations=known), holdings, distrusted, time.time_ns())
     accepted: list[Wish] = []
-    resumed: dict[str, Resume] = {}
+    beginnings: dict[str, Beginning] = {}
     reason: SourceError | None = None
     for wish in wishes:
-        position = positions.get(wish.station)
-        resume = None
-        if position is not None:
-            holding = holdings.get(wish.station)
-            lost = holding is not None and ahead(connection.version, position.sequence, holding.last)
-            foreign = position.version != connection.version
-            resume = Resume(position, foreign or lost or distrusted(wish.station))
         try:
-            resume = _ask(connection, wish, resume, holdings.get(wish.station), refused)
+            beginning = _ask(connection, wish, planned, (holdings or {}).get(wish.station), refused)
         except RefusedError as error:
             reason = error
             refused(wish.station, error)
             continue
         accepted.append(wish)
-        if resume is not None:
-            resumed[wish.station] = resume
+        if wish.station in known:
+            beginnings[wish.station] = beginning
     if reason is not None and not accepted:
         raise reason
     connection.start()
-    return accepted, resumed
+    exact = all(beginning.kind == "number" for beginning in beginnings.values())
+    return Subscribed(accepted, beginnings, planned.reasons, planned.cursor if exact else None)
 
 
-def _expanded(wishes: Sequence[Wish], positions: Mapping[str, Position]) -> list[Wish]:
+def _expanded(wishes: Sequence[Wish], past: Past) -> list[Wish]:
     """Stations known by name come first and each with its own position; a pattern stands for the rest."""
     named = [wish for wish in wishes if not wish.is_pattern]
     patterns = [wish for wish in wishes if wish.is_pattern]
-    taken = {wish.station for wish in named}
+    asked = {wish.station for wish in named}
     for pattern in patterns:
         fits = match(pattern.station)
-        for station in sorted(positions):
-            if station not in taken and fits(station):
+        for station in sorted(past.stations):
+            if station not in asked and fits(station):
                 named.append(Wish(station, pattern.selectors))
-                taken.add(station)
+                asked.add(station)
     return named + patterns
 
 
 def _ask(
     connection: Connection,
     wish: Wish,
-    resume: Resume | None,
+    planned: Plan,
     holding: Holding | None,
     refused: Callable[[str, SourceError], None],
-) -> Resume | None:
-    """One station; raises RefusedError if it is not to be had at all. Returns from where on it was accepted."""
+) -> Beginning:
+    """Ask for one station; returns from where on the server accepted it.
+
+    Raises:
+        RefusedError: the server does not have it.
+    """
     network, _, code = wish.station.partition("_")
     connection.command(f"STATION {wish.station}" if connection.version >= 4 else f"STATION {code} {network}")
     selectors = [in_notation(selector, connection.version) for selector in wish.selectors]
@@ -144,59 +128,16 @@ def _ask(
         raise refusals[0] if refusals else RefusedError(f"{wish.station}: no selector can be used", "see above")
     for error in refusals:
         refused(f"{wish.station} {error.message}", error)
-    return _begin(connection, wish, resume, holding, refused)
-
-
-def _begin(
-    connection: Connection,
-    wish: Wish,
-    resume: Resume | None,
-    holding: Holding | None,
-    refused: Callable[[str, SourceError], None],
-) -> Resume | None:
-    """Where to begin; a server that refuses a number is asked by time, and then for what comes next."""
-    attempts: list[Resume] = []
-    if resume is not None:
-        attempts = [resume] if resume.by_time else [resume, Resume(resume.position, True)]
-    for attempt in attempts:
+    *attempts, last = planned.attempts.get(wish.station, (Beginning("next"),))
+    for beginning in attempts:
         try:
-            connection.command(data_command(connection, attempt, holding))
+            connection.command(beginning.command(connection.version, holding))
         except RefusedError as error:
             refused(f"{wish.station} {error.message}", error)
         else:
-            return attempt
-    connection.command("DATA")
-    return None
-
-
-def data_command(connection: Connection, resume: Resume | None, holding: Holding | None) -> str:
-    """DATA, or TIME, with where to begin: what comes next, after a sequence number, or from a time on."""
-    if resume is None:
-        return "DATA"
-    position = resume.position
-    begin = None if position.start_ns is None else position.start_ns // NS - REREAD_S
-    if connection.version >= 4:
-        if not resume.by_time:
-            return f"DATA {position.sequence + 1}"
-        timed = begin is not None and "TIME" in connection.capabilities
-        return f"DATA ALL {_iso(begin)}" if timed and begin is not None else "DATA ALL"
-    if not resume.by_time:
-        following = (position.sequence + 1) % _WHOLE_3
-        if holding is not None and ahead(3, holding.first, following):
-            following = holding.first
-        return f"DATA {following:06X}"
-    if holding is not None:
-        # Servers need not bear TIME for some stations and DATA for others.
-        return f"DATA {holding.first:06X}" + (f" {_commas(begin)}" if begin is not None else "")
-    return f"TIME {_commas(begin)}" if begin is not None else "DATA"
-
-
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _commas(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y,%m,%d,%H,%M,%S")
+            return beginning
+    connection.command(last.command(connection.version, holding))
+    return last
 
 
 def in_notation(selector: str, version: int) -> str | None:
@@ -224,8 +165,8 @@ def in_notation(selector: str, version: int) -> str | None:
     return f"{sign}{prefix}{channel}{dot}{kind}" if len(kind) <= 1 else f"{sign}{prefix}{channel}"
 
 
-def held(connection: Connection, stations: Sequence[str] = ()) -> dict[str, Holding]:
-    """What the server holds of each station: of those named at least, of all if none is; empty where it does not tell.
+def held(connection: Connection, stations: Sequence[str] = ()) -> dict[str, Holding] | None:
+    """What the server holds of each station: of those named at least, of all if none is; None if it does not tell.
 
     Raises:
         SourceError: the connection is lost, or there was no answer.
@@ -235,13 +176,16 @@ def held(connection: Connection, stations: Sequence[str] = ()) -> dict[str, Hold
     try:
         for item in [f"STATIONS {name}" for name in stations] if few else ["STATIONS"]:
             answer = connection.info(item)
-            found |= _holdings_4(answer) if connection.version >= 4 else _holdings_3(answer)
+            told = _holdings_4(answer) if connection.version >= 4 else _holdings_3(answer, connection.software)
+            if told is None:
+                return None
+            found |= told
     except RefusedError:
-        return found
+        return None
     return found
 
 
-def _holdings_4(answer: bytes) -> dict[str, Holding]:
+def _holdings_4(answer: bytes) -> dict[str, Holding] | None:
     try:
         return {
             str(station["id"]): _holding(int(station["start_seq"]), int(station["end_seq"]), _WHOLE_4)
@@ -249,7 +193,7 @@ def _holdings_4(answer: bytes) -> dict[str, Holding]:
             if station.get("end_seq") is not None and station.get("start_seq") is not None
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return {}
+        return None
 
 
 def _holding(first: int, last: int, whole: int) -> Holding:
@@ -261,18 +205,31 @@ def _holding(first: int, last: int, whole: int) -> Holding:
 _MARKUP = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 
 
-def _holdings_3(answer: bytes) -> dict[str, Holding]:
+def _holdings_3(answer: bytes, software: str) -> dict[str, Holding] | None:
     """Out of XML, which is not parsed if it defines anything: only an attack would."""
     if _MARKUP.search(answer):
-        return {}
+        return None
     try:
         root = ET.fromstring(answer.rstrip(b"\0 "))  # noqa: S314
-        return {
-            f"{station.attrib['network']}_{station.attrib['name']}": _holding(
-                int(station.attrib["begin_seq"], 16), int(station.attrib["end_seq"], 16), _WHOLE_3
+        ranges = {
+            f"{station.attrib['network']}_{station.attrib['name']}": (
+                station.attrib["begin_seq"], station.attrib["end_seq"],
             )
             for station in root.iter("station")
-            if int(station.attrib["end_seq"], 16)
+        }  # fmt: skip
+        base = _base([number for pair in ranges.values() for number in pair], software)
+        return {
+            name: _holding(int(first, base) % _WHOLE_3, int(last, base) % _WHOLE_3, _WHOLE_3)
+            for name, (first, last) in ranges.items()
+            if int(last, base)
         }
     except (ET.ParseError, ValueError, LookupError):  # no such attribute, or an encoding that does not exist
-        return {}
+        return None
+
+
+def _base(numbers: Sequence[str], software: str) -> int:
+    """Sequence numbers of version 3 are hexadecimal; ringserver lists them in decimal since its version 4."""
+    ringserver = re.search(r"RingServer/(\d+)", software, re.IGNORECASE)
+    if ringserver is None or int(ringserver[1]) < 4:
+        return 16
+    return 16 if any(re.search("^0.|[A-Fa-f]", number) for number in numbers) else 10
