@@ -101,3 +101,16 @@ def test_a_long_absence_is_many_short_ones(length: int) -> None:
     singly = [change for i in range(length) for change in often.absent(1 + i, 1)]
     assert list(together) == singly
     assert bool(together) == (length > 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("state", [0.0, 9.0, 2.0])
+def test_a_ratio_that_is_not_finite_is_quiet_and_ends_no_loop(value: float, state: float) -> None:
+    """Protects the pipeline's thread: NaN is neither above nor below a threshold, and no loop may wait for it to be."""
+    for merge in (0, 3):
+        broken, quiet = OnOff(4.0, 1.5, merge, 100), OnOff(4.0, 1.5, merge, 100)
+        before = np.array([0.0, 9.0 if state else 0.0, state])
+        assert broken.feed(0, before) == quiet.feed(0, before)
+        series = np.array([0.0, value, value, 5.0, value, 0.0])
+        assert broken.feed(3, series) == quiet.feed(3, np.where(np.isfinite(series), series, 0.0))
+        assert broken.flush() == quiet.flush()

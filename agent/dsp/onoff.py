@@ -60,9 +60,12 @@ class OnOff:
 
     def feed(self, first: int, ratio: Array) -> Sequence[Change]:
         """Take the next ratios ``[n]``, the first with number ``first``. Numbers must rise; those left out are no
-        data, see ``absent``."""
-        if self._state is _State.IDLE and ratio[ratio.argmax()] < self._on:
+        data, see ``absent``. A ratio that is not finite is taken for 0."""
+        largest = ratio[ratio.argmax()]
+        if self._state is _State.IDLE and largest < self._on:
             return ()
+        if not largest < np.inf:
+            ratio = np.nan_to_num(ratio, nan=0.0, posinf=0.0, neginf=0.0)
         found: list[Change] = []
         at = 0
         while at < len(ratio):
