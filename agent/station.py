@@ -17,6 +17,7 @@ from agent.dsp.recorded import Recorded
 from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Minute
 from agent.dsp.successor import Handover, warmed
+from agent.dsp.timeline import same_rate
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
 from agent.errors import DataError, ModelError
 from agent.types import (
@@ -171,16 +172,16 @@ class Station:
         triggers: list[TriggerOn | TriggerOff] = []
         for piece in self._continuity.accept(block):
             ring = self._rings.get(row)
-            if ring is not None and ring.is_set_back(piece.start_ns):
+            if ring is not None and not piece.continues and ring.is_set_back(piece.start_ns):
                 # The times at which open events would be decided may never come now, and their data go.
                 outputs += self.flush()
                 self._former.pop(row, None)
-            if ring is None or ring.rate_hz != piece.rate_hz:
+            if ring is None or not same_rate(piece.rate_hz, ring.rate_hz):
                 if ring is not None:
                     self._former[row] = ring
                 ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
             self._streams[row] = piece.stream
-            ring.write(piece.start_ns, piece.samples)
+            ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=piece.continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
             triggers += self._hear(self._detector.feed(piece))
         if triggers or self._open:

@@ -137,12 +137,20 @@ class SampleBlock:
     rate_hz: float
     samples: Samples
     quality: BlockQuality = UNKNOWN_QUALITY
+    stamps: tuple[tuple[int, int], ...] | None = None
+    """Where records begin in the block: index of their first sample and its time stamp (ns), in order. None: the block
+    is one record. Without an index 0 the block goes on with the record that the last one ended with."""
     origin: object | None = None
 
     @property
     def end_ns(self) -> int:
         """Time at which the next sample is due."""
         return self.start_ns + round(len(self.samples) * NS / self.rate_hz)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the first sample is the neighbour of the channel's last one, whatever the times say."""
+        return self.stamps is not None and not (self.stamps and self.stamps[0][0] == 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -75,6 +76,23 @@ def test_a_gap_on_strong_swell_makes_no_trigger() -> None:
     blocks = [b for b in packets({"Z": samples}, [100]) if (b.start_ns - T0) // NS % 17 or b.start_ns < T0 + 30 * NS]
     assert len(blocks) < 200
     assert spans(detect(TRIGGER, blocks)) == []
+
+
+@pytest.mark.parametrize("rate", [20.0, 100.0, 1000.0])
+def test_a_tear_that_the_band_cannot_see_restarts_nothing(rate: float) -> None:
+    """Protects recorders that drop a sample now and then: on strong swell too it makes no trigger, ends none, and hides
+    no event that follows at once."""
+    n, tear = round(60 * rate), max(1, round(0.04 * rate))
+    swell = 20_000 * np.sin(2 * np.pi * 0.2 * np.arange(n) / rate)
+    samples = (ground(n, [(round(40 * rate), round(3 * rate), 20)], rate_hz=rate) + swell).astype(np.int32)
+    whole = packets({"Z": samples}, [n], rate)
+    edges = sorted({0, n, *(round((second + 0.7) * rate) for second in range(20, 60))})
+    torn = [
+        block("Z", samples[begin + tear * (begin > 0) : end], begin + tear * (begin > 0), rate)
+        for begin, end in pairwise(edges)
+    ]
+    (one,), (other,) = spans(detect(TRIGGER, whole), rate), spans(detect(TRIGGER, torn), rate)
+    assert other == pytest.approx(one, abs=0.1 * rate)
 
 
 def test_a_gap_ends_a_trigger_at_its_last_sample() -> None:

@@ -81,6 +81,23 @@ def test_jitter_is_no_gap_and_half_a_sample_is() -> None:
     assert [s.start_ns for s in ring.segments(0, 2 * T0)] == [T0, T0 + 4 * NS + 5_000_000]
 
 
+def test_a_block_that_continues_changes_the_times_and_tears_nothing() -> None:
+    """Protects windows over a clock that is followed: one run, each sample at the time that its packet gave it."""
+    ring = RingBuffer(100.0, 60.0)
+    ring.write(T0, np.zeros(100, dtype=np.int32))
+    for second, shift_ns in enumerate((30_000_000, -20_000_000, -20_000_000), 1):
+        start_ns = T0 + second * NS + shift_ns
+        ring.write(start_ns, np.full(100, second, dtype=np.int32), rate_hz=100.01, continues=True)
+        (segment,) = ring.segments(start_ns - 1_000_000, 2 * T0)
+        assert abs(segment.start_ns - start_ns) < NS / 100
+        assert segment.samples.tolist()[-100:] == [second] * 100
+        assert segment.rate_hz == 100.0
+    (segment,) = ring.segments(0, 2 * T0)
+    assert (segment.start_ns, len(segment.samples)) == (T0, 400)
+    assert segment.rate_hz == pytest.approx(100.5, abs=0.05), "the last sample is 20 ms early"
+    assert segment.end_ns == pytest.approx(T0 + 4 * NS - 20_000_000, abs=1_000_000)
+
+
 def test_a_block_longer_than_the_buffer_leaves_its_end() -> None:
     """Protects replays with packets of an hour."""
     ring = RingBuffer(100.0, 10.0)

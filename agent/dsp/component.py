@@ -43,8 +43,9 @@ def settling_samples(sos: Array) -> int:
 class Component:
     """Samples are numbered on the station's grid. ``queued`` ones wait for the other components; not thread-safe.
 
-    After a gap the band-pass begins anew from the first sample's level. A short gap keeps the long average and restarts
-    the short one at its level once the band-pass has settled; a long one starts both from nothing.
+    A tear of a few samples, shorter than the band-pass can see, is bridged by a straight line. After a gap the
+    band-pass begins anew from the first sample's level. A short gap keeps the long average and restarts the short one
+    at its level once the band-pass has settled; a long one starts both from nothing.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Component:
         long_gap: int,
         joins_at: int,
         *,
+        tear: int = 0,
         meter: Meter | None = None,
         warm_up: int | None = None,
     ) -> None:
-        """``meter`` is shown the band-passed samples, with the number of their first, once the filter has settled.
-        ``warm_up``: samples after which the averages count for the first time (None: ``nlta``)."""
+        """``long_gap`` and ``tear``: samples that may be missing for the long average to be kept, for the gap to be
+        bridged. ``meter`` is shown the band-passed samples, with the number of their first, once the filter has
+        settled. ``warm_up``: samples after which the averages count for the first time (None: ``nlta``)."""
         self._meter = meter
         self.averages = RecursiveStaLta(nsta, nlta)
         if warm_up is not None:
@@ -68,13 +71,36 @@ class Component:
         """Number of the sample after the newest queued one."""
         self.due_ns = 0
         """Time at which the next packet is due."""
+        self.astray = 0
+        """Packets in a row whose numbers and times did not agree."""
         self._filter = SosFilter(sos)
         self._settle = min(settling_samples(sos), nlta)
         self._settling = 0
-        self._long_gap = long_gap
+        self._tear, self._long_gap = tear, long_gap
+        self._tail: Samples | None = None
+        """The newest samples, as many as a bridge may be long."""
         self._queue: deque[tuple[int, Samples]] = deque()
         self._done = joins_at
         """Number of the sample after the last processed one."""
+
+    def join(self, first: int, samples: Samples) -> tuple[int, Samples]:
+        """Number and samples of a packet as they are to be processed: what was had already is cut off, a tear before it
+        is bridged."""
+        missing = first - self.end
+        if missing < 0:
+            first, samples = self.end, samples[-missing:]
+        elif self._tail is not None and 0 < missing <= self._tear:
+            first, samples = self.end, np.concatenate([self._bridge(self._tail, samples, missing), samples])
+        if len(samples):
+            self._tail = samples[-self._tear :]
+        return first, samples
+
+    def _bridge(self, before: Samples, after: Samples, missing: int) -> Array:
+        """Missing samples on a straight line through the means on both sides."""
+        after = after[: self._tear]
+        places = -(len(before) + 1) / 2, missing + (len(after) - 1) / 2
+        bridge: Array = np.interp(np.arange(missing), places, (before.mean(), after.mean()))
+        return bridge
 
     def queue(self, first: int, samples: Samples) -> None:
         """Keep a packet, not older than ``end``, until it is its turn."""

@@ -1,28 +1,31 @@
 """What one station's packets are to each other in time, so that later stages see clean runs of samples only.
 
 This is the one place where overlaps, repeats, packets out of order, invalid samples and changes of rate are dealt with.
-Everything behind it (ring buffer, detector) takes what ``accept`` returns: finite, in order, without overlap, and with
-start times on the channel's own sample grid. A jump between two such blocks is a gap.
+Everything behind it (ring buffer, detector) takes what ``accept`` returns: finite, in order, without overlap, with the
+channel's own estimate of time and rate (``Timeline``). A jump between two such blocks is a gap, unless the second one
+continues the first (``SampleBlock.continues``): then only the estimate of the time has changed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.dsp.timeline import TOLERANCE_NS, Timeline, same_rate
 from agent.errors import DataError
 from agent.types import NS, SampleBlock, Samples
 
 LARGEST = 1e18
 """No recorder counts higher; a larger float is a broken one, as NaN is, and its square would leave the number range."""
 
-_SAME_RATE = 1e-4
 _TRUSTED = 3
 """So many packets in a row from a time that was never heard mean that the clock was set back."""
 _REMEMBERED_GAPS = 32
+_ALIKE = 16
+"""Samples compared to find where a packet that overlaps the last one goes on."""
 
 
 @dataclass(slots=True)
@@ -49,16 +52,76 @@ class Counts:
 @dataclass(slots=True)
 class _Channel:
     rate_hz: float
-    step_ns: float
+    """The nominal rate: that of the first packet."""
     counts: Counts
-    origin_ns: int
-    """Time of sample 0 of the run's grid."""
+    timeline: Timeline
     first_ns: int
+    header_hz: float
+    """The rate by the last record's header."""
     count: int = 0
-    due_ns: int = 0
-    """Time at which the next sample is due."""
+    """Samples of the run so far, which is the number of the next one."""
+    stamp_ns: int | None = None
+    """The last time stamp that was used; None if the last record was dropped."""
+    stamped: int = 0
+    """Number of its sample."""
+    tail: Samples | None = None
+    """The last samples handed on."""
+    is_open: bool = False
+    """Whether the sample before the next one was handed on."""
+    moved: bool = False
+    """Whether the estimate of the time has just changed."""
     strangers: int = 0
-    """Late blocks in a row."""
+    """Late records in a row."""
+    gaps: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_GAPS))
+
+    def stamp(self, number: int, stamp_ns: int, rate_hz: float) -> None:
+        """A time stamp is used."""
+        self.stamped, self.stamp_ns, self.header_hz = number, stamp_ns, rate_hz
+
+    def confirms(self, number: int, stamp_ns: int, rate_hz: float) -> bool:
+        """Whether a record that begins with sample ``number`` changes nothing; then its stamp is used."""
+        if self.timeline.confirms(number, stamp_ns - self.timeline.time_ns(number)):
+            self.stamped, self.stamp_ns, self.header_hz = number, stamp_ns, rate_hz
+            return True
+        return False
+
+    def drop(self, strangers: int) -> None:
+        """A record is not used."""
+        self.stamp_ns, self.strangers = None, strangers
+
+    def header_due_ns(self) -> float:
+        """When the next sample is due by the last record's own stamp and rate; infinite if that was not used."""
+        if self.stamp_ns is None:
+            return math.inf
+        return self.stamp_ns + round((self.count - self.stamped) * NS / self.header_hz)
+
+    def continues(self, stamp_ns: int, off_ns: int) -> bool:
+        """Whether a record whose stamp is ``off_ns`` later than estimated is the channel's next."""
+        tolerance_ns = self.timeline.tolerance_ns(self.count)
+        return abs(off_ns) < tolerance_ns or abs(stamp_ns - self.header_due_ns()) < tolerance_ns
+
+    def known(self, samples: Samples, off_ns: int) -> int:
+        """How many samples at the beginning of a record that starts ``-off_ns`` early are known.
+
+        The time stamp says it to within the tolerance; where the samples themselves are found again, they say it.
+        """
+        step_ns, n = self.timeline.step_ns, len(samples)
+        by_time = max(1, round(-off_ns / step_ns))
+        slack = math.ceil(TOLERANCE_NS / step_ns)
+        low, high = max(1, by_time - slack), min(n, by_time + slack)
+        if self.tail is None or low > high:
+            return by_time
+        width = min(_ALIKE, low, len(self.tail))
+        spans = np.lib.stride_tricks.sliding_window_view(samples[low - width : high], width)
+        alike = np.flatnonzero((spans == self.tail[-width:]).all(axis=1)) + low
+        if len(alike) == 0:
+            return by_time
+        return int(alike[np.abs(alike - by_time).argmin()])
+
+    def is_stranger(self, stamp_ns: int, n: int) -> bool:
+        """Whether an old record lies where nothing was heard: before the beginning, or inside a gap."""
+        middle_ns = stamp_ns + round(n * self.timeline.step_ns / 2)
+        return middle_ns < self.first_ns or any(begin <= middle_ns < end for begin, end in self.gaps)
 
 
 class Continuity:
@@ -68,106 +131,147 @@ class Continuity:
         self.counts: dict[str, Counts] = {}
         """Per component."""
         self._channels: dict[str, _Channel] = {}
-        self._gaps: dict[str, deque[tuple[int, int]]] = {}
 
     def accept(self, block: SampleBlock) -> list[SampleBlock]:
         """The new, valid samples of ``block``, as gap-free blocks in order; none when it brings nothing new.
 
-        A block continues the channel when it starts less than half a sample from where it is due. A clock that drifts
-        is followed; a packet that starts later leaves a gap; one that starts earlier is cut to what is new.
+        A record continues the channel when it starts within a tolerance of where it is due (``Timeline.tolerance_ns``),
+        or of where the last one ended by its own stamp and rate. All its samples are then used, and the clock follows
+        its stamp. One that starts later leaves a gap; one that starts earlier is cut to what is new.
 
         Raises:
             DataError: the sampling rate is not a positive number.
         """
-        component = block.stream.component
-        channel = self._channels.get(component)
-        samples = block.samples
-        n = len(samples)
+        n = len(block.samples)
         if n == 0:
             return []
-        rate_hz = block.rate_hz
-        if channel is None or (
-            rate_hz != channel.rate_hz and abs(rate_hz - channel.rate_hz) > _SAME_RATE * channel.rate_hz
-        ):
-            channel = self._restart(component, block)
-        counts = channel.counts
-        counts.blocks += 1
-        off_ns = block.start_ns - channel.due_ns
-        if -channel.step_ns < 2 * off_ns < channel.step_ns:
-            if abs(off_ns) > channel.step_ns / 4:
-                channel.origin_ns += off_ns // 8
-                channel.due_ns += off_ns // 8
-        elif off_ns > 0:
-            counts.gaps += 1
-            counts.gap_s += off_ns / NS
-            self._gaps[component].append((channel.due_ns, block.start_ns))
-            channel.origin_ns = channel.due_ns = block.start_ns
-            channel.count = 0
-        else:
-            known = max(1, round(-off_ns / channel.step_ns))
-            if known < n:
-                counts.overlaps += 1
-                samples = samples[known:]
-                n -= known
-            elif not self._is_stranger(component, block):
-                counts.duplicates += 1
-                channel.strangers = 0
-                return []
-            elif channel.strangers + 1 < _TRUSTED:
-                counts.late += 1
-                channel.strangers += 1
-                return []
-            else:
-                channel = self._restart(component, block)
-        channel.strangers = 0
-        start_ns = channel.due_ns
-        channel.count += n
-        channel.due_ns = channel.origin_ns + round(channel.count * channel.step_ns)
-        if samples.dtype.kind == "f" and not float(np.abs(samples).max()) <= LARGEST:
-            return self._split(block, start_ns, samples, channel)
-        counts.samples += n
-        return [_cut(block, start_ns, channel.rate_hz, samples)]
+        component, rate_hz = block.stream.component, block.rate_hz
+        channel = self._channels.get(component)
+        if channel is None or (rate_hz != channel.rate_hz and not same_rate(rate_hz, channel.rate_hz)):
+            channel = self._begin(component, block, block.start_ns)
+        channel.counts.blocks += 1
+        if block.stamps is not None:
+            return self._records(component, block, block.stamps)
+        channel, known = self._judge(channel, block, 0, n, block.start_ns)
+        return [] if known is None else self._hand_on(channel, block, known, n)
 
     def forget(self, component: str) -> None:
         """What was heard of a component had wrong times: its next block is a new beginning."""
         self._channels.pop(component, None)
 
-    def _restart(self, component: str, block: SampleBlock) -> _Channel:
+    def _begin(self, component: str, block: SampleBlock, start_ns: int) -> _Channel:
         rate = block.rate_hz
         if not 0 < rate < math.inf:
             raise DataError(
                 f"{block.stream} claims {rate:g} samples a second", "see the channel's settings in the recorder"
             )
-        if component in self.counts:
-            self.counts[component].restarts += 1
+        counts = self.counts.get(component)
+        if counts is None:
+            counts = self.counts[component] = Counts()
         else:
-            self.counts[component] = Counts()
-        self._gaps[component] = deque(maxlen=_REMEMBERED_GAPS)
-        start = block.start_ns
-        channel = _Channel(rate, NS / rate, self.counts[component], start, start, due_ns=start)
-        self._channels[component] = channel
+            counts.restarts += 1
+        channel = self._channels[component] = _Channel(rate, counts, Timeline(start_ns, rate), start_ns, rate)
         return channel
 
-    def _is_stranger(self, component: str, block: SampleBlock) -> bool:
-        """Whether an old block lies where nothing was heard: before the beginning, or inside a gap."""
-        first_ns = self._channels[component].first_ns
-        middle_ns = (block.start_ns + block.end_ns) // 2
-        return middle_ns < first_ns or any(begin <= middle_ns < end for begin, end in self._gaps[component])
+    def _records(self, component: str, block: SampleBlock, stamps: tuple[tuple[int, int], ...]) -> list[SampleBlock]:
+        """The pieces of a block that holds parts of a record, or several."""
+        found: list[SampleBlock] = []
+        n, begin, following = len(block.samples), 0, 0
+        while begin < n:
+            channel, stamp_ns = self._channels[component], None
+            if following < len(stamps) and stamps[following][0] == begin:
+                stamp_ns, following = stamps[following][1], following + 1
+            elif begin == 0 and abs(channel.header_due_ns() - block.start_ns) > channel.timeline.step_ns / 2:
+                stamp_ns = block.start_ns  # what it continues is not known
+            end = stamps[following][0] if following < len(stamps) else n
+            channel, known = self._judge(channel, block, begin, end, stamp_ns)
+            if known is not None:
+                first = begin + known
+                while following < len(stamps):
+                    at, stamp_ns = stamps[following]
+                    if not channel.confirms(channel.count + at - first, stamp_ns, block.rate_hz):
+                        break
+                    following += 1
+                end = stamps[following][0] if following < len(stamps) else n
+                found += self._hand_on(channel, block, first, end)
+            begin = end
+        return found
 
-    def _split(self, block: SampleBlock, start_ns: int, samples: Samples, channel: _Channel) -> list[SampleBlock]:
-        """The finite runs of a block that may hold NaN or infinite samples."""
-        valid = np.abs(samples) <= LARGEST
-        channel.counts.samples += int(np.count_nonzero(valid))
-        channel.counts.invalid_samples += len(samples) - int(np.count_nonzero(valid))
-        edges = np.flatnonzero(np.diff(valid.astype(np.int8), prepend=0, append=0)).tolist()
-        return [
-            _cut(block, start_ns + round(begin * channel.step_ns), channel.rate_hz, samples[begin:end])
-            for begin, end in zip(edges[::2], edges[1::2], strict=True)
-        ]
+    def _judge(
+        self, channel: _Channel, block: SampleBlock, begin: int, end: int, stamp_ns: int | None
+    ) -> tuple[_Channel, int | None]:
+        """The channel, and how many samples of a record are known already; None where it is to be dropped. ``stamp_ns``
+        is its time stamp, None for the rest of a record that was begun."""
+        timeline, count, n = channel.timeline, channel.count, end - begin
+        if stamp_ns is None or channel.confirms(count, stamp_ns, block.rate_hz):
+            channel.strangers = 0
+            return channel, 0
+        off_ns, known = stamp_ns - timeline.time_ns(count), 0
+        # A short packet may be known as a whole and early by less than the tolerance.
+        is_old = -off_ns > (n - 0.5) * timeline.step_ns and (block.stamps is None or end < len(block.samples))
+        if not is_old and channel.continues(stamp_ns, off_ns):
+            timeline.follow(count, off_ns)
+            channel.moved = True
+        elif off_ns > 0:
+            channel.counts.gaps += 1
+            channel.counts.gap_s += off_ns / NS
+            channel.gaps.append((stamp_ns - off_ns, stamp_ns))
+            timeline.jump(stamp_ns)
+            channel.count, channel.is_open = 0, False
+        else:
+            known = channel.known(block.samples[begin:end], off_ns)
+            if known < n:
+                channel.counts.overlaps += 1
+            elif not channel.is_stranger(stamp_ns, n):
+                channel.counts.duplicates += 1
+                channel.drop(strangers=0)
+                return channel, None
+            elif channel.strangers + 1 < _TRUSTED:
+                channel.counts.late += 1
+                channel.drop(strangers=channel.strangers + 1)
+                return channel, None
+            else:
+                channel, known = self._begin(block.stream.component, block, stamp_ns), 0
+        channel.strangers = 0
+        channel.stamp(channel.count - known, stamp_ns, block.rate_hz)
+        return channel, known
+
+    def _hand_on(self, channel: _Channel, block: SampleBlock, begin: int, end: int) -> list[SampleBlock]:
+        """Samples ``begin`` to ``end - 1`` of a block, the channel's next ones, as far as they are valid."""
+        whole = end - begin == len(block.samples)
+        samples = block.samples if whole else block.samples[begin:end]
+        timeline, n = channel.timeline, end - begin
+        first, continues, moved = channel.count, channel.is_open, channel.moved
+        channel.tail, channel.count = samples, first + n
+        channel.moved, channel.is_open = False, True
+        start_ns, rate_hz = timeline.time_ns(first), timeline.rate_hz
+        if samples.dtype.kind == "f" and not float(np.abs(samples).max()) <= LARGEST:
+            return _valid(channel, block, samples, first, continues=continues)
+        channel.counts.samples += n
+        as_it_came = whole and not moved and start_ns == block.start_ns and rate_hz == block.rate_hz
+        if as_it_came and (continues or block.stamps is None or not block.continues):
+            return [block]
+        return [SampleBlock(block.stream, start_ns, rate_hz, samples, block.quality, () if continues else None)]
 
 
-def _cut(block: SampleBlock, start_ns: int, rate_hz: float, samples: Samples) -> SampleBlock:
-    """The block itself where nothing of it changed, which is the rule."""
-    if start_ns == block.start_ns and rate_hz == block.rate_hz and samples is block.samples:
-        return block
-    return SampleBlock(block.stream, start_ns, rate_hz, samples, block.quality)
+def _valid(
+    channel: _Channel, block: SampleBlock, samples: Samples, first: int, *, continues: bool
+) -> list[SampleBlock]:
+    """The finite runs of samples that may be NaN or infinite, the first with number ``first``."""
+    valid = np.abs(samples) <= LARGEST
+    count, timeline = int(np.count_nonzero(valid)), channel.timeline
+    channel.counts.samples += count
+    channel.counts.invalid_samples += len(samples) - count
+    channel.is_open = bool(valid[-1])
+    edges = np.flatnonzero(np.diff(valid.astype(np.int8), prepend=0, append=0)).tolist()
+    return [
+        SampleBlock(
+            block.stream,
+            timeline.time_ns(first + begin),
+            timeline.rate_hz,
+            samples[begin:end],
+            block.quality,
+            () if continues and begin == 0 else None,
+        )
+        for begin, end in zip(edges[::2], edges[1::2], strict=True)
+    ]

@@ -21,6 +21,7 @@ from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Rsam
 from agent.dsp.sos import butterworth
 from agent.dsp.stalta import RecursiveStaLta
+from agent.dsp.timeline import same_rate
 from agent.errors import ConfigError, DataError
 from agent.types import COMPONENTS, NS, SampleBlock, StationId, TriggerOff, TriggerOn
 
@@ -32,7 +33,13 @@ HIGHEST_CORNER = 0.8
 _VERTICAL = COMPONENTS.index("Z")
 _SPAN = 12_000
 """Samples per component taken at once: the work stays in the second-level cache."""
-_SAME_RATE = 1e-4
+_TEAR_PERIODS = 1.0
+"""Samples missing for so many periods of the upper corner are bridged: the band-pass cannot tell."""
+_APART_NS = NS // 4
+_ASTRAY = 8
+"""A component is put to another place of the grid when so many packets in a row are further apart from it in time."""
+_EXACT_NS = 1000
+"""Times this close to where the grid has them are on it."""
 _DECIMALS = 6
 """Of the ratios that are reported: what follows is rounding, which differs between packets and files."""
 _HISTORY_S = 240.0
@@ -143,7 +150,11 @@ class Detector:
 
 
 class _Grid:
-    """The station's components on one grid of sample numbers, which begins with a block and has its rate."""
+    """The station's components on one grid of sample numbers, which begins with a block and has its rate.
+
+    A component's samples are counted; their times only say where its run begins. The time of a number is that of one
+    component, the leader: the first that came, another once that one has fallen silent.
+    """
 
     def __init__(self, station: StationId, trigger: TriggerSettings, block: SampleBlock, rsam: Rsam) -> None:
         t, rate = trigger, block.rate_hz
@@ -160,13 +171,18 @@ class _Grid:
         """Its time, as it was at the last decision: a grid that follows a clock takes nothing decided back."""
         self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
         """The ratio."""
+        self._judged = -1
+        """Number of the sample after the last one that has a ratio."""
         self._station = station
         self._rsam = rsam
         self._combine = self._vector if t.combine == "vector" else self._coincidence
         self._needed = t.components_needed
         self._rate_hz, self._step_ns = rate, NS / rate
-        self._origin_ns = block.start_ns
+        self._leader = ""
+        self._line = (0, block.start_ns, self._step_ns)
+        """Number, time and step (ns) from which the times of all numbers follow."""
         self._sos = butterworth(t.low_hz, high_hz, rate, t.order)
+        self._tear = max(1, round(_TEAR_PERIODS * rate / high_hz))
         self._long_gap = round((t.lta_s if t.long_gap_s is None else t.long_gap_s) * rate)
         self._lag, self._lag_ns = round(t.max_component_lag_s * rate), round(t.max_component_lag_s * NS)
         self._components: dict[str, Component] = {}
@@ -178,25 +194,28 @@ class _Grid:
         self._onset_ns = 0
 
     def time_ns(self, number: int) -> int:
-        return self._origin_ns + round(number * self._step_ns)
+        first, start_ns, step_ns = self._line
+        return start_ns + round((number - first) * step_ns)
 
     def continues(self, block: SampleBlock) -> bool:
         """Whether the block has the grid's rate and comes after its component's last one."""
-        if abs(block.rate_hz - self._rate_hz) > _SAME_RATE * self._rate_hz:
+        if not same_rate(block.rate_hz, self._rate_hz):
             return False
         component = self._components.get(block.stream.component)
-        return component is None or block.start_ns - component.due_ns > -self._step_ns / 2
+        return component is None or block.continues or block.start_ns - component.due_ns > -self._step_ns / 2
 
     def outvotes(self, block: SampleBlock) -> bool:
         """Whether a block at another rate is left out because other components still come at the grid's."""
-        if abs(block.rate_hz - self._rate_hz) <= _SAME_RATE * self._rate_hz:
+        if same_rate(block.rate_hz, self._rate_hz):
             return False
         self._components.pop(block.stream.component, None)
         return any(block.start_ns - other.due_ns <= self._lag_ns for other in self._components.values())
 
     def feed(self, block: SampleBlock, warm_up_s: float | None) -> list[TriggerOn | TriggerOff]:
-        samples = block.samples
-        component, number = self._place(block, None if warm_up_s is None else round(warm_up_s * self._rate_hz))
+        component = self._components.get(block.stream.component)
+        if component is None:
+            component = self._add(block, None if warm_up_s is None else round(warm_up_s * self._rate_hz))
+        number, samples = component.join(self._place(component, block), block.samples)
         component.due_ns = block.end_ns
         self._newest_start = max(self._newest_start, number)
         if number < self.next:
@@ -221,24 +240,55 @@ class _Grid:
         triggers = self._decide(max((c.end for c in self._components.values()), default=0))
         return triggers + self._announce(self._onoff.flush())
 
-    def _place(self, block: SampleBlock, warm_up: int | None) -> tuple[Component, int]:
-        """The block's component and the number of its first sample."""
-        component = self._components.get(block.stream.component)
-        if component is not None and abs(block.start_ns - component.due_ns) < self._step_ns / 2:
-            number = component.end
-            drift_ns = block.start_ns - self.time_ns(number)
-            if abs(drift_ns) >= self._step_ns:
-                # Real time runs away from the nominal rate: the grid follows, and the samples stay neighbours.
-                self._origin_ns += drift_ns // 2
-            return component, number
-        number = round((block.start_ns - self._origin_ns) / self._step_ns)
-        if component is None:
-            meter = self._measure if block.stream.row == _VERTICAL else None
-            component = Component(
-                self._sos, self._nsta, self._nlta, self._long_gap, number, meter=meter, warm_up=warm_up
-            )
-            self._components[block.stream.component] = component
-        return component, max(number, component.end)
+    def _add(self, block: SampleBlock, warm_up: int | None) -> Component:
+        """A component that was not there before, whose first sample comes next."""
+        name = block.stream.component
+        component = self._components[name] = Component(
+            self._sos,
+            self._nsta,
+            self._nlta,
+            self._long_gap,
+            self._number(block.start_ns),
+            tear=self._tear,
+            meter=self._measure if block.stream.row == _VERTICAL else None,
+            warm_up=warm_up,
+        )
+        component.due_ns = block.start_ns
+        return component
+
+    def _number(self, time_ns: int) -> int:
+        """Number of the sample that is nearest to a time."""
+        first, start_ns, step_ns = self._line
+        return first + round((time_ns - start_ns) / step_ns)
+
+    def _place(self, component: Component, block: SampleBlock) -> int:
+        """Number of a block's first sample: it follows from the count of the component's samples, and from the times
+        after a gap. The grid's time follows the leader."""
+        start_ns, number = block.start_ns, component.end
+        late_ns = start_ns - component.due_ns
+        if not (block.continues or 2 * late_ns < self._step_ns):
+            number += round(late_ns / self._step_ns)
+        if self._leads(block):
+            step_ns = self._step_ns if block.rate_hz == self._rate_hz else NS / block.rate_hz
+            if step_ns != self._line[2] or abs(start_ns - self.time_ns(number)) > _EXACT_NS:
+                self._line = (number, start_ns, step_ns)
+        elif abs(start_ns - self.time_ns(number)) <= _APART_NS:
+            component.astray = 0
+        else:
+            component.astray += 1
+            if component.astray >= _ASTRAY:
+                component.astray, number = 0, self._number(start_ns)
+        return number
+
+    def _leads(self, block: SampleBlock) -> bool:
+        """Whether the grid has its time from the block's component: the first one, until it has fallen silent."""
+        name = block.stream.component
+        if name != self._leader:
+            leader = self._components.get(self._leader)
+            if leader is not None and block.start_ns - leader.due_ns <= self._lag_ns:
+                return False
+            self._leader = name
+        return True
 
     def _measure(self, filtered: Array, first: int) -> None:
         self._rsam.take(filtered, first, self.time_ns, self._rate_hz)
@@ -263,7 +313,10 @@ class _Grid:
                 component.pass_by(phase, count)
             if live:
                 ratio = self._combine(live, count)
-                self.history.write(self.time_ns(self.next), ratio)
+                self.history.write(
+                    self.time_ns(self.next), ratio, rate_hz=NS / self._line[2], continues=self._judged == self.next
+                )
+                self._judged = self.next + count
                 changes = self._onoff.feed(self.next, ratio)
             else:
                 self._summed = []
@@ -271,7 +324,7 @@ class _Grid:
             if changes:
                 triggers += self._announce(changes)
             self.next += count
-            self.decided_ns = self.time_ns(self.next)
+        self.decided_ns = max(self.decided_ns, self.time_ns(self.next))
         return triggers
 
     def _vector(self, live: list[Component], count: int) -> Array:

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.dsp.timeline import SAME_RATE
 from agent.errors import DataError
 from agent.types import NS, Samples, Segment
+
+_SAME_LINE_NS = 100_000
+"""A block whose times are this close to those that the ones before it give needs none of its own."""
+
+
+class _Line(NamedTuple):
+    """Sample ``first`` was taken at ``start_ns``, those after it in steps of ``step_ns``."""
+
+    first: int
+    start_ns: int
+    step_ns: float
+    begins_run: bool
+
+    def time_ns(self, number: int) -> int:
+        return self.start_ns + round((number - self.first) * self.step_ns)
+
+    def before(self, time_ns: int) -> int:
+        """Number of the first sample at or after a time; not before ``first``."""
+        return self.first + max(0, math.ceil((time_ns - self.start_ns - 0.5) / self.step_ns))
 
 
 class RingBuffer:
     """Fixed memory for ``seconds`` of samples, in the channel's own dtype. Not thread-safe.
 
-    Blocks come as ``Continuity`` hands them on: in order, without overlap, finite. Sample times follow from the start
-    of their gap-free run; a block that begins half a sample or more off that grid begins a new run. A block from before
-    the newest sample means that the time was set back: the buffer is emptied.
+    Blocks come as ``Continuity`` hands them on: in order, without overlap, finite. A block that starts half a sample or
+    more off the time at which it is due begins a new run, unless it says that it continues the last one: then the
+    estimate of the time has changed from its first sample on. A block from before the newest sample that does not
+    continue it means that the time was set back: the buffer is emptied.
     """
 
     def __init__(self, rate_hz: float, seconds: float) -> None:
@@ -36,62 +58,94 @@ class RingBuffer:
         """Samples ever written: their numbers, from which the runs count."""
         self._due_ns: float = -math.inf
         """Time of the next sample of the newest run."""
-        self._runs: deque[tuple[int, int]] = deque()
-        """Number and time of each run's first sample, oldest first."""
+        self._lines: deque[_Line] = deque()
+        """The times of the samples, oldest first; a run has one or more."""
 
     @property
     def newest_ns(self) -> int | None:
         """Time of the newest sample, None while there is none."""
-        if not self._runs:
-            return None
-        first, start_ns = self._runs[-1]
-        return start_ns + round((self._written - 1 - first) * self._step_ns)
+        return self._lines[-1].time_ns(self._written - 1) if self._lines else None
 
     def is_set_back(self, start_ns: int) -> bool:
-        """Whether a block that begins then would empty the buffer. Not yet a whole sample early is a clock that
-        drifts."""
+        """Whether a block that begins then, and does not continue the last one, would empty the buffer. Not yet a whole
+        sample early is a clock that drifts."""
         return self._due_ns - start_ns >= self._step_ns
 
-    def write(self, start_ns: int, samples: Samples) -> None:
-        """Append the samples ``[n]``, the first at ``start_ns``; the oldest make room."""
+    def write(self, start_ns: int, samples: Samples, *, rate_hz: float | None = None, continues: bool = False) -> None:
+        """Append the samples ``[n]``, the first at ``start_ns``; the oldest make room.
+
+        Args:
+            start_ns: time of the first sample.
+            samples: counts as recorded.
+            rate_hz: the rate that the channel's times show, None for the nominal one.
+            continues: the first sample is the neighbour of the newest one, whatever the times say.
+        """
         n = len(samples)
         if n == 0:
             return
         if samples.dtype is not self._dtype:
             self._adopt(samples.dtype)
         early_ns = self._due_ns - start_ns
-        if not -self._half_ns < early_ns < self._half_ns:
+        step_ns = self._step_ns if rate_hz is None or rate_hz == self.rate_hz else NS / rate_hz
+        if not self._lines or not (continues or -self._half_ns < early_ns < self._half_ns):
             if self.is_set_back(start_ns):
-                self._runs.clear()
-            self._runs.append((self._written, start_ns))
+                self._lines.clear()
+            self._lines.append(_Line(self._written, start_ns, step_ns, begins_run=True))
+        elif (abs(early_ns) >= _SAME_LINE_NS and continues) or abs(
+            step_ns - self._lines[-1].step_ns
+        ) * n >= _SAME_LINE_NS:
+            self._lines.append(_Line(self._written, start_ns, step_ns, begins_run=False))
         at = self._written % self._capacity
         if at + n <= self._capacity:
             self._data[at : at + n] = samples
         else:
             self._wrap(samples)
         self._written += n
-        first, run_ns = self._runs[-1]
-        self._due_ns = run_ns + round((self._written - first) * self._step_ns)
+        self._due_ns = self._lines[-1].time_ns(self._written)
         oldest = self._written - self._capacity
-        while len(self._runs) > 1 and self._runs[1][0] <= oldest:
-            self._runs.popleft()
+        while len(self._lines) > 1 and self._lines[1].first <= oldest:
+            self._lines.popleft()
 
     def segments(self, from_ns: int, to_ns: int) -> list[Segment]:
-        """Copies of the gap-free runs of samples whose time ``t`` is in ``from_ns <= t < to_ns``, in order."""
-        found = []
-        oldest = self._written - self._capacity
-        for i, (first, start_ns) in enumerate(self._runs):
-            end = self._runs[i + 1][0] if i + 1 < len(self._runs) else self._written
-            begin = max(first, oldest, first + self._samples_before(from_ns - start_ns))
-            end = min(end, first + self._samples_before(to_ns - start_ns))
-            if begin < end:
-                time_ns = start_ns + round((begin - first) * self._step_ns)
-                found.append(Segment(time_ns, self.rate_hz, self._copy(begin, end)))
-        return found
+        """Copies of the gap-free runs of samples whose time ``t`` is in ``from_ns <= t < to_ns``, in order.
 
-    def _samples_before(self, span_ns: int) -> int:
-        """Samples of a run whose rounded time is less than ``span_ns`` after the run's start."""
-        return max(0, math.ceil((span_ns - 0.5) / self._step_ns))
+        A segment has the nominal rate, unless its last sample would be half a sample or more off its time by that: then
+        it has the rate that the times show, if the two differ as clocks do.
+        """
+        found: list[Segment] = []
+        span: tuple[int, int] | None = None
+        times_ns = (0, 0)
+        for line, end in self._ends():
+            if line.begins_run:
+                found += self._segment(span, times_ns)
+                span = None
+            first = max(line.first, self._written - self._capacity, line.before(from_ns))
+            last = min(end, line.before(to_ns))
+            if first < last:
+                times_ns = line.time_ns(first) if span is None else times_ns[0], line.time_ns(last - 1)
+                span = first if span is None else span[0], last
+        return found + self._segment(span, times_ns)
+
+    def _ends(self) -> Iterator[tuple[_Line, int]]:
+        """Each line with the number after its last sample."""
+        following = None
+        for line in self._lines:
+            if following is not None:
+                yield following, line.first
+            following = line
+        if following is not None:
+            yield following, self._written
+
+    def _segment(self, span: tuple[int, int] | None, times_ns: tuple[int, int]) -> list[Segment]:
+        """The samples of a span of numbers, if there is one, with the times of the first and the last."""
+        if span is None:
+            return []
+        (begin, end), (start_ns, last_ns) = span, times_ns
+        steps, rate_hz = end - 1 - begin, self.rate_hz
+        off_ns = abs(last_ns - start_ns - steps * self._step_ns)
+        if self._half_ns <= off_ns <= SAME_RATE * steps * self._step_ns:
+            rate_hz = steps * NS / (last_ns - start_ns)
+        return [Segment(start_ns, rate_hz, self._copy(begin, end))]
 
     def _adopt(self, dtype: np.dtype[Any]) -> None:
         """The first block fixes the dtype; a channel that changes it later gets one that holds both."""

@@ -134,7 +134,14 @@ def _blocks(
     """The record in pieces of at most ``MAX_BLOCK_S``; times are exact, nothing is summed up."""
     size = max(1, int(MAX_BLOCK_S * rate_hz))
     return [
-        SampleBlock(stream, start_ns + round(at * NS / rate_hz), rate_hz, samples[at : at + size], quality)
+        SampleBlock(
+            stream,
+            start_ns + round(at * NS / rate_hz),
+            rate_hz,
+            samples[at : at + size],
+            quality,
+            stamps=() if at else None,
+        )
         for at in range(0, len(samples), size)
     ]
 
