@@ -178,6 +178,9 @@ def _default(info: FieldInfo) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Section):
+        given = value.model_dump(exclude_defaults=True).items()
+        return f"{{{', '.join(f'{name}: {_plain(setting)}' for name, setting in given)}}}"
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -205,10 +208,11 @@ def _rows(entries: dict[str, Entry], path: str, same: list[str]) -> Iterator[str
     for name in entries[path].children:
         entry = entries[f"{path}.{name}" if path else name]
         default = "**required**" if entry.required else f"`{entry.default}`" if entry.default else ""
+        differing: dict[str, list[str]] = {}
         for other in same:
-            differs = entries[f"{other}.{name}"].default
-            if differs != entry.default:
-                default += f", {other.rpartition('.')[2]} `{differs}`"
+            if (differs := entries[f"{other}.{name}"].default) != entry.default:
+                differing.setdefault(differs, []).append(other.rpartition(".")[2])
+        default += "".join(f"; {' and '.join(labels)} `{differs}`" for differs, labels in differing.items())
         yield f"| `{name}` | {entry.description} | {entry.kind} | {entry.bounds} | {default} |"
 
 

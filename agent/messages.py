@@ -261,6 +261,7 @@ def _detection(detection: Detection) -> DetectionPart:
         duration_s=_round(detection.duration_s, 2) or 0.0,
         peak_counts=_round(detection.peak_counts, 2),
         dominant_hz=_round(detection.dominant_hz, 3),
+        noise_counts=_round(detection.noise_counts, 3),
     )
 
 

@@ -1,26 +1,30 @@
 """From events to alerts: a pure function of the revisions it is shown, in data time; no clock, no I/O.
 
-What one event can go through:
+The states of one event:
 
     no alert --(its label's rule is met)--> raised --(a step of the rule is met)--> escalated
-                     ^                         |
-                     +-(stronger evidence)-- retracted <--(contradicted)
+       |             ^                         |
+       |             +-(stronger evidence)-- retracted <--(contradicted)
+       +--(met, but a larger event has just alerted)--> held back --(it has become the larger one)--> raised
 
-Alerts on the rate of events live beside these (``agent.acceleration``). What several stations have to do with each
-other is settled before (``agent.site``): an event of the site is judged like any other.
+An alert holds back later events of its label and station for ``refractory_s``, but none that is larger: more severe, or
+with a larger product of peak amplitude and duration (``agent.types.Detection.size``).
 
-Every answer comes with its reason, alert or not, so that a station that stays silent can be asked why.
+Alerts on the rate of events live beside these (``agent.acceleration``). Several stations are put together before
+(``agent.site``): an event of the site is judged like any other.
+
+Every answer names its reason, as a code and in words, whether there is an alert or not. It is sent with the event.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from agent.acceleration import RateWatch
 from agent.config_policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, rank
-from agent.types import LABELS, NS, Alert, Classification, Event, StationId, is_alone
+from agent.types import LABELS, NS, Alert, Classification, DecisionCode, Event, StationId, is_alone
 
 UNCLASSIFIED = "unclassified"
 """Label of an alert about a trigger on which the network failed."""
@@ -34,9 +38,9 @@ MAX_ENDED_EVENTS = 4096
 MAX_PLACES = 2048
 """Stations and labels whose past is kept."""
 
-MAX_RECENT_ALERTS = 8
-"""Alerts of one place that may hold back others. Each one within a refractory time is more severe than those before
-it, so that no more than there are severities can count at once."""
+MAX_RECENT_ALERTS = 64
+"""Alerts of one place that may hold back others. Each one within a refractory time is larger than those before it: of
+many events in random order few are."""
 
 EventKey: TypeAlias = "tuple[StationId, str, bool]"
 """Station, event id, exercise."""
@@ -47,18 +51,37 @@ Place: TypeAlias = "tuple[StationId, str, bool]"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to one revision: its alerts, in the order in which they go out, and why these or none."""
+    """The answer to one revision: its alerts, in the order in which they go out, and why these or none, as a code for
+    programs and in words."""
 
     event_id: str
     revision: int
     alerts: tuple[Alert, ...]
+    code: DecisionCode
     reason: str
+
+
+class _Why(NamedTuple):
+    """The reason for an answer; ``code`` and ``words`` as in ``Decision``."""
+
+    code: DecisionCode
+    words: str
+
+
+_Answer: TypeAlias = "tuple[tuple[Alert, ...], _Why]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Raised:
+    """An alert that may hold back others: data time of its raise, severity and size (count-seconds) so far."""
+
     at_ns: int
     severity: str
+    size: float
+
+    def is_exceeded(self, severity: str, size: float) -> bool:
+        """Whether an event of this severity and size is larger."""
+        return rank(severity) > rank(self.severity) or size > self.size
 
 
 @dataclass(slots=True)
@@ -72,12 +95,15 @@ class _Past:
         """Events that began in the ``within_s`` seconds up to ``onset_ns``."""
         return sum(0 <= onset_ns - other <= within_s * NS for other in self.onsets.values())
 
-    def holds_back(self, now_ns: int, severity: str, refractory_s: float) -> bool:
-        """Whether an alert that is no less severe is too recent (on either side: data clocks step back)."""
-        return any(
-            abs(now_ns - alert.at_ns) < refractory_s * NS and rank(severity) <= rank(alert.severity)
-            for alert in self.alerts.values()
-        )
+    def holds_back(self, event: Event, severity: str, refractory_s: float) -> _Raised | None:
+        """The alert of a no smaller event that is too recent (on either side: data clocks step back); None without."""
+        recent = (alert for alert in self.alerts.values() if abs(event.data_ns - alert.at_ns) < refractory_s * NS)
+        return next((alert for alert in recent if not alert.is_exceeded(severity, event.detection.size)), None)
+
+    def grow(self, key: EventKey, event: Event, severity: str) -> None:
+        """An event that has alerted goes on: it holds back with its present size and severity."""
+        if (alert := self.alerts.get(key)) is not None:
+            self.alerts[key] = _Raised(alert.at_ns, severity, max(alert.size, event.detection.size))
 
 
 @dataclass(slots=True)
@@ -88,6 +114,8 @@ class _Followed:
     verdicts: deque[Classification] = field(default_factory=lambda: deque(maxlen=MAX_VERDICTS))
     standing: tuple[str, str] | None = None
     """Label and severity of the alert that has not been taken back."""
+    held: str | None = None
+    """Label whose rule was met while a larger event held the alert back."""
     evidence: dict[str, float] = field(default_factory=dict)
     """Probability behind the last alert of each label: one that was withdrawn returns only above it."""
 
@@ -132,14 +160,14 @@ class Policy:
         """
         key = (event.station, event.id, event.exercise)
         if key in self._ended:
-            return Decision(event.id, event.revision, (), "the event has ended already")
+            return Decision(event.id, event.revision, (), "stale", "the event has ended already")
         followed = self._open.setdefault(key, _Followed())
         if event.revision <= followed.revision:
             reason = f"revision {event.revision} comes after revision {followed.revision}"
-            return Decision(event.id, event.revision, (), reason)
+            return Decision(event.id, event.revision, (), "stale", reason)
         followed.revision = event.revision
         self._open.move_to_end(key)
-        alerts, reason = self._judge(_Case(key, event, followed))
+        alerts, (code, reason) = self._judge(_Case(key, event, followed))
         if event.coincidence is not None and event.coincidence.degraded is not None:
             alerts = tuple(replace(alert, reason=f"{alert.reason}; {event.coincidence.degraded}") for alert in alerts)
         if event.phase == "end":
@@ -147,17 +175,18 @@ class Policy:
             rates = () if is_alone(event) else self._rates.consider(event)
             alerts += rates
             reason = "; ".join([reason, *(alert.reason for alert in rates)])
+            code = "rate" if rates and not alerts[: -len(rates)] else code
         while len(self._open) > MAX_OPEN_EVENTS:
             self._end(next(iter(self._open)))
         _trim(self._ended, MAX_ENDED_EVENTS)
         _trim(self._pasts, MAX_PLACES)
-        return Decision(event.id, event.revision, alerts, reason)
+        return Decision(event.id, event.revision, alerts, code, reason)
 
     def _end(self, key: EventKey) -> None:
         del self._open[key]
         self._ended[key] = None
 
-    def _judge(self, case: _Case) -> tuple[tuple[Alert, ...], str]:
+    def _judge(self, case: _Case) -> _Answer:
         verdict, followed = case.event.classification, case.followed
         if verdict is None:
             return self._unclassified(case)
@@ -166,21 +195,24 @@ class Policy:
             followed.verdicts.pop()
         followed.verdicts.append(verdict)
         if followed.standing is None:
-            alert, reason = self._raise(case, verdict)
-            return ((alert,) if alert else ()), reason
+            alert, why = self._raise(case, verdict)
+            if alert is None and followed.held is not None and why.code != "refractory":
+                alert, why = self._release(case, why)
+            return ((alert,) if alert else ()), why
         label, severity = followed.standing
+        self._past(case.event, label).grow(case.key, case.event, severity)
         if verdict.abstained:
-            return (), f"the network abstains; the {label} alert stands"
+            return (), _Why("stands", f"the network abstains; the {label} alert stands")
         if verdict.label == label:
             return self._escalate(case, verdict, severity)
         return self._contradict(case, verdict, label, severity)
 
-    def _raise(self, case: _Case, verdict: Classification) -> tuple[Alert | None, str]:
+    def _raise(self, case: _Case, verdict: Classification) -> tuple[Alert | None, _Why]:
         """The alert if the rule of the verdict's label is met, else what it lacks."""
         event, label = case.event, verdict.label
         rule = self._settings.rules.of(label)
         lacking = _lacking(rule, case, verdict)
-        if lacking:
+        if lacking is not None:
             return None, lacking
         past = self._past(event, label)
         past.onsets[case.key] = event.onset_ns
@@ -189,37 +221,57 @@ class Policy:
         if together is not None:
             count = past.events(event.onset_ns, together.within_s)
             if count < together.k:
-                return None, f"{count} of {together.k} {label} events within {together.within_s:g} s"
-        severity = _severity(rule, event, verdict, past)
-        if past.holds_back(event.data_ns, severity, rule.refractory_s):
-            return None, f"another {label} alert was raised less than {rule.refractory_s:g} s ago"
+                words = f"{count} of {together.k} {label} events within {together.within_s:g} s"
+                return None, _Why("confirm_events", words)
+        severity = _severity(rule, event, verdict.probability, past)
+        holder = past.holds_back(event, severity, rule.refractory_s)
+        if holder is not None:
+            case.followed.held = label
+            return None, _held_back(event, label, severity, holder)
         reason = _evidence(rule, case, verdict)
-        return self._put_up(case, (label, severity), verdict.probability, reason), reason
+        return self._put_up(case, (label, severity), verdict.probability, reason), _Why("raised", reason)
 
-    def _escalate(self, case: _Case, verdict: Classification, severity: str) -> tuple[tuple[Alert, ...], str]:
+    def _release(self, case: _Case, why: _Why) -> tuple[Alert | None, _Why]:
+        """The alert of an event whose rule was met before, if it has become larger than what held it back and no
+        verdict contradicts it; else ``why`` there is none, as the present verdict has it."""
+        event, followed, label = case.event, case.followed, case.followed.held
+        verdict = event.classification
+        if label is None:
+            return None, why
+        if verdict is not None and self._contradicts(verdict, label):
+            followed.held = None
+            self._past(event, label).onsets.pop(case.key, None)
+            return None, why
+        rule, past = self._settings.rules.of(label), self._past(event, label)
+        probability = max((v.probability for v in followed.verdicts if v.label == label), default=0.0)
+        severity = _severity(rule, event, probability, past)
+        holder = past.holds_back(event, severity, rule.refractory_s)
+        if rule.severity == "none" or holder is not None:
+            return None, why
+        reason = f"{label} {probability:.2f} was held back, and is now the larger event ({_extent(event)})"
+        return self._put_up(case, (label, severity), probability, reason), _Why("raised", reason)
+
+    def _escalate(self, case: _Case, verdict: Classification, severity: str) -> _Answer:
         event, label = case.event, verdict.label
         rule, past = self._settings.rules.of(label), self._past(event, label)
-        higher = _severity(rule, event, verdict, past)
+        higher = _severity(rule, event, verdict.probability, past)
         if rank(higher) <= rank(severity) or not _supports(rule, verdict, label):
-            return (), f"the {label} alert stands ({severity})"
+            return (), _Why("stands", f"the {label} alert stands ({severity})")
         case.followed.standing = (label, higher)
         case.followed.evidence[label] = max(verdict.probability, case.followed.evidence[label])
-        if case.key in past.alerts:
-            past.alerts[case.key] = _Raised(past.alerts[case.key].at_ns, higher)
+        past.grow(case.key, event, higher)
         reason = f"{severity} to {higher}: {_evidence(rule, case, verdict)}"
-        return (Alert(event, "escalate", higher, label, reason),), reason
+        return (Alert(event, "escalate", higher, label, reason),), _Why("escalated", reason)
 
-    def _contradict(
-        self, case: _Case, verdict: Classification, label: str, severity: str
-    ) -> tuple[tuple[Alert, ...], str]:
+    def _contradict(self, case: _Case, verdict: Classification, label: str, severity: str) -> _Answer:
         """Take the standing alert back if a verdict of another label says so; that label may then alert itself."""
         followed, event = case.followed, case.event
         why_not = self._outlives(verdict, label)
         if why_not:
-            return (), why_not
-        raised, reason = self._raise(case, verdict)
+            return (), _Why("stands", why_not)
+        raised, why = self._raise(case, verdict)
         if label == UNCLASSIFIED and raised is None and self._settings.rules.of(verdict.label).severity != "none":
-            return (), f"{reason}; the {label} alert stands meanwhile"
+            return (), _Why("stands", f"{why.words}; the {label} alert stands meanwhile")
         if raised is None:
             followed.standing = None
         past = self._past(event, label)
@@ -229,7 +281,12 @@ class Policy:
             followed.verdicts.remove(vote)
         taken_back = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s contradicts {label}"
         withdrawn = Alert(event, "retract", severity, label, taken_back)
-        return (withdrawn, raised) if raised else (withdrawn,), f"{taken_back}; {reason}"
+        words = f"{taken_back}; {why.words}"
+        return ((withdrawn, raised), _Why("raised", words)) if raised else ((withdrawn,), _Why("retracted", words))
+
+    def _contradicts(self, verdict: Classification, label: str) -> bool:
+        """Whether this verdict would take back an alert of ``label``."""
+        return not verdict.abstained and verdict.label != label and not self._outlives(verdict, label)
 
     def _outlives(self, verdict: Classification, label: str) -> str:
         """Why the alert of ``label`` stands after this verdict of another label; empty if it does not."""
@@ -244,33 +301,48 @@ class Policy:
             return f"{label} still has {probability:.2f} (retract_below: {rule.contradicted_below:g}); its alert stands"
         return ""
 
-    def _unclassified(self, case: _Case) -> tuple[tuple[Alert, ...], str]:
+    def _unclassified(self, case: _Case) -> _Answer:
         event, followed = case.event, case.followed
         failure = f"not classified ({event.reason or 'no reason given'})"
         rule, duration = self._settings.unclassified, event.detection.duration_s
         past = self._past(event, UNCLASSIFIED)
-        checks = (
-            (followed.standing is not None, f"the {(followed.standing or ('',))[0]} alert stands"),
-            (self._settings.on_classifier_failure == "event", "only the event is sent (on_classifier_failure: event)"),
-            (UNCLASSIFIED in followed.evidence, "its alert was taken back once"),
-            (duration < rule.min_duration_s, f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed"),
+        if followed.standing is not None:
+            label, severity = followed.standing
+            self._past(event, label).grow(case.key, event, severity)
+            return (), _Why("stands", f"{failure}; the {label} alert stands")
+        if followed.held is not None:
+            alert, why = self._release(case, _Why("not_classified", failure))
+            if alert is not None:
+                return (alert,), why
+        holder = past.holds_back(event, rule.severity, rule.refractory_s)
+        checks: tuple[tuple[bool, DecisionCode, str], ...] = (
             (
-                past.holds_back(event.data_ns, rule.severity, rule.refractory_s),
-                f"another alert like this was raised less than {rule.refractory_s:g} s ago",
+                self._settings.on_classifier_failure == "event",
+                "not_classified",
+                "only the event is sent (on_classifier_failure: event)",
+            ),
+            (UNCLASSIFIED in followed.evidence, "withdrawn", "its alert was taken back once"),
+            (
+                duration < rule.min_duration_s,
+                "duration",
+                f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed",
             ),
         )
-        lacking = next((words for fails, words in checks if fails), "")
-        if lacking:
-            return (), f"{failure}; {lacking}"
+        lacking = next((_Why(code, words) for fails, code, words in checks if fails), None)
+        if lacking is None and holder is not None:
+            lacking = _held_back(event, UNCLASSIFIED, rule.severity, holder)
+        if lacking is not None:
+            return (), _Why(lacking.code, f"{failure}; {lacking.words}")
         reason = f"{failure}; trigger of {duration:.1f} s, ratio {event.detection.ratio:.1f}"
-        return (self._put_up(case, (UNCLASSIFIED, rule.severity), 0.0, reason),), reason
+        return (self._put_up(case, (UNCLASSIFIED, rule.severity), 0.0, reason),), _Why("raised", reason)
 
     def _put_up(self, case: _Case, standing: tuple[str, str], probability: float, reason: str) -> Alert:
         label, severity = case.followed.standing = standing
         case.followed.evidence[label] = probability
+        case.followed.held = None
         past = self._past(case.event, label)
         past.alerts.pop(case.key, None)
-        past.alerts[case.key] = _Raised(case.event.data_ns, severity)
+        past.alerts[case.key] = _Raised(case.event.data_ns, severity, case.event.detection.size)
         _trim(past.alerts, MAX_RECENT_ALERTS)
         return Alert(case.event, "raise", severity, label, reason)
 
@@ -290,31 +362,61 @@ def _votes(rule: RuleConfig, label: str, followed: _Followed) -> int:
     return sum(_supports(rule, verdict, label) for verdict in newest)
 
 
-def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> str:
-    """The first of the rule's conditions on the event itself that is not met; empty if all are."""
+def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> _Why | None:
+    """The first of the rule's conditions on the event itself that is not met; None if all are."""
     label, duration = verdict.label, case.event.detection.duration_s
     named = f"{label} {verdict.probability:.2f}"
     votes = _votes(rule, label, case.followed)
     before = case.followed.evidence.get(label)
-    checks = (
-        (verdict.abstained, f"the network abstains (best: {named})"),
-        (rule.severity == "none", f"{label} raises no alert (severity: none)"),
-        (not _supports(rule, verdict, label), f"{named}, {rule.min_probability:g} is needed"),
-        (verdict.window_s < rule.min_window_s, f"{verdict.window_s:g} s seen, {rule.min_window_s:g} s are needed"),
-        (duration < rule.min_duration_s, f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed"),
-        (votes < rule.confirm.k, f"{named}; {votes} of the {rule.confirm.k} verdicts that must name it"),
-        (before is not None and verdict.probability <= before, f"{named} is no stronger than what was withdrawn"),
+    checks: tuple[tuple[bool, DecisionCode, str], ...] = (
+        (verdict.abstained, "abstained", f"the network abstains (best: {named})"),
+        (rule.severity == "none", "no_rule", f"{label} raises no alert (severity: none)"),
+        (not _supports(rule, verdict, label), "probability", f"{named}, {rule.min_probability:g} is needed"),
+        (
+            verdict.window_s < rule.min_window_s,
+            "window",
+            f"{verdict.window_s:g} s seen, {rule.min_window_s:g} s are needed",
+        ),
+        (
+            duration < rule.min_duration_s,
+            "duration",
+            f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed",
+        ),
+        (
+            votes < rule.confirm.k,
+            "confirm",
+            f"{named}; {votes} of the {rule.confirm.k} verdicts that must name it",
+        ),
+        (
+            before is not None and verdict.probability <= before,
+            "withdrawn",
+            f"{named} is no stronger than what was withdrawn",
+        ),
     )
-    return next((words for fails, words in checks if fails), "")
+    return next((_Why(code, words) for fails, code, words in checks if fails), None)
 
 
-def _severity(rule: RuleConfig, event: Event, verdict: Classification, past: _Past) -> str:
+def _held_back(event: Event, label: str, severity: str, holder: _Raised) -> _Why:
+    """The refractory of another event's alert that is no smaller."""
+    ago_s = abs(event.data_ns - holder.at_ns) / NS
+    words = (
+        f"held back: another {label} alert ({holder.severity}) was raised {ago_s:.0f} s before, and this event "
+        f"({severity}) is no larger: {event.detection.size:.3g} count-seconds against {holder.size:.3g}"
+    )
+    return _Why("refractory", words)
+
+
+def _severity(rule: RuleConfig, event: Event, probability: float, past: _Past) -> str:
     """The highest severity whose conditions all hold."""
+    seen = event.detection
+    stations = 1 if event.coincidence is None else len(event.coincidence.votes)
     reached = [
         step.severity
         for step in rule.escalate
-        if verdict.probability >= (step.min_probability or 0.0)
-        and event.detection.duration_s >= (step.min_duration_s or 0.0)
+        if probability >= (step.min_probability or 0.0)
+        and seen.duration_s >= (step.min_duration_s or 0.0)
+        and (step.min_amplitude is None or (seen.amplitude or 0.0) >= step.min_amplitude)
+        and (step.min_stations is None or stations >= step.min_stations)
         and (step.min_events is None or past.events(event.onset_ns, step.within_s) >= step.min_events)
     ]
     return max([rule.severity, *reached], key=rank)
@@ -325,7 +427,13 @@ def _evidence(rule: RuleConfig, case: _Case, verdict: Classification) -> str:
         f"{_votes(rule, verdict.label, case.followed)} of {min(rule.confirm.n, len(case.followed.verdicts))} verdicts"
     )
     seen = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s"
-    return f"{seen}, {votes}, trigger of {case.event.detection.duration_s:.1f} s"
+    return f"{seen}, {votes}, {_extent(case.event)}"
+
+
+def _extent(event: Event) -> str:
+    seen = event.detection
+    above = "" if seen.amplitude is None else f", {seen.amplitude:.3g} times the noise"
+    return f"trigger of {seen.duration_s:.1f} s{above}"
 
 
 def _trim(kept: OrderedDict[Any, Any], size: int) -> None:

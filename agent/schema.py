@@ -81,6 +81,9 @@ class DetectionPart(Payload):
     duration_s: Amount
     peak_counts: Amount | None = Field(description="peak of the band-passed signal, largest component")
     dominant_hz: Amount | None
+    noise_counts: Amount | None = Field(
+        default=None, description="the sensor's own noise before the onset: mean absolute amplitude in the same band"
+    )
 
 
 class Probabilities(Payload):

@@ -410,6 +410,7 @@ class Site:
             for event in members
         )
         strongest = max(members, key=lambda event: (event.detection.ratio, event.id))
+        loudest = max(members, key=_loudness).detection
         recorded = [event.recorded_s for event in members if event.recorded_s is not None]
         verdict = fuse(votes)
         revision, together.revision = together.revision, together.revision + 1
@@ -422,8 +423,9 @@ class Site:
             detection=Detection(
                 strongest.detection.ratio,
                 max(event.detection.duration_s for event in members),
-                max(event.detection.peak_counts for event in members),
+                loudest.peak_counts,
                 strongest.detection.dominant_hz,
+                loudest.noise_counts,
             ),
             classification=verdict,
             quality=_worst(members),
@@ -489,6 +491,11 @@ def fuse(votes: Iterable[Vote]) -> Classification | None:
         abstained=all(verdict.abstained for _, verdict in said),
         window_s=max(verdict.window_s for _, verdict in said),
     )
+
+
+def _loudness(event: Event) -> tuple[float, float, str]:
+    """Orders members by the amplitude at their sensor, relative to its own noise where that is known."""
+    return event.detection.amplitude or 0.0, event.detection.peak_counts, event.id
 
 
 def _worst(members: list[Event]) -> Quality:

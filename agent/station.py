@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector, TriggerSettings
-from agent.dsp.measure import SETTLE_NS, measure
+from agent.dsp.measure import NOISE_S, SETTLE_NS, measure, quiet_level
 from agent.dsp.recorded import Recorded
 from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Minute
@@ -77,6 +77,8 @@ class _Open:
     last: Classification | None = None
     recorded_s: float = 0.0
     """Data recorded up to the onset."""
+    noise_counts: float | None = None
+    """The sensor's noise before the onset, once it is known."""
 
     def is_off(self, now_ns: int) -> bool:
         return self.off_ns is not None and self.off_known_ns <= now_ns
@@ -375,9 +377,13 @@ class Station:
         until = event.onset_ns + min(max(duration_ns, _LEAST_MEASURED_NS), now_ns - event.onset_ns, AFTER_NS)
         runs = [run for row in self._segments(event.onset_ns - SETTLE_NS, until).values() for run in row]
         t = self._trigger
-        peak, dominant = measure(runs, (t.low_hz, t.high_hz), t.order, (event.onset_ns, until))
+        band_hz = (t.low_hz, t.high_hz)
+        peak, dominant = measure(runs, band_hz, t.order, (event.onset_ns, until))
+        if event.noise_counts is None:
+            before = self._segments(event.onset_ns - round(NOISE_S * NS) - SETTLE_NS, event.onset_ns)
+            event.noise_counts = quiet_level(before.values(), band_hz, t.order, event.onset_ns)
         ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, event.onset_ns + duration_ns + 1))
-        return Detection(ratio, duration_ns / NS, peak, dominant)
+        return Detection(ratio, duration_ns / NS, peak, dominant, event.noise_counts)
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
         found = {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}

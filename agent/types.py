@@ -6,6 +6,7 @@ Time is always integer nanoseconds UTC since 1970, taken from the data. A float 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -36,6 +37,28 @@ MAX_BLOCK_S = 60.0
 Samples: TypeAlias = NDArray[np.int32] | NDArray[np.float32] | NDArray[np.float64]
 EventPhase: TypeAlias = Literal["new", "update", "end"]
 AlertAction: TypeAlias = Literal["raise", "escalate", "retract"]
+DecisionCode: TypeAlias = Literal[
+    "raised",
+    "escalated",
+    "retracted",
+    "rate",
+    "stands",
+    "abstained",
+    "no_rule",
+    "probability",
+    "window",
+    "duration",
+    "confirm",
+    "confirm_events",
+    "withdrawn",
+    "refractory",
+    "not_classified",
+    "waits_for_site",
+    "local",
+    "site",
+    "stale",
+]
+"""Why a revision of an event led to an alert or to none; the words beside it say more. docs/mqtt.md lists them."""
 
 _FDSN = re.compile(r"^FDSN:([^_]+)_([^_]+)_([^_]*)_([^_]+)_([^_]*)_([^_]+)$")
 _CODE = re.compile(r"^[A-Z0-9-]{0,8}$")
@@ -218,12 +241,25 @@ class Classification:
 @dataclass(frozen=True, slots=True)
 class Detection:
     """What the trigger saw: peak STA/LTA ratio, duration so far (s), peak of the band-passed signal (counts, the
-    largest component), frequency of the spectral maximum (Hz; None when no samples were at hand)."""
+    largest component), frequency of the spectral maximum (Hz; None when no samples were at hand), and the sensor's own
+    noise before the onset (counts, mean absolute amplitude in the same band; None where too little was recorded)."""
 
     ratio: float
     duration_s: float
     peak_counts: float
     dominant_hz: float | None
+    noise_counts: float | None = None
+
+    @property
+    def size(self) -> float:
+        """Peak amplitude times duration, count-seconds: by which events at one sensor are compared. Zero where the peak
+        is not known."""
+        return self.peak_counts * self.duration_s if math.isfinite(self.peak_counts) else 0.0
+
+    @property
+    def amplitude(self) -> float | None:
+        """The peak in multiples of the noise; None where the noise is not known."""
+        return self.peak_counts / self.noise_counts if self.noise_counts else None
 
 
 @dataclass(frozen=True, slots=True)

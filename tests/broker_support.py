@@ -48,7 +48,7 @@ def make_event(number: int = 0, revision: int = 0, phase: EventPhase = "new", pr
         phase=phase,
         station=STATION,
         onset_ns=onset_ns,
-        detection=Detection(12.345678, 3.21, 8123.4, 7.25),
+        detection=Detection(12.345678, 3.21, 8123.4, 7.25, 41.25),
         classification=Classification(
             "landslide", probability, (rest, rest, rest, probability, rest), False, 3.0, "student-1", "a" * 64,
             "onnxruntime", "int8",

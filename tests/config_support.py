@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "site.yaml:9: tunables.policy.rules.landslide.confirm.k: must not exceed n (3): 4 of 3 verdicts cannot "
             "agree (given: 4)",
             "site.yaml:11: tunables.policy.rules.landslide.escalate[0]: needs a condition: min_probability, "
-            "min_duration_s or min_events",
+            "min_duration_s, min_amplitude, min_stations or min_events",
             "site.yaml:11: tunables.policy.rules.landslide.escalate[2].severity: is required (severity from this step "
             "on)",
             "site.yaml:11: tunables.policy.rules.landslide.escalate[2].min_probability: must be above 0, at most 1 "
@@ -131,7 +131,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         "          - {severity: minor, min_events: 2}\n",
         [
             "site.yaml:8: tunables.policy.rules.landslide.escalate[0].severity: must be above the rule's own severity "
-            "(severe) (given: minor)"
+            "(moderate) (given: minor)"
         ],
     ),
     "the broker": (

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from agent import config_model
 from agent.config import Config, ConfigFileError, Problem, TriggerConfig, TunablesConfig, check, digest, load
-from agent.config_policy import RulesConfig
+from agent.config_policy import SIZE_STEPS, RulesConfig
 from agent.config_reference import catalogue, rewrite
 from agent.config_section import Section
 from agent.config_words import validate
@@ -157,9 +157,10 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
 
 def test_a_partial_rule_keeps_the_other_defaults_of_its_label() -> None:
     rules = loaded(BASE + "tunables: {policy: {rules: {landslide: {refractory_s: 60}}}}\n").tunables.policy.rules
-    assert (rules.landslide.severity, rules.landslide.min_probability) == ("severe", 0.7)
+    assert (rules.landslide.severity, rules.landslide.min_probability) == ("moderate", 0.7)
     assert rules.landslide.refractory_s == 60.0
-    assert rules.collapse.severity == "severe"
+    assert rules.collapse.severity == "moderate"
+    assert rules.landslide.escalate == rules.collapse.escalate == SIZE_STEPS
 
 
 def test_anchors_may_be_used() -> None:
@@ -332,7 +333,7 @@ def test_trigger_settings_are_the_detectors() -> None:
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     """A number without a unit in its name is a count or a ratio, and those are listed here."""
     plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port", "min_ratio"}
-    plain |= {"seed", "hours", "stations", "required", "shadow_windows"}
+    plain |= {"min_amplitude", "min_stations", "seed", "hours", "stations", "required", "shadow_windows"}
     units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour", "max_chance")
     units += ("_per_min", "_share")
     for path, entry in catalogue().items():

@@ -217,7 +217,13 @@ def test_an_event_says_what_the_pipeline_said() -> None:
     assert body["id"] == event.id == "XX.ABC.00.HH-20231114T221320.123Z"
     assert (body["revision"], body["phase"], body["station"]) == (2, "update", "XX.ABC.00.HH")
     assert body["onset"] == "2023-11-14T22:13:20.123456789Z"
-    assert body["detection"] == {"ratio": 12.35, "duration_s": 3.21, "peak_counts": 8123.4, "dominant_hz": 7.25}
+    assert body["detection"] == {
+        "ratio": 12.35,
+        "duration_s": 3.21,
+        "peak_counts": 8123.4,
+        "dominant_hz": 7.25,
+        "noise_counts": 41.25,
+    }
     verdict = body["classification"]
     assert (verdict["label"], verdict["probability"], verdict["window_s"]) == ("landslide", 0.91, 3.0)
     assert tuple(verdict["probabilities"]) == LABELS

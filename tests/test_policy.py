@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config_policy import SEVERITIES, PolicyConfig, rank
-from agent.policy import MAX_ENDED_EVENTS, MAX_OPEN_EVENTS, MAX_PLACES, UNCLASSIFIED, Policy
-from agent.types import LABELS, NS, Alert, Classification, Detection, Event, Quality, StationId
+from agent.policy import MAX_ENDED_EVENTS, MAX_OPEN_EVENTS, MAX_PLACES, MAX_RECENT_ALERTS, UNCLASSIFIED, Policy
+from agent.types import LABELS, NS, Alert, Classification, Coincidence, Detection, Event, Quality, StationId, Vote
 
 SITE = StationId("XX", "SLOPE", "00", "HH")
 OTHER = StationId("XX", "RIDGE", "00", "HH")
@@ -34,6 +34,7 @@ def revision(
     onset_s: float = 0.0,
     now_s: float | None = None,
     duration_s: float = 10.0,
+    peak_counts: float = 1000.0,
     station: StationId = SITE,
     exercise: bool = False,
 ) -> Event:
@@ -44,7 +45,7 @@ def revision(
         phase="new" if number == 0 and phase == "update" else phase,  # type: ignore[arg-type]
         station=station,
         onset_ns=T0 + round(onset_s * NS),
-        detection=Detection(8.0, duration_s, 1000.0, 5.0),
+        detection=Detection(8.0, duration_s, peak_counts, 5.0, 50.0),
         classification=said,
         quality=Quality(),
         data_ns=T0 + round((onset_s + window_s if now_s is None else now_s) * NS),
@@ -54,10 +55,10 @@ def revision(
 
 
 def rules(**of_label: Any) -> PolicyConfig:
-    """A policy whose labels have the given rules; one verdict is enough unless a rule says otherwise."""
-    return PolicyConfig.model_validate(
-        {"rules": {label: {"confirm": {"k": 1, "n": 1}} | rule for label, rule in of_label.items()}}
-    )
+    """A policy whose labels have the given rules; one verdict is enough and all sizes are severe unless a rule says
+    otherwise."""
+    plain = {"severity": "severe", "confirm": {"k": 1, "n": 1}, "escalate": []}
+    return PolicyConfig.model_validate({"rules": {label: plain | rule for label, rule in of_label.items()}})
 
 
 ONE_VERDICT = rules(landslide={})
@@ -78,7 +79,7 @@ def test_a_landslide_alerts_by_the_second_verdict_and_once_only() -> None:
     assert first.reason == "landslide 0.90; 1 of the 2 verdicts that must name it"
     (alert,) = policy.consider(revision(1, verdict("landslide", 0.9, 5.0)))
     assert (alert.action, alert.label, alert.severity) == ("raise", "landslide", "severe")
-    assert alert.reason == "landslide 0.90 after 5 s, 2 of 2 verdicts, trigger of 10.0 s"
+    assert alert.reason == "landslide 0.90 after 5 s, 2 of 2 verdicts, trigger of 10.0 s, 20 times the noise"
     assert policy.decide(revision(2, verdict("landslide", 0.99, 10.0))).reason == "the landslide alert stands (severe)"
     assert policy.consider(revision(3, verdict("landslide", 0.99, 20.0), "end")) == ()
 
@@ -188,7 +189,11 @@ def test_a_second_event_in_the_refractory_time_is_silent_and_one_after_it_is_not
     assert actions(policy, revision(0, verdict("landslide", 0.9), "end"))
     inside = policy.decide(revision(0, verdict("landslide", 0.9), "end", name="b", onset_s=599.9))
     assert inside.alerts == ()
-    assert inside.reason == "another landslide alert was raised less than 600 s ago"
+    assert inside.code == "refractory"
+    assert inside.reason == (
+        "held back: another landslide alert (severe) was raised 600 s before, and this event (severe) is no larger: "
+        "1e+04 count-seconds against 1e+04"
+    )
     assert actions(policy, revision(0, verdict("landslide", 0.9), "end", name="c", onset_s=600.0))
 
 
@@ -215,9 +220,60 @@ def test_an_escalated_alert_holds_back_at_its_new_severity_from_its_first_moment
     policy = Policy(rules(landslide={"escalate": [{"severity": "extreme", "min_duration_s": 60}]}))
     assert actions(policy, revision(0, verdict("landslide", 0.9), now_s=10))
     assert actions(policy, revision(1, verdict("landslide", 0.9, 70.0), duration_s=60, now_s=70))
-    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=70)) == []
+    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=60)) == []
     assert actions(policy, revision(0, verdict("landslide", 0.9), name="c", onset_s=600, now_s=609.9)) == []
     assert actions(policy, revision(0, verdict("landslide", 0.9), name="d", onset_s=600, now_s=610)) != []
+
+
+@pytest.mark.parametrize("larger", [{"peak_counts": 1001.0}, {"duration_s": 10.1}])
+def test_a_larger_event_of_the_same_severity_passes_the_refractory_time(larger: dict[str, float]) -> None:
+    """Amplitude times duration decides where severities are equal: the slide that follows a rockfall rings."""
+    policy = Policy(ONE_VERDICT)
+    assert actions(policy, revision(0, verdict("landslide", 0.9)))
+    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=50)) == []
+    big = revision(0, verdict("landslide", 0.9), name="c", onset_s=100, **larger)
+    assert actions(policy, big) == [("raise", "landslide", "severe")]
+    assert policy.decide(revision(0, verdict("landslide", 0.9), name="d", onset_s=200)).code == "refractory"
+
+
+@pytest.mark.parametrize("said", [verdict("landslide", 0.5, 20.0), verdict("blast", 0.5, 20.0, True), None])
+def test_an_event_that_was_held_back_rings_once_it_has_become_the_larger_one(said: Classification | None) -> None:
+    """A slide begins small. When it is larger than the rockfall that held it back, its rule was met already: doubt of
+    the network then does not silence it, as it would not withdraw an alert."""
+    policy = Policy(ONE_VERDICT)
+    policy.consider(revision(0, verdict("landslide", 0.9), "end", name="rockfall"))
+    assert policy.decide(revision(0, verdict("landslide", 0.9), onset_s=60, duration_s=5.0)).code == "refractory"
+    raised = policy.decide(revision(1, said, onset_s=60, duration_s=20.0))
+    assert [(a.action, a.label, a.severity) for a in raised.alerts] == [("raise", "landslide", "severe")]
+    assert (raised.code, raised.reason) == (
+        "raised",
+        "landslide 0.90 was held back, and is now the larger event (trigger of 20.0 s, 20 times the noise)",
+    )
+
+
+def test_an_event_that_was_held_back_and_contradicted_stays_silent_however_large() -> None:
+    policy = Policy(ONE_VERDICT)
+    policy.consider(revision(0, verdict("landslide", 0.9), "end", name="rockfall"))
+    policy.consider(revision(0, verdict("landslide", 0.9), onset_s=60, duration_s=5.0))
+    assert policy.decide(revision(1, verdict("blast", 0.9, 20.0), onset_s=60)).code == "no_rule"
+    assert actions(policy, revision(2, verdict("landslide", 0.5, 40.0), onset_s=60, duration_s=40.0)) == []
+
+
+def test_an_alert_holds_back_with_the_size_that_its_event_has_reached() -> None:
+    """It rings 5 s after the onset; what follows is compared with the whole of it."""
+    policy = Policy(ONE_VERDICT)
+    assert actions(policy, revision(0, verdict("landslide", 0.9, 5.0), duration_s=5.0))
+    policy.consider(revision(1, verdict("landslide", 0.9, 80.0), "end", duration_s=30.0))
+    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=20.0)) == []
+
+
+def test_a_failure_of_the_network_rings_again_for_a_larger_event() -> None:
+    policy = Policy(failing())
+    assert actions(policy, revision(0, None))
+    assert actions(policy, revision(0, None, name="b", onset_s=60)) == []
+    assert actions(policy, revision(0, None, name="c", onset_s=90, duration_s=30.0)) == [
+        ("raise", UNCLASSIFIED, "moderate")
+    ]
 
 
 def test_a_withdrawn_alert_holds_nothing_back() -> None:
@@ -245,6 +301,46 @@ def test_a_drill_carries_its_mark_and_silences_nothing() -> None:
 
 
 # Escalation
+
+
+@pytest.mark.parametrize(
+    ("peak_counts", "duration_s", "stations", "severity"),
+    [
+        (400.0, 5.0, 1, "moderate"),
+        (1500.0, 5.0, 1, "severe"),
+        (400.0, 10.0, 1, "severe"),
+        (400.0, 5.0, 3, "severe"),
+        (5000.0, 19.9, 1, "severe"),
+        (5000.0, 20.0, 1, "extreme"),
+        (15000.0, 5.0, 1, "extreme"),
+    ],
+)
+@pytest.mark.parametrize("label", ["landslide", "collapse"])
+def test_severity_grows_with_amplitude_duration_and_stations_by_default(
+    label: str, peak_counts: float, duration_s: float, stations: int, severity: str
+) -> None:
+    """The sensor's noise is 50 counts here."""
+    event = revision(0, verdict(label, 0.9), peak_counts=peak_counts, duration_s=duration_s)
+    vote = Vote(SITE, "a", 0, "new", T0, 1.0, event.classification)
+    together = Coincidence(2, 3, 10.0, (vote,) * stations)
+    one = {"rules": {label: {"confirm": {"k": 1, "n": 1}}}}
+    policy = Policy(PolicyConfig.model_validate(one))
+    assert actions(policy, replace(event, coincidence=together)) == [("raise", label, severity)]
+
+
+def test_where_the_noise_is_not_known_duration_alone_makes_an_alert_more_severe() -> None:
+    policy = Policy(PolicyConfig.model_validate({"rules": {"landslide": {"confirm": {"k": 1, "n": 1}}}}))
+    event = revision(0, verdict("landslide", 0.9), duration_s=5.0)
+    assert actions(policy, replace(event, detection=Detection(8.0, 5.0, 1e6, 5.0))) == [
+        ("raise", "landslide", "moderate")
+    ]
+
+
+def test_a_rule_that_sets_only_its_severity_keeps_the_default_steps_above_it() -> None:
+    rule = {"severity": "severe", "confirm": {"k": 1, "n": 1}}
+    policy = Policy(PolicyConfig.model_validate({"rules": {"landslide": rule}}))
+    small, large = (revision(0, verdict("landslide", 0.9), name=str(n), peak_counts=n) for n in (100.0, 15000.0))
+    assert actions(policy, small, large) == [("raise", "landslide", "severe"), ("raise", "landslide", "extreme")]
 
 
 def test_escalation_by_probability_duration_and_rate() -> None:
@@ -385,7 +481,7 @@ def test_a_failure_alerts_if_so_configured_but_not_on_every_trigger() -> None:
     assert actions(policy, revision(0, None, duration_s=4.9)) == []
     assert actions(policy, revision(1, None, duration_s=5.0)) == [("raise", UNCLASSIFIED, "moderate")]
     assert actions(policy, revision(2, None, duration_s=9.0)) == []
-    assert actions(policy, revision(0, None, name="b", onset_s=60)) == []
+    assert actions(policy, revision(0, None, name="b", onset_s=60, duration_s=9.0)) == []
     assert actions(policy, revision(0, None, name="c", onset_s=700)) == [("raise", UNCLASSIFIED, "moderate")]
 
 
@@ -444,7 +540,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
     for index in range(MAX_ENDED_EVENTS + 100):
         policy.consider(revision(0, verdict("landslide", 0.9), "end", name=f"f{index}", onset_s=index))
     assert len(policy._ended) == MAX_ENDED_EVENTS
-    assert all(len(past.onsets) <= 100 and len(past.alerts) <= 8 for past in policy._pasts.values())
+    assert all(len(past.onsets) <= 100 and len(past.alerts) <= MAX_RECENT_ALERTS for past in policy._pasts.values())
 
 
 def test_what_is_heard_of_again_is_not_forgotten_first() -> None:
@@ -467,6 +563,7 @@ STEP = st.tuples(
     st.sampled_from([*LABELS, "failure", "abstain"]),
     PROBABILITY,
     st.sampled_from([1.0, 6.0, 40.0]),
+    st.sampled_from([300.0, 2000.0, 20000.0]),
     st.booleans(),  # ends the event
     st.integers(0, 2),  # which of the open events
     st.sampled_from([0.5, 5.0, 120.0]),  # data time that passes
@@ -478,6 +575,7 @@ POLICY = st.fixed_dictionaries(
             {
                 label: st.fixed_dictionaries(
                     {
+                        "escalate": st.just([]),
                         "severity": st.sampled_from(["none", "minor", "severe"]),
                         "min_probability": st.sampled_from([0.5, 0.7]),
                         "refractory_s": st.sampled_from([0, 30, 600]),
@@ -505,7 +603,7 @@ def history(steps: list[Any]) -> list[Event]:
     events: list[Event] = []
     numbers, names, now = [0, 0, 0], ["e0", "e1", "e2"], 0.0
     onsets = [0.0, 0.0, 0.0]
-    for count, (kind, probability, duration, ends, slot, passed) in enumerate(steps):
+    for count, (kind, probability, duration, peak, ends, slot, passed) in enumerate(steps):
         now += passed
         if numbers[slot] == 0:
             onsets[slot] = now
@@ -520,7 +618,7 @@ def history(steps: list[Any]) -> list[Event]:
         events.append(
             revision(
                 numbers[slot], said, "end" if ends else "update", name=names[slot], onset_s=onsets[slot], now_s=now,
-                duration_s=duration,
+                duration_s=duration, peak_counts=peak,
             )
         )  # fmt: skip
         numbers[slot] += 1
@@ -538,10 +636,12 @@ def test_invariants(policy: dict[str, Any], steps: list[Any]) -> None:
     engine = Policy(settings_)
     standing: dict[str, Alert] = {}
     raised_at: dict[tuple[str, str], float] = {}
-    all_raised: dict[tuple[str, str], tuple[int, int]] = {}
+    all_raised: dict[tuple[str, str], Larger] = {}
     for event in history(steps):
         decision = engine.decide(event)
         assert decision.reason
+        if event.id in standing:
+            all_raised[event.id, standing[event.id].label].grow(event)
         for alert in decision.alerts:
             assert alert.event is event
             assert alert.severity in SEVERITIES[1:]
@@ -549,13 +649,15 @@ def test_invariants(policy: dict[str, Any], steps: list[Any]) -> None:
             if alert.action == "raise":
                 assert current is None
                 probability = event.classification.probability if event.classification else 0.0
+                if "was held back" in alert.reason:
+                    probability = float(alert.reason.split()[1])
                 assert probability > raised_at.get((event.id, alert.label), -1.0)
                 raised_at[event.id, alert.label] = probability
                 rule = settings_.unclassified if alert.label == UNCLASSIFIED else settings_.rules.of(alert.label)
-                for (other, label), (when, severity) in all_raised.items():
-                    if label == alert.label and other != event.id and event.data_ns - when < rule.refractory_s * NS:
-                        assert rank(alert.severity) > severity
-                all_raised[event.id, alert.label] = (event.data_ns, rank(alert.severity))
+                for (other, label), earlier in all_raised.items():
+                    if label == alert.label and other != event.id:
+                        assert not earlier.holds_back(event, alert.severity, rule.refractory_s)
+                all_raised[event.id, alert.label] = Larger(event.data_ns, rank(alert.severity), event.detection.size)
                 standing[event.id] = alert
             elif alert.action == "escalate":
                 assert current is not None
@@ -565,7 +667,7 @@ def test_invariants(policy: dict[str, Any], steps: list[Any]) -> None:
                 raised_at[event.id, alert.label] = max(
                     raised_at[event.id, alert.label], event.classification.probability
                 )
-                all_raised[event.id, alert.label] = (all_raised[event.id, alert.label][0], rank(alert.severity))
+                all_raised[event.id, alert.label].rank = rank(alert.severity)
                 standing[event.id] = alert
             else:
                 assert current is not None
@@ -574,6 +676,61 @@ def test_invariants(policy: dict[str, Any], steps: list[Any]) -> None:
                 del standing[event.id]
                 del all_raised[event.id, alert.label]
         assert len(decision.alerts) <= 2
+
+
+@dataclass
+class Larger:
+    """What this test remembers of an alert."""
+
+    raised_ns: int
+    rank: int
+    size: float
+
+    def grow(self, event: Event) -> None:
+        self.size = max(self.size, event.detection.peak_counts * event.detection.duration_s)
+
+    def holds_back(self, event: Event, severity: str, refractory_s: float) -> bool:
+        size = event.detection.peak_counts * event.detection.duration_s
+        recent = abs(event.data_ns - self.raised_ns) < refractory_s * NS
+        return recent and rank(severity) <= self.rank and size <= self.size
+
+
+def severity_by_size(event: Event) -> str:
+    """The default steps, written out; the noise is 50 counts."""
+    amplitude, duration_s = event.detection.peak_counts / 50.0, event.detection.duration_s
+    if amplitude >= 300 or (amplitude >= 100 and duration_s >= 20):
+        return "extreme"
+    return "severe" if amplitude >= 30 or duration_s >= 10 else "moderate"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEP, max_size=60), st.sampled_from([30.0, 600.0, 86400.0]))
+def test_an_event_larger_than_all_that_alerted_within_its_refractory_always_rings(
+    steps: list[Any], refractory_s: float
+) -> None:
+    """Whatever came before: an event that meets the default rule, and is more severe or larger than each event that
+    alerted less than a refractory time before, is raised, or stands at no less than its severity."""
+    rule = {"confirm": {"k": 1, "n": 1}, "refractory_s": refractory_s, "retract": False}
+    policy = Policy(PolicyConfig.model_validate({"rules": {"landslide": rule}}))
+    alerted: dict[str, Larger] = {}
+    for event in history(steps):
+        said, severity = event.classification, severity_by_size(event)
+        meets = said is not None and not said.abstained and said.label == "landslide" and said.probability >= 0.7
+        meets = meets and event.detection.duration_s >= 2.0
+        held = any(
+            earlier.holds_back(event, severity, refractory_s) for name, earlier in alerted.items() if name != event.id
+        )
+        decision = policy.decide(event)
+        if event.id in alerted:
+            alerted[event.id].grow(event)
+        for alert in decision.alerts:
+            earlier = alerted.setdefault(event.id, Larger(event.data_ns, 0, event.detection.size))
+            earlier.rank = rank(alert.severity)
+        if meets and not held:
+            assert alerted[event.id].rank >= rank(severity)
+        elif held and event.id not in alerted:
+            assert decision.alerts == ()
+            assert not meets or decision.code == "refractory"
 
 
 @settings(max_examples=100, deadline=None)
