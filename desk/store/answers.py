@@ -133,6 +133,15 @@ def silence(store: Store, person: Person, wanted: Silence, when_ns: int) -> int:
         return key
 
 
+def end_silence(store: Store, person: Person, key: int, when_ns: int) -> None:
+    """End a silence before its time."""
+    with store.writing() as connection:
+        wanted = (t.silence.c.id == key) & t.silence.c.ended_ns.is_(None)
+        if connection.execute(update(t.silence).where(wanted).values(ended_ns=when_ns)).rowcount:
+            audit(connection, Act(person.name, "silence ended", str(key), "", person.address), when_ns)
+            note_changes(connection, [("silence", str(key))], when_ns)
+
+
 def is_silenced(connection: Connection, station: str, label: str, now_ns: int) -> bool:
     """Whether notifications of a station's class are held back at a time."""
     s = t.silence.c

@@ -6,6 +6,7 @@ page by page with a key (onset and row), never with an offset, so that the milli
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,10 +165,31 @@ def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) 
     return [_event_row(row) for row in connection.execute(statement)]
 
 
-def stations(connection: Connection) -> list[StationRow]:
-    """All stations, by code."""
+def random_unreviewed(connection: Connection, limit: int) -> list[EventRow]:
+    """Ended events that nobody has answered, drawn at random: one near each of some random keys."""
+    top = connection.execute(select(func.max(t.event.c.id))).scalar_one() or 0
+    found: dict[int, EventRow] = {}
+    for _ in range(limit if top else 0):
+        statement = (
+            _event_columns()
+            .where(text("review IS NULL AND ended"), t.event.c.exercise.is_(False))
+            .where(t.event.c.id >= 1 + secrets.randbelow(top))
+            .order_by(t.event.c.id)
+            .limit(1)
+        )
+        row = connection.execute(statement).first()
+        if row is not None:
+            found[row.id] = _event_row(row)
+    return list(found.values())
+
+
+def stations(connection: Connection, code: str | None = None) -> list[StationRow]:
+    """All stations, or one, by code."""
     found = []
-    for row in connection.execute(select(t.station).order_by(t.station.c.code)):
+    statement = select(t.station).order_by(t.station.c.code)
+    if code is not None:
+        statement = statement.where(t.station.c.code == code)
+    for row in connection.execute(statement):
         position = None
         if row.latitude is not None and row.longitude is not None:
             position = row.latitude, row.longitude, row.elevation_m
@@ -181,13 +203,20 @@ def stations(connection: Connection) -> list[StationRow]:
 
 
 def alerts(
-    connection: Connection, *, only_open: bool = False, event_uid: str | None = None, limit: int = PAGE
+    connection: Connection,
+    *,
+    only_open: bool = False,
+    uid: str | None = None,
+    event_uid: str | None = None,
+    limit: int = PAGE,
 ) -> list[AlertRow]:
-    """The newest alerts first."""
+    """The newest alerts first; those that are open, or one, or those of an event."""
     first = select(t.ack.c.who).where(t.ack.c.alert_id == t.alert.c.id).order_by(t.ack.c.id).limit(1).scalar_subquery()
     statement = select(t.alert, t.sensor.c.code.label("sensor"), first.label("acked_by")).join(t.sensor)
     if only_open:
         statement = statement.where(t.alert.c.acked_ns.is_(None), t.alert.c.action != "retract")
+    if uid is not None:
+        statement = statement.where(t.alert.c.uid == uid)
     if event_uid is not None:
         statement = statement.where(t.alert.c.event_uid == event_uid)
     return [

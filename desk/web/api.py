@@ -1,0 +1,259 @@
+"""``/api/v1``: the desk for programs and for its own pages. JSON; times are ISO 8601, UTC."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sse_starlette.sse import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from agent.errors import DataError
+from agent.types import NS, parse_ns
+from desk.store import answers, queries
+from desk.store.tables import CLASSES
+from desk.web import views
+from desk.web.guard import allowed, person_of, store_of
+from desk.web.live import Live
+
+MOST = 1000
+"""Rows of one answer."""
+DAY_NS = 86_400 * NS
+LONGEST_COUNT_NS = 3700 * DAY_NS
+
+_T = TypeVar("_T")
+
+
+async def read(request: Request, question: Callable[[Connection], _T]) -> _T:
+    """Ask the database in a thread of its own."""
+
+    def ask() -> _T:
+        with store_of(request).engine.connect() as connection:
+            return question(connection)
+
+    return await run_in_threadpool(ask)
+
+
+@allowed("viewer")
+async def stations(request: Request) -> Response:
+    """All stations."""
+    rows = await read(request, queries.stations)
+    now_ns = time.time_ns()
+    return JSONResponse({"stations": [views.station(row, now_ns) for row in rows]})
+
+
+@allowed("viewer")
+async def events(request: Request) -> Response:
+    """A page of events: ``station``, ``sensor``, ``class``, ``from``, ``to``, ``reviewed``, ``alerted``, ``exercise``,
+    ``order=unsure``, ``limit``, and ``cursor`` for the next page."""
+    limit = _number(request, "limit", queries.PAGE, MOST)
+    if request.query_params.get("order") == "unsure":
+        rows = await read(request, lambda c: queries.queue(c, limit=limit))
+    else:
+        wanted, before = filter_of(request), cursor_of(request)
+        rows = await read(request, lambda c: queries.events(c, wanted, before=before, limit=limit))
+    following = views.event(rows[-1])["cursor"] if len(rows) == limit else None
+    return JSONResponse({"events": [views.event(row) for row in rows], "next": following})
+
+
+@allowed("viewer")
+async def event(request: Request) -> Response:
+    """One event: its line, newest message, verdicts, alerts and neighbours."""
+    uid = request.path_params["uid"]
+
+    def ask(connection: Connection) -> dict[str, Any] | None:
+        found = queries.event(connection, uid)
+        if found is None:
+            return None
+        row, body = found
+        return {
+            "event": views.event(row),
+            "message": body,
+            "verdicts": [views.verdict(one) for one in queries.verdicts(connection, row.key)],
+            "alerts": [views.alert(one) for one in queries.alerts(connection, event_uid=row.uid)],
+            "neighbours": [views.event(one) for one in queries.neighbours(connection, row)],
+        }
+
+    answer = await read(request, ask)
+    if answer is None:
+        raise HTTPException(404, f"there is no event {uid[:80]}")
+    return JSONResponse(answer)
+
+
+@allowed("viewer")
+async def alerts(request: Request) -> Response:
+    """The newest alerts; ``open=1`` for those that wait for someone."""
+    only_open, limit = request.query_params.get("open") == "1", _number(request, "limit", queries.PAGE, MOST)
+    rows = await read(request, lambda c: queries.alerts(c, only_open=only_open, limit=limit))
+    return JSONResponse({"alerts": [views.alert(row) for row in rows]})
+
+
+@allowed("viewer")
+async def counts(request: Request) -> Response:
+    """Events by class in bins of ``hours``, and the station's coverage where ``station`` is given."""
+    now_ns = time.time_ns()
+    from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
+    if not 0 < to_ns - from_ns <= LONGEST_COUNT_NS:
+        raise HTTPException(400, "`from` is before `to`, by ten years at most")
+    hours = _number(request, "hours", 1, 24 * 31)
+    sensor, station = request.query_params.get("sensor"), request.query_params.get("station")
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        found = queries.counts(connection, from_ns, to_ns, sensor=sensor, hours=hours)
+        heard = queries.coverage(connection, station, from_ns, to_ns) if station else []
+        return {
+            "hours": hours,
+            "from": views.moment(from_ns),
+            "to": views.moment(to_ns),
+            "counts": found,
+            "heard": heard,
+        }
+
+    return JSONResponse(await read(request, ask))
+
+
+@allowed("viewer")
+async def stream(request: Request) -> Response:
+    """Changes as server-sent events; ``Last-Event-ID`` (or ``?last=``) reads on from there."""
+    text = request.headers.get("last-event-id") or request.query_params.get("last") or ""
+    live: Live = request.app.state.live
+    return EventSourceResponse(live.stream(int(text) if text.isascii() and text.isdigit() else None), ping=20)
+
+
+@allowed("operator")
+async def acknowledge(request: Request) -> Response:
+    """Acknowledge an alert; ``note`` may say more."""
+    form = await _body(request)
+    uid, person, note = request.path_params["uid"], person_of(request), str(form.get("note", ""))[:1000]
+    change = await _change(lambda: answers.acknowledge(store_of(request), person, uid, time.time_ns(), note))
+    _publish(request, [] if change is None else [change])
+    return JSONResponse({"acknowledged": uid, "again": change is None})
+
+
+@allowed("operator")
+async def review(request: Request) -> Response:
+    """Answer one or many events: ``events`` (identifiers), ``label`` (null takes it back), ``sure``, ``note``."""
+    form = await _body(request)
+    uids, label = form.get("events"), form.get("label")
+    if not isinstance(uids, list) or not 0 < len(uids) <= MOST or not all(isinstance(one, str) for one in uids):
+        raise HTTPException(400, f"`events` is a list of 1 to {MOST} identifiers")
+    if label is not None and not isinstance(label, str):
+        raise HTTPException(400, "`label` is a label or null")
+    said = answers.Answer(label, form.get("sure") is not False, str(form.get("note", ""))[:1000])
+    person = person_of(request)
+    changes = await _change(lambda: answers.answer(store_of(request), person, uids, said, time.time_ns()))
+    _publish(request, changes)
+    return JSONResponse({"reviewed": len(changes)})
+
+
+@allowed("operator")
+async def silence(request: Request) -> Response:
+    """Hold back notifications: ``station``, ``label`` (empty: all), ``until`` and ``reason``."""
+    form = await _body(request)
+    try:
+        until_ns = parse_ns(str(form.get("until", "")))
+    except DataError as error:
+        raise HTTPException(400, f"`until`: {error.message}") from None
+    wanted = answers.Silence(
+        str(form.get("station", "")), str(form.get("label", "")), until_ns, str(form.get("reason", ""))
+    )
+    person = person_of(request)
+    key = await _change(lambda: answers.silence(store_of(request), person, wanted, time.time_ns()))
+    return JSONResponse({"silence": key})
+
+
+def filter_of(request: Request) -> queries.Filter:
+    """The filter that a request's parameters describe.
+
+    Raises:
+        HTTPException: 400, a parameter that means nothing.
+    """
+    given = request.query_params
+    name = given.get("class") or None
+    if name is not None and name not in CLASSES:
+        raise HTTPException(400, f"`class` is one of {', '.join(CLASSES)}")
+    return queries.Filter(
+        sensor=given.get("sensor") or None,
+        station=given.get("station") or None,
+        name=name,
+        from_ns=time_of(request, "from", None),
+        to_ns=time_of(request, "to", time.time_ns() + DAY_NS),
+        reviewed={"1": True, "0": False}.get(given.get("reviewed", "")),
+        alerted=given.get("alerted") == "1",
+        exercise={"1": True, "0": False}.get(given.get("exercise", "")),
+    )
+
+
+def cursor_of(request: Request) -> tuple[int, int] | None:
+    """Where the page before ended."""
+    text = request.query_params.get("cursor", "")
+    onset, _, key = text.rpartition("-")
+    if not text:
+        return None
+    if not (onset.lstrip("-").isdigit() and key.isdigit() and len(text) < 42):
+        raise HTTPException(400, "`cursor` is the `next` of the page before")
+    return int(onset), int(key)
+
+
+_D = TypeVar("_D", int, None)
+
+
+def time_of(request: Request, name: str, default: _D) -> int | _D:
+    """A time from a request's parameters, ns."""
+    text = request.query_params.get(name)
+    if not text:
+        return default
+    try:
+        return parse_ns(text if "T" in text else f"{text}T00:00:00Z")
+    except DataError as error:
+        raise HTTPException(400, f"`{name}`: {error.message}") from None
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= most:
+        raise HTTPException(400, f"`{name}` is a number from 1 to {most}")
+    return int(text)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body is not a JSON object")
+    return body
+
+
+async def _change(act: Callable[[], _T]) -> _T:
+    try:
+        return await run_in_threadpool(act)
+    except DataError as error:
+        raise HTTPException(400, f"{error.message}: {error.hint}") from None
+
+
+def _publish(request: Request, changes: list[Any]) -> None:
+    live: Live = request.app.state.live
+    live.publish(changes)
+
+
+ROUTES = [
+    Route("/stations", stations),
+    Route("/events", events),
+    Route("/events/reviews", review, methods=["POST"]),
+    Route("/events/{uid}", event),
+    Route("/alerts", alerts),
+    Route("/alerts/{uid}/ack", acknowledge, methods=["POST"]),
+    Route("/counts", counts),
+    Route("/silences", silence, methods=["POST"]),
+    Route("/stream", stream),
+]

@@ -1,0 +1,106 @@
+"""The desk's web application: routes, errors, and what every request shares."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from desk.accounts import Attempts
+from desk.store import tables
+from desk.store.store import Store
+from desk.web import api, pages
+from desk.web.guard import Headers, find_user, is_program
+from desk.web.live import Live
+
+HERE = Path(__file__).parent
+_log = logging.getLogger(__name__)
+
+
+def application(
+    store: Store,
+    live: Live,
+    *,
+    describe: Callable[[], Mapping[str, Any]] = dict,
+    targets: Sequence[str] = (),
+    more: Sequence[BaseRoute] = (),
+    tiles: str | None = None,
+) -> Starlette:
+    """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are the names
+    of those that are called; ``more`` are further routes; ``tiles`` is the origin of a map's tiles."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        live.open()
+        yield
+        live.close()
+
+    app = Starlette(
+        routes=[
+            *pages.ROUTES,
+            Mount("/api/v1", routes=api.ROUTES),
+            Route("/healthz", healthz),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+            *more,
+        ],
+        middleware=[Middleware(Headers, tiles=tiles), Middleware(GZipMiddleware, minimum_size=1000)],
+        exception_handlers={HTTPException: _refused, SQLAlchemyError: _broken, Exception: _broken},
+        lifespan=lifespan,
+    )
+    app.state.store, app.state.live, app.state.attempts = store, live, Attempts()
+    app.state.describe, app.state.targets = describe, list(targets)
+    pages.templates.env.globals["asset"] = asset
+    return app
+
+
+async def healthz(request: Request) -> Response:
+    """200 where the database answers and the desk hears its broker, else 503 with the reason; for a watchdog."""
+    try:
+        await api.read(request, lambda connection: connection.execute(select(tables.version.c.number)).scalar_one())
+    except SQLAlchemyError as error:
+        return PlainTextResponse(f"the database does not answer: {error}", 503)
+    reason = request.app.state.describe().get("problem")
+    return PlainTextResponse(reason or "ok", 503 if reason else 200)
+
+
+def asset(name: str) -> str:
+    """The address of a file in ``static``, with its hash, so that a new version is never mixed with an old one."""
+    if name not in _HASHES:
+        _HASHES[name] = hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{name}?{_HASHES[name]}"
+
+
+_HASHES: dict[str, str] = {}
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "the desk failed"
+    if is_program(request):
+        return JSONResponse({"error": detail}, status)
+    with contextlib.suppress(SQLAlchemyError):
+        request.state.user = await find_user(request)
+    answer = pages.page(request, "error", status=status, detail=detail)
+    answer.status_code = status
+    return answer
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if isinstance(error, SQLAlchemyError):
+        return await _refused(request, HTTPException(503, "the database does not answer; the desk's log says why"))
+    return await _refused(request, HTTPException(500, "the desk failed; its log says why"))

@@ -1,0 +1,311 @@
+"""The pages, drawn on the server; small modules of JavaScript keep them up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.templating import Jinja2Templates
+
+from agent import __version__
+from agent.errors import DataError
+from agent.types import LABELS, NS, parse_ns
+from desk import accounts
+from desk.store import answers, queries, tables
+from desk.store.tables import CLASSES
+from desk.web import views
+from desk.web.api import DAY_NS, cursor_of, filter_of, read, time_of
+from desk.web.guard import (
+    COOKIE,
+    address_of,
+    allowed,
+    clear_session,
+    find_user,
+    person_of,
+    safe_target,
+    set_session,
+    store_of,
+    text_field,
+)
+
+HERE = Path(__file__).parent
+templates = Jinja2Templates(HERE / "templates")
+templates.env.globals |= {"LABELS": LABELS, "CLASSES": CLASSES, "VERSION": __version__, "moment": views.moment}
+
+
+def page(request: Request, name: str, **values: Any) -> Response:
+    """A page with what every page shows: the user, and how the desk itself is."""
+    user = getattr(request.state, "user", None)
+    shared = {"user": user, "desk": request.app.state.describe(), "now": views.moment(time.time_ns()), "here": name}
+    return templates.TemplateResponse(request, f"{name}.html", {**shared, **values})
+
+
+@allowed("viewer")
+async def now(request: Request) -> Response:
+    """Stations, open alerts, and the newest events."""
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        wanted = queries.Filter(to_ns=time.time_ns() + DAY_NS)
+        return {
+            "stations": [views.station(row) for row in queries.stations(connection)],
+            "alerts": [views.alert(row) for row in queries.alerts(connection, only_open=True)],
+            "events": [views.event(row) for row in queries.events(connection, wanted, limit=60)],
+            "ahead": len(queries.events(connection, queries.Filter(from_ns=time.time_ns() + DAY_NS))),
+            "last": queries.feed_span(connection)[1],
+        }
+
+    return page(request, "now", **await read(request, ask))
+
+
+@allowed("viewer")
+async def events(request: Request) -> Response:
+    """A list of events by filter, page by page."""
+    wanted, before = filter_of(request), cursor_of(request)
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        rows = [views.event(row) for row in queries.events(connection, wanted, before=before)]
+        following = rows[-1]["cursor"] if len(rows) == queries.PAGE else None
+        return {"events": rows, "next": following, "sensors": _sensors(connection)}
+
+    given = {name: value for name, value in request.query_params.items() if name != "cursor"}
+    return page(request, "events", given=given, **await read(request, ask))
+
+
+@allowed("viewer")
+async def event(request: Request) -> Response:
+    """One event with its picture, its verdicts, its neighbours and what people said."""
+    uid = request.path_params["uid"]
+
+    def ask(connection: Connection) -> dict[str, Any] | None:
+        found = queries.event(connection, uid)
+        if found is None:
+            return None
+        row, body = found
+        station = ".".join(row.sensor.split(".")[:2])
+        around = queries.Filter(station=station, from_ns=row.onset_ns - DAY_NS, to_ns=row.onset_ns + DAY_NS)
+        reviews = select(tables.review).where(tables.review.c.event_id == row.key).order_by(tables.review.c.id.desc())
+        record = select(tables.evidence).where(tables.evidence.c.event_id == row.key)
+        return {
+            "event": views.event(row),
+            "message": body,
+            "verdicts": [views.verdict(one) for one in queries.verdicts(connection, row.key)],
+            "alerts": [views.alert(one) for one in queries.alerts(connection, event_uid=row.uid)],
+            "neighbours": [views.event(one) for one in queries.neighbours(connection, row)],
+            "around": [views.event(one) for one in queries.events(connection, around, limit=200)],
+            "reviews": [
+                {"who": one.who, "when": views.moment(one.when_ns), "note": one.note, "sure": one.sure,
+                 "label": None if one.label is None else LABELS[one.label]}
+                for one in connection.execute(reviews)
+            ],
+            "record": connection.execute(record).mappings().first(),
+            "station": next((views.station(one) for one in queries.stations(connection, station)), None),
+        }  # fmt: skip
+
+    answer = await read(request, ask)
+    if answer is None:
+        raise HTTPException(404, f"there is no event {uid[:80]}")
+    return page(request, "event", **answer)
+
+
+@allowed("viewer")
+async def alerts(request: Request) -> Response:
+    """All alerts: who acknowledged them, when, and how long that took."""
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        rows = [views.alert(row) for row in queries.alerts(connection, limit=300)]
+        waits = sorted(row["waited_s"] for row in rows if row["waited_s"] is not None and not row["exercise"])
+        return {"alerts": rows, "median_s": waits[len(waits) // 2] if waits else None, "answered": len(waits)}
+
+    return page(request, "alerts", **await read(request, ask))
+
+
+@allowed("viewer")
+async def counts(request: Request) -> Response:
+    """Events per hour and class, cumulated, the inverse rate, and the hours that were not heard."""
+    now_ns = time.time_ns()
+    from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
+    sensors = await read(request, _sensors)
+    given = dict(request.query_params)
+    return page(request, "counts", sensors=sensors, given=given, start=views.moment(from_ns), end=views.moment(to_ns))
+
+
+@allowed("viewer")
+async def review(request: Request) -> Response:
+    """The queue: events that nobody has answered, those first of which the network was least sure."""
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        rows = queries.queue(connection, limit=60)
+        done = select(func.count()).select_from(tables.event).where(tables.event.c.review.is_not(None))
+        return {
+            "events": [views.event(row) for row in mixed(rows, queries.random_unreviewed(connection, 10))],
+            "reviewed": connection.execute(done).scalar_one(),
+        }
+
+    return page(request, "review", **await read(request, ask))
+
+
+def mixed(unsure: list[queries.EventRow], random: list[queries.EventRow]) -> list[queries.EventRow]:
+    """Every tenth of the queue is drawn at random, so that precision can be estimated from the answers."""
+    rest = [row for row in random if row.key not in {one.key for one in unsure}]
+    found: list[queries.EventRow] = []
+    for place, row in enumerate(unsure, start=1):
+        found.append(row)
+        if place % 9 == 0 and rest:
+            found.append(rest.pop())
+    return found + rest
+
+
+@allowed("viewer")
+async def settings(request: Request) -> Response:
+    """Targets, silences, accounts, and the last acts of people."""
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        s, a = tables.silence, tables.audit
+        active = select(s).where(s.c.until_ns > time.time_ns(), s.c.ended_ns.is_(None)).order_by(s.c.until_ns)
+        acts = select(a).order_by(a.c.id.desc()).limit(100)
+        people = select(tables.account).order_by(tables.account.c.name)
+        told = select(tables.notification).order_by(tables.notification.c.id.desc()).limit(50)
+        return {
+            "silences": connection.execute(active).mappings().all(),
+            "acts": connection.execute(acts).mappings().all(),
+            "accounts": connection.execute(people).mappings().all(),
+            "notifications": connection.execute(told).mappings().all(),
+            "stations": [row.code for row in queries.stations(connection)],
+        }
+
+    return page(request, "settings", targets=request.app.state.targets, **await read(request, ask))
+
+
+@allowed("operator")
+async def make_silence(request: Request) -> Response:
+    """A silence from the form of the settings page."""
+    form = await request.form()
+    hours = text_field(form, "hours", 8)
+    if not hours.isdigit() or not 0 < int(hours) <= 24 * 31:
+        raise HTTPException(400, "a silence lasts 1 to 744 hours")
+    until_ns = time.time_ns() + int(hours) * 3600 * NS
+    wanted = answers.Silence(
+        text_field(form, "station", 40), text_field(form, "label", 32), until_ns, text_field(form, "reason")
+    )
+    await _do(lambda: answers.silence(store_of(request), person_of(request), wanted, time.time_ns()))
+    return RedirectResponse("/settings", 303)
+
+
+@allowed("operator")
+async def end_silence(request: Request) -> Response:
+    """End a silence before its time."""
+    key = int(request.path_params["key"])
+    await _do(lambda: answers.end_silence(store_of(request), person_of(request), key, time.time_ns()))
+    return RedirectResponse("/settings", 303)
+
+
+@allowed("admin")
+async def make_account(request: Request) -> Response:
+    """An account from the form of the settings page."""
+    form = await request.form()
+    name, role, password = (text_field(form, field) for field in ("name", "role", "password"))
+    by = person_of(request).name
+    await _do(lambda: accounts.add_account(store_of(request), by, name, role, password, now_ns=time.time_ns()))  # type: ignore[arg-type]
+    return RedirectResponse("/settings", 303)
+
+
+@allowed("admin")
+async def close_account(request: Request) -> Response:
+    """Let nobody log in under a name any more."""
+    name, by = request.path_params["name"], person_of(request).name
+    await _do(lambda: accounts.disable_account(store_of(request), by, name, now_ns=time.time_ns()))
+    return RedirectResponse("/settings", 303)
+
+
+async def login(request: Request) -> Response:
+    """The form, and what it sends."""
+    target = safe_target(request.query_params.get("next", "/"))
+    if request.method == "GET":
+        if await find_user(request) is not None:
+            return RedirectResponse(target, 303)
+        return page(request, "login", target=target, error=None)
+    form = await request.form()
+    name, target = text_field(form, "name", 80), safe_target(text_field(form, "next", 500) or "/")
+    password = str(form.get("password", ""))[:1000]
+    state, address = request.app.state, address_of(request)
+
+    def check() -> str:
+        return accounts.log_in(state.store, state.attempts, name, password, address, now_ns=time.time_ns())
+
+    try:
+        token = await run_in_threadpool(check)
+    except DataError as error:
+        answer = page(request, "login", target=target, error=f"{error.message}: {error.hint}")
+        answer.status_code = 403
+        return answer
+    answer = RedirectResponse(target, 303)
+    set_session(answer, token, secure=request.url.scheme == "https")
+    return answer
+
+
+@allowed("viewer")
+async def logout(request: Request) -> Response:
+    """End the session."""
+    await run_in_threadpool(accounts.log_out, store_of(request), request.cookies[COOKIE])
+    answer = RedirectResponse("/login", 303)
+    clear_session(answer)
+    return answer
+
+
+@allowed("viewer")
+async def day(request: Request) -> Response:
+    """One station's day: events by class over a drum plot, where its samples or envelopes are here."""
+    station = request.query_params.get("station", "")
+    text = request.query_params.get("date") or (views.moment(time.time_ns()) or "")[:10]
+    try:
+        begin_ns = parse_ns(f"{text}T00:00:00Z")
+    except DataError as error:
+        raise HTTPException(400, f"`date`: {error.message}") from None
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        codes = [row.code for row in queries.stations(connection)]
+        chosen = station if station in codes else next(iter(codes), "")
+        wanted = queries.Filter(station=chosen or "-", from_ns=begin_ns, to_ns=begin_ns + DAY_NS)
+        rows = queries.events(connection, wanted, limit=5000)
+        return {"stations": codes, "station": chosen, "events": [views.event(row) for row in rows]}
+
+    found = await read(request, ask)
+    before, after = ((views.moment(begin_ns + step * DAY_NS) or "")[:10] for step in (-1, 1))
+    return page(request, "day", date=text, before=before, after=after, begin_ns=begin_ns, **found)
+
+
+def _sensors(connection: Connection) -> list[str]:
+    return [row.code for row in connection.execute(select(tables.sensor.c.code).order_by(tables.sensor.c.code))]
+
+
+async def _do(act: Callable[[], object]) -> None:
+    try:
+        await run_in_threadpool(act)
+    except DataError as error:
+        raise HTTPException(400, f"{error.message}: {error.hint}") from None
+
+
+ROUTES = [
+    Route("/", now),
+    Route("/events", events),
+    Route("/event/{uid}", event),
+    Route("/day", day),
+    Route("/counts", counts),
+    Route("/review", review),
+    Route("/alerts", alerts),
+    Route("/settings", settings),
+    Route("/settings/silences", make_silence, methods=["POST"]),
+    Route("/settings/silences/{key:int}/end", end_silence, methods=["POST"]),
+    Route("/settings/accounts", make_account, methods=["POST"]),
+    Route("/settings/accounts/{name}/close", close_account, methods=["POST"]),
+    Route("/login", login, methods=["GET", "POST"]),
+    Route("/logout", logout, methods=["POST"]),
+]

@@ -1,0 +1,98 @@
+// Events per bin and class, cumulated, and the inverse rate of landslides; hours not heard are grey.
+import { ask, CLASSES, colour } from "./desk.js";
+
+const place = document.getElementById("counts");
+const given = new URLSearchParams(location.search);
+const query = new URLSearchParams({ from: place.dataset.from, to: place.dataset.to, hours: given.get("hours") || "1" });
+const sensor = document.querySelector("select[name=sensor]").value;
+if (sensor) {
+  query.set("sensor", sensor);
+  query.set("station", sensor.split(".").slice(0, 2).join("."));
+}
+
+const found = await (await ask(`/api/v1/counts?${query}`)).json();
+const from = Math.floor(new Date(found.from) / 3.6e6);
+const to = Math.ceil(new Date(found.to) / 3.6e6);
+const heard = new Map(found.heard);
+const bins = new Map();
+for (const [bin, name, n] of found.counts) bins.set(bin, { ...(bins.get(bin) ?? {}), [name]: n });
+
+const canvas = document.createElement("canvas");
+const scale = devicePixelRatio || 1;
+const width = place.clientWidth;
+const [high, gap, left, right] = [150, 34, 46, 8];
+[canvas.width, canvas.height] = [width * scale, (3 * (high + gap) + 10) * scale];
+canvas.setAttribute("role", "img");
+canvas.setAttribute("aria-label", "Events per bin, cumulated, and inverse rate");
+place.append(canvas);
+const c = canvas.getContext("2d");
+c.scale(scale, scale);
+c.font = "12px system-ui";
+const x = (hour) => left + ((hour - from) / (to - from)) * (width - left - right);
+
+function frame(row, title, top) {
+  const y0 = row * (high + gap) + 18;
+  if (sensor) {
+    c.fillStyle = colour("line");
+    for (let hour = from; hour < to; hour++) {
+      const share = heard.get(hour) ?? 0;
+      if (share < 0.9) c.fillRect(x(hour), y0, Math.max(1, x(hour + 1) - x(hour)), high);
+    }
+  }
+  c.strokeStyle = colour("dim");
+  c.strokeRect(left, y0, width - left - right, high);
+  c.fillStyle = colour("ink");
+  c.fillText(title, left, y0 - 5);
+  c.fillStyle = colour("dim");
+  c.textAlign = "right";
+  c.fillText(top, left - 5, y0 + 11);
+  c.fillText("0", left - 5, y0 + high);
+  c.textAlign = "left";
+  return y0;
+}
+
+const totals = [...bins.values()].map((one) => Object.values(one).reduce((a, b) => a + b, 0));
+const most = Math.max(1, ...totals);
+let y0 = frame(0, `Events per ${found.hours === 1 ? "hour" : `${found.hours} hours`}`, most);
+for (const [bin, one] of bins) {
+  let y = y0 + high;
+  for (const name of CLASSES) {
+    const h = ((one[name] ?? 0) / most) * high;
+    c.fillStyle = colour(name);
+    c.fillRect(x(bin), y - h, Math.max(1, x(bin + found.hours) - x(bin) - 0.5), h);
+    y -= h;
+  }
+}
+
+const sums = Object.fromEntries(CLASSES.map((name) => [name, found.counts.filter((one) => one[1] === name).reduce((a, one) => a + one[2], 0)]));
+const largest = Math.max(1, ...Object.values(sums));
+y0 = frame(1, "Cumulated, by class", largest);
+for (const name of CLASSES.filter((one) => sums[one])) {
+  let sum = 0;
+  c.strokeStyle = colour(name);
+  c.lineWidth = 1.8;
+  c.beginPath();
+  c.moveTo(x(from), y0 + high);
+  for (const [bin, one] of [...bins].sort((a, b) => a[0] - b[0])) {
+    if (!one[name]) continue;
+    c.lineTo(x(bin), y0 + high - (sum / largest) * high);
+    sum += one[name];
+    c.lineTo(x(bin), y0 + high - (sum / largest) * high);
+  }
+  c.lineTo(x(to), y0 + high - (sum / largest) * high);
+  c.stroke();
+}
+
+const slides = [...bins].filter(([, one]) => one.landslide).map(([bin, one]) => [bin, found.hours / one.landslide]).sort((a, b) => a[0] - b[0]);
+const longest = Math.max(1, ...slides.map((one) => one[1]));
+y0 = frame(2, "Inverse rate of landslides, hours per event", longest.toFixed(1));
+c.fillStyle = colour("landslide");
+for (const [bin, value] of slides) {
+  c.beginPath();
+  c.arc(x(bin + found.hours / 2), y0 + high - (value / longest) * high, 3, 0, 7);
+  c.fill();
+}
+c.fillStyle = colour("dim");
+const step = Math.max(24, Math.ceil((to - from) / 8 / 24) * 24);
+for (let hour = Math.ceil(from / 24) * 24; hour <= to; hour += step) c.fillText(new Date(hour * 3.6e6).toISOString().slice(5, 10), x(hour), y0 + high + 14);
+place.dataset.drawn = "1";

@@ -1,0 +1,83 @@
+// The queue: one key an answer, many events at once, and a way back.
+import { CLASSES, element, mark, send } from "./desk.js";
+import { draw, record } from "./waveform.js";
+
+const body = document.querySelector("#queue tbody");
+const place = document.getElementById("waveform");
+const done = [];
+let at = 0;
+let shown = 0;
+
+const rows = () => [...body.querySelectorAll("tr[data-id]")];
+
+function show() {
+  const all = rows();
+  at = Math.max(0, Math.min(at, all.length - 1));
+  all.forEach((row, n) => row.classList.toggle("at", n === at));
+  all[at]?.scrollIntoView({ block: "nearest" });
+  const mine = ++shown;
+  const id = all[at]?.dataset.id;
+  if (!id) return;
+  setTimeout(async () => {
+    if (mine !== shown) return;
+    try {
+      const found = await record(id);
+      if (mine === shown) draw(place, found, { height: 100 });
+    } catch {
+      if (mine === shown) place.replaceChildren(element("p", { class: "dim" }, "The record of this event is not here."));
+    }
+  }, 120);
+}
+
+async function answer(label) {
+  const all = rows();
+  const chosen = all.filter((row) => row.classList.contains("selected"));
+  const target = chosen.length ? chosen : all.slice(at, at + 1);
+  if (!target.length) return;
+  const events = target.map((row) => row.dataset.id);
+  await send("/api/v1/events/reviews", { events, label, sure: true, note: "" });
+  done.push({ events, nodes: target.map((row) => ({ row, next: row.nextElementSibling })) });
+  for (const row of target) {
+    row.classList.remove("selected");
+    row.children[2].replaceChildren(mark(label), element("span", { class: "reviewed" }, "✓"));
+    row.remove();
+  }
+  show();
+}
+
+async function undo() {
+  const last = done.pop();
+  if (!last) return;
+  await send("/api/v1/events/reviews", { events: last.events, label: null, sure: true, note: "" });
+  for (const { row, next } of last.nodes.reverse()) body.insertBefore(row, next?.isConnected ? next : null);
+  at = rows().indexOf(last.nodes.at(-1).row);
+  show();
+}
+
+const failed = (error) => alert(error.message);
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (/^[1-5]$/.test(event.key)) answer(CLASSES[Number(event.key) - 1]).catch(failed);
+  else if (event.key === "j" || event.key === "ArrowDown") { at += 1; show(); }
+  else if (event.key === "k" || event.key === "ArrowUp") { at -= 1; show(); }
+  else if (event.key === "x") rows()[at]?.classList.toggle("selected");
+  else if (event.key === "u") undo().catch(failed);
+  else if (event.key === "Enter") { const row = rows()[at]; if (row) location.href = `/event/${encodeURIComponent(row.dataset.id)}`; }
+  else return;
+  event.preventDefault();
+});
+
+body.addEventListener("click", (event) => {
+  const row = event.target.closest("tr[data-id]");
+  if (!row || event.target.closest("a")) return;
+  if (event.shiftKey || event.ctrlKey || event.metaKey) row.classList.toggle("selected");
+  else { at = rows().indexOf(row); show(); }
+});
+
+document.querySelector(".preview .answer")?.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-label]");
+  if (button) answer(button.dataset.label).catch(failed);
+});
+
+show();

@@ -1,0 +1,100 @@
+"""Values of the database as pages and programs show them: plain dictionaries, times as text."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from agent.types import NS, format_ns
+from desk.store import queries
+
+QUIET_S = 180.0
+"""A station that is online and has not been heard for so long is shown as silent."""
+
+
+def moment(time_ns: int | None) -> str | None:
+    """ISO 8601 to the millisecond, UTC."""
+    return None if time_ns is None else f"{format_ns(time_ns)[:23]}Z"
+
+
+def event(row: queries.EventRow) -> dict[str, Any]:
+    """A line of a list of events."""
+    view = asdict(row)
+    view["id"], view["class"] = view.pop("uid"), view.pop("name")
+    view["onset"] = moment(view.pop("onset_ns"))
+    view["cursor"] = f"{row.onset_ns}-{view.pop('key')}"
+    return view
+
+
+def alert(row: queries.AlertRow) -> dict[str, Any]:
+    """A line of a list of alerts."""
+    view = asdict(row)
+    view.pop("key")
+    view["id"], view["event"] = view.pop("uid"), view.pop("event_uid")
+    for name in ("onset", "raised", "acked"):
+        view[name] = moment(view.pop(f"{name}_ns"))
+    view["open"] = row.is_open
+    view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.raised_ns) / NS, 1)
+    return view
+
+
+def station(row: queries.StationRow, now_ns: int | None = None) -> dict[str, Any]:
+    """A station, with ``status``: ok, degraded, starting, silent, offline or stopped."""
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    health, state = row.health or {}, row.state or {}
+    return {
+        "code": row.code,
+        "status": station_status(row, now_ns),
+        "reasons": [_words(reason) for reason in health.get("reasons", [])],
+        "availability": row.availability,
+        "heard": moment(row.heard_ns),
+        "heard_s": round((now_ns - row.heard_ns) / NS, 1),
+        "health_time": moment(row.health_ns),
+        "streams": health.get("streams", []),
+        "streams_total": health.get("streams_total"),
+        "streams_stalled": health.get("streams_stalled"),
+        "hearing": health.get("hearing", []),
+        "hearing_words": hearing_words(health.get("hearing") or []),
+        "outbox": health.get("outbox"),
+        "link": health.get("link"),
+        "rates": health.get("rates", []),
+        "events_hour": health.get("events_hour", {}),
+        "model": state.get("model"),
+        "versions": state.get("versions", {}),
+        "config_revision": state.get("config_revision"),
+        "exercise": bool(state.get("exercise")),
+        "position": row.position,
+    }
+
+
+def hearing_words(hearing: list[dict[str, Any]]) -> str | None:
+    """The least share of the last ten minutes in which a sensor could trigger, in words; None where none is told."""
+    shares = [one["armed"] for one in hearing if isinstance(one.get("armed"), (int, float))]
+    return f"{100 * min(shares):.0f} %" if shares else None
+
+
+def station_status(row: queries.StationRow, now_ns: int) -> str:
+    """How a station is, in one word: what it says itself, unless it cannot say it any more."""
+    if row.availability in ("offline", "stopped"):
+        return row.availability
+    if (now_ns - row.heard_ns) / NS > QUIET_S:
+        return "silent"
+    return str((row.health or {}).get("status", "unknown"))
+
+
+def verdict(found: queries.Verdict) -> dict[str, Any]:
+    """One step of how a verdict grew."""
+    return {
+        "revision": found.number,
+        "window_s": found.window_s,
+        "class": found.name,
+        "probabilities": found.shares,
+        "received": moment(found.received_ns),
+    }
+
+
+def _words(reason: object) -> str:
+    if isinstance(reason, dict):
+        return str(reason.get("text") or reason.get("words") or reason.get("reason") or reason)
+    return str(reason)

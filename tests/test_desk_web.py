@@ -1,0 +1,223 @@
+"""The desk's pages and its interface for programs, through the application itself; whoever asks must be allowed to."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk_support import START_NS, alert, event, verdict
+from starlette.testclient import TestClient
+
+from agent.types import NS
+from desk import accounts
+from desk.store import answers, queries
+from desk.store.store import Arrival, Store
+from desk.web.application import application
+from desk.web.guard import safe_target
+from desk.web.live import Live
+
+PASSWORD = "correct horse battery"  # noqa: S105
+PAGES = (
+    "/",
+    "/events",
+    "/day?station=XX.SLP&date=2026-03-01",
+    "/counts?from=2026-03-01",
+    "/review",
+    "/alerts",
+    "/settings",
+)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, TestClient]]:
+    folder: Path = tmp_path_factory.mktemp("desk")
+    store = Store(f"sqlite:///{folder}/desk.db")
+    for name, role in (("vera", "viewer"), ("omar", "operator"), ("ada", "admin")):
+        accounts.add_account(store, "setup", name, role, PASSWORD, now_ns=1)  # type: ignore[arg-type]
+    bodies: list[Any] = [event(n) for n in range(4)]
+    bodies += [event(3, onset_ns=START_NS + 60 * NS, classification=verdict("blast", 0.5)), alert(0), "online"]
+    store.ingest([Arrival("XX.SLP", body, START_NS) for body in bodies])
+    live = Live(store.engine)
+    with TestClient(application(store, live), base_url="http://desk", follow_redirects=False) as client:
+        yield store, client
+
+
+def logged_in(client: TestClient, name: str) -> dict[str, str]:
+    """Headers of a session: its cookie and its token."""
+    client.cookies.clear()
+    answer = client.post("/login", data={"name": name, "password": PASSWORD, "next": "/"})
+    assert answer.status_code == 303, answer.text
+    cookie = answer.cookies["talus_desk"]
+    client.cookies.clear()
+    page = client.get("/", headers={"cookie": f"talus_desk={cookie}"}).text
+    token = re.search(r'name="csrf" content="([^"]+)"', page)
+    assert token is not None
+    return {"cookie": f"talus_desk={cookie}", "x-csrf-token": token[1]}
+
+
+@pytest.mark.parametrize("path", [*PAGES, f"/event/{event().id}", "/api/v1/stations", "/api/v1/events"])
+def test_every_page_asks_for_a_login_and_then_shows(desk: tuple[Store, TestClient], path: str) -> None:
+    _, client = desk
+    client.cookies.clear()
+    assert client.get(path).status_code in {303, 401}
+    answer = client.get(path, headers=logged_in(client, "vera"))
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_no_page_holds_a_script_or_a_style_of_its_own_or_asks_another_host(desk: tuple[Store, TestClient]) -> None:
+    _, client = desk
+    headers = logged_in(client, "ada")
+    for path in (*PAGES, f"/event/{event().id}", "/login"):
+        text = client.get(path, headers=headers if path != "/login" else None).text
+        assert not re.search(r"<script(?![^>]*\bsrc=\"/static/)|\son\w+=|<style|\sstyle=", text), path
+        assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", text), path
+
+
+def test_a_list_reads_on_with_the_cursor_that_it_gave(desk: tuple[Store, TestClient]) -> None:
+    _, client = desk
+    headers = logged_in(client, "vera")
+    first = client.get("/api/v1/events?limit=1", headers=headers).json()
+    second = client.get(f"/api/v1/events?limit=1&cursor={first['next']}", headers=headers).json()
+    assert [first["events"][0]["class"], second["events"][0]["class"]] == ["blast", "landslide"]
+    for query in ("limit=0", "limit=x", "class=whale", "cursor=1;2", "from=yesterday"):
+        assert client.get(f"/api/v1/events?{query}", headers=headers).status_code == 400, query
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/events/reviews", {"events": [event().id], "label": "blast"}),
+        (f"/api/v1/alerts/{alert().id}/ack", {}),
+        ("/api/v1/silences", {"station": "", "label": "", "until": "2030-01-01T00:00:00Z", "reason": "x"}),
+        ("/settings/silences", {}),
+        ("/settings/accounts", {}),
+        ("/settings/accounts/omar/close", {}),
+    ],
+)
+def test_a_viewer_changes_nothing_and_nobody_does_without_the_token(
+    desk: tuple[Store, TestClient], path: str, body: dict[str, Any]
+) -> None:
+    store, client = desk
+    viewer, admin = logged_in(client, "vera"), logged_in(client, "ada")
+    client.cookies.clear()
+    stranger = client.post(path, json=body)
+    assert stranger.status_code == 401 or stranger.headers.get("location", "").startswith("/login")
+    assert client.post(path, json=body, headers=viewer).status_code == 403
+    without = {name: value for name, value in admin.items() if name == "cookie"}
+    assert client.post(path, json=body, headers=without).status_code == 403
+    assert client.post(path, json=body, headers={**without, "x-csrf-token": viewer["x-csrf-token"]}).status_code == 403
+    with store.engine.connect() as connection:
+        found = queries.event(connection, event().id)
+    assert found is not None
+    assert found[0].review is None
+
+
+def test_an_operator_acknowledges_and_answers_and_the_audit_says_so(desk: tuple[Store, TestClient]) -> None:
+    store, client = desk
+    headers = logged_in(client, "omar")
+    uid = event(onset_ns=START_NS + 60 * NS).id
+    answer = client.post("/api/v1/events/reviews", json={"events": [uid], "label": "noise"}, headers=headers)
+    assert answer.json() == {"reviewed": 1}
+    assert (
+        client.post(f"/api/v1/alerts/{alert().id}/ack", json={"note": "on my way"}, headers=headers).status_code == 200
+    )
+    text = client.get("/settings", headers=headers).text
+    assert "acknowledge" in text
+    assert "on my way" in text
+    assert "omar" in client.get("/alerts", headers=headers).text
+    answers.answer(store, answers.Person("omar"), [uid], answers.Answer(None), START_NS)
+    for body in ({"events": [], "label": "noise"}, {"events": [uid], "label": "whale"}, {"events": "x"}, [1]):
+        assert client.post("/api/v1/events/reviews", json=body, headers=headers).status_code == 400
+
+
+def test_a_lying_station_writes_no_markup_into_a_page(desk: tuple[Store, TestClient]) -> None:
+    store, client = desk
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"{{7*7}}"
+    onset_ns = START_NS + 3600 * NS
+    body = event(3, onset_ns=onset_ns, classification=None, reason=evil)
+    model = {"name": evil, "sha256": "ab" * 32}
+    other = event(3, onset_ns=onset_ns + NS, classification=verdict(model=model, backend=evil))
+    warning = alert(3, onset_ns=onset_ns, reason=evil, severity="severe")
+    store.ingest([Arrival("XX.SLP", one, START_NS) for one in (body, other, warning)])
+    headers = logged_in(client, "ada")
+    for path in ("/", "/alerts", f"/event/{body.id}", f"/event/{other.id}", "/events"):
+        text = client.get(path, headers=headers).text
+        assert "<script>alert" not in text, path
+        assert "<img src=x" not in text, path
+        assert "49" not in re.findall(r"'&#34;(\S+)", text), path
+
+
+def test_guesses_of_a_password_wait_longer_and_longer(tmp_path: Path) -> None:
+    store, attempts = Store(f"sqlite:///{tmp_path}/desk.db"), accounts.Attempts()
+    accounts.add_account(store, "setup", "ada", "admin", PASSWORD, now_ns=1)
+    keys = ("name ada", "address 192.0.2.1")
+    waits = []
+    for _ in range(accounts.TRIES + 3):
+        attempts.failed(keys, 0)
+        waits.append(attempts.wait_ns(keys, 0) // NS)
+    assert waits == [0, 0, 0, 0, 60, 120, 240, 480]
+    with pytest.raises(accounts.DataError, match="wait"):
+        accounts.log_in(store, attempts, "ada", PASSWORD, "192.0.2.1", now_ns=NS)
+    assert accounts.log_in(store, attempts, "ada", PASSWORD, "192.0.2.1", now_ns=481 * NS)
+
+
+def test_a_session_ends_with_its_time_its_account_and_its_password(tmp_path: Path) -> None:
+    store, attempts = Store(f"sqlite:///{tmp_path}/desk.db"), accounts.Attempts()
+
+    def alive(token: str, now_ns: int) -> bool:
+        with store.engine.connect() as connection:
+            return accounts.user_of(connection, token, now_ns) is not None
+
+    accounts.add_account(store, "setup", "ada", "admin", PASSWORD, now_ns=1)
+    accounts.add_account(store, "setup", "omar", "operator", PASSWORD, now_ns=1)
+    token = accounts.log_in(store, attempts, "omar", PASSWORD, "", now_ns=1)
+    assert alive(token, 2)
+    assert not alive(token, accounts.SESSION_NS + 2)
+    accounts.add_account(store, "ada", "omar", "operator", "another long password", now_ns=3)
+    assert not alive(token, 4)
+    token = accounts.log_in(store, attempts, "omar", "another long password", "", now_ns=5)
+    accounts.disable_account(store, "ada", "omar", now_ns=6)
+    assert not alive(token, 7)
+    with pytest.raises(accounts.DataError, match="wrong"):
+        accounts.log_in(store, attempts, "omar", "another long password", "", now_ns=8)
+    with pytest.raises(accounts.DataError, match="last admin"):
+        accounts.disable_account(store, "ada", "ada", now_ns=9)
+
+
+@pytest.mark.parametrize(
+    "text", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:1", "/a\n/b"]
+)
+def test_a_login_leads_nowhere_but_to_this_desk(text: str) -> None:
+    assert safe_target(text) == "/"
+    assert safe_target("/event/x?a=1") == "/event/x?a=1"
+
+
+def test_large_requests_are_refused_before_they_are_read(desk: tuple[Store, TestClient]) -> None:
+    _, client = desk
+    assert client.post("/login", content=b"x" * 300_000).status_code == 413
+
+
+def test_health_of_the_desk_needs_no_login_and_names_the_problem(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    problem: dict[str, Any] = {"problem": None}
+    with TestClient(application(store, Live(store.engine), describe=lambda: problem)) as client:
+        assert client.get("/healthz").status_code == 200
+        problem["problem"] = "no connection to the broker"
+        answer = client.get("/healthz")
+    assert (answer.status_code, answer.text) == (503, "no connection to the broker")
+
+
+def test_time_to_acknowledge_is_that_of_the_desks_own_clock(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    received = time.time_ns()
+    store.ingest([Arrival("XX.SLP", alert(0), received)])
+    answers.acknowledge(store, answers.Person("ann"), alert().id, received + 90 * NS)
+    with store.engine.connect() as connection:
+        (row,) = queries.alerts(connection)
+    assert row.acked_ns is not None
+    assert row.acked_ns - row.raised_ns == 90 * NS
