@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
         parser, known = _parser(chosen)
+        if not arguments:
+            parser.print_help(sys.stderr)
+            return 2
         args, unknown = parser.parse_known_args(arguments)
         command, own = known[args.command]
         if unknown:

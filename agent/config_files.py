@@ -17,7 +17,9 @@ from agent.config_tls import TlsConfig
 from agent.config_yaml import Loc
 
 CREDENTIALS = Path("/run/credentials")
-"""systemd's folder: what is in it exists only while the service runs."""
+"""systemd's folder: what is in it exists only while the service runs, and only for the service."""
+STARTED = "SYSTEMD_EXEC_PID"
+"""The variable by which systemd tells a process that it started it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,11 @@ def _file(loc: Loc, path: Path, secret: bool) -> Iterator[Remark]:
         with path.open("rb"):
             mode = path.stat().st_mode
     except OSError as error:
-        fatal = CREDENTIALS not in path.parents
-        yield Remark(loc, f"cannot be read: {error.strerror}", fatal)
+        if CREDENTIALS not in path.parents:
+            yield Remark(loc, f"cannot be read: {error.strerror}", True)
+        elif os.environ.get(STARTED) == str(os.getpid()):
+            reason = f"cannot be read: {error.strerror}; LoadCredential in a drop-in makes it (systemd/README.md)"
+            yield Remark(loc, reason, True)
         return
     if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield Remark(loc, f"others than its owner may use this file (mode {stat.S_IMODE(mode):04o}); chmod 600", False)

@@ -1,7 +1,9 @@
-"""``make demo``: real seismograms through the whole line and a real broker, to a table of labelled events.
+"""``make demo``: real seismograms and synthetic rockfalls through the whole line and a real broker, to a table.
 
-The records ship inside the installed ObsPy package. ``talus replay`` sends, a subscriber in the manner of ``talus
-watch`` receives, and the table holds only what that subscriber got from the broker.
+The records ship inside the installed ObsPy package; they show earthquakes. The rockfalls are those of ``talus
+simulate``: eight, each larger than the one before, with the default settings and seed. Both are marked as exercises.
+``talus replay`` and ``talus simulate`` send, a subscriber in the manner of ``talus watch`` receives, and the table
+holds only what that subscriber got from the broker.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from agent.broker import BrokerAddress, local_broker
 from agent.errors import SourceError, TalusError
+from agent.event_table import EventTable
 from agent.mqtt_settings import MqttSettings
+from agent.schema import MODELS, AlertMessage, EventMessage, parse
 from agent.watch import watch
 
 RECORDS = (
@@ -33,6 +36,8 @@ RECORDS = (
 )
 """Files of the ObsPy package, relative to it."""
 
+ROCKFALLS = ("--script", "rockfalls", "--hours", "0.2", "--speed", "0", "--quiet")
+
 IDLE_S = 1.5
 """A subscriber that hears nothing for so long after the last was sent has everything that the broker held for it."""
 SESSION = "talus-demo"
@@ -43,14 +48,18 @@ class _Inbox(io.StringIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self.messages: list[dict[str, Any]] = []
+        self.messages: dict[tuple[str, int], EventMessage | AlertMessage] = {}
+        """By the run of the agent and its number: a copy replaces its original."""
         self.latest = time.monotonic()
         """When the last one came."""
         self._part = ""
 
     def write(self, text: str, /) -> int:
         *lines, self._part = (self._part + text).split("\n")
-        self.messages += [json.loads(line) for line in lines if line]
+        for line in filter(None, lines):
+            body = parse(MODELS[json.loads(line)["schema"].split("/")[1]], line.encode())
+            if isinstance(body, EventMessage | AlertMessage):
+                self.messages[body.boot_id, body.seq] = body
         self.latest = time.monotonic()
         return len(text)
 
@@ -73,7 +82,8 @@ def _demo(broker: BrokerAddress) -> int:
     files = _records()
     settings = MqttSettings.from_url(broker.url)
     print(f"broker      {broker.program} on {broker.url}")
-    print(f"records     {len(files)} files of real ground motion from the ObsPy package")
+    print(f"records     {len(files)} files of real ground motion from the ObsPy package: earthquakes")
+    print("synthetic   eight rockfalls, each larger than the one before, seed 1")
     inbox = _Inbox()
     # The first, empty call makes a session, so that the broker keeps what comes before the second one listens.
     watch(settings, inbox, sys.stderr, session=SESSION, timeout_s=0.2)
@@ -86,22 +96,39 @@ def _demo(broker: BrokerAddress) -> int:
         listener = listening.submit(
             watch, settings, inbox, sys.stderr, style="json", session=SESSION, cancelled=all_here
         )
-        command = [sys.executable, "-m", "agent", "replay", *files, "--broker", broker.url]
-        print(f"sending     talus replay FILES --broker {broker.url}\n", flush=True)
         try:
-            result = subprocess.run(command, env={**os.environ, "XDG_STATE_HOME": folder}, check=False)
+            sound = [
+                _send(what, shown, broker.url, folder)
+                for what, shown in (
+                    (["replay", *files], "replay FILES"),
+                    (["simulate", *ROCKFALLS], f"simulate {' '.join(ROCKFALLS)}"),
+                )
+            ]
         finally:
             inbox.latest = time.monotonic()
             sent.set()
         refused = listener.result().refused
-    messages = list({(message["boot_id"], message["seq"]): message for message in inbox.messages}.values())
-    events, alerts = _print_table(messages)
+    print()
+    table = EventTable(print)
+    table.follow(sorted(inbox.messages.values(), key=lambda body: (body.onset, body.id, body.revision)))
+    table.finish()
     took = time.monotonic() - started
     print(
-        f"\ndemo: {events} events and {alerts} alerts arrived over MQTT in {len(messages)} messages, "
-        f"{refused} refused; {took:.1f} s"
+        f"\ndemo: {table.events} events and {_count(table.alerts, 'alert')} arrived over MQTT in "
+        f"{len(inbox.messages)} messages, {refused} refused; {took:.1f} s"
     )
-    return 0 if result.returncode == 0 and events and not refused else 1
+    return 0 if all(sound) and table.events and table.alerts and not refused else 1
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _send(arguments: list[str], shown: str, url: str, folder: str) -> bool:
+    """Run a command of ``talus`` with the broker; return whether it ended well. ``shown`` is what is printed of it."""
+    print(f"sending     talus {shown} --broker {url}", flush=True)
+    command = [sys.executable, "-m", "agent", *arguments, "--broker", url]
+    return subprocess.run(command, env={**os.environ, "XDG_STATE_HOME": folder}, check=False).returncode == 0
 
 
 def _records() -> list[str]:
@@ -114,40 +141,6 @@ def _records() -> list[str]:
             f"the ObsPy package in {root} comes without its test records", "pip install --force-reinstall obspy"
         )
     return files
-
-
-def _print_table(messages: list[dict[str, Any]]) -> tuple[int, int]:
-    """One line an event: its first verdict and its last; returns how many events and alerts there were."""
-    revisions: dict[str, list[dict[str, Any]]] = {}
-    raised: dict[str, str] = {}
-    alerts = 0
-    for message in messages:
-        if message["schema"].startswith("talus/alert/"):
-            alerts += 1
-            raised[message["id"]] = f"{message['action']} {message['severity']}"
-        else:
-            revisions.setdefault(message["id"], []).append(message)
-    print(f"{'station':<16}{'onset (UTC)':<24}{'ratio':>6}  {'after 3 s':<18}{'last verdict':<18}{'window':>7}  alert")
-    for key, history in sorted(revisions.items(), key=lambda item: item[1][0]["onset"]):
-        history.sort(key=lambda message: int(message["revision"]))
-        first, last = history[0], history[-1]
-        print(
-            f"{last['station']:<16}{last['onset'][:22]:<24}{last['detection']['ratio']:>6.1f}  "
-            f"{_verdict(first):<18}{_verdict(last):<18}{_window(last):>7}  {raised.get(key, '')}"
-        )
-    return len(revisions), alerts
-
-
-def _verdict(message: dict[str, Any]) -> str:
-    verdict = message["classification"]
-    if verdict is None:
-        return "no verdict"
-    return f"{verdict['label']} {verdict['probability']:.2f}{'?' if verdict['abstained'] else ''}"
-
-
-def _window(message: dict[str, Any]) -> str:
-    verdict = message["classification"]
-    return "" if verdict is None else f"{verdict['window_s']:.0f} s"
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ def test_help_and_version(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
     assert all(f"    {name} " in out for name in COMMANDS)
+    assert run() == (2, "", out), "without a command the same, as wrong usage"
     assert run("--version")[:2] == (0, f"talus {__version__}\n")
 
 

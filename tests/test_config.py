@@ -259,10 +259,27 @@ def test_a_password_that_is_not_there() -> None:
         mqtt.settings("id")
 
 
-def test_a_credential_of_the_service_may_be_absent_outside_it() -> None:
+def test_a_credential_of_the_service_is_asked_for_in_the_service_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It exists while the service runs, and nobody else may look: no warning that nobody can follow."""
     credential = "/run/credentials/talus-agent.service/mqtt"
-    (message,) = told(BASE + f"mqtt: {{host: localhost, username: me, password_file: {credential}}}\n")
-    assert message == "site.yaml:3: warning: mqtt.password_file: cannot be read: No such file or directory"
+    text = BASE + f"mqtt: {{host: localhost, username: me, password_file: {credential}}}\n"
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    assert told(text) == []
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    (message,) = told(text)
+    assert message.startswith(
+        "site.yaml:3: mqtt.password_file: cannot be read: No such file or directory; LoadCredential"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_example_is_good_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the folder of the project, as the README has it, and from any other; without a single warning."""
+    for name in ("TALUS_MQTT_PASSWORD", "SYSTEMD_EXEC_PID"):
+        monkeypatch.delenv(name, raising=False)
+    assert check(path) == []
+    monkeypatch.chdir(ROOT)
+    assert check(path.relative_to(ROOT)) == []
 
 
 def test_a_password_in_the_clear_is_a_warning() -> None:

@@ -18,7 +18,7 @@ from agent.assemble import build_line, is_exercise, open_source
 from agent.cli import main
 from agent.config import ClassifierConfig, TunablesConfig, load
 from agent.dsp.continuity import Continuity
-from agent.sources.scenario import CELL_S, KINDS, QUIET_S, Fault, Planned, Scenario, crisis, steady
+from agent.sources.scenario import CELL_S, KINDS, QUIET_S, Fault, Planned, Scenario, crisis, failure, rockfalls, steady
 from agent.sources.simulator import LIMIT, Sent, SentFault, SimulatorSource, Site, station_ids
 from agent.sources.synthesis import Kind, Noise, motion
 from agent.types import NS, Event, SampleBlock
@@ -127,13 +127,32 @@ def test_rates_are_kept() -> None:
 
 
 def test_a_crisis_accelerates_up_to_the_failure() -> None:
-    scenario = Scenario(1, crisis(3600.0), 1, 3240.0)
+    scenario = Scenario(1, crisis(3600.0), 1, failure(3600.0))
     found = [w for i in range(60) for w in scenario.cell(i) if isinstance(w, Planned)]
     own = [w.at_s for w in found if w.kind in ("slopequake", "rockfall")]
     early, late = sum(at < 1620 for at in own), sum(1620 <= at < 3240 for at in own)
     assert late > 2 * early
     assert [w.at_s for w in found if w.kind == "slide"] == [3240.0]
     assert sum(at > 3300 for at in own) < 10
+
+
+def test_rockfalls_grow_and_nothing_else_happens() -> None:
+    scenario = Scenario(1, steady({}), 1, rockfalls(720.0))
+    found = [w for i in range(12) for w in scenario.cell(i)]
+    assert [w.kind for w in found] == ["rockfall"] * 8
+    peaks = [w.peak for w in found if isinstance(w, Planned)]
+    assert peaks == sorted(peaks) and peaks[0] == 10 and peaks[-1] > 600
+    assert all(w.at_s >= QUIET_S for w in found)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_growing_rockfalls_end_in_an_alert_whatever_the_seed(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the demonstration: what it shows is not the luck of one seed."""
+    arguments = ["simulate", "--script", "rockfalls", "--hours", "0.2", "--speed", "0", "--seed", str(seed)]
+    assert main([*arguments, "--start", "2026-03-01T00:00:00Z"]) == 0
+    said = capsys.readouterr()
+    assert " ALERT raise severe  XX.SIM " in said.out
+    assert "exercise" in said.err
 
 
 # Faults

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--packet", type=float, default=1.0, metavar="SECONDS", help="length of the packets (default 1)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, on a terminal too")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings; its broker, if any, gets the messages")
     add_broker(parser, "send to ", required=False)
     parser.add_argument(
@@ -165,6 +165,7 @@ def _delivery(config: Config | None, args: argparse.Namespace) -> Delivery:
 
 def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, delivery: Delivery | None) -> bool:
     """Everything from the source to the broker's last acknowledgement; False when Ctrl-C ended it."""
+    from agent.event_table import EventTable
     from agent.sources.archive import ArchiveSource
 
     tally, console = _Tally(), _Console()
@@ -173,7 +174,8 @@ def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, d
         tally.problems += 1
         console.err(f"talus replay: {what}")
 
-    sink = delivery.put if delivery else _printer(console, as_json=args.json or not sys.stdout.isatty())
+    table = EventTable(console.out)
+    sink = delivery.put if delivery else _as_json(console) if args.json else table.add
     source = ArchiveSource(paths, args.packet, args.speed, on_problem=problem, progress=console.progress)
     started = time.monotonic()
     try:
@@ -183,13 +185,14 @@ def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, d
         finished = False
     finally:
         console.close()
-    outcome = "" if finished else "stopped; "
-    print(f"talus replay: {outcome}{tally.summary(time.monotonic() - started)}", file=sys.stderr)
-    if delivery and finished:
-        try:
+    try:
+        table.finish()
+        outcome = "" if finished else "stopped; "
+        print(f"talus replay: {outcome}{tally.summary(time.monotonic() - started)}", file=sys.stderr)
+        if delivery and finished:
             delivery.drain(args.wait)
-        except KeyboardInterrupt:
-            return False
+    except KeyboardInterrupt:
+        return False
     return finished
 
 
@@ -235,14 +238,13 @@ def _run(
     send(line.reporter.finish(time.time_ns()))
 
 
-def _printer(console: _Console, *, as_json: bool) -> Sink:
-    """Prints what would be sent, except the retained summaries, which repeat it."""
-    from agent.watch import readable
+def _as_json(console: _Console) -> Sink:
+    """Print the payloads that would be sent, one a line, except the retained summaries, which repeat them."""
 
     def sink(messages: Sequence[Message]) -> None:
         for message in messages:
             if not message.retain:
-                console.out(message.payload.decode() if as_json else readable(message))
+                console.out(message.payload.decode())
 
     return sink
 

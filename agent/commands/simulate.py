@@ -19,7 +19,17 @@ from agent.cli import INTERRUPTED
 from agent.commands.desk import add_broker, check_time, settings_of
 from agent.errors import UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
-from agent.sources.scenario import FAULTS, KINDS, Scenario, crisis, steady
+from agent.sources.scenario import (
+    FAULTS,
+    KINDS,
+    Certain,
+    Rates,
+    Scenario,
+    crisis,
+    failure,
+    rockfalls,
+    steady,
+)
 from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site, station_ids
 from agent.types import NS, Discard, Event, StationId, format_ns, parse_ns
 
@@ -33,8 +43,6 @@ EXAMPLE = (
     "  talus simulate --broker mqtt://localhost"
 )
 FAULTS_PER_HOUR = 6.0
-FAILURE = 0.9
-"""Share of the crisis after which the slope fails."""
 STEADY = {"slopequake": 12.0, "rockfall": 6.0, "blast": 1.0, "earthquake": 2.0}
 """Events per hour of the calm script."""
 _SLACK_NS = 2 * NS
@@ -47,9 +55,10 @@ Say: TypeAlias = Callable[[str], None]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--script",
-        choices=("crisis", "steady"),
+        choices=("crisis", "steady", "rockfalls"),
         default="crisis",
-        help="crisis: rates grow until the slope fails (default); steady: a calm site",
+        help="crisis: rates grow until the slope fails (default); steady: a calm site; "
+        "rockfalls: eight and nothing else, each almost twice as large as the one before",
     )
     parser.add_argument("--hours", type=float, default=1.0, help="length of the script (default 1)")
     parser.add_argument("--speed", type=float, default=60.0, help="times real time (default 60); 0: as fast as it goes")
@@ -218,16 +227,18 @@ def _source(args: argparse.Namespace, config: Config | None, seconds: float, boo
     own = config.station if config else None
     site = Site(station_ids(own.network if own else "XX", own.station if own else "SIM", args.stations, 100.0))
     faults = dict.fromkeys(args.fault, FAULTS_PER_HOUR * 3600 / seconds)
-    script = crisis(seconds) if args.script == "crisis" else steady(STEADY)
-    scenario = Scenario(
-        args.seed,
-        lambda at_s: {**script(at_s), **faults},
-        args.stations,
-        FAILURE * seconds if args.script == "crisis" else None,
-    )
+    rates, certain = _script(args.script, seconds)
+    scenario = Scenario(args.seed, lambda at_s: {**rates(at_s), **faults}, args.stations, certain)
     return SimulatorSource(
         site, scenario, args.seed, start_ns=book.begin_ns, seconds=seconds, speed=args.speed, told=told
     )
+
+
+def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
+    """Return the rates of a script of this length, and the events that it holds for certain."""
+    if name == "crisis":
+        return crisis(seconds), failure(seconds)
+    return (steady({}), rockfalls(seconds)) if name == "rockfalls" else (steady(STEADY), ())
 
 
 def _take(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -21,6 +21,10 @@ CELL_S = 60.0
 """Rates are taken as constant for so long."""
 QUIET_S = 60.0
 """Nothing happens at first: the trigger's long average has to fill."""
+FAILURE = 0.9
+"""Share of a crisis after which the slope fails."""
+ROCKFALLS = 8
+"""Rockfalls of the script of that name."""
 _FAULT_S: Mapping[FaultKind, tuple[float, float]] = {
     "gap": (1, 20),
     "clock_step": (60, 300),
@@ -68,7 +72,7 @@ def steady(per_hour: Mapping[str, float]) -> Rates:
 def crisis(seconds: float) -> Rates:
     """A slope that fails: the rates of its own events grow as the inverse of the time that is left (Fukuzono 1985,
     Voight 1988), and fall off after the failure at nine tenths of ``seconds``."""
-    failure_s = 0.9 * seconds
+    failure_s = FAILURE * seconds
 
     def rates(at_s: float) -> Mapping[str, float]:
         left = max(failure_s - at_s, 0.02 * seconds) / seconds if at_s < failure_s else 0.2 + at_s / seconds
@@ -84,11 +88,32 @@ def crisis(seconds: float) -> Rates:
     return rates
 
 
-class Scenario:
-    """Events and faults in the order of time. ``finale`` is the time of one certain slide, the failure of a crisis."""
+@dataclass(frozen=True, slots=True)
+class Certain:
+    """An event that the script holds whatever is drawn: ``peak`` in multiples of the noise's RMS."""
 
-    def __init__(self, seed: int, rates: Rates, stations: int, finale_s: float | None = None) -> None:
-        self._seed, self._rates, self._stations, self._finale_s = seed, rates, stations, finale_s
+    kind: Kind
+    at_s: float
+    peak: float
+
+
+def failure(seconds: float) -> tuple[Certain, ...]:
+    """Return the slide with which a crisis of this length ends."""
+    return (Certain("slide", FAILURE * seconds, 600.0),)
+
+
+def rockfalls(seconds: float) -> tuple[Certain, ...]:
+    """Return eight rockfalls at equal intervals, each almost twice as large as the one before: 10 to 600 times the
+    noise."""
+    step_s = (seconds - QUIET_S) / ROCKFALLS
+    return tuple(Certain("rockfall", QUIET_S + k * step_s, 10 * 1.8**k) for k in range(ROCKFALLS))
+
+
+class Scenario:
+    """Events and faults in the order of time: drawn from ``rates``, and those that are ``certain``."""
+
+    def __init__(self, seed: int, rates: Rates, stations: int, certain: Sequence[Certain] = ()) -> None:
+        self._seed, self._rates, self._stations, self._certain = seed, rates, stations, tuple(certain)
 
     def cell(self, number: int) -> Iterator[Planned | Fault]:
         """What begins in one stretch of ``CELL_S`` seconds."""
@@ -104,8 +129,9 @@ class Scenario:
         for wrong in FAULTS:
             times = rng.poisson(per_hour.get(wrong, 0.0) * CELL_S / 3600)
             found += [self._fault(wrong, begin_s, rng) for _ in range(times)]
-        if self._finale_s is not None and begin_s <= self._finale_s < begin_s + CELL_S:
-            found.append(Planned((number + 1) * len(KINDS) * 1000 - 1, "slide", self._finale_s, 600.0))
+        here = [one for one in self._certain if begin_s <= one.at_s < begin_s + CELL_S]
+        last = (number + 1) * len(KINDS) * 1000 - 1
+        found += [Planned(last - k, one.kind, one.at_s, one.peak) for k, one in enumerate(here)]
         return iter(sorted((what for what in found if what.at_s >= QUIET_S), key=lambda what: what.at_s))
 
     def _fault(self, kind: FaultKind, begin_s: float, rng: np.random.Generator) -> Fault:
