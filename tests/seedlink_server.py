@@ -1,7 +1,9 @@
 """A SeedLink server for tests, versions 3 and 4, in the clear or with TLS, which can also be made to misbehave.
 
-It holds the last packets of every station and goes on from any of them, as ringserver and SeisComP do; asked for a
-packet that it has yet to number, it waits for it, as the specification has it ("not older than requested").
+It holds the last packets of every station and goes on from any of them, as SeisComP does; asked for a packet that it
+has yet to number, it waits for it, as the specification has it ("not older than requested").
+
+With ``ringserver`` it does as ringserver 4.5.3 does: one numbering, and one place to read from, for all stations.
 """
 
 from __future__ import annotations
@@ -55,8 +57,17 @@ class Subscription:
 class SeedLinkServer:
     """One server. Every attribute below may be set while it runs."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, size: int = 100_000, versions: Sequence[int] = (3, 4)):
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        size: int = 100_000,
+        versions: Sequence[int] = (3, 4),
+        ringserver: bool = False,
+    ):
         self.size, self.versions, self.tls = size, versions, tls
+        self.ringserver = ringserver
+        self.software = "RingServer/4.5.3" if ringserver else "Talus test"
         self.wildcards = True
         self.refuse_info = False
         self.waits_for_future = True
@@ -97,24 +108,28 @@ class SeedLinkServer:
         """Number what is held (of it the last ``keep`` packets) and what comes in another way, as after a loss of the
         server's state."""
         with self._changed:
+            known = list(self._next)
             self._next.clear()
             old, self._ring = self._ring if keep is None else self._ring[-keep:], []
             for entry in [] if forget else old:
-                at = self._next.setdefault(entry.station, sequence)
-                self._next[entry.station] = at + 1
+                at = self._next.setdefault(self._counter(entry.station), sequence)
+                self._next[self._counter(entry.station)] = at + 1
                 self._ring.append(replace(entry, sequence=at))
             if forget:
-                self._next = dict.fromkeys({entry.station for entry in old}, sequence)
+                self._next = dict.fromkeys(known, sequence)
 
     def _entry(self, payload: bytes) -> Entry:
         record = MS3Record.parse(payload)
         stream = StreamId.parse(record.sourceid)
         station = f"{stream.station.network}_{stream.station.station}"
-        sequence = self._next.get(station, 1)
-        self._next[station] = sequence + 1
+        sequence = self._next.get(self._counter(station), 1)
+        self._next[self._counter(station)] = sequence + 1
         channel = stream.station.band_source + stream.component
         location = stream.station.location
         return Entry(sequence, station, location, channel, record.starttime, record.endtime, payload)
+
+    def _counter(self, station: str) -> str:
+        return "" if self.ringserver else station
 
     # Running it.
 
@@ -186,6 +201,8 @@ class _Session:
         self.version = 3
         self.subscriptions: list[Subscription] = []
         self.streaming = False
+        self.after = 0
+        """As ringserver: the number of the packet behind which the connection reads."""
 
     def run(self) -> None:
         buffer = b""
@@ -222,11 +239,13 @@ class _Session:
             return False
         if verb == "HELLO":
             protocols = " ".join(f"SLPROTO:{version}.0" for version in self.server.versions)
-            self.say(f"SeedLink v4.0 (Talus test) :: {protocols} TIME\r\nTalus test\r\n".encode())
+            more = "CAP WS:13" if self.server.ringserver else "TIME"
+            self.say(f"SeedLink v4.0 ({self.server.software}) :: {protocols} {more}\r\nTalus test\r\n".encode())
         elif verb == "INFO":
             self.info(words)
         elif verb == "END":
             self.streaming = True
+            self.after = self.place()
         else:
             reason = self.handshake(verb, words)
             tail = f" {reason}" if reason and self.version == 4 else ""
@@ -253,6 +272,9 @@ class _Session:
 
     def station(self, station: str) -> str | None:
         wild = "*" in station or "?" in station
+        if self.server.ringserver:
+            self.subscriptions.append(Subscription(station))
+            return None
         known = {entry.station for entry in self.server.held()} | set(self.server._next)
         if (wild and not self.server.wildcards) or not any(_fits(station, name) for name in known):
             return "ARGUMENTS unknown station"
@@ -276,6 +298,8 @@ class _Session:
                 it.begin = self.unwrapped(it.station, int(words[0], 16))
             if len(words) > 1:
                 it.from_ns = _commas(words[1])
+        if self.server.ringserver:
+            return None
         if it.begin and self.server.resends_last:
             it.begin -= 1
         if it.begin is None:
@@ -285,6 +309,29 @@ class _Session:
             it.begin = min(it.begin, newest + 1)
         return None
 
+    def place(self) -> int:
+        """As ringserver: behind which packet all stations begin.
+
+        A number counts if the packet before it is held (and begins in the second that is given with it), and of several
+        the newest; else the earliest time, which never
+        gives the very first packet of the ring; else what comes next.
+        """
+        ring = self.server.held()
+        held = {entry.sequence: entry.start_ns // NS for entry in ring}
+        numbers = [
+            it.begin - 1
+            for it in self.subscriptions
+            if it.begin and it.begin - 1 in held and it.from_ns in (None, held[it.begin - 1] * NS)
+        ]
+        if numbers or not ring:
+            return max(numbers, default=0)
+        times = [it.from_ns for it in self.subscriptions if it.from_ns is not None]
+        if times:
+            for entry in ring:
+                if entry.end_ns > min(times) and any(self.fits(it, entry) for it in self.subscriptions):
+                    return max(entry.sequence - 1, ring[0].sequence)
+        return ring[-1].sequence
+
     def unwrapped(self, station: str, number: int) -> int:
         """The whole number nearest to what is held of which version 3 gives the last 24 bits."""
         newest = max((e.sequence for e in self.server.held() if _fits(station, e.station)), default=0)
@@ -293,6 +340,11 @@ class _Session:
     def flow(self, sent: dict[str, int]) -> None:
         out = bytearray()
         for entry in self.server.held():
+            if self.server.ringserver:
+                if entry.sequence > self.after and any(self.fits(it, entry) for it in self.subscriptions):
+                    out += self.packet(entry)
+                self.after = max(self.after, entry.sequence)
+                continue
             subscription = next((s for s in self.subscriptions if s.armed and _fits(s.station, entry.station)), None)
             if subscription is None or entry.sequence <= sent.get(entry.station, -1):
                 continue
@@ -311,6 +363,11 @@ class _Session:
 
     def wanted(self, subscription: Subscription, entry: Entry) -> bool:
         if subscription.from_ns is not None and entry.end_ns <= subscription.from_ns:
+            return False
+        return self.fits(subscription, entry)
+
+    def fits(self, subscription: Subscription, entry: Entry) -> bool:
+        if not _fits(subscription.station, entry.station):
             return False
         name = f"{entry.location}_{entry.channel[0]}_{entry.channel[1]}_{entry.channel[2]}"
         positive = [s for s in subscription.selectors if not s.startswith("!")]
@@ -341,13 +398,17 @@ class _Session:
             ranges.clear()
         elif len(words) > 1:
             ranges = {name: numbers for name, numbers in ranges.items() if _fits(words[1], name)}
+        if self.server.ringserver:
+            # The number that comes next, instead of the last; and in version 3 in decimal.
+            ranges = {name: [min(numbers), max(numbers) + 1] for name, numbers in ranges.items()}
+        form = "d" if self.server.ringserver else "06X"
         if self.version == 4:
             stations = [{"id": n, "start_seq": min(s), "end_seq": max(s)} for n, s in ranges.items()]
             self.say(self.json(b"I", {"software": "Talus test", "organization": "Talus", "station": stations}))
             return
         inner = "".join(
             f'<station name="{n.partition("_")[2]}" network="{n.partition("_")[0]}" '
-            f'begin_seq="{min(s) % (1 << 24):06X}" end_seq="{max(s) % (1 << 24):06X}"/>'
+            f'begin_seq="{min(s) % (1 << 24):{form}}" end_seq="{max(s) % (1 << 24):{form}}"/>'
             for n, s in ranges.items()
         )
         text = f'<?xml version="1.0"?><seedlink software="test" organization="Talus">{inner}</seedlink>'.encode()

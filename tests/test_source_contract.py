@@ -57,19 +57,18 @@ class Rig(Protocol):
 
 
 class SeedLinkRig:
-    """Two servers with two stations each, of the same names: four places."""
+    """Two servers with two stations each, of the same names: four places. As ringserver, a server reads from one place
+    for all of its stations, so that it is one place."""
 
-    def __init__(self, folder: Path, stack: ExitStack, protocol: str, **behaviour: bool) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, protocol: str, *, ringserver: bool = False) -> None:
         self.protocol, self.state = protocol, folder / "state"
-        self.servers = [stack.enter_context(SeedLinkServer()) for _ in range(2)]
+        self.servers = [stack.enter_context(SeedLinkServer(ringserver=ringserver)) for _ in range(2)]
         self.channels = [
             [f"{server}/{station.replace('_', '.')}.00.HH{c}" for c in COMPONENTS]
             for server in range(2)
             for station in STATIONS
         ]
         for server in self.servers:
-            for name, value in behaviour.items():
-                setattr(server, name, value)
             server.feed(record(channel, 0) for channel in CHANNELS)
 
     def feed(self, first: int, last: int) -> None:
@@ -121,6 +120,8 @@ class FolderRig:
 RIGS: dict[str, Callable[[Path, ExitStack], Any]] = {
     "seedlink 3": lambda folder, stack: SeedLinkRig(folder, stack, "3"),
     "seedlink 4": lambda folder, stack: SeedLinkRig(folder, stack, "4"),
+    "ringserver 3": lambda folder, stack: SeedLinkRig(folder, stack, "3", ringserver=True),
+    "ringserver 4": lambda folder, stack: SeedLinkRig(folder, stack, "4", ringserver=True),
     "folder": lambda folder, _: FolderRig(folder),
 }
 

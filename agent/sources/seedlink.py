@@ -32,7 +32,7 @@ from agent.sources.seedlink_request import Subscribed, Wish, subscribe
 from agent.sources.seedlink_state import Position, Progress, Reached, ahead, match, state_file
 from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
 from agent.tls import client_context
-from agent.types import NS, SampleBlock
+from agent.types import NS, SampleBlock, format_ns
 
 if TYPE_CHECKING:
     from agent.config_seedlink import SeedLinkConfig, SeedLinkServerConfig
@@ -213,7 +213,7 @@ class _Link:
         self._numbered: dict[str, Reached] = {}
         """Stations that were asked for by number, as they were left."""
         self._expected: dict[str, int] = {}
-        """By channel of such a station, the time at which its first new packet should begin."""
+        """By channel, the time at which its first new packet should begin."""
         self._silent: set[str] = set()
         """Stations that were asked for from where they were left and have sent nothing yet."""
         self._looked_at = self._saved_at = time.monotonic()
@@ -371,9 +371,9 @@ class _Link:
         self._silent = set(subscribed.beginnings)
         by_time: dict[str, list[str]] = {}
         for station, beginning in subscribed.beginnings.items():
+            self._expected.update(recent(known[station], time.time_ns()))
             if beginning.kind == "number":
                 self._numbered[station] = known[station]
-                self._expected.update(recent(known[station], time.time_ns()))
                 continue
             words = {"time": f"from {_clock(beginning.time_s)} on", "all": "with all that is held"}
             if beginning.kind in words:
@@ -391,23 +391,26 @@ class _Link:
                 did.
         """
         known = self._numbered.get(station)
-        if known is None:
-            return False
         name = blocks[0].stream.seed if blocks else ""
-        if not ahead(position.version, position.sequence, known.position.sequence):
+        if known is not None and not ahead(position.version, position.sequence, known.position.sequence):
             if position == known.position or not blocks or blocks[-1].end_ns <= known.ends.get(name, 0):
                 return True
             self._distrust(station, f"packet {position.sequence} of {station} is not the one that it was")
-        expected_ns = self._expected.pop(name, None)
-        if expected_ns is not None:
-            late_ns = blocks[0].start_ns - expected_ns
-            if late_ns > _JITTER_NS + 2 * NS / blocks[0].rate_hz:
+        expected_ns = self._expected.get(name)
+        if expected_ns is None or blocks[-1].end_ns <= expected_ns:
+            return False
+        del self._expected[name]
+        late_ns = blocks[0].start_ns - expected_ns
+        if late_ns > _JITTER_NS + 2 * NS / blocks[0].rate_hz:
+            if known is not None:
                 self._distrust(station, f"{name} goes on {late_ns / NS:.2f} s later than it was left")
+            gap = f"{late_ns / NS:.2f} s from {format_ns(expected_ns)} on"
+            self._tell(f"gap {name}", f"{name}: {gap} are lost: the server was asked, and sent what follows", "")
         return False
 
     def _distrust(self, station: str, reason: str) -> None:
         self._distrusted.add(station)
-        raise _AskAgainError(f"{reason}: the server may number its packets anew", "")
+        raise _AskAgainError(f"{reason}; does the server number its packets anew? Asking by time", "")
 
     def _look_for_stalls(self) -> None:
         """Ask anew for what has fallen silent while the connection lives.

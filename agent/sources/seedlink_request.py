@@ -70,9 +70,12 @@ def subscribe(
     accepted: list[Wish] = []
     beginnings: dict[str, Beginning] = {}
     reason: SourceError | None = None
+    # A server with one place to read from takes a number beside a time for the place, if its packet is of that time.
+    one_place = past.numbering == "together" or _ringserver(connection.software) is not None
     for wish in wishes:
+        holding = None if one_place else (holdings or {}).get(wish.station)
         try:
-            beginning = _ask(connection, wish, planned, (holdings or {}).get(wish.station), refused)
+            beginning = _ask(connection, wish, planned, holding, refused)
         except RefusedError as error:
             reason = error
             refused(wish.station, error)
@@ -229,7 +232,12 @@ def _holdings_3(answer: bytes, software: str) -> dict[str, Holding] | None:
 
 def _base(numbers: Sequence[str], software: str) -> int:
     """Sequence numbers of version 3 are hexadecimal; ringserver lists them in decimal since its version 4."""
-    ringserver = re.search(r"RingServer/(\d+)", software, re.IGNORECASE)
-    if ringserver is None or int(ringserver[1]) < 4:
+    if (_ringserver(software) or 0) < 4:
         return 16
     return 16 if any(re.search("^0.|[A-Fa-f]", number) for number in numbers) else 10
+
+
+def _ringserver(software: str) -> int | None:
+    """The major version of a ringserver; None if it is another server."""
+    found = re.search(r"RingServer/(\d{1,4})", software, re.IGNORECASE)
+    return None if found is None else int(found[1])
