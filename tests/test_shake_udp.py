@@ -15,6 +15,7 @@ from fuzz_support import awkward_float, awkward_text, fuzz, junk, several, spoil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.dsp.continuity import Continuity
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.shake_udp import MAX_BYTES, MalformedError, Receiver, Sender, ShakeUdpSource, parse
@@ -122,8 +123,8 @@ def test_a_long_text_that_almost_fits_is_refused_at_once() -> None:
 # Order
 
 
-def test_a_sound_stream_passes_at_once_and_on_an_exact_grid() -> None:
-    """Milliseconds of 1000 / 100 Hz are exact; at 40 Hz and 7 samples the digitizer rounds, and the grid does not."""
+def test_a_sound_stream_passes_at_once_and_comes_to_lie_on_an_exact_grid() -> None:
+    """Milliseconds of 1000 / 100 Hz are exact; at 64 Hz and 7 samples the digitizer rounds, the station does not."""
     bench = Bench()
     bench.take(*(datagram(k) for k in range(40)))
     assert bench.counts() == list(range(1000))
@@ -131,7 +132,8 @@ def test_a_sound_stream_passes_at_once_and_on_an_exact_grid() -> None:
     assert bench.problems == []
     slow = Bench(rate_hz=64.0)
     slow.take(*(datagram(k, n=7, rate=64.0) for k in range(200)))
-    starts = np.array([b.start_ns for b in slow.blocks])
+    continuity = Continuity()
+    starts = np.array([piece.start_ns for b in slow.blocks for piece in continuity.accept(b)])
     assert np.array_equal(np.diff(starts), np.diff([round(k * 7 * NS / 64) for k in range(200)]))
     assert slow.receiver.counters()["missing_samples"] == 0
 
@@ -216,9 +218,59 @@ def test_a_clock_that_drifts_is_no_gap() -> None:
     assert bench.blocks[-1].start_ns == pytest.approx((T0 + 399 * 0.25025) * NS, abs=5e6)
 
 
-def test_a_wrong_rate_is_told_with_the_right_one() -> None:
-    bench = Bench()
-    bench.take(*(datagram(k, rate=50.0) for k in range(60)))
+def noisy(k: int, chance: random.Random, jitter_s: float, decimals: int, *, rate: float = 100.0) -> bytes:
+    """The ``k``-th datagram of a sender that stamps by its own clock, and writes so many decimals."""
+    counts = ", ".join(str(k * 25 + i) for i in range(25))
+    return f"{{'EHZ', {T0 + k * 25 / rate + chance.gauss(0, jitter_s):.{decimals}f}, {counts}}}".encode()
+
+
+@pytest.mark.parametrize("jitter_s", [0.0, 0.003, 0.005, 0.01])
+@pytest.mark.parametrize("decimals", [1, 2, 3, 6])
+def test_what_comes_in_order_is_used_whatever_its_times_jitter(jitter_s: float, decimals: int) -> None:
+    """A software clock and times with one decimal are no loss: each sample is used, none is late, none waits, and the
+    station hears one run of data, whose times are right."""
+    bench, chance, continuity = Bench(), random.Random(4), Continuity()
+    bench.take(*(noisy(k, chance, jitter_s, decimals) for k in range(2000)))
+    c = bench.receiver.counters()
+    assert (c["received"], c["used"], c["missing_samples"], c["waiting"]) == (2000, 2000, 0, 0)
+    pieces = [piece for b in bench.blocks for piece in continuity.accept(b)]
+    assert bench.counts() == list(range(50_000))
+    assert continuity.counts["Z"].gaps == continuity.counts["Z"].overlaps == 0
+    late_s = [(piece.start_ns / NS - T0) - 0.25 * k for k, piece in enumerate(pieces)]
+    assert max(map(abs, late_s[40:])) < (0.04 if decimals == 1 else 0.02)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.005, 0.01]), st.sampled_from([1, 2, 3]))
+def test_loss_repetition_and_overtaking_are_put_right_although_times_jitter(
+    seed: int, jitter_s: float, decimals: int
+) -> None:
+    """Each datagram that came is used once and in order; one that was lost is a gap of its length. (Between two that
+    are lost, one alone is not: nothing confirms it.)"""
+    chance, bench, sent, lost = random.Random(seed), Bench(), list[int](), set[int]()
+    for k in range(200):
+        if 4 < k < 190 and chance.random() < 0.04 and not lost & {k - 2, k - 3, k - 4}:
+            lost.add(k)
+            continue
+        sent += [k, k] if chance.random() < 0.03 else [k]
+        if chance.random() < 0.03 and len(sent) > 4:
+            sent[-1], sent[-2] = sent[-2], sent[-1]
+    datagrams = {k: noisy(k, chance, jitter_s, decimals) for k in range(200)}
+    for k in sent:
+        bench.take(datagrams[k])
+        bench.tick()
+    bench.tick(2.0)
+    assert bench.counts() == [k * 25 + i for k in sorted(set(sent)) for i in range(25)]
+    c = bench.receiver.counters()
+    assert (c.get("late", 0), c.get("unconfirmed", 0)) == (0, 0)
+    assert c["missing_samples"] == pytest.approx(25 * len(lost), abs=len(lost) * (6 * jitter_s + 10.0**-decimals) * 100)
+    assert bench.accounted()
+
+
+@pytest.mark.parametrize(("jitter_s", "decimals"), [(0.0, 3), (0.01, 3), (0.0, 1)])
+def test_a_wrong_rate_is_told_with_the_right_one(jitter_s: float, decimals: int) -> None:
+    bench, chance = Bench(), random.Random(5)
+    bench.take(*(noisy(k, chance, jitter_s, decimals, rate=50.0) for k in range(60)))
     assert [p.hint for p in bench.problems if "samples a second" in p.message] == ["set source.rate_hz to 50"]
 
 

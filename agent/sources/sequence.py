@@ -1,21 +1,27 @@
 """Packets of one channel put back in order by their times, for transports that lose, repeat and overtake.
 
-Such a packet carries nothing but a time. One that continues the channel is passed on at once. One from elsewhere is
-kept back: the missing one may still come, and a single wrong time must not carry the channel into the future, where all
-that follows would be too late. What is kept back is believed when packets that continue each other agree on it.
+Such a packet carries nothing but a time, which may jitter or be rounded. One that comes within half a packet of where
+the channel is due continues it and is passed on at once: no loss is inferred from less. One from elsewhere is kept
+back: the missing one may still come, and a single wrong time must not carry the channel into the future, where all that
+follows would be too late. What is kept back is believed when packets that continue each other agree on it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import numpy as np
 
 from agent.types import NS, Samples
 
 Loss: TypeAlias = Literal["repeated", "late", "unconfirmed"]
 
+_TOLERANCE_NS = 120_000_000
+"""A packet continues the channel if it is no more than this, and than half a packet, off its time."""
+_FOLLOW = 8
+"""The time at which the next packet is due follows the stamps with an eighth of their differences."""
 MAX_WAITING = 64
 """Packets kept back at most."""
 _AGREE = 2
@@ -25,7 +31,7 @@ _AGREE_BACKWARD = 4
 _FORGET_S = 5.0
 """Packets are kept back so much longer than the patience, then dropped."""
 _REMEMBERED = 64
-"""Packets passed on whose times are remembered, to tell a repeated one from a late one."""
+"""Packets passed on that are remembered, to tell a repeated one from a late one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +46,8 @@ class Packet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """Samples in order, their time on the channel's grid; ``missing`` samples are lost before them. ``step_ns`` is how
-    far the clock was set back, 0 where it was not."""
+    """Samples in order, and their time as the packet says it; ``missing`` samples are lost before them. ``step_ns`` is
+    how far the clock was set back, 0 where it was not."""
 
     start_ns: int
     samples: Samples
@@ -53,16 +59,18 @@ class ChannelSequence:
     """One channel. ``dropped`` is told each packet that is not passed on, and why. Not thread-safe."""
 
     def __init__(self, rate_hz: float, patience_s: float, dropped: Callable[[Packet, Loss], None]) -> None:
-        self._rate_hz, self._half_ns = rate_hz, NS / rate_hz / 2
+        self._rate_hz = rate_hz
         self._patience_s = patience_s
         self._dropped = dropped
-        self._origin_ns = 0
-        self._count = 0
         self._due_ns: int | None = None
+        self._tolerance_ns = 0
+        """How far from there the next packet may be."""
+        self._placed = 0
+        """Packets passed on since the last gap."""
         self._continued_s = float("-inf")
         """When the channel last went on where it was."""
         self._waiting: list[Packet] = []
-        self._passed: deque[int] = deque(maxlen=_REMEMBERED)
+        self._passed: dict[int, Samples] = {}
 
     @property
     def waiting(self) -> int:
@@ -71,18 +79,16 @@ class ChannelSequence:
 
     def push(self, packet: Packet) -> Iterator[Placed]:
         """Take a packet; yields what can be passed on now."""
-        due_ns = self._due_ns
-        if due_ns is not None and abs(packet.start_ns - due_ns) < self._half_ns:
+        if self._is_repeated(packet):
+            self._dropped(packet, "repeated")
+            return
+        if self._due_ns is not None and abs(packet.start_ns - self._due_ns) < self._tolerance_ns:
             # The channel goes on where it was, so what lies behind it is late and not a clock that was set back.
             self._continued_s = packet.arrived_s
             yield self._place(packet)
             if self._waiting:
                 yield from self._drain()
                 self._drop_before(self._due_ns or 0)
-            return
-        known = [*self._passed, *(other.start_ns for other in self._waiting)]
-        if any(abs(packet.start_ns - start_ns) < self._half_ns for start_ns in known):
-            self._dropped(packet, "repeated")
             return
         self._waiting.append(packet)
         self._waiting.sort(key=lambda waiting: waiting.start_ns)
@@ -100,8 +106,7 @@ class ChannelSequence:
                 self._passed.clear()
             else:
                 self._drop_before(first.start_ns)
-            self._origin_ns = self._due_ns = first.start_ns
-            self._count = 0
+            self._due_ns, self._placed = first.start_ns, 0
             self._waiting = [waiting for waiting in self._waiting if waiting not in chain]
             for packet in chain:
                 placed = self._place(packet)
@@ -133,32 +138,42 @@ class ChannelSequence:
         chain: list[Packet] = []
         for packet in self._waiting:
             if chain:
-                end_ns = chain[-1].start_ns + round(len(chain[-1].samples) * NS / self._rate_hz)
-                if abs(packet.start_ns - end_ns) >= self._half_ns:
+                length_ns = self._length_ns(chain[-1])
+                if abs(packet.start_ns - chain[-1].start_ns - length_ns) >= min(_TOLERANCE_NS, length_ns // 2):
                     yield chain
                     chain = []
             chain.append(packet)
         if chain:
             yield chain
 
+    def _is_repeated(self, packet: Packet) -> bool:
+        """Whether the same time came with the same samples before."""
+        passed = self._passed.get(packet.start_ns)
+        known = [] if passed is None else [passed]
+        known += [other.samples for other in self._waiting if other.start_ns == packet.start_ns]
+        return any(np.array_equal(samples, packet.samples) for samples in known)
+
+    def _length_ns(self, packet: Packet) -> int:
+        return round(len(packet.samples) * NS / self._rate_hz)
+
     def _place(self, packet: Packet) -> Placed:
-        """The packet where it is due, on the grid. A clock that drifts is followed slowly."""
+        """The packet as the channel's next one."""
         assert self._due_ns is not None  # noqa: S101 - the callers have seen to it
-        start_ns = self._due_ns
-        off_ns = packet.start_ns - start_ns
-        if abs(off_ns) > self._half_ns / 2:
-            self._origin_ns += off_ns // 8
-        self._count += len(packet.samples)
-        self._due_ns = self._origin_ns + round(self._count * NS / self._rate_hz)
-        self._passed.append(packet.start_ns)
-        return Placed(start_ns, packet.samples)
+        self._placed += 1
+        length_ns = self._length_ns(packet)
+        self._due_ns += (packet.start_ns - self._due_ns) // min(_FOLLOW, self._placed) + length_ns
+        self._tolerance_ns = min(_TOLERANCE_NS, length_ns // 2)
+        self._passed[packet.start_ns] = packet.samples
+        if len(self._passed) > _REMEMBERED:
+            del self._passed[next(iter(self._passed))]
+        return Placed(packet.start_ns, packet.samples)
 
     def _drain(self) -> Iterator[Placed]:
-        """Packets that were kept back and have now become due."""
-        while True:
+        """Packets that were kept back and have now become due, the nearest first."""
+        while self._waiting:
             due_ns = self._due_ns or 0
-            packet = next((w for w in self._waiting if abs(w.start_ns - due_ns) < self._half_ns), None)
-            if packet is None:
+            packet = min(self._waiting, key=lambda waiting: abs(waiting.start_ns - due_ns))
+            if abs(packet.start_ns - due_ns) >= self._tolerance_ns:
                 return
             self._waiting.remove(packet)
             yield self._place(packet)

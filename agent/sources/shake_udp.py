@@ -270,28 +270,39 @@ class Receiver:
 
 
 class _RateWatch:
-    """Notices that a channel's times grow at another rate than the configured one; tells it once."""
+    """Notices that a channel's times grow at another rate than the configured one; tells it once.
 
-    _ENOUGH = 40
+    Judged are ``_ENOUGH`` datagrams at a time, so that times which jitter or are rounded do not hide it. Steps that are
+    far longer than most are losses.
+    """
+
+    _ENOUGH = 25
+    _LONG = 1.7
 
     def __init__(self, rate_hz: float, name: str, where: str, on_problem: ProblemSink) -> None:
         self._rate_hz, self._name, self._where, self._on_problem = rate_hz, name, where, on_problem
         self._last: Datagram | None = None
+        self._steps: list[tuple[float, int]] = []
+        """Seconds to the next datagram, and samples."""
         self._found_hz = 0.0
-        self._agreeing = 0
+        self._told = False
 
     def see(self, datagram: Datagram) -> None:
         last, self._last = self._last, datagram
-        if self._agreeing > self._ENOUGH or last is None or datagram.start_ns <= last.start_ns:
+        if self._told or last is None or datagram.start_ns <= last.start_ns:
             return
-        found_hz = len(last.samples) * NS / (datagram.start_ns - last.start_ns)
-        if abs(found_hz / self._rate_hz - 1) < 0.02 or abs(found_hz / (self._found_hz or 1) - 1) > 0.02:
-            self._agreeing = 0
-        self._found_hz = found_hz
-        self._agreeing += 1
-        if self._agreeing > self._ENOUGH:
-            message = f"{self._name} comes at {found_hz:.4g} samples a second, not {self._rate_hz:g}"
-            self._on_problem(SourceProblem(self._where, message, f"set source.rate_hz to {round(found_hz)}"))
+        self._steps.append(((datagram.start_ns - last.start_ns) / NS, len(last.samples)))
+        if len(self._steps) < self._ENOUGH:
+            return
+        typical_s = sorted(seconds / samples for seconds, samples in self._steps)[self._ENOUGH // 2]
+        steps = [step for step in self._steps if step[0] <= self._LONG * typical_s * step[1]]
+        before_hz, self._found_hz = self._found_hz, sum(step[1] for step in steps) / sum(step[0] for step in steps)
+        self._steps = []
+        if abs(self._found_hz / self._rate_hz - 1) < 0.02 or abs(before_hz / self._found_hz - 1) > 0.02:
+            return
+        self._told = True
+        message = f"{self._name} comes at {self._found_hz:.4g} samples a second, not {self._rate_hz:g}"
+        self._on_problem(SourceProblem(self._where, message, f"set source.rate_hz to {round(self._found_hz)}"))
 
 
 class ShakeUdpSource:
