@@ -46,6 +46,13 @@ class HealthConfig(Section):
         description="allow an address of prometheus that others on the network can reach; nothing there asks who reads",
     )
 
+    hearing_limit_counts: float | None = Field(
+        default=None,
+        gt=0,
+        description="the station is degraded when the smallest event that would trigger is larger than this, "
+        "counts (see operations.md); without it, only what is ten times the usual counts",
+    )
+
     def disagreements(self) -> Iterator[Disagreement]:
         if self.prometheus is not None and not self.prometheus_remote:
             host, _ = split_address(self.prometheus)

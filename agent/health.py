@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent import machine
 from agent.clock import HostClock
 from agent.dsp.continuity import Counts
+from agent.dsp.hearing import Figures
+from agent.hearing_health import hearing_health, problems
 from agent.messages import clock_part
 from agent.rates import MOST, Rates, rsam_health
 from agent.reasons import Reason
@@ -83,8 +86,17 @@ class Sight:
 class Health:
     """Fed by the pipeline's thread, read by the one that reports; both may call at any time."""
 
-    def __init__(self, identity: Identity, state_dir: Path, stalled_s: float = STALLED_S) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        state_dir: Path,
+        stalled_s: float = STALLED_S,
+        *,
+        hearing_limit_counts: float | None = None,
+    ) -> None:
+        """``hearing_limit_counts``: the largest event that may go unheard."""
         self._identity = identity
+        self._hearing_limit = hearing_limit_counts
         self.stalled_s = stalled_s
         """Silence of a channel after which it is named."""
         self._state_dir = state_dir
@@ -149,8 +161,10 @@ class Health:
                 for stream, entry in streams
             ]
             newest: dict[StationId, int] = {}
+            idle: dict[StationId, float] = {}
             for stream, entry in streams:
                 newest[stream.station] = max(newest.get(stream.station, 0), entry.end_ns)
+                idle[stream.station] = min(idle.get(stream.station, now), now - entry.arrived)
             rates = self._rates.report(newest)
             events = _last_hour(self._events, now)
             discards = _last_hour(self._discards, now)
@@ -180,8 +194,16 @@ class Health:
             more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
             text = f"no new samples from {named}{more} for {self.stalled_s:.0f} s"
             reasons.append(Reason("channels_silent", text, named if len(silent) == 1 else None))
+        heard = self._listen(sight.stations, idle)
+        reasons += [reason for name, one in heard.items() for reason in problems(name, one, self._hearing_limit)]
+        starting = _starting(heard)
         if not streams:
-            reasons.append(Reason("no_samples", "no samples yet"))
+            (starting if now - self._started <= self.stalled_s else reasons).append(
+                Reason("no_samples", "no samples yet")
+            )
+        elif sight.stations and not heard:
+            text = "no channel is a component: its code ends in E, N, Z, 1, 2 or 3"
+            reasons.append(Reason("no_component", text))
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
             reasons.append(Reason("disk_low", f"{disk_mb:.0f} MB of disk are left for {self._state_dir}"))
         if memory is not None and memory[0] < LOW_MEMORY_MB:
@@ -198,8 +220,8 @@ class Health:
             seq=seq,
             time=format_ns(time.time_ns()),
             uptime_s=round(now - self._started, 1),
-            status="degraded" if reasons else "ok",
-            reasons=_first(reasons),
+            status="degraded" if reasons else "starting" if starting else "ok",
+            reasons=_first([*reasons, *starting]),
             streams=shown,
             streams_total=len(shown),
             streams_stalled=len(silent),
@@ -217,6 +239,7 @@ class Health:
             source=dict(list(sight.source.items())[:MAX_COUNTERS]),
             rates=rates,
             rsam=[one for one in rsam if one is not None],
+            hearing=[hearing_health(name, one) for name, one in list(heard.items())[:MOST]],
             outbox=sight.outbox,
             link=sight.link,
             events_hour=events,
@@ -225,6 +248,15 @@ class Health:
             backend_activity=sight.activity[:500] if sight.activity else None,
             inference_failures=failures,
         )
+
+    def _listen(self, stations: Sequence[Station], idle: Mapping[StationId, float]) -> dict[StationId, Figures]:
+        """How each sensor with a component hears, those that hear least first."""
+        found = {}
+        for station in stations:
+            if station.has_component:
+                silent_s = idle.get(station.id, 0.0)
+                found[station.id] = station.hearing.figures(silent_s if silent_s > self.stalled_s else 0.0)
+        return dict(sorted(found.items(), key=lambda one: (one[1].armed_10min or 0.0, one[0])))
 
     def _cpu_percent(self, now: float) -> float:
         """Share of one core since the last call."""
@@ -238,6 +270,15 @@ def for_the_broker(report: HealthMessage) -> HealthMessage:
     if len(report.streams) <= MAX_STREAMS:
         return report
     return report.model_copy(update={"streams": sorted(report.streams, key=_ill, reverse=True)[:MAX_STREAMS]})
+
+
+def _starting(heard: Mapping[StationId, Figures]) -> list[Reason]:
+    """What is yet to come before the station listens."""
+    waiting = {name: one.listening_in_s for name, one in heard.items() if one.listening_in_s is not None}
+    return [
+        Reason("listening", f"{'' if len(heard) == 1 else f'{name}: '}listening in {left_s:.0f} s", str(name))
+        for name, left_s in waiting.items()
+    ]
 
 
 def _ill(stream: StreamHealth) -> tuple[float, ...]:

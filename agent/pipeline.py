@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.dsp.detector import TriggerSettings
+from agent.dsp.hearing import Slot
 from agent.errors import DataError
 from agent.station import Classify, Output, Station
 from agent.types import MAX_BLOCK_S, SampleBlock, StationId, StreamId
@@ -31,6 +32,8 @@ class Pipeline:
         self._classifier = classifier
         self._exercise = exercise
         self.stations: dict[StationId, Station] = {}
+        self.remembered: Mapping[StationId, Sequence[Slot]] = {}
+        """What an earlier run knew of how each sensor hears; to be set before the first packet."""
 
     def feed(self, block: SampleBlock) -> list[Output]:
         """Take one packet; returns what it decided, in the order of data time.
@@ -54,6 +57,7 @@ class Pipeline:
             station = Station(
                 block.stream.station, self._trigger, self._verdict_at_s, self._classifier, exercise=self._exercise
             )
+            station.hearing.remember(self.remembered.get(station.id, ()))
             self.stations[block.stream.station] = station
         return station.feed(block)
 

@@ -1,4 +1,4 @@
-"""The reasons for which a station is degraded.
+"""The reasons for which a station is degraded, or still starting.
 
 A reason has a code for programs, which stays the same when its words change, and a text for people. ``CODES`` is the
 list of all codes; docs/operations.md has a row for each (tested).
@@ -11,47 +11,73 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Code: TypeAlias = Literal[
+    "always_triggered",
     "broker_unreachable",
+    "cannot_trigger",
     "channels_silent",
+    "clipped",
     "clock",
     "coincidence",
+    "constant",
     "control",
+    "copies",
     "data_clock",
     "disk_low",
     "disk_refuses",
     "hot",
+    "last_bit",
+    "listening",
+    "louder",
     "memory_low",
     "more",
+    "no_component",
     "no_samples",
+    "not_armed",
     "outbox_unreadable",
     "packets_refused",
     "prometheus",
+    "quieter",
     "source",
     "stage_ended",
     "stage_stuck",
     "state_in_memory",
+    "threshold_high",
+    "threshold_limit",
 ]
 
 CODES: Mapping[Code, str] = {
+    "always_triggered": "a sensor's trigger does not end: one event cannot be told from the next",
     "broker_unreachable": "there is no connection to the broker",
+    "cannot_trigger": "with these trigger settings no event would trigger, however large",
     "channels_silent": "channels deliver nothing for longer than they should",
+    "clipped": "a waveform is cut off at the recorder's largest value",
     "clock": "this machine's clock is wrong or not synchronised",
     "coincidence": "too few stations of the site have data: stations alert alone",
+    "constant": "a component's samples never change",
     "control": "changes from afar cannot be taken or kept",
+    "copies": "two components have the same samples",
     "data_clock": "a recorder's clock is in doubt",
     "disk_low": "little of the disk is left",
     "disk_refuses": "the disk does not take messages: they are held in memory",
     "hot": "the machine is near the temperature at which it throttles",
+    "last_bit": "a component's amplitude in the trigger's band is below one count",
+    "listening": "a sensor's averages are not warm yet; no fault while the status is starting",
+    "louder": "a component is a thousand times louder than the others, or than in its last day",
     "memory_low": "little of the machine's memory is left",
     "more": "there are more reasons than the message holds",
+    "no_component": "no channel is a component that the trigger uses",
     "no_samples": "nothing has come from the source since the start",
+    "not_armed": "a sensor's detector could not trigger for more than a tenth of the last ten minutes",
     "outbox_unreadable": "the outbox cannot be read",
     "packets_refused": "the pipeline cannot use the packets that come",
     "prometheus": "the page for Prometheus cannot be served",
+    "quieter": "a component is a thousand times quieter than the others, or than in its last day",
     "source": "the source reports a fault",
     "stage_ended": "a thread of the agent has ended",
     "stage_stuck": "a thread of the agent does nothing although packets wait for it",
     "state_in_memory": "state_dir cannot be written: what waits is held in memory",
+    "threshold_high": "the smallest event that would trigger is more than ten times as large as usual",
+    "threshold_limit": "the smallest event that would trigger is larger than health.hearing_limit_counts",
 }
 """Each code and what it stands for."""
 

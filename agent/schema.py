@@ -337,6 +337,26 @@ class RsamHealth(Payload):
     hour_counts: Amount = Field(description="in the hour up to it")
 
 
+class HearingHealth(Payload):
+    """What a sensor can hear. The reference event is a wavelet of 6 Hz (or the centre of the trigger's band), 2 s long
+    (or longer, with `min_duration_s`); its amplitude is that at its peak, on every component."""
+
+    station: Station
+    listening_in_s: Amount | None = Field(description="until its averages are warm; null from then on")
+    armed_10min: Share | None = Field(
+        description="share of the last ten minutes in which its detector could trigger, counted from when it began to "
+        "listen; null before that"
+    )
+    armed_hour: Share | None = Field(description="the same of the last hour")
+    threshold_counts: Amount | None = Field(
+        description="smallest reference event that would have triggered, median of the last ten minutes; null where "
+        "nothing would have"
+    )
+    usual_counts: Amount | None = Field(description="the same, median of the last day")
+    usual_hours: Amount = Field(description="how much of the last day is known")
+    plausible: bool = Field(description="whether the samples look as a working sensor's do")
+
+
 class OutboxHealth(Payload):
     """What waits for the broker, and what was given up."""
 
@@ -376,7 +396,7 @@ class HealthMessage(Payload):
     seq: Seq
     time: Time
     uptime_s: Amount
-    status: Literal["ok", "degraded", "failed"]
+    status: Literal["ok", "starting", "degraded", "failed"]
     reasons: list[ReasonPart] = Field(max_length=20, description="why it is degraded, empty when it is ok")
     streams: list[StreamHealth] = Field(
         max_length=1024, description="all, or to the broker the 64 that are worst, those first that send nothing"
@@ -399,6 +419,9 @@ class HealthMessage(Payload):
     )
     rates: list[RateHealth] = Field(default=[], max_length=64)
     rsam: list[RsamHealth] = Field(default=[], max_length=64)
+    hearing: list[HearingHealth] = Field(
+        default=[], max_length=64, description="what each sensor can hear; those that hear least first"
+    )
     outbox: OutboxHealth | None
     link: LinkHealth | None
     events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")

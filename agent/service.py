@@ -138,7 +138,12 @@ class Service:
         for reason in line.fallbacks:
             _log.warning("%s", reason)
         stalled_s = getattr(config.source, "stalled_s", STALLED_S)
-        health = Health(Identity(station, line.reporter.boot_id), config.state_dir, stalled_s)
+        health = Health(
+            Identity(station, line.reporter.boot_id),
+            config.state_dir,
+            stalled_s,
+            hearing_limit_counts=config.health.hearing_limit_counts,
+        )
         delivery = self._delivery(station, _both(tuning.subscription, orders))
         put = delivery.put if delivery else _print
         clocks = DataClocks() if is_live(config) else None

@@ -10,9 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
+import numpy as np
+
 from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector, TriggerSettings
+from agent.dsp.hearing import Hearing
 from agent.dsp.measure import NOISE_S, SETTLE_NS, measure, quiet_level
+from agent.dsp.plausible import inspect
 from agent.dsp.recorded import Recorded
 from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Minute
@@ -49,6 +53,10 @@ _NEVER = 1 << 63
 _LEAST_MEASURED_NS = NS
 _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
+INSPECT_NS = 60 * NS
+"""The raw samples are looked at so often ..."""
+INSPECTED_NS = 20 * NS
+"""... and so many of them."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -128,6 +136,7 @@ class Station:
         self._settled_ns = _settled_ns(trigger)
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
+        self._inspect_at_ns = 0
         self._ended_ns = 0
         """End of the last trigger that is over."""
 
@@ -145,6 +154,16 @@ class Station:
     def rsam(self) -> tuple[Minute, ...]:
         """The vertical's mean absolute amplitude in each complete minute of the last hour. Any thread may look."""
         return self._detector.rsam.minutes
+
+    @property
+    def has_component(self) -> bool:
+        """Whether a channel came that the trigger can use."""
+        return bool(self._rings)
+
+    @property
+    def hearing(self) -> Hearing:
+        """What the sensor could have heard. Any thread may look."""
+        return self._detector.hearing
 
     @property
     def time_ns(self) -> int:
@@ -178,6 +197,7 @@ class Station:
                 # The times at which open events would be decided may never come now, and their data go.
                 outputs += self.flush()
                 self._former.pop(row, None)
+                self._inspect_at_ns = 0
             if ring is None or not same_rate(piece.rate_hz, ring.rate_hz):
                 if ring is not None:
                     self._former[row] = ring
@@ -186,9 +206,23 @@ class Station:
             ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=piece.continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
             triggers += self._hear(self._detector.feed(piece))
+        if self._detector.time_ns >= self._inspect_at_ns:
+            self._inspect()
         if triggers or self._open:
             outputs += self._advance(triggers, self._detector.time_ns)
         return outputs
+
+    def _inspect(self) -> None:
+        """Once a minute of data, look at the raw samples of its end."""
+        until_ns = self._detector.time_ns // INSPECT_NS * INSPECT_NS
+        self._inspect_at_ns = until_ns + INSPECT_NS
+        samples = {}
+        for row, ring in self._rings.items():
+            runs = ring.segments(until_ns - INSPECTED_NS, until_ns)
+            if runs:
+                samples[self._streams[row].component] = np.concatenate([run.samples for run in runs])
+        if samples:
+            self.hearing.inspected(inspect(samples), whole=all(x.dtype.kind in "iu" for x in samples.values()))
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""
@@ -255,6 +289,7 @@ class Station:
         running = [event.onset_ns for event in self._open if event.off_ns is None]
         for event in self._open:
             event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
+        successor.detector.hearing.follow(old.hearing, now_ns)
         self._detector = successor.detector
         still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
         self._handover = Handover(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)

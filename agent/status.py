@@ -26,8 +26,9 @@ STALE_FACTOR = 3.0
 """So many intervals without a word, and something is wrong."""
 _GRACE_S = 5.0
 
-Verdict: TypeAlias = Literal["ok", "degraded", "silent", "gone", "stopped"]
-"""``silent``: the process is there but says nothing; ``gone``: it is not there; ``stopped``: it was told to end."""
+Verdict: TypeAlias = Literal["ok", "starting", "degraded", "silent", "gone", "stopped"]
+"""``starting``: it does not listen yet, which is no fault;
+``silent``: the process is there but says nothing; ``gone``: it is not there; ``stopped``: it was told to end."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ def _verdict(said: StatusMessage, age_s: float) -> Verdict:
         return "gone"
     if not -_GRACE_S <= age_s <= STALE_FACTOR * said.interval_s + _GRACE_S:
         return "silent"
-    return "ok" if said.health.status == "ok" else "degraded"
+    status = said.health.status
+    return status if status in ("ok", "starting") else "degraded"
 
 
 def _lives(pid: int) -> bool:

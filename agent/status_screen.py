@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from agent.schema import AlertMessage, HealthMessage, RateHealth
+from agent.schema import AlertMessage, HealthMessage, HearingHealth, RateHealth
 from agent.status import Status
 
 HEADLINES = {
     "ok": "OK",
+    "starting": "STARTING",
     "degraded": "DEGRADED",
     "silent": "SILENT: the process is there, but has said nothing for {age}",
     "gone": "NOT RUNNING: it ended without a word, {age} ago",
@@ -29,6 +30,7 @@ def screen(status: Status, *, colour: bool = False) -> str:
     rows = [
         ("agent", _agent(status)),
         ("samples", _samples(health)),
+        *(("hearing", _hearing(one)) for one in health.hearing[:_WORDS_MOST]),
         ("network", _network(status)),
         ("events", _events(health)),
         *(("rate", _rate(rate)) for rate in health.rates[:_WORDS_MOST]),
@@ -86,6 +88,19 @@ def _samples(health: HealthMessage) -> str:
         (sum(stream.restarts for stream in streams), "restarts"),
     )
     return text + "".join(f", {count} {name}" for count, name in faults if count)
+
+
+def _hearing(one: HearingHealth) -> str:
+    if one.listening_in_s is not None:
+        return f"{one.station}: listening in {one.listening_in_s:.0f} s"
+    if one.armed_10min is None or one.armed_hour is None:
+        return f"{one.station}: listens; the figures come within half a minute"
+    text = f"{one.station}: armed {one.armed_10min:.0%} of 10 min, {one.armed_hour:.0%} of 1 h"
+    if one.threshold_counts is not None:
+        text += f"; hears events from {one.threshold_counts:.3g} counts"
+    if one.usual_counts is not None:
+        text += f" (usually {one.usual_counts:.3g}, of {one.usual_hours:.1f} h)"
+    return text
 
 
 def _network(status: Status) -> str:

@@ -59,12 +59,14 @@ class Component:
         tear: int = 0,
         meter: Meter | None = None,
         warm_up: int | None = None,
+        report: int | None = None,
     ) -> None:
         """``long_gap`` and ``tear``: samples that may be missing for the long average to be kept, for the gap to be
         bridged. ``meter`` is shown the band-passed samples, with the number of their first, once the filter has
-        settled. ``warm_up``: samples after which the averages count for the first time (None: ``nlta``)."""
+        settled. ``warm_up``: samples after which the averages count for the first time (None: ``nlta``). ``report``: as
+        for ``RecursiveStaLta``; see ``levels``."""
         self._meter = meter
-        self.averages = RecursiveStaLta(nsta, nlta)
+        self.averages = RecursiveStaLta(nsta, nlta, report=report)
         if warm_up is not None:
             self.averages.shorten(warm_up)
         self.end = joins_at
@@ -82,6 +84,9 @@ class Component:
         self._queue: deque[tuple[int, Samples]] = deque()
         self._done = joins_at
         """Number of the sample after the last processed one."""
+        self._averaged_from = joins_at
+        """Number of the first sample of what the averages write down next."""
+        self._levels: list[tuple[int, list[tuple[int, float, float]]]] = []
 
     def join(self, first: int, samples: Samples) -> tuple[int, Samples]:
         """Number and samples of a packet as they are to be processed: what was had already is cut off, a tear before it
@@ -153,6 +158,19 @@ class Component:
             phase, count = self.phase(self._queue[0][0])
             self.pass_by(phase, count)
 
+    def levels(self) -> list[tuple[int, list[tuple[int, float, float]]]]:
+        """What the averages wrote down since the last call, with the number of the first sample of each list."""
+        self._number_levels()
+        found, self._levels = self._levels, []
+        return found
+
+    def _number_levels(self) -> None:
+        levels = self.averages.levels
+        if levels:
+            self._levels.append((self._averaged_from, levels))
+            self._averaged_from += sum([samples for samples, _, _ in levels])
+            self.averages.levels = []
+
     def _restart(self, gap: int) -> None:
         self._filter.reset()
         if gap > self._long_gap:
@@ -162,3 +180,5 @@ class Component:
             self.averages.bridge()
             # A new average has nothing to lose from the start-up transient: it has to warm up first.
             self._settling = self._settle
+        self._number_levels()
+        self._averaged_from = self._done + gap + self._settling

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.dsp.component import Component, Phase
+from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.onoff import Change, OnOff, Rise
 from agent.dsp.ring import RingBuffer
 from agent.dsp.rsam import Rsam
@@ -103,6 +104,8 @@ class Detector:
         self._grid: _Grid | None = None
         self.rsam = Rsam()
         """Of the vertical component."""
+        self.hearing = Hearing(trigger)
+        """What it could have heard."""
         self.warm_up_s: float | None = None
         """While it is set, a component's averages count after so many seconds instead of ``lta_s``."""
 
@@ -139,9 +142,10 @@ class Detector:
             return self._grid.feed(block, self.warm_up_s)
         if self._grid is not None and self._grid.outvotes(block):
             return []
-        new = _Grid(self.station, self._trigger, block, self.rsam)
+        new = _Grid(self.station, self._trigger, block, self.rsam, self.hearing)
         triggers = self.flush()
         self._grid = new
+        self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz)
         return triggers + new.feed(block, self.warm_up_s)
 
     def flush(self) -> list[TriggerOn | TriggerOff]:
@@ -156,9 +160,11 @@ class _Grid:
     component, the leader: the first that came, another once that one has fallen silent.
     """
 
-    def __init__(self, station: StationId, trigger: TriggerSettings, block: SampleBlock, rsam: Rsam) -> None:
+    def __init__(
+        self, station: StationId, trigger: TriggerSettings, block: SampleBlock, rsam: Rsam, hearing: Hearing
+    ) -> None:
         t, rate = trigger, block.rate_hz
-        high_hz = min(t.high_hz, HIGHEST_CORNER * rate / 2)
+        self.high_hz = high_hz = min(t.high_hz, HIGHEST_CORNER * rate / 2)
         self._nsta, self._nlta = round(t.sta_s * rate), round(t.lta_s * rate)
         if not (t.low_hz < high_hz and 2 <= self._nsta < self._nlta):
             raise DataError(
@@ -174,7 +180,10 @@ class _Grid:
         self._judged = -1
         """Number of the sample after the last one that has a ratio."""
         self._station = station
-        self._rsam = rsam
+        self._rsam, self._hearing = rsam, hearing
+        self._alive: list[Component] = []
+        self._report_at = 0
+        """Number of the sample from which on the hearing is told of what was decided."""
         self._combine = self._vector if t.combine == "vector" else self._coincidence
         self._needed = t.components_needed
         self._rate_hz, self._step_ns = rate, NS / rate
@@ -252,6 +261,7 @@ class _Grid:
             tear=self._tear,
             meter=self._measure if block.stream.row == _VERTICAL else None,
             warm_up=warm_up,
+            report=round(STEP_S * self._rate_hz),
         )
         component.due_ns = block.start_ns
         return component
@@ -309,6 +319,10 @@ class _Grid:
                     others.append((component, phase))
             if live or others:
                 count = min(count, _SPAN)
+            if live != self._alive:
+                self._alive = live
+                names = frozenset(name for name, component in self._components.items() if component in live)
+                self._hearing.alive(self.time_ns(self.next), names)
             for component, phase in others:
                 component.pass_by(phase, count)
             if live:
@@ -325,7 +339,18 @@ class _Grid:
                 triggers += self._announce(changes)
             self.next += count
         self.decided_ns = max(self.decided_ns, self.time_ns(self.next))
+        if self.next >= self._report_at or not self._alive:
+            self._report()
         return triggers
+
+    def _report(self) -> None:
+        """Tell the hearing what was decided, every ten seconds of data."""
+        for name, component in self._components.items():
+            for first, levels in component.levels():
+                self._hearing.levels(name, self.time_ns(first), levels)
+        self._hearing.close(self.decided_ns)
+        left_ns = STEP_NS - self.decided_ns % STEP_NS
+        self._report_at = self.next + max(1, math.ceil(left_ns / self._step_ns))
 
     def _vector(self, live: list[Component], count: int) -> Array:
         """STA/LTA of the sum of the components' energies."""
@@ -351,9 +376,11 @@ class _Grid:
         for change in changes:
             if isinstance(change, Rise):
                 self._onset_ns = self.time_ns(change.onset)
+                self._hearing.triggered(self._onset_ns, on=True)
                 found.append(TriggerOn(self._station, self._onset_ns, round(change.ratio, _DECIMALS)))
             else:
                 off_ns, peak = self.time_ns(change.last), round(change.peak, _DECIMALS)
+                self._hearing.triggered(off_ns, on=False)
                 found.append(TriggerOff(self._station, self._onset_ns, off_ns, peak))
         return found
 

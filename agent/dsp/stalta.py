@@ -12,6 +12,7 @@ the sum runs in the order of the samples, so no result depends, to the bit, on h
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -33,8 +34,9 @@ _FLOOR = 1e-200
 class RecursiveStaLta:
     """One pair of averages, carried over calls. Not thread-safe."""
 
-    def __init__(self, nsta: int, nlta: int) -> None:
-        """``nsta`` and ``nlta``: lengths of the averages in samples.
+    def __init__(self, nsta: int, nlta: int, *, report: int | None = None) -> None:
+        """``nsta`` and ``nlta``: lengths of the averages in samples. ``report``: write down in ``levels`` what they
+        were, at least every so many samples; whoever asked for it empties the list.
 
         Raises:
             DataError: not ``2 <= nsta < nlta``.
@@ -45,7 +47,11 @@ class RecursiveStaLta:
                 "the short one needs two samples or more, the long one more than that",
             )
         share = 1 / np.array([[nsta], [nlta]], dtype=np.float64)
-        self._chunk = min(_MAX_CHUNK, int(math.log(_MAX_SCALE) / -math.log1p(-1 / nsta)))
+        self._chunk = min(_MAX_CHUNK, int(math.log(_MAX_SCALE) / -math.log1p(-1 / nsta)), report or _MAX_CHUNK)
+        self.levels: list[tuple[int, float, float]] | None = None if report is None else []
+        """What was written down, oldest first: samples of a run, and the long average before and after it."""
+        self._before, self._known = 0.0, 0
+        """Long average at the beginning of the run that is not written down yet, and its samples."""
         self._decay = (1 - share) ** np.arange(1, self._chunk + 1)
         self._weight = share / self._decay
         self._ratio_decay = self._decay[0] / self._decay[1]
@@ -78,6 +84,7 @@ class RecursiveStaLta:
         """Forget everything: the next sample is a new beginning and ``nlta`` ratios will be 0."""
         self._waits = 0
         self._restart(0.0, 0.0)
+        self._before, self._known = 0.0, 0
         self.warming = self._nlta
         self._short = 0
         self._fresh = True
@@ -91,12 +98,16 @@ class RecursiveStaLta:
     def bridge(self) -> None:
         """Go on after a short gap: the long average is kept and the short one restarts at its level, ratio 1."""
         _, lta = self.averages
+        if self._known:
+            self._write_down(0, lta)
         self._restart(lta, lta)
+        self._before, self._known = lta, 0
 
     def resume(self, sta: float, lta: float) -> None:
         """Go on from given averages, as filled ones: the next ratio counts."""
         self._waits = 0
         self._restart(sta, lta)
+        self._before, self._known = lta, 0
         self.warming = 0
         self._fresh = False
 
@@ -161,15 +172,34 @@ class RecursiveStaLta:
         sta_decay, lta_decay = self._decay[:, n - 1].tolist()
         sta_added, lta_added = (self._remains[:, self._chunk - n :] @ energy).tolist()
         self._restart(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
+        self._write_down(n, lta * lta_decay + lta_added)
 
     def _absorb_chunks(self, energy: Array) -> None:
         """The same for whole chunks, by the same product stacked."""
         added = np.matmul(self._remains, energy.reshape(-1, self._chunk, 1))[:, :, 0].tolist()
         sta, lta = self.averages
         sta_decay, lta_decay = self._whole_decay
+        after = []
         for sta_added, lta_added in added:
             sta, lta = _sound(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
+            after.append(lta)
         self._restart(sta, lta)
+        self._write_down_chunks(after)
+
+    def _write_down(self, samples: int, lta: float) -> None:
+        """The long average after so many more samples, where the list is wanted."""
+        if self.levels is None:
+            return
+        self.levels.append((samples + self._known, self._before, lta))
+        self._before, self._known = lta, 0
+
+    def _write_down_chunks(self, after: list[float]) -> None:
+        """The same after each of several whole chunks."""
+        if self.levels is None:
+            return
+        self._write_down(self._chunk, after[0])
+        self.levels += [(self._chunk, before, lta) for before, lta in itertools.pairwise(after)]
+        self._before = after[-1]
 
     def _begin(self, energy: Array) -> Array:
         """The very first sample only sets the scene, as in ObsPy."""
@@ -197,8 +227,12 @@ class RecursiveStaLta:
         np.divide(added[0], added[1], out=ratio)
         ratio *= self._ratio_decay[filled : filled + n]
         self._filled = filled + n
+        if self.levels is not None:
+            self._known += n
         if self._filled == self._chunk:
-            self._restart(*self.averages)
+            sta, lta = self.averages
+            self._restart(sta, lta)
+            self._write_down(0, lta)
 
     def _whole_chunks(self, energy: Array, ratio: Array) -> None:
         """``energy`` and ``ratio`` are ``[chunks, samples]``."""
@@ -211,6 +245,7 @@ class RecursiveStaLta:
             starts.append((sta, lta))
             sta, lta = _sound((sta + sta_sum) * sta_decay, (lta + lta_sum) * lta_decay)
         self._restart(sta, lta)
+        self._write_down_chunks([lta for _, lta in starts[1:]] + [lta])
         sums += np.array(starts).T[:, :, None]
         np.divide(sums[0], sums[1], out=ratio)
         ratio *= self._ratio_decay

@@ -1,0 +1,523 @@
+"""What a sensor could have heard: measured all the time, in the time of the data, in steps of ten seconds.
+
+For each step
+
+- ``armed``: the share of it in which the detector could trigger: as many components alive (filter settled, averages
+  warm) as the combination needs, and their samples plausible. Time without data is not armed.
+- ``threshold``: the ``A`` of the smallest reference event (``agent.dsp.reference``) that would have triggered at its
+  end, in counts. For ``vector`` it is ``sqrt(least_energy * sum of the long averages / components that work)``, for
+  ``coincidence`` the ``components_needed``-th smallest of the components' own.
+- the flaws of the components (``agent.dsp.plausible``), by their band-passed amplitude and by their raw samples.
+
+The detector's thread only hands over what the averages were and what was alive; that is worked up when someone asks.
+The result depends on the data alone, not on who asks and when.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from agent.dsp.plausible import Fault, Flaw
+from agent.dsp.reference import least_energy
+from agent.types import NS
+
+if TYPE_CHECKING:
+    from agent.dsp.detector import TriggerSettings
+
+STEP_S = 10
+STEP_NS = STEP_S * NS
+TEN_MINUTES = 60
+"""Steps in ten minutes."""
+HOUR = 360
+DAY_S = 86_400
+SLOT = TEN_MINUTES
+"""Steps of which a slot is the median; a day's slots make up what is usual."""
+SLOTS = DAY_S // (SLOT * STEP_S)
+FAR_ABOVE = 10.0
+"""A threshold above so many times its usual does not count as hearing."""
+FAR_OFF = 1000.0
+"""A component so many times louder or quieter than it should be is broken."""
+LAST_BIT = 1.0
+"""Band-passed amplitude (RMS, counts) of integer samples below which they are the recorder's rounding alone."""
+GRACE_S = 30.0
+"""Past the time at which a sensor should have begun to listen, after which it counts as one that does not."""
+_KNOWN = SLOT
+"""Steps that must be known before anything is called unusual."""
+_USABLE = SLOT // 2
+_NO_CHANCE = 3
+"""A flaw is there for so many steps, or it is not worth a word."""
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Ten seconds. ``number`` counts them since 1970. ``threshold`` (counts) is None where nothing could trigger,
+    ``levels`` are the components' band-passed amplitudes (RMS, counts), ``triggered`` the share in a trigger."""
+
+    number: int
+    armed: float
+    threshold: float | None
+    levels: Mapping[str, float]
+    flaws: frozenset[Flaw]
+    triggered: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Ten minutes, as they go into what is usual: medians of the steps in which all was well."""
+
+    start_s: int
+    threshold: float
+    levels: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How a sensor hears, as of the end of its data or of the silence after it.
+
+    ``armed_10min`` and ``armed_hour`` are shares, counted from when the sensor began to listen, ``unarmed_s`` what is
+    missing of the ten minutes; ``listening_in_s`` says when it will listen, and is None from then on. ``threshold`` is
+    the median of the last ten minutes, ``usual`` that of the last day, of which ``usual_s`` seconds are known; both in
+    counts. ``masked_10min`` and ``masked_hour``: share of the armed time in which the threshold was more than ten times
+    its usual. ``flaws``: share of the last ten minutes in which each was there. ``can_trigger`` is False where the
+    settings make an event of no amplitude."""
+
+    listening_in_s: float | None = None
+    armed_10min: float | None = None
+    armed_hour: float | None = None
+    threshold: float | None = None
+    usual: float | None = None
+    usual_s: int = 0
+    masked_10min: float = 0.0
+    masked_hour: float = 0.0
+    flaws: Mapping[Flaw, float] = field(default_factory=dict)
+    levels: Mapping[str, float] = field(default_factory=dict)
+    triggered_10min: float = 0.0
+    unarmed_s: float = 0.0
+    can_trigger: bool = True
+
+
+@dataclass(slots=True)
+class _Levels:
+    letter: str
+    start_ns: int
+    levels: Sequence[tuple[int, float, float]]
+
+
+@dataclass(slots=True)
+class _Level:
+    """Mean energy of a component in a span, and its long average at the end."""
+
+    begin_ns: int
+    end_ns: int
+    mean: float
+    long: float
+
+
+@dataclass(slots=True)
+class _Begin:
+    time_ns: int
+    rate_hz: float
+    high_hz: float
+
+
+@dataclass(slots=True)
+class _Alive:
+    time_ns: int
+    letters: frozenset[str]
+
+
+@dataclass(slots=True)
+class _Trigger:
+    time_ns: int
+    on: bool
+
+
+@dataclass(slots=True)
+class _Raw:
+    flaws: frozenset[Flaw]
+    whole: bool
+
+
+@dataclass(slots=True)
+class _Closed:
+    time_ns: int
+
+
+class Hearing:
+    """One sensor's. The detector's thread writes, any thread may ask."""
+
+    def __init__(self, trigger: TriggerSettings) -> None:
+        self._trigger = trigger
+        self._lock = threading.Lock()
+        self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
+        # What follows is worked up from the news, under the lock.
+        self._rate_hz = self._high_hz = 0.0
+        self._usual_now: tuple[float | None, Mapping[str, float]] | None = None
+        self._steps: deque[Step] = deque(maxlen=HOUR)
+        self._slots: deque[Slot] = deque(maxlen=SLOTS)
+        self._levels: dict[str, deque[_Level]] = {}
+        """By component, from the one that reaches into the step that is not complete."""
+        self._alive: deque[_Alive] = deque()
+        """Changes since the end of the last step, the first of them before it."""
+        self._on: deque[_Trigger] = deque()
+        self._raw: frozenset[Flaw] = frozenset()
+        self._whole = False
+        self._now_ns = self._begun_ns = self._armed_ns = 0
+        self._next: int | None = None
+        """Number of the step that is not complete yet."""
+
+    # The detector's thread
+
+    def begin(self, time_ns: int, rate_hz: float, high_hz: float) -> None:
+        """The detector begins (anew), at this rate, with this upper corner of its band."""
+        self._news.append(_Begin(time_ns, rate_hz, high_hz))
+
+    def alive(self, time_ns: int, letters: frozenset[str]) -> None:
+        """From now on these components count."""
+        self._news.append(_Alive(time_ns, letters))
+
+    def triggered(self, time_ns: int, *, on: bool) -> None:
+        """A trigger begins or ends."""
+        self._news.append(_Trigger(time_ns, on))
+
+    def levels(self, letter: str, start_ns: int, levels: Sequence[tuple[int, float, float]]) -> None:
+        """A component's long average of its band-passed energy, from ``start_ns`` on: samples of a run of at most
+        ``STEP_S``, and the average before and after it."""
+        self._news.append(_Levels(letter, start_ns, levels))
+
+    def inspected(self, flaws: frozenset[Flaw], *, whole: bool) -> None:
+        """What the raw samples look like from now on; ``whole``: they are integers."""
+        self._news.append(_Raw(flaws, whole))
+
+    def close(self, time_ns: int) -> None:
+        """All before this time is handed over."""
+        self._news.append(_Closed(time_ns))
+        if len(self._news) > 5000:
+            self._work()
+
+    def follow(self, earlier: Hearing, switch_ns: int) -> None:
+        """Go on from another one's history: what was before ``switch_ns`` is as that one had it."""
+        with earlier._lock:
+            earlier._work_up()
+            steps, slots, begun_ns, armed_ns = (
+                tuple(earlier._steps), tuple(earlier._slots), earlier._begun_ns, earlier._armed_ns
+            )  # fmt: skip
+        with self._lock:
+            self._work_up()
+            switch = switch_ns // STEP_NS
+            later = [step for step in self._steps if step.number >= switch]
+            self._steps.clear()
+            self._steps.extend([*(step for step in steps if step.number < switch), *later])
+            self._slots.clear()
+            self._slots.extend(slots)
+            self._usual_now = None
+            self._begun_ns, self._armed_ns = begun_ns or self._begun_ns, armed_ns or self._armed_ns
+
+    # Any thread
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """What is known of the last day, oldest first."""
+        self._work()
+        with self._lock:
+            return tuple(self._slots)
+
+    def remember(self, slots: Iterable[Slot]) -> None:
+        """What an earlier run knew; before the first data."""
+        with self._lock:
+            self._slots.extend(slots)
+            self._usual_now = None
+
+    def could_hear(self, begin_ns: int, end_ns: int) -> bool | None:
+        """Whether an event in this span would have triggered: armed throughout, all components plausible, the threshold
+        not far above its usual. None: the span's last step is not complete yet, and there was nothing against it."""
+        self._work()
+        with self._lock:
+            first, last = begin_ns // STEP_NS, (end_ns - 1) // STEP_NS
+            usual, _ = self._usual()
+            found = {step.number: step for step in self._steps if first <= step.number <= last}
+            until = self._next if self._next is not None else first
+            for number in range(first, min(last + 1, until)):
+                step = found.get(number)
+                if step is None or not _hears(step, usual):
+                    return False
+            return True if last < until else None
+
+    def figures(self, silent_s: float = 0.0) -> Figures:
+        """As of the newest data, or ``silent_s`` later where nothing has come since."""
+        self._work()
+        with self._lock:
+            return self._figures(silent_s)
+
+    # Working up, under the lock
+
+    def _work(self) -> None:
+        with self._lock:
+            self._work_up()
+
+    def _work_up(self) -> None:
+        while self._news:
+            news = self._news.popleft()
+            if isinstance(news, _Levels):
+                self._take_levels(news)
+            elif isinstance(news, _Begin):
+                self._rate_hz, self._high_hz = news.rate_hz, news.high_hz
+                self._take_alive(_Alive(news.time_ns, _NOTHING))
+            elif isinstance(news, _Alive):
+                self._take_alive(news)
+            elif isinstance(news, _Trigger):
+                self._on.append(news)
+            elif isinstance(news, _Raw):
+                self._raw, self._whole = news.flaws, news.whole
+            else:
+                self._advance(news.time_ns)
+
+    def _take_levels(self, news: _Levels) -> None:
+        known = self._levels.setdefault(news.letter, deque())
+        done, log_decay = 0, math.log1p(-1 / round(self._trigger.lta_s * self._rate_hz))
+        for samples, before, after in news.levels:
+            kept = math.exp(samples * log_decay)
+            begin_ns = news.start_ns + round(done * NS / self._rate_hz)
+            done += samples
+            end_ns = news.start_ns + round(done * NS / self._rate_hz)
+            known.append(_Level(begin_ns, end_ns, max(0.0, (after - before * kept) / (1 - kept)), after))
+
+    def _take_alive(self, news: _Alive) -> None:
+        if not self._begun_ns:
+            self._begun_ns = news.time_ns
+        if not self._armed_ns and news.letters and self._can_trigger():
+            self._armed_ns = news.time_ns
+        if news.time_ns < self._now_ns - STEP_NS:
+            self._set_back(news.time_ns)
+        if self._next is None:
+            self._next = news.time_ns // STEP_NS
+        self._alive.append(news)
+
+    def _set_back(self, time_ns: int) -> None:
+        """The clock was set back: what was heard moves along, so that it lies before what comes."""
+        shift = self._now_ns // STEP_NS - time_ns // STEP_NS
+        steps = [Step(s.number - shift, s.armed, s.threshold, s.levels, s.flaws, s.triggered) for s in self._steps]
+        self._steps.clear()
+        self._steps.extend(steps)
+        self._levels.clear()
+        self._alive.clear()
+        self._on.clear()
+        self._begun_ns = min(self._begun_ns, time_ns)
+        self._armed_ns -= shift * STEP_NS if self._armed_ns else 0
+        self._now_ns, self._next = time_ns, time_ns // STEP_NS
+
+    def _advance(self, time_ns: int) -> None:
+        self._now_ns = max(self._now_ns, time_ns)
+        # What the averages wrote down last may end a step later than the step itself.
+        until = time_ns // STEP_NS - 1
+        if self._next is None or until <= self._next:
+            return
+        # Beyond what is kept nothing need be said of a gap, however long.
+        for number in range(max(self._next, until - HOUR), until):
+            self._complete(number)
+        self._next = until
+
+    def _complete(self, number: int) -> None:
+        begin_ns, end_ns = number * STEP_NS, (number + 1) * STEP_NS
+        levels: dict[str, float] = {}
+        long: dict[str, float] = {}
+        for letter, runs in self._levels.items():
+            while len(runs) > 1 and runs[0].end_ns <= begin_ns and runs[1].end_ns <= end_ns:
+                runs.popleft()
+            inside = [run for run in runs if run.begin_ns < end_ns and run.end_ns > begin_ns]
+            if inside:
+                weights = [min(run.end_ns, end_ns) - max(run.begin_ns, begin_ns) for run in inside]
+                mean = sum(w * run.mean for w, run in zip(weights, inside, strict=True)) / sum(weights)
+                levels[letter] = math.sqrt(mean)
+            if runs:
+                long[letter] = runs[0].long
+        _, usual_levels = self._usual()
+        flaws = self._raw | _by_level(levels, usual_levels, whole=self._whole)
+        broken = {letter for fault, letter in flaws if fault not in _LOUD}
+        armed_ns, alive = self._armed(begin_ns, end_ns, frozenset(broken))
+        threshold = self._threshold({name: long[name] for name in alive if name in long}, broken) if armed_ns else None
+        if threshold is not None and math.isinf(threshold):
+            armed_ns, threshold = 0, None
+        if not levels:
+            flaws = frozenset()  # nothing came, of which anything could be said
+        triggered = _share(self._on, begin_ns, end_ns)
+        self._steps.append(Step(number, armed_ns / STEP_NS, threshold, levels, flaws, triggered))
+        if (number + 1) % SLOT == 0:
+            self._end_slot(number + 1)
+
+    def _armed(self, begin_ns: int, end_ns: int, broken: frozenset[str]) -> tuple[int, frozenset[str]]:
+        """Nanoseconds of the step in which enough components lived, and those that did at its end."""
+        changes, total = self._alive, 0
+        while len(changes) > 1 and changes[1].time_ns <= begin_ns:
+            changes.popleft()
+        now = _NOTHING
+        for i, change in enumerate(changes):
+            if change.time_ns >= end_ns:
+                break
+            until = changes[i + 1].time_ns if i + 1 < len(changes) else end_ns
+            now = change.letters
+            if len(now - broken) >= max(1, self._needed(now)):
+                total += max(0, min(until, end_ns) - max(change.time_ns, begin_ns))
+        return total, now
+
+    def _needed(self, alive: frozenset[str]) -> int:
+        t = self._trigger
+        return 1 if t.combine == "vector" else min(t.components_needed, len(alive))
+
+    def _can_trigger(self) -> bool:
+        return not self._rate_hz or not math.isinf(least_energy(self._trigger, self._rate_hz, self._high_hz))
+
+    def _threshold(self, energies: Mapping[str, float], broken: set[str]) -> float | None:
+        """Counts, from the long averages of what is alive; infinite where no event would trigger, None where nothing is
+        known of the background."""
+        working = [letter for letter in energies if letter not in broken]
+        if not working:
+            return None
+        least = least_energy(self._trigger, self._rate_hz, self._high_hz)
+        if math.isinf(least):
+            return least
+        if self._trigger.combine == "vector":
+            return math.sqrt(least * sum(energies.values()) / len(working))
+        needed = self._needed(frozenset(energies))
+        each = sorted(math.sqrt(least * energies[letter]) for letter in working)
+        return each[needed - 1] if len(each) >= needed else math.inf
+
+    def _end_slot(self, until: int) -> None:
+        steps = [step for step in self._steps if step.number >= until - SLOT and _is_usable(step)]
+        if len(steps) < _USABLE:
+            return
+        start_s = (until - SLOT) * STEP_S
+        while self._slots and not start_s - DAY_S < self._slots[0].start_s < start_s:
+            self._slots.popleft()
+        if self._slots and self._slots[-1].start_s >= start_s:
+            self._slots.clear()  # they are of another time
+        self._slots.append(_slot(start_s, steps))
+        self._usual_now = None
+
+    def _usual(self) -> tuple[float | None, Mapping[str, float]]:
+        """Threshold and levels of the last day; nothing before ten minutes of it are known."""
+        if self._usual_now is None:
+            found = self._find_usual()
+            if not self._slots:
+                return found
+            self._usual_now = found
+        return self._usual_now
+
+    def _find_usual(self) -> tuple[float | None, Mapping[str, float]]:
+        slots: Sequence[Slot] = self._slots
+        if not slots:
+            steps = [step for step in self._steps if _is_usable(step)]
+            if len(steps) < _KNOWN:
+                return None, {}
+            slots = [_slot(0, steps)]
+        levels: dict[str, list[float]] = {}
+        for slot in slots:
+            for letter, level in slot.levels.items():
+                levels.setdefault(letter, []).append(level)
+        return median(slot.threshold for slot in slots), {letter: median(found) for letter, found in levels.items()}
+
+    def _figures(self, silent_s: float) -> Figures:
+        if self._next is None:
+            return Figures()
+        now = max(self._next, (self._now_ns + round(silent_s * NS)) // STEP_NS - 1)
+        usual, _ = self._usual()
+        usual_s = len(self._slots) * SLOT * STEP_S or sum(_is_usable(step) for step in self._steps) * STEP_S
+        due_ns = self._begun_ns + round(self._trigger.lta_s * NS)
+        listening_in_s = None
+        if not self._armed_ns:
+            left_s = (due_ns - self._now_ns) / NS - silent_s
+            listening_in_s = max(1.0, left_s) if left_s > -GRACE_S and self._can_trigger() else None
+        if listening_in_s is not None:
+            return Figures(listening_in_s, usual=usual, usual_s=usual_s)
+        since = math.ceil((self._armed_ns or due_ns) / STEP_NS)
+        recent = [step for step in self._steps if max(since, now - TEN_MINUTES) <= step.number < now]
+        hour = [step for step in self._steps if max(since, now - HOUR) <= step.number < now]
+        came = [step for step in recent if step.levels]
+        thresholds = [step.threshold for step in recent if step.threshold is not None]
+        flaws = Counter(flaw for step in came for flaw in step.flaws)
+        letters = {letter for step in came for letter in step.levels}
+        return Figures(
+            None,
+            _over(sum(step.armed for step in recent), min(TEN_MINUTES, now - since)),
+            _over(sum(step.armed for step in hour), min(HOUR, now - since)),
+            median(thresholds) if thresholds else None,
+            usual,
+            usual_s,
+            _masked(recent, usual),
+            _masked(hour, usual),
+            {flaw: count / len(came) for flaw, count in flaws.items() if count >= _NO_CHANCE},
+            {letter: median(s.levels[letter] for s in came if letter in s.levels) for letter in letters},
+            sum(step.triggered for step in recent) / TEN_MINUTES,
+            STEP_S * max(0.0, min(TEN_MINUTES, now - since) - sum(step.armed for step in recent)),
+            self._can_trigger(),
+        )
+
+
+_LOUD: tuple[Fault, ...] = ("copies", "clipped", "louder_than_neighbours", "louder_than_usual")
+"""With these a component still moves."""
+
+
+def _over(total: float, steps: int) -> float | None:
+    return min(1.0, total / steps) if steps > 0 else None
+
+
+def _hears(step: Step, usual: float | None) -> bool:
+    return step.armed > 0.999 and not step.flaws and not _is_masked(step, usual)
+
+
+def _is_masked(step: Step, usual: float | None) -> bool:
+    return usual is not None and step.threshold is not None and step.threshold > FAR_ABOVE * usual
+
+
+def _masked(steps: Sequence[Step], usual: float | None) -> float:
+    armed = sum(step.armed for step in steps)
+    return sum(step.armed for step in steps if _is_masked(step, usual)) / armed if armed else 0.0
+
+
+def _is_usable(step: Step) -> bool:
+    return step.armed >= 0.5 and step.threshold is not None and not step.flaws
+
+
+def _slot(start_s: int, steps: Sequence[Step]) -> Slot:
+    letters = {letter for step in steps for letter in step.levels}
+    levels = {letter: median(s.levels[letter] for s in steps if letter in s.levels) for letter in sorted(letters)}
+    return Slot(start_s, median(step.threshold or 0.0 for step in steps), levels)
+
+
+def _share(changes: deque[_Trigger], begin_ns: int, end_ns: int) -> float:
+    """Share of a span in which a trigger was on; forgets what lies before it."""
+    while len(changes) > 1 and changes[1].time_ns <= begin_ns:
+        changes.popleft()
+    total = 0
+    for i, change in enumerate(changes):
+        until = changes[i + 1].time_ns if i + 1 < len(changes) else end_ns
+        if change.on:
+            total += max(0, min(until, end_ns) - max(change.time_ns, begin_ns))
+    return total / (end_ns - begin_ns)
+
+
+def _by_level(levels: Mapping[str, float], usual: Mapping[str, float], *, whole: bool) -> frozenset[Flaw]:
+    """What is wrong with components of such band-passed amplitudes."""
+    flaws: set[Flaw] = set()
+    for letter, level in levels.items():
+        if whole and level < LAST_BIT:
+            flaws.add(("last_bit", letter))
+        known = usual.get(letter, 0.0)
+        if known and level > FAR_OFF * known:
+            flaws.add(("louder_than_usual", letter))
+        elif known and level < known / FAR_OFF:
+            flaws.add(("quieter_than_usual", letter))
+    ranked = sorted(levels, key=lambda letter: levels[letter])
+    if len(ranked) >= 2:
+        if levels[ranked[-1]] > FAR_OFF * levels[ranked[-2]] > 0:
+            flaws.add(("louder_than_neighbours", ranked[-1]))
+        if levels[ranked[0]] < levels[ranked[1]] / FAR_OFF:
+            flaws.add(("quieter_than_neighbours", ranked[0]))
+    return frozenset(flaws)

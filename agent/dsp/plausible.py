@@ -1,0 +1,78 @@
+"""Whether what a sensor's channels record can be ground motion at all, from a few seconds of raw samples.
+
+Only what no working sensor does counts: a number that never changes, two components with the same samples, and a
+waveform that is cut off at the recorder's largest value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from agent.types import Samples
+
+Fault: TypeAlias = Literal[
+    "constant",
+    "copies",
+    "clipped",
+    "last_bit",
+    "quieter_than_neighbours",
+    "louder_than_neighbours",
+    "quieter_than_usual",
+    "louder_than_usual",
+]
+Flaw: TypeAlias = tuple[Fault, str]
+"""What is wrong, and the code of the component with which it is."""
+
+_LEAST_CHANGES = 20
+"""So often must the samples of two components change for their equality to be no chance."""
+_LEAST_SPAN = 64
+"""Peak to peak, in counts, below which rounding itself makes flat tops."""
+_LEAST_TOP = 8
+"""Samples at the largest value, below which nothing is looked at."""
+_LEAST_RUNS = 3
+_JUMP = 0.02
+"""Share of the peak-to-peak amplitude by which a clipped waveform meets its limit from one sample to the next."""
+
+
+def inspect(recorded: Mapping[str, Samples]) -> frozenset[Flaw]:
+    """The flaws in the same seconds of all components, raw samples ``[n]`` by component code."""
+    flaws: set[Flaw] = set()
+    varying: dict[str, Samples] = {}
+    for letter, samples in recorded.items():
+        lowest, highest = samples.min(), samples.max()
+        if lowest == highest:
+            flaws.add(("constant", letter))
+            continue
+        varying[letter] = samples
+        span = float(highest) - float(lowest)
+        if span >= _LEAST_SPAN and (_is_cut_off(samples, highest, span) or _is_cut_off(samples, lowest, span)):
+            flaws.add(("clipped", letter))
+    for (one, first), (other, second) in combinations(varying.items(), 2):
+        if _are_copies(first, second):
+            flaws |= {("copies", one), ("copies", other)}
+    return frozenset(flaws)
+
+
+def _are_copies(first: Samples, second: Samples) -> bool:
+    if len(first) != len(second) or first[0] != second[0] or not np.array_equal(first, second):
+        return False
+    return int(np.count_nonzero(first[1:] != first[:-1])) >= _LEAST_CHANGES
+
+
+def _is_cut_off(samples: Samples, extreme: np.generic, span: float) -> bool:
+    """Whether the waveform runs against ``extreme`` again and again and stays there for two samples and more. A smooth
+    wave is flat at its top as well, once it is rounded to counts, but it comes there slowly."""
+    at_top = samples == extreme
+    if int(np.count_nonzero(at_top)) < _LEAST_TOP:
+        return False
+    edges = np.flatnonzero(np.diff(at_top.astype(np.int8), prepend=0, append=0))
+    begins, ends = edges[::2], edges[1::2]
+    long = ends - begins >= 2
+    values = samples.astype(np.float64)
+    before = np.abs(values[np.maximum(begins - 1, 0)] - values[begins])
+    after = np.abs(values[np.minimum(ends, len(values) - 1)] - values[begins])
+    return int(np.count_nonzero(long & (np.maximum(before, after) > _JUMP * span))) >= _LEAST_RUNS

@@ -1,0 +1,272 @@
+"""What a sensor could have heard: armed, threshold, plausible; and that each way to be deaf has a name."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hearing_support import RMS, SENSOR, T0, Make, Sensor, noise
+
+from agent.config import TunablesConfig
+from agent.config_model import TriggerConfig
+from agent.dsp.hearing import Slot
+from agent.dsp.reference import least_energy, wavelet
+from agent.types import NS, StreamId
+
+FULL_SCALE = 8_388_607
+
+
+def test_until_its_averages_are_warm_a_sensor_says_when_it_will_listen() -> None:
+    sensor = Sensor().play(20)
+    left_s = sensor.figures().listening_in_s
+    assert left_s == pytest.approx(10, abs=2)
+    assert sensor.codes() == set()
+    sensor.play(15)
+    assert sensor.figures().listening_in_s is None
+    assert sensor.codes() == set()
+
+
+def test_a_sensor_that_hears_is_armed_all_the_time_and_knows_its_threshold() -> None:
+    figures = Sensor().play(900).figures()
+    assert (figures.armed_10min, figures.armed_hour) == (1.0, 1.0)
+    assert figures.threshold is not None
+    assert figures.usual is not None
+    # The band passes 1 to 20 of 50 Hz of the white noise; the event needs four times the RMS that is left.
+    assert figures.threshold == pytest.approx(4.0 * RMS * math.sqrt(19 / 50), rel=0.1)
+    assert figures.threshold == pytest.approx(figures.usual, rel=0.05)
+    assert figures.flaws == {}
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        {},
+        {"combine": "coincidence"},
+        {"combine": "coincidence", "components_needed": 3},
+        {"on": 10.0},
+        {"lta_s": 60.0, "sta_s": 0.5},
+        {"min_duration_s": 5.0},
+        {"low_hz": 10.0, "high_hz": 30.0},
+    ],
+)
+def test_events_above_the_threshold_trigger_and_events_below_do_not(trigger: dict[str, object]) -> None:
+    settings = TriggerConfig(**trigger).settings()
+    shape = wavelet(settings, 100.0, settings.high_hz)
+    quiet = Sensor(trigger).play(400)
+    threshold = quiet.figures().threshold
+    assert threshold is not None
+    heard = {}
+    for factor in (0.7, 1.4):
+        sensor = Sensor(trigger).play(400)
+        background = noise(7)
+        onsets = range(400, 1400, 100)
+
+        def make(
+            component: str, second: int, factor: float = factor, background: Make = background, onsets: range = onsets
+        ) -> np.ndarray:
+            samples = background(component, second)
+            assert samples is not None
+            since = (second - max((onset for onset in onsets if onset <= second), default=second + 1)) * 100
+            piece = shape[since : since + 100] if since >= 0 else shape[:0]
+            samples[: len(piece)] += np.rint(factor * threshold * piece).astype(np.int32)
+            return samples
+
+        sensor.play(1000, make)
+        found = {round((event.onset_ns - T0) / NS) for event in sensor.events if event.revision == 0}
+        heard[factor] = sum(any(0 <= at - onset <= 10 for at in found) for onset in onsets)
+    assert heard[1.4] >= 9, heard
+    assert heard[0.7] <= 2, heard
+
+
+def test_the_figures_do_not_depend_on_the_packets() -> None:
+    rng = np.random.default_rng(3)
+    channels = {c: np.rint(rng.normal(0, RMS, 90_000)).astype(np.int32) for c in "ENZ"}
+    found = []
+    for sizes in ([100], [37, 512, 3, 1600], [6000]):
+        sensor = Sensor()
+        for component, samples in channels.items():
+            assert len(samples) == 90_000, component
+        at, lengths = 0, itertools.cycle(sizes)
+        while at < 90_000:
+            size = next(lengths)
+            for component, samples in channels.items():
+                sensor.feed(component, samples[at : at + size], T0 + at * 10_000_000)
+            at += size
+        station = sensor.line.pipeline.stations[SENSOR]
+        assert station.hearing.could_hear(T0 + 300 * NS, T0 + 320 * NS) is True
+        figures = station.hearing.figures()
+        found.append((figures.armed_10min, pytest.approx(figures.threshold, rel=1e-9)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_ten_minutes_without_a_packet_are_not_armed() -> None:
+    """The data stand still: that they do is known by this machine's clock alone."""
+    sensor = Sensor().play(1300)
+    assert sensor.codes() == set()
+    assert sensor.figures(silent_s=300).armed_10min == pytest.approx(0.5, abs=0.04)
+    assert sensor.figures(silent_s=700).armed_10min == 0.0
+    assert sensor.codes(silent_s=300) == {"not_armed"}
+
+
+def test_a_sensor_that_never_comes_to_listen_is_not_starting_for_ever() -> None:
+    """Its packets tear every second: no average is ever warm."""
+    torn = noise()
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        samples = torn(component, second)
+        return None if samples is None else samples[:40]
+
+    sensor = Sensor({"long_gap_s": 0.3}).play(50, make)
+    assert sensor.figures().listening_in_s is not None
+    assert "not_armed" in sensor.play(60, make).codes()
+
+
+def changed(change: Callable[[str, np.ndarray], np.ndarray | None], components: str = "ENZ") -> Make:
+    background = noise(9)
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        samples = background(component, second)
+        assert samples is not None
+        return change(component, samples) if component in components else samples
+
+    return make
+
+
+def copy_of_e() -> Make:
+    background, kept = noise(9), {}
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        samples = background(component, second)
+        kept[component] = samples
+        return kept["E"] if component == "N" else samples
+
+    return make
+
+
+WAYS_TO_BE_DEAF: dict[str, tuple[Make, set[str]]] = {
+    "zeros": (changed(lambda c, x: 0 * x), {"constant", "not_armed"}),
+    "full scale": (changed(lambda c, x: 0 * x + FULL_SCALE), {"constant", "not_armed"}),
+    "one component is constant": (changed(lambda c, x: 0 * x - 17, "N"), {"constant"}),
+    "one component is a copy of another": (copy_of_e(), {"copies"}),
+    "the gain is too high": (changed(lambda c, x: np.clip(x * 100, -5000, 5000), "Z"), {"clipped", "threshold_high"}),
+    "the sensor is disconnected": (changed(lambda c, x: (x > 450).astype(np.int32)), {"last_bit", "not_armed"}),
+    "one coil is loose": (changed(lambda c, x: x * 2000, "E"), {"louder", "threshold_high"}),
+    "one component moves by less than a count": (changed(lambda c, x: np.rint(x / 400).astype(np.int32), "E"),
+                                                 {"last_bit"}),
+    "all are a thousand times louder": (changed(lambda c, x: x * 2000), {"louder", "threshold_high"}),
+    "noise is twenty times as loud": (changed(lambda c, x: x * 20), {"threshold_high"}),
+    "nothing comes": (changed(lambda c, x: None), set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS_TO_BE_DEAF)
+def test_each_way_to_be_deaf_has_its_name(way: str) -> None:
+    make, expected = WAYS_TO_BE_DEAF[way]
+    sensor = Sensor().play(1500)
+    assert sensor.codes() == set()
+    assert sensor.play(700, make).codes() - {"always_triggered"} == expected
+    hearing = sensor.line.pipeline.stations[SENSOR].hearing
+    if way != "nothing comes":
+        assert hearing.could_hear(T0 + 1900 * NS, T0 + 1920 * NS) is False
+    assert hearing.could_hear(T0 + 1400 * NS, T0 + 1420 * NS) is True
+
+
+def test_a_component_a_thousand_times_quieter_than_the_others_is_named() -> None:
+    loud = noise(2, 40_000.0)
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        samples = loud(component, second)
+        assert samples is not None
+        return np.rint(samples / 2000).astype(np.int32) if component == "E" else samples
+
+    sensor = Sensor().play(700, make)
+    assert sensor.codes() == {"quieter"}
+
+
+def test_smooth_waves_that_are_rounded_to_counts_are_not_clipped() -> None:
+    t = np.arange(100) / 100
+
+    def make(component: str, second: int) -> np.ndarray:
+        swell = 400 * np.sin(2 * np.pi * (second + t) / 6 + "ENZ".index(component))
+        return np.rint(swell + noise(second, 3.0)(component, second)).astype(np.int32)
+
+    assert Sensor().play(1300, make).codes() == set()
+
+
+def test_one_large_event_is_no_fault_and_a_series_of_bursts_is() -> None:
+    background = noise(4)
+
+    def bursts(every_s: int) -> Make:
+        def make(component: str, second: int) -> np.ndarray | None:
+            samples = background(component, second)
+            assert samples is not None
+            return samples * 200 if second % every_s < 10 else samples
+
+        return make
+
+    sensor = Sensor().play(1500)
+    sensor.play(10, changed(lambda c, x: x * 200)).play(200)
+    assert sensor.codes() == set()
+    assert "threshold_high" in Sensor().play(1500).play(900, bursts(180)).codes()
+
+
+@pytest.mark.parametrize("trigger", [{"on": 400.0}, {"lta_s": 10.0, "on": 12.0}, {"min_duration_s": 60.0}])
+def test_settings_with_which_nothing_triggers_are_told_of(trigger: dict[str, object]) -> None:
+    assert "cannot_trigger" in Sensor(trigger).play(100).codes()
+
+
+def test_a_trigger_that_does_not_end_is_told_of() -> None:
+    assert "always_triggered" in Sensor({"on": 1.1, "off": 0.1}).play(1200).codes()
+
+
+def test_a_configured_limit_is_kept_to() -> None:
+    sensor = Sensor().play(900)
+    threshold = sensor.figures().threshold
+    assert threshold is not None
+    assert sensor.codes(limit_counts=0.9 * threshold) == {"threshold_limit"}
+    assert sensor.codes(limit_counts=1.1 * threshold) == set()
+
+
+def test_a_clock_that_is_set_back_takes_the_history_along() -> None:
+    sensor = Sensor().play(1500)
+    sensor.second -= 1000
+    for component in "ENZ":
+        sensor.line.pipeline.forget(StreamId(SENSOR, component))
+    sensor.play(100)
+    figures = sensor.figures()
+    assert figures.armed_10min is not None
+    assert 0.85 < figures.armed_10min < 1.0, "only the new warm-up is missing"
+
+
+def test_what_is_usual_outlives_a_restart_and_a_change_of_settings() -> None:
+    sensor = Sensor().play(4000)
+    hearing = sensor.line.pipeline.stations[SENSOR].hearing
+    slots = hearing.slots
+    assert len(slots) >= 5
+    assert isinstance(slots[0], Slot)
+    usual = sensor.figures().usual
+    assert usual is not None
+    later = Sensor()
+    later.second = sensor.second
+    later.line.pipeline.remembered = {SENSOR: slots}
+    later.play(700, changed(lambda c, x: x * 30))
+    assert later.figures().usual == pytest.approx(usual, rel=0.2)
+    assert "threshold_high" in later.codes()
+    sensor.line.retune(TunablesConfig(trigger=TriggerConfig(on=10.0)))
+    sensor.play(60)
+    figures = sensor.figures()
+    assert figures.usual == pytest.approx(usual, rel=0.05)
+    assert (figures.armed_10min, figures.listening_in_s) == (1.0, None)
+
+
+def test_the_reference_event_needs_more_where_the_settings_ask_for_more() -> None:
+    def least(**changes: object) -> float:
+        settings = TriggerConfig(**changes).settings()
+        return least_energy(settings, 100.0, settings.high_hz)
+
+    assert least() < least(on=8.0) < least(on=16.0) < math.inf
+    assert least(on=400.0) == math.inf
+    assert math.sqrt(least()) == pytest.approx(4.0, abs=0.1)
