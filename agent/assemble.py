@@ -184,7 +184,7 @@ def open_source(config: Config, on_problem: ProblemSink) -> Source:
             from agent.sources.simulator import open_simulator
 
             return open_simulator(simulator, config.station.network, config.station.station)
-    raise ConfigError(f"there is no source of kind {config.source.kind}", "see docs/configuration.md")
+    raise ConfigError(f"there is no source of kind {config.source.kind}", "talus docs configuration lists all kinds")
 
 
 def is_recorded_once(config: Config) -> bool:

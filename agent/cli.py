@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": "print events and alerts as they arrive at a broker",
     "config": "change a station's settings from afar, signed",
     "model": "change a station's model from afar, signed",
+    "docs": "print a page of the manual",
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 

@@ -81,7 +81,7 @@ class ConfigFileError(ConfigError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(
             "\n".join(str(problem) for problem in problems),
-            "docs/configuration.md lists every setting; `talus check --config FILE` checks a file without using it",
+            "`talus docs configuration` lists every setting; `talus check --config FILE` tries a file without using it",
         )
         self.problems = problems
 

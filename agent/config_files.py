@@ -88,7 +88,7 @@ def _file(loc: Loc, path: Path, secret: bool) -> Iterator[Remark]:
         if CREDENTIALS not in path.parents:
             yield Remark(loc, f"cannot be read: {error.strerror}", True)
         elif os.environ.get(STARTED) == str(os.getpid()):
-            reason = f"cannot be read: {error.strerror}; LoadCredential in a drop-in makes it (systemd/README.md)"
+            reason = f"cannot be read: {error.strerror}; LoadCredential in a drop-in makes it (talus docs systemd)"
             yield Remark(loc, reason, True)
         return
     if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 NEW_AUTHORITY = (
     "make the authority anew: openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650"
     ' -subj "/CN=Talus authority" -addext keyUsage=critical,keyCertSign,cRLSign -keyout ca.key -out ca.pem,'
-    " then the certificates that it issued (docs/mqtt.md, Certificates)"
+    " then the certificates that it issued (talus docs mqtt, Certificates)"
 )
 NEW_CERTIFICATE = (
-    "issue the certificate anew: openssl req -x509 -CA ca.pem -CAkey ca.key ..., as in docs/mqtt.md (Certificates)"
+    "issue the certificate anew: openssl req -x509 -CA ca.pem -CAkey ca.key ..., as in talus docs mqtt (Certificates)"
 )
 
 _NOT_YET_VALID, _EXPIRED, _INVALID_CA = 9, 10, 79

@@ -86,7 +86,8 @@ chmod 600 "$R/etc/talus/mqtt-password" "$R/etc/talus/passwords"
 rm -rf "$R/etc/systemd/system"
 mkdir -p "$R/etc/systemd/system/talus-agent.service.d"
 cd "$R/etc/systemd/system"
-sed 's/^#LoadCredential=/LoadCredential=/' "$SOURCE/systemd/talus-agent.service" > talus-agent.service
+cp "$SOURCE/systemd/talus-agent.service" .
+cp "$SOURCE/systemd/credentials.conf" talus-agent.service.d/
 for name in $UNWANTED; do ln -s /dev/null "$name"; done
 printf '[Service]\\nExecStart=%s -c /etc/talus/mosquitto.conf\\n' "$MOSQUITTO" > broker.service
 printf '[Unit]\\nWants=broker.service systemd-journald.service\\n' > bench.target

@@ -352,7 +352,7 @@ def test_check_tells_everything_that_is_wrong(name: str, tmp_path: Path, run: Ru
     assert (status, out) == (1, "")
     *told, hint = err.splitlines()
     assert sorted(told) == sorted(f"{tmp_path}/{message}" for message in messages)
-    assert hint == "  hint: docs/configuration.md lists every setting"
+    assert hint == "  hint: `talus docs configuration` lists every setting"
     assert "hunter2" not in err
 
 

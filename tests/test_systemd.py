@@ -17,6 +17,7 @@ from agent.service import STOP_S
 
 UNIT = Path(__file__).parents[1] / "systemd" / "talus-agent.service"
 JETSON = UNIT.with_name("jetson.conf")
+CREDENTIALS = UNIT.with_name("credentials.conf")
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
@@ -34,12 +35,12 @@ def installed(folder: Path, *drop_ins: Path) -> Path:
     return unit
 
 
-@pytest.mark.parametrize("drop_ins", [(), (JETSON,)], ids=["plain", "jetson"])
+@pytest.mark.parametrize("drop_ins", [(), (CREDENTIALS,), (JETSON, CREDENTIALS)], ids=["plain", "password", "jetson"])
 def test_the_unit_is_well_formed(tmp_path: Path, drop_ins: tuple[Path, ...]) -> None:
     """An unknown key is ignored by systemd with a line in the journal that nobody reads."""
     unit = installed(tmp_path, *drop_ins)
     result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    ours = [line for line in result.stderr.splitlines() if UNIT.name in line or JETSON.name in line]
+    ours = [line for line in result.stderr.splitlines() if UNIT.name in line or ".conf" in line]
     assert not ours and result.returncode == 0
 
 
@@ -67,7 +68,6 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[Path, ...], mos
         ("StartLimitIntervalSec=0", "and it never gives up"),
         ("DynamicUser=yes", "no user to make"),
         ("StateDirectory=talus", "the outbox survives"),
-        ("LoadCredential=", "the password is in no file that others read"),
         ("MemoryMax=", "another program on the machine survives"),
         ("OOMPolicy=continue", "a model that swells in its trial ends the trial, not the station"),
         ("KillMode=mixed", "a stop during the trial of a model does not count against it"),
@@ -76,6 +76,16 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[Path, ...], mos
 )
 def test_the_unit_says(name: str, why: str) -> None:
     assert name in UNIT.read_text("utf-8"), why
+
+
+def test_the_password_comes_from_a_drop_in_that_an_upgrade_keeps() -> None:
+    """A new unit over the old one must not take the password away; and the page and the example name the same file."""
+    assert "LoadCredential" not in UNIT.read_text("utf-8")
+    credential = re.search(r"^LoadCredential=(\S+):/etc/talus/\S+$", CREDENTIALS.read_text("utf-8"), re.MULTILINE)
+    assert credential
+    file = f"password_file: /run/credentials/talus-agent.service/{credential[1]}"
+    for place in (CREDENTIALS, UNIT.with_name("README.md"), UNIT.parents[1] / "configs" / "station.yaml"):
+        assert file in place.read_text("utf-8")
 
 
 def test_the_stop_is_given_more_time_than_the_agent_takes() -> None:

@@ -21,7 +21,7 @@ def main(args: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if any(problem.level == "error" for problem in problems):
-        print("  hint: docs/configuration.md lists every setting", file=sys.stderr)
+        print("  hint: `talus docs configuration` lists every setting", file=sys.stderr)
         return 1
     print(f"{args.config}: good")
     return 0

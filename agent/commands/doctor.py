@@ -86,7 +86,7 @@ def _examine(path: Path | None) -> Iterator[Finding]:
         problems = [problem for problem in check(path) if problem.level == "error"]
         if problems:
             for problem in problems:
-                yield Finding("bad", "config", str(problem), "see docs/configuration.md")
+                yield Finding("bad", "config", str(problem), "`talus docs configuration` lists every setting")
         else:
             config = load(path)
             yield Finding("ok", "config", str(path))

@@ -24,7 +24,7 @@ def laid_over(below: TunablesConfig, content: Mapping[str, Any]) -> TunablesConf
     found, findings = validate(TunablesConfig, whole, {})
     if found is None:
         faults = "; ".join(f"{printable(dotted(f.loc))} {f.reason}" for f in findings)
-        raise ControlError("invalid", faults[:TEXT_LIMIT], "docs/configuration.md lists what `tunables` may hold")
+        raise ControlError("invalid", faults[:TEXT_LIMIT], "`talus docs configuration` lists what `tunables` may hold")
     return found
 
 
