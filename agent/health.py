@@ -20,6 +20,7 @@ from agent.reasons import Reason
 from agent.schema import (
     NAME_LIMIT,
     TEXT_LIMIT,
+    AlertCount,
     HealthMessage,
     LinkHealth,
     OutboxHealth,
@@ -28,7 +29,7 @@ from agent.schema import (
     StreamHealth,
 )
 from agent.station import Station
-from agent.types import NS, Discard, Event, SampleBlock, StationId, StreamId, format_ns
+from agent.types import NS, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_S = 3600.0
 STALLED_S = 60.0
@@ -45,6 +46,7 @@ MAX_KEPT = 1024
 """Channels that are watched."""
 MAX_COUNTERS = 64
 MAX_LABELS = 32
+MAX_ALERT_COUNTS = 64
 MAX_REASONS = 20
 NAMED = 5
 """Channels named in one reason."""
@@ -81,6 +83,8 @@ class Sight:
     source: dict[str, int] = field(default_factory=dict)
     stations: tuple[Station, ...] = ()
     inference_ms: float | None = None
+    alerts: Mapping[tuple[AlertAction, str], int] = field(default_factory=dict)
+    """Alerts since the start, by action and label."""
 
 
 class Health:
@@ -104,6 +108,8 @@ class Health:
         self._streams: dict[StreamId, _Stream] = {}
         self._events: deque[tuple[float, str]] = deque(maxlen=100_000)
         self._discards: deque[tuple[float, str]] = deque(maxlen=100_000)
+        self._events_total: Counter[str] = Counter()
+        self._discards_total: Counter[str] = Counter()
         self._rates = Rates()
         self._inference_failures = 0
         self._started = time.monotonic()
@@ -135,13 +141,16 @@ class Health:
         with self._lock:
             if isinstance(output, Discard):
                 self._discards.append((now, output.code))
+                self._discards_total[output.code] += 1
                 return
             if output.reason is not None:
                 self._inference_failures += 1
             if output.phase == "end":
                 self._rates.add(output)
                 verdict = output.classification
-                self._events.append((now, "unclassified" if verdict is None else verdict.label))
+                label = "unclassified" if verdict is None else verdict.label
+                self._events.append((now, label))
+                self._events_total[label] += 1
 
     def silent(self) -> frozenset[str]:
         """Channels that have delivered nothing for longer than they should."""
@@ -168,6 +177,7 @@ class Health:
             rates = self._rates.report(newest)
             events = _last_hour(self._events, now)
             discards = _last_hour(self._discards, now)
+            events_total, discards_total = dict(self._events_total), dict(self._discards_total)
             failures = self._inference_failures
         disk_mb, memory, temperatures = (
             machine.disk_free_mb(self._state_dir), machine.memory_mb(), machine.temperatures_c()
@@ -244,6 +254,11 @@ class Health:
             link=sight.link,
             events_hour=events,
             discards_hour=discards,
+            events_total=events_total,
+            discards_total=discards_total,
+            alerts_total=[
+                AlertCount(action=action, label=label, count=count) for (action, label), count in sight.alerts.items()
+            ][:MAX_ALERT_COUNTS],
             inference_ms=sight.inference_ms,
             backend_activity=sight.activity[:500] if sight.activity else None,
             inference_failures=failures,

@@ -41,7 +41,8 @@ _ENTITIES = (
          "entity_category": "diagnostic"},
     ),
     _Entity(
-        "problem", "binary_sensor", "Problem", "health", "{{ 'OFF' if value_json.status == 'ok' else 'ON' }}",
+        "problem", "binary_sensor", "Problem", "health",
+        "{{ 'OFF' if value_json.status in ('ok', 'starting') else 'ON' }}",
         {"device_class": "problem", "entity_category": "diagnostic", "attributes": True},
     ),
     _Entity(
@@ -63,6 +64,23 @@ _ENTITIES = (
         "latency", "sensor", "Latency of the samples", "health",
         "{{ value_json.streams | map(attribute='latency_s') | select('number') | max | default(none) }}",
         {"unit_of_measurement": "s", "device_class": "duration", "state_class": "measurement",
+         "entity_category": "diagnostic"},
+    ),
+    _Entity(
+        "status", "sensor", "Status", "health", "{{ value_json.status }}",
+        {"icon": "mdi:heart-pulse", "entity_category": "diagnostic"},
+    ),
+    _Entity(
+        "armed", "sensor", "Armed in the last ten minutes", "health",
+        "{% set shares = value_json.hearing | map(attribute='armed_10min') | select('number') | list %}"
+        "{{ (100 * shares | min) | round(1) if shares else none }}",
+        {"unit_of_measurement": "%", "state_class": "measurement", "icon": "mdi:ear-hearing",
+         "entity_category": "diagnostic"},
+    ),
+    _Entity(
+        "threshold", "sensor", "Smallest event that would trigger", "health",
+        "{{ value_json.hearing | map(attribute='threshold_counts') | select('number') | max | default(none) }}",
+        {"unit_of_measurement": "counts", "state_class": "measurement", "icon": "mdi:waveform",
          "entity_category": "diagnostic"},
     ),
     _Entity(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-from agent.schema import HealthMessage, StateMessage, StreamHealth
-from agent.types import NS, parse_ns
+from agent.schema import HealthMessage, HearingHealth, StateMessage, StreamHealth
+from agent.types import LABELS, NS, AlertAction, DiscardCode, parse_ns
 
+_LABELS = (*LABELS, "unclassified")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -37,6 +38,10 @@ def render(health: HealthMessage, state: StateMessage) -> bytes:
 def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
     yield _info(state)
     yield _one("talus_ok", "1 while nothing is degraded.", int(health.status == "ok"))
+    yield _Family(
+        "talus_status", "gauge", "1 for the status that holds.",
+        [({"status": status}, int(health.status == status)) for status in ("ok", "starting", "degraded")],
+    )  # fmt: skip
     yield _one("talus_problems", "Reasons for being degraded.", len(health.reasons))
     codes = Counter(reason.code for reason in health.reasons)
     yield _Family(
@@ -48,6 +53,7 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
     yield from _streams(health.streams)
     yield from _stages(health)
     yield from _delivery(health)
+    yield from _hearing(health.hearing)
     yield from _events(health)
     yield from _machine(health)
 
@@ -119,7 +125,39 @@ def _delivery(health: HealthMessage) -> Iterator[_Family]:
         yield _one("talus_link_acknowledged_total", "Messages the broker has.", link.acknowledged, "counter")
 
 
+def _hearing(sensors: Iterable[HearingHealth]) -> Iterator[_Family]:
+    sensors = list(sensors)
+
+    def per_sensor(name: str, text: str, attribute: str) -> _Family:
+        values = ((one.station, getattr(one, attribute)) for one in sensors)
+        return _Family(name, "gauge", text, [({"station": s}, int(v) if isinstance(v, bool) else v) for s, v in values])
+
+    yield per_sensor("talus_hearing_armed_10min_ratio", "Share of 10 min in which it could trigger.", "armed_10min")
+    yield per_sensor("talus_hearing_armed_hour_ratio", "Share of the hour in which it could trigger.", "armed_hour")
+    yield per_sensor("talus_hearing_threshold_counts", "Smallest event that would trigger.", "threshold_counts")
+    yield per_sensor("talus_hearing_usual_counts", "The same, median of the last day.", "usual_counts")
+    yield per_sensor("talus_hearing_plausible", "1 while the samples look like ground motion.", "plausible")
+    yield per_sensor("talus_hearing_listening_in_seconds", "Until the averages are warm.", "listening_in_s")
+
+
 def _events(health: HealthMessage) -> Iterator[_Family]:
+    # Counters begin at 0 for each label, or the first event of a label would be no increase.
+    yield _Family(
+        "talus_events_total", "counter", "Events that ended.",
+        [({"label": label}, health.events_total.get(label, 0))
+         for label in dict.fromkeys([*_LABELS, *health.events_total])],
+    )  # fmt: skip
+    alerts = {(one.action, one.label): one.count for one in health.alerts_total}
+    every = dict.fromkeys([*((action, label) for action in get_args(AlertAction) for label in LABELS), *alerts])
+    yield _Family(
+        "talus_alerts_total", "counter", "Alerts raised, escalated and retracted.",
+        [({"action": action, "label": label}, alerts.get((action, label), 0)) for action, label in every],
+    )  # fmt: skip
+    yield _Family(
+        "talus_discards_total", "counter", "Triggers discarded.",
+        [({"reason": code}, health.discards_total.get(code, 0))
+         for code in dict.fromkeys([*get_args(DiscardCode), *health.discards_total])],
+    )  # fmt: skip
     yield _Family(
         "talus_events_last_hour", "gauge", "Events that ended in the last hour.",
         [({"label": label}, count) for label, count in health.events_hour.items()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from agent.policy import Policy
 from agent.recall import Recall, Remembered, as_seen, encode
 from agent.schema import AlertMessage, parse
 from agent.site import Site, blindness
-from agent.types import Alert, Event, Evidence, SampleBlock, StationId, is_alone
+from agent.types import Alert, AlertAction, Event, Evidence, SampleBlock, StationId, is_alone
 
 if TYPE_CHECKING:
     from agent.config import TunablesConfig
@@ -50,6 +51,8 @@ class Reporter:
         self._site = site
         self._seq = itertools.count(1)
         self._recall: Recall | None = None
+        self.alerts: Counter[tuple[AlertAction, str]] = Counter()
+        """Alerts since the start, by action and label. Any thread may copy it."""
         self.last_alert: AlertMessage | None = None
         """The newest alert since the start. Any thread may look."""
 
@@ -155,6 +158,7 @@ class Reporter:
                 alert_message(alert, self._stamp(received_ns, decided_ns), self._prefix, self._alert_expiry_s)
             )
             self.last_alert = parse(AlertMessage, messages[-1].payload)
+            self.alerts[alert.action, alert.label] += 1
         latest: list[Event | Alert] = [*alerts[-1:]]
         if not is_alone(event):  # or this revision has been published already, and only its alerts are new
             messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix))

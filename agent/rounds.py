@@ -15,15 +15,19 @@ from agent.clock import HostClock, host_clock
 from agent.config import Config
 from agent.config_health import split_address
 from agent.delivery import Delivery
+from agent.dsp.hearing import Slot
 from agent.errors import DeliveryError, TalusError
 from agent.exporter import Exporter
 from agent.feeder import Feeder
 from agent.health import Health, Sight, for_the_broker
+from agent.hearing_memory import HearingMemory
 from agent.messages import DEFAULT_PREFIX, health_message
 from agent.prometheus import render
 from agent.reasons import Reason
 from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
+from agent.station import Station
 from agent.status import StatusFile, status_message
+from agent.types import StationId
 
 LOOK_S = 10.0
 FIRST_LOOK_S = 2.0
@@ -51,9 +55,11 @@ class Rounds:
         state: Callable[[], StateMessage],
         *,
         troubles: Callable[[], list[Reason]] = list,
+        memory: HearingMemory | None = None,
     ) -> None:
-        """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know."""
-        self._troubles = troubles
+        """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know; ``memory``
+        keeps what is usual at each sensor."""
+        self._troubles, self._memory = troubles, memory
         self._feeder, self._health, self._delivery, self._state = feeder, health, delivery, state
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._interval_s = config.tunables.reporting.health_interval_s
@@ -106,6 +112,8 @@ class Rounds:
                     health_message(for_the_broker(report), self._health.station, self._prefix)
                 )
         self._tell(report, stopped=False)
+        if self._memory is not None:
+            self._memory.tick(now, self._usual)
 
     def end(self) -> None:
         """The agent stops in order: say so where it is still heard."""
@@ -113,6 +121,8 @@ class Rounds:
         if self._exporter is not None:
             self._exporter.stop()
         self._tell(self._look(time.monotonic()), stopped=True)
+        if self._memory is not None:
+            self._memory.write(self._usual())
 
     def _tell(self, report: HealthMessage, *, stopped: bool) -> None:
         state, last_alert = self._state(), self._feeder.line.reporter.last_alert
@@ -138,9 +148,19 @@ class Rounds:
             stages=[*feeder.stages(), *self._link_stage(outbox)],
             source=feeder.counters(),
             inference_ms=feeder.line.timed.median_ms(),
-            stations=tuple(feeder.line.pipeline.stations.copy().values()),
+            stations=self._stations(),
+            alerts=feeder.line.reporter.alerts.copy(),
         )
         return self._health.message(0, sight)
+
+    def _stations(self) -> tuple[Station, ...]:
+        return tuple(self._feeder.line.pipeline.stations.copy().values())
+
+    def _usual(self) -> dict[StationId, tuple[Slot, ...]]:
+        """What is usual at each sensor; of one that has not come yet, as an earlier run had it."""
+        known = {station.id: station.hearing.slots for station in self._stations()}
+        earlier = {name: tuple(slots) for name, slots in self._feeder.line.pipeline.remembered.items()}
+        return {**earlier, **{name: slots for name, slots in known.items() if slots}}
 
     def _host_clock(self, now: float) -> HostClock:
         if self._clock is None or (not self._ending and now - self._clock.at >= min(CLOCK_S, self._interval_s)):

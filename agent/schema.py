@@ -337,6 +337,14 @@ class RsamHealth(Payload):
     hour_counts: Amount = Field(description="in the hour up to it")
 
 
+class AlertCount(Payload):
+    """How many alerts about a label did one thing."""
+
+    action: AlertAction
+    label: Word
+    count: Count
+
+
 class HearingHealth(Payload):
     """What a sensor can hear. The reference event is a wavelet of 6 Hz (or the centre of the trigger's band), 2 s long
     (or longer, with `min_duration_s`); its amplitude is that at its peak, on every component."""
@@ -425,6 +433,9 @@ class HealthMessage(Payload):
     outbox: OutboxHealth | None
     link: LinkHealth | None
     events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")
+    events_total: dict[Word, Count] = Field(default={}, max_length=32, description="the same since the start")
+    alerts_total: list[AlertCount] = Field(default=[], max_length=64, description="alerts since the start")
+    discards_total: dict[Word, Count] = Field(default={}, max_length=32, description="discards since the start")
     discards_hour: dict[Word, Count] = Field(
         max_length=32, description="discarded triggers of the last hour: too_short, too_many_open"
     )

@@ -35,6 +35,7 @@ from agent.errors import ConfigError, ControlError, DeliveryError, TalusError
 from agent.evidence import EvidenceStore
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
+from agent.hearing_memory import HearingMemory
 from agent.home_assistant import announce
 from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, state_message
@@ -168,6 +169,7 @@ class Service:
                 *of("state_in_memory", filter(None, [self._unwell])),
                 *of("control", tuning.troubles()),
             ],
+            memory=self._remember(line),
         )
         rounds.report_every(tuning.effective.reporting.health_interval_s)
         if orders and delivery:
@@ -270,6 +272,14 @@ class Service:
         )
         if told is not None:
             delivery.link.publish_retained(told)
+
+    def _remember(self, line: Line) -> HearingMemory | None:
+        """Go on with what was usual at each sensor; an archive or a simulation begins anew at each start."""
+        if not is_recorded_once(self._config):
+            return None
+        memory = HearingMemory(self._config.state_dir)
+        line.pipeline.remembered = memory.read()
+        return memory
 
     def _keep_evidence(self, line: Line) -> EvidenceStore | None:
         """Have the records of events kept."""

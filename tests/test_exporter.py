@@ -19,7 +19,7 @@ from agent.config_health import HealthConfig
 from agent.errors import TalusError
 from agent.exporter import CLIENTS, PATIENCE_S, REQUEST_BYTES, Exporter
 from agent.prometheus import CONTENT_TYPE, render
-from agent.schema import RateHealth, RsamHealth, StageHealth
+from agent.schema import AlertCount, HearingHealth, RateHealth, RsamHealth, StageHealth
 
 MOMENT = "2023-11-14T22:13:00.000000000Z"
 
@@ -68,6 +68,11 @@ def test_the_page_is_what_prometheus_reads() -> None:
                 RsamHealth(station="XX.ABC.00.HH", minute=MOMENT, counts=12.5, coverage=1.0, hour_counts=11.0)
             ],
             "source": {"received": 5},
+            "events_total": {"landslide": 4, "unclassified": 1},
+            "alerts_total": [AlertCount(action="raise", label="landslide", count=2)],
+            "discards_total": {"too_short": 6},
+            "hearing": [HearingHealth(station="XX.ABC.00.HH", listening_in_s=None, armed_10min=0.25, armed_hour=0.9,
+                                      threshold_counts=310, usual_counts=300, usual_hours=3.5, plausible=False)],
         }
     )  # fmt: skip
     found = metrics(render(body, state()))
@@ -76,6 +81,16 @@ def test_the_page_is_what_prometheus_reads() -> None:
     assert found["talus_stream_gaps_total"] == {(("stream", "FDSN:XX_ABC_00_H_H_Z"),): 1.0}
     assert found["talus_discards_last_hour"] == {(("reason", 'odd "name"\\\nwith\tall'),): 2.0}
     assert found["talus_event_rate_per_hour"] == {(("label", "landslide"), ("station", "XX.ABC.00.HH")): 3.0}
+    sensor = (("station", "XX.ABC.00.HH"),)
+    assert found["talus_hearing_armed_10min_ratio"] == {sensor: 0.25}
+    assert found["talus_hearing_threshold_counts"] == {sensor: 310.0}
+    assert found["talus_hearing_plausible"] == {sensor: 0.0}
+    assert found["talus_status"][("status", "degraded"),] == 1.0
+    events, alerts = found["talus_events_total"], found["talus_alerts_total"]
+    assert (events[("label", "landslide"),], events[("label", "noise"),]) == (4.0, 0.0)
+    assert alerts[("action", "raise"), ("label", "landslide")] == 2.0
+    assert alerts[("action", "retract"), ("label", "landslide")] == 0.0
+    assert found["talus_discards_total"] == {(("reason", "too_short"),): 6.0, (("reason", "too_many_open"),): 0.0}
     assert found["talus_rsam_counts"] == {(("station", "XX.ABC.00.HH"),): 12.5}
     assert found["talus_power_watts"] == {(("rail", "VDD_IN"),): 4.1}
     assert found["talus_stage_waiting"] == {(("stage", "pipeline"),): 2.0}

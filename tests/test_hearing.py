@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from agent.config import TunablesConfig
 from agent.config_model import TriggerConfig
 from agent.dsp.hearing import Slot
 from agent.dsp.reference import least_energy, wavelet
+from agent.hearing_memory import HearingMemory
 from agent.types import NS, StreamId
 
 FULL_SCALE = 8_388_607
@@ -270,3 +273,25 @@ def test_the_reference_event_needs_more_where_the_settings_ask_for_more() -> Non
     assert least() < least(on=8.0) < least(on=16.0) < math.inf
     assert least(on=400.0) == math.inf
     assert math.sqrt(least()) == pytest.approx(4.0, abs=0.1)
+
+
+def test_what_is_usual_is_kept_in_a_file_that_may_be_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = HearingMemory(tmp_path)
+    assert memory.read() == {}
+    slots = (Slot(1_700_000_400, 312.5, {"E": 80.0, "Z": 77.0}), Slot(1_700_001_000, 310.0, {"Z": 78.5}))
+    memory.tick(time.monotonic(), lambda: {SENSOR: slots})
+    assert memory.read() == {}, "once in ten minutes is enough"
+    memory.tick(time.monotonic() + 601, lambda: {SENSOR: slots})
+    assert HearingMemory(tmp_path).read() == {SENSOR: slots}
+    (file,) = tmp_path.iterdir()
+    for damaged in (b"", b"{", file.read_bytes()[:-9], b'{"sensors":{"XX.A.00.HH":[{"start_s":1}]}}', b"\xff"):
+        file.write_bytes(damaged)
+        caplog.clear()
+        assert HearingMemory(tmp_path).read() == {}
+        assert "is not used" in caplog.text
+    (tmp_path / "file").write_text("")
+    caplog.clear()
+    refused = HearingMemory(tmp_path / "file")
+    refused.write({SENSOR: slots})
+    refused.write({SENSOR: slots})
+    assert len(caplog.records) == 1

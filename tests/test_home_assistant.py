@@ -17,6 +17,7 @@ from test_messages import health
 from agent.config import Config
 from agent.home_assistant import announcements
 from agent.messages import OFFLINE, ONLINE, STOPPED, summary_message
+from agent.schema import HearingHealth
 from agent.types import Alert
 
 HERE = "homeassistant/sensor/talus_XX_SLP/"
@@ -44,7 +45,13 @@ def rendered(template: str, payload: bytes) -> str:
 
 def test_templates_read_real_payloads() -> None:
     entities = told()
-    body = health()
+    figures = {"armed_hour": 0.9, "usual_counts": 300.0, "usual_hours": 3.5, "plausible": True}
+    sensors = [
+        HearingHealth(station=f"XX.ABC.{place}.HH", listening_in_s=None, armed_10min=share, threshold_counts=counts,
+                      **figures)
+        for place, share, counts in (("00", 0.25, 100.0), ("01", 1.0, 310.0), ("02", 0.5, None))
+    ]  # fmt: skip
+    body = health().model_copy(update={"hearing": sensors})
     said = body.model_dump_json(by_alias=True).encode()
     alert = summary_message(Alert(make_event(), "raise", "severe", "landslide", "why"), stamp())
     values = {
@@ -60,8 +67,15 @@ def test_templates_read_real_payloads() -> None:
         "latency": "0.4",
         "outbox_depth": "3",
         "temperature": "41.5",
+        "status": "degraded",
+        "armed": "25.0",
+        "threshold": "310.0",
     }
     bare = body.model_copy(update={"streams": [], "outbox": None, "events_hour": {}, "temperature_c": None})
+    starting = bare.model_copy(update={"status": "starting", "hearing": []}).model_dump_json(by_alias=True).encode()
+    assert rendered(entities["problem"]["value_template"], starting) == "OFF", "the first moments are no fault"
+    assert rendered(entities["armed"]["value_template"], starting) == "None"
+    assert rendered(entities["threshold"]["value_template"], starting) == "None"
     poor = bare.model_dump_json(by_alias=True).encode()
     assert rendered(entities["events_hour"]["value_template"], poor) == "0"
     assert rendered(entities["landslides_hour"]["value_template"], poor) == "0"

@@ -96,6 +96,19 @@ def test_a_clean_stop_is_told_from_a_death_and_none_from_both(tmp_path: Path, re
     assert body["health"]["rsam"]
 
 
+def test_until_the_station_listens_it_is_starting_and_not_ok(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "", source="{kind: simulator}")
+    with running_agent("run", "--config", config):
+        wait_for(lambda: "listening" in str(status(config)[1].get("health", {}).get("reasons")), 20, "it will listen")
+        code, out, _ = talus("status", "--config", config)
+        assert code == 1
+        assert out.startswith("XX.SLP  STARTING\n")
+        assert re.search(r"! listening in \d+ s\n", out)
+        said = status(config)[1]
+        assert (said["verdict"], said["health"]["status"]) == ("starting", "starting")
+        assert [reason["code"] for reason in said["health"]["reasons"]] == ["listening"]
+
+
 def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, records: Path) -> None:
     with running_agent("run", "--config", write_config(
         tmp_path / "a", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{(port := free_port())}'}}"
