@@ -21,7 +21,7 @@ from agent.holdback import HoldBack
 from agent.messages import Message, Priority
 from agent.patience import QuietLog
 from agent.reasons import Reason, of
-from agent.schema import StageHealth
+from agent.schema import EventMessage, StageHealth, parse
 from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns
 from agent.watch import readable
@@ -326,10 +326,7 @@ class Feeder:
             if isinstance(output, Discard):
                 _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
                 continue
-            told = self.line.reporter.report(output, received_ns, cut=cut)
-            if told:
-                log_event(output)
-            messages += told
+            messages += self.line.reporter.report(output, received_ns, cut=cut)
         return messages
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -338,6 +335,8 @@ class Feeder:
         stored = max(0, len(messages) - len(self._held))
         self._make_room()
         for place, message in enumerate(messages):
+            if message.priority is Priority.EVENT:
+                log_event(parse(EventMessage, message.payload))
             if message.priority is Priority.ALERT:
                 if place >= stored and self._urge is not None:
                     # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
@@ -375,9 +374,10 @@ def _since(then: float | None, now: float) -> float | None:
     return None if then is None else round(max(0.0, now - then), 1)
 
 
-def log_event(event: Event) -> None:
-    """One line for the journal."""
+def log_event(event: EventMessage) -> None:
+    """Write one line about an event's revision as it was sent."""
     verdict = event.classification
     said = f"no verdict ({event.reason})" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
     doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
-    _log.info("%s %s r%d: %s%s", event.id, event.phase, event.revision, said, doubt)
+    why = "" if event.decision is None else f"; {event.decision.code}: {event.decision.reason}"
+    _log.info("%s %s r%d: %s%s%s", event.id, event.phase, event.revision, said, doubt, why)

@@ -19,6 +19,7 @@ from agent.schema import (
     ClockPart,
     CoincidencePart,
     ConfigReport,
+    DecisionPart,
     DetectionPart,
     EventMessage,
     EvidencePart,
@@ -43,6 +44,7 @@ from agent.types import (
     BlockQuality,
     Classification,
     Coincidence,
+    DecisionReason,
     Detection,
     Event,
     Evidence,
@@ -120,8 +122,11 @@ def topic(prefix: str, station: StationId, name: str) -> str:
     return f"{prefix}/{station.network}/{station.station}/{name}"
 
 
-def event_message(event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> Message:
-    """The event's revision, to be put into the outbox. Only an ``update`` is expendable."""
+def event_message(
+    event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX, why: DecisionReason | None = None
+) -> Message:
+    """Build the message of an event's revision; ``why`` there is an alert at it, or none. Only an ``update`` is
+    expendable."""
     body = EventMessage(
         id=event.id,
         revision=event.revision,
@@ -136,6 +141,7 @@ def event_message(event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> M
         quakeml_type=_quakeml_type(event.classification),
         coincidence=_coincidence(event.coincidence),
         evidence=_evidence(event.evidence),
+        decision=None if why is None else DecisionPart(code=why.code, reason=why.words[:TEXT_LIMIT]),
         exercise=event.exercise,
         boot_id=stamp.boot_id,
         seq=stamp.seq,

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from agent.acceleration import RateWatch
 from agent.config_policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, rank
-from agent.types import LABELS, NS, Alert, Classification, DecisionCode, Event, StationId, is_alone
+from agent.types import LABELS, NS, Alert, Classification, DecisionCode, DecisionReason, Event, StationId, is_alone
 
 UNCLASSIFIED = "unclassified"
 """Label of an alert about a trigger on which the network failed."""
@@ -51,24 +51,25 @@ Place: TypeAlias = "tuple[StationId, str, bool]"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to one revision: its alerts, in the order in which they go out, and why these or none, as a code for
-    programs and in words."""
+    """The answer to one revision: its alerts, in the order in which they go out, and why these or none."""
 
     event_id: str
     revision: int
     alerts: tuple[Alert, ...]
-    code: DecisionCode
-    reason: str
+    why: DecisionReason
+
+    @property
+    def code(self) -> DecisionCode:
+        """The reason for programs."""
+        return self.why.code
+
+    @property
+    def reason(self) -> str:
+        """The reason in words."""
+        return self.why.words
 
 
-class _Why(NamedTuple):
-    """The reason for an answer; ``code`` and ``words`` as in ``Decision``."""
-
-    code: DecisionCode
-    words: str
-
-
-_Answer: TypeAlias = "tuple[tuple[Alert, ...], _Why]"
+_Answer: TypeAlias = "tuple[tuple[Alert, ...], DecisionReason]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,27 +161,29 @@ class Policy:
         """
         key = (event.station, event.id, event.exercise)
         if key in self._ended:
-            return Decision(event.id, event.revision, (), "stale", "the event has ended already")
+            why = DecisionReason("stale", "the event has ended already")
+            return Decision(event.id, event.revision, (), why)
         followed = self._open.setdefault(key, _Followed())
         if event.revision <= followed.revision:
-            reason = f"revision {event.revision} comes after revision {followed.revision}"
-            return Decision(event.id, event.revision, (), "stale", reason)
+            words = f"revision {event.revision} comes after revision {followed.revision}"
+            return Decision(event.id, event.revision, (), DecisionReason("stale", words))
         followed.revision = event.revision
         self._open.move_to_end(key)
-        alerts, (code, reason) = self._judge(_Case(key, event, followed))
+        alerts, why = self._judge(_Case(key, event, followed))
         if event.coincidence is not None and event.coincidence.degraded is not None:
             alerts = tuple(replace(alert, reason=f"{alert.reason}; {event.coincidence.degraded}") for alert in alerts)
         if event.phase == "end":
             self._end(key)
             rates = () if is_alone(event) else self._rates.consider(event)
             alerts += rates
-            reason = "; ".join([reason, *(alert.reason for alert in rates)])
-            code = "rate" if rates and not alerts[: -len(rates)] else code
+            if rates:
+                words = "; ".join([why.words, *(alert.reason for alert in rates)])
+                why = DecisionReason(why.code if len(alerts) > len(rates) else "rate", words)
         while len(self._open) > MAX_OPEN_EVENTS:
             self._end(next(iter(self._open)))
         _trim(self._ended, MAX_ENDED_EVENTS)
         _trim(self._pasts, MAX_PLACES)
-        return Decision(event.id, event.revision, alerts, code, reason)
+        return Decision(event.id, event.revision, alerts, why)
 
     def _end(self, key: EventKey) -> None:
         del self._open[key]
@@ -202,12 +205,12 @@ class Policy:
         label, severity = followed.standing
         self._past(case.event, label).grow(case.key, case.event, severity)
         if verdict.abstained:
-            return (), _Why("stands", f"the network abstains; the {label} alert stands")
+            return (), DecisionReason("stands", f"the network abstains; the {label} alert stands")
         if verdict.label == label:
             return self._escalate(case, verdict, severity)
         return self._contradict(case, verdict, label, severity)
 
-    def _raise(self, case: _Case, verdict: Classification) -> tuple[Alert | None, _Why]:
+    def _raise(self, case: _Case, verdict: Classification) -> tuple[Alert | None, DecisionReason]:
         """The alert if the rule of the verdict's label is met, else what it lacks."""
         event, label = case.event, verdict.label
         rule = self._settings.rules.of(label)
@@ -222,16 +225,16 @@ class Policy:
             count = past.events(event.onset_ns, together.within_s)
             if count < together.k:
                 words = f"{count} of {together.k} {label} events within {together.within_s:g} s"
-                return None, _Why("confirm_events", words)
+                return None, DecisionReason("confirm_events", words)
         severity = _severity(rule, event, verdict.probability, past)
         holder = past.holds_back(event, severity, rule.refractory_s)
         if holder is not None:
             case.followed.held = label
             return None, _held_back(event, label, severity, holder)
         reason = _evidence(rule, case, verdict)
-        return self._put_up(case, (label, severity), verdict.probability, reason), _Why("raised", reason)
+        return self._put_up(case, (label, severity), verdict.probability, reason), DecisionReason("raised", reason)
 
-    def _release(self, case: _Case, why: _Why) -> tuple[Alert | None, _Why]:
+    def _release(self, case: _Case, why: DecisionReason) -> tuple[Alert | None, DecisionReason]:
         """The alert of an event whose rule was met before, if it has become larger than what held it back and no
         verdict contradicts it; else ``why`` there is none, as the present verdict has it."""
         event, followed, label = case.event, case.followed, case.followed.held
@@ -249,29 +252,29 @@ class Policy:
         if rule.severity == "none" or holder is not None:
             return None, why
         reason = f"{label} {probability:.2f} was held back, and is now the larger event ({_extent(event)})"
-        return self._put_up(case, (label, severity), probability, reason), _Why("raised", reason)
+        return self._put_up(case, (label, severity), probability, reason), DecisionReason("raised", reason)
 
     def _escalate(self, case: _Case, verdict: Classification, severity: str) -> _Answer:
         event, label = case.event, verdict.label
         rule, past = self._settings.rules.of(label), self._past(event, label)
         higher = _severity(rule, event, verdict.probability, past)
         if rank(higher) <= rank(severity) or not _supports(rule, verdict, label):
-            return (), _Why("stands", f"the {label} alert stands ({severity})")
+            return (), DecisionReason("stands", f"the {label} alert stands ({severity})")
         case.followed.standing = (label, higher)
         case.followed.evidence[label] = max(verdict.probability, case.followed.evidence[label])
         past.grow(case.key, event, higher)
         reason = f"{severity} to {higher}: {_evidence(rule, case, verdict)}"
-        return (Alert(event, "escalate", higher, label, reason),), _Why("escalated", reason)
+        return (Alert(event, "escalate", higher, label, reason),), DecisionReason("escalated", reason)
 
     def _contradict(self, case: _Case, verdict: Classification, label: str, severity: str) -> _Answer:
         """Take the standing alert back if a verdict of another label says so; that label may then alert itself."""
         followed, event = case.followed, case.event
         why_not = self._outlives(verdict, label)
         if why_not:
-            return (), _Why("stands", why_not)
+            return (), DecisionReason("stands", why_not)
         raised, why = self._raise(case, verdict)
         if label == UNCLASSIFIED and raised is None and self._settings.rules.of(verdict.label).severity != "none":
-            return (), _Why("stands", f"{why.words}; the {label} alert stands meanwhile")
+            return (), DecisionReason("stands", f"{why.words}; the {label} alert stands meanwhile")
         if raised is None:
             followed.standing = None
         past = self._past(event, label)
@@ -282,7 +285,11 @@ class Policy:
         taken_back = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s contradicts {label}"
         withdrawn = Alert(event, "retract", severity, label, taken_back)
         words = f"{taken_back}; {why.words}"
-        return ((withdrawn, raised), _Why("raised", words)) if raised else ((withdrawn,), _Why("retracted", words))
+        return (
+            ((withdrawn, raised), DecisionReason("raised", words))
+            if raised
+            else ((withdrawn,), DecisionReason("retracted", words))
+        )
 
     def _contradicts(self, verdict: Classification, label: str) -> bool:
         """Whether this verdict would take back an alert of ``label``."""
@@ -309,9 +316,9 @@ class Policy:
         if followed.standing is not None:
             label, severity = followed.standing
             self._past(event, label).grow(case.key, event, severity)
-            return (), _Why("stands", f"{failure}; the {label} alert stands")
+            return (), DecisionReason("stands", f"{failure}; the {label} alert stands")
         if followed.held is not None:
-            alert, why = self._release(case, _Why("not_classified", failure))
+            alert, why = self._release(case, DecisionReason("not_classified", failure))
             if alert is not None:
                 return (alert,), why
         holder = past.holds_back(event, rule.severity, rule.refractory_s)
@@ -328,13 +335,13 @@ class Policy:
                 f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed",
             ),
         )
-        lacking = next((_Why(code, words) for fails, code, words in checks if fails), None)
+        lacking = next((DecisionReason(code, words) for fails, code, words in checks if fails), None)
         if lacking is None and holder is not None:
             lacking = _held_back(event, UNCLASSIFIED, rule.severity, holder)
         if lacking is not None:
-            return (), _Why(lacking.code, f"{failure}; {lacking.words}")
+            return (), DecisionReason(lacking.code, f"{failure}; {lacking.words}")
         reason = f"{failure}; trigger of {duration:.1f} s, ratio {event.detection.ratio:.1f}"
-        return (self._put_up(case, (UNCLASSIFIED, rule.severity), 0.0, reason),), _Why("raised", reason)
+        return (self._put_up(case, (UNCLASSIFIED, rule.severity), 0.0, reason),), DecisionReason("raised", reason)
 
     def _put_up(self, case: _Case, standing: tuple[str, str], probability: float, reason: str) -> Alert:
         label, severity = case.followed.standing = standing
@@ -362,7 +369,7 @@ def _votes(rule: RuleConfig, label: str, followed: _Followed) -> int:
     return sum(_supports(rule, verdict, label) for verdict in newest)
 
 
-def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> _Why | None:
+def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> DecisionReason | None:
     """The first of the rule's conditions on the event itself that is not met; None if all are."""
     label, duration = verdict.label, case.event.detection.duration_s
     named = f"{label} {verdict.probability:.2f}"
@@ -393,17 +400,17 @@ def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> _Why | N
             f"{named} is no stronger than what was withdrawn",
         ),
     )
-    return next((_Why(code, words) for fails, code, words in checks if fails), None)
+    return next((DecisionReason(code, words) for fails, code, words in checks if fails), None)
 
 
-def _held_back(event: Event, label: str, severity: str, holder: _Raised) -> _Why:
+def _held_back(event: Event, label: str, severity: str, holder: _Raised) -> DecisionReason:
     """The refractory of another event's alert that is no smaller."""
     ago_s = abs(event.data_ns - holder.at_ns) / NS
     words = (
         f"held back: another {label} alert ({holder.severity}) was raised {ago_s:.0f} s before, and this event "
         f"({severity}) is no larger: {event.detection.size:.3g} count-seconds against {holder.size:.3g}"
     )
-    return _Why("refractory", words)
+    return DecisionReason("refractory", words)
 
 
 def _severity(rule: RuleConfig, event: Event, probability: float, past: _Past) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 from agent.messages import Message, Stamp, alert_message, event_message, summary_message
 from agent.policy import Policy
 from agent.recall import Recall, Remembered, as_seen, encode
-from agent.schema import AlertMessage, parse
+from agent.schema import AlertMessage, EventMessage, parse
 from agent.site import Site, blindness
-from agent.types import Alert, AlertAction, Event, Evidence, SampleBlock, StationId, is_alone
+from agent.types import Alert, AlertAction, DecisionReason, Event, Evidence, SampleBlock, StationId, is_alone
 
 if TYPE_CHECKING:
     from agent.config import TunablesConfig
+
+
+MAX_ALONE = 256
+"""Events judged without the other stations of their site whose decision is kept."""
 
 
 def new_boot_id() -> str:
@@ -55,6 +59,11 @@ class Reporter:
         """Alerts since the start, by action and label. Any thread may copy it."""
         self.last_alert: AlertMessage | None = None
         """The newest alert since the start. Any thread may look."""
+        self.last_event: EventMessage | None = None
+        """The newest revision of an event since the start, with the reason for its alert or for none. Any thread may
+        look."""
+        self._alone: OrderedDict[str, DecisionReason] = OrderedDict()
+        """The newest decisions on events that are judged without the other stations of their site."""
 
     def resume(self, past: Sequence[Remembered]) -> None:
         """Go on where earlier runs stopped, and keep a journal for the next one; ``past``: oldest first."""
@@ -138,17 +147,29 @@ class Reporter:
     def _tell(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
         """A station's own event."""
         if self._site is None or not self._site.has(event.station):
-            return self._word(event, self._policy.consider(event), received_ns, cut=cut)
+            decision = self._policy.decide(event)
+            return self._word(event, decision.alerts, decision.why, received_ns, cut=cut)
+        why = self._alone.get(event.id) or self._site.standing(event)
         self._site.take(event)
-        return self._word(event, self._policy.consider_rates(event), received_ns, cut=cut)
+        rates = self._policy.consider_rates(event)
+        if rates:
+            why = DecisionReason("rate", "; ".join([why.words, *(alert.reason for alert in rates)]))
+        return self._word(event, rates, why, received_ns, cut=cut)
 
     def _settle(self, events: Iterable[Event], received_ns: int) -> list[Message]:
         messages: list[Message] = []
         for event in events:
-            messages += self._word(event, self._policy.consider(event), received_ns)
+            decision = self._policy.decide(event)
+            if is_alone(event):
+                self._alone[event.id] = decision.why
+                if len(self._alone) > MAX_ALONE:
+                    self._alone.popitem(last=False)
+            messages += self._word(event, decision.alerts, decision.why, received_ns)
         return messages
 
-    def _word(self, event: Event, alerts: tuple[Alert, ...], received_ns: int, *, cut: bool = False) -> list[Message]:
+    def _word(
+        self, event: Event, alerts: tuple[Alert, ...], why: DecisionReason, received_ns: int, *, cut: bool = False
+    ) -> list[Message]:
         decided_ns = time.time_ns()
         if event.phase == "end" and not is_alone(event):
             event = replace(event, evidence=self.keep(event))
@@ -161,7 +182,8 @@ class Reporter:
             self.alerts[alert.action, alert.label] += 1
         latest: list[Event | Alert] = [*alerts[-1:]]
         if not is_alone(event):  # or this revision has been published already, and only its alerts are new
-            messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix))
+            messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix, why))
+            self.last_event = parse(EventMessage, messages[-1].payload)
             latest.append(event)
         if messages and self._recall is not None:
             # The journal's record goes behind the alerts: what is remembered as told must be on its way.

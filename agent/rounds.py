@@ -125,8 +125,11 @@ class Rounds:
             self._memory.write(self._usual())
 
     def _tell(self, report: HealthMessage, *, stopped: bool) -> None:
-        state, last_alert = self._state(), self._feeder.line.reporter.last_alert
-        self._file.write(status_message(state, report, last_alert, self._look_s, stopped=stopped))
+        state, reporter = self._state(), self._feeder.line.reporter
+        last_event, last_alert = reporter.last_event, reporter.last_alert
+        self._file.write(
+            status_message(state, report, last_alert, self._look_s, last_event=last_event, stopped=stopped)
+        )
         if self._exporter is not None:
             self._exporter.show(render(report, state))
 

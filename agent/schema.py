@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import DataError
-from agent.types import AlertAction, EventPhase
+from agent.types import AlertAction, DecisionCode, EventPhase
 
 TEXT_LIMIT = 500
 """Characters of a free text."""
@@ -176,6 +176,13 @@ class EvidencePart(Payload):
     end: Time
 
 
+class DecisionPart(Payload):
+    """Why a revision of an event led to an alert or to none: ``code`` for programs, ``reason`` in words."""
+
+    code: DecisionCode
+    reason: Text
+
+
 class EventMessage(Payload):
     """One revision of one event: new, update or end. Without a classification, ``reason`` says why."""
 
@@ -194,6 +201,7 @@ class EventMessage(Payload):
     coincidence: CoincidencePart | None = Field(
         default=None, description="of an event of the site: classification is then what the members' were fused into"
     )
+    decision: DecisionPart | None = Field(default=None, description="why there is an alert at this revision, or none")
     quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")
     exercise: bool
     boot_id: BootId

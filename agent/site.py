@@ -37,6 +37,7 @@ from agent.types import (
     NS,
     Classification,
     Coincidence,
+    DecisionReason,
     Detection,
     Event,
     EventPhase,
@@ -253,6 +254,17 @@ class Site:
     def _few(self, possible: int, unable: list[str]) -> str:
         names = ", ".join(unable[:4]) + (f" and {len(unable) - 4} more" if len(unable) > 4 else "")
         return f"{possible} of {self._settings.required} stations could see it; not {names}"
+
+    def standing(self, event: Event) -> DecisionReason:
+        """How far a station's event is judged with those of the other stations."""
+        together, single = self._of.get(event.id), self._singles.get(event.id)
+        if together is not None:
+            return DecisionReason("site_member", f"judged with the other stations of the site, as {together.id}")
+        if single is not None and single.fate is _Fate.ALONE:
+            return DecisionReason("site_member", f"judged without the other stations of the site: {single.degraded}")
+        if single is not None and single.fate is _Fate.LOCAL:
+            return DecisionReason("site_local", "the other stations of the site had data and have no such event")
+        return DecisionReason("site_waits", "not known yet whether other stations of the site have this event")
 
     # Time
 

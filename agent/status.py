@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from agent.errors import TalusError
-from agent.schema import AlertMessage, Amount, Count, HealthMessage, Payload, StateMessage, Time, parse
+from agent.schema import AlertMessage, Amount, Count, EventMessage, HealthMessage, Payload, StateMessage, Time, parse
 from agent.types import NS, format_ns, parse_ns
 
 FILE = "status.json"
@@ -43,6 +43,7 @@ class StatusMessage(Payload):
     stopped: bool
     state: StateMessage
     health: HealthMessage
+    last_event: EventMessage | None = Field(default=None, description="since the agent started")
     last_alert: AlertMessage | None = Field(description="since the agent started")
 
 
@@ -120,7 +121,13 @@ def _lives(pid: int) -> bool:
 
 
 def status_message(
-    state: StateMessage, health: HealthMessage, last_alert: AlertMessage | None, interval_s: float, *, stopped: bool
+    state: StateMessage,
+    health: HealthMessage,
+    last_alert: AlertMessage | None,
+    interval_s: float,
+    *,
+    last_event: EventMessage | None = None,
+    stopped: bool,
 ) -> StatusMessage:
     """As of now."""
     return StatusMessage(
@@ -130,5 +137,6 @@ def status_message(
         stopped=stopped,
         state=state,
         health=health,
+        last_event=last_event,
         last_alert=last_alert,
     )

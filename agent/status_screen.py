@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.schema import AlertMessage, HealthMessage, HearingHealth, RateHealth
+from agent.schema import AlertMessage, DecisionPart, EventMessage, HealthMessage, HearingHealth, RateHealth
 from agent.status import Status
 
 HEADLINES = {
@@ -39,6 +39,7 @@ def screen(status: Status, *, colour: bool = False) -> str:
             for one in health.rsam[:_WORDS_MOST]
         ),
         ("broker", _broker(health)),
+        ("last event", _event(said.last_event)),
         ("last alert", _alert(said.last_alert)),
         ("machine", _machine(health)),
         ("clock", _clock(health)),
@@ -131,6 +132,28 @@ def _broker(health: HealthMessage) -> str:
         text += f" (oldest {span(box.oldest_s)})"
     faults = ((box.dropped, "dropped"), (box.dead, "refused for good"), (box.held, "held in memory"))
     return text + "".join(f", {count} {name}" for count, name in faults if count)
+
+
+def _event(event: EventMessage | None) -> str:
+    if event is None:
+        return "none since the start"
+    verdict = event.classification
+    label = "unclassified" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
+    drill = " (exercise)" if event.exercise else ""
+    said = f"{event.station}{drill}, {event.onset[:19].replace('T', ' ')}: {label}"
+    return said if event.decision is None else f"{said}; {_outcome(event.decision)}"
+
+
+def _outcome(decision: DecisionPart) -> str:
+    """What an event led to, and why."""
+    words = {
+        "raised": "alert",
+        "escalated": "alert escalated",
+        "retracted": "alert withdrawn",
+        "stands": "alert stands",
+    }
+    words |= {"rate": "alert on the rate of events", "site_waits": "no alert yet", "site_member": "see the site"}
+    return f"{words.get(decision.code, 'no alert')}: {decision.reason}"
 
 
 def _alert(alert: AlertMessage | None) -> str:

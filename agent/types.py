@@ -53,12 +53,12 @@ DecisionCode: TypeAlias = Literal[
     "withdrawn",
     "refractory",
     "not_classified",
-    "waits_for_site",
-    "local",
-    "site",
+    "site_waits",
+    "site_member",
+    "site_local",
     "stale",
 ]
-"""Why a revision of an event led to an alert or to none; the words beside it say more. docs/mqtt.md lists them."""
+"""Why a revision of an event led to an alert or to none. docs/mqtt.md has a row for each (tested)."""
 
 _FDSN = re.compile(r"^FDSN:([^_]+)_([^_]+)_([^_]*)_([^_]+)_([^_]*)_([^_]+)$")
 _CODE = re.compile(r"^[A-Z0-9-]{0,8}$")
@@ -357,6 +357,14 @@ class RateAlert:
     id: str
     revision: int
     rate: Acceleration
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionReason:
+    """Why a revision of an event led to an alert or to none: for programs, and in words."""
+
+    code: DecisionCode
+    words: str
 
 
 @dataclass(frozen=True, slots=True)

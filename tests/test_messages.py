@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -55,7 +55,19 @@ from agent.schema import (
     SummaryMessage,
     parse,
 )
-from agent.types import LABELS, NS, Alert, BlockQuality, Event, Quality, StationId, event_id, format_ns
+from agent.types import (
+    LABELS,
+    NS,
+    Alert,
+    BlockQuality,
+    DecisionCode,
+    DecisionReason,
+    Event,
+    Quality,
+    StationId,
+    event_id,
+    format_ns,
+)
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOMENT = format_ns(ONSET_NS)
@@ -211,6 +223,21 @@ def test_every_message_passes_its_published_schema_and_its_model(name: str) -> N
         assert body["schema"] == f"talus/{kind}/1"
 
 
+def test_an_event_says_why_there_is_an_alert_or_none() -> None:
+    assert json.loads(event_message(make_event(), stamp()).payload)["decision"] is None
+    why = DecisionReason("probability", "landslide 0.65, 0.7 is needed" + "!" * 600)
+    said = event_message(make_event(), stamp(), why=why)
+    schema("event").validate(json.loads(said.payload))
+    decision = parse(EventMessage, said.payload).decision
+    assert decision is not None
+    assert (decision.code, decision.reason[:30]) == ("probability", "landslide 0.65, 0.7 is needed!")
+
+
+def test_each_code_of_a_decision_has_a_row_in_the_manual() -> None:
+    manual = (DOCS / "mqtt.md").read_text()
+    assert [code for code in get_args(DecisionCode) if f"| `{code}` |" not in manual] == []
+
+
 def test_an_event_says_what_the_pipeline_said() -> None:
     event = make_event(revision=2, phase="update")
     body = json.loads(event_message(event, Stamp(BOOT, 7, ONSET_NS + 1, ONSET_NS + 2)).payload)
@@ -251,8 +278,9 @@ def test_topics_priorities_and_flags() -> None:
     ]
 
 
-def test_a_typical_event_stays_below_a_kilobyte() -> None:
-    assert len(with_handed(event_message(make_event(), stamp(10**9)).payload, ONSET_NS)) < 1000
+def test_a_typical_event_stays_at_about_a_kilobyte() -> None:
+    why = DecisionReason("confirm", "landslide 0.91; 1 of the 2 verdicts that must name it")
+    assert len(with_handed(event_message(make_event(), stamp(10**9), why=why).payload, ONSET_NS)) < 1100
 
 
 def test_handed_is_filled_in_once_and_never_in_free_text() -> None:

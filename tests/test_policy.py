@@ -95,27 +95,43 @@ def test_what_is_no_slope_failure_wakes_nobody_by_default(label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "event", "reason"),
+    ("rule", "event", "code", "reason"),
     [
-        ({}, revision(0, verdict("landslide", 0.69)), "landslide 0.69, 0.7 is needed"),
-        ({}, revision(0, verdict("landslide", 0.9, abstained=True)), "the network abstains (best: landslide 0.90)"),
-        ({"min_window_s": 20}, revision(0, verdict("landslide", 0.9)), "10 s seen, 20 s are needed"),
-        ({}, revision(0, verdict("landslide", 0.9), duration_s=1.9), "trigger of 1.9 s, 2 s are needed"),
-        ({"severity": "none"}, revision(0, verdict("landslide", 0.9)), "landslide raises no alert (severity: none)"),
-        (
-            {"confirm_events": {"k": 3, "within_s": 60}},
-            revision(0, verdict("landslide", 0.9)),
-            "1 of 3 landslide events within 60 s",
-        ),
-        ({}, revision(0, None), "not classified (the runtime failed); only the event is sent "
+        ({}, revision(0, verdict("landslide", 0.69)), "probability", "landslide 0.69, 0.7 is needed"),
+        ({}, revision(0, verdict("landslide", 0.9, abstained=True)), "abstained",
+         "the network abstains (best: landslide 0.90)"),
+        ({"min_window_s": 20}, revision(0, verdict("landslide", 0.9)), "window", "10 s seen, 20 s are needed"),
+        ({}, revision(0, verdict("landslide", 0.9), duration_s=1.9), "duration", "trigger of 1.9 s, 2 s are needed"),
+        ({"severity": "none"}, revision(0, verdict("landslide", 0.9)), "no_rule",
+         "landslide raises no alert (severity: none)"),
+        ({"confirm": {"k": 2, "n": 3}}, revision(0, verdict("landslide", 0.9)), "confirm",
+         "landslide 0.90; 1 of the 2 verdicts that must name it"),
+        ({"confirm_events": {"k": 3, "within_s": 60}}, revision(0, verdict("landslide", 0.9)), "confirm_events",
+         "1 of 3 landslide events within 60 s"),
+        ({}, revision(0, None), "not_classified", "not classified (the runtime failed); only the event is sent "
          "(on_classifier_failure: event)"),
     ],
 )  # fmt: skip
-def test_silence_has_its_reason(rule: dict[str, Any], event: Event, reason: str) -> None:
-    """Each unmet condition is named with the value seen and the value needed."""
+def test_silence_has_its_reason(rule: dict[str, Any], event: Event, code: str, reason: str) -> None:
+    """Each unmet condition is named with the value seen and the value needed, and has a code for programs."""
     decision = Policy(rules(landslide=rule)).decide(event)
     assert decision.alerts == ()
-    assert decision.reason == reason
+    assert (decision.code, decision.reason) == (code, reason)
+
+
+def test_every_alert_has_its_reason_and_a_code() -> None:
+    policy = Policy(rules(landslide={"escalate": [{"severity": "extreme", "min_duration_s": 30}]}))
+    story = [
+        revision(0, verdict("landslide", 0.9, 3.0)),
+        revision(1, verdict("landslide", 0.9, 10.0)),
+        revision(2, verdict("landslide", 0.9, 40.0), duration_s=40.0),
+        revision(3, verdict("noise", 0.9, 80.0)),
+        revision(4, verdict("landslide", 0.8, 81.0)),
+        revision(4, verdict("landslide", 0.8, 81.0)),
+    ]
+    assert [policy.decide(event).code for event in story] == [
+        "raised", "stands", "escalated", "retracted", "withdrawn", "stale"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,6 +20,7 @@ from test_acceleration import ended, rules
 
 from agent.assemble import build_line
 from agent.config import ClassifierConfig, PolicyConfig, TunablesConfig
+from agent.config_site import CoincidenceConfig
 from agent.errors import DataError
 from agent.feeder import Feeder
 from agent.health import Health, Identity
@@ -26,6 +29,7 @@ from agent.messages import Message, Priority
 from agent.policy import Policy
 from agent.recall import LOST, Recall, Remembered, decode, encode
 from agent.reporting import Reporter
+from agent.site import Site, blindness
 from agent.types import NS, Event, SampleBlock, StationId, StreamId
 
 STATION = StationId("XX", "SLP", "00", "HH")
@@ -171,6 +175,74 @@ def test_an_event_that_was_open_when_the_source_died_goes_on_after_the_start(tmp
     story = [body for body in runs.told() if body["id"] == runs.told()[0]["id"]]
     assert [body["revision"] for body in story] == list(range(len(story)))
     assert story[-1]["classification"]["window_s"] == 81.92
+
+
+class Gives:
+    """A source of these packets."""
+
+    def __init__(self, blocks: Sequence[SampleBlock]) -> None:
+        self._blocks = blocks
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        yield from self._blocks
+
+    def close(self) -> None:
+        pass
+
+
+def served(runs: Runs, folder: Path, blocks: Sequence[SampleBlock], site: Site | None = None) -> None:
+    """The service's own threads over these packets, with the journal of the runs before."""
+    line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
+    line.reporter.resume([decode(record) for record in runs.journal])
+    feeder = Feeder(Gives(blocks), line, Health(Identity(STATION, "0" * 16), folder), runs.put)
+    feeder.start()
+    feeder.stop(60)
+    assert feeder.failure() is None
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:
+    """Identifier, phase and revision of the events that the log names."""
+    said = (record.getMessage() for record in caplog.records if record.name == "agent.feeder")
+    return [tuple(line.split(":")[0].split()) for line in said if re.match(r"\S+Z (new|update|end) r", line)]
+
+
+def sent(messages: Sequence[Message]) -> list[tuple[str, ...]]:
+    bodies = [json.loads(m.payload) for m in messages if m.priority is Priority.EVENT]
+    return [(body["id"], body["phase"], f"r{body['revision']}") for body in bodies]
+
+
+def test_after_a_restart_the_log_names_the_events_that_were_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Identifier, revision and phase are those of the message, also where an event goes on that an earlier run began,
+    and where one is ended that does not come again."""
+    caplog.set_level(logging.INFO)
+    runs = Runs()
+    runs.run(3 * 304)
+    runs.run(3 * 424)
+    before = len(runs.messages)
+    served(runs, tmp_path, packets()[3 * 200 : 3 * 340] + packets()[3 * 560 :])
+    told = sent(runs.messages[before:])
+    assert any(phase == "end" for _, phase, _ in told)
+    assert any(json.loads(m.payload).get("reason") == LOST for m in runs.messages[before:])
+    assert logged(caplog) == told
+
+
+def test_the_log_names_the_events_of_the_site(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    names = ("XX.SLP", "XX.TOP")
+    site = Site(CoincidenceConfig(stations=names), StationId("XX", "SITE", "", ""), blindness(ALERTING))
+    other = StationId("XX", "TOP", "00", "HH")
+    both = [
+        block
+        for one in packets()[: 3 * 420]
+        for block in (one, replace(one, stream=StreamId(other, one.stream.component)))
+    ]
+    runs = Runs()
+    served(runs, tmp_path, both, site)
+    told = sent(runs.messages)
+    assert any(name.startswith("XX.SITE-") for name, _, _ in told)
+    assert logged(caplog) == told
 
 
 def test_an_event_whose_data_do_not_come_again_is_ended_with_the_reason() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -159,6 +160,44 @@ def test_one_station_alone_is_local_when_the_others_could_have_seen_it() -> None
     bench.take(event("XX.A", 90), event("XX.A", 90, 5, number=1))
     assert bench.hear(NAMES, 100, 140) == []
     assert not bench.site.is_waiting()
+
+
+def test_a_station_s_event_says_how_it_stands_with_the_site() -> None:
+    """Waiting, a member, local, or believed alone: why its own messages carry no alert."""
+    bench = running_bench()
+    first, second = event("XX.A", 90), event("XX.B", 94)
+    bench.take(first)
+    assert bench.site.standing(first).code == "site_waits"
+    bench.take(second)
+    assert bench.site.standing(first).code == "site_member"
+    assert (
+        bench.site.standing(first).words
+        == f"judged with the other stations of the site, as {event_id(SITE, T0 + 90 * NS)}"
+    )
+    bench = running_bench()
+    bench.take(first)
+    bench.hear(NAMES, 100, 120)
+    assert bench.site.standing(first).code == "site_local"
+    bench = Bench()
+    bench.hear(("XX.A",), 0, 100)
+    assert degraded(bench.take(first))
+    assert "coincidence not possible" in bench.site.standing(first).words
+
+
+def test_the_messages_of_a_local_event_say_that_the_site_did_not_have_it() -> None:
+    line = build_line(
+        TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=running_bench().site
+    )
+    reporter = line.reporter
+    said = []
+    for second, name in itertools.product(range(60, 160), NAMES):
+        block = SampleBlock(StreamId(sensor(name), "Z"), T0 + second * NS, 1.0, np.zeros(1, np.int32))
+        messages = reporter.report(event("XX.A", 100), 0) if (second, name) == (103, "XX.A") else []
+        if (second, name) == (159, "XX.A"):
+            messages = reporter.report(event("XX.A", 100, 58.0, number=1, phase="end"), 0)
+        said += [parse(EventMessage, m.payload) for m in messages if m.topic.endswith("/event")]
+        reporter.after(block, block.end_ns, 0)
+    assert [body.decision.code for body in said if body.decision] == ["site_waits", "site_local"]
 
 
 def test_onsets_that_lie_too_far_apart_are_two_local_events() -> None:

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 from agent_support import running_agent, talus, write_config, write_records
-from broker_support import Collector, free_port, needs_mosquitto, running, wait_for
+from broker_support import Collector, free_port, make_event, needs_mosquitto, running, stamp, wait_for
 from test_exporter import metrics
 from test_formats import alert, state
 from test_messages import health
 
-from agent.schema import RateHealth, ReasonPart, RsamHealth
+from agent.messages import event_message
+from agent.schema import EventMessage, RateHealth, ReasonPart, RsamHealth, parse
 from agent.status import FILE, STALE_FACTOR, StatusFile, read, status_message
 from agent.status_screen import screen
-from agent.types import NS, parse_ns
+from agent.types import NS, DecisionCode, DecisionReason, parse_ns
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,20 @@ def test_the_verdict_follows_from_age_process_and_word(tmp_path: Path) -> None:
     assert read(written(tmp_path, health=health())).verdict == "degraded"
     if os.getuid() == 0:
         assert read(written(tmp_path, pid=1)).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [("probability", "no alert"), ("raised", "alert"), ("site_waits", "no alert yet")]
+)
+def test_the_screen_says_why_the_last_event_led_to_no_alert(tmp_path: Path, code: DecisionCode, outcome: str) -> None:
+    why = DecisionReason(code, "landslide 0.65, 0.7 is needed")
+    event = parse(EventMessage, event_message(make_event(), stamp(), why=why).payload)
+    text = screen(read(written(tmp_path, last_event=event)))
+    assert (
+        f"last event XX.ABC.00.HH, 2023-11-14 22:13:20: landslide 0.91; {outcome}: landslide 0.65, 0.7 is needed"
+        in text
+    ), text
+    assert "last event none since the start" in screen(read(written(tmp_path)))
 
 
 def test_one_screen_has_what_matters_and_is_safe(tmp_path: Path) -> None:
