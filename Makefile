@@ -12,12 +12,12 @@ demo:
 
 # One worker more than there are cores: many tests wait for a broker, a clock or a restart.
 test:
-	@.ci/setup $(VENV) dev mosquitto
+	@.ci/setup $(VENV) dev tools
 	$(PY) -m pytest -n $$(($$(nproc) + 1)) --dist loadfile -m "not train" $(TESTS)
 
 # The tests that train networks: torch, several hundred megabytes, is installed for them.
 test-train:
-	@.ci/setup $(VENV) dev mosquitto
+	@.ci/setup $(VENV) dev tools
 	@.ci/setup $(VENV) train
 	$(PY) -m pytest -n $$(nproc) --dist loadfile -m train $(TESTS)
 

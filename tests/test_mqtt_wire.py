@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import shutil
 import socket
 import ssl
 import threading
 from pathlib import Path
 
 import pytest
+from certificates_support import Authority
 from hypothesis import given
 from hypothesis import strategies as st
-from test_mqtt import CONNACK_5, certificates, read_packet
+from test_mqtt import CONNACK_5, read_packet
 
 from agent.errors import DeliveryError
 from agent.mqtt import Connection, Subscription
@@ -66,11 +66,10 @@ def test_what_must_not_be_held_is_refused_at_its_header(data: bytes, error: type
             framing.feed(bytes([byte]))
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_a_hostile_broker_is_hung_up_on_over_tls_too(tmp_path: Path) -> None:
-    certificates(tmp_path)
+    issuer = Authority(tmp_path)
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_side.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server_side.load_cert_chain(*issuer.issue("broker"))
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -81,9 +80,7 @@ def test_a_hostile_broker_is_hung_up_on_over_tls_too(tmp_path: Path) -> None:
             client.recv(1)
 
     threading.Thread(target=serve, daemon=True).start()
-    settings = MqttSettings(
-        "127.0.0.1", listener.getsockname()[1], tls=TlsSettings(ca=str(tmp_path / "cert.pem")), protocol="5"
-    )
+    settings = MqttSettings("127.0.0.1", listener.getsockname()[1], tls=TlsSettings(ca=str(issuer.ca)), protocol="5")
     subscription = Subscription(("talus/x",), lambda _: True, required=False, largest=1000)
     with (
         contextlib.closing(listener),

@@ -19,7 +19,10 @@ UNIT = Path(__file__).parents[1] / "systemd" / "talus-agent.service"
 JETSON = UNIT.with_name("jetson.conf")
 CREDENTIALS = UNIT.with_name("credentials.conf")
 
-pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+needs_analyze = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None,
+    reason="systemd-analyze is not installed (try: sudo apt-get install systemd)",
+)
 
 
 def installed(folder: Path, *drop_ins: Path) -> Path:
@@ -35,6 +38,7 @@ def installed(folder: Path, *drop_ins: Path) -> Path:
     return unit
 
 
+@needs_analyze
 @pytest.mark.parametrize("drop_ins", [(), (CREDENTIALS,), (JETSON, CREDENTIALS)], ids=["plain", "password", "jetson"])
 def test_the_unit_is_well_formed(tmp_path: Path, drop_ins: tuple[Path, ...]) -> None:
     """An unknown key is ignored by systemd with a line in the journal that nobody reads."""
@@ -44,6 +48,7 @@ def test_the_unit_is_well_formed(tmp_path: Path, drop_ins: tuple[Path, ...]) -> 
     assert not ours and result.returncode == 0
 
 
+@needs_analyze
 @pytest.mark.parametrize(("drop_ins", "most"), [((), 2.0), ((JETSON,), 3.0)], ids=["plain", "jetson"])
 def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[Path, ...], most: float) -> None:
     """The agent listens to a network: what breaks into it must find nothing to use."""
