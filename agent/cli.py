@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "say what is wrong with this machine",
     "run": "watch a station: the service",
     "status": "say how the agent on this machine is",
+    "outbox": "list what waits for the broker and what it refused; send that again, or drop it",
     "watch": "print events and alerts as they arrive at a broker",
     "config": "change a station's settings from afar, signed",
     "model": "change a station's model from afar, signed",

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.delivery_reasons import reasons
 from agent.errors import DataError
 from agent.link import MqttLink
-from agent.messages import Message
+from agent.messages import Message, largest_alert
 from agent.mqtt import Connection, Subscription
 from agent.outbox import Outbox
+from agent.reasons import Reason
 from agent.recall import Remembered, decode
-from agent.schema import LinkHealth, OutboxHealth
+from agent.schema import MOST_REFUSED, TEXT_LIMIT, LinkHealth, OutboxHealth, RefusedTopic
 from agent.types import StationId
 from agent.waker import Waker
 
@@ -49,12 +51,16 @@ class Delivery:
         path: Path,
         max_mb: int = 200,
         subscription: Subscription | None = None,
+        *,
+        voters: int = 0,
     ) -> None:
+        """``voters``: how many stations an alert may name with their votes."""
         self.path = path
         self.prefix = settings.prefix
         self.outbox = Outbox(path, round(max_mb * 1e6 * QUEUE_SHARE))
         self.link = MqttLink(settings, self.outbox, station, subscription)
-        self._dead = self.outbox.stats().dead
+        self._set_aside = self.outbox.stats().set_aside_total
+        self._alert_bytes = largest_alert(settings.prefix, voters)
         self._progress = (-1, 0.0)
 
     def put(self, messages: Sequence[Message]) -> None:
@@ -90,10 +96,19 @@ class Delivery:
             self.link.stop(timeout_s)
         stats, error = self.outbox.stats(), self.link.status().error
         self.outbox.close()
-        return Undelivered(stats.depth, stats.dead - self._dead, error)
+        return Undelivered(stats.depth, stats.set_aside_total - self._set_aside, error)
 
-    def health(self) -> tuple[OutboxHealth, LinkHealth]:
-        """For the health message."""
+    @property
+    def packet_limit(self) -> int | None:
+        """Bytes of the largest packet that the broker takes, None while it has told no limit."""
+        return self.link.status().packet_limit
+
+    def health(self) -> tuple[OutboxHealth, LinkHealth, list[Reason]]:
+        """For the health message: figures of the outbox and of the connection, and what is wrong with either.
+
+        Raises:
+            DeliveryError: the outbox cannot be read.
+        """
         stats, status = self.outbox.stats(), self.link.status()
         return (
             OutboxHealth(
@@ -101,7 +116,9 @@ class Delivery:
                 bytes=stats.bytes,
                 oldest_s=round(stats.oldest_s, 1),
                 dropped=stats.dropped,
-                dead=stats.dead,
+                lost=stats.lost,
+                set_aside=stats.set_aside,
+                set_aside_total=stats.set_aside_total,
             ),
             LinkHealth(
                 connected=status.connected,
@@ -109,8 +126,15 @@ class Delivery:
                 connects=status.connects,
                 acknowledged=status.acknowledged,
                 unheard=status.unheard,
-                error=None if status.error is None else status.error[:500],
+                unheard_alerts=status.unheard_alerts,
+                packet_limit=status.packet_limit,
+                refused=[
+                    RefusedTopic(topic=one.topic, reason=one.reason[:TEXT_LIMIT], count=one.count)
+                    for one in status.refusals[:MOST_REFUSED]
+                ],
+                error=None if status.error is None else status.error[:TEXT_LIMIT],
             ),
+            reasons(stats, status, self._alert_bytes),
         )
 
 

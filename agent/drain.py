@@ -1,9 +1,11 @@
-"""What is said over a connection: retained values, then the outbox, in order, a bounded number of messages at a time.
+"""What is sent over a connection: retained values, then the outbox, in order, a bounded number of messages at a time.
 
 What the broker has not acknowledged stays in the outbox, and a refusal never stops the rest:
 
-- a reason that may pass (quota, access list) puts the topic on hold for a growing time, and the message stays;
-- a reason that will not pass (too large, malformed) moves the message to the outbox's dead letters;
+- a reason that may pass (quota, access list) puts the topic on hold for up to a minute, and the message stays;
+- a reason that will not pass (too large, malformed) sets the message aside in the outbox; what was too large goes back
+  into the queue when a connection begins whose broker takes it;
+- every topic that the broker refuses is listed (``Refusals``) until a message on it is acknowledged;
 - what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
   acknowledged what it had not written down;
 - an alert that the disk refuses is sent all the same (`urge`), before all else; once the disk takes it, it is sent as
@@ -23,21 +25,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.errors import DeliveryError
-from agent.messages import Message, with_handed
+from agent.messages import Message, Priority, with_handed
 from agent.mqtt import REFUSED, Ack, Connection
 from agent.mqtt_hints import refusal_hint
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Entry, Outbox
+from agent.outbox_file import TOO_LARGE, packet_bytes
 from agent.patience import Holds, QuietLog
 
 _NO_SUBSCRIBERS = 0x10
-_HOPELESS = frozenset({0x90, 0x95, 0x99})
+_HOPELESS = frozenset({0x90, TOO_LARGE, 0x99})
 """Topic name invalid, packet too large, payload format invalid: the same message will be refused for ever."""
 
 _SUSPECT_AFTER = 2
 """Connections lost with a message in flight, after which messages are sent one by one to find the culprit."""
 
 _CULPRIT_AFTER = 5
+_EXERCISE = b'"exercise":true'
+"""In a payload: nobody is to be woken, so that nobody need subscribe. Quotes in free text are escaped."""
 _POISON_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
 _TICK_S = 1.0
 LINGER_S = 5.0
@@ -69,6 +74,12 @@ class Retained:
         """A new connection: the broker may have forgotten everything."""
         with self._lock:
             self._stale.update(self._messages)
+
+    def drop(self, topic: str) -> None:
+        """There is no value of this topic any more."""
+        with self._lock:
+            self._messages.pop(topic, None)
+            self._stale.discard(topic)
 
     def again(self, topic: str) -> None:
         """This one was refused."""
@@ -108,12 +119,51 @@ class Urgent:
             self._messages.remove(message)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A topic that the broker refuses: why, how many messages in a row, and when first (monotonic clock, s)."""
+
+    topic: str
+    reason: str
+    count: int
+    since: float
+
+
+class Refusals:
+    """The topics that the broker refuses, each until a message on it is acknowledged. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._topics: dict[str, Refusal] = {}
+
+    def add(self, topic: str, reason: str) -> None:
+        """One more message on this topic was refused."""
+        with self._lock:
+            known = self._topics.get(topic)
+            count, since = (0, time.monotonic()) if known is None else (known.count, known.since)
+            self._topics[topic] = Refusal(topic, reason, count + 1, since)
+
+    def lift(self, topic: str) -> None:
+        """A message on this topic was acknowledged."""
+        with self._lock:
+            self._topics.pop(topic, None)
+
+    def all(self) -> tuple[Refusal, ...]:
+        """As of now, in the order of the first refusal."""
+        with self._lock:
+            return tuple(self._topics.values())
+
+
 @dataclass(slots=True)
 class Counters:
-    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5)."""
+    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5); ``unheard_alerts``:
+    alerts among them that are no exercise, the last one at ``unheard_alert_at`` (monotonic clock, s; None: the newest
+    alert had a subscriber, or there was none)."""
 
     acknowledged: int = 0
     unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_at: float | None = None
     refused: int = 0
 
 
@@ -139,6 +189,7 @@ class Drain:
 
     def __init__(self, settings: MqttSettings, outbox: Outbox, retained: Retained) -> None:
         self.counters = Counters()
+        self.refusals = Refusals()
         self.last_refusal: str | None = None
         self._settings = settings
         self._outbox = outbox
@@ -148,7 +199,8 @@ class Drain:
         self._fresh = threading.Event()
         self._fresh.set()
         self._quiet = QuietLog(_log.warning)
-        self._topic_holds: Holds[str] = Holds(5.0, 600.0)
+        self._topic_holds: Holds[str] = Holds(5.0, 60.0)
+        self._poison_holds: Holds[str] = Holds(5.0, 600.0)
         self._row_holds: Holds[int] = Holds(5.0, 60.0)
         self._losses: dict[int | str, int] = {}
         self._culprits: dict[str, int] = {}
@@ -176,6 +228,8 @@ class Drain:
         """
         self._retained.all_stale()
         self._acks = 0
+        self._topic_holds.clear()  # this broker, or its access list, may be another one
+        self._take_back(connection.maximum_packet)
         self._fresh.set()
         try:
             while True:
@@ -196,6 +250,16 @@ class Drain:
             self._sent.clear()
             self._repeat()
 
+    def _take_back(self, packet_limit: int | None) -> None:
+        """What an earlier connection set aside as too large, and this one takes."""
+        try:
+            moved = self._outbox.take_back(packet_limit)
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return
+        if moved:
+            _log.warning("%d messages that were set aside as too large are sent: the broker takes them now", moved)
+
     def _send(self, connection: Connection) -> int:
         window = min(self._settings.inflight, connection.receive_maximum)
         if self._losses and max(self._losses.values()) >= _SUSPECT_AFTER:
@@ -204,7 +268,7 @@ class Drain:
         fresh = self._fresh.is_set()
         if room <= 0 or not (fresh or 2 * room >= window):
             return 0
-        held = self._topic_holds.active()
+        held = [*self._topic_holds.active(), *self._poison_holds.active()]
         urgent = self._urgent.first(held)
         if urgent is not None and not any(sent.urgent for sent in self._sent.values()):
             # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
@@ -238,10 +302,10 @@ class Drain:
             return []
 
     def _publish(self, connection: Connection, message: Message, entry: Entry | None) -> None:
-        if connection.too_large(message.topic, message.payload):
-            self._refuse(
-                _Sent(message, entry, 0.0), 0x95, f"larger than the broker's {connection.maximum_packet} bytes"
-            )
+        size = packet_bytes(message.topic, message.payload, message.correlation)
+        if connection.maximum_packet is not None and size > connection.maximum_packet:
+            reason = f"{size} bytes are larger than the broker's {connection.maximum_packet} bytes"
+            self._refuse(_Sent(message, entry, 0.0), TOO_LARGE, reason)
             return
         payload = message.payload
         if entry is not None:
@@ -272,9 +336,10 @@ class Drain:
         if ack.code >= REFUSED:
             self._refuse(sent, ack.code, ack.reason)
             return
-        self.counters.acknowledged += 1
-        self.counters.unheard += ack.code == _NO_SUBSCRIBERS
+        self._count_heard(sent.message, ack.code != _NO_SUBSCRIBERS)
+        self.refusals.lift(sent.message.topic)
         self._topic_holds.lift(sent.message.topic)
+        self._poison_holds.lift(sent.message.topic)
         self._culprits.pop(sent.message.topic, None)
         if sent.urgent:
             self._urgent.done(sent.message)
@@ -283,18 +348,27 @@ class Drain:
             self._outbox.settle([sent.entry.id])
             self._acknowledged.append((sent.entry.id, time.monotonic()))
 
+    def _count_heard(self, message: Message, heard: bool) -> None:
+        counters = self.counters
+        counters.acknowledged += 1
+        counters.unheard += not heard
+        if message.priority == Priority.ALERT and not message.retain and _EXERCISE not in message.payload:
+            counters.unheard_alerts += not heard
+            counters.unheard_alert_at = None if heard else time.monotonic()
+
     def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
         name = sent.message.topic
         self.counters.refused += 1
         self.last_refusal = f"{name}: refused by the broker: {reason}"
         if code in _HOPELESS and sent.urgent:
             self._urgent.done(sent.message)
+            self.refusals.add(name, reason)
             self._quiet.warn(f"{self.last_refusal}; the message is left to the disk")
             return
         if code in _HOPELESS and sent.entry is not None:
             self._quiet.warn(f"{self.last_refusal}; the message is set aside")
             try:
-                self._outbox.bury(sent.entry.id, reason)
+                self._outbox.refuse(sent.entry.id, code, reason)
                 self._handed.pop(sent.entry.id, None)
             except DeliveryError as error:
                 self._quiet.warn(str(error))
@@ -302,6 +376,7 @@ class Drain:
                 self._outbox.release([sent.entry.id])
             return
         self._topic_holds.add(name)
+        self.refusals.add(name, reason)
         self._quiet.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
         if sent.entry is not None:
             self._outbox.release([sent.entry.id])
@@ -351,11 +426,13 @@ class Drain:
             return
         self._losses.clear()
         name = sent.message.topic
-        self.last_refusal = f"{name}: connections die with a message of {len(sent.message.payload)} bytes"
+        reason = f"connections die with a message of {len(sent.message.payload)} bytes"
+        self.last_refusal = f"{name}: {reason}"
+        self.refusals.add(name, reason)
         self._quiet.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_POISON_HINT}")
         if sent.entry is None:
-            self._topic_holds.add(name)
+            self._poison_holds.add(name)
             return
         self._row_holds.add(sent.entry.id)
         if self._culprits.setdefault(name, sent.entry.id) != sent.entry.id:
-            self._topic_holds.add(name)
+            self._poison_holds.add(name)

@@ -280,11 +280,25 @@ class Health:
         return round(100 * (used - before) / max(now - then, 1e-3), 2)
 
 
-def for_the_broker(report: HealthMessage) -> HealthMessage:
-    """The report without the channels that are well where there are many."""
-    if len(report.streams) <= MAX_STREAMS:
-        return report
-    return report.model_copy(update={"streams": sorted(report.streams, key=_ill, reverse=True)[:MAX_STREAMS]})
+def for_the_broker(report: HealthMessage, limit: int | None = None) -> HealthMessage:
+    """The report without the channels that are well where there are many, and, where the broker takes no more than
+    ``limit`` bytes, without what matters less than the reasons."""
+    streams = sorted(report.streams, key=_ill, reverse=True) if len(report.streams) > MAX_STREAMS else report.streams
+    short = report.model_copy(update={"streams": streams[:MAX_STREAMS]})
+    for left_out in _LESS_IMPORTANT:
+        if limit is None or len(short.model_dump_json()) <= limit:
+            break
+        short = short.model_copy(update=left_out)
+    return short
+
+
+_LESS_IMPORTANT: tuple[dict[str, object], ...] = (
+    {"rsam": [], "rates": []},
+    {"streams": []},
+    {"source": {}, "temperatures_c": {}, "power_w": {}},
+    {"stages": [], "discards_hour": {}},
+)
+"""What is left out of a report that is too large for the broker, one after the other."""
 
 
 def _starting(heard: Mapping[StationId, Figures]) -> list[Reason]:

@@ -6,12 +6,14 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
-from agent.drain import Drain, Retained
+from agent.drain import Drain, Refusal, Retained
 from agent.errors import DeliveryError
-from agent.messages import ONLINE, STOPPED, Message, topic
-from agent.mqtt import REFUSED, Connection, Subscription, UnwantedError
+from agent.messages import ONLINE, STOPPED, Message, Priority, topic
+from agent.mqtt import REFUSED, Ack, Connection, Subscription, UnwantedError
 from agent.mqtt_hints import refusal_hint
 from agent.mqtt_settings import MqttSettings
 from agent.outbox import Outbox
@@ -21,21 +23,41 @@ from agent.waker import Waker
 
 DEAF_S = 600.0
 """Who sends more than can be held is not listened to for so long: what goes out matters more than what comes in."""
+SHORT_S = 60.0
+"""An interruption below this does not begin anew the time for which the broker has been there."""
+LOSSES_S = 600.0
+"""Connections lost in so many seconds are counted."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """``connected`` only after an accepted CONNACK. ``unheard`` counts what the broker acknowledged with the remark
-    that nobody subscribes to it (MQTT 5). ``error`` is why the link is down, or what the broker refused last."""
+    """``connected`` only after an accepted CONNACK; then for ``connected_s`` seconds, short interruptions included.
+    ``answered``: whether this connection has acknowledged anything; ``unanswered``: how many before it, one after the
+    other, did not. ``losses``: connections lost in the last ten minutes.
+
+    ``unheard`` counts what the broker acknowledged with the remark that nobody subscribes to it (MQTT 5),
+    ``unheard_alerts`` the alerts among it, the newest of them ``unheard_alert_s`` ago (None: the newest had a
+    subscriber). ``refusals`` are the topics that the broker refuses now, ``packet_limit`` the size of the largest
+    packet that it takes (None: it told no limit). ``orders``: whether it lets the station listen; ``ignored``: it sent
+    more than can be held. ``error`` is why the link is down, or what the broker refused last."""
 
     connected: bool = False
+    connected_s: float = 0.0
+    answered: bool = False
+    unanswered: int = 0
+    losses: int = 0
     protocol: str | None = None
     connects: int = 0
     acknowledged: int = 0
     unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_s: float | None = None
     refused: int = 0
+    refusals: tuple[Refusal, ...] = ()
+    packet_limit: int | None = None
+    orders: Literal["none", "heard", "refused", "ignored"] = "none"
     error: str | None = None
 
 
@@ -61,6 +83,14 @@ class MqttLink:
         self._give_up_at = 0.0
         self._quiet = QuietLog(_log.warning)
         self._connected: str | None = None
+        self._since = 0.0
+        """When the broker was first there, but for short interruptions (monotonic clock, s)."""
+        self._last_there = -SHORT_S
+        self._answered = False
+        self._unanswered = 0
+        self._lost: deque[float] = deque(maxlen=1000)
+        self._packet_limit: int | None = None
+        self._connection: Connection | None = None
         self._connects = 0
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
@@ -99,14 +129,24 @@ class MqttLink:
 
     def status(self) -> LinkStatus:
         """How the link is."""
-        counters = self._drain.counters
+        counters, now = self._drain.counters, time.monotonic()
+        connected, alert_at = self._connected, counters.unheard_alert_at
         return LinkStatus(
-            connected=self._connected is not None,
-            protocol=self._connected,
+            connected=connected is not None,
+            connected_s=0.0 if connected is None else now - self._since,
+            answered=self._answered,
+            unanswered=self._unanswered,
+            losses=sum(now - at < LOSSES_S for at in tuple(self._lost)),
+            protocol=connected,
             connects=self._connects,
             acknowledged=counters.acknowledged,
             unheard=counters.unheard,
+            unheard_alerts=counters.unheard_alerts,
+            unheard_alert_s=None if alert_at is None else now - alert_at,
             refused=counters.refused,
+            refusals=self._drain.refusals.all(),
+            packet_limit=self._packet_limit,
+            orders=self._orders(),
             error=self._error or self._drain.last_refusal,
         )
 
@@ -144,16 +184,41 @@ class MqttLink:
             cancelled=self._stopping.is_set,
         )
         try:
-            self._connected, self._error = connection.protocol, None
-            self._connects += 1
+            self._begin(connection)
             self._announce(connection, ONLINE, time.monotonic() + self._settings.ack_timeout_s)
+            self._answered, self._unanswered = True, 0
             address, waiting = self._settings.address, self._outbox.depth
             _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
             self._drain.serve(connection, self._end_by)
+            self._retained.drop(self._availability)
             self._announce(connection, STOPPED, self._give_up_at)
             connection.close()
+        except DeliveryError:
+            self._lost.append(time.monotonic())
+            raise
         finally:
+            self._last_there = time.monotonic()
             connection.abandon()
+
+    def _begin(self, connection: Connection) -> None:
+        """The broker has accepted the connection."""
+        now = time.monotonic()
+        if now - self._last_there >= SHORT_S:
+            self._since = now
+        self._unanswered += not self._answered and self._connects > 0
+        self._answered = False
+        self._connected, self._error = connection.protocol, None
+        self._connects += 1
+        self._connection, self._packet_limit = connection, connection.maximum_packet
+        self._retained.drop(self._availability)
+
+    def _orders(self) -> Literal["none", "heard", "refused", "ignored"]:
+        if self._subscription is None:
+            return "none"
+        if time.monotonic() < self._deaf_until:
+            return "ignored"
+        connection = self._connection
+        return "refused" if connection is not None and connection.refused_subscription else "heard"
 
     def _end_by(self) -> float | None:
         return self._flush_until if self._stopping.is_set() else None
@@ -164,9 +229,19 @@ class MqttLink:
             for ack in connection.pump(0.1):
                 if ack.token == token:
                     if ack.code >= REFUSED:
-                        hint = refusal_hint(ack.code)
-                        self._quiet.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
+                        self._availability_refused(availability, ack)
+                    else:
+                        self._drain.refusals.lift(self._availability)
                     return
         raise DeliveryError(
             f"{self._settings.address} accepts the connection but acknowledges nothing", "see the broker's log"
         )
+
+    def _availability_refused(self, availability: str, ack: Ack) -> None:
+        """It is tried again as long as the connection lasts."""
+        hint = refusal_hint(ack.code)
+        self._quiet.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
+        self._drain.refusals.add(self._availability, ack.reason)
+        if availability == ONLINE:
+            message = Message(self._availability, availability.encode(), Priority.OTHER, retain=True)
+            self._retained.put(message)

@@ -51,6 +51,7 @@ from agent.types import (
     Quality,
     StationId,
     Vote,
+    event_id,
     format_ns,
 )
 
@@ -68,6 +69,10 @@ QUAKEML_TYPES: Mapping[str, str] = {
 }
 """Label to QuakeML 1.2 event type; the certainty of a machine's verdict is always ``suspected``."""
 
+PACKET_OVERHEAD = 64
+"""Most bytes of a PUBLISH packet besides topic, payload and correlation data: headers and MQTT 5 properties."""
+_LONG_REASON = 300
+"""Characters of a long reason of an alert."""
 _ANSWER_EXPIRY_S = 86_400
 _HANDED = b'"handed":null'
 
@@ -181,6 +186,31 @@ def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expi
         seq=stamp.seq,
     )
     return Message(topic(prefix, event.station, "alert"), encode(body), Priority.ALERT, key=alert.id, expiry_s=expiry_s)
+
+
+def largest_alert(prefix: str = DEFAULT_PREFIX, voters: int = 0) -> int:
+    """Bytes of the packet of a large alert: long words everywhere, and the votes of ``voters`` stations of the site."""
+    station, onset_ns = StationId("NN", "SSSSS", "LL", "HH"), 1_767_225_600_123_456_789
+    verdict = Classification(
+        "earthquake", 0.1234, (0.1234,) * 5, False, 81.92, "m" * 40, "0" * 64, "onnxruntime", "int8"
+    )
+    votes = tuple(Vote(station, event_id(station, onset_ns), 10, "update", onset_ns, 0.1234, verdict)
+                  for _ in range(voters))  # fmt: skip
+    event = Event(
+        id=event_id(station, onset_ns),
+        revision=10,
+        phase="update",
+        station=station,
+        onset_ns=onset_ns,
+        detection=Detection(1234.56, 123.45, 1_234_567.89, 12.345),
+        classification=verdict,
+        quality=Quality(12.345, "ENZ", BlockQuality(timing_percent=100, clock_locked=False)),
+        data_ns=onset_ns,
+        coincidence=Coincidence(voters, voters, 123.45, votes, None) if voters else None,
+    )
+    alert = Alert(event, "escalate", "moderate", "earthquake", "x" * _LONG_REASON)
+    message = alert_message(alert, Stamp("0" * 16, 10**6, onset_ns, onset_ns), prefix)
+    return len(message.topic) + len(with_handed(message.payload, onset_ns)) + PACKET_OVERHEAD
 
 
 def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX) -> Message:

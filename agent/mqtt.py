@@ -98,6 +98,8 @@ class Connection:
         self.protocol = protocol
         self.receive_maximum = 65_535
         self.maximum_packet: int | None = None
+        self.refused_subscription = False
+        """Whether the broker has refused a subscription that is not required."""
         self._settings = settings
         self._waker = waker
         self._acks: list[Ack] = []
@@ -179,12 +181,6 @@ class Connection:
             if expiry_s is not None:
                 known.MessageExpiryInterval = expiry_s
         return known
-
-    def too_large(self, topic: str, payload: bytes) -> bool:
-        """Whether the broker has said that it will not take such a packet."""
-        overhead = 64
-        size = len(topic.encode()) + len(payload) + overhead
-        return self.maximum_packet is not None and size > self.maximum_packet
 
     def pump(self, timeout_s: float) -> list[Ack]:
         """Send and receive what there is, waiting up to ``timeout_s`` for something to happen or the waker.
@@ -435,6 +431,7 @@ class Connection:
             return
         self._granted += codes[: len(self._subscription.filters)]
         if not self._subscription.required and any(code.is_failure for code in codes):
+            self.refused_subscription = True
             _log.warning(
                 "%s refused the subscription for changes from afar\n  hint: see its access list", self._settings.address
             )

@@ -2,7 +2,11 @@
 
 SQLite in WAL mode. ``put`` commits with ``synchronous=FULL``, so that what it returned from survives a power cut; the
 deletion after an acknowledgement commits with ``NORMAL``, because losing it costs only a duplicate, which receivers
-recognise. The file is locked for one process.
+recognise. A lock file beside it keeps other agents away. ``talus outbox`` reads the file meanwhile, and sends again or
+deletes what was set aside (``agent.set_aside``); `stats` notices that.
+
+A message that the broker refuses for good is set aside: it stays in the table ``set_aside`` until an operator sends it
+again or drops it, or until a broker takes packets of its size.
 
 Deletion waits a moment longer (``settle``, ``done``): what a broker acknowledged just before it crashed is sent again.
 
@@ -25,40 +29,41 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agent.errors import DeliveryError
 from agent.messages import Message, Priority
+from agent.outbox_file import (
+    DAMAGE,
+    ROW_OVERHEAD,
+    SCHEMA,
+    TOO_LARGE,
+    VERSION,
+    add_dropped,
+    check_version,
+    corrupt_files,
+    delete,
+    is_corruption,
+    is_sound,
+    locked,
+    mapped,
+    packet_bytes,
+    put_back,
+    readable,
+    readable_journal,
+    row_bytes,
+)
 from agent.patience import QuietLog
 from agent.types import NS
-
-_VERSION = 2
-_ROW_OVERHEAD = 200
-"""Bytes a row costs beyond its payload: topic, key, columns, index entry."""
 
 _LOOK_AHEAD = 8
 """Rows looked at for each one asked for, since all but the first of a key are passed over."""
 
-_SCHEMA = """
-CREATE TABLE queue(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, priority INTEGER NOT NULL, key TEXT NOT NULL, topic TEXT NOT NULL,
-    payload BLOB NOT NULL, expendable INTEGER NOT NULL, expiry_s INTEGER, put_ns INTEGER NOT NULL,
-    correlation BLOB);
-CREATE INDEX queue_order ON queue(priority, id);
-CREATE TABLE retained(topic TEXT PRIMARY KEY, payload BLOB NOT NULL, version INTEGER NOT NULL);
-CREATE TABLE dead(
-    id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, reason TEXT NOT NULL, put_ns INTEGER NOT NULL);
-CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO counter VALUES ('dropped', 0), ('dead', 0);
-CREATE TABLE journal(id INTEGER PRIMARY KEY, record BLOB NOT NULL);
-"""
-_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What reading a damaged file raises, among other things that are no damage; see ``_is_corruption``."""
-_DEAD_KEPT = 1000
+_ASIDE_KEPT = 1000
 _JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
 
@@ -77,14 +82,26 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OutboxStats:
-    """``depth`` messages of ``bytes`` in all wait, the oldest since ``oldest_s``. ``dropped`` (for want of room) and
-    ``dead`` (refused for good by the broker) count since the file was made. ``moved_aside`` names corrupt files."""
+    """What waits, and what was lost.
+
+    ``depth`` messages of ``bytes`` (of ``max_bytes``) wait, the oldest since ``oldest_s``. ``dropped`` counts what was
+    dropped for want of room since the file was made, ``lost`` the events and alerts among it, the last one
+    ``lost_age_s`` ago (None: never). ``set_aside`` messages, among them ``set_aside_alerts``, were refused for good by
+    the broker, the last one for ``set_aside_reason``; ``set_aside_total`` counts since the file was made.
+    ``moved_aside`` are the corrupt files in the folder.
+    """
 
     depth: int
     bytes: int
+    max_bytes: int
     oldest_s: float
     dropped: int
-    dead: int
+    lost: int
+    lost_age_s: float | None
+    set_aside: int
+    set_aside_alerts: int
+    set_aside_reason: str
+    set_aside_total: int
     moved_aside: tuple[Path, ...]
 
 
@@ -104,15 +121,18 @@ class Outbox:
         self._taken: dict[int, tuple[int, str]] = {}
         self._settled: set[int] = set()
         self._highest_taken = 0
-        self._moved_aside: list[Path] = []
         self._quiet = QuietLog(_log.error)
-        self._depth = self._bytes = self._dropped = self._dead = self._version = 0
-        with _mapped(path):
+        self._depth = self._bytes = self._version = self._data_version = 0
+        self._counters: dict[str, int] = {}
+        self._oldest = (0, 0.0)
+        """The message that has waited longest, and when it was first found to be that."""
+        with mapped(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock_file = locked(path)
             try:
                 self._db = self._open()
-            except _DAMAGE as error:
-                if not _is_corruption(error):
+            except DAMAGE as error:
+                if not is_corruption(error):
                     raise
                 self._replace(error)
 
@@ -132,7 +152,7 @@ class Outbox:
             DeliveryError: the disk refused, or a message is larger than the whole outbox.
         """
         now = time.time_ns()
-        size = sum(_size(message.payload) for message in messages if not message.retain)
+        size = sum(row_bytes(message.payload) for message in messages if not message.retain)
         if size > self._max_bytes:
             raise DeliveryError(
                 f"{size} bytes do not fit into an outbox of {self._max_bytes}", "raise the size of the outbox"
@@ -167,15 +187,17 @@ class Outbox:
             self._version += 1
             self._depth += sum(not message.retain for message in messages) - rows
             self._bytes += size - freed
-            self._dropped += rows
+            if rows:
+                self._count(dropped=rows, lost=events, lost_ns=now if events else 0)
         if rows:
-            kinds = f"{rows} messages, {events} of them events or alerts; {self._dropped} since the file was made"
+            total = self._counters["dropped"]
+            kinds = f"{rows} messages, {events} of them events or alerts; {total} since the file was made"
             self._quiet.warn(f"outbox {self.path} is full: dropped {kinds}", key="full")
         for listener in self._listeners:
             listener()
 
     def take(self, limit: int, skip_topics: Collection[str] = (), skip_ids: Collection[int] = ()) -> list[Entry]:
-        """Hand out up to ``limit`` messages in the order of sending; each stays out until `done`, `release` or `bury`.
+        """Hand out up to ``limit`` messages in the order of sending; each is out until `done`, `release` or `refuse`.
 
         What is behind a message that is out (and not settled) or skipped and has its priority and key is passed over.
         """
@@ -198,7 +220,7 @@ class Outbox:
             entries = []
             for row_id, _ in chosen:
                 row = db.execute("SELECT * FROM queue WHERE id = ?", (row_id,)).fetchone()
-                if not _is_sound(row):
+                if not is_sound(row):
                     raise sqlite3.DatabaseError(f"row {row_id} is damaged")
                 _, priority, key, topic, payload, expendable, expiry_s, put_ns, correlation = row
                 message = Message(
@@ -221,11 +243,8 @@ class Outbox:
     def done(self, ids: Collection[int]) -> None:
         """The broker has acknowledged these for good: delete them."""
 
-        def delete(db: sqlite3.Connection) -> tuple[int, int]:
-            return _delete(db, ids)
-
         with self._lock:
-            rows, freed = self._write(delete, "NORMAL") if ids else (0, 0)
+            rows, freed = self._write(lambda db: delete(db, ids), "NORMAL") if ids else (0, 0)
             self._forget(ids, rows, freed)
 
     def release(self, ids: Collection[int]) -> None:
@@ -235,22 +254,49 @@ class Outbox:
                 self._taken.pop(row_id, None)
                 self._settled.discard(row_id)
 
-    def bury(self, row_id: int, reason: str) -> None:
-        """The broker will never take this one: move it to the table ``dead`` (the newest thousand are kept)."""
+    def refuse(self, row_id: int, code: int, reason: str) -> None:
+        """Set this one aside: the broker refuses it for good, with the MQTT 5 reason ``code``. A thousand are kept;
+        beyond that the oldest that matters least is dropped."""
 
-        def move(db: sqlite3.Connection) -> tuple[int, int]:
+        now = time.time_ns()
+
+        def move(db: sqlite3.Connection) -> tuple[int, int, int, int]:
             db.execute(
-                "INSERT OR REPLACE INTO dead SELECT id, topic, payload, ?, put_ns FROM queue WHERE id = ?",
-                (reason, row_id),
+                "INSERT OR REPLACE INTO set_aside SELECT *, ?, ?, ? FROM queue WHERE id = ?",
+                (code, reason, now, row_id),
             )
-            db.execute("DELETE FROM dead WHERE id <= (SELECT max(id) FROM dead) - ?", (_DEAD_KEPT,))
-            db.execute("UPDATE counter SET value = value + 1 WHERE name = 'dead'")
-            return _delete(db, (row_id,))
+            db.execute("UPDATE counter SET value = value + 1 WHERE name = 'set_aside'")
+            surplus = db.execute(
+                "SELECT id, priority FROM set_aside ORDER BY priority, id DESC LIMIT -1 OFFSET ?", (_ASIDE_KEPT,)
+            ).fetchall()
+            db.executemany("DELETE FROM set_aside WHERE id = ?", [(row,) for row, _ in surplus])
+            lost = sum(priority != Priority.OTHER for _, priority in surplus)
+            add_dropped(db, len(surplus), lost, now)
+            return *delete(db, (row_id,)), len(surplus), lost
 
         with self._lock:
-            rows, freed = self._write(move, "FULL")
-            self._dead += 1
+            rows, freed, dropped, lost = self._write(move, "FULL")
+            self._count(set_aside=1, dropped=dropped, lost=lost, lost_ns=now if lost else 0)
             self._forget((row_id,), rows, freed)
+
+    def take_back(self, packet_limit: int | None) -> int:
+        """Put what was set aside as too large back into the queue, where packets of ``packet_limit`` bytes (None: of
+        any size) now hold it; returns how many messages."""
+
+        def move(db: sqlite3.Connection) -> int:
+            rows = db.execute("SELECT id, topic, payload, correlation FROM set_aside WHERE code = ?", (TOO_LARGE,))
+            fitting = [
+                row_id
+                for row_id, topic, payload, correlation in rows
+                if packet_limit is None or packet_bytes(topic, payload, correlation) <= packet_limit
+            ]
+            return put_back(db, fitting)
+
+        with self._lock:
+            moved = self._write(move, "FULL")
+            if moved:
+                self._guarded(self._recount)
+        return moved
 
     def retained(self, after: int = 0) -> tuple[list[Message], int]:
         """Retained messages put since version ``after``, and the version to ask with next time."""
@@ -277,50 +323,100 @@ class Outbox:
     def stats(self) -> OutboxStats:
         """Figures for health."""
 
-        def oldest(db: sqlite3.Connection) -> int | None:
+        def oldest(db: sqlite3.Connection) -> tuple[int, int] | None:
             row = db.execute(
-                "SELECT put_ns FROM queue WHERE id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT 1",
+                "SELECT id, put_ns FROM queue WHERE id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT 1",
                 (json.dumps(list(self._settled)),),
             ).fetchone()
-            return None if row is None else int(row[0])
+            return None if row is None else (int(row[0]), int(row[1]))
+
+        def aside(db: sqlite3.Connection) -> tuple[int, int, str]:
+            count, alerts = db.execute(
+                "SELECT count(*), count(CASE WHEN priority = ? THEN 1 END) FROM set_aside", (int(Priority.ALERT),)
+            ).fetchone()
+            row = db.execute("SELECT reason FROM set_aside ORDER BY refused_ns DESC LIMIT 1").fetchone()
+            return int(count), int(alerts), "" if row is None else str(row[0])
 
         with self._lock:
-            put_ns = self._guarded(oldest)
-            age = 0.0 if put_ns is None else max(0.0, (time.time_ns() - put_ns) / NS)
-            return OutboxStats(self.depth, self._bytes, age, self._dropped, self._dead, tuple(self._moved_aside))
+            more = self._guarded(self._changed_elsewhere)
+            waiting, (set_aside, alerts, reason) = self._guarded(oldest), self._guarded(aside)
+            now, counters = time.time_ns(), self._counters
+            stats = OutboxStats(
+                depth=self.depth,
+                bytes=self._bytes,
+                max_bytes=self._max_bytes,
+                oldest_s=self._age_s(waiting, now),
+                dropped=counters["dropped"],
+                lost=counters["lost"],
+                lost_age_s=max(0.0, (now - counters["lost_ns"]) / NS) if counters["lost_ns"] else None,
+                set_aside=set_aside,
+                set_aside_alerts=alerts,
+                set_aside_reason=reason,
+                set_aside_total=counters["set_aside"],
+                moved_aside=corrupt_files(self.path),
+            )
+        if more:
+            for listener in self._listeners:
+                listener()
+        return stats
+
+    def _age_s(self, oldest: tuple[int, int] | None, now_ns: int) -> float:
+        """For how long the message has waited, also where the machine's clock was set back meanwhile."""
+        if oldest is None:
+            return 0.0
+        row_id, put_ns = oldest
+        if row_id != self._oldest[0]:
+            self._oldest = row_id, time.monotonic()
+        return max((now_ns - put_ns) / NS, time.monotonic() - self._oldest[1])
+
+    def _changed_elsewhere(self, db: sqlite3.Connection) -> bool:
+        """Count anew if another process has written into the file; True if it may have put something into the queue."""
+        version = int(db.execute("PRAGMA data_version").fetchone()[0])
+        if version == self._data_version:
+            return False
+        self._data_version = version
+        self._recount(db)
+        return True
+
+    def _recount(self, db: sqlite3.Connection) -> None:
+        self._depth, self._bytes = db.execute(
+            "SELECT count(*), coalesce(sum(length(payload) + ?), 0) FROM queue", (ROW_OVERHEAD,)
+        ).fetchone()
+        self._counters = {
+            name: db.execute(
+                "SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM counter WHERE name = ?", (name,)
+            ).fetchone()[0]
+            for name in ("dropped", "lost", "lost_ns", "set_aside")
+        }
+
+    def _count(self, **more: int) -> None:
+        for name, value in more.items():
+            self._counters[name] = (
+                max(self._counters[name], value) if name == "lost_ns" else self._counters[name] + value
+            )
 
     def close(self) -> None:
         """Write everything into the main file and unlock it."""
-        with self._lock, _mapped(self.path):
+        with self._lock, mapped(self.path):
             self._db.close()
+            self._lock_file.close()
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA journal_size_limit=16777216")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-            elif version != _VERSION:
-                raise DeliveryError(
-                    f"{self.path} has layout {version}, this agent knows {_VERSION}",
-                    "move the file away, or run the version of the agent that made it",
-                )
+                db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            else:
+                check_version(self.path, version)
             if self.path.stat().st_size <= _CHECK_LIMIT:
                 verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
                     raise sqlite3.DatabaseError(verdict)
-            self._depth, self._bytes = db.execute(
-                "SELECT count(*), coalesce(sum(length(payload) + ?), 0) FROM queue", (_ROW_OVERHEAD,)
-            ).fetchone()
-            self._dropped, self._dead = (
-                db.execute(
-                    "SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM counter WHERE name = ?", (name,)
-                ).fetchone()[0]
-                for name in ("dropped", "dead")
-            )
+            self._recount(db)
+            self._data_version = int(db.execute("PRAGMA data_version").fetchone()[0])
             self._version = db.execute("SELECT coalesce(max(CAST(version AS INTEGER)), 0) FROM retained").fetchone()[0]
         except BaseException:
             db.close()
@@ -333,18 +429,20 @@ class Outbox:
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
                 self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
-        self._moved_aside.append(aside)
+        self.path.with_name(self.path.name + "-shm").unlink(missing_ok=True)
         version = self._version
         self._db = self._open()
         self._version = max(self._version, version)
         saved = 0
         self._db.execute("BEGIN IMMEDIATE")
-        for row in _readable(aside):
+        for row in readable(aside, "queue"):
             self._db.execute("INSERT INTO queue VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             self._depth += 1
-            self._bytes += _size(row[4])
+            self._bytes += row_bytes(row[4])
             saved += 1
-        self._db.executemany("INSERT INTO journal(record) VALUES (?)", _readable_journal(aside))
+        for row in readable(aside, "set_aside"):
+            self._db.execute("INSERT OR IGNORE INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._db.executemany("INSERT INTO journal(record) VALUES (?)", readable_journal(aside))
         # Messages handed out from the old file are still acknowledged by their number: no new one may get it.
         self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'queue' AND seq < ?", (self._highest_taken,))
         self._db.execute(
@@ -356,11 +454,11 @@ class Outbox:
         _log.error("outbox was corrupt (%s): kept as %s, %d messages carried over", error, aside, saved)
 
     def _guarded(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
-        with _mapped(self.path):
+        with mapped(self.path):
             try:
                 return action(self._db)
-            except _DAMAGE as error:
-                if not _is_corruption(error):
+            except DAMAGE as error:
+                if not is_corruption(error):
                     raise
                 with contextlib.suppress(sqlite3.Error):
                     self._db.close()
@@ -398,12 +496,11 @@ class Outbox:
             for row_id, length, priority in chunk:
                 if freed < excess + self._max_bytes // 100:
                     gone.append(row_id)
-                    freed += length + _ROW_OVERHEAD
+                    freed += length + ROW_OVERHEAD
                     events += priority != Priority.OTHER
-            _delete(db, gone)
+            delete(db, gone)
             rows += len(gone)
-        if rows:
-            db.execute("UPDATE counter SET value = value + ? WHERE name = 'dropped'", (rows,))
+        add_dropped(db, rows, events, time.time_ns())
         return rows, freed, events
 
     def _forget(self, ids: Iterable[int], rows: int, freed: int) -> None:
@@ -412,88 +509,3 @@ class Outbox:
             self._settled.discard(row_id)
         self._depth -= rows
         self._bytes -= freed
-
-
-def _size(payload: bytes) -> int:
-    return len(payload) + _ROW_OVERHEAD
-
-
-def _delete(db: sqlite3.Connection, ids: Collection[int]) -> tuple[int, int]:
-    chosen = json.dumps(list(ids))
-    rows, freed = db.execute(
-        "SELECT count(*), coalesce(sum(length(payload) + ?), 0) FROM queue"
-        " WHERE id IN (SELECT value FROM json_each(?))",
-        (_ROW_OVERHEAD, chosen),
-    ).fetchone()
-    db.execute("DELETE FROM queue WHERE id IN (SELECT value FROM json_each(?))", (chosen,))
-    return int(rows), int(freed)
-
-
-def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
-    """Sound rows of a corrupt file: from the first on up to one that cannot be read, and from the last down to it."""
-    seen: set[int] = set()
-    for query in ("SELECT * FROM queue ORDER BY id", "SELECT * FROM queue ORDER BY id DESC"):
-        with contextlib.suppress(*_DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
-            db.text_factory = _text_or_none
-            for row in db.execute(query):
-                if row[0] not in seen and _is_sound(row):
-                    yield row
-                seen.add(row[0])
-
-
-def _readable_journal(path: Path) -> Iterator[tuple[bytes]]:
-    """Records of a corrupt file, up to the first that cannot be read."""
-    with contextlib.suppress(*_DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
-        for (record,) in db.execute("SELECT record FROM journal ORDER BY id"):
-            if isinstance(record, bytes):
-                yield (record,)
-
-
-def _text_or_none(raw: bytes) -> str | None:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _is_sound(row: tuple[Any, ...]) -> bool:
-    """Whether every column holds what only `put` writes there."""
-    if len(row) != 9:
-        return False
-    row_id, priority, key, topic, payload, expendable, expiry_s, put_ns, correlation = row
-    return (
-        all(isinstance(value, int) for value in (row_id, priority, expendable, put_ns))
-        and priority in tuple(Priority)
-        and isinstance(key, str)
-        and isinstance(topic, str)
-        and isinstance(payload, bytes)
-        and (expiry_s is None or (isinstance(expiry_s, int) and expiry_s >= 0))
-        and (correlation is None or isinstance(correlation, bytes))
-    )
-
-
-def _is_corruption(error: Exception) -> bool:
-    """SQLite's "malformed" and "not a database" come as the base class; what the disk refuses comes as a subclass, and
-    so does damage that only shows in the words of the layout or of a row."""
-    return (
-        type(error) is sqlite3.DatabaseError
-        or isinstance(error, (UnicodeDecodeError, sqlite3.IntegrityError))
-        or str(error).startswith(("Could not decode to UTF-8", "no such table", "no such column"))
-    )
-
-
-@contextlib.contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        text = str(error)
-        if "locked" in text:
-            raise DeliveryError(
-                f"outbox {path} is in use", "another agent runs with the same outbox: stop it"
-            ) from error
-        if "full" in text or "disk I/O" in text:
-            hint = "free space on that disk, or look for disk errors in the kernel's log; sending is tried again"
-        else:
-            hint = "the file and its directory must exist and be writable by the user that the agent runs as"
-        raise DeliveryError(f"outbox {path}: {text}", hint) from error

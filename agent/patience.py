@@ -39,6 +39,10 @@ class Holds(Generic[_K]):
         """It went well: the next hold is short again."""
         self._until.pop(thing, None)
 
+    def clear(self) -> None:
+        """Nothing is on hold any more, and the next holds are short again."""
+        self._until.clear()
+
     def active(self) -> list[_K]:
         """What is on hold now. A thing not held again for ten times its last hold is forgotten."""
         now = time.monotonic()

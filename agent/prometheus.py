@@ -118,11 +118,17 @@ def _delivery(health: HealthMessage) -> Iterator[_Family]:
         yield _one("talus_outbox_oldest_seconds", "Age of the oldest that waits.", box.oldest_s)
         yield _one("talus_outbox_held", "Messages in memory because the disk refuses them.", box.held)
         yield _one("talus_outbox_dropped_total", "Dropped because the outbox was full.", box.dropped, "counter")
-        yield _one("talus_outbox_dead_total", "Refused for good by the broker.", box.dead, "counter")
+        yield _one("talus_outbox_lost_total", "Events and alerts among the dropped.", box.lost, "counter")
+        yield _one("talus_outbox_set_aside", "Messages refused for good by the broker and kept.", box.set_aside)
+        total = "Messages ever refused for good by the broker."
+        yield _one("talus_outbox_set_aside_total", total, box.set_aside_total, "counter")
     if link is not None:
         yield _one("talus_link_connected", "1 after an accepted CONNACK.", int(link.connected))
         yield _one("talus_link_connects_total", "Connections made.", link.connects, "counter")
         yield _one("talus_link_acknowledged_total", "Messages the broker has.", link.acknowledged, "counter")
+        unheard = "Alerts that the broker took without a subscriber."
+        yield _one("talus_link_unheard_alerts_total", unheard, link.unheard_alerts, "counter")
+        yield _one("talus_link_refused_topics", "Topics that the broker refuses now.", len(link.refused))
 
 
 def _hearing(sensors: Iterable[HearingHealth]) -> Iterator[_Family]:

@@ -1,7 +1,7 @@
 """The main thread's rounds: every few seconds it looks at all parts of the agent, and tells whoever wants to know.
 
-The status file and the page for Prometheus get every look, the broker one in ``reporting.health_interval_s``. All three
-say the same, as they are made from the same report.
+The status file and the page for Prometheus get every look, the broker one in ``reporting.health_interval_s``, and
+sooner when the reasons change. All three say the same, as they are made from the same report.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.exporter import Exporter
 from agent.feeder import Feeder
 from agent.health import Health, Sight, for_the_broker
 from agent.hearing_memory import HearingMemory
-from agent.messages import DEFAULT_PREFIX, health_message
+from agent.messages import DEFAULT_PREFIX, PACKET_OVERHEAD, health_message, topic
 from agent.prometheus import render
 from agent.reasons import Reason
 from agent.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
@@ -31,6 +31,8 @@ from agent.types import StationId
 
 LOOK_S = 10.0
 FIRST_LOOK_S = 2.0
+CHANGE_S = 30.0
+"""The broker gets other reasons at once, but not more often than this."""
 CLOCK_S = 60.0
 """How often the machine is asked about its clock: that starts another program."""
 
@@ -66,6 +68,9 @@ class Rounds:
         self._look_s = min(LOOK_S, self._interval_s)
         now = time.monotonic()
         self._next_look = self._next_report = now + min(self._interval_s, FIRST_LOOK_S)
+        self._reported_at = now - CHANGE_S
+        self._reported: set[str] = set()
+        """Codes of the reasons in the newest report to the broker."""
         self._clock: _Clock | None = None
         self._ending = False
         self._file = StatusFile(config.state_dir)
@@ -104,16 +109,25 @@ class Rounds:
         self._next_look = now + self._look_s
         report = self._look(now)
         self.degraded = report.status != "ok"
-        if now >= self._next_report:
+        codes = {reason.code for reason in report.reasons}
+        changed = codes != self._reported and now - self._reported_at >= CHANGE_S
+        if now >= self._next_report or changed:
             self._next_report = now + self._interval_s
-            if self._delivery is not None:
-                report = report.model_copy(update={"seq": self._feeder.line.reporter.next_seq()})
-                self._delivery.link.publish_retained(
-                    health_message(for_the_broker(report), self._health.station, self._prefix)
-                )
+            self._reported_at, self._reported = now, codes
+            report = self._publish(report)
         self._tell(report, stopped=False)
         if self._memory is not None:
             self._memory.tick(now, self._usual)
+
+    def _publish(self, report: HealthMessage) -> HealthMessage:
+        """To the broker, with a number of its own; returns what was published, unabridged."""
+        if self._delivery is None:
+            return report
+        report = report.model_copy(update={"seq": self._feeder.line.reporter.next_seq()})
+        station, limit = self._health.station, self._delivery.packet_limit
+        room = None if limit is None else limit - PACKET_OVERHEAD - len(topic(self._prefix, station, "health"))
+        self._delivery.link.publish_retained(health_message(for_the_broker(report, room), station, self._prefix))
+        return report
 
     def end(self) -> None:
         """The agent stops in order: say so where it is still heard."""
@@ -174,13 +188,11 @@ class Rounds:
         if self._delivery is None:
             return None, None
         try:
-            outbox, link = self._delivery.health()
+            outbox, link, reasons = self._delivery.health()
         except DeliveryError as error:
             problems.append(Reason("outbox_unreadable", error.message))
             return None, None
-        if not link.connected:
-            text = f"no connection to the broker: {link.error or 'trying'}"
-            problems.append(Reason("broker_unreachable", text))
+        problems += reasons
         return outbox.model_copy(update={"held": self._feeder.held}), link
 
     def _link_stage(self, outbox: OutboxHealth | None) -> list[StageHealth]:

@@ -18,6 +18,8 @@ TEXT_LIMIT = 500
 """Characters of a free text."""
 NAME_LIMIT = 80
 """Characters of a name."""
+MOST_REFUSED = 16
+"""Refused topics in a health message."""
 
 Time = Annotated[
     str,
@@ -380,8 +382,18 @@ class OutboxHealth(Payload):
     bytes: Count
     oldest_s: Amount
     dropped: Count = Field(description="dropped because the outbox was full, since it was made")
-    dead: Count = Field(description="refused for good by the broker, since the outbox was made")
+    lost: Count = Field(default=0, description="events and alerts among `dropped`")
+    set_aside: Count = Field(description="refused for good by the broker and kept: `talus outbox` lists them")
+    set_aside_total: Count = Field(description="so many were ever set aside, since the outbox was made")
     held: Count = Field(default=0, description="in memory because the disk refuses them")
+
+
+class RefusedTopic(Payload):
+    """A topic that the broker refuses now."""
+
+    topic: Annotated[str, Field(max_length=300)]
+    reason: Text
+    count: Count = Field(description="messages in a row")
 
 
 class LinkHealth(Payload):
@@ -392,6 +404,9 @@ class LinkHealth(Payload):
     connects: Count
     acknowledged: Count
     unheard: Count = Field(description="acknowledged, but the broker knew of no subscriber (MQTT 5)")
+    unheard_alerts: Count = Field(default=0, description="alerts among `unheard` that are no exercise")
+    packet_limit: Count | None = Field(default=None, description="largest packet that the broker takes, bytes (MQTT 5)")
+    refused: list[RefusedTopic] = Field(default=[], max_length=MOST_REFUSED, description="topics refused now")
     error: Text | None
 
 

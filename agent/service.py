@@ -302,7 +302,9 @@ class Service:
             _log.warning("no broker is configured: events and alerts go to standard output only")
             return None
         settings, max_mb = config.mqtt.settings(config.client_id), config.outbox.max_mb
-        return Delivery(settings, station, config.outbox_path, max_mb, subscription)
+        together = config.site.coincidence
+        voters = 0 if together is None else len(together.stations)
+        return Delivery(settings, station, config.outbox_path, max_mb, subscription, voters=voters)
 
     def _state_message(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> Message:
         return state_message(self._state(line, standing, health, tuning), health.station, self._prefix)

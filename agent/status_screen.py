@@ -126,11 +126,12 @@ def _broker(health: HealthMessage) -> str:
     if health.link is None or health.outbox is None:
         return "none is configured, or the outbox cannot be read"
     link, box = health.link, health.outbox
-    text = f"connected, MQTT {link.protocol}" if link.connected else f"NOT CONNECTED: {link.error or 'trying'}"
+    blind = "" if link.protocol != "3.1.1" else " (which does not tell what the broker refuses)"
+    text = f"connected, MQTT {link.protocol}{blind}" if link.connected else f"NOT CONNECTED: {link.error or 'trying'}"
     text += f"; {box.depth} messages wait"
     if box.depth:
         text += f" (oldest {span(box.oldest_s)})"
-    faults = ((box.dropped, "dropped"), (box.dead, "refused for good"), (box.held, "held in memory"))
+    faults = ((box.dropped, "dropped"), (box.set_aside, "set aside"), (box.held, "held in memory"))
     return text + "".join(f", {count} {name}" for count, name in faults if count)
 
 

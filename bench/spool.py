@@ -122,14 +122,14 @@ def _spool(broker: BrokerAddress, path: Path, events: int) -> dict[str, float]:
         peak_mb = max(peak_mb, rss_mb())
         time.sleep(0.05)
     drained_s = time.monotonic() - began
-    dead = delivery.outbox.stats().dead
+    set_aside = delivery.outbox.stats().set_aside
     delivery.close()
     deadline = time.monotonic() + 20
     while listener.kinds.total() < stats.depth and time.monotonic() < deadline:
         time.sleep(0.05)
     return {
         "messages": messages, "put_per_s": messages / put, "file_mb": largest, "waiting": stats.depth,
-        "dropped": stats.dropped, "dead": dead, "per_s": stats.depth / drained_s, "empty_mb": empty_mb,
+        "dropped": stats.dropped, "set_aside": set_aside, "per_s": stats.depth / drained_s, "empty_mb": empty_mb,
         "spooled_mb": spooled_mb, "peak_mb": peak_mb, "alerts": listener.kinds["alert"], "new": listener.kinds["new"],
         "end": listener.kinds["end"], "updates": listener.kinds["upd"], "late": listener.late,
     }  # fmt: skip

@@ -119,7 +119,7 @@ def health() -> HealthMessage:
         rss_mb=120.0,
         disk_free_mb=4000.0,
         temperature_c=41.5,
-        outbox=OutboxHealth(depth=3, bytes=3000, oldest_s=4.2, dropped=0, dead=0),
+        outbox=OutboxHealth(depth=3, bytes=3000, oldest_s=4.2, dropped=0, set_aside=0, set_aside_total=0),
         link=LinkHealth(connected=True, protocol="5", connects=1, acknowledged=12, unheard=0, error=None),
         events_hour={"landslide": 1},
         discards_hour={"too_short": 4},

@@ -523,7 +523,7 @@ def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other
             outbox.put([make_alert(5)])
             wait_for(lambda: sum(topic.endswith("alert") for topic in arrived) == 2)
             wait_for(lambda: outbox.depth == 6)
-            assert outbox.stats().dead == 0
+            assert outbox.stats().set_aside == 0
             assert link.status().refused <= 4, "a refused topic is left alone for a while"
             assert "Quota exceeded" in str(link.status().error)
             accept.set()
@@ -546,7 +546,7 @@ def test_a_message_that_the_broker_cannot_take_blocks_no_other(tmp_path: Path, o
         with linked(settings, outbox) as link:
             wait_for(lambda: len(collector.bodies("/event")) == 5 and len(collector.bodies("/alert")) == 3, 40)
             wait_for(lambda: outbox.depth == (0 if protocol == "5" else 1))
-            assert outbox.stats().dead == (1 if protocol == "5" else 0)
+            assert outbox.stats().set_aside == (1 if protocol == "5" else 0)
             assert ("larger than" if protocol == "5" else "die with") in str(link.status().error)
 
 
@@ -618,7 +618,7 @@ def test_a_topic_that_mqtt_forbids_does_not_end_the_link(tmp_path: Path, outbox:
     with running(tmp_path) as broker, linked(broker.settings(), outbox) as link:
         wait_for(lambda: outbox.depth == 0)
         assert link.alive
-    assert outbox.stats().dead == 1
+    assert outbox.stats().set_aside == 1
 
 
 def test_two_agents_with_one_client_id_are_told(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:

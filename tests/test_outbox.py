@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from broker_support import make_alert, make_message, make_other
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import DeliveryError
+from agent.errors import DeliveryError, UsageError
 from agent.messages import Message, Priority
 from agent.outbox import Outbox
+from agent.outbox_file import TOO_LARGE
+from agent.set_aside import drop, listing
 
 ROOT = Path(__file__).parent.parent
 
@@ -196,16 +199,107 @@ def test_only_the_newest_retained_message_of_a_topic_is_kept(tmp_path: Path) -> 
     assert [message.payload for message in messages] == [b"2"]
 
 
-def test_a_buried_message_is_kept_apart_and_counted(tmp_path: Path) -> None:
+def test_what_is_refused_for_good_is_set_aside_and_goes_back_to_its_old_place(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.db")
+    messages = [make_alert(1), make_message(1), make_message(2), make_message(3)]
+    outbox.put(messages)
+    taken = outbox.take(2)
+    for entry in taken:
+        outbox.refuse(entry.id, TOO_LARGE, "larger than the broker's 900 bytes")
+    assert [entry.message for entry in outbox.take(4)] == messages[2:]
+    outbox.close()
+    outbox = Outbox(tmp_path / "o.db")
+    stats = outbox.stats()
+    assert (stats.depth, stats.set_aside, stats.set_aside_alerts, stats.set_aside_total) == (2, 2, 1, 2)
+    assert stats.set_aside_reason == "larger than the broker's 900 bytes"
+    assert outbox.take_back(900) == 0, "still too large"
+    assert outbox.take_back(None) == 2
+    stats = outbox.stats()
+    assert (stats.depth, stats.set_aside, stats.set_aside_total) == (4, 0, 2)
+    assert drain(outbox) == messages
+
+
+def test_only_what_was_too_large_goes_back_by_itself(outbox: Outbox) -> None:
+    outbox.put([make_message(1), make_message(2)])
+    first, second = outbox.take(2)
+    outbox.refuse(first.id, 0x90, "Topic name invalid")
+    outbox.refuse(second.id, TOO_LARGE, "Packet too large")
+    assert outbox.take_back(None) == 1
+    assert outbox.stats().set_aside == 1
+    assert [message.key for message in drain(outbox)] == [make_message(2).key]
+
+
+def test_of_a_thousand_set_aside_the_alerts_stay_and_what_goes_is_counted(outbox: Outbox) -> None:
+    outbox.put([make_alert(1), *(make_other(n, size=1) for n in range(1001))])
+    for entry in outbox.take(1002):
+        outbox.refuse(entry.id, 0x99, "Payload format invalid")
+    stats = outbox.stats()
+    assert (stats.set_aside, stats.set_aside_alerts, stats.dropped, stats.lost) == (1000, 1, 2, 0)
+
+
+def test_another_process_lists_retries_and_drops_while_the_agent_has_the_file(tmp_path: Path, outbox: Outbox) -> None:
+    woken = threading.Event()
+    outbox.listen(woken.set)
+    outbox.put([make_message(n) for n in range(1, 5)])
+    for entry in outbox.take(3):
+        outbox.refuse(entry.id, TOO_LARGE, "Packet too large")
+    woken.clear()
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from agent.set_aside import drop, listing, retry
+        path = Path(sys.argv[1])
+        found = listing(path, 1)
+        print(found.waiting_total, [one.reason for one in found.set_aside], found.set_aside[0].kind)
+        numbers = [one.number for one in found.set_aside]
+        print(retry(path, numbers[:2]), drop(path, None))
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code, outbox.path], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.splitlines() == ["1 ['Packet too large', 'Packet too large', 'Packet too large'] event", "2 1"]
+    stats = outbox.stats()
+    assert (stats.depth, stats.set_aside, stats.set_aside_total) == (3, 0, 3)
+    assert woken.is_set(), "who sends is told"
+    assert [message.key for message in drain(outbox)] == [make_message(n).key for n in (1, 2, 4)]
+    outbox.put([make_alert()])
+    assert outbox.stats().depth == 1
+
+
+def test_numbers_that_are_not_set_aside_are_refused_and_nothing_is_done(outbox: Outbox) -> None:
     outbox.put([make_message(1), make_message(2)])
     (entry,) = outbox.take(1)
-    outbox.bury(entry.id, "Packet too large")
-    assert [message.key for message in drain(outbox)] == [make_message(2).key]
-    assert outbox.stats().dead == 1
+    outbox.refuse(entry.id, TOO_LARGE, "Packet too large")
+    with pytest.raises(UsageError, match="no message 99"):
+        drop(outbox.path, [entry.id, 99])
+    assert outbox.stats().set_aside == 1
+    with pytest.raises(DeliveryError, match="there is no outbox"):
+        listing(outbox.path.with_name("none"), None)
+
+
+def test_what_was_lost_for_want_of_room_is_told_apart_and_survives_a_restart(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db", max_bytes=20_000)
+    assert outbox.stats().lost_age_s is None
+    for n in range(20):
+        outbox.put([make_other(n), make_message(n)])
+    stats = outbox.stats()
+    assert stats.dropped > stats.lost > 0
     outbox.close()
-    with sqlite3.connect(tmp_path / "o.db") as db:
-        assert db.execute("SELECT reason FROM dead").fetchall() == [("Packet too large",)]
+    again = Outbox(tmp_path / "o.db", max_bytes=20_000).stats()
+    assert (again.dropped, again.lost) == (stats.dropped, stats.lost)
+    assert again.lost_age_s is not None
+    assert again.lost_age_s < 60
+
+
+def test_a_message_grows_older_while_the_machines_clock_is_set_back(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.put([make_message(1)])
+    assert outbox.stats().oldest_s < 5
+    now, then = time.monotonic(), time.time_ns() - 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: then)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 90)
+    assert outbox.stats().oldest_s > 80
 
 
 def test_a_second_process_is_refused(tmp_path: Path, outbox: Outbox) -> None:
@@ -286,6 +380,27 @@ def test_a_corrupt_file_is_moved_aside_and_named(tmp_path: Path, damage: str, ca
     assert str(aside) in caplog.text
     outbox.put([make_alert(99)])
     assert make_alert(99).key in [message.key for message in drain(outbox)]
+    outbox.close()
+    outbox = Outbox(path)
+    assert outbox.stats().moved_aside == (aside,), "it is named until an operator has dealt with it"
+    aside.unlink()
+    assert outbox.stats().moved_aside == ()
+
+
+def test_what_was_set_aside_is_carried_over_from_a_corrupt_file(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    first = Outbox(path)
+    first.put([make_alert(1), make_message(1)])
+    (entry,) = first.take(1)
+    first.refuse(entry.id, TOO_LARGE, "Packet too large")
+    first.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE counter")
+        db.commit()
+    outbox = Outbox(path)
+    assert (outbox.stats().set_aside_alerts, len(outbox.stats().moved_aside)) == (1, 1)
+    assert outbox.take_back(None) == 1
+    assert [message.key for message in drain(outbox)] == [make_alert(1).key, make_message(1).key]
 
 
 def test_a_row_that_cannot_be_read_costs_itself_and_neither_the_start_nor_what_is_behind_it(tmp_path: Path) -> None:
