@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from desk_support import START_NS, alert, event, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from agent.errors import ConfigError, DataError
-from agent.types import LABELS, NS
+from agent.health import Health, Identity, Sight
+from agent.types import LABELS, NS, StationId
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
 
@@ -181,3 +184,12 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path: Path) -> None:
         Store(url)
     with pytest.raises(ConfigError, match="no address"):
         Store("desk.db")
+
+
+def test_the_reasons_of_a_degraded_station_are_kept_by_the_hour(tmp_path: Path, store: Store) -> None:
+    health = Health(Identity(StationId("XX", "SLP", "", ""), "0123456789abcdef"), tmp_path)
+    store.ingest(arrivals(health.message(1, Sight())))
+    with store.engine.connect() as connection:
+        (row,) = connection.execute(select(tables.health_hour)).all()
+    assert row.degraded == 1
+    assert "no_samples" in [reason["code"] for reason in json.loads(row.reasons)]

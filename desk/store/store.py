@@ -261,7 +261,8 @@ class Store:
         hour = parse_ns(body.time) // HOUR_NS
         table = t.health_hour
         bad = int(body.status != "ok")
-        row = {"station_id": key, "hour": hour, "messages": 1, "degraded": bad, "reasons": json.dumps(body.reasons)}
+        reasons = json.dumps([reason.model_dump() for reason in body.reasons])
+        row = {"station_id": key, "hour": hour, "messages": 1, "degraded": bad, "reasons": reasons}
         statement = self._upsert(table).values(row)
         changes: dict[str, Any] = {
             "messages": table.c.messages + 1,

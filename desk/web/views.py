@@ -46,7 +46,7 @@ def station(row: queries.StationRow, now_ns: int | None = None) -> dict[str, Any
     return {
         "code": row.code,
         "status": station_status(row, now_ns),
-        "reasons": [_words(reason) for reason in health.get("reasons", [])],
+        "reasons": [reason["text"] for reason in health.get("reasons", [])],
         "availability": row.availability,
         "heard": moment(row.heard_ns),
         "heard_s": round((now_ns - row.heard_ns) / NS, 1),
@@ -92,9 +92,3 @@ def verdict(found: queries.Verdict) -> dict[str, Any]:
         "probabilities": found.shares,
         "received": moment(found.received_ns),
     }
-
-
-def _words(reason: object) -> str:
-    if isinstance(reason, dict):
-        return str(reason.get("text") or reason.get("words") or reason.get("reason") or reason)
-    return str(reason)
