@@ -297,6 +297,7 @@ _LESS_IMPORTANT: tuple[dict[str, object], ...] = (
     {"streams": []},
     {"source": {}, "temperatures_c": {}, "power_w": {}},
     {"stages": [], "discards_hour": {}},
+    {"hearing": []},
 )
 """What is left out of a report that is too large for the broker, one after the other."""
 

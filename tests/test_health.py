@@ -141,6 +141,18 @@ def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path, monkeypa
     assert len(sent.model_dump_json()) < 32_768
 
 
+def test_a_report_is_shortened_to_what_the_broker_takes_and_keeps_its_reasons(tmp_path: Path) -> None:
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    for number in range(64):
+        stream = StreamId(StationId("XX", f"S{number:02d}", "", "HH"), "Z")
+        health.saw(SampleBlock(stream, T0, 100.0, np.ones(100, np.int32)), T0 + NS, used=True)
+    report = health.message(1, Sight(problems=[Reason("packet_limit", "the broker takes little")]))
+    assert for_the_broker(report, 100_000) == report
+    short = for_the_broker(report, 4_000)
+    assert len(short.model_dump_json()) <= 4_000
+    assert (short.reasons, short.streams_total) == (report.reasons, 64)
+
+
 def test_a_channel_whose_clock_was_set_back_is_not_well_while_nothing_of_it_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
