@@ -173,7 +173,8 @@ class SampleBlock:
     @property
     def continues(self) -> bool:
         """Whether the first sample is the neighbour of the channel's last one, whatever the times say."""
-        return self.stamps is not None and not (self.stamps and self.stamps[0][0] == 0)
+        stamps = self.stamps
+        return stamps is not None and not (stamps and stamps[0][0] == 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,14 +73,14 @@ class Component:
         """Number of the sample after the newest queued one."""
         self.due_ns = 0
         """Time at which the next packet is due."""
+        self.newest: Samples | None = None
+        """The newest packet."""
         self.astray = 0
         """Packets in a row whose numbers and times did not agree."""
         self._filter = SosFilter(sos)
         self._settle = min(settling_samples(sos), nlta)
         self._settling = 0
         self._tear, self._long_gap = tear, long_gap
-        self._tail: Samples | None = None
-        """The newest samples, as many as a bridge may be long."""
         self._queue: deque[tuple[int, Samples]] = deque()
         self._done = joins_at
         """Number of the sample after the last processed one."""
@@ -89,20 +89,18 @@ class Component:
         self._levels: list[tuple[int, list[tuple[int, float, float]]]] = []
 
     def join(self, first: int, samples: Samples) -> tuple[int, Samples]:
-        """Number and samples of a packet as they are to be processed: what was had already is cut off, a tear before it
-        is bridged."""
+        """Number and samples of a packet that does not begin with sample ``end``, as they are to be processed: what was
+        had already is cut off, a tear before it is bridged."""
         missing = first - self.end
         if missing < 0:
             first, samples = self.end, samples[-missing:]
-        elif self._tail is not None and 0 < missing <= self._tear:
-            first, samples = self.end, np.concatenate([self._bridge(self._tail, samples, missing), samples])
-        if len(samples):
-            self._tail = samples[-self._tear :]
+        elif missing <= self._tear and self.newest is not None:
+            first, samples = self.end, np.concatenate([self._bridge(self.newest, samples, missing), samples])
         return first, samples
 
     def _bridge(self, before: Samples, after: Samples, missing: int) -> Array:
         """Missing samples on a straight line through the means on both sides."""
-        after = after[: self._tear]
+        before, after = before[-self._tear :], after[: self._tear]
         places = -(len(before) + 1) / 2, missing + (len(after) - 1) / 2
         bridge: Array = np.interp(np.arange(missing), places, (before.mean(), after.mean()))
         return bridge

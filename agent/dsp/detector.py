@@ -188,6 +188,7 @@ class _Grid:
         self._needed = t.components_needed
         self._rate_hz, self._step_ns = rate, NS / rate
         self._leader = ""
+        self._line_hz = rate
         self._line = (0, block.start_ns, self._step_ns)
         """Number, time and step (ns) from which the times of all numbers follow."""
         self._sos = butterworth(t.low_hz, high_hz, rate, t.order)
@@ -208,10 +209,10 @@ class _Grid:
 
     def continues(self, block: SampleBlock) -> bool:
         """Whether the block has the grid's rate and comes after its component's last one."""
-        if not same_rate(block.rate_hz, self._rate_hz):
+        if block.rate_hz != self._rate_hz and not same_rate(block.rate_hz, self._rate_hz):
             return False
         component = self._components.get(block.stream.component)
-        return component is None or block.continues or block.start_ns - component.due_ns > -self._step_ns / 2
+        return component is None or 2 * (block.start_ns - component.due_ns) > -self._step_ns or block.continues
 
     def outvotes(self, block: SampleBlock) -> bool:
         """Whether a block at another rate is left out because other components still come at the grid's."""
@@ -221,11 +222,14 @@ class _Grid:
         return any(block.start_ns - other.due_ns <= self._lag_ns for other in self._components.values())
 
     def feed(self, block: SampleBlock, warm_up_s: float | None) -> list[TriggerOn | TriggerOff]:
+        samples = block.samples
         component = self._components.get(block.stream.component)
         if component is None:
             component = self._add(block, None if warm_up_s is None else round(warm_up_s * self._rate_hz))
-        number, samples = component.join(self._place(component, block), block.samples)
-        component.due_ns = block.end_ns
+        number = self._place(component, block)
+        if number != component.end:
+            number, samples = component.join(number, samples)
+        component.newest, component.due_ns = block.samples, block.end_ns
         self._newest_start = max(self._newest_start, number)
         if number < self.next:
             stale = min(len(samples), self.next - number)
@@ -276,13 +280,15 @@ class _Grid:
         after a gap. The grid's time follows the leader."""
         start_ns, number = block.start_ns, component.end
         late_ns = start_ns - component.due_ns
-        if not (block.continues or 2 * late_ns < self._step_ns):
+        if 2 * late_ns >= self._step_ns and not block.continues:
             number += round(late_ns / self._step_ns)
-        if self._leads(block):
-            step_ns = self._step_ns if block.rate_hz == self._rate_hz else NS / block.rate_hz
-            if step_ns != self._line[2] or abs(start_ns - self.time_ns(number)) > _EXACT_NS:
-                self._line = (number, start_ns, step_ns)
-        elif abs(start_ns - self.time_ns(number)) <= _APART_NS:
+        first, line_ns, step_ns = self._line
+        off_ns = start_ns - line_ns - round((number - first) * step_ns)
+        if block.stream.component == self._leader or self._takes_the_lead(block):
+            if not -_EXACT_NS <= off_ns <= _EXACT_NS or block.rate_hz != self._line_hz:
+                self._line_hz = block.rate_hz
+                self._line = (number, start_ns, NS / block.rate_hz)
+        elif -_APART_NS <= off_ns <= _APART_NS:
             component.astray = 0
         else:
             component.astray += 1
@@ -290,14 +296,12 @@ class _Grid:
                 component.astray, number = 0, self._number(start_ns)
         return number
 
-    def _leads(self, block: SampleBlock) -> bool:
-        """Whether the grid has its time from the block's component: the first one, until it has fallen silent."""
-        name = block.stream.component
-        if name != self._leader:
-            leader = self._components.get(self._leader)
-            if leader is not None and block.start_ns - leader.due_ns <= self._lag_ns:
-                return False
-            self._leader = name
+    def _takes_the_lead(self, block: SampleBlock) -> bool:
+        """Whether the grid has its time from the block's component from now on, as the leader has fallen silent."""
+        leader = self._components.get(self._leader)
+        if leader is not None and block.start_ns - leader.due_ns <= self._lag_ns:
+            return False
+        self._leader = block.stream.component
         return True
 
     def _measure(self, filtered: Array, first: int) -> None:
@@ -327,9 +331,8 @@ class _Grid:
                 component.pass_by(phase, count)
             if live:
                 ratio = self._combine(live, count)
-                self.history.write(
-                    self.time_ns(self.next), ratio, rate_hz=NS / self._line[2], continues=self._judged == self.next
-                )
+                continues = self._judged == self.next
+                self.history.write(self.time_ns(self.next), ratio, rate_hz=self._line_hz, continues=continues)
                 self._judged = self.next + count
                 changes = self._onoff.feed(self.next, ratio)
             else:

@@ -58,6 +58,8 @@ class RingBuffer:
         """Samples ever written: their numbers, from which the runs count."""
         self._due_ns: float = -math.inf
         """Time of the next sample of the newest run."""
+        self._line_hz = 0.0
+        """Rate of the newest line."""
         self._lines: deque[_Line] = deque()
         """The times of the samples, oldest first; a run has one or more."""
 
@@ -85,26 +87,35 @@ class RingBuffer:
             return
         if samples.dtype is not self._dtype:
             self._adopt(samples.dtype)
-        early_ns = self._due_ns - start_ns
-        step_ns = self._step_ns if rate_hz is None or rate_hz == self.rate_hz else NS / rate_hz
-        if not self._lines or not (continues or -self._half_ns < early_ns < self._half_ns):
-            if self.is_set_back(start_ns):
-                self._lines.clear()
-            self._lines.append(_Line(self._written, start_ns, step_ns, begins_run=True))
-        elif (abs(early_ns) >= _SAME_LINE_NS and continues) or abs(
-            step_ns - self._lines[-1].step_ns
-        ) * n >= _SAME_LINE_NS:
-            self._lines.append(_Line(self._written, start_ns, step_ns, begins_run=False))
+        hz = self.rate_hz if rate_hz is None else rate_hz
+        if hz != self._line_hz or not -_SAME_LINE_NS < self._due_ns - start_ns < _SAME_LINE_NS:
+            self._turn(start_ns, hz, n, continues=continues)
         at = self._written % self._capacity
         if at + n <= self._capacity:
             self._data[at : at + n] = samples
         else:
             self._wrap(samples)
         self._written += n
-        self._due_ns = self._lines[-1].time_ns(self._written)
+        line = self._lines[-1]
+        self._due_ns = line.start_ns + round((self._written - line.first) * line.step_ns)
         oldest = self._written - self._capacity
         while len(self._lines) > 1 and self._lines[1].first <= oldest:
             self._lines.popleft()
+
+    def _turn(self, start_ns: int, rate_hz: float, n: int, *, continues: bool) -> None:
+        """Begin another line of times, or another run, with the next ``n`` samples, where they need one."""
+        early_ns, step_ns = self._due_ns - start_ns, NS / rate_hz
+        if self._lines and (continues or -self._half_ns < early_ns < self._half_ns):
+            bends = abs(step_ns - self._lines[-1].step_ns) * n >= _SAME_LINE_NS
+            if not bends and not (continues and abs(early_ns) >= _SAME_LINE_NS):
+                return
+            begins_run = False
+        else:
+            begins_run = True
+            if self.is_set_back(start_ns):
+                self._lines.clear()
+        self._line_hz = rate_hz
+        self._lines.append(_Line(self._written, start_ns, step_ns, begins_run))
 
     def segments(self, from_ns: int, to_ns: int) -> list[Segment]:
         """Copies of the gap-free runs of samples whose time ``t`` is in ``from_ns <= t < to_ns``, in order.

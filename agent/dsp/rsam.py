@@ -58,7 +58,7 @@ class Rsam:
             if minute != self._minute:
                 self._close()
                 self._minute = minute
-            self._sum += float(amplitude[begin:end].sum())
+            self._sum += float(np.add.reduce(amplitude[begin:end]))
             self._count += end - begin
             begin = end
 

@@ -129,16 +129,16 @@ class Timeline:
     def _absorb(self) -> None:
         """Take account of the stamps that confirmed the clock since the last time: they said more about it."""
         count, self._calm = self._calm, 0
-        if not count:
-            return
         span_s = (self._stamped - self._calm_from) * self.step_ns / NS
+        if not span_s:
+            return
         self._calm_from = self._stamped
         self._suspect = 0
         self._noise = max(_LEAST_S**2, self._noise * (1 - _LEARN) ** count)
         for _ in range(min(count, _ONE_BY_ONE)):
             self._predict(span_s / count)
             self._correct(self._phase + self._noise)
-        if count > _ONE_BY_ONE and span_s:
+        if count > _ONE_BY_ONE:
             # As a straight line through so many stamps is known.
             self._rate = min(self._rate, 12 * self._noise / (count * span_s * span_s))
             self._cross = 0.0
