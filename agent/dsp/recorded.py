@@ -7,6 +7,8 @@ from collections import deque
 from agent.types import NS
 
 _SET_BACK_NS = 600 * NS
+_TEAR_NS = NS // 8
+"""What is missing is shorter: the components' times jitter, each on its own."""
 _REMEMBERED_GAPS = 64
 
 
@@ -24,7 +26,7 @@ class Recorded:
         if self._newest_ns == 0 or end_ns < self._newest_ns - _SET_BACK_NS:
             self._newest_ns = start_ns
             self._gaps.clear()
-        if start_ns > self._newest_ns:
+        if start_ns - self._newest_ns > _TEAR_NS:
             self._gaps.append((self._newest_ns, start_ns))
             self._newest_ns = start_ns
         if end_ns > self._newest_ns:

@@ -46,8 +46,9 @@ CLOSE_S = 1.0
 """How long the end waits for a server's thread to store its positions; one that is connecting does not hear."""
 FIRST_RETRY_S = 0.5
 TOLD_S = 300.0
-_JITTER_NS = NS // 20
-"""A first packet that is later than the known samples by this much, and two samples more, does not continue them."""
+_TOLERANCE_NS, _TOLERANCE = 120_000_000, 0.006
+"""A first packet that is later than the known samples by this much, and by this share of its length, does not continue
+them: stamps jitter, clocks drift, and headers hold a rate that was measured."""
 
 _Item: TypeAlias = "SampleBlock | SourceProblem | BaseException | None"
 
@@ -401,7 +402,7 @@ class _Link:
             return False
         del self._expected[name]
         late_ns = blocks[0].start_ns - expected_ns
-        if late_ns > _JITTER_NS + 2 * NS / blocks[0].rate_hz:
+        if late_ns > _TOLERANCE_NS + _TOLERANCE * (blocks[-1].end_ns - blocks[0].start_ns):
             if known is not None:
                 self._distrust(station, f"{name} goes on {late_ns / NS:.2f} s later than it was left")
             gap = f"{late_ns / NS:.2f} s from {format_ns(expected_ns)} on"
