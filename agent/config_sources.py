@@ -56,7 +56,9 @@ class ArchiveConfig(Section):
         strict=False, min_length=1, examples=[["records"]], description="files, folders or wildcard patterns"
     )
     speed: float = Field(default=0.0, ge=0, le=10_000, description="times real time; 0: as fast as it goes")
-    packet_s: float = Field(default=1.0, ge=0.01, le=60, description="length of the packets handed on, seconds")
+    packet_s: float | None = Field(
+        default=None, ge=0.01, le=60, description="length of the packets handed on, seconds; unset: records as they are"
+    )
 
 
 class FolderConfig(Section):

@@ -262,8 +262,8 @@ NOT_WAVEFORMS = (
 )
 """ObsPy's readers of catalogues and station data."""
 
-REFUSED = {"infinite-loop.mseed"}
-"""Records of which ObsPy reads nothing although some can be saved."""
+REFUSED = {"infinite-loop.mseed", "microsecond_wrap.mseed"}
+"""Records of which ObsPy reads nothing although some can be saved; and one with a time that does not exist."""
 
 
 def expected_samples(path: Path) -> int:
@@ -312,7 +312,8 @@ def test_questionable_time_and_clock_lock(tmp_path):
     path.write_bytes(raw)
     for block in blocks_of(path, packet_s=0.01):
         record = (block.start_ns - NOON) // 10_000_000 // per_record
-        assert block.quality.clock_locked is bool(record % 2)
+        # Before the first record with the flag nobody knows that this recorder sets it.
+        assert block.quality.clock_locked is (bool(record % 2) if record else None)
         assert block.quality.time_questionable is (record == 3)
         assert block.quality.timing_percent is None
 
@@ -327,7 +328,7 @@ def test_speed_paces_by_the_data_and_skips_long_silences(tmp_path):
     write(tmp_path / "b.mseed", trace(counts(100), start_ns=NOON + seconds(86400 * 365)))
     begin = time.monotonic()
     due = []
-    for block in ArchiveSource([tmp_path], speed=20.0, on_problem=print).blocks():
+    for block in ArchiveSource([tmp_path], 1.0, speed=20.0, on_problem=print).blocks():
         due.append((block.end_ns, time.monotonic() - begin))
     assert len(due) == 11
     first_ns, first = due[0]
@@ -338,7 +339,7 @@ def test_speed_paces_by_the_data_and_skips_long_silences(tmp_path):
 @pytest.mark.parametrize("speed", [0.0, 0.001])
 def test_close_from_another_thread_ends_it(tmp_path, speed):
     path = write(tmp_path / "a.mseed", trace(counts(100_000)))
-    source = ArchiveSource([path], speed=speed, on_problem=print)
+    source = ArchiveSource([path], 1.0, speed=speed, on_problem=print)
     blocks = source.blocks()
     next(blocks)
     threading.Timer(0.2, source.close).start()
@@ -353,7 +354,7 @@ def test_progress_rises_to_one(tmp_path):
     for i in range(3):
         write(tmp_path / f"{i}.mseed", trace(counts(5000, i), start_ns=NOON + i * seconds(100)))
     shares: list[float] = []
-    source: Source = ArchiveSource([tmp_path], on_problem=print, progress=shares.append)
+    source: Source = ArchiveSource([tmp_path], 1.0, on_problem=print, progress=shares.append)
     for _ in source.blocks():
         pass
     assert shares == sorted(shares)

@@ -17,8 +17,8 @@ from records_support import NOON, counts, packaged_records, seconds, trace, writ
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource
-from agent.sources.intake import Intake
 from agent.sources.unpack import plain_files
+from agent.sources.waveforms import accept
 from agent.types import NS, parse_ns
 
 
@@ -205,13 +205,11 @@ def test_one_sample_and_constant_traces_pass(tmp_path):
     assert not problems
 
 
-def test_masked_samples_become_gaps(tmp_path):
+def test_masked_samples_become_gaps():
     """No file format here stores masks, but readers may return them; the masked samples must not become numbers."""
-    problems: list[SourceProblem] = []
     masked = trace(np.zeros(100))
     masked.data = np.ma.masked_inside(np.arange(100), 40, 59)
-    runs = list(Intake(problems.append)._accept(masked, tmp_path, {}, headers=False))
-    assert [(run.start_ns, run.samples.tolist()) for run in runs] == [
+    assert [(block.start_ns, block.samples.tolist()) for block in accept(masked)] == [
         (NOON, list(range(40))),
         (NOON + seconds(0.6), list(range(60, 100))),
     ]
@@ -227,15 +225,13 @@ def test_masked_samples_become_gaps(tmp_path):
         (np.array([1, 2j]), None),
     ],
 )
-def test_sample_types(tmp_path, values, dtype):
-    problems: list[SourceProblem] = []
-    runs = list(Intake(problems.append)._accept(trace(values), tmp_path, {}, headers=False))
+def test_sample_types(values, dtype):
+    [found] = accept(trace(values))
     if dtype is None:
-        assert not runs
-        assert "complex" in problems[0].message
+        assert "complex" in found.reason
     else:
-        assert runs[0].samples.dtype == dtype
-        assert runs[0].samples.tolist() == values.tolist()
+        assert found.samples.dtype == dtype
+        assert found.samples.tolist() == values.tolist()
 
 
 def test_a_pickle_is_never_loaded(good, tmp_path):
@@ -343,5 +339,5 @@ def test_times_are_integers_of_the_header(tmp_path):
     """Microseconds of the header arrive as they are, however far from 1970."""
     start_ns = parse_ns("2031-12-31T23:59:59.123456Z")
     write(tmp_path / "a.mseed", trace(counts(250), start_ns=start_ns))
-    blocks = list(ArchiveSource([tmp_path], on_problem=lambda problem: None).blocks())
+    blocks = list(ArchiveSource([tmp_path], 1.0, on_problem=lambda problem: None).blocks())
     assert [block.start_ns for block in blocks] == [start_ns, start_ns + NS, start_ns + 2 * NS]

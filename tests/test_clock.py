@@ -23,7 +23,7 @@ from agent.clock import HostClock, StepWatch, host_clock
 from agent.config import ClassifierConfig, TunablesConfig
 from agent.data_clock import BACKLOG_S, SPAN_S, DataClocks
 from agent.sources.archive import ArchiveSource
-from agent.sources.seedlink_records import RecordReader
+from agent.sources.miniseed import RecordReader
 from agent.types import NS, UNKNOWN_QUALITY, BlockQuality, Event, SampleBlock, StreamId, parse_ns
 
 NOBODY = ("no-such-program-here",)

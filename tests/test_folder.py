@@ -27,9 +27,9 @@ from records_support import NOON, counts, seconds, trace
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.folder import FolderSource
-from agent.sources.framing import holds_record, pieces
+from agent.sources.framing import Piece, holds_record, is_miniseed, pieces
+from agent.sources.miniseed import Record, RecordReader
 from agent.sources.positions import Positions
-from agent.sources.seedlink_records import Record, RecordReader
 from agent.types import MAX_BLOCK_S, SampleBlock
 
 
@@ -460,10 +460,10 @@ def test_any_bytes_are_records_or_junk_or_wait(chance: Random) -> None:
     at = 0
     for piece in found:
         assert piece.begin == at < piece.end
-        assert piece.is_record is False or holds_record(data[piece.begin : piece.end])
+        assert piece.is_record is False or is_miniseed(data[piece.begin : piece.end])
         at = piece.end
     rest = data[at:].rstrip(b"\0")
-    assert len(rest) < 48 or holds_record(rest)
+    assert len(rest) < 48 or is_miniseed(rest)
 
 
 @fuzz(100)
@@ -488,10 +488,10 @@ class CountingReader(RecordReader):
 
     used = 0
 
-    def read(self, payload: bytes) -> Record:
-        record = super().read(payload)
-        self.used += len(payload) if record.blocks else 0
-        return record
+    def read_all(self, data: bytes, **options: Any) -> Iterator[tuple[Piece, Record | None]]:
+        for piece, record in super().read_all(data, **options):
+            self.used += piece.end - piece.begin if record is not None and record.blocks else 0
+            yield piece, record
 
 
 @pytest.fixture(scope="module")

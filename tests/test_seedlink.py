@@ -134,7 +134,7 @@ def test_clock_quality_of_both_formats(obspy_data: Path) -> None:
     ]  # fmt: skip
     from obspy.io.mseed.util import get_record_information
 
-    from agent.sources.seedlink_records import RecordReader
+    from agent.sources.miniseed import RecordReader
 
     data = (obspy_data / "io" / "mseed" / "tests" / "data" / "timingquality.mseed").read_bytes()
     records = [data[at : at + 512] for at in range(0, len(data), 512)]
@@ -522,7 +522,7 @@ def test_damaged_records_are_counted_and_survived(protocol: str) -> None:
     assert dropped["damaged"] >= 2
     assert dropped["not_motion"] == 2
     assert dropped["not_motion_bytes"] == len(log) + len(weather)
-    assert heard.said("integrity")
+    assert heard.said("its own last value")
 
 
 def test_stray_bytes_between_packets_of_version_3_are_counted() -> None:

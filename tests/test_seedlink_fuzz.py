@@ -14,8 +14,8 @@ from fuzz_support import fuzz, junk, one_of, several, spoilt
 from seedlink_support import packets
 
 from agent.errors import SourceError
+from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink_frames import ForeignError, Frames, Packet
-from agent.sources.seedlink_records import RecordReader
 from agent.sources.seedlink_request import Wish, in_notation, subscribe
 from agent.sources.seedlink_state import Cursor, Past, Position, Progress, Reached
 from agent.sources.seedlink_wire import Connection, Endpoint

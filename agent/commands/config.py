@@ -221,9 +221,7 @@ def _rehearse(data: list[str], config: Config | None, after: TunablesConfig) -> 
     from agent.control.rehearsal import rehearse
     from agent.sources.archive import ArchiveSource
 
-    source = ArchiveSource(
-        data, 1.0, 0.0, on_problem=lambda problem: print(f"talus config: {problem}", file=sys.stderr)
-    )
+    source = ArchiveSource(data, on_problem=lambda problem: print(f"talus config: {problem}", file=sys.stderr))
     before = config.tunables if config else TunablesConfig()
     return rehearse(source.blocks(), before, after, config.classifier if config else ClassifierConfig())
 

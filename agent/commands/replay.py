@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--speed", type=float, default=0.0, help="times real time; 0, the default: as fast as it goes")
     parser.add_argument(
-        "--packet", type=float, default=1.0, metavar="SECONDS", help="length of the packets (default 1)"
+        "--packet", type=float, metavar="SECONDS", help="length of the packets (default: records as they are)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings; its broker, if any, gets the messages")
@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
     paths = args.paths or (config.source.paths if config and isinstance(config.source, ArchiveConfig) else None)
     if not paths:
         raise UsageError("nothing to replay", "name files or folders, or a --config whose source is an archive")
-    if not 0 < args.packet <= MAX_BLOCK_S:
+    if args.packet is not None and not 0 < args.packet <= MAX_BLOCK_S:
         raise UsageError(f"--packet {args.packet:g} makes no sense", f"give more than 0 and at most {MAX_BLOCK_S:g} s")
     sends = args.broker is not None or (config is not None and config.mqtt is not None)
     delivery = _delivery(config, args) if sends else None

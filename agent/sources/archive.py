@@ -10,15 +10,17 @@ from datetime import datetime, timedelta, timezone
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
+
+import numpy as np
 
 from agent.errors import SourceError, UsageError
 from agent.sources import ProblemSink
-from agent.sources.intake import Intake, Run
-from agent.sources.miniseed import PART_BYTES, is_miniseed, parts
+from agent.sources.framing import PART_BYTES, is_miniseed, parts
+from agent.sources.intake import Intake
 from agent.sources.pacing import Pacer
 from agent.sources.paths import files
-from agent.types import NS, SampleBlock
+from agent.types import NS, SampleBlock, Samples, StreamId
 
 _SDS_NAME = re.compile(r"\.[A-Z]\.(\d{4})\.(\d{3})$")
 _SDS_SLACK = timedelta(hours=1)
@@ -26,6 +28,9 @@ _SDS_SLACK = timedelta(hours=1)
 
 _WHOLE_BYTES = 2 * PART_BYTES
 """miniSEED files up to this size are read whole."""
+
+SAME_NS = 100_000
+"""What miniSEED 2 resolves without blockette 1001."""
 
 _PROGRESS_STEPS = 200
 
@@ -46,22 +51,24 @@ class _Part:
 
 
 _Entry: TypeAlias = tuple[int, str, int, SampleBlock, Iterator[SampleBlock], float]
-"""A run in the merge: start of its next block, channel, tie-break, that block, those after it, bytes per sample."""
+"""A channel of a part in the merge: start of its next block, channel, tie-break, that block, those after it, bytes per
+sample."""
 
 
 class ArchiveSource:
     """Blocks from recorded files, ordered by start time; of equal times by channel name.
 
-    Overlapping and duplicate data are passed on. A block never spans a gap, nor two files, nor two of the parts
-    (about ``PART_BYTES`` each) in which large miniSEED files are read; it is shorter there. Samples are views of
-    read-only arrays in the recorded type (smaller integers become int32). Clock quality is that of the miniSEED
-    record in which a block begins, unknown for other formats.
+    A block is a miniSEED record, with its own start time, rate and clock quality, as the recorder wrote it and as the
+    live sources hand it on (at most ``MAX_BLOCK_S`` of it); of other formats, a second. Samples are read-only, in the
+    recorded type (smaller integers become int32). Overlapping and duplicate data are passed on.
 
-    At any time only those files, or parts, are in memory whose time has come.
+    At any time only those files, or parts of large ones, are in memory whose time has come.
 
     Args:
         paths: files, folders (searched with all below them) and patterns.
-        packet_s: length of a block in seconds, rounded to whole samples, at least one; ``inf`` for whole runs.
+        packet_s: None for records as they are. Else the length of a block in seconds, rounded to whole samples, at
+            least one, ``inf`` for as long as data continue: records are cut, or joined where each begins when the one
+            before it ends to within ``SAME_NS``.
         speed: seconds of data per second, 0 for as fast as it goes. Silences beyond ``pacing.LONGEST_SILENCE_S`` are
             skipped.
         on_problem: told what was skipped or is doubtful.
@@ -74,13 +81,13 @@ class ArchiveSource:
     def __init__(
         self,
         paths: Sequence[str | Path],
-        packet_s: float = 1.0,
+        packet_s: float | None = None,
         speed: float = 0.0,
         *,
         on_problem: ProblemSink,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        if not packet_s > 0:
+        if packet_s is not None and not packet_s > 0:
             raise UsageError(f"a packet of {packet_s} s makes no sense", "give a length above 0, such as 1")
         if not 0 <= speed < float("inf"):
             raise UsageError(f"a speed of {speed} makes no sense", "give 0 (as fast as it goes), 1 (real time) or N")
@@ -91,12 +98,17 @@ class ArchiveSource:
         self._intake = Intake(on_problem)
         self._progress = progress
         self._serial = count()
+        self._blocks = self._samples = 0
         self._stop = threading.Event()
         self._pacer = Pacer(speed, self._stop) if speed else None
 
     def close(self) -> None:
         """Make ``blocks()`` end after the current block, also from another thread or while it waits."""
         self._stop.set()
+
+    def counters(self) -> dict[str, int]:
+        """Since the start: ``blocks`` and ``samples`` handed on, and what was left out by reason, with its bytes."""
+        return {"blocks": self._blocks, "samples": self._samples, **self._intake.counters()}
 
     def blocks(self) -> Iterator[SampleBlock]:
         """All packets in time order.
@@ -125,6 +137,8 @@ class ArchiveSource:
                 self._pacer.wait(block.end_ns)
                 if stopped():
                     return
+            self._blocks += 1
+            self._samples += len(block.samples)
             yield block
         if newest_ns is None and not stopped():
             raise self._nothing()
@@ -132,21 +146,27 @@ class ArchiveSource:
             progress.finish()
 
     def _load(self, todo: list[_Part], merge: list[_Entry], newest_ns: int | None) -> None:
-        """Read the part that is due and enter its runs into the merge."""
+        """Read the part that is due and enter its channels into the merge."""
         part = heappop(todo)
-        smaller, runs = self._open(part)
+        smaller, blocks = self._open(part)
         for piece in smaller:
             heappush(todo, piece)
-        samples = sum(len(run.samples) for run in runs)
-        for run in runs:
-            if newest_ns is not None and run.start_ns < newest_ns:
+        channels: dict[StreamId, list[SampleBlock]] = {}
+        for block in blocks:
+            channels.setdefault(block.stream, []).append(block)
+        weight = part.size / max(1, sum(len(block.samples) for block in blocks))
+        for stream, found in channels.items():
+            found.sort(key=lambda block: block.start_ns)
+            if newest_ns is not None and found[0].start_ns < newest_ns:
                 hint = "they are passed on late: correct the file's name if it is wrong"
                 self._intake.say(part.path, "holds data older than its name or headers say", hint)
-            if self._grid_ns is None:
-                self._grid_ns = run.start_ns
-            packets = _packets(run, self._packet_s, self._grid_ns)
-            block = next(packets)
-            heappush(merge, (block.start_ns, run.stream.seed, next(self._serial), block, packets, part.size / samples))
+            packets = iter(found)
+            if self._packet_s is not None:
+                if self._grid_ns is None:
+                    self._grid_ns = found[0].start_ns
+                packets = _packets(found, self._packet_s, self._grid_ns)
+            first = next(packets)
+            heappush(merge, (first.start_ns, stream.seed, next(self._serial), first, packets, weight))
 
     def _nothing(self) -> SourceError:
         looked_at = ", ".join(self._paths[:5]) + (" ..." if len(self._paths) > 5 else "")
@@ -181,15 +201,16 @@ class ArchiveSource:
         try:
             stamp = _stamp(path)
             for span in _spans(path, stamp[0]):
-                runs = self._intake.read(path, span, headers=True)
-                if runs:
-                    bound_ns = min(run.start_ns for run in runs)
+                bound_ns = self._intake.first_ns(path, span)
+                if bound_ns is not None:
                     yield _Part(bound_ns, path, span, span[1] if span else stamp[0], stamp, planned=True)
+                else:
+                    self._intake.read(path, span)  # says why
         except OSError as error:
             self._intake.say_unreadable(path, error)
 
-    def _open(self, part: _Part) -> tuple[list[_Part], list[Run]]:
-        """What is in a part whose time has come: smaller parts to come back for, or runs of samples."""
+    def _open(self, part: _Part) -> tuple[list[_Part], list[SampleBlock]]:
+        """What is in a part whose time has come: smaller parts to come back for, or its blocks."""
         try:
             stamp = _stamp(part.path)
         except OSError as error:
@@ -201,7 +222,7 @@ class ArchiveSource:
             )
         if not part.planned and stamp[0] > _WHOLE_BYTES:
             return list(self._parts_of(part.path)), []
-        return [], [run for run in self._intake.read(part.path, part.span) if len(run.samples)]
+        return [], self._intake.read(part.path, part.span)
 
 
 class _Progress:
@@ -222,29 +243,73 @@ class _Progress:
         self._report(1.0)
 
 
-def _packets(run: Run, packet_s: float, grid_ns: int) -> Iterator[SampleBlock]:
-    """The run cut into blocks; times are exact: start + index / rate, rounded to a nanosecond, nothing summed up.
+def _packets(blocks: Iterable[SampleBlock], packet_s: float, grid_ns: int) -> Iterator[SampleBlock]:
+    """A channel's blocks, in order of time, joined and cut. See ``_cut`` for the times."""
+    run: list[SampleBlock] = []
+    length = 0
+    for block in blocks:
+        if run:
+            first = run[0]
+            same = block.rate_hz == first.rate_hz and block.samples.dtype == first.samples.dtype
+            due_ns = first.start_ns + round(length * NS / first.rate_hz)
+            if not same or abs(block.start_ns - due_ns) > SAME_NS:
+                yield from _cut(run, packet_s, grid_ns)
+                run, length = [], 0
+        run.append(block)
+        length += len(block.samples)
+    if run:
+        yield from _cut(run, packet_s, grid_ns)
 
-    Blocks end where those end that began at ``grid_ns``, whatever part of a file the run comes from: a detector waits
-    for all components, and if their packets ended at different times, it would decide once for each.
+
+def _cut(run: Sequence[SampleBlock], packet_s: float, grid_ns: int) -> Iterator[SampleBlock]:
+    """Blocks that continue each other, cut anew; times are exact: start + index / rate, rounded to a nanosecond,
+    nothing summed up.
+
+    Packets end where those end that began at ``grid_ns``, whatever part of a file they come from: a detector waits for
+    all components, and if their packets ended at different times, it would decide once for each.
     """
-    stream, start_ns, rate_hz, samples = run.stream, run.start_ns, run.rate_hz, run.samples
-    size = max(1, round(min(packet_s * rate_hz, len(samples))))
+    stream, start_ns, rate_hz = run[0].stream, run[0].start_ns, run[0].rate_hz
+    total = sum(len(block.samples) for block in run)
+    size = max(1, round(min(packet_s * rate_hz, total)))
     numerator, denominator = rate_hz.as_integer_ratio()
     tick, half = NS * denominator, numerator // 2
-    times, qualities = run.clock.times_ns, run.clock.quality
-    quality, change, last = qualities[0], 0, len(times) - 1
     index, end = 0, size
-    if size < len(samples):
+    if size < total:
         ahead = (grid_ns - start_ns) * numerator + tick // 2
         end = ahead // tick % size or size
-    while index < len(samples):
+    records = iter(run)
+    record = next(records)
+    begin, following = 0, len(record.samples)
+    while index < total:
+        end = min(end, total)
+        if index == following:
+            record = next(records)
+            begin, following = following, following + len(record.samples)
+        quality, parts = record.quality, [record.samples[index - begin : end - begin]]
+        stamps = _stamps(record, begin, index, end)
+        while following < end:
+            record = next(records)
+            begin, following = following, following + len(record.samples)
+            parts.append(record.samples[: end - begin])
+            stamps += _stamps(record, begin, index, end)
         block_ns = start_ns + (index * tick + half) // numerator
-        while change < last and times[change + 1] <= block_ns:
-            change += 1
-            quality = qualities[change]
-        yield SampleBlock(stream, block_ns, rate_hz, samples[index:end], quality)
+        yield SampleBlock(stream, block_ns, rate_hz, _joined(parts), quality, stamps=stamps)
         index, end = end, end + size
+
+
+def _stamps(record: SampleBlock, begin: int, index: int, end: int) -> tuple[tuple[int, int], ...]:
+    """The time stamps of a record that lie in samples ``index`` to ``end`` - 1, counted from ``index``; the record's
+    own first sample is number ``begin``."""
+    own = ((0, record.start_ns),) if record.stamps is None else record.stamps
+    return tuple((begin + at - index, time_ns) for at, time_ns in own if index <= begin + at < end)
+
+
+def _joined(parts: Sequence[Samples]) -> Samples:
+    if len(parts) == 1:
+        return parts[0]
+    samples = cast(Samples, np.concatenate(parts))
+    samples.flags.writeable = False
+    return samples
 
 
 def _stamp(path: Path) -> tuple[int, int]:

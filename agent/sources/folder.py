@@ -11,18 +11,17 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from agent.sources import ProblemSink, SourceProblem
-from agent.sources.framing import MAX_RECORD_BYTES, pieces
+from agent.sources.channels import Channel
+from agent.sources.framing import MAX_RECORD_BYTES
 from agent.sources.in_flight import InFlight
 from agent.sources.losses import Losses
+from agent.sources.miniseed import Record, RecordReader
 from agent.sources.positions import HEAD_BYTES, TAIL_BYTES, Position, Positions, digest
 from agent.sources.watching import Watcher
 from agent.types import SampleBlock
-
-if TYPE_CHECKING:
-    from agent.sources.seedlink_records import RecordReader
 
 _CHUNK_BYTES = 64 << 10
 _WAIT_S = 0.25
@@ -116,9 +115,7 @@ class FolderSource:
         Raises:
             SourceError: positions cannot be kept.
         """
-        from agent.sources.seedlink_records import RecordReader
-
-        reader = RecordReader()
+        reader = RecordReader(self._tell_renamed)
         positions = Positions(self._state)
         watcher = Watcher(self._paths, self._rescan_s, self._on_problem)
         self._heard_s = time.monotonic()
@@ -252,6 +249,9 @@ class FolderSource:
         hint = "what was read before is passed on again, and dropped where it overlaps"
         self._on_problem(SourceProblem(str(path), "was rewritten; it is read from the beginning", hint))
 
+    def _tell_renamed(self, channel: Channel) -> None:
+        self._on_problem(SourceProblem(self._where, *channel.renaming))
+
     def drop(self, reason: str, size: int, words: str, hint: str) -> None:
         """Bytes were left out."""
         self._losses.count(reason, size, words, hint)
@@ -261,7 +261,7 @@ class FolderSource:
 class _Piece:
     """A record, or None for ``size`` bytes that are none; ``after`` is the position behind it."""
 
-    record: bytes | None
+    record: Record | None
     size: int
     after: Position
 
@@ -316,31 +316,30 @@ class _Tail:
         """
         while not self._blocks:
             if not self._pieces:
-                self._pieces.extend(self._read())
+                self._pieces.extend(self._read(reader))
                 if not self._pieces:
                     return None
             piece = self._pieces.popleft()
             self._position = piece.after
-            self._blocks.extend(self._decode(piece, reader))
+            self._blocks.extend(self._judge(piece))
             if not self._blocks:
                 self._source.skip(self.key, self._position)
         block = self._blocks.popleft()
         self.behind = None if self._blocks else self._position
         return block
 
-    def _decode(self, piece: _Piece, reader: RecordReader) -> Sequence[SampleBlock]:
+    def _judge(self, piece: _Piece) -> Sequence[SampleBlock]:
         if piece.record is None:
             words = f"{self.key[1]}: {piece.size} bytes are not miniSEED"
             self._source.drop("foreign", piece.size, words, "check what else writes to this file or folder")
             return ()
-        record = reader.read(piece.record)
-        if record.skipped is not None:
-            what = record.skipped
+        if piece.record.skipped is not None:
+            what = piece.record.skipped
             words = f"{self.key[1]}: a record of {what.channel or 'an unknown channel'} is left out: {what.reason}"
-            self._source.drop(what.kind.replace(" ", "_"), piece.size, words, what.hint or "check the recorder")
-        return record.blocks
+            self._source.drop(what.kind, piece.size, words, what.hint)
+        return piece.record.blocks
 
-    def _read(self) -> list[_Piece]:
+    def _read(self, reader: RecordReader) -> list[_Piece]:
         """The next whole records and what lies between them; empty when there are none yet."""
         offset = self._position.offset
         lead = min(offset, TAIL_BYTES)
@@ -353,7 +352,7 @@ class _Tail:
                 data = file.read(lead + size)
                 if digest(data[:lead]) != self._position.tail:
                     return []
-                found = list(pieces(data[lead:]))
+                found = list(reader.read_all(data[lead:], final=False))
                 if found or len(data) < lead + size:
                     break
                 if size > MAX_RECORD_BYTES:
@@ -363,10 +362,7 @@ class _Tail:
         def at(end: int) -> Position:
             return Position(offset + end, digest(data[max(0, lead + end - TAIL_BYTES) : lead + end]))
 
-        return [
-            _Piece(data[lead + p.begin : lead + p.end] if p.is_record else None, p.end - p.begin, at(p.end))
-            for p in found
-        ]
+        return [_Piece(record, piece.end - piece.begin, at(piece.end)) for piece, record in found]
 
 
 def _digest_before(file: BinaryIO, offset: int) -> bytes:

@@ -1,100 +1,85 @@
-"""What of a file becomes samples: the checks that every recorded trace passes, and what is said of those that fail."""
+"""Recorded files as sample blocks: miniSEED through the one reader, other formats through ObsPy."""
 
 from __future__ import annotations
 
-import re
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
-from agent.sources.miniseed import UNKNOWN_CLOCK, ClockRecord
+from agent.sources.channels import Channel, Skipped
+from agent.sources.framing import is_miniseed, is_volume
+from agent.sources.miniseed import RecordReader
 from agent.sources.unpack import plain_files
-from agent.sources.waveforms import brief, read_file
-from agent.types import NS, Samples, StationId, StreamId, format_ns
+from agent.sources.waveforms import brief, format_of, read_traces
+from agent.types import NS, SampleBlock, format_ns
 
-if TYPE_CHECKING:
-    from obspy import Trace
-
-MIN_RATE_HZ = 20.0
-MAX_RATE_HZ = 1000.0
-_RATE_SLACK = 1e-3
-"""Formats that store the sample spacing in few digits give 19.9999997 Hz for 20 Hz."""
-
+_HEAD_BYTES = 64 << 10
 _DAY_NS = 86400 * NS
-_YEAR_1900_NS = -25567 * _DAY_NS
 _YEAR_1971_NS = 365 * _DAY_NS
-_YEAR_2100_NS = 47482 * _DAY_NS
-
-_NOT_MOTION = frozenset("ABCDEFIKMOQRSTUVW")
-"""SEED instrument codes of what is not ground motion: logs, pressure, calibration, state of health, weather ..."""
-
-OTHER_FIELDS = {
-    "C": "calibration",
-    "D": "pressure",
-    "F": "a magnetic field",
-    "K": "temperature",
-    "M": "mass position",
-    "W": "wind",
-}
-"""Those of them that may come with a component letter without meaning ground motion."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Consecutive samples of one channel in one file. ``samples`` is read-only, and empty if only headers were read."""
-
-    stream: StreamId
-    start_ns: int
-    rate_hz: float
-    samples: Samples
-    clock: ClockRecord
+_FETCH_AGAIN = "fetch it again from the recorder; it may be damaged"
 
 
 class Intake:
-    """Reads files and decides what of them can be used; says once per channel why the rest cannot."""
+    """Reads files and decides what of them can be used; says once per channel, or file, why the rest cannot."""
 
     def __init__(self, on_problem: ProblemSink) -> None:
         self._on_problem = on_problem
         self._said: set[tuple[str, ...]] = set()
+        self._path = Path()
+        self._reader = RecordReader(self._say_renamed)
+        self._left_out: Counter[str] = Counter()
 
-    def read(self, path: Path, span: tuple[int, int] | None = None, *, headers: bool = False) -> list[Run]:
-        """The usable runs of one file, in the file's order.
+    def counters(self) -> dict[str, int]:
+        """What was left out, by reason, and its bytes. Any thread may ask."""
+        return dict(self._left_out)
+
+    def read(self, path: Path, span: tuple[int, int] | None = None) -> list[SampleBlock]:
+        """What of one file can be used, in the file's order: a block for each miniSEED record, as it was recorded;
+        other formats in packets of a second.
 
         Args:
-            path: the file, of any format that ObsPy reads, compressed or not.
+            path: the file, of any format that is read, compressed or not.
             span: offset and size of the piece to read of a miniSEED file; None for the whole of any file.
-            headers: read headers only; doubts about the samples are then left for the second reading.
 
         Returns:
             Empty when nothing in the file can be used; the ``ProblemSink`` then knows why.
         """
-        runs: list[Run] = []
+        self._path = path
+        blocks: list[SampleBlock] = []
         try:
-            with plain_files(path) as files:
-                for file in files:
-                    reading = read_file(file, span, headers)
-                    if not headers:
-                        for message, hint in reading.notes:
-                            self.say(path, message, hint)
-                    if not any(trace.stats.npts for trace in reading.traces):
-                        self.say(path, "holds no samples", "delete it, or fetch it again from the recorder")
-                    for trace in reading.traces:
-                        runs += self._accept(trace, path, reading.clocks, headers)
+            for file, data in _contents(path, span):
+                blocks += self._traces(file) if data is None else self._records(data)
         except SourceError as error:
             self.say(path, error.message, error.hint)
         except Exception as error:  # noqa: BLE001 - on a damaged file readers raise anything, struct.error to IndexError
             if isinstance(error, OSError) and error.errno is not None:
                 self.say_unreadable(path, error)
             else:
-                hint = "fetch it again from the recorder; it may be damaged"
-                self.say(path, f"cannot be read ({brief(error)})", hint)
-        return runs
+                self.say(path, f"cannot be read ({brief(error)})", _FETCH_AGAIN)
+        self._say_odd_times(blocks)
+        return blocks
+
+    def first_ns(self, path: Path, span: tuple[int, int] | None = None) -> int | None:
+        """Time of the earliest sample that ``read`` would find, None where there seems to be none.
+
+        Only headers are read where the format allows it. What is wrong is left for ``read`` to say.
+        """
+        quiet = Intake(lambda problem: None)
+        found: list[int] = []
+        try:
+            for file, data in _contents(path, span):
+                if data is None:
+                    found += [block.start_ns for block in quiet._traces(file, headers=True)]
+                    continue
+                for _, record in quiet._reader.read_all(data, samples=False):
+                    if record is not None and record.skipped is None and record.start_ns is not None:
+                        found.append(record.start_ns)
+        except Exception:  # noqa: BLE001 - ``read`` meets it again and says it
+            return None
+        return min(found, default=None)
 
     def say(self, path: Path | str, message: str, hint: str, *key: str) -> None:
         """Report a problem once per ``key`` (once per path and message where none is given)."""
@@ -107,108 +92,97 @@ class Intake:
         """Report what the operating system refused."""
         self.say(path, f"cannot be read ({error.strerror or error})", "check that it exists, and its permissions")
 
-    def _accept(self, trace: Trace, path: Path, clocks: dict[str, ClockRecord], headers: bool) -> Iterator[Run]:
-        stream = self._stream(trace, path)
-        if stream is None:
-            return
-        clock = clocks.get(trace.id, UNKNOWN_CLOCK)
-        rate = float(trace.stats.sampling_rate)
-        if headers:
-            yield Run(stream, trace.stats.starttime.ns, rate, np.empty(0, np.int32), clock)
-            return
-        for piece in trace.split() if np.ma.isMaskedArray(trace.data) else [trace]:
-            samples = self._samples(piece.data, trace.id, path)
-            if samples is not None:
-                yield Run(stream, piece.stats.starttime.ns, rate, samples, clock)
+    def _records(self, data: bytes) -> list[SampleBlock]:
+        """The records of a miniSEED file, or of a piece of one."""
+        blocks: list[SampleBlock] = []
+        damaged: list[Skipped] = []
+        foreign, other, is_cut = 0, 0, False
+        for piece, record in self._reader.read_all(data):
+            size = piece.end - piece.begin
+            if record is None:
+                if piece.is_cut:
+                    is_cut = True
+                elif not is_volume(data, piece.begin):
+                    foreign += size
+                    self._count("foreign", size)
+            elif record.skipped is None:
+                blocks += record.blocks
+            elif record.skipped.kind == "damaged":
+                damaged.append(record.skipped)
+                self._count("damaged", size)
+            elif record.skipped.kind != "empty":
+                other += 1
+                self._leave_out(record.skipped, size)
+        parts = []
+        if damaged:
+            parts.append(f"{_count(len(damaged), 'damaged record')} left out as a gap ({damaged[0].reason})")
+        if foreign:
+            parts.append(f"{foreign} bytes left out that are not miniSEED")
+        if is_cut:
+            parts.append("cut off in its last record")
+        if parts:
+            hint = _FETCH_AGAIN if damaged or is_cut else "check what else writes to this file"
+            self.say(self._path, "; ".join(parts), hint)
+        elif not blocks and not other:
+            self.say(self._path, "holds no samples", "delete it, or fetch it again from the recorder")
+        return blocks
 
-    def _stream(self, trace: Trace, path: Path) -> StreamId | None:
-        """The channel's identifier if the agent can use the channel, the rate and the time."""
-        stats = trace.stats
-        channel = _code(stats.channel)
-        instrument = channel[1] if len(channel) == 3 else ""
-        if not channel or len(channel) > 3 or channel[-1] not in "ENZ123":
-            if instrument not in _NOT_MOTION:
-                self.say(
-                    path,
-                    f"channel {trace.id!r} is none of the components E, N, Z, 1, 2, 3",
-                    "give it a SEED channel code such as HHZ if it records ground motion",
-                    "channel",
-                    trace.id,
-                )
-            return None
-        if instrument in OTHER_FIELDS:
-            self.say(
-                path,
-                f"channel {trace.id!r} records {OTHER_FIELDS[instrument]} by its code",
-                "give it a SEED channel code such as HHZ if it records ground motion",
-                "channel",
-                trace.id,
-            )
-            return None
-        rate = float(stats.sampling_rate)
-        if not MIN_RATE_HZ * (1 - _RATE_SLACK) <= rate <= MAX_RATE_HZ * (1 + _RATE_SLACK):
-            self.say(
-                path,
-                f"{trace.id} is sampled at {rate:g} Hz",
-                f"Talus works with {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz: use another channel of this sensor",
-                "rate",
-                trace.id,
-                f"{rate:g}",
-            )
-            return None
-        if not self._time_is_sane(stats.starttime.ns, trace.id, path):
-            return None
-        return self._identify(trace, channel, path)
+    def _traces(self, file: Path, *, headers: bool = False) -> list[SampleBlock]:
+        """What a file of another format holds."""
+        blocks: list[SampleBlock] = []
+        notes: list[tuple[str, str]] = []
+        for item in read_traces(file, notes, headers=headers):
+            if isinstance(item, Channel):
+                self._say_renamed(item)
+            elif isinstance(item, Skipped):
+                self._leave_out(item, 0)
+            else:
+                blocks.append(item)
+        for message, hint in notes:
+            self.say(self._path, message, hint)
+        return blocks
 
-    def _time_is_sane(self, start_ns: int, name: str, path: Path) -> bool:
-        hint = "the recorder's clock may have been wrong: check its GPS or NTP"
-        if not _YEAR_1900_NS <= start_ns < _YEAR_2100_NS:
-            self.say(path, f"{name} has a time outside the years 1900 to 2099; skipped", hint, "time", name)
-            return False
-        if start_ns < _YEAR_1971_NS or start_ns > time.time_ns() + _DAY_NS:
-            self.say(path, f"{name} begins at {format_ns(start_ns)}, used as it is", hint, "time", name)
-        return True
+    def _leave_out(self, skipped: Skipped, size: int) -> None:
+        self._count(skipped.kind, size)
+        if not skipped.expected:
+            self.say(self._path, skipped.reason, skipped.hint, skipped.kind, skipped.channel, skipped.reason)
 
-    def _identify(self, trace: Trace, channel: str, path: Path) -> StreamId:
-        stats, name = trace.stats, trace.id
-        network, station = _code(stats.network) or "XX", _code(stats.station) or "UNKN"
-        band_source = channel[:-1] or _band(stats.sampling_rate) + "H"
-        stream = StreamId(StationId(network, station, _code(stats.location).strip("-"), band_source), channel[-1])
-        if stream.seed != name:
-            self.say(
-                path,
-                f"channel {name!r} lacks SEED codes; it is called {stream.seed}",
-                "set network, station and channel codes in the file if the name matters",
-                "name",
-                name,
-            )
-        return stream
+    def _count(self, reason: str, size: int) -> None:
+        self._left_out[reason] += 1
+        self._left_out[f"{reason}_bytes"] += size
 
-    def _samples(self, data: Any, name: str, path: Path) -> Samples | None:
-        """The samples as int32, float32 or float64, read-only, values unchanged; None if they are not numbers."""
-        array = np.asarray(data)
-        kind = array.dtype.kind
-        if kind not in "iuf" or array.ndim != 1:
-            what = {"S": "text", "U": "text", "c": "complex numbers"}.get(kind, f"values of type {array.dtype}")
-            self.say(path, f"{name} holds {what}, not samples", "leave it out", "type", name, what)
-            return None
-        if not len(array):
-            return None
-        if kind == "f":
-            target: Any = np.float32 if array.dtype.itemsize <= 4 else np.float64
-        elif np.can_cast(array.dtype, np.int32) or (array.min() >= -(2**31) and array.max() < 2**31):
-            target = np.int32
-        else:
-            target = np.float64
-        samples: Samples = np.ascontiguousarray(array, dtype=target)
-        samples.flags.writeable = False
-        return samples
+    def _say_renamed(self, channel: Channel) -> None:
+        self.say(self._path, *channel.renaming, "name", channel.name, channel.original or "")
+
+    def _say_odd_times(self, blocks: list[SampleBlock]) -> None:
+        latest_ns = time.time_ns() + _DAY_NS
+        for block in blocks:
+            if not _YEAR_1971_NS <= block.start_ns <= latest_ns:
+                message = f"{block.stream.seed} begins at {format_ns(block.start_ns)}, used as it is"
+                hint = "the recorder's clock may have been wrong: check its GPS or NTP"
+                self.say(self._path, message, hint, "time", block.stream.seed)
 
 
-def _code(text: str) -> str:
-    return re.sub("[^A-Z0-9-]", "", text.upper())[:8]
+def _contents(path: Path, span: tuple[int, int] | None) -> Iterator[tuple[Path, bytes | None]]:
+    """Each plain file that a path holds, with its bytes where it is miniSEED, None where it is of another format.
+
+    Raises:
+        SourceError: it is empty, or of no format that is read.
+        Exception: see ``plain_files``.
+    """
+    with plain_files(path) as files:
+        for file in files:
+            with file.open("rb") as handle:
+                head = handle.read(_HEAD_BYTES)
+                if not head:
+                    raise SourceError("is empty", "delete it, or fetch it again from the recorder")
+                if not is_miniseed(head) and format_of(file, head) != "MSEED":
+                    yield file, None
+                else:
+                    # Into memory: a mapped file that shrinks meanwhile kills the process.
+                    handle.seek(span[0] if span else 0)
+                    yield file, handle.read(span[1] if span else -1)
 
 
-def _band(rate_hz: float) -> str:
-    """The FDSN band code of a broad-band channel at this rate."""
-    return "F" if rate_hz >= 1000 else "C" if rate_hz >= 250 else "H" if rate_hz >= 80 else "B"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

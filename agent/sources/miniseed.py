@@ -1,232 +1,234 @@
-"""What miniSEED 2 record headers say before anything is decoded: where records are, and how good their clocks were.
+"""miniSEED records of version 2 and 3, from bytes to sample blocks: the one reader for every source, and for training.
 
-The layout is that of the fixed section of data header in the SEED 2.4 manual, chapter 8, with blockettes 1000 (record
-length) and 1001 (timing quality). ObsPy decodes the samples; it does not say cheaply where a damaged file is still
-whole, nor which record carried which flags.
+Decoding is libmseed's, called as pymseed binds it (``pymseed.clibmseed``): its Python classes cost three times what a
+record's samples cost.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from pymseed import configure_logging, get_error_messages
+from pymseed.clib import clibmseed, ffi
 
-from agent.types import NS, UNKNOWN_QUALITY, BlockQuality
+from agent.sources.channels import Channel, Skipped, identify, identify_source, is_text, not_motion, unusable
+from agent.sources.framing import Piece, pieces
+from agent.types import MAX_BLOCK_S, NS, BlockQuality, SampleBlock, Samples, StreamId
 
-PART_BYTES = 4 << 20
-"""Large files are read in parts of this size: a few hours of one channel at 100 Hz, some 10 MB decoded."""
+MAX_CHANNELS = 4096
+"""So many channels are remembered; damaged headers could name any number of them."""
 
-HEADER_2 = re.compile(
-    rb"(?s)(?:[0-9]{6}| {6}|\0{6})[DRQM][ \0][A-Za-z0-9 ]{5}.{11}[\x00-\x17][\x00-\x3b][\x00-\x3c]",
-)
-"""Sequence number (some recorders leave it blank), quality, station, and an hour, minute and second that exist."""
-
-_STEP = 128
-"""The shortest record; ObsPy looks for lost records in steps of it."""
-
-_LEAP_SECOND = 60
-_LOCKED = 0x20
-_QUESTIONABLE = 0x80
-_NO_PERCENT = 255
-
-T = TypeVar("T")
-
-
-def _layout(order: str) -> np.dtype[np.void]:
-    fields = {
-        "code": (f"{order}S12", 8),
-        "year": (f"{order}u2", 20),
-        "day": (f"{order}u2", 22),
-        "hour": ("u1", 24),
-        "minute": ("u1", 25),
-        "second": ("u1", 26),
-        "fraction": (f"{order}u2", 28),
-        "clock": ("u1", 37),
-        "data": ("u1", 38),
-        "first": (f"{order}u2", 46),
-        "type_1": (f"{order}u2", 48),
-        "exponent": ("u1", 54),
-        "type_2": (f"{order}u2", 56),
-        "percent": ("u1", 60),
-    }
-    formats, offsets = zip(*fields.values(), strict=True)
-    return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": 64})
+_QUESTIONABLE, _LOCKED = 0x02, 0x04
+"""miniSEED 3 flags; the decoder maps those of miniSEED 2 to them."""
+_TYPES: dict[bytes, np.dtype[Any]] = {b"i": np.dtype(np.int32), b"f": np.dtype(np.float32), b"d": np.dtype(np.float64)}
+_HEADER = clibmseed.MSF_VALIDATECRC | clibmseed.MSF_ATENDOFFILE
+"""A record is given to libmseed alone, also one that does not state its own length."""
+_DECODE = _HEADER | clibmseed.MSF_UNPACKDATA
+_VERSION_3 = b"MS\x03"
+_MESSAGE_BYTES = 200
+_MANY = 256
+"""Different timing qualities of a channel that are remembered."""
+_PREFIX = re.compile(r"^(?:Error: )?(?:X?FDSN:[^ ]* |[^ ]*: )?(?:Warning: )?")
+_INTEGRITY = "integrity check"
+"""Part of what libmseed says of samples that do not end in the record's own last value."""
+_NOT_ITS_LAST = "its samples do not decode to its own last value"
+_DAMAGED_HINT = "check the recorder and its disk"
+_STATUS = {clibmseed.MS_INVALIDCRC: "its checksum does not fit"}
 
 
-def is_miniseed(head: bytes) -> bool:
-    """Whether the bytes begin with a data record."""
-    return HEADER_2.match(head) is not None
+class Record(NamedTuple):
+    """What a record says: ``station`` is ``NET_STA`` (empty if even that is unreadable), ``start_ns`` the time of its
+    first sample. Either ``blocks`` or ``skipped`` is filled; of a header read alone, neither may be."""
 
-
-def holds_records(head: bytes) -> bool:
-    """Whether a data record begins anywhere in the bytes."""
-    return HEADER_2.search(head) is not None
-
-
-def parts(path: Path) -> Iterator[tuple[int, int]]:
-    """Offset and size of consecutive pieces of a file, each about ``PART_BYTES`` and cut where a record begins.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        begin = 0
-        while begin < total:
-            end = begin + PART_BYTES
-            while end < total:
-                file.seek(end)
-                match = HEADER_2.search(file.read(PART_BYTES))
-                if match:
-                    end += match.start()
-                    break
-                end += PART_BYTES - _STEP
-            end = min(end, total)
-            yield begin, end - begin
-            begin = end
-
-
-@dataclass(frozen=True, slots=True)
-class ClockRecord:
-    """Clock quality of one channel over time: ``quality[i]`` holds from ``times_ns[i]`` on."""
-
-    times_ns: tuple[int, ...]
-    quality: tuple[BlockQuality, ...]
-
-
-UNKNOWN_CLOCK = ClockRecord((0,), (UNKNOWN_QUALITY,))
-
-
-class RecordTable:
-    """The record headers of a piece of a file; those at multiples of 128 bytes, which in a sound file are all."""
-
-    def __init__(self, data: bytes) -> None:
-        raw = np.frombuffer(data, np.uint8)
-        grid = raw[: len(raw) // _STEP * _STEP].reshape(-1, _STEP)[:, :64]
-        marked = np.isin(grid[:, 6], list(b"DRQM")) & np.isin(grid[:, 7], list(b" \0"))
-        rows = np.array([row for row in np.flatnonzero(marked) if HEADER_2.match(grid[row].tobytes())], np.int64)
-        cells = np.ascontiguousarray(grid[rows])
-        records = cells.view(_layout(">"))[:, 0]
-        if len(records) and not 1900 <= np.median(records["year"]) <= 2100:
-            records = cells.view(_layout("<"))[:, 0]
-        self._records = records
-        self._positions = rows * _STEP
-        self._size = len(data)
+    station: str
+    start_ns: int | None
+    blocks: tuple[SampleBlock, ...] = ()
+    skipped: Skipped | None = None
 
     @property
-    def cut_short(self) -> bool:
-        """Whether the last record announces more bytes than there are."""
-        if not len(self._records):
-            return False
-        last = self._records[-1]
-        if last["first"] != 48 or last["type_1"] != 1000 or not 7 <= last["exponent"] <= 20:
-            return False
-        return bool(self._positions[-1] + (1 << int(last["exponent"])) > self._size)
-
-    def clocks(self) -> dict[str, ClockRecord]:
-        """The clock record of each channel, by ``NET.STA.LOC.CHA``.
-
-        Many recorders never set the "clock locked" bit, so a channel on which it is never set is unknown rather
-        than unlocked.
-        """
-        return {_seed(code): self._clock(self._records[self._records["code"] == code]) for code in self._codes()}
-
-    def _codes(self) -> NDArray[np.bytes_]:
-        codes: NDArray[np.bytes_] = np.unique(self._records["code"])
-        return codes
-
-    def _clock(self, records: NDArray[np.void]) -> ClockRecord:
-        has_percent = (records["first"] == 48) & (records["type_1"] == 1000) & (records["type_2"] == 1001)
-        percent = np.where(has_percent & (records["percent"] <= 100), records["percent"], _NO_PERCENT)
-        locked = (records["clock"] & _LOCKED) > 0
-        questionable = (records["data"] & _QUESTIONABLE) > 0
-        times = _times_ns(records)
-        order = np.argsort(times, kind="stable")
-        state = (percent.astype(np.int64) << 2 | locked.astype(np.int64) << 1 | questionable)[order]
-        changes = np.flatnonzero(np.diff(state, prepend=-1))
-        bit_in_use = bool(locked.any())
-        return ClockRecord(
-            tuple(times[order][changes].tolist()),
-            tuple(_quality(value, bit_in_use) for value in state[changes].tolist()),
-        )
+    def sound_ns(self) -> int | None:
+        """``start_ns`` where nothing speaks against it."""
+        return None if self.skipped is not None and self.skipped.kind in ("damaged", "time") else self.start_ns
 
 
-def _quality(state: int, bit_in_use: bool) -> BlockQuality:
-    percent = state >> 2
-    return BlockQuality(
-        timing_percent=None if percent == _NO_PERCENT else percent,
-        clock_locked=bool(state & 2) if bit_in_use else None,
-        time_questionable=bool(state & 1),
-    )
+@dataclass(slots=True)
+class _Clock:
+    """A channel's clock: whether its recorder ever reported a lock, and what was made of each state so far."""
+
+    locked: bool = False
+    qualities: dict[tuple[int, bytes], BlockQuality] = field(default_factory=dict)
 
 
-def _times_ns(records: NDArray[np.void]) -> NDArray[np.int64]:
-    year = (records["year"].astype(np.int64) - 1970).astype("datetime64[Y]").astype("datetime64[D]")
-    days = year.astype(np.int64) + records["day"].astype(np.int64) - 1
-    clock = records["hour"].astype(np.int64) * 3600 + records["minute"].astype(np.int64) * 60 + records["second"]
-    times: NDArray[np.int64] = (days * 86400 + clock) * NS + records["fraction"].astype(np.int64) * 100_000
-    return times
+class _Known(NamedTuple):
+    """A channel that was met before. ``stream`` is None where nothing of it is used; ``refusal`` says why."""
+
+    channel: Channel
+    station: str
+    stream: StreamId | None
+    refusal: Skipped | None
+    clock: _Clock
 
 
-def _seed(code: bytes) -> str:
-    """``NET.STA.LOC.CHA`` of the header's twelve characters (station 5, location 2, channel 3, network 2)."""
-    text = code.ljust(12).decode("ascii", "replace")
-    station, location, channel, network = text[:5], text[5:7], text[7:10], text[10:]
-    return ".".join(part.strip(" \0") for part in (network, station, location, channel))
+class RecordReader:
+    """Decodes records. Not thread-safe.
 
+    Remembers per channel whether its recorder ever reported a locked clock: many never set that flag, which then means
+    nothing.
 
-def carry_leap_seconds(data: bytes) -> bytes | None:
-    """The data with 23:59:60 written as the next day's 00:00:00, as UTC without leap seconds has it, which is all that
-    ObsPy reads; None where no record begins in such a second."""
-    out = bytearray(data)
-    for match in HEADER_2.finditer(data):
-        at = match.start() + 20
-        if data[at + 6] != _LEAP_SECOND:
-            continue
-        order = ">" if 1900 <= struct.unpack_from(">H", data, at)[0] <= 2100 else "<"
-        year, day, hour, minute = struct.unpack_from(f"{order}HHBB", data, at)
-        if not (1900 <= year <= 2100 and 1 <= day <= 366):
-            continue
-        begin = datetime(year, 1, 1, hour, minute, tzinfo=timezone.utc) + timedelta(days=day - 1, minutes=1)
-        struct.pack_into(
-            f"{order}HHBBB", out, at, begin.year, begin.timetuple().tm_yday, begin.hour, begin.minute, begin.second
-        )
-    return None if out == data else bytes(out)
-
-
-def salvage(data: bytes, decode: Callable[[bytes], list[T]]) -> tuple[list[T], int]:
-    """Everything that can still be decoded from a damaged piece of a file, and how many records were lost.
-
-    Records are searched at any offset (bytes that were lost or inserted shift all that follow). ``decode`` gets runs
-    of records that are aligned to each other; one that it refuses is halved until only the bad records are left out.
-    ``decode`` may raise anything.
+    Args:
+        on_renamed: told once of each channel whose codes had to be cleaned.
     """
-    starts = [match.start() for match in HEADER_2.finditer(data)]
-    ends = [*starts[1:], len(data)]
-    found: list[T] = []
-    lost = 0
-    todo = []
-    first = 0
-    for i in range(1, len(starts) + 1):
-        if i == len(starts) or (starts[i] - starts[i - 1]) % _STEP:
-            todo.append((first, i))
-            first = i
-    todo.reverse()
-    while todo:
-        first, last = todo.pop()
-        try:
-            found += decode(data[starts[first] : ends[last - 1]])
-        except Exception:  # noqa: BLE001 - whatever it was, the halves will show which record it was
-            if last - first == 1:
-                lost += 1
+
+    def __init__(self, on_renamed: Callable[[Channel], None] = lambda channel: None) -> None:
+        self._on_renamed = on_renamed
+        self._handle = ffi.gc(ffi.new("MS3Record **"), clibmseed.msr3_free)
+        self._message = ffi.new("char[]", _MESSAGE_BYTES)
+        self._channels: dict[bytes, _Known] = {}
+        self._clocks: dict[StreamId | None, _Clock] = {}
+
+    def read(self, payload: bytes) -> Record:
+        """Decode one record. Never raises for what is in it: whatever cannot be used comes back as ``skipped``."""
+        first = next(self.read_all(payload), None)
+        if first is None or first[1] is None:
+            return Record("", None, skipped=Skipped("damaged", "no whole miniSEED record", "", _DAMAGED_HINT))
+        return first[1]
+
+    def read_all(
+        self, data: bytes, *, final: bool = True, samples: bool = True
+    ) -> Iterator[tuple[Piece, Record | None]]:
+        """Decode all records of ``data``, in order; each with the piece of ``data`` that it is. None stands for a piece
+        that is no record.
+
+        Args:
+            data: bytes of a file, or of a part of one.
+            final: nothing follows; see ``pieces``.
+            samples: False to read headers alone.
+        """
+        configure_logging()  # of this thread; without it libmseed writes to the terminal
+        buffer = ffi.from_buffer(data)
+        for piece in pieces(data, final=final):
+            if piece.is_record:
+                yield piece, self._read(data, buffer, piece.begin, piece.end, samples)
             else:
-                middle = (first + last) // 2
-                todo += [(middle, last), (first, middle)]
-    return found, lost
+                yield piece, None
+
+    def _read(self, data: bytes, buffer: Any, begin: int, end: int, samples: bool) -> Record:
+        wanted = _DECODE if samples else _HEADER
+        status = clibmseed.msr3_parse(buffer + begin, end - begin, self._handle, wanted, 0)
+        if status or clibmseed.ms_rlog_pop(ffi.NULL, self._message, _MESSAGE_BYTES, 0) > 0:
+            doubt = self._doubt(status)
+            if doubt is not None:
+                return self._damaged(data, begin, doubt, None if status else self._handle[0].starttime)
+        head = self._handle[0]
+        rate_hz, start_ns = head.samprate, head.starttime
+        if rate_hz < 0:
+            rate_hz = -1.0 / rate_hz
+        key = _codes(data, begin)
+        known = self._channels.get(key) or self._meet(key, rate_hz)
+        stream = known.stream
+        if stream is None or head.encoding == clibmseed.DE_TEXT:
+            return Record(known.station, start_ns, skipped=known.refusal or is_text(known.channel))
+        refusal = unusable(stream, rate_hz, start_ns, head.samplecnt)
+        if refusal is not None or not samples:
+            return Record(known.station, start_ns, skipped=refusal)
+        dtype = _TYPES[head.sampletype]
+        values: Samples = np.frombuffer(ffi.buffer(head.datasamples, head.numsamples * dtype.itemsize)[:], dtype)
+        flags, extra = head.flags, ffi.unpack(head.extra, head.extralength) if head.extralength else b""
+        quality = known.clock.qualities.get((flags, extra)) or _quality(known.clock, flags, extra)
+        block = SampleBlock(stream, start_ns, rate_hz, values, quality)
+        return Record(known.station, start_ns, cut(block, MAX_BLOCK_S))
+
+    def _doubt(self, status: int) -> str | None:
+        """What speaks against the record just parsed; None where nothing does."""
+        said = [_plain(message) for message in get_error_messages()]
+        if status:
+            return said[0] if said else _STATUS.get(status, "no whole miniSEED record")
+        said.append(ffi.string(self._message).decode("latin-1"))
+        # Other warnings, as of a number of blockettes that does not fit, say nothing against the samples.
+        return _NOT_ITS_LAST if any(_INTEGRITY in message for message in said) else None
+
+    def _damaged(self, data: bytes, begin: int, doubt: str, start_ns: int | None) -> Record:
+        """A gap is honest; samples that may have decoded to anything are a step that was never recorded."""
+        key = _codes(data, begin)
+        known = self._channels.get(key)
+        channel = known.channel if known is not None else _named(key, 0.0)
+        return Record(channel.station, start_ns, skipped=Skipped("damaged", doubt, channel.name, _DAMAGED_HINT))
+
+    def _meet(self, key: bytes, rate_hz: float) -> _Known:
+        """A channel's first record."""
+        channel = _named(key, rate_hz)
+        refusal = channel.refusal if channel.stream is None else not_motion(channel.stream)
+        clock = self._clocks.get(channel.stream, _Clock())
+        known = _Known(channel, channel.station, None if refusal else channel.stream, refusal, clock)
+        if len(self._channels) < MAX_CHANNELS:
+            self._channels[key] = known
+            self._clocks[channel.stream] = clock
+            if channel.original is not None and refusal is None:
+                self._on_renamed(channel)
+        return known
+
+
+def _codes(data: bytes, begin: int) -> bytes:
+    """The part of a record's header that names its channel."""
+    if data.startswith(_VERSION_3, begin):
+        return _VERSION_3 + data[begin + 40 : begin + 40 + data[begin + 33]]
+    return data[begin + 8 : begin + 20]
+
+
+def _named(codes: bytes, rate_hz: float) -> Channel:
+    if codes.startswith(_VERSION_3):
+        return identify_source(codes.removeprefix(_VERSION_3), rate_hz)
+    return identify((codes[10:], codes[:5], codes[5:7], codes[7:10]), rate_hz)
+
+
+def _quality(clock: _Clock, flags: int, extra: bytes) -> BlockQuality:
+    locked = bool(flags & _LOCKED)
+    if locked and not clock.locked:
+        clock.locked = True
+        clock.qualities.clear()
+    quality = BlockQuality(
+        timing_percent=_percent(extra) if extra else None,
+        clock_locked=locked if clock.locked else None,
+        time_questionable=bool(flags & _QUESTIONABLE),
+    )
+    if len(clock.qualities) < _MANY:
+        clock.qualities[flags, extra] = quality
+    return quality
+
+
+def _percent(extra: bytes) -> int | None:
+    try:
+        value = json.loads(extra)["FDSN"]["Time"]["Quality"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return int(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
+
+
+def _plain(message: str) -> str:
+    """A message of libmseed's without its prefixes, at most 120 characters."""
+    text = _PREFIX.sub("", " ".join(message.split()))
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def cut(block: SampleBlock, longest_s: float) -> tuple[SampleBlock, ...]:
+    """A block in pieces of at most ``longest_s`` seconds, at least a sample; times are exact, nothing is summed up."""
+    start_ns, rate_hz, samples = block.start_ns, block.rate_hz, block.samples
+    size = max(1, int(longest_s * rate_hz))
+    if len(samples) <= size:
+        return (block,)
+    return tuple(
+        SampleBlock(
+            block.stream,
+            start_ns + round(at * NS / rate_hz),
+            rate_hz,
+            samples[at : at + size],
+            block.quality,
+            stamps=() if at else None,
+        )
+        for at in range(0, len(samples), size)
+    )

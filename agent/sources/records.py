@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-import numpy as np
-
+from agent.dsp.continuity import Continuity
+from agent.dsp.ring import RingBuffer
+from agent.dsp.timeline import same_rate
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
-from agent.sources.intake import Intake, Run
-from agent.types import NS, Samples, Segment, StationId
+from agent.sources.intake import Intake
+from agent.types import SampleBlock, Segment, StationId
 
 
 class StationRecord(NamedTuple):
@@ -23,70 +24,65 @@ class StationRecord(NamedTuple):
     rows: dict[int, list[Segment]]
 
 
+_NEVER = 1 << 63
 _CODES = (("E", "2"), ("N", "1"), ("Z", "3"))
 """Component codes of each input row, the preferred first."""
 
 
 def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: None) -> list[StationRecord]:
-    """All stations in a file that ObsPy reads, sorted by name; 20 to 1000 Hz, samples as recorded.
+    """All stations in a file, sorted by name; 20 to 1000 Hz, samples as recorded.
 
-    Where data overlap, what begins first is kept. Where a component changes its rate, the rate with the longest time
-    is kept. Where a sensor has both E, N and 2, 1, the letters are kept.
+    Overlaps and samples that are not finite are dealt with as at a station (``Continuity``). Where a component changes
+    its rate, the rate with the longest time is kept. Where a sensor has both E, N and 2, 1, the letters are kept.
 
     Raises:
         SourceError: nothing in the file can be used; the message says why.
     """
     problems: list[SourceProblem] = []
     intake = Intake(problems.append)
-    grouped: dict[StationId, dict[str, list[Run]]] = {}
-    for run in intake.read(Path(path)):
-        if len(run.samples):
-            grouped.setdefault(run.stream.station, {}).setdefault(run.stream.component, []).append(run)
-    if not grouped:
+    grouped: dict[StationId, dict[str, list[SampleBlock]]] = {}
+    for block in intake.read(Path(path)):
+        grouped.setdefault(block.stream.station, {}).setdefault(block.stream.component, []).append(block)
+    found = [StationRecord(station, rows) for station in sorted(grouped) if (rows := _rows(grouped[station]))]
+    if not found:
+        if grouped:
+            problems.append(SourceProblem(str(path), "holds no valid sample", "all of them are NaN, or infinite"))
         reasons = list(dict.fromkeys(problem.message for problem in problems)) or ["holds no ground motion"]
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         hint = next((problem.hint for problem in problems), "name a file with seismic waveforms, components E, N, Z")
         raise SourceError(f"{path}: {reasons[0]}{more}", hint)
     for problem in problems:
         on_problem(problem)
-    return [StationRecord(station, _rows(grouped[station])) for station in sorted(grouped)]
+    return found
 
 
-def _rows(components: dict[str, list[Run]]) -> dict[int, list[Segment]]:
+def _rows(components: dict[str, list[SampleBlock]]) -> dict[int, list[Segment]]:
     rows: dict[int, list[Segment]] = {}
     for row, codes in enumerate(_CODES):
         code = next((code for code in codes if code in components), None)
         if code is not None:
-            rows[row] = _join(_one_rate(components[code]))
+            segments = _segments(_one_rate(components[code]))
+            if segments:
+                rows[row] = segments
     return rows
 
 
-def _one_rate(runs: list[Run]) -> list[Run]:
+def _one_rate(blocks: list[SampleBlock]) -> list[SampleBlock]:
+    """The blocks of one nominal rate, that with the longest time."""
     seconds: dict[float, float] = {}
-    for run in runs:
-        seconds[run.rate_hz] = seconds.get(run.rate_hz, 0.0) + len(run.samples) / run.rate_hz
-    rate = max(seconds, key=lambda hz: (seconds[hz], hz))
-    return [run for run in runs if run.rate_hz == rate]
+    for block in blocks:
+        nominal = next((rate for rate in seconds if same_rate(block.rate_hz, rate)), block.rate_hz)
+        seconds[nominal] = seconds.get(nominal, 0.0) + len(block.samples) / block.rate_hz
+    longest = max(seconds, key=lambda hz: (seconds[hz], hz))
+    return [block for block in blocks if same_rate(block.rate_hz, longest)]
 
 
-def _join(runs: list[Run]) -> list[Segment]:
-    """Runs that continue each other to within half a sample put together; what overlaps is dropped from the later."""
-    segments: list[Segment] = []
-    pieces: list[Samples] = []
-    start_ns, rate_hz, length = 0, runs[0].rate_hz, 0
-
-    def finish() -> None:
-        samples = pieces[0] if len(pieces) == 1 else cast(Samples, np.concatenate(pieces))
-        segments.append(Segment(start_ns, rate_hz, samples))
-
-    for run in sorted(runs, key=lambda run: run.start_ns):
-        late = round((run.start_ns - start_ns) * rate_hz / NS) - length
-        if not pieces or late > 0:
-            if pieces:
-                finish()
-            start_ns, pieces, length = run.start_ns, [run.samples], len(run.samples)
-        elif -late < len(run.samples):
-            pieces.append(run.samples[-late:] if late else run.samples)
-            length += len(run.samples) + late
-    finish()
-    return segments
+def _segments(blocks: list[SampleBlock]) -> list[Segment]:
+    """What a station would have recorded of one component: without overlaps and invalid samples, in runs."""
+    continuity = Continuity()
+    rate_hz = blocks[0].rate_hz
+    ring = RingBuffer(rate_hz, sum(len(block.samples) for block in blocks) / rate_hz)
+    for block in sorted(blocks, key=lambda block: block.start_ns):
+        for piece in continuity.accept(block):
+            ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=piece.continues)
+    return ring.segments(-_NEVER, _NEVER)

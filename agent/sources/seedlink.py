@@ -2,7 +2,6 @@
 
 seedlink_wire.py     a connection; seedlink_frames.py its bytes
 seedlink_request.py  what is asked for; seedlink_plan.py from where on
-seedlink_records.py  records to blocks
 seedlink_state.py    what was received and done with, on disk
 seedlink_liveness.py what has fallen silent
 """
@@ -23,11 +22,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from agent.errors import SourceError
 from agent.patience import delays
 from agent.sources import ProblemSink, SourceProblem
+from agent.sources.channels import Channel, Skipped
 from agent.sources.in_flight import Origin
+from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink_frames import Packet
 from agent.sources.seedlink_liveness import Liveness
 from agent.sources.seedlink_plan import recent
-from agent.sources.seedlink_records import RecordReader, Skipped
 from agent.sources.seedlink_request import Subscribed, Wish, subscribe
 from agent.sources.seedlink_state import Position, Progress, Reached, ahead, match, state_file
 from agent.sources.seedlink_wire import Connection, Endpoint, SilentError
@@ -202,7 +202,7 @@ class _Link:
         self._name = str(server.endpoint)
         path = None if state_dir is None else state_file(state_dir, self._name)
         self._progress = Progress(path, self._name, self)
-        self._reader = RecordReader()
+        self._reader = RecordReader(self._tell_renamed)
         self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
         self._connection: Connection | None = None
         self._trouble: str | None = "not connected yet"
@@ -454,6 +454,9 @@ class _Link:
     def _count(self, what: str, number: int) -> None:
         if number:
             self._counts[what] += number
+
+    def _tell_renamed(self, channel: Channel) -> None:
+        self._tell(f"name {channel.original}", *channel.renaming)
 
     def _tell(self, key: str, message: str, hint: str) -> None:
         now = time.monotonic()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from agent.errors import SourceError
 from agent.sources.freshness import Freshness, judge
+from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink import Server, server_of, timing_of
-from agent.sources.seedlink_records import RecordReader
 from agent.sources.seedlink_request import Wish, held, subscribe
 from agent.sources.seedlink_state import Past, match
 from agent.sources.seedlink_wire import Connection

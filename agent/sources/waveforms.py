@@ -1,4 +1,4 @@
-"""The only file that knows how ObsPy reads: from a file to traces, with every warning and failure accounted for.
+"""Waveform formats other than miniSEED, through ObsPy: the only file that knows how ObsPy reads.
 
 ObsPy's format detection unpickles what looks like a pickle; whoever can drop a file into the archive could then run
 code. Detection is therefore done here, over the same plug-ins in the same order, without that format.
@@ -8,121 +8,137 @@ from __future__ import annotations
 
 import glob
 import importlib.metadata
-import io
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from agent.errors import SourceError
+from agent.sources.channels import Channel, Skipped, identify, not_motion, unusable
+from agent.sources.framing import holds_record
 from agent.sources.isolated import FORMATS, SAFE_HEADERS, read_isolated
-from agent.sources.miniseed import ClockRecord, RecordTable, carry_leap_seconds, holds_records, is_miniseed, salvage
+from agent.sources.miniseed import cut
+from agent.types import SampleBlock, Samples
 
 if TYPE_CHECKING:
     from obspy import Trace
 
-_HEAD_BYTES = 64 << 10
+PACKET_S = 1.0
+"""Length of the blocks into which a trace is cut."""
 
-_LOST = ("Not a SEED record", "Last record only has", "The rest of the file will not be read")
-"""What ObsPy says of bytes between and after records."""
+INSTALL = "pip install 'talus-agent[obspy]'"
 
 _HARMLESS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """A decoded file: ObsPy's traces, doubts as (message, hint), and the clock record of each channel by its id."""
+def format_of(file: Path, head: bytes) -> str:
+    """ObsPy's name of a file's format, ``MSEED`` also where records begin somewhere in it; ``head`` is how it begins.
 
-    traces: list[Trace]
-    notes: list[tuple[str, str]]
-    clocks: dict[str, ClockRecord]
+    Raises:
+        SourceError: no format fits, or ObsPy would be needed to tell.
+    """
+    found = _detect(file) if importlib.util.find_spec("obspy") else None
+    if found is not None:
+        return found
+    if holds_record(head):
+        return "MSEED"
+    if not importlib.util.find_spec("obspy"):
+        raise SourceError("is not miniSEED; other formats are read by ObsPy, which is not installed", INSTALL)
+    raise SourceError("is in no format that ObsPy reads", "give miniSEED, SAC, GSE2 or another waveform format")
 
 
-def read_file(file: Path, span: tuple[int, int] | None, headers: bool) -> Reading:
-    """Decode one plain (not compressed) file.
+def read_traces(
+    file: Path, notes: list[tuple[str, str]], *, headers: bool = False
+) -> Iterator[SampleBlock | Skipped | Channel]:
+    """The samples of a file that is not miniSEED, and what is left out or was renamed.
 
     Args:
-        file: any format that ObsPy reads, pickles excepted.
-        span: offset and size of the piece to read of a miniSEED file; None for the whole of any file.
-        headers: leave the samples out where the format allows it, and the clock records.
+        file: a plain file, of a format for which ``format_of`` has a name.
+        notes: doubts about the samples are added, as message and hint.
+        headers: leave the samples out where the format allows it: one block a trace, which is empty.
 
     Raises:
-        SourceError: it is empty, or of no format that ObsPy knows.
+        SourceError: it cannot be read.
         Exception: whatever the reader of a format raises.
     """
+    traces, caught = _read(file, headers)
+    notes += _notes(caught)
+    if not any(trace.stats.npts for trace in traces):
+        notes.append(("holds no samples", "delete it, or fetch it again from the recorder"))
+    for trace in traces:
+        yield from accept(trace, headers=headers)
+
+
+def _read(file: Path, headers: bool) -> tuple[list[Trace], list[warnings.WarningMessage]]:
     with file.open("rb") as handle:
-        head = handle.read(_HEAD_BYTES)
-        if not head:
-            raise SourceError("is empty", "delete it, or fetch it again from the recorder")
-        name = detect(file, head)
-        if name == "MSEED":
-            handle.seek(span[0] if span else 0)
-            return _read_miniseed(handle.read(span[1] if span else -1), headers)
+        name = format_of(file, handle.read(512))
     if name in FORMATS and not (headers and name in SAFE_HEADERS):
-        return Reading(read_isolated(file, name), [], {})
-    with _captured_warnings() as caught:
-        traces = list(_obspy_read(glob.escape(str(file.absolute())), name, headers))
-    return Reading(traces, _notes(caught), {})
-
-
-def _read_miniseed(data: bytes, headers: bool) -> Reading:
-    """From bytes in memory: ObsPy maps files, and a mapped file that shrinks meanwhile kills the process."""
-    caught: list[warnings.WarningMessage] = []
-
-    def decode(part: bytes) -> list[Trace]:
-        with _captured_warnings() as heard:
-            traces = list(_obspy_read(io.BytesIO(part), "MSEED", headers))
-        caught.extend(heard)
-        return traces
-
-    table = RecordTable(b"" if headers else data)
-    lost, failure = 0, ""
-    try:
-        traces = decode(data)
-    except Exception as error:  # noqa: BLE001 - one bad record makes ObsPy refuse the file; its type varies
-        carried = carry_leap_seconds(data)
-        if carried is not None:
-            return _read_miniseed(carried, headers)
-        traces, failure = [], brief(error)
-    foreign = any(phrase in str(warning.message) for warning in caught for phrase in _LOST)
-    if failure or foreign:
-        caught.clear()
-        traces, lost = salvage(data, decode)
-    if failure and not traces:
-        raise SourceError(f"cannot be read ({failure})", "fetch it again from the recorder; it may be damaged")
-    notes = []
-    if lost:
-        notes.append((f"{lost} damaged records were left out; the rest is used", "fetch it again from the recorder"))
-    elif table.cut_short:
-        notes.append(("is cut off in its last record; the rest is used", "fetch it again from the recorder"))
-    elif foreign:
-        notes.append(("holds bytes that are not miniSEED; the rest is used", "check what else writes to this file"))
-    return Reading(traces, notes + _notes(caught), table.clocks())
-
-
-def _obspy_read(file: str | io.BytesIO, name: str, headers: bool) -> Any:
+        return read_isolated(file, name), []
     from obspy import read
 
-    try:
-        return read(file, format=name, headonly=headers, check_compression=False)
-    except Exception as error:
-        if str(error).startswith("Cannot open file/files"):  # ObsPy's plain Exception for a file without any trace
-            return []
-        raise
+    with _captured_warnings() as caught:
+        try:
+            path = glob.escape(str(file.absolute()))
+            return list(read(path, format=name, headonly=headers, check_compression=False)), caught
+        except Exception as error:
+            if str(error).startswith("Cannot open file/files"):  # ObsPy's plain Exception for a file without any trace
+                return [], caught
+            raise
 
 
-def detect(file: Path, head: bytes) -> str:
-    """ObsPy's name of the file's format; ``head`` is how the file begins.
+def accept(trace: Trace, *, headers: bool = False) -> Iterator[SampleBlock | Skipped | Channel]:
+    """What of a trace can be used; see ``read_traces``."""
+    stats = trace.stats
+    rate_hz = float(stats.sampling_rate)
+    names = (stats.network, stats.station, stats.location, stats.channel)
+    network, station, location, code = (name.encode("latin-1", "replace") for name in names)
+    channel = identify((network, station, location, code), rate_hz)
+    stream = channel.stream
+    if stream is None:
+        if channel.refusal is not None:
+            yield channel.refusal
+        return
+    refusal = not_motion(stream) or unusable(stream, rate_hz, stats.starttime.ns, int(stats.npts))
+    if refusal is not None:
+        yield refusal
+        return
+    if channel.original is not None:
+        yield channel
+    if headers:
+        yield SampleBlock(stream, stats.starttime.ns, rate_hz, np.empty(0, np.int32))
+        return
+    for piece in trace.split() if np.ma.isMaskedArray(trace.data) else [trace]:
+        samples = _samples(piece.data)
+        if isinstance(samples, str):
+            yield Skipped("text", f"{stream.seed} holds {samples}, not samples", stream.seed, "leave it out")
+        elif len(samples):
+            yield from cut(SampleBlock(stream, piece.stats.starttime.ns, rate_hz, samples), PACKET_S)
 
-    Raises:
-        SourceError: no format fits.
-    """
-    if is_miniseed(head):
-        return "MSEED"
+
+def _samples(data: Any) -> Samples | str:
+    """The samples as int32, float32 or float64, read-only, values unchanged; what they are if they are not numbers."""
+    array = np.asarray(data)
+    kind = array.dtype.kind
+    if kind not in "iuf" or array.ndim != 1:
+        return {"S": "text", "U": "text", "c": "complex numbers"}.get(kind, f"values of type {array.dtype}")
+    if kind == "f":
+        target: Any = np.float32 if array.dtype.itemsize <= 4 else np.float64
+    elif np.can_cast(array.dtype, np.int32) or not len(array) or (array.min() >= -(2**31) and array.max() < 2**31):
+        target = np.int32
+    else:
+        target = np.float64
+    samples: Samples = np.ascontiguousarray(array, dtype=target)
+    samples.flags.writeable = False
+    return samples
+
+
+def _detect(file: Path) -> str | None:
     with _captured_warnings():
         for name, fits in _formats():
             try:
@@ -130,9 +146,7 @@ def detect(file: Path, head: bytes) -> str:
                     return name
             except Exception:  # noqa: BLE001, S112 - a check that stumbles over another format's bytes has said "no"
                 continue
-    if holds_records(head):
-        return "MSEED"
-    raise SourceError("is in no format that ObsPy reads", "give miniSEED, SAC, GSE2 or another waveform format")
+    return None
 
 
 @lru_cache(maxsize=1)
@@ -171,7 +185,7 @@ def _captured_warnings() -> Iterator[list[warnings.WarningMessage]]:
 
 def _notes(caught: list[warnings.WarningMessage]) -> list[tuple[str, str]]:
     telling = [str(w.message) for w in caught if not issubclass(w.category, _HARMLESS)]
-    texts = list(dict.fromkeys(text for text in telling if not any(lost in text for lost in _LOST)))
+    texts = list(dict.fromkeys(telling))
     if not texts:
         return []
     more = f" (and {len(texts) - 1} more like it)" if len(texts) > 1 else ""

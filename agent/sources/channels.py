@@ -1,0 +1,180 @@
+"""Channels that the agent can use, and what they are called: the same rule for every source and format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from agent.types import NS, StationId, StreamId
+
+MIN_RATE_HZ = 20.0
+MAX_RATE_HZ = 1000.0
+_RATE_SLACK = 1e-3
+"""Formats that store the sample spacing in few digits give 19.9999997 Hz for 20 Hz."""
+_LOWEST_HZ, _HIGHEST_HZ = MIN_RATE_HZ * (1 - _RATE_SLACK), MAX_RATE_HZ * (1 + _RATE_SLACK)
+
+_YEAR_1900_NS = -25567 * 86400 * NS
+_YEAR_2100_NS = 47482 * 86400 * NS
+
+_KNOWN = frozenset("ABCDEFIKMOQRSTUVW")
+"""SEED instrument codes of what is not ground motion: logs, pressure, calibration, state of health, weather ..."""
+
+_OTHER_FIELDS = {
+    "C": "calibration",
+    "D": "pressure",
+    "F": "a magnetic field",
+    "K": "temperature",
+    "M": "mass position",
+    "W": "wind",
+}
+"""Those of them that may come with a component letter without meaning ground motion."""
+
+_CHANNEL = 3
+_CODE_HINT = "give it a SEED channel code such as HHZ if it records ground motion, or leave it out with a selector"
+
+MAX_CODE = 8
+"""Longest network, station or location code of an FDSN source identifier."""
+
+_UPPER = bytes(range(256)).upper()
+_CLEAN = bytes(byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in _UPPER)
+_PADDING = b" \0"
+_SOURCE_ID = re.compile(rb"(?i)X?FDSN:([^_]*)_([^_]*)_([^_]*)_([^_]*)_([^_]*)_([^_]*)")
+
+Kind: TypeAlias = Literal["damaged", "text", "not_motion", "empty", "rate", "time", "format", "not_asked_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Data that are left out. ``kind`` is one of a few words to count by; ``expected`` where nobody needs to be told of
+    it in a file of many channels, such as a log."""
+
+    kind: Kind
+    reason: str
+    channel: str = ""
+    hint: str = ""
+    expected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel as a record or file names it.
+
+    ``stream`` is what it is called here, None where it is refused: ``refusal`` says why. ``original`` is the name as
+    it was found, where cleaning its codes has changed more than letters' case and padding.
+    """
+
+    name: str
+    stream: StreamId | None
+    refusal: Skipped | None = None
+    original: str | None = None
+
+    @property
+    def station(self) -> str:
+        """``NET_STA``, empty where the codes are refused."""
+        return f"{self.stream.station.network}_{self.stream.station.station}" if self.stream else ""
+
+    @property
+    def renaming(self) -> tuple[str, str]:
+        """What is said of a channel that is called otherwise here than in its records, and the hint."""
+        hint = "set network, station and channel codes in the recorder if the name matters"
+        return f"channel {self.original!r} lacks FDSN codes; it is called {self.name}", hint
+
+
+def clean(code: bytes) -> str:
+    """A code in upper case without blanks and NULs; whatever is no letter or digit of ASCII becomes a dash."""
+    return code.translate(_CLEAN, _PADDING).decode("ascii")
+
+
+def identify(codes: tuple[bytes, bytes, bytes, bytes], rate_hz: float) -> Channel:
+    """What a channel is called here.
+
+    A missing network is ``XX`` and a missing station ``UNKN``; a location of dashes is empty; a channel of one letter
+    gets the band code that belongs to its rate, and the instrument ``H``.
+
+    Args:
+        codes: network, station, location and channel as they were found, with padding.
+        rate_hz: samples a second.
+    """
+    found = tuple(code.strip(_PADDING) for code in codes)
+    original = ".".join(code.decode("latin-1") for code in found)
+    network, station, location, channel = (clean(code) for code in codes)
+    location = location.strip("-")
+    if len(channel) > _CHANNEL:
+        reason = f"channel {original!r} is none of the components E, N, Z, 1, 2, 3"
+        return Channel(original, None, Skipped("not_motion", reason, original, _CODE_HINT))
+    return _channel(original, (network, station, location, channel[:-1]), channel[-1:], rate_hz)
+
+
+def identify_source(identifier: bytes, rate_hz: float) -> Channel:
+    """What a channel is called here whose FDSN source identifier is ``identifier``. See ``identify``."""
+    match = _SOURCE_ID.fullmatch(identifier.strip(_PADDING))
+    original = identifier.decode("latin-1")
+    if match is None:
+        hint = "set network, station and channel in the recorder; none of them may have a '_' in it"
+        refusal = Skipped("format", f"its name {original!r} is no FDSN source identifier", original, hint)
+        return Channel(original, None, refusal)
+    network, station, location, band, source, component = (clean(code) for code in match.groups())
+    return _channel(original, (network, station, location.strip("-"), band + source), component, rate_hz)
+
+
+def _channel(original: str, codes: tuple[str, str, str, str], component: str, rate_hz: float) -> Channel:
+    """The channel of cleaned codes: network, station, location, and band with source."""
+    network, station, location, band_source = codes
+    network, station = network or "XX", station or "UNKN"
+    for what, code in (("network", network), ("station", station), ("location", location), ("channel", band_source)):
+        if len(code) > MAX_CODE:
+            reason = f"the {what} code {code!r} of {original!r} has more than {MAX_CODE} characters"
+            return Channel(original, None, Skipped("format", reason, original, "give it a shorter code"))
+    if component and not band_source:
+        band_source = _band(rate_hz) + "H"
+    stream = StreamId(StationId(network, station, location, band_source), component)
+    same = original.upper() in (stream.seed, str(stream), stream.seed.replace("..", ".--."))
+    return Channel(stream.seed, stream, None, None if same else original)
+
+
+def _band(rate_hz: float) -> str:
+    """The FDSN band code of a broad-band channel at this rate."""
+    return "F" if rate_hz >= 1000 else "C" if rate_hz >= 250 else "H" if rate_hz >= 80 else "B"
+
+
+def is_text(channel: Channel) -> Skipped:
+    """Why text is left out."""
+    return Skipped("text", f"{channel.name} holds text, not samples", channel.name, "leave it out")
+
+
+def not_motion(stream: StreamId) -> Skipped | None:
+    """Why a channel is left out by its codes, None where it may be ground motion."""
+    instrument = stream.station.band_source[1:]
+    if stream.row is None:
+        reason = f"channel {stream.seed!r} is none of the components E, N, Z, 1, 2, 3"
+    elif instrument in _OTHER_FIELDS:
+        reason = f"channel {stream.seed!r} records {_OTHER_FIELDS[instrument]} by its code"
+    else:
+        return None
+    return Skipped("not_motion", reason, stream.seed, _CODE_HINT, _is_expected(stream))
+
+
+def _is_expected(stream: StreamId) -> bool:
+    return stream.row is None and stream.station.band_source[1:] in _KNOWN
+
+
+def unusable(stream: StreamId, rate_hz: float, start_ns: int, count: int) -> Skipped | None:
+    """Why samples of a channel cannot be used, None where they can.
+
+    Args:
+        stream: of ground motion, see ``not_motion``.
+        rate_hz: samples a second.
+        start_ns: time of the first sample.
+        count: how many samples there are.
+    """
+    if count and _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ and _YEAR_1900_NS <= start_ns < _YEAR_2100_NS:
+        return None
+    name = stream.seed
+    if not count or not rate_hz > 0:
+        return Skipped("empty", f"{name} holds no samples", name, "nothing needs to be done")
+    if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
+        hint = f"Talus works with {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz: use another channel of this sensor"
+        return Skipped("rate", f"{name} is sampled at {rate_hz:g} Hz", name, hint)
+    hint = "the recorder's clock may have been wrong: check its GPS or NTP"
+    return Skipped("time", f"{name} has a time outside the years 1900 to 2099", name, hint)
