@@ -42,7 +42,8 @@ def acknowledge(store: Store, person: Person, alert_uid: str, when_ns: int, note
         connection.execute(insert(t.ack).values(values))
         if row.acked_ns is None:
             connection.execute(update(t.alert).where(t.alert.c.id == row.id).values(acked_ns=when_ns))
-        waiting = (t.notification.c.alert_id == row.id) & (t.notification.c.state == "waiting")
+        n = t.notification.c
+        waiting = (n.alert_id == row.id) & n.state.in_(["waiting", "sending"])
         connection.execute(update(t.notification).where(waiting).values(state="dropped", error="acknowledged"))
         audit(connection, Act(person.name, "acknowledge", alert_uid, note, person.address), when_ns)
         return note_changes(connection, [("ack", alert_uid)], when_ns)[0]

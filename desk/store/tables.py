@@ -232,6 +232,20 @@ notification = Table(
 """The desk's own outbox. ``subject`` names what it is about (an alert's revision, a station that fell silent), so that
 no target is told the same thing twice. ``state``: ``waiting``, ``sent``, ``dropped``."""
 
+trouble = Table(
+    "trouble",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("station", String(40), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("since_ns", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("told", Boolean, nullable=False),
+    Column("ended_ns", BigInteger),
+    Index("trouble_open", "ended_ns", "station"),
+)
+"""Times in which a station was offline, silent or degraded. ``told``: somebody was called about it."""
+
 account = Table(
     "account",
     metadata,

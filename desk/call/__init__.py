@@ -1,0 +1,1 @@
+"""Calling people: whom, when, by which way, and until someone has answered."""

@@ -1,0 +1,117 @@
+"""What is to be said to whom: written in the transaction that stores the alert, so that neither is without the other.
+
+An alert is scheduled for every target at once, each later than the one before it; an acknowledgement drops what has not
+been sent. A subject and a target stand together once in the table, so nobody is told the same thing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent.schema import AlertMessage
+from agent.types import NS
+from desk.call.targets import Target, schedule
+from desk.store import tables as t
+from desk.store.answers import is_silenced
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """One notification: ``subject`` names what it is about, ``title`` and ``text`` are what is read."""
+
+    subject: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The schedule of notifications. Without targets nothing is called."""
+
+    targets: Sequence[Target]
+    late: bool = False
+    """Whether alerts on old data call, too."""
+
+    def on_alert(self, connection: Connection, key: int, body: AlertMessage, received_ns: int) -> None:
+        """Schedule an alert's revision; see ``Store``'s hook."""
+        subject = f"alert {body.id} {body.revision}"
+        waiting = (t.notification.c.alert_id == key) & (t.notification.c.state == "waiting")
+        connection.execute(update(t.notification).where(waiting).values(state="dropped", error="overtaken"))
+        if body.action == "retract":
+            told = select(t.notification.c.target).where(
+                t.notification.c.alert_id == key, t.notification.c.state.in_(["sent", "sending"])
+            )
+            names = {row.target for row in connection.execute(told)}
+            due = [(target, 0.0) for target in self.targets if target.name in names]
+        else:
+            # A larger event needs an answer of its own.
+            connection.execute(update(t.alert).where(t.alert.c.id == key).values(acked_ns=None))
+            due = schedule(self.targets, body.severity, exercise=body.exercise)
+        words = Words(subject, title_of(body), text_of(body))
+        why = self._held_back(connection, body, received_ns)
+        self.plan(connection, words, due, received_ns, alert_id=key, held_back=why)
+
+    def _held_back(self, connection: Connection, body: AlertMessage, now_ns: int) -> str | None:
+        station = ".".join(body.station.split(".")[:2])
+        if is_silenced(connection, station, body.label, now_ns):
+            return "silenced"
+        if getattr(body, "late", False) and not self.late:
+            return "late"
+        return None
+
+    def plan(
+        self,
+        connection: Connection,
+        words: Words,
+        due: Sequence[tuple[Target, float]],
+        now_ns: int,
+        *,
+        alert_id: int | None = None,
+        held_back: str | None = None,
+    ) -> None:
+        """Write the notifications; ``held_back`` says why none of them is sent."""
+        if not due:
+            return
+        rows = [
+            {
+                "subject": words.subject,
+                "target": target.name,
+                "alert_id": alert_id,
+                "title": words.title,
+                "text": words.text,
+                "state": "waiting" if held_back is None else "dropped",
+                "due_ns": now_ns + round(after_s * NS),
+                "made_ns": now_ns,
+                "error": held_back,
+            }
+            for target, after_s in due
+        ]
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(t.notification)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["subject", "target"]), rows)
+
+
+def title_of(body: AlertMessage) -> str:
+    """One line, the weight first."""
+    place = ".".join(body.station.split(".")[:2])
+    drill = "EXERCISE " if body.exercise else ""
+    late = "LATE " if getattr(body, "late", False) else ""
+    if body.action == "retract":
+        return f"{drill}Retracted: {body.label} at {place}"
+    rate = "rate of " if body.rate is not None else ""
+    return f"{drill}{late}{body.severity.upper()}: {rate}{body.label} at {place}"
+
+
+def text_of(body: AlertMessage) -> str:
+    """What the person who is called needs first."""
+    lines = [f"{body.onset[:10]} {body.onset[11:19]} UTC, {body.station}", body.reason]
+    if body.classification is not None:
+        verdict = body.classification
+        lines.append(f"{verdict.label} {100 * verdict.probability:.0f} % after {verdict.window_s:g} s")
+    if body.coincidence is not None:
+        lines.append(f"{len(body.coincidence.members)} of {body.coincidence.stations} stations")
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,146 @@
+"""Stations that stop talking, or say that they are not well: each such time is one trouble, told once when it lasts.
+
+A silence of the station looks like a quiet slope. So the desk looks at every station every few seconds, by its own
+clock, and calls when one has been offline, silent or degraded for longer than a while; and again when it is well.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from agent.errors import DeliveryError
+from agent.patience import QuietLog
+from agent.types import NS
+from desk.call.calls import Calls, Words
+from desk.store import queries
+from desk.store import tables as t
+from desk.store.answers import is_silenced
+from desk.store.store import Store
+from desk.web.views import station_status
+
+EVERY_S = 10.0
+FAULTS = ("offline", "silent", "degraded", "failed")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a fault lasts before somebody is called, seconds. A link that drops for a minute wakes nobody."""
+
+    offline_s: float = 300.0
+    degraded_s: float = 600.0
+
+    def of(self, kind: str) -> float:
+        """For one kind of fault."""
+        return self.degraded_s if kind == "degraded" else self.offline_s
+
+
+class StationWatch:
+    """One thread, from ``start`` to ``stop``."""
+
+    def __init__(
+        self, store: Store, calls: Calls, patience: Patience, called: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store, self._calls, self._patience, self._called = store, calls, patience, called
+        self._stopping = threading.Event()
+        self._quiet = QuietLog(_log.warning)
+        self._thread = threading.Thread(target=self._run, name="station-watch", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to look; returns at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(EVERY_S):
+            try:
+                self.look(time.time_ns())
+            except DeliveryError as error:
+                self._quiet.warn(str(error))
+
+    def look(self, now_ns: int) -> None:
+        """Open, tell and close troubles as of now."""
+        with self._store.engine.connect() as connection:
+            rows = queries.stations(connection)
+            troubles = {
+                row.station: row for row in connection.execute(select(t.trouble).where(t.trouble.c.ended_ns.is_(None)))
+            }
+        for row in rows:
+            status = station_status(row, now_ns)
+            known = troubles.get(row.code)
+            if status not in FAULTS:
+                if known is not None:
+                    self._end(row.code, known.id, told=known.told, now_ns=now_ns)
+                continue
+            if known is None or known.kind != status:
+                self._begin(row, status, None if known is None else known.id, now_ns)
+            elif not known.told and now_ns - known.since_ns >= self._patience.of(status) * NS:
+                self._tell(row, known.id, status, known.since_ns, now_ns)
+
+    def _begin(self, row: queries.StationRow, status: str, before: int | None, now_ns: int) -> None:
+        told = False
+        with self._store.writing() as connection:
+            if before is not None:
+                # Another fault of the same station goes on from the one before it: who was told is not told again.
+                told = connection.execute(select(t.trouble.c.told).where(t.trouble.c.id == before)).scalar_one()
+                connection.execute(update(t.trouble).where(t.trouble.c.id == before).values(ended_ns=now_ns))
+            values = {
+                "station": row.code,
+                "kind": status,
+                "since_ns": now_ns,
+                "text": _reasons(row, status),
+                "told": told and status != "degraded",
+            }
+            connection.execute(insert(t.trouble).values(values))
+
+    def _tell(self, row: queries.StationRow, key: int, status: str, since_ns: int, now_ns: int) -> None:
+        minutes = round((now_ns - since_ns) / NS / 60)
+        words = Words(
+            f"station {row.code} {status} {since_ns}",
+            f"{row.code} is {status}",
+            f"for {minutes} minutes: {_reasons(row, status)}",
+        )
+        with self._store.writing() as connection:
+            connection.execute(update(t.trouble).where(t.trouble.c.id == key).values(told=True))
+            self._plan(connection, row.code, words, now_ns)
+        self._called()
+
+    def _end(self, code: str, key: int, *, told: bool, now_ns: int) -> None:
+        with self._store.writing() as connection:
+            connection.execute(update(t.trouble).where(t.trouble.c.id == key).values(ended_ns=now_ns))
+            if told:
+                self._plan(
+                    connection, code, Words(f"station {code} well {now_ns}", f"{code} is well again", ""), now_ns
+                )
+        if told:
+            self._called()
+
+    def _plan(self, connection: Connection, code: str, words: Words, now_ns: int) -> None:
+        why = "silenced" if is_silenced(connection, code, "", now_ns) else None
+        due = [(target, 0.0) for target in self._calls.targets]
+        self._calls.plan(connection, words, due, now_ns, held_back=why)
+
+
+def _reasons(row: queries.StationRow, status: str) -> str:
+    if status == "silent":
+        return "nothing has been heard of it, although it has not said goodbye"
+    if status == "offline":
+        return "the broker has lost its connection"
+    reasons = (row.health or {}).get("reasons", [])
+    return "; ".join(str(one.get("text", one)) if isinstance(one, dict) else str(one) for one in reasons)[:500]
