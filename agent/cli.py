@@ -23,11 +23,15 @@ COMMANDS = {
     "status": "say how the agent on this machine is",
     "outbox": "list what waits for the broker and what it refused; send that again, or drop it",
     "watch": "print events and alerts as they arrive at a broker",
+    "desk": "receive, store, show and call: the observatory's side",
     "config": "change a station's settings from afar, signed",
     "model": "change a station's model from afar, signed",
     "docs": "print a page of the manual",
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
+
+HOMES = {"desk": "desk"}
+"""Package of a command, where it is not ``agent``."""
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Read when numpy is imported. On several threads the small matrix products of a filter wait for one another, spinning:
@@ -90,7 +94,7 @@ def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, tuple[Comma
     for name, summary in COMMANDS.items():
         sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:
-            command: Command = importlib.import_module(f"agent.commands.{name}")
+            command: Command = importlib.import_module(f"{HOMES.get(name, 'agent')}.commands.{name}")
             sub.description = f"{summary[0].upper()}{summary[1:]}."
             sub.epilog = f"example:\n  {command.EXAMPLE}"
             command.add_arguments(sub)

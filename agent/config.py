@@ -17,7 +17,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from agent.config_control import ControlConfig
 from agent.config_files import remarks
@@ -113,7 +113,34 @@ def digest(section: Section) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+S = TypeVar("S", bound=Section)
+
+
+def load_section(model: type[S], path: Path) -> S:
+    """A file that holds one section of its own, such as the desk's.
+
+    Raises:
+        ConfigFileError: the file, or anything in it, cannot be used.
+    """
+    found, problems = _validated(model, path)
+    if found is None:
+        raise ConfigFileError(problems)
+    return found
+
+
 def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
+    config, problems = _validated(Config, path)
+    if config is not None and not problems:
+        document = parse(_text(path))
+        for remark in remarks(config):
+            spot = _spot(document, remark.loc)
+            level: Literal["error", "warning"] = "error" if remark.fatal else "warning"
+            value = shown(remark.loc, spot.text)
+            problems.append(Problem(str(path), spot.line, dotted(remark.loc), remark.reason, value, level))
+    return config, sorted(problems, key=lambda problem: problem.line)
+
+
+def _validated(model: type[S], path: Path) -> tuple[S | None, list[Problem]]:
     file = str(path)
     try:
         document = parse(_text(path))
@@ -121,19 +148,13 @@ def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
         fault = error.fault
         return None, [Problem(file, fault.spot.line, "", _with_column(fault.spot, fault.reason))]
     broken = {fault.loc for fault in document.faults}
-    config, findings = validate(Config, document.value, {"base": path.parent})
+    config, findings = validate(model, document.value, {"base": path.parent})
     problems = [Problem(file, f.spot.line, printable(dotted(f.loc)), f.reason) for f in document.faults]
     for finding in findings:
         if finding.loc not in broken:
             spot = _spot(document, finding.loc)
             value = shown(finding.loc, spot.text) if finding.about_value else None
             problems.append(Problem(file, spot.line, printable(dotted(finding.loc)), finding.reason, value))
-    if config is not None and not problems:
-        for remark in remarks(config):
-            spot = _spot(document, remark.loc)
-            level: Literal["error", "warning"] = "error" if remark.fatal else "warning"
-            value = shown(remark.loc, spot.text)
-            problems.append(Problem(file, spot.line, dotted(remark.loc), remark.reason, value, level))
     return config, sorted(problems, key=lambda problem: problem.line)
 
 

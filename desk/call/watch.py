@@ -22,7 +22,6 @@ from desk.store import queries
 from desk.store import tables as t
 from desk.store.answers import is_silenced
 from desk.store.store import Store
-from desk.web.views import station_status
 
 EVERY_S = 10.0
 FAULTS = ("offline", "silent", "degraded", "failed")
@@ -82,7 +81,7 @@ class StationWatch:
                 row.station: row for row in connection.execute(select(t.trouble).where(t.trouble.c.ended_ns.is_(None)))
             }
         for row in rows:
-            status = station_status(row, now_ns)
+            status = row.status(now_ns)
             known = troubles.get(row.code)
             if status not in FAULTS:
                 if known is not None:

@@ -19,6 +19,8 @@ from desk.store import tables as t
 HOUR_NS = 3600 * NS
 PAGE = 100
 """Rows of a list that are read at once, unless told otherwise."""
+QUIET_NS = 180 * NS
+"""A station that is online and has not been heard for so long is called silent."""
 NEIGHBOUR_NS = 60 * NS
 """Events of other sensors this close in onset are shown beside an event."""
 
@@ -70,6 +72,14 @@ class StationRow:
     state: dict[str, Any] | None
     position: tuple[float, float, float | None] | None
     """Latitude and longitude, degrees; elevation, metres."""
+
+    def status(self, now_ns: int) -> str:
+        """How the station is, in one word: what it says itself, unless it cannot say it any more."""
+        if self.availability in ("offline", "stopped"):
+            return self.availability
+        if now_ns - self.heard_ns > QUIET_NS:
+            return "silent"
+        return str((self.health or {}).get("status", "unknown"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,6 @@ from typing import Any
 from agent.types import NS, format_ns
 from desk.store import queries
 
-QUIET_S = 180.0
-"""A station that is online and has not been heard for so long is shown as silent."""
-
 
 def moment(time_ns: int | None) -> str | None:
     """ISO 8601 to the millisecond, UTC."""
@@ -45,7 +42,7 @@ def station(row: queries.StationRow, now_ns: int | None = None) -> dict[str, Any
     health, state = row.health or {}, row.state or {}
     return {
         "code": row.code,
-        "status": station_status(row, now_ns),
+        "status": row.status(now_ns),
         "reasons": [reason["text"] for reason in health.get("reasons", [])],
         "availability": row.availability,
         "heard": moment(row.heard_ns),
@@ -72,15 +69,6 @@ def hearing_words(hearing: list[dict[str, Any]]) -> str | None:
     """The least share of the last ten minutes in which a sensor could trigger, in words; None where none is told."""
     shares = [one["armed"] for one in hearing if isinstance(one.get("armed"), (int, float))]
     return f"{100 * min(shares):.0f} %" if shares else None
-
-
-def station_status(row: queries.StationRow, now_ns: int) -> str:
-    """How a station is, in one word: what it says itself, unless it cannot say it any more."""
-    if row.availability in ("offline", "stopped"):
-        return row.availability
-    if (now_ns - row.heard_ns) / NS > QUIET_S:
-        return "silent"
-    return str((row.health or {}).get("status", "unknown"))
 
 
 def verdict(found: queries.Verdict) -> dict[str, Any]:

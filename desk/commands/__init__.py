@@ -1,0 +1,1 @@
+"""The operator's subcommands of ``talus``, one file each."""

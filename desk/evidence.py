@@ -1,0 +1,175 @@
+"""Records of events: asked for at the stations with a key that may do nothing else, checked, and kept as miniSEED."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select, update
+
+from agent.control.durable import replace_file
+from agent.control.keys import SigningKey
+from agent.control.model_client import ask, command
+from agent.errors import ControlError, DeliveryError, TalusError
+from agent.mqtt_settings import MqttSettings
+from agent.patience import QuietLog
+from agent.types import NS, StationId
+from desk.store import tables as t
+from desk.store.store import Change, Store, note_changes
+
+WAIT_S = 120.0
+"""For a station's answer and its pieces."""
+TRIES = 6
+FIRST_RETRY_NS = 60 * NS
+PAUSE_S = 11.0
+"""Between two questions to stations: they take six commands a minute."""
+_UID = re.compile(r"[A-Z0-9.-]{1,64}Z")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A folder of records, one file an event."""
+
+    folder: Path
+    max_bytes: int
+
+    def path(self, uid: str) -> Path:
+        """Where the record of an event is, or would be.
+
+        Raises:
+            ValueError: not an event's identifier.
+        """
+        if not _UID.fullmatch(uid):
+            raise ValueError(f"{uid[:80]!r} is no event")
+        return self.folder / ".".join(uid.split(".")[:2]) / f"{uid}.mseed"
+
+    def keep(self, uid: str, raw: bytes) -> Path:
+        """Write a record, and let the oldest go where there is no room."""
+        path = self.path(uid)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, raw)
+        files = sorted(self.folder.glob("*/*.mseed"), key=lambda file: file.stat().st_mtime)
+        size = sum(file.stat().st_size for file in files)
+        while size > self.max_bytes and len(files) > 1:
+            oldest = files.pop(0)
+            size -= oldest.stat().st_size
+            oldest.unlink()
+        return path
+
+
+class Fetcher:
+    """One thread, from ``start`` to ``stop``: asks for the records that stations have offered, one after another."""
+
+    def __init__(
+        self, settings: MqttSettings, store: Store, records: Records, key: SigningKey, *, only_alerts: bool
+    ) -> None:
+        self._settings, self._store, self._records, self._key = settings, store, records, key
+        self._only_alerts = only_alerts
+        self._stopping, self._waker = threading.Event(), threading.Event()
+        self._quiet = QuietLog(_log.warning)
+        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to ask; returns at once."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for offered records now. Any thread may call."""
+        self._waker.set()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """End, in the middle of a question if need be: it is asked again."""
+        self._stopping.set()
+        self._waker.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                asked = self.fetch_one(time.time_ns())
+            except DeliveryError as error:
+                self._quiet.warn(str(error))
+                asked = False
+            if asked:
+                self._stopping.wait(PAUSE_S)
+            else:
+                self._waker.wait(10.0)
+                self._waker.clear()
+
+    def fetch_one(self, now_ns: int) -> bool:
+        """Ask for the record that is due; whether there was one."""
+        found = self._due(now_ns)
+        if found is None:
+            return False
+        key, uid, station, sha256, tries = found
+        network, code = station.split(".")
+        try:
+            raw = self._ask(StationId(network, code, "", ""), uid, sha256)
+        except TalusError as error:
+            self._quiet.warn(f"the record of {uid} did not come: {error}", key=station)
+            lost = tries + 1 >= TRIES or (isinstance(error, ControlError) and error.kind == "unknown_event")
+            wait_ns = FIRST_RETRY_NS << min(tries, 8)
+            values: dict[str, object] = {
+                "state": "lost" if lost else "offered",
+                "tries": tries + 1,
+                "asked_ns": now_ns + wait_ns,
+            }
+            self._write(key, uid, {**values, "error": error.message[:500]})
+            return True
+        path = self._records.keep(uid, raw)
+        values = {
+            "state": "here",
+            "path": str(path.relative_to(self._records.folder)),
+            "bytes": len(raw),
+            "error": None,
+        }
+        self._write(key, uid, {**values, "sha256": hashlib.sha256(raw).hexdigest()})
+        return True
+
+    def _due(self, now_ns: int) -> tuple[int, str, str, str | None, int] | None:
+        v, e = t.evidence.c, t.event.c
+        statement = (
+            select(v.event_id, e.uid, t.station.c.code, v.sha256, v.tries)
+            .join(t.event, e.id == v.event_id)
+            .join(t.sensor, t.sensor.c.id == e.sensor_id)
+            .join(t.station, t.station.c.id == t.sensor.c.station_id)
+            .where(
+                v.state == "offered",
+                (v.asked_ns.is_(None)) | (v.asked_ns <= now_ns),
+                t.station.c.availability == "online",
+            )
+        )
+        if self._only_alerts:
+            statement = statement.where(e.uid.in_(select(t.alert.c.event_uid)))
+        with self._store.engine.connect() as connection:
+            row = connection.execute(statement.order_by(v.tries, e.onset_ns.desc()).limit(1)).first()
+        return None if row is None else (row.event_id, row.uid, row.code, row.sha256, row.tries)
+
+    def _ask(self, station: StationId, uid: str, sha256: str | None) -> bytes:
+        payload = command(self._key, station, {"do": "evidence", "event": uid})
+        answer, pieces = ask(self._settings, station, payload, WAIT_S, uid)
+        if answer.status != "done":
+            raise ControlError(answer.kind or answer.status, answer.reason or "the station gives no reason")
+        raw = b"".join(pieces[number] for number in sorted(pieces))
+        if hashlib.sha256(raw).hexdigest() != answer.result.get("sha256") or (
+            sha256 and answer.result["sha256"] != sha256
+        ):
+            raise ControlError("evidence", "what came is not what the station announced")
+        return raw
+
+    def _write(self, key: int, uid: str, values: dict[str, object]) -> list[Change]:
+        with self._store.writing() as connection:
+            connection.execute(update(t.evidence).where(t.evidence.c.event_id == key).values(values))
+            return note_changes(connection, [("evidence", uid)], time.time_ns())

@@ -1,0 +1,198 @@
+"""The desk's threads and its web server: started together, stopped together; it decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from agent.control.keys import SigningKey
+from agent.errors import ConfigError
+from agent.mqtt_settings import MqttSettings
+from desk.accounts import add_account
+from desk.call.calls import Calls
+from desk.call.heartbeat import Heartbeat
+from desk.call.link import LASTS_NS, Claim, Links
+from desk.call.sender import AppriseWay, CallSender, Way
+from desk.call.watch import Patience, StationWatch
+from desk.evidence import Fetcher, Records
+from desk.receive import Receiver
+from desk.settings import DeskConfig
+from desk.store import tables
+from desk.store.store import Change, Store
+from desk.web.application import application
+from desk.web.live import Live
+
+GRACE_S = 60.0
+"""After the start, and after a connection is lost, the desk does not call itself ill for so long."""
+
+_log = logging.getLogger(__name__)
+
+
+class Desk:
+    """One desk. ``start``, then ``serve`` until a signal comes, then ``stop``."""
+
+    def __init__(self, config: DeskConfig, settings: MqttSettings | None = None, way: Way | None = None) -> None:
+        """``settings`` stand in for the configuration's broker, ``way`` for Apprise.
+
+        Raises:
+            ConfigError: a file, an address or the database cannot be used.
+        """
+        self.config = config
+        settings = settings or config.mqtt.settings(config.session)
+        try:
+            config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"state_dir: {config.state_dir}: {error.strerror}", "name a folder of the desk's own"
+            ) from None
+        targets = [target.target() for target in config.targets]
+        self._calls = Calls(targets, late=config.late)
+        self.store = Store(config.database_url, self._calls.on_alert)
+        self.live = Live(self.store.engine)
+        self._links = Links.of(config.state_dir)
+        self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
+        self.receiver = Receiver(settings, self.store, config.session, self._changed)
+        self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link)
+        patience = Patience(config.watch.offline_min * 60, config.watch.degraded_min * 60)
+        self._watch = StationWatch(self.store, self._calls, patience, self._sender.wake)
+        self._fetcher: Fetcher | None = None
+        if config.evidence.key is not None and config.evidence.fetch != "none":
+            key = SigningKey.load(config.evidence.key)
+            only_alerts = config.evidence.fetch == "alerts"
+            self._fetcher = Fetcher(settings, self.store, self.records, key, only_alerts=only_alerts)
+        beat = config.heartbeat
+        self._heartbeat = None if beat is None else Heartbeat(beat.url, beat.every_s, self.problem)
+        self._well_at = time.monotonic()
+        self._targets = [f"{one.name}, after {one.wait_min:g} min the next" for one in config.targets]
+
+    def start(self) -> None:
+        """Start every thread."""
+        self.receiver.start()
+        self._sender.start()
+        self._watch.start()
+        if self._fetcher is not None:
+            self._fetcher.start()
+        if self._heartbeat is not None:
+            self._heartbeat.start()
+
+    def stop(self) -> None:
+        """Stop every thread and close the database."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        self.receiver.stop()
+        self._watch.stop()
+        self._sender.stop()
+        if self._fetcher is not None:
+            self._fetcher.stop()
+        self.store.close()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Serve the pages on a socket until SIGTERM or SIGINT."""
+        from desk.web.more import routes
+
+        web = self.config.web
+        app = application(
+            self.store,
+            self.live,
+            describe=self.describe,
+            targets=self._targets,
+            more=routes(self.store, self.records, self._links),
+            tiles=web.tiles,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", proxy_headers=web.behind_proxy, forwarded_allow_ips="127.0.0.1",
+                server_header=False, timeout_graceful_shutdown=3,
+            )
+        )  # fmt: skip
+        server.run(sockets=[listener])
+
+    def describe(self) -> dict[str, Any]:
+        """How the desk itself is, for every page."""
+        tally = self.receiver.tally
+        called = "" if self.config.targets else "Nobody is called: the configuration names no target."
+        listening = f"The desk listens to {self.config.mqtt.host}." if tally.connected else ""
+        return {"problem": self.problem(), "called": called, "listening": listening}
+
+    def problem(self) -> str | None:
+        """What keeps the desk from hearing, storing or calling; None while all is well."""
+        tally = self.receiver.tally
+        if tally.connected:
+            self._well_at = time.monotonic()
+        threads = {"receiver": self.receiver, "sender of calls": self._sender, "watch on the stations": self._watch}
+        ended = [name for name, thread in threads.items() if not thread.alive]
+        if ended:
+            return f"the {ended[0]} has ended; restart the desk"
+        if not tally.connected and time.monotonic() - self._well_at > GRACE_S:
+            return f"no connection to the broker: {tally.error or 'it does not answer'}"
+        if self._sender.tally.last_error:
+            return f"a call does not go out: {self._sender.tally.last_error}"
+        try:
+            with self.store.engine.connect() as connection:
+                connection.execute(select(tables.version.c.number)).scalar_one()
+        except SQLAlchemyError as error:
+            return f"the database does not answer: {type(error).__name__}"
+        return None if self._heartbeat is None else self._heartbeat.error
+
+    def first_account(self) -> tuple[str, str] | None:
+        """Make the account of an admin where there is none; its name and password, which are shown once."""
+        with self.store.engine.connect() as connection:
+            if connection.execute(select(func.count()).select_from(tables.account)).scalar_one():
+                return None
+        name, password = "admin", secrets.token_urlsafe(12)
+        add_account(self.store, "setup", name, "admin", password, now_ns=time.time_ns())
+        return name, password
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        self.live.publish(changes)
+        kinds = {change.kind for change in changes}
+        if "alert" in kinds:
+            self._sender.wake()
+        if self._fetcher is not None and kinds & {"event", "alert"}:
+            self._fetcher.wake()
+
+    def _link(self, alert: str, target: str) -> str | None:
+        base = self.config.web.public_url
+        if base is None:
+            return None
+        return f"{base.rstrip('/')}/ack/{self._links.token(Claim(alert, target, time.time_ns() + LASTS_NS))}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket for the pages.
+
+    Raises:
+        ConfigError: the address is in use, or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(found.close)
+            found.bind(address)
+            found.listen(512)
+            on_error.pop_all()
+    except OSError as error:
+        raise ConfigError(
+            f"{host}:{port}: {error.strerror or error}", "choose another port (web.port, or --port)"
+        ) from None
+    return found
+
+
+def default_state_dir() -> Path:
+    """Where a desk without a configuration file keeps its state: the user's own folder."""
+    import os
+
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "talus-desk"
