@@ -129,10 +129,13 @@ class Desk:
         tally = self.receiver.tally
         if tally.connected:
             self._well_at = time.monotonic()
-        threads = {"receiver": self.receiver, "sender of calls": self._sender, "watch on the stations": self._watch}
-        ended = [name for name, thread in threads.items() if not thread.alive]
-        if ended:
-            return f"the {ended[0]} has ended; restart the desk"
+        alive = {
+            "receiver": self.receiver.alive,
+            "sender of calls": self._sender.alive,
+            "watch on the stations": self._watch.alive,
+        }
+        if not all(alive.values()):
+            return f"the {next(name for name in alive if not alive[name])} has ended; restart the desk"
         if not tally.connected and time.monotonic() - self._well_at > GRACE_S:
             return f"no connection to the broker: {tally.error or 'it does not answer'}"
         if self._sender.tally.last_error:

@@ -154,7 +154,7 @@ class CallSender:
         """Send the notifications that are due; returns how many were tried."""
         due = self._lease(now_ns)
         for one in due:
-            self._send(one)
+            self._send(one, now_ns)
             if self._stopping.is_set():
                 break
         return len(due)
@@ -185,10 +185,10 @@ class CallSender:
                     )  # fmt: skip
             return found
 
-    def _send(self, due: _Due) -> None:
+    def _send(self, due: _Due, now_ns: int) -> None:
         target = self._targets.get(due.target)
         if target is None:
-            self._close(due, "dropped", "the configuration no longer names this target")
+            self._close(due, now_ns, "dropped", "the configuration no longer names this target")
             return
         link = self._link(due.alert, due.target) if due.alert else None
         picture = None
@@ -203,23 +203,21 @@ class CallSender:
             self.tally.failed += 1
             self.tally.last_error = error.message
             self._quiet.warn(f"{due.subject}: {error}", key=due.target)
-            self._again(due, error.message)
+            self._again(due, error.message, now_ns)
             return
         self.tally.sent += 1
         self.tally.last_error = None
-        self._close(due, "sent", None)
+        self._close(due, now_ns, "sent")
 
-    def _close(self, due: _Due, state: str, error: str | None) -> None:
-        now_ns = time.time_ns()
+    def _close(self, due: _Due, now_ns: int, state: str, error: str | None = None) -> None:
         sent_ns = now_ns if state == "sent" else None
         values = {"state": state, "error": error, "tries": due.tries + 1, "sent_ns": sent_ns}
         with self._store.writing() as connection:
             connection.execute(update(t.notification).where(t.notification.c.id == due.id).values(values))
 
-    def _again(self, due: _Due, error: str) -> None:
-        now_ns = time.time_ns()
+    def _again(self, due: _Due, error: str, now_ns: int) -> None:
         if now_ns - due.made_ns > GIVEN_UP_NS:
-            self._close(due, "dropped", f"given up after a day: {error}")
+            self._close(due, now_ns, "dropped", f"given up after a day: {error}")
             return
         wait_ns = min(LONGEST_RETRY_NS, FIRST_RETRY_NS << min(due.tries, 10))
         values = {"state": "waiting", "due_ns": now_ns + wait_ns, "tries": due.tries + 1, "error": error[:500]}

@@ -1,0 +1,239 @@
+"""Who is called, when, and until somebody has answered: nothing is lost, and nobody is told the same thing twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from desk_support import START_NS, alert, event
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from agent.errors import DataError, DeliveryError
+from agent.types import NS
+from desk.call.calls import Calls
+from desk.call.heartbeat import Heartbeat
+from desk.call.link import Claim, Links
+from desk.call.sender import LEASE_NS, AppriseWay, CallSender, Note
+from desk.call.targets import Target, schedule
+from desk.call.watch import Patience, StationWatch
+from desk.evidence import Records
+from desk.store import answers, tables
+from desk.store.store import Arrival, Store
+from desk.web.application import application
+from desk.web.live import Live
+from desk.web.more import routes
+
+MINUTE = 60 * NS
+ANN, BEN = Target("ann", "json://ann", 300), Target("ben", "json://ben", 300, least="severe")
+CHIEF = Target("chief", "json://chief", least="extreme")
+
+
+@dataclass
+class Given:
+    """A way out that a test controls: what was given to it, and whether it takes anything."""
+
+    broken: bool = False
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    def send(self, target: Target, note: Note) -> None:
+        if self.broken:
+            raise DeliveryError(f"{target.name}: the service is away")
+        self.notes.append((target.name, note.title))
+
+
+def desk(tmp_path: Path, *targets: Target, late: bool = False) -> tuple[Store, CallSender, Given]:
+    store = Store(f"sqlite:///{tmp_path}/desk.db", Calls(targets, late=late).on_alert)
+    way = Given()
+    return store, CallSender(store, targets, way), way
+
+
+def told(store: Store, body: object, at_ns: int = START_NS) -> None:
+    store.ingest([Arrival("XX.SLP", body, at_ns)])  # type: ignore[arg-type]
+
+
+def test_the_next_target_is_called_when_nobody_answers_and_not_once_somebody_has(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path, ANN, BEN, CHIEF)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    sender.send_due(START_NS + 4 * MINUTE)
+    assert way.notes == [("ann", "SEVERE: landslide at XX.SLP")]
+    sender.send_due(START_NS + 5 * MINUTE)
+    assert [name for name, _ in way.notes] == ["ann", "ben"]
+    second = alert(0, onset_ns=START_NS + 3600 * NS)
+    told(store, second, START_NS + 3600 * NS)
+    sender.send_due(START_NS + 3600 * NS)
+    answers.acknowledge(store, answers.Person("ann"), second.id, START_NS + 3601 * NS)
+    sender.send_due(START_NS + 7200 * NS)
+    assert [name for name, _ in way.notes] == ["ann", "ben", "ann"]
+
+
+def test_an_escalation_calls_again_although_the_smaller_alert_was_answered(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path, ANN)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    answers.acknowledge(store, answers.Person("ann"), alert().id, START_NS + NS)
+    told(store, alert(1, "escalate", severity="extreme"), START_NS + 2 * NS)
+    sender.send_due(START_NS + 2 * NS)
+    assert [title for _, title in way.notes] == ["SEVERE: landslide at XX.SLP", "EXTREME: landslide at XX.SLP"]
+
+
+def test_a_retraction_tells_those_who_were_called_and_stops_the_rest(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path, ANN, BEN)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    told(store, alert(1, "retract"), START_NS + NS)
+    sender.send_due(START_NS + 3600 * NS)
+    assert way.notes == [("ann", "SEVERE: landslide at XX.SLP"), ("ann", "Retracted: landslide at XX.SLP")]
+
+
+def test_exercises_and_silenced_stations_call_nobody_but_who_wants_them(tmp_path: Path) -> None:
+    eager = Target("eager", "json://eager", exercises=True)
+    store, sender, way = desk(tmp_path, ANN, eager)
+    told(store, alert(0, exercise=True))
+    sender.send_due(START_NS + 3600 * NS)
+    assert [name for name, _ in way.notes] == ["eager"]
+    quiet = answers.Silence("XX.SLP", "", START_NS + 24 * 3600 * NS, "roadworks")
+    answers.silence(store, answers.Person("ann"), quiet, START_NS)
+    told(store, alert(0, onset_ns=START_NS + 60 * NS), START_NS + 60 * NS)
+    sender.send_due(START_NS + 7200 * NS)
+    assert len(way.notes) == 1
+    with store.engine.connect() as connection:
+        held = connection.execute(select(tables.notification.c.error).where(tables.notification.c.state == "dropped"))
+        assert {row.error for row in held} == {"silenced"}
+
+
+def test_what_a_service_refuses_is_tried_again_until_it_takes_it(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path, ANN)
+    told(store, alert(0))
+    way.broken = True
+    sender.send_due(START_NS)
+    assert sender.tally.last_error == "ann: the service is away"
+    way.broken = False
+    sender.send_due(START_NS + 10 * NS)
+    assert way.notes == []
+    sender.send_due(START_NS + MINUTE)
+    assert len(way.notes) == 1
+    assert sender.tally.last_error is None
+
+
+def test_a_desk_that_dies_while_sending_sends_again_after_the_lease_and_not_before(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path, ANN)
+    told(store, alert(0))
+    sender._lease(START_NS)
+    again = CallSender(store, [ANN], way)
+    again.send_due(START_NS + LEASE_NS - 1)
+    assert way.notes == []
+    again.send_due(START_NS + LEASE_NS)
+    assert len(way.notes) == 1
+
+
+def test_an_unknown_severity_is_called_for_like_the_highest() -> None:
+    assert [target.name for target, _ in schedule([ANN, CHIEF], "catastrophic", exercise=False)] == ["ann", "chief"]
+    assert [target.name for target, _ in schedule([ANN, BEN, CHIEF], "minor", exercise=False)] == ["ann"]
+
+
+def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path, ANN)
+    watch = StationWatch(store, Calls([ANN]), Patience(offline_s=300))
+    told(store, "online")
+    for minute in range(12):
+        watch.look(START_NS + minute * MINUTE)
+        sender.send_due(START_NS + minute * MINUTE)
+    assert way.notes == [("ann", "XX.SLP is silent")]
+    told(store, "online", START_NS + 12 * MINUTE)
+    watch.look(START_NS + 12 * MINUTE)
+    told(store, "offline", START_NS + 13 * MINUTE)
+    watch.look(START_NS + 13 * MINUTE)
+    told(store, "online", START_NS + 14 * MINUTE)
+    watch.look(START_NS + 14 * MINUTE)
+    sender.send_due(START_NS + 15 * MINUTE)
+    assert [title for _, title in way.notes] == ["XX.SLP is silent", "XX.SLP is well again"]
+
+
+def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(tmp_path: Path) -> None:
+    store, _, _ = desk(tmp_path, ANN)
+    links = Links.of(tmp_path)
+    told(store, alert(0))
+    live = Live(store.engine)
+    claim = Claim(alert().id, "ann", 2**62)
+    with TestClient(application(store, live, more=routes(store, Records(tmp_path, 10**9), links))) as client:
+        address = f"/ack/{links.token(claim)}"
+        assert "it is mine" in client.get(address).text
+        with store.engine.connect() as connection:
+            assert connection.execute(select(tables.ack)).all() == []
+        assert "Acknowledged by ann" in client.post(address).text
+        for bad in (f"{links.token(claim)[:-2]}xx", "x.y", Links(b"x" * 32).token(claim), "%2e%2e"):
+            assert client.post(f"/ack/{bad}").status_code in {403, 404}, bad
+        expired = links.token(Claim(alert().id, "ann", 1))
+        assert "too old" in client.post(f"/ack/{expired}").text
+    with store.engine.connect() as connection:
+        (row,) = connection.execute(select(tables.ack)).all()
+    assert (row.who, row.how) == ("ann", "link")
+
+
+def test_the_secret_of_the_links_outlives_a_restart(tmp_path: Path) -> None:
+    token = Links.of(tmp_path).token(Claim("a", "b", 10))
+    assert Links.of(tmp_path).claim(token, 5) == Claim("a", "b", 10)
+    assert (tmp_path / "link.secret").stat().st_mode & 0o077 == 0
+    with pytest.raises(DataError, match="too old"):
+        Links.of(tmp_path).claim(token, 11)
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """A web service on the loopback that keeps what it is sent."""
+    got: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append((self.path, self.rfile.read(int(self.headers.get("content-length", 0)))))
+            self.send_response(200)
+            self.end_headers()
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", got
+    server.shutdown()
+
+
+def test_apprise_reaches_a_real_service_and_a_service_that_is_away_is_an_error(
+    service: tuple[str, list[tuple[str, bytes]]],
+) -> None:
+    address, got = service
+    AppriseWay().send(Target("hook", f"json://{address}/talus"), Note("SEVERE", "text", "http://desk/ack/x"))
+    body = json.loads(got[0][1])
+    assert (body["title"], body["message"]) == ("SEVERE", "text\nhttp://desk/ack/x")
+    with pytest.raises(DeliveryError, match="hook"):
+        AppriseWay().send(Target("hook", "json://127.0.0.1:1/talus"), Note("SEVERE", "text"))
+    with pytest.raises(DeliveryError, match="not understood"):
+        AppriseWay().send(Target("hook", "nonsense"), Note("SEVERE", "text"))
+
+
+def test_a_desk_that_is_not_well_gives_no_sign_of_life(service: tuple[str, list[tuple[str, bytes]]]) -> None:
+    address, got = service
+    problem: list[str | None] = [None]
+    heartbeat = Heartbeat(f"http://{address}/ping", 60, lambda: problem[0])
+    assert heartbeat.beat()
+    problem[0] = "no connection to the broker"
+    assert not heartbeat.beat()
+    assert [path for path, _ in got] == ["/ping"]
+    assert not Heartbeat("http://127.0.0.1:1/", 60, lambda: None).beat()
+
+
+def test_an_alert_without_a_target_is_stored_all_the_same(tmp_path: Path) -> None:
+    store, sender, way = desk(tmp_path)
+    told(store, alert(0))
+    told(store, event(0))
+    assert sender.send_due(START_NS) == 0
+    assert way.notes == []
