@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -115,6 +116,8 @@ class Desk:
                 server_header=False, timeout_graceful_shutdown=3,
             )
         )  # fmt: skip
+        # The server hands a signal on when it has ended; the desk's own end follows.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         server.run(sockets=[listener])
 
     def describe(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class WebConfig(Section):
     """Where the pages are."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on; a proxy with TLS stands before it")
-    port: int = Field(default=8088, ge=1, le=65_535, description="TCP port")
+    port: int = Field(default=8088, ge=0, le=65_535, description="TCP port; 0 takes a free one")
     public_url: str | None = Field(
         default=None,
         examples=["https://desk.example.org"],
