@@ -59,9 +59,9 @@ def event(revision: int = 0, *, onset_ns: int = START_NS, sensor: str = "XX.SLP.
 
 def alert(revision: int = 0, action: str = "raise", *, onset_ns: int = START_NS, **more: Any) -> AlertMessage:
     """A revision of an alert on an event of XX.SLP.00.HH."""
-    body = event(revision, onset_ns=onset_ns).model_dump(mode="json", by_alias=True)
-    for name in ("evidence", "coincidence"):
-        body.pop(name, None)
+    known = {field.alias or name for name, field in AlertMessage.model_fields.items()}
+    whole = event(revision, onset_ns=onset_ns).model_dump(mode="json", by_alias=True)
+    body = {name: value for name, value in whole.items() if name in known}
     body |= {"schema": "talus/alert/1", "action": action, "severity": "severe", "label": "landslide"}
     body |= {"reason": "landslide 0.90 after 3 s", "expires": format_ns(onset_ns + 3600 * NS)}
     return AlertMessage.model_validate(body | more)

@@ -112,7 +112,7 @@ def test_what_a_station_sends_is_on_the_page_and_nonsense_is_not(tmp_path: Path,
     assert [one["id"] for one in found] == [event(0).id]
     assert [one["code"] for one in client.get("/api/v1/stations").json()["stations"]] == ["XX.SLP"]
     assert desk.stop() == 0
-    assert "it says that it is from XX.TOE.00.HH" in (tmp_path / "desk.log").read_text()
+    assert f"refused a message on {PREFIX}/event" in (tmp_path / "desk.log").read_text()
 
 
 @needs_mosquitto
