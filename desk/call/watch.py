@@ -142,4 +142,4 @@ def _reasons(row: queries.StationRow, status: str) -> str:
     if status == "offline":
         return "the broker has lost its connection"
     reasons = (row.health or {}).get("reasons", [])
-    return "; ".join(str(one.get("text", one)) if isinstance(one, dict) else str(one) for one in reasons)[:500]
+    return "; ".join(str(one["text"]) for one in reasons)[:500]
