@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.schema import AlertMessage, EventMessage, StateMessage
-
-_BETWEEN_TAGS = re.compile(rb">\s*\n\s*<")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +33,16 @@ class Format(Protocol):
         ...
 
 
-def one_line(text: bytes) -> bytes:
-    """An XML document without the line breaks between its tags."""
-    return _BETWEEN_TAGS.sub(b"><", text.strip()).replace(b"\n", b" ")
+def add(parent: ET.Element, name: str, value: str | None) -> None:
+    """A new element with a text below ``parent``; none where the value is None."""
+    if value is not None:
+        ET.SubElement(parent, name).text = clean(value)
+
+
+def to_line(root: ET.Element) -> bytes:
+    """A document on one line, with its declaration."""
+    body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return body.replace(b"\n", b"", 1)
 
 
 def clean(text: str) -> str:

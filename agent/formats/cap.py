@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from agent.errors import UsageError
-from agent.formats import Document, clean, site
+from agent.formats import Document, add, site, to_line
 from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage
 from agent.types import NS, parse_ns
 
@@ -99,7 +99,7 @@ class Cap:
         if kind != "Cancel":
             # A second run of the agent may raise what stands already; an escalation may be the first that is heard.
             kind = "Update" if chain else "Alert"
-        text = _tostring(self._message(body, own, kind, chain))
+        text = to_line(self._message(body, own, kind, chain))
         self._remember(body.id, [] if kind == "Cancel" else [*chain, own][-_MAX_REFERENCES:])
         return Document(f"{own.identifier}.xml", text)
 
@@ -120,7 +120,7 @@ class Cap:
             ("incidents", body.id),
         )
         for name, value in fields:
-            _add(root, name, value)
+            add(root, name, value)
         self._info(ET.SubElement(root, "info"), body, kind)
         return root
 
@@ -136,7 +136,7 @@ class Cap:
             ("certainty", "Unlikely" if kind == "Cancel" else _certainty(body)),
         )
         for name, value in what:
-            _add(info, name, value)
+            add(info, name, value)
         if body.quakeml_type is not None and body.rate is None:
             _pair(info, "eventCode", "QuakeML", body.quakeml_type)
         words: Sequence[tuple[str, str | None]] = (
@@ -149,7 +149,7 @@ class Cap:
             ("instruction", "Automatic and not reviewed: look at the site's other sensors before acting."),
         )
         for name, value in words:
-            _add(info, name, value)
+            add(info, name, value)
         for name, value in _parameters(body):
             _pair(info, "parameter", name, value)
         self._area(ET.SubElement(info, "area"), site(body))
@@ -157,10 +157,10 @@ class Cap:
     def _area(self, area: ET.Element, station: str) -> None:
         position, radius_km = self._positions.get(station), self._options.radius_km
         if position is None:
-            _add(area, "areaDesc", f"Surroundings of station {station}, whose position is not known here")
+            add(area, "areaDesc", f"Surroundings of station {station}, whose position is not known here")
             return
-        _add(area, "areaDesc", f"Within {radius_km:g} km of station {station}")
-        _add(area, "circle", f"{position.latitude:.6f},{position.longitude:.6f} {radius_km:g}")
+        add(area, "areaDesc", f"Within {radius_km:g} km of station {station}")
+        add(area, "circle", f"{position.latitude:.6f},{position.longitude:.6f} {radius_km:g}")
 
     def _chain(self, alert_id: str) -> list[_Reference]:
         known = self._chains.get(alert_id)
@@ -236,15 +236,10 @@ def _parameters(body: AlertMessage) -> list[tuple[str, str]]:
     return found
 
 
-def _add(parent: ET.Element, name: str, value: str | None) -> None:
-    if value is not None:
-        ET.SubElement(parent, name).text = clean(value)
-
-
 def _pair(parent: ET.Element, name: str, key: str, value: str) -> None:
     pair = ET.SubElement(parent, name)
-    _add(pair, "valueName", key)
-    _add(pair, "value", value)
+    add(pair, "valueName", key)
+    add(pair, "value", value)
 
 
 def _time(text: str) -> str:
@@ -256,8 +251,3 @@ def _time(text: str) -> str:
 def _later(text: str) -> str:
     moment = datetime.fromtimestamp(parse_ns(text) // NS, timezone.utc) + timedelta(seconds=EXPIRES_S)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _tostring(root: ET.Element) -> bytes:
-    body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
-    return body.replace(b"\n", b"", 1)

@@ -8,16 +8,17 @@ type open. What QuakeML has no place for stands in comments: probabilities, netw
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
+import math
+import xml.etree.ElementTree as ET
+from datetime import datetime, timezone
 
-from agent.formats import Document, clean, one_line, site
+from agent.formats import Document, add, site, to_line
+from agent.messages import QUAKEML_TYPES
 from agent.schema import AlertMessage, ClassificationPart, EventMessage, StateMessage
 from agent.types import parse_ns
 
-if TYPE_CHECKING:
-    from obspy.core.event import Amplitude, Comment, CreationInfo, Event, Pick
-
+_BED = "http://quakeml.org/xmlns/bed/1.2"
+_QUAKEML = "http://quakeml.org/xmlns/quakeml/1.2"
 _TYPOLOGY = (
     "Typology of Provost et al. (2018): not told apart; the class landslide holds slopequakes, rockfalls and granular "
     "flows"
@@ -34,62 +35,58 @@ class QuakeML:
         """The event's newest revision, ``NET.STA-ONSET.xml``."""
         if isinstance(body, AlertMessage):
             return None
-        from obspy.core.event import Catalog
+        root = ET.Element("q:quakeml", {"xmlns": _BED, "xmlns:q": _QUAKEML})
+        parameters = ET.SubElement(root, "eventParameters", publicID=_id("catalog", body.id))
+        _creation(parameters, body)
+        _event(ET.SubElement(parameters, "event", publicID=_id("event", body.id)), body)
+        return Document(f"{body.id}.xml", to_line(root))
 
-        catalog = Catalog([_event(body)], resource_id=_id("catalog", body.id), creation_info=_creation(body))
-        file = io.BytesIO()
-        catalog.write(file, format="QUAKEML")
-        return Document(f"{body.id}.xml", one_line(file.getvalue()))
 
-
-def _event(body: EventMessage) -> Event:
-    from obspy.core.event import Event, EventDescription
-
+def _event(event: ET.Element, body: EventMessage) -> None:
     typed = body.quakeml_type
-    event = Event(
-        resource_id=_id("event", body.id),
-        event_type=typed,
-        event_type_certainty="suspected" if typed is not None else None,
-        creation_info=_creation(body),
-        comments=[_comment(body, number, text) for number, text in enumerate(_texts(body))],
-        picks=[_pick(body)],
-    )
+    if typed is not None and typed not in QUAKEML_TYPES.values():
+        raise ValueError(f"{typed!r} is none of the event types that Talus gives")
+    add(event, "type", typed)
+    add(event, "typeCertainty", "suspected" if typed is not None else None)
     if body.exercise:
-        event.event_descriptions = [EventDescription("EXERCISE, not a real event")]
+        add(ET.SubElement(event, "description"), "text", "EXERCISE, not a real event")
+    for number, text in enumerate(_texts(body)):
+        add(ET.SubElement(event, "comment", id=_id(f"comment/{number}", body.id)), "text", text)
+    _creation(event, body)
+    _pick(ET.SubElement(event, "pick", publicID=_id("pick", body.id)), body)
     if body.detection.peak_counts is not None:
-        event.amplitudes = [_amplitude(body, body.detection.peak_counts)]
-    return event
+        amplitude = ET.SubElement(event, "amplitude", publicID=_id("amplitude", body.id))
+        _amplitude(amplitude, body, body.detection.peak_counts)
 
 
-def _pick(body: EventMessage) -> Pick:
-    from obspy import UTCDateTime
-    from obspy.core.event import Pick, WaveformStreamID
-
+def _pick(pick: ET.Element, body: EventMessage) -> None:
+    add(ET.SubElement(pick, "time"), "value", _time(body.onset))
     network, station, location, band = (*body.station.split("."), "", "")[:4]
-    return Pick(
-        resource_id=_id("pick", body.id),
-        time=UTCDateTime(ns=parse_ns(body.onset)),
-        waveform_id=WaveformStreamID(network, station, location or None, f"{band}Z" if band else None),
-        evaluation_mode="automatic",
-        evaluation_status="preliminary" if body.phase != "end" else "final",
-        method_id="smi:talus/method/recursive-sta-lta",
-        creation_info=_creation(body),
-    )
+    codes = {"networkCode": network, "stationCode": station}
+    if location:
+        codes["locationCode"] = location
+    if band:
+        codes["channelCode"] = f"{band}Z"
+    ET.SubElement(pick, "waveformID", codes)
+    add(pick, "methodID", "smi:talus/method/recursive-sta-lta")
+    add(pick, "evaluationMode", "automatic")
+    add(pick, "evaluationStatus", "preliminary" if body.phase != "end" else "final")
+    _creation(pick, body)
 
 
-def _amplitude(body: EventMessage, counts: float) -> Amplitude:
-    from obspy.core.event import Amplitude, Comment
-
-    return Amplitude(
-        resource_id=_id("amplitude", body.id),
-        generic_amplitude=counts,
-        unit="other",
-        category="point",
-        pick_id=_id("pick", body.id),
-        period=1 / body.detection.dominant_hz if body.detection.dominant_hz else None,
-        evaluation_mode="automatic",
-        comments=[Comment(text="peak of the band-passed signal in counts, largest component; no response removed")],
-    )
+def _amplitude(amplitude: ET.Element, body: EventMessage, counts: float) -> None:
+    add(ET.SubElement(amplitude, "genericAmplitude"), "value", str(counts))
+    add(amplitude, "category", "point")
+    add(amplitude, "unit", "other")
+    if body.detection.dominant_hz:
+        period_s = 1 / body.detection.dominant_hz
+        if not math.isfinite(period_s):
+            raise ValueError(f"{body.detection.dominant_hz:g} Hz has no period")
+        add(ET.SubElement(amplitude, "period"), "value", str(period_s))
+    add(amplitude, "pickID", _id("pick", body.id))
+    add(amplitude, "evaluationMode", "automatic")
+    text = "peak of the band-passed signal in counts, largest component; no response removed"
+    add(ET.SubElement(amplitude, "comment"), "text", text)
 
 
 def _texts(body: EventMessage) -> list[str]:
@@ -119,22 +116,18 @@ def _verdict(verdict: ClassificationPart) -> list[str]:
     return texts
 
 
-def _comment(body: EventMessage, number: int, text: str) -> Comment:
-    from obspy.core.event import Comment
+def _creation(parent: ET.Element, body: EventMessage) -> None:
+    info = ET.SubElement(parent, "creationInfo")
+    add(info, "agencyID", body.station.split(".")[0])
+    add(info, "author", f"talus@{site(body)}")
+    add(info, "creationTime", _time(body.timing.decided))
+    add(info, "version", str(body.revision))
 
-    return Comment(text=clean(text), resource_id=_id(f"comment/{number}", body.id))
 
-
-def _creation(body: EventMessage) -> CreationInfo:
-    from obspy import UTCDateTime
-    from obspy.core.event import CreationInfo
-
-    return CreationInfo(
-        agency_id=body.station.split(".")[0],
-        author=f"talus@{site(body)}",
-        creation_time=UTCDateTime(ns=parse_ns(body.timing.decided)),
-        version=str(body.revision),
-    )
+def _time(text: str) -> str:
+    """QuakeML's form of a time, to the nearest microsecond."""
+    seconds, micros = divmod(round(parse_ns(text) / 1000), 1_000_000)
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime(f"%Y-%m-%dT%H:%M:%S.{micros:06d}Z")
 
 
 def _id(what: str, event: str) -> str:
