@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from agent.dsp.resample import interpolate
 from agent.errors import DataError
-from agent.types import LABELS, NS, WINDOW_RATE_HZ, Segment, StreamId, parse_ns
+from agent.sources import SourceProblem
+from agent.sources.intake import Intake
+from agent.sources.records import stations
+from agent.types import LABELS, NS, WINDOW_RATE_HZ, Segment, parse_ns
 
 COLUMNS = (
     "trace_name",
@@ -199,29 +202,26 @@ def folds(rows: Sequence[Row], count: int, seed: int) -> NDArray[np.int64]:
 
 
 def read_segments(row: Row) -> dict[int, list[Segment]]:
-    """The file's samples as recorded, by input row (E 0, N 1, Z 2), in time order.
+    """The file's samples as recorded, by input row (E 0, N 1, Z 2), in time order, as a station would have them.
 
     Raises:
-        DataError: the file cannot be read, or holds no component with finite, changing samples.
+        DataError: the file cannot be read or is damaged, or holds no component with finite, changing samples.
     """
-    from obspy import read
-
-    try:
-        stream = read(str(row.path))
-    except Exception as error:  # ObsPy has no base of its own for a damaged file, and raises Exception itself
-        raise DataError(f"{row.path} cannot be read: {error}", "the file should be MiniSEED") from error
+    problems: list[SourceProblem] = []
+    intake = Intake(problems.append)
+    blocks = intake.read(row.path)
+    if intake.counters().keys() & {"damaged", "foreign", "cut_off"} or (problems and not blocks):
+        raise DataError(f"{row.path}: {problems[0].message}", problems[0].hint)
     found: dict[int, list[Segment]] = defaultdict(list)
-    for trace in sorted(stream, key=lambda item: item.stats.starttime):
-        component = StreamId.parse(trace.id).row
-        samples = np.asarray(trace.data)
-        if component is None or len(samples) < 2 or not np.isfinite(samples).all() or np.ptp(samples) == 0:
-            continue
-        found[component].append(Segment(trace.stats.starttime.ns, float(trace.stats.sampling_rate), samples))
-    if not found:
+    for _, components in stations(blocks):
+        for component, segments in components.items():
+            found[component] += [part for part in segments if len(part.samples) > 1 and np.ptp(part.samples) != 0]
+    usable = {component: sorted(parts, key=lambda part: part.start_ns) for component, parts in found.items() if parts}
+    if not usable:
         raise DataError(
             f"{row.path} has no usable component", "NaN, constant and one-sample traces cannot be learned from"
         )
-    return dict(found)
+    return usable
 
 
 def load_record(row: Row) -> Record:

@@ -12,17 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
+from pymseed import MiniSEEDError, MS3Record
 from sklearn.tree import DecisionTreeClassifier
 
 from agent.errors import DataError
-from agent.types import LABELS
+from agent.types import LABELS, NS
 from quantize.data import Row
 from quantize.evaluate import Array, Truth, per_event, score
 from quantize.report import triple
 
 COLUMNS = ("rate", "components", "length", "encoding")
 SETS: tuple[tuple[str, ...], ...] = (COLUMNS, *((name,) for name in COLUMNS))
-_ENCODINGS = ("INT16", "INT32", "FLOAT32", "FLOAT64", "STEIM1", "STEIM2")
+_ENCODINGS = (1, 3, 4, 5, 10, 11)
+"""miniSEED's numbers: 16 and 32 bits, single and double precision, Steim 1 and 2."""
 
 
 def recording(rows: Sequence[Row]) -> Array:
@@ -31,17 +33,18 @@ def recording(rows: Sequence[Row]) -> Array:
     Raises:
         DataError: a file's headers cannot be read.
     """
-    from obspy import read
-
     made = np.empty((len(rows), len(COLUMNS)))
     for i, row in enumerate(rows):
         try:
-            stream = read(str(row.path), format="MSEED", headonly=True)
-        except Exception as error:  # as in ``quantize.data.read_segments``
-            raise DataError(f"{row.path} cannot be read: {error}", "the file should be MiniSEED") from error
-        seconds = max(trace.stats.endtime for trace in stream) - min(trace.stats.starttime for trace in stream)
-        encoding = _ENCODINGS.index(stream[0].stats.mseed.encoding)
-        made[i] = (row.rate_hz, len({trace.stats.channel for trace in stream}), seconds, encoding)
+            headers = [
+                (record.sourceid, record.encoding, record.starttime, record.endtime)
+                for record in MS3Record.from_file(str(row.path))
+            ]
+            names, encodings, starts, ends = zip(*headers, strict=True)
+            encoding = _ENCODINGS.index(encodings[0])
+        except (MiniSEEDError, ValueError, OSError) as error:
+            raise DataError(f"{row.path} cannot be read: {error}", "the file should be miniSEED") from error
+        made[i] = (row.rate_hz, len(set(names)), (max(ends) - min(starts)) / NS, encoding)
     return made
 
 

@@ -102,6 +102,7 @@ class Intake:
             if record is None:
                 if piece.is_cut:
                     is_cut = True
+                    self._count("cut_off", size)
                 elif not is_volume(data, piece.begin):
                     foreign += size
                     self._count("foreign", size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,13 +40,10 @@ def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: Non
         SourceError: nothing in the file can be used; the message says why.
     """
     problems: list[SourceProblem] = []
-    intake = Intake(problems.append)
-    grouped: dict[StationId, dict[str, list[SampleBlock]]] = {}
-    for block in intake.read(Path(path)):
-        grouped.setdefault(block.stream.station, {}).setdefault(block.stream.component, []).append(block)
-    found = [StationRecord(station, rows) for station in sorted(grouped) if (rows := _rows(grouped[station]))]
+    blocks = Intake(problems.append).read(Path(path))
+    found = stations(blocks)
     if not found:
-        if grouped:
+        if blocks:
             problems.append(SourceProblem(str(path), "holds no valid sample", "all of them are NaN, or infinite"))
         reasons = list(dict.fromkeys(problem.message for problem in problems)) or ["holds no ground motion"]
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
@@ -54,6 +52,14 @@ def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: Non
     for problem in problems:
         on_problem(problem)
     return found
+
+
+def stations(blocks: Iterable[SampleBlock]) -> list[StationRecord]:
+    """What ``blocks`` hold of each station, sorted by name; see ``read_records``."""
+    grouped: dict[StationId, dict[str, list[SampleBlock]]] = {}
+    for block in blocks:
+        grouped.setdefault(block.stream.station, {}).setdefault(block.stream.component, []).append(block)
+    return [StationRecord(station, rows) for station in sorted(grouped) if (rows := _rows(grouped[station]))]
 
 
 def _rows(components: dict[str, list[SampleBlock]]) -> dict[int, list[Segment]]:
