@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.control.keys import SigningKey
-from agent.errors import ConfigError
+from agent.errors import ConfigError, TalusError
 from agent.mqtt_settings import MqttSettings
 from desk.accounts import add_account
 from desk.call.calls import Calls
@@ -26,6 +26,7 @@ from desk.call.link import LASTS_NS, Claim, Links
 from desk.call.sender import AppriseWay, CallSender, Way
 from desk.call.watch import Patience, StationWatch
 from desk.evidence import Fetcher, Records
+from desk.pictures.of_store import picture_of
 from desk.receive import Receiver
 from desk.settings import DeskConfig
 from desk.store import tables
@@ -63,7 +64,7 @@ class Desk:
         self._links = Links.of(config.state_dir)
         self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
         self.receiver = Receiver(settings, self.store, config.session, self._changed)
-        self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link)
+        self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link, picture=self._picture)
         patience = Patience(config.watch.offline_min * 60, config.watch.degraded_min * 60)
         self._watch = StationWatch(self.store, self._calls, patience, self._sender.wake)
         self._fetcher: Fetcher | None = None
@@ -99,15 +100,14 @@ class Desk:
 
     def serve(self, listener: socket.socket) -> None:
         """Serve the pages on a socket until SIGTERM or SIGINT."""
-        from desk.web.more import routes
-
         web = self.config.web
         app = application(
             self.store,
             self.live,
             describe=self.describe,
             targets=self._targets,
-            more=routes(self.store, self.records, self._links),
+            records=self.records,
+            links=self._links,
             tiles=web.tiles,
         )
         server = uvicorn.Server(
@@ -166,6 +166,13 @@ class Desk:
             self._sender.wake()
         if self._fetcher is not None and kinds & {"event", "alert"}:
             self._fetcher.wake()
+
+    def _picture(self, event: str) -> Path | None:
+        try:
+            return picture_of(self.store, self.records, self.config.state_dir / "pictures", event)
+        except TalusError as error:
+            _log.warning("no picture of %s: %s", event, error)
+            return None
 
     def _link(self, alert: str, target: str) -> str | None:
         base = self.config.web.public_url

@@ -22,12 +22,10 @@ from desk.call.link import Claim, Links
 from desk.call.sender import LEASE_NS, AppriseWay, CallSender, Note
 from desk.call.targets import Target, schedule
 from desk.call.watch import Patience, StationWatch
-from desk.evidence import Records
 from desk.store import answers, tables
 from desk.store.store import Arrival, Store
 from desk.web.application import application
 from desk.web.live import Live
-from desk.web.more import routes
 
 MINUTE = 60 * NS
 ANN, BEN = Target("ann", "json://ann", 300), Target("ben", "json://ben", 300, least="severe")
@@ -162,7 +160,7 @@ def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(tmp_path: Pa
     told(store, alert(0))
     live = Live(store.engine)
     claim = Claim(alert().id, "ann", 2**62)
-    with TestClient(application(store, live, more=routes(store, Records(tmp_path, 10**9), links))) as client:
+    with TestClient(application(store, live, links=links)) as client:
         address = f"/ack/{links.token(claim)}"
         assert "it is mine" in client.get(address).text
         with store.engine.connect() as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from desk.accounts import Attempts
+from desk.call.link import Links
+from desk.evidence import Records
 from desk.store import tables
 from desk.store.store import Store
-from desk.web import api, pages
+from desk.web import ack, api, pages
+from desk.web import records as record_pages
 from desk.web.guard import Headers, find_user, is_program
 from desk.web.live import Live
 
@@ -37,11 +41,13 @@ def application(
     *,
     describe: Callable[[], Mapping[str, Any]] = dict,
     targets: Sequence[str] = (),
-    more: Sequence[BaseRoute] = (),
+    records: Records | None = None,
+    links: Links | None = None,
     tiles: str | None = None,
 ) -> Starlette:
     """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are the names
-    of those that are called; ``more`` are further routes; ``tiles`` is the origin of a map's tiles."""
+    of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``tiles`` is the
+    origin of a map's tiles."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -52,16 +58,18 @@ def application(
     app = Starlette(
         routes=[
             *pages.ROUTES,
+            *record_pages.ROUTES,
+            *ack.ROUTES,
             Mount("/api/v1", routes=api.ROUTES),
             Route("/healthz", healthz),
             Mount("/static", StaticFiles(directory=HERE / "static")),
-            *more,
         ],
         middleware=[Middleware(Headers, tiles=tiles), Middleware(GZipMiddleware, minimum_size=1000)],
         exception_handlers={HTTPException: _refused, SQLAlchemyError: _broken, Exception: _broken},
         lifespan=lifespan,
     )
     app.state.store, app.state.live, app.state.attempts = store, live, Attempts()
+    app.state.records, app.state.links = records, links or Links(secrets.token_bytes(32))
     app.state.describe, app.state.targets = describe, list(targets)
     pages.templates.env.globals["asset"] = asset
     return app

@@ -1,0 +1,47 @@
+"""The picture of an event of the desk's database, for a page or a notification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.types import format_ns
+from desk.evidence import Records
+from desk.pictures.event import Told, draw
+from desk.pictures.style import save
+from desk.record import spectrogram, traces
+from desk.store import queries
+from desk.store.store import Store
+
+
+def picture_of(store: Store, records: Records, folder: Path, uid: str) -> Path | None:
+    """A small WebP of an event, drawn once a revision; None while its record is not here.
+
+    Raises:
+        OSError: the folder cannot be written.
+        DataError: the record cannot be read.
+    """
+    with store.engine.connect() as connection:
+        found = queries.event(connection, uid)
+        if found is None:
+            return None
+        row = found[0]
+        grown = queries.verdicts(connection, row.key)
+    record = records.path(uid)
+    if not record.is_file():
+        return None
+    path = folder / f"{uid}-{row.revision}.webp"
+    if path.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    share = "" if row.probability is None else f" {100 * row.probability:.0f} %"
+    onset = format_ns(row.onset_ns)
+    told = Told(
+        f"{row.name}{share}  {'.'.join(row.sensor.split('.')[:2])}  {onset[:10]} {onset[11:19]}",
+        row.name,
+        row.duration_s,
+        [(v.window_s, v.shares) for v in grown if v.window_s is not None and v.shares is not None],
+        exercise=row.exercise,
+    )
+    shown = traces(record, row.sensor, row.onset_ns)
+    save(draw(shown, spectrogram(shown[0]), told, small=True), path)
+    return path

@@ -1,0 +1,68 @@
+"""Events per bin by class, cumulated, the inverse rate of landslides; hours not heard are grey."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from desk.pictures.style import COLOURS, figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FULLY = 0.9
+"""Share of an hour that must have been heard for it to be white."""
+
+
+def draw(
+    counts: Sequence[tuple[int, str, int]],
+    heard: Mapping[int, float] | None,
+    span: tuple[int, int],
+    hours: int,
+    title: str,
+) -> Figure:
+    """``counts``: hour since 1970, class, events, in bins of ``hours``; ``heard``: share of each hour, None where it is
+    not known; ``span``: first and last hour."""
+    picture = figure(9.0, 6.6)
+    bins, sums, inverse = picture.subplots(3, 1, sharex=True)
+    picture.suptitle(title, fontweight="bold")
+    base: dict[int, int] = {}
+    for name, colour in COLOURS.items():
+        mine = sorted((hour, n) for hour, kind, n in counts if kind == name)
+        if not mine:
+            continue
+        bottoms = [base.get(hour, 0) for hour, _ in mine]
+        middles, heights = [_time(hour + hours / 2) for hour, _ in mine], [n for _, n in mine]
+        label = f"{name} {sum(heights)}"
+        bins.bar(middles, heights, width=hours / 24 * 0.95, bottom=bottoms, color=colour, label=label)
+        for hour, n in mine:
+            base[hour] = base.get(hour, 0) + n
+        total, edges, steps = 0, [_time(span[0])], [0]
+        for hour, n in mine:
+            total += n
+            edges.append(_time(hour + hours / 2))
+            steps.append(total)
+        sums.step([*edges, _time(span[1])], [*steps, total], where="post", color=colour)
+    slides = [(hour, hours / n) for hour, kind, n in counts if kind == "landslide"]
+    inverse.plot(
+        [_time(hour + hours / 2) for hour, _ in slides], [value for _, value in slides], "o", markersize=3,
+        color=COLOURS["landslide"],
+    )  # fmt: skip
+    for place, words in ((bins, f"events per {hours} h"), (sums, "cumulated"), (inverse, "hours per landslide")):
+        place.set_ylabel(words, fontsize=8)
+        place.set_ylim(bottom=0)
+        place.tick_params(labelsize=7)
+        if heard is not None:
+            for hour in range(*span):
+                if heard.get(hour, 0.0) < FULLY:
+                    place.axvspan(_time(hour), _time(hour + 1), color="#d8dee4", linewidth=0, zorder=0)
+    if base:
+        bins.legend(fontsize=7, ncols=4, frameon=False)
+    inverse.set_xlim(_time(span[0]), _time(span[1]))
+    picture.autofmt_xdate(rotation=0, ha="center")
+    return picture
+
+
+def _time(hour: float) -> datetime:
+    return datetime.fromtimestamp(hour * 3600, timezone.utc)

@@ -1,0 +1,51 @@
+"""What all pictures share: one colour a class, safe for the colour-blind, the same as on the pages; sizes; files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "earthquake": "#0072b2",
+    "blast": "#e69f00",
+    "collapse": "#aa5588",
+    "landslide": "#d55e00",
+    "noise": "#777f87",
+    "undecided": "#4a9fc9",
+    "unclassified": "#3c434a",
+}
+FORMATS = {".png": "png", ".svg": "svg", ".webp": "webp", ".pdf": "pdf"}
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure, inches; it needs no display.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("pictures need matplotlib", "pip install 'talus-agent[plot]'") from None
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def save(picture: Figure, path: Path) -> None:
+    """Write a figure in the format that the file's name says.
+
+    Raises:
+        UsageError: the name says none, or the file cannot be written.
+    """
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise UsageError(f"{path}: no format is known by that name", f"one of {', '.join(FORMATS)}")
+    options = {"quality": 72, "method": 4} if form == "webp" else None
+    try:
+        picture.savefig(path, format=form, pil_kwargs=options)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", "name a file in a folder that you may write") from None

@@ -1,0 +1,48 @@
+"""The link in a notification: its page acknowledges with one button, without a login."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.errors import DataError
+from desk.call.link import Links
+from desk.store import answers, queries
+from desk.store.answers import Person
+from desk.web import pages, views
+from desk.web.api import read
+from desk.web.guard import address_of, store_of
+from desk.web.live import Live
+
+
+async def acknowledge(request: Request) -> Response:
+    """The page behind a link. Only its button acknowledges: programs that look at links in messages follow them."""
+    links: Links = request.app.state.links
+    try:
+        claim = links.claim(request.path_params["token"], time.time_ns())
+    except DataError as refused:
+        return _page(request, 403, error=f"{refused.message}: {refused.hint}")
+    rows = await read(request, lambda connection: queries.alerts(connection, uid=claim.alert))
+    if not rows:
+        return _page(request, 404, error="there is no such alert any more")
+    if request.method == "POST":
+        store, person = store_of(request), Person(claim.target, address_of(request), "link")
+        change = await run_in_threadpool(answers.acknowledge, store, person, claim.alert, time.time_ns())
+        live: Live = request.app.state.live
+        live.publish([] if change is None else [change])
+    return _page(request, 200, alert=views.alert(rows[0]), done=request.method == "POST", target=claim.target)
+
+
+def _page(request: Request, status: int, **values: Any) -> Response:
+    answer = pages.page(request, "ack", **{"error": None, **values})
+    answer.status_code = status
+    answer.headers["cache-control"] = "no-store"
+    return answer
+
+
+ROUTES = [Route("/ack/{token}", acknowledge, methods=["GET", "POST"])]
