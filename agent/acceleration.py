@@ -48,6 +48,8 @@ class _Standing:
     since_s: float
     background_s: float
     background_events: int
+    late: bool
+    """Whether it rests on old data only."""
     revision: int = 0
 
 
@@ -142,18 +144,21 @@ class RateWatch:
             if events < rule.min_events or rate.ratio < rule.min_ratio or rate.chance > rule.max_chance:
                 return None
             standing = place.standing = _Standing(
-                f"{event.id}-rate-{label}", severity, now_s, background_s, background_events
+                f"{event.id}-rate-{label}", severity, now_s, background_s, background_events, event.late
             )
             return _alert(event, "raise", label, standing, rate)
         if rate.ratio < rule.min_ratio / 2:
             place.standing = None
             standing.revision += 1
             return _alert(event, "retract", label, standing, rate)
-        if rank(severity) > rank(standing.severity):
-            standing.revision += 1
-            standing.severity = severity
-            return _alert(event, "escalate", label, standing, rate)
-        return None
+        repeats = standing.late and not event.late
+        rises = rank(severity) > rank(standing.severity)
+        if not (repeats or rises):
+            return None
+        standing.revision += 1
+        standing.late = standing.late and event.late
+        standing.severity = severity if rises else standing.severity
+        return _alert(event, "raise" if repeats else "escalate", label, standing, rate)
 
 
 def _watched(rules: RulesConfig) -> dict[str, AccelerationConfig]:
@@ -191,7 +196,8 @@ def _alert(event: Event, action: AlertAction, label: str, standing: _Standing, r
         f"{_span(rate.background_s)} before: {rate.ratio:.1f} times the rate"
     )
     reason = f"{counts}, by chance {rate.chance:.1g}" if action != "retract" else f"the rate has fallen back: {counts}"
-    return Alert(event, action, standing.severity, label, reason, RateAlert(standing.id, standing.revision, rate))
+    about = RateAlert(standing.id, standing.revision, rate)
+    return Alert(event, action, standing.severity, label, reason, about, late=standing.late)
 
 
 def _span(seconds: float) -> str:

@@ -21,6 +21,7 @@ from agent.types import StationId
 
 if TYPE_CHECKING:
     from agent.config import ClassifierConfig, Config, TunablesConfig
+    from agent.data_age import DataAges
     from agent.inference.switch import Standing
     from agent.messages import Message
     from agent.sources import ProblemSink, Source
@@ -119,8 +120,10 @@ def build_line(
     exercise: bool = False,
     state_dir: Path | None = None,
     site: Site | None = None,
+    ages: DataAges | None = None,
 ) -> Line:
-    """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``.
+    """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``, ``site`` and ``ages`` as
+    for ``Reporter``.
 
     Raises:
         ModelError: no backend serves the bundle.
@@ -129,7 +132,7 @@ def build_line(
     classifier = LiveClassifier(opened)
     timed = Timed(classifier)
     pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, timed, exercise=exercise)
-    reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site)
+    reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site, ages=ages)
     return Line(pipeline, reporter, classifier, fallbacks, timed)
 
 

@@ -8,13 +8,26 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from agent.types import NS, parse_ns
 
 CHRONYC = ("chronyc", "-n", "-c", "tracking")
 TIMEDATECTL = ("timedatectl", "timesync-status", "--no-pager")
 WORST_OFFSET_S = 0.5
 """A clock further off is wrong: onsets of sources without a clock of their own are as far off."""
+
+EARLIEST_NS = parse_ns("2026-01-01T00:00:00Z")
+"""Before this software existed: a clock that shows an earlier time was never set."""
+FAR_OFF_S = 60.0
+"""A clock that its own time service is about to correct by more than this is not set yet."""
+
+Trust: TypeAlias = Literal["synchronised", "unsynchronised", "not_set"]
+"""``synchronised``: a time service keeps the clock. ``unsynchronised``: none is known to, and the time is possible; it
+may be right. ``not_set``: the time is impossible, or a time service has not set it yet, as after a start without a
+battery-backed clock: it shows 1970 or the time of the last shutdown."""
 
 _TIMEOUT_S = 2.0
 _STEP_NS = 500_000_000
@@ -48,6 +61,48 @@ class HostClock:
         return f"{self.source}{state}, {abs(self.offset_s):.6f} s {'ahead' if self.offset_s >= 0 else 'behind'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """This machine's time, ns UTC, and how far it can be trusted."""
+
+    ns: int
+    trust: Trust
+
+    @property
+    def is_set(self) -> bool:
+        """Whether ages can be told by it."""
+        return self.trust != "not_set"
+
+
+class MachineClock:
+    """This machine's time for those who compare data with it. ``look`` asks other programs and may take seconds; one
+    thread calls it now and then. ``now`` is quick, for any thread."""
+
+    def __init__(self, ask: Callable[[], HostClock] | None = None, time_ns: Callable[[], int] = time.time_ns) -> None:
+        """``ask`` tells how the clock is kept (``host_clock``); it is asked at once."""
+        self._ask, self._time_ns = ask or host_clock, time_ns
+        self.said = self._ask()
+        """The newest answer."""
+
+    def look(self) -> HostClock:
+        """Ask how the clock is kept."""
+        self.said = self._ask()
+        return self.said
+
+    def now(self) -> Moment:
+        """The time, and how far it can be trusted as of the newest answer."""
+        now_ns = self._time_ns()
+        return Moment(now_ns, _trust(self.said, now_ns))
+
+
+def _trust(said: HostClock, now_ns: int) -> Trust:
+    if now_ns < EARLIEST_NS or (said.synchronised is False and said.source is not None):
+        return "not_set"
+    if said.synchronised is not True:
+        return "unsynchronised"
+    return "not_set" if said.offset_s is not None and abs(said.offset_s) > FAR_OFF_S else "synchronised"
+
+
 def host_clock(chronyc: Sequence[str] = CHRONYC, timedatectl: Sequence[str] = TIMEDATECTL) -> HostClock:
     """Ask chrony, then systemd-timesyncd, then the kernel; the first that answers counts.
 
@@ -69,7 +124,7 @@ class StepWatch:
         base_ns = time.time_ns() - time.monotonic_ns()
         step_ns = base_ns - self._base_ns
         self._base_ns = base_ns
-        return step_ns / 1e9 if abs(step_ns) > _STEP_NS else None
+        return step_ns / NS if abs(step_ns) > _STEP_NS else None
 
 
 def _ask(command: Sequence[str]) -> str:

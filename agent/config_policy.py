@@ -250,4 +250,12 @@ class PolicyConfig(Section):
         default="event", description="an event that the network could not classify: only the event, or an alert as well"
     )
     unclassified: UnclassifiedConfig = Field(default=UnclassifiedConfig(), description="that alert")
+    max_age_s: float = Field(
+        default=600.0, ge=1, le=3_153_600_000,
+        description="an alert on data older than this when it is decided is late: it is marked so and wakes nobody, "
+        "seconds",
+    )  # fmt: skip
+    late: Literal["mark", "withhold"] = Field(
+        default="mark", description="late alerts: sent with their mark, or not at all (their events are sent)"
+    )
     rules: RulesConfig = Field(default=RulesConfig(), description="one rule a label")

@@ -259,6 +259,8 @@ class Feeder:
             packet, received_ns = item
             self._busy_since = time.monotonic()
             block = self.clocks.judge(packet, received_ns, self._busy_since) if self.clocks else packet
+            if self.line.reporter.ages is not None:
+                self.line.reporter.ages.saw(packet, received_ns, self._busy_since)
             if self.clocks and self.clocks.was_set_back(packet, received_ns, self._busy_since):
                 _log.warning("the clock of %s was set back; it begins anew", block.stream)
                 self.line.pipeline.forget(block.stream)
@@ -335,10 +337,10 @@ class Feeder:
         stored = max(0, len(messages) - len(self._held))
         self._make_room()
         for place, message in enumerate(messages):
-            if message.priority is Priority.EVENT:
+            if message.name == "event":
                 log_event(parse(EventMessage, message.payload))
-            if message.priority is Priority.ALERT:
-                if place >= stored and self._urge is not None:
+            if message.name == "alert":
+                if place >= stored and message.priority is Priority.ALERT and self._urge is not None:
                     # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
                     self._urge(message)
                 _log.warning("%s", readable(message))

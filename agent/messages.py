@@ -106,6 +106,11 @@ class Message:
     correlation: bytes | None = None
     journal: bytes | None = None
 
+    @property
+    def name(self) -> str:
+        """The last level of the topic, such as ``alert``."""
+        return self.topic.rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
@@ -160,9 +165,20 @@ def event_message(
     )
 
 
-def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expiry_s: int | None = 86_400) -> Message:
-    """The alert, to be put into the outbox; it overtakes events, never an earlier alert of the same event."""
+def alert_message(
+    alert: Alert,
+    stamp: Stamp,
+    prefix: str = DEFAULT_PREFIX,
+    expiry_s: int | None = 86_400,
+    age_s: float | None = None,
+) -> Message:
+    """Build the message of an alert; it overtakes events, never an earlier alert of the same event.
+
+    A late one wakes nobody: it goes with the events, and ``expires`` counts from the time of its data; the broker keeps
+    it as long as any other. ``age_s``: age of the newest sample, None where it is not known.
+    """
     event = alert.event
+    begin_ns = min(event.data_ns, stamp.decided_ns) if alert.late else stamp.decided_ns
     body = AlertMessage(
         id=alert.id,
         revision=alert.revision,
@@ -180,12 +196,15 @@ def alert_message(alert: Alert, stamp: Stamp, prefix: str = DEFAULT_PREFIX, expi
         quakeml_type=_quakeml_type(event.classification) if alert.about_rate is None else None,
         rate=_rate(alert),
         coincidence=_coincidence(event.coincidence),
-        expires=None if expiry_s is None else format_ns(stamp.decided_ns + expiry_s * NS),
+        late=alert.late,
+        age_s=_round(age_s, 3),
+        expires=None if expiry_s is None else format_ns(begin_ns + expiry_s * NS),
         exercise=event.exercise,
         boot_id=stamp.boot_id,
         seq=stamp.seq,
     )
-    return Message(topic(prefix, event.station, "alert"), encode(body), Priority.ALERT, key=alert.id, expiry_s=expiry_s)
+    priority = Priority.EVENT if alert.late else Priority.ALERT
+    return Message(topic(prefix, event.station, "alert"), encode(body), priority, key=alert.id, expiry_s=expiry_s)
 
 
 def largest_alert(prefix: str = DEFAULT_PREFIX, voters: int = 0) -> int:
@@ -230,6 +249,7 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
         abstained=verdict is None or verdict.abstained,
         action=None if alert is None else alert.action,
         severity=None if alert is None else alert.severity,
+        late=alert is not None and alert.late,
         decided=format_ns(stamp.decided_ns),
         exercise=event.exercise,
         boot_id=stamp.boot_id,

@@ -7,6 +7,9 @@ The states of one event:
        |             +-(stronger evidence)-- retracted <--(contradicted)
        +--(met, but a larger event has just alerted)--> held back --(it has become the larger one)--> raised
 
+A revision may rest on old data (``Event.late``). What it raises is late and wakes nobody; so it holds back nothing that
+is not late, and is raised once more if its event goes on into data that are not.
+
 An alert holds back later events of its label and station for ``refractory_s``, but none that is larger: more severe, or
 with a larger product of peak amplitude and duration (``agent.types.Detection.size``).
 
@@ -74,11 +77,13 @@ _Answer: TypeAlias = "tuple[tuple[Alert, ...], DecisionReason]"
 
 @dataclass(frozen=True, slots=True)
 class _Raised:
-    """An alert that may hold back others: data time of its raise, severity and size (count-seconds) so far."""
+    """An alert that may hold back others: data time of its raise, severity, size (count-seconds) so far, and whether it
+    was late."""
 
     at_ns: int
     severity: str
     size: float
+    late: bool
 
     def is_exceeded(self, severity: str, size: float) -> bool:
         """Whether an event of this severity and size is larger."""
@@ -98,13 +103,18 @@ class _Past:
 
     def holds_back(self, event: Event, severity: str, refractory_s: float) -> _Raised | None:
         """The alert of a no smaller event that is too recent (on either side: data clocks step back); None without."""
-        recent = (alert for alert in self.alerts.values() if abs(event.data_ns - alert.at_ns) < refractory_s * NS)
+        recent = (
+            alert
+            for alert in self.alerts.values()
+            if abs(event.data_ns - alert.at_ns) < refractory_s * NS and alert.late <= event.late
+        )
         return next((alert for alert in recent if not alert.is_exceeded(severity, event.detection.size)), None)
 
     def grow(self, key: EventKey, event: Event, severity: str) -> None:
         """An event that has alerted goes on: it holds back with its present size and severity."""
         if (alert := self.alerts.get(key)) is not None:
-            self.alerts[key] = _Raised(alert.at_ns, severity, max(alert.size, event.detection.size))
+            size = max(alert.size, event.detection.size)
+            self.alerts[key] = replace(alert, severity=severity, size=size, late=alert.late and event.late)
 
 
 @dataclass(slots=True)
@@ -115,6 +125,8 @@ class _Followed:
     verdicts: deque[Classification] = field(default_factory=lambda: deque(maxlen=MAX_VERDICTS))
     standing: tuple[str, str] | None = None
     """Label and severity of the alert that has not been taken back."""
+    late: bool = False
+    """Whether that alert was late."""
     held: str | None = None
     """Label whose rule was met while a larger event held the alert back."""
     evidence: dict[str, float] = field(default_factory=dict)
@@ -139,6 +151,16 @@ class Policy:
         self._open: OrderedDict[EventKey, _Followed] = OrderedDict()
         self._ended: OrderedDict[EventKey, None] = OrderedDict()
         self._pasts: OrderedDict[Place, _Past] = OrderedDict()
+
+    @property
+    def max_age_s(self) -> float:
+        """Age of data above which what they raise is late."""
+        return self._settings.max_age_s
+
+    @property
+    def withholds_late(self) -> bool:
+        """Whether late alerts are not sent."""
+        return self._settings.late == "withhold"
 
     def retune(self, settings: PolicyConfig) -> None:
         """Judge by other rules from the next revision on; what stands, stands, until a later verdict contradicts it."""
@@ -169,7 +191,10 @@ class Policy:
             return Decision(event.id, event.revision, (), DecisionReason("stale", words))
         followed.revision = event.revision
         self._open.move_to_end(key)
-        alerts, why = self._judge(_Case(key, event, followed))
+        case = _Case(key, event, followed)
+        alerts, why = self._judge(case)
+        if followed.late and not event.late and followed.standing is not None:
+            alerts, why = self._repeat(case, alerts, why)
         if event.coincidence is not None and event.coincidence.degraded is not None:
             alerts = tuple(replace(alert, reason=f"{alert.reason}; {event.coincidence.degraded}") for alert in alerts)
         if event.phase == "end":
@@ -184,6 +209,17 @@ class Policy:
         _trim(self._ended, MAX_ENDED_EVENTS)
         _trim(self._pasts, MAX_PLACES)
         return Decision(event.id, event.revision, alerts, why)
+
+    def _repeat(self, case: _Case, alerts: tuple[Alert, ...], why: DecisionReason) -> _Answer:
+        """The alert once more that was late, now that its event has reached data that are not; unless this revision
+        raises one anyway."""
+        case.followed.late = False
+        if case.followed.standing is None or any(alert.action == "raise" for alert in alerts):
+            return alerts, why
+        label, severity = case.followed.standing
+        words = f"its alert was late, and the event goes on in new data: {why.words}"
+        others = tuple(alert for alert in alerts if alert.action != "escalate")
+        return (*others, Alert(case.event, "raise", severity, label, words)), DecisionReason("raised", words)
 
     def _end(self, key: EventKey) -> None:
         del self._open[key]
@@ -264,7 +300,7 @@ class Policy:
         case.followed.evidence[label] = max(verdict.probability, case.followed.evidence[label])
         past.grow(case.key, event, higher)
         reason = f"{severity} to {higher}: {_evidence(rule, case, verdict)}"
-        return (Alert(event, "escalate", higher, label, reason),), DecisionReason("escalated", reason)
+        return (Alert(event, "escalate", higher, label, reason, late=event.late),), DecisionReason("escalated", reason)
 
     def _contradict(self, case: _Case, verdict: Classification, label: str, severity: str) -> _Answer:
         """Take the standing alert back if a verdict of another label says so; that label may then alert itself."""
@@ -272,6 +308,7 @@ class Policy:
         why_not = self._outlives(verdict, label)
         if why_not:
             return (), DecisionReason("stands", why_not)
+        was_late = followed.late
         raised, why = self._raise(case, verdict)
         if label == UNCLASSIFIED and raised is None and self._settings.rules.of(verdict.label).severity != "none":
             return (), DecisionReason("stands", f"{why.words}; the {label} alert stands meanwhile")
@@ -283,7 +320,7 @@ class Policy:
         for vote in [v for v in followed.verdicts if v.label == label]:
             followed.verdicts.remove(vote)
         taken_back = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s contradicts {label}"
-        withdrawn = Alert(event, "retract", severity, label, taken_back)
+        withdrawn = Alert(event, "retract", severity, label, taken_back, late=was_late)
         words = f"{taken_back}; {why.words}"
         return (
             ((withdrawn, raised), DecisionReason("raised", words))
@@ -346,12 +383,12 @@ class Policy:
     def _put_up(self, case: _Case, standing: tuple[str, str], probability: float, reason: str) -> Alert:
         label, severity = case.followed.standing = standing
         case.followed.evidence[label] = probability
-        case.followed.held = None
+        case.followed.held, case.followed.late = None, case.event.late
         past = self._past(case.event, label)
         past.alerts.pop(case.key, None)
-        past.alerts[case.key] = _Raised(case.event.data_ns, severity, case.event.detection.size)
+        past.alerts[case.key] = _Raised(case.event.data_ns, severity, case.event.detection.size, case.event.late)
         _trim(past.alerts, MAX_RECENT_ALERTS)
-        return Alert(case.event, "raise", severity, label, reason)
+        return Alert(case.event, "raise", severity, label, reason, late=case.event.late)
 
     def _past(self, event: Event, label: str) -> _Past:
         place = (event.station, label, event.exercise)

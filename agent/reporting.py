@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agent.data_age import Age, DataAges, span
 from agent.messages import Message, Stamp, alert_message, event_message, summary_message
 from agent.policy import Policy
 from agent.recall import Recall, Remembered, as_seen, encode
@@ -43,9 +44,12 @@ class Reporter:
         prefix: str,
         alert_expiry_s: int,
         boot_id: str | None = None,
+        *,
         site: Site | None = None,
+        ages: DataAges | None = None,
     ) -> None:
-        """``site``: what several stations have to do with each other, if anything."""
+        """``site``: what several stations have to do with each other, if anything. ``ages`` tells how old data are;
+        without it, as in a replay, nothing is late."""
         self.keep: Callable[[Event], Evidence | None] = lambda _: None
         """Keeps the record of an event that has ended."""
         self.boot_id = boot_id or new_boot_id()
@@ -53,6 +57,7 @@ class Reporter:
         self._prefix = prefix
         self._alert_expiry_s = alert_expiry_s
         self._site = site
+        self.ages = ages
         self._seq = itertools.count(1)
         self._recall: Recall | None = None
         self.alerts: Counter[tuple[AlertAction, str]] = Counter()
@@ -124,6 +129,11 @@ class Reporter:
         """How long no packet may come, from anyone, before nobody is waited for any more."""
         return 0.0 if self._site is None else self._site.max_lag_s
 
+    @property
+    def max_age_s(self) -> float:
+        """Age of data above which alerts on them are late."""
+        return self._policy.max_age_s
+
     def trouble(self) -> str:
         """What is wrong with the site as a whole, in words; empty if nothing is. Any thread may ask."""
         return "" if self._site is None else self._site.trouble()
@@ -146,6 +156,7 @@ class Reporter:
 
     def _tell(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
         """A station's own event."""
+        event = self._dated(event)
         if self._site is None or not self._site.has(event.station):
             decision = self._policy.decide(event)
             return self._word(event, decision.alerts, decision.why, received_ns, cut=cut)
@@ -158,7 +169,7 @@ class Reporter:
 
     def _settle(self, events: Iterable[Event], received_ns: int) -> list[Message]:
         messages: list[Message] = []
-        for event in events:
+        for event in map(self._dated, events):
             decision = self._policy.decide(event)
             if is_alone(event):
                 self._alone[event.id] = decision.why
@@ -174,9 +185,16 @@ class Reporter:
         if event.phase == "end" and not is_alone(event):
             event = replace(event, evidence=self.keep(event))
         messages: list[Message] = []
+        age = self._age(event)
+        if self._policy.withholds_late and any(alert.late for alert in alerts):
+            alerts = tuple(alert for alert in alerts if not alert.late)
+            if not alerts:
+                why = DecisionReason("late", f"withheld, {_late(age)} (policy.late: withhold): {why.words}")
         for alert in alerts:
+            said = replace(alert, reason="; ".join(filter(None, (alert.reason, _told(alert, age)))))
+            stamp = self._stamp(received_ns, decided_ns)
             messages.append(
-                alert_message(alert, self._stamp(received_ns, decided_ns), self._prefix, self._alert_expiry_s)
+                alert_message(said, stamp, self._prefix, self._alert_expiry_s, age.seconds if age else None)
             )
             self.last_alert = parse(AlertMessage, messages[-1].payload)
             self.alerts[alert.action, alert.label] += 1
@@ -191,5 +209,29 @@ class Reporter:
         messages += [summary_message(what, self._stamp(received_ns, decided_ns), self._prefix) for what in latest]
         return messages
 
+    def _age(self, event: Event) -> Age | None:
+        """How old the data are; None where that does not count: in exercises and replays."""
+        return None if self.ages is None or event.exercise else self.ages.age(event.data_ns)
+
+    def _dated(self, event: Event) -> Event:
+        """The event, marked late if its data are too old to wake anyone."""
+        age = self._age(event)
+        return event if age is None else replace(event, late=age.exceeds(self._policy.max_age_s))
+
     def _stamp(self, received_ns: int, decided_ns: int) -> Stamp:
         return Stamp(self.boot_id, self.next_seq(), received_ns, decided_ns)
+
+
+def _told(alert: Alert, age: Age | None) -> str:
+    """What an alert says of the age of its data; empty where they are new."""
+    if age is None or alert.action == "retract":
+        return ""
+    if age.unknown:
+        return f"the age of the data is not known: {age.unknown}"
+    return f"late: {_late(age)}" if alert.late else ""
+
+
+def _late(age: Age | None) -> str:
+    if age is None or age.seconds is None:
+        return "the data are old"
+    return f"the data are {'at least ' if age.at_least else ''}{span(age.seconds)} old"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from agent.clock import HostClock, host_clock
+from agent.assemble import is_recorded_once
+from agent.clock import HostClock, MachineClock
 from agent.config import Config
 from agent.config_health import split_address
 from agent.delivery import Delivery
@@ -39,12 +39,6 @@ CLOCK_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    said: HostClock
-    at: float
-
-
 class Rounds:
     """Owned by the main thread."""
 
@@ -56,6 +50,7 @@ class Rounds:
         delivery: Delivery | None,
         state: Callable[[], StateMessage],
         *,
+        clock: MachineClock,
         troubles: Callable[[], list[Reason]] = list,
         memory: HearingMemory | None = None,
     ) -> None:
@@ -71,7 +66,9 @@ class Rounds:
         self._reported_at = now - CHANGE_S
         self._reported: set[str] = set()
         """Codes of the reasons in the newest report to the broker."""
-        self._clock: _Clock | None = None
+        self._clock, self._asked_at = clock, now
+        self._ages = feeder.line.reporter.ages if is_recorded_once(config) else None
+        """Of data that are recorded now; a replay may be of any age."""
         self._ending = False
         self._file = StatusFile(config.state_dir)
         self._complaints: list[Reason] = []
@@ -153,8 +150,7 @@ class Rounds:
         problems = [*self._complaints, *self._troubles(), *feeder.troubles()]
         if feeder.clocks is not None:
             feeder.clocks.host(is_wrong=clock.is_wrong)
-            if clock.is_wrong:
-                problems.append(Reason("clock", f"this machine's clock: {clock}"))
+        problems += self._times(clock)
         outbox, link = self._spool(problems)
         sight = Sight(
             problems=problems,
@@ -179,10 +175,32 @@ class Rounds:
         earlier = {name: tuple(slots) for name, slots in self._feeder.line.pipeline.remembered.items()}
         return {**earlier, **{name: slots for name, slots in known.items() if slots}}
 
+    def clock_was_set(self) -> None:
+        """This machine's clock was set: what was compared with it before does not count."""
+        if self._feeder.clocks is not None:
+            self._feeder.clocks.forget()
+        if self._feeder.line.reporter.ages is not None:
+            self._feeder.line.reporter.ages.forget()
+        self._asked_at = -CLOCK_S
+
     def _host_clock(self, now: float) -> HostClock:
-        if self._clock is None or (not self._ending and now - self._clock.at >= min(CLOCK_S, self._interval_s)):
-            self._clock = _Clock(host_clock(), now)
+        """How the clock is kept; asked more often until it is set."""
+        every_s = min(CLOCK_S, self._interval_s) if self._clock.now().is_set else 0.0
+        if not self._ending and now - self._asked_at >= every_s:
+            self._asked_at = now
+            self._clock.look()
         return self._clock.said
+
+    def _times(self, clock: HostClock) -> list[Reason]:
+        """What is wrong with this machine's clock, and with the age of the data by it."""
+        if self._ages is None:
+            return []
+        is_set = self._clock.now().is_set
+        found = []
+        if not is_set or (clock.is_wrong and self._feeder.clocks is not None):
+            unknown = "" if is_set else "; it is not set, and the age of the data is not known"
+            found.append(Reason("clock", f"this machine's clock: {clock}{unknown}"))
+        return found + self._ages.reasons(self._feeder.line.reporter.max_age_s)
 
     def _spool(self, problems: list[Reason]) -> tuple[OutboxHealth | None, LinkHealth | None]:
         if self._delivery is None:

@@ -247,7 +247,16 @@ class AlertMessage(Payload):
     coincidence: CoincidencePart | None = Field(
         default=None, description="for a station that belongs to a site with coincidence, and for the site itself"
     )
-    expires: Time | None = Field(default=None, description="after this the alert is of no use to anyone")
+    late: bool = Field(
+        default=False,
+        description="it rests on data older than policy.max_age_s: wake nobody for it. Of a retraction: the alert did",
+    )
+    age_s: Number | None = Field(
+        default=None, description="age of the newest sample behind it when it was decided; null: not known, or a replay"
+    )
+    expires: Time | None = Field(
+        default=None, description="after this the alert is of no use to anyone; of a late one counted from its data"
+    )
     exercise: bool
     boot_id: BootId
     seq: Seq
@@ -268,6 +277,7 @@ class SummaryMessage(Payload):
     abstained: bool
     action: AlertAction | None
     severity: Word | None
+    late: bool = Field(default=False, description="of an alert: it rests on old data, wake nobody for it")
     decided: Time
     exercise: bool
     boot_id: BootId

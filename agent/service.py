@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
-from agent.clock import StepWatch
+from agent.clock import MachineClock, StepWatch
 from agent.config import Config
 from agent.control.survival import Survival
+from agent.data_age import DataAges
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.dsp.window import BEFORE_NS
@@ -128,6 +129,7 @@ class Service:
         exercise = is_exercise(config)
         tuning = Tuning(config, station)
         orders = self._orders(station)
+        clock = MachineClock()
         line = build_line(
             tuning.effective,
             config.classifier,
@@ -135,6 +137,7 @@ class Service:
             exercise=exercise,
             state_dir=config.state_dir,
             site=open_site(config.model_copy(update={"tunables": tuning.effective})),
+            ages=None if exercise else DataAges(clock),
         )
         for reason in line.fallbacks:
             _log.warning("%s", reason)
@@ -165,6 +168,7 @@ class Service:
             health,
             delivery,
             lambda: self._state(line, line.standing(), health, tuning),
+            clock=clock,
             troubles=lambda: [
                 *of("state_in_memory", filter(None, [self._unwell])),
                 *of("control", tuning.troubles()),
@@ -231,8 +235,7 @@ class Service:
             now = time.monotonic()
             if step_s := steps.step_s():
                 _log.warning("this machine's clock was set by %+.1f s", step_s)
-                if feeder.clocks is not None:
-                    feeder.clocks.forget()
+                rounds.clock_was_set()
             if feeder.ended.is_set() and (feeder.failure() or not delivery or delivery.drained(DRAIN_S)):
                 return
             if delivery and not delivery.link.alive:

@@ -160,7 +160,7 @@ def _outcome(decision: DecisionPart) -> str:
 def _alert(alert: AlertMessage | None) -> str:
     if alert is None:
         return "none since the start"
-    drill = " (exercise)" if alert.exercise else ""
+    drill = (" (late)" if alert.late else "") + (" (exercise)" if alert.exercise else "")
     return f"{alert.action} {alert.severity}{drill}, {alert.onset[:19].replace('T', ' ')}: {alert.reason}"
 
 

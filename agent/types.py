@@ -52,6 +52,7 @@ DecisionCode: TypeAlias = Literal[
     "confirm_events",
     "withdrawn",
     "refractory",
+    "late",
     "not_classified",
     "site_waits",
     "site_member",
@@ -330,6 +331,8 @@ class Event:
     """Of an event of the site, or of a station that should have waited for others and could not."""
     evidence: Evidence | None = None
     """Of an event that has ended: its record, if one is kept."""
+    late: bool = False
+    """Whether the newest sample was older than ``policy.max_age_s`` when this revision was decided on."""
 
 
 def is_alone(event: Event) -> bool:
@@ -371,7 +374,7 @@ class DecisionReason:
 @dataclass(frozen=True, slots=True)
 class Alert:
     """A decision to wake someone, or to take that back. With ``about_rate``, ``event`` is the one after which it was
-    decided."""
+    decided. ``late``: it rests on old data and wakes nobody; of a retraction, the alert that is taken back did."""
 
     event: Event
     action: AlertAction
@@ -379,6 +382,7 @@ class Alert:
     label: str
     reason: str
     about_rate: RateAlert | None = None
+    late: bool = False
 
     @property
     def id(self) -> str:

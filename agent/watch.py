@@ -149,7 +149,8 @@ def describe(body: Payload) -> str:
     """One line of plain text."""
     if isinstance(body, AlertMessage):
         said = f"rate of {body.label} events" if body.rate else body.label
-        text = f"ALERT {body.action} {body.severity}  {_place(body)}  {said}: {body.reason}"
+        late = "LATE " if body.late else ""
+        text = f"{late}ALERT {body.action} {body.severity}  {_place(body)}  {said}: {body.reason}"
         if body.coincidence is not None and not body.coincidence.degraded:
             text += f"; {_together(body.coincidence)}"
     elif isinstance(body, EventMessage):
@@ -313,4 +314,4 @@ class _Printer:
 def _colour_of(body: AlertMessage | EventMessage) -> str:
     if isinstance(body, EventMessage):
         return ""
-    return _YELLOW if body.action == "retract" else _RED
+    return _YELLOW if body.late or body.action == "retract" else _RED

@@ -3,7 +3,8 @@
 ``raise`` is an Alert, ``escalate`` an Update, ``retract`` a Cancel; Update and Cancel name in ``references`` every
 message of the same event since its first Alert (section 3.2.1). An identifier is made of the message's own identity, so
 that any number of watchers give the same document the same name. ``status`` is Exercise for what is marked as one, and
-Test for everything when the receivers are being set up (``--cap-test``).
+Test for everything when the receivers are being set up (``--cap-test``). What is late, as it rests on old data, has the
+urgency Past and expires by the time of its data.
 """
 
 from __future__ import annotations
@@ -125,13 +126,13 @@ class Cap:
         return root
 
     def _info(self, info: ET.Element, body: AlertMessage, kind: MsgType) -> None:
-        expires = body.expires or _later(body.timing.decided)
+        expires = body.expires or _later(body.timing.data if body.late else body.timing.decided)
         what: Sequence[tuple[str, str | None]] = (
             ("language", "en-US"),
             ("category", "Geo"),
             ("event", _event_name(body)),
             ("responseType", "None" if kind == "Cancel" else "Assess"),
-            ("urgency", "Past" if kind == "Cancel" else "Expected" if body.rate else "Immediate"),
+            ("urgency", "Past" if kind == "Cancel" or body.late else "Expected" if body.rate else "Immediate"),
             ("severity", _SEVERITIES.get(body.severity, "Unknown")),
             ("certainty", "Unlikely" if kind == "Cancel" else _certainty(body)),
         )
@@ -212,7 +213,8 @@ def _certainty(body: AlertMessage) -> str:
 def _headline(body: AlertMessage, kind: MsgType) -> str:
     said = {"Alert": "", "Update": "Update: ", "Cancel": "Cancelled: "}[kind]
     drill = "EXERCISE. " if body.exercise else ""
-    return f"{drill}{said}{_event_name(body)} at {site(body)}, {body.severity}"
+    late = "LATE, from old data. " if body.late else ""
+    return f"{drill}{late}{said}{_event_name(body)} at {site(body)}, {body.severity}"
 
 
 def _parameters(body: AlertMessage) -> list[tuple[str, str]]:
@@ -221,6 +223,8 @@ def _parameters(body: AlertMessage) -> list[tuple[str, str]]:
         ("talus:revision", str(body.revision)),
         ("talus:label", body.label),
     ]
+    if body.age_s is not None:
+        found.append(("talus:age_s", f"{body.age_s:.3f}"))
     if body.classification is not None and body.rate is None:
         found += [
             ("talus:probability", f"{body.classification.probability:.4f}"),
