@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config_model import Config, MqttConfig
+from agent.config_seedlink import SeedLinkServerConfig
 from agent.config_tls import TlsConfig
 from agent.config_yaml import Loc
 
 CREDENTIALS = Path("/run/credentials")
 """systemd's folder: what is in it exists only while the service runs, and only for the service."""
+SLOW_BANDS = {"M": 10.0, "L": 1.0, "V": 0.1, "U": 0.01}
+"""Largest samples a second of the FDSN band codes that are slow."""
 STARTED = "SYSTEMD_EXEC_PID"
 """The variable by which systemd tells a process that it started it."""
 
@@ -39,12 +42,34 @@ def remarks(config: Config) -> Iterator[Remark]:
             yield Remark(("source", "paths", index), "nothing is there at the moment", False)
     for index, server in enumerate(config.source.servers if config.source.kind == "seedlink" else ()):
         yield from _tls(("source", "servers", index, "tls"), server.tls)
+        yield from _too_slow(index, server, config.tunables.trigger.low_hz)
     if config.classifier.bundle is not None and not config.classifier.bundle.exists():
         yield Remark(("classifier", "bundle"), "there is no such file or folder", True)
     if config.mqtt is not None:
         yield from _mqtt(config.mqtt)
     elif config.control.keys:
         yield Remark(("control", "keys"), "nothing can come from afar without a section mqtt", False)
+
+
+def _too_slow(index: int, server: SeedLinkServerConfig, low_hz: float) -> Iterator[Remark]:
+    """Channels whose band code stands for so few samples a second that the trigger cannot use them."""
+    from agent.dsp.detector import HIGHEST_CORNER
+
+    for number, station in enumerate(server.stations):
+        for place, selector in enumerate(station.selectors):
+            rate_hz = SLOW_BANDS.get(_band(selector))
+            if rate_hz is not None and HIGHEST_CORNER * rate_hz / 2 <= low_hz:
+                loc = ("source", "servers", index, "stations", number, "selectors", place)
+                reason = f"has at most {rate_hz:g} samples a second, too few for a trigger from {low_hz:g} Hz on"
+                yield Remark(loc, f"{reason}; name the HH?, EH? or BH? channels", False)
+
+
+def _band(selector: str) -> str:
+    """The band code that a selector asks for; empty for an exclusion."""
+    name = selector.partition(".")[0]
+    if name.startswith("!"):
+        return ""
+    return name.split("_")[1] if "_" in name else name[-3]
 
 
 def _tls(loc: Loc, tls: TlsConfig | None) -> Iterator[Remark]:

@@ -73,6 +73,15 @@ class SeedLinkServerConfig(Section):
         description="stations to receive",
     )
 
+    def disagreements(self) -> Iterator[Disagreement]:
+        names = [station.station for station in self.stations]
+        for index, name in enumerate(names):
+            first = names.index(name)
+            if first < index:
+                yield Disagreement(
+                    (f"stations.{index}",), f"is listed already as stations[{first}]; join their selectors"
+                )
+
     @property
     def server_port(self) -> int:
         """``port`` with its default put in."""

@@ -91,6 +91,8 @@ for _name, _pattern, _first in (
 
 
 _WORDS = (
+    ("'?'", "text with '?' between brackets needs quotes, such as 'HH?'"),
+    ("scanning an alias", "text that begins with '*' needs quotes"),
     ("cannot start any token", "a character that YAML reserves stands here; put the text in quotes"),
     (
         "mapping values are not allowed",

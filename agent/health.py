@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,8 @@ MAX_STREAMS = 64
 """Channels in a message to the broker: some 20 kB."""
 MAX_KEPT = 1024
 """Channels that are watched."""
+MAX_OPEN = 1024
+"""Events that have not ended and are counted."""
 MAX_COUNTERS = 64
 MAX_LABELS = 32
 MAX_ALERT_COUNTS = 64
@@ -107,6 +109,8 @@ class Health:
         self._lock = threading.Lock()
         self._streams: dict[StreamId, _Stream] = {}
         self._events: deque[tuple[float, str]] = deque(maxlen=100_000)
+        self._open: dict[str, str] = {}
+        """Labels of the events that have not ended."""
         self._discards: deque[tuple[float, str]] = deque(maxlen=100_000)
         self._events_total: Counter[str] = Counter()
         self._discards_total: Counter[str] = Counter()
@@ -145,12 +149,15 @@ class Health:
                 return
             if output.reason is not None:
                 self._inference_failures += 1
+            verdict = output.classification
+            label = "unclassified" if verdict is None else verdict.label
+            self._open.pop(output.id, None)
             if output.phase == "end":
                 self._rates.add(output)
-                verdict = output.classification
-                label = "unclassified" if verdict is None else verdict.label
                 self._events.append((now, label))
                 self._events_total[label] += 1
+            elif len(self._open) < MAX_OPEN:
+                self._open[output.id] = label
 
     def silent(self) -> frozenset[str]:
         """Channels that have delivered nothing for longer than they should."""
@@ -175,7 +182,7 @@ class Health:
                 newest[stream.station] = max(newest.get(stream.station, 0), entry.end_ns)
                 idle[stream.station] = min(idle.get(stream.station, now), now - entry.arrived)
             rates = self._rates.report(newest)
-            events = _last_hour(self._events, now)
+            events, going_on = _last_hour(self._events, now, self._open.values()), len(self._open)
             discards = _last_hour(self._discards, now)
             events_total, discards_total = dict(self._events_total), dict(self._discards_total)
             failures = self._inference_failures
@@ -253,6 +260,7 @@ class Health:
             outbox=sight.outbox,
             link=sight.link,
             events_hour=events,
+            events_open=going_on,
             discards_hour=discards,
             events_total=events_total,
             discards_total=discards_total,
@@ -352,7 +360,8 @@ def _stream_health(stream: StreamId, entry: _Stream, stalled: bool, counts: Coun
     )
 
 
-def _last_hour(entries: deque[tuple[float, str]], now: float) -> dict[str, int]:
+def _last_hour(entries: deque[tuple[float, str]], now: float, others: Iterable[str] = ()) -> dict[str, int]:
+    """Return how many entries of the last hour, and ``others``, have each name."""
     while entries and now - entries[0][0] > HOUR_S:
         entries.popleft()
-    return dict(Counter(name for _, name in entries).most_common(MAX_LABELS))
+    return dict(Counter([*(name for _, name in entries), *others]).most_common(MAX_LABELS))

@@ -61,7 +61,7 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
 def _info(state: StateMessage) -> _Family:
     model = state.model
     labels = {
-        "station": state.station.rstrip("."),
+        "station": state.station,
         "version": state.versions.get("talus", ""),
         "model": "" if model is None else model.name,
         "backend": state.backend or "",

@@ -38,7 +38,7 @@ EventId = Annotated[
 Station = Annotated[
     str,
     Field(
-        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{0,16}$",
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16}$",
         description="network, station, location, FDSN band and source code",
     ),
 ]
@@ -46,7 +46,7 @@ Site = Annotated[
     str,
     Field(
         pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{0,16})?$",
-        description="network and station under which the agent reports; for a single sensor also location and band",
+        description="network and station; for a single sensor also location, FDSN band and source code",
     ),
 ]
 AlertId = Annotated[
@@ -192,7 +192,7 @@ class EventMessage(Payload):
     id: EventId
     revision: Revision
     phase: EventPhase
-    station: Station
+    station: Site
     onset: Time
     detection: DetectionPart
     classification: ClassificationPart | None
@@ -236,7 +236,7 @@ class AlertMessage(Payload):
     label: Word
     reason: Text
     phase: EventPhase
-    station: Station
+    station: Site
     onset: Time
     detection: DetectionPart
     classification: ClassificationPart | None
@@ -270,7 +270,7 @@ class SummaryMessage(Payload):
     id: AlertId
     revision: Revision
     phase: EventPhase
-    station: Station
+    station: Site
     onset: Time
     label: Label | None
     probability: Share | None
@@ -340,7 +340,7 @@ class StageHealth(Payload):
 class RateHealth(Payload):
     """Events of one label at one sensor, up to its newest sample, in the time of the data."""
 
-    station: Station
+    station: Site
     label: Word
     per_hour: Amount = Field(description="events of the last hour")
     per_day: Amount = Field(description="events of the last 24 hours, or of as many as the agent has run")
@@ -465,7 +465,10 @@ class HealthMessage(Payload):
     )
     outbox: OutboxHealth | None
     link: LinkHealth | None
-    events_hour: dict[Word, Count] = Field(max_length=32, description="events of the last hour, by label")
+    events_hour: dict[Word, Count] = Field(
+        max_length=32, description="events of the last hour by label, with those that have not ended"
+    )
+    events_open: Count = Field(default=0, description="events that have not ended")
     events_total: dict[Word, Count] = Field(default={}, max_length=32, description="the same since the start")
     alerts_total: list[AlertCount] = Field(default=[], max_length=64, description="alerts since the start")
     discards_total: dict[Word, Count] = Field(default={}, max_length=32, description="discards since the start")

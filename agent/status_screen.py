@@ -21,9 +21,9 @@ def screen(status: Status, *, colour: bool = False) -> str:
     """At most about 30 lines, each below 120 characters where the figures allow."""
     said, health = status.said, status.said.health
     headline = HEADLINES[status.verdict].format(age=span(status.age_s))
-    lines = [f"{said.state.station.rstrip('.')}  {headline}"]
+    lines = [f"{said.state.station}  {headline}"]
     if said.state.exercise:
-        lines.append("  ! everything here is an exercise: simulated data")
+        lines.append("  everything here is an exercise: simulated data")
     if status.verdict in ("silent", "gone", "stopped"):
         lines.append("  what follows is what it said last")
     lines += [f"  ! {reason.text}" for reason in health.reasons]
@@ -57,7 +57,8 @@ def span(seconds: float) -> str:
     for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if size >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.1f} s" if size < 10 else f"{seconds:.0f} s"
+    # Zero is added because a small negative number would be rounded to -0.0.
+    return f"{round(seconds, 1) + 0.0:.1f} s" if size < 10 else f"{seconds:.0f} s"
 
 
 def _agent(status: Status) -> str:
@@ -80,7 +81,7 @@ def _samples(health: HealthMessage) -> str:
     late = max((stream.latency_s for stream in alive if stream.latency_s is not None), default=None)
     text = f"{len(alive)} of {len(streams)} channels arrive"
     if late is not None:
-        text += f", up to {span(late)} late"
+        text += f", up to {span(late)} late" if late > -0.05 else f", {span(-late)} ahead of this machine's clock"
     faults = (
         (sum(stream.gaps for stream in streams), f"gaps ({sum(stream.gap_s for stream in streams):.1f} s)"),
         (sum(stream.duplicates for stream in streams), "duplicates"),
@@ -114,7 +115,8 @@ def _network(status: Status) -> str:
 
 def _events(health: HealthMessage) -> str:
     named = ", ".join(f"{label} {count}" for label, count in list(health.events_hour.items())[:_WORDS_MOST])
-    return f"last hour: {named or 'none'}; {sum(health.discards_hour.values())} triggers discarded"
+    going_on = f" ({health.events_open} going on)" if health.events_open else ""
+    return f"last hour: {named or 'none'}{going_on}; {sum(health.discards_hour.values())} triggers discarded"
 
 
 def _rate(rate: RateHealth) -> str:

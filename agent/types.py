@@ -68,7 +68,8 @@ _ROW = {"E": 0, "N": 1, "Z": 2, "2": 0, "1": 1, "3": 2}
 
 @dataclass(frozen=True, slots=True, order=True)
 class StationId:
-    """One sensor: network, station and location codes with the FDSN band and source code (``"HH"``)."""
+    """One sensor: network, station and location codes with the FDSN band and source code (``"HH"``). Without location
+    and band it is the station as a whole, or a site, and its text is ``NET.STA``."""
 
     network: str
     station: str
@@ -76,7 +77,8 @@ class StationId:
     band_source: str
 
     def __str__(self) -> str:
-        return f"{self.network}.{self.station}.{self.location}.{self.band_source}"
+        sensor = f".{self.location}.{self.band_source}" if self.location or self.band_source else ""
+        return f"{self.short}{sensor}"
 
     @property
     def short(self) -> str:

@@ -311,6 +311,48 @@ def test_terminal_controls_and_long_values_do_not_reach_the_terminal() -> None:
     assert message.isprintable()
 
 
+SERVER = """
+station: {network: XX, station: SLOPE}
+source:
+  kind: seedlink
+  servers:
+    - host: 192.168.1.10
+      stations: [%s]
+"""
+
+
+@pytest.mark.parametrize("selectors", ["[HH?]", "[HH?, BH?]", "[?H?]", "[ ??Z ]", "?HZ", "HH?", "[*]"])
+def test_a_wildcard_without_quotes_is_told_that_it_needs_them(selectors: str) -> None:
+    (message,) = told(SERVER % f"{{station: XX_SLOPE, selectors: {selectors}}}")
+    assert message.startswith("site.yaml:7: column ")
+    assert "needs quotes" in message
+
+
+def test_a_bracket_that_is_not_closed_is_still_named() -> None:
+    (message,) = told(SERVER % "{station: XX_SLOPE, selectors: [HHZ, BHZ")
+    assert "a bracket that is opened here is not closed" in message
+
+
+def test_a_station_is_listed_once() -> None:
+    """Twice, its second selectors would replace the first, or its packets come twice."""
+    (message,) = told(
+        SERVER % "{station: XX_A, selectors: ['HH?']}, {station: XX_B}, {station: XX_A, selectors: ['EH?']}"
+    )
+    assert "is listed already as stations[0]; join their selectors" in message
+
+
+@pytest.mark.parametrize("selector", ["LH?", "LHZ", "00LHZ", "00_L_H_?", "VHZ.D"])
+def test_channels_that_are_too_slow_for_the_trigger_are_a_warning(selector: str) -> None:
+    (message,) = told(SERVER % f"{{station: XX_A, selectors: ['{selector}', 'HH?', '!LHZ', '*HZ']}}")
+    assert "warning: source.servers[0].stations[0].selectors[0]: has at most" in message
+    assert "too few for a trigger from 1 Hz on" in message
+
+
+def test_slow_channels_are_good_for_a_trigger_that_is_slow_too() -> None:
+    text = SERVER % "{station: XX_A, selectors: ['MHZ']}"
+    assert told(text + "tunables: {trigger: {low_hz: 0.5, high_hz: 2}}\n") == []
+
+
 # The command
 
 

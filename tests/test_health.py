@@ -265,6 +265,23 @@ def test_a_machine_in_trouble_is_degraded(
     assert f"{found.code}: {found.text}".startswith(reason)
 
 
+def test_events_that_have_not_ended_count_too(tmp_path: Path) -> None:
+    """Two minutes of a large slide are not `none`; an event counts once, under its newest label."""
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    for phase in ("new", "update"):
+        health.decided(make_event(phase=phase))
+    said = health.message(1, Sight())
+    assert (said.events_hour, said.events_open, said.events_total) == ({"landslide": 1}, 1, {})
+    health.decided(make_event(phase="end"))
+    said = health.message(2, Sight())
+    assert (said.events_hour, said.events_open, said.events_total) == ({"landslide": 1}, 0, {"landslide": 1})
+
+
+def test_a_station_as_a_whole_has_no_trailing_dots() -> None:
+    assert str(StationId("XX", "SLOPE", "", "")) == "XX.SLOPE"
+    assert str(StationId("XX", "SLOPE", "", "HH")) == "XX.SLOPE..HH"
+
+
 def ended(age_s: float, label: str = "landslide") -> Event:
     made = make_event(phase="end")
     assert made.classification is not None

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import resource
 import signal
 import socket
@@ -40,7 +41,7 @@ from agent.feeder import Feeder
 from agent.health import Health, Identity
 from agent.messages import Message
 from agent.outbox import Outbox
-from agent.types import NS, SampleBlock, StationId, StreamId
+from agent.types import NS, SampleBlock, StationId, StreamId, parse_ns
 
 COPIES = 2
 
@@ -115,6 +116,17 @@ def test_a_broker_absent_at_the_start_is_no_reason_to_wait_or_to_end(tmp_path: P
 
 
 @needs_mosquitto
+def test_the_log_is_in_utc_and_says_so(tmp_path: Path, records: Path) -> None:
+    """As all else that the agent says: an operator compares the log with the onsets of events."""
+    config = write_config(tmp_path, records)
+    with running_agent("run", "--config", config, env={"TZ": "Asia/Shanghai", "JOURNAL_STREAM": ""}) as agent:
+        agent.wait_for("watches XX.SLP")
+    line = agent.log.splitlines()[0]
+    found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (INFO|WARNING) agent", line)
+    assert found, line
+    assert abs(parse_ns(found[1]) - time.time_ns()) < 120 * NS
+
+
 def test_refused_credentials_leave_it_running(tmp_path: Path, records: Path) -> None:
     passwords, secret = tmp_path / "passwords", tmp_path / "secret"
     subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", "right"], check=True)

@@ -418,7 +418,7 @@ def test_a_replay_alerts_once_for_the_site_and_alone_only_when_it_must(tmp_path:
     assert alerts[1].reason.endswith(alone.degraded)
     events = [parse(EventMessage, json.dumps(b).encode()) for b in bodies if b["schema"] == "talus/event/1"]
     assert {e.station[:5] for e in events} == {"XX.S1", "XX.S2", "XX.S3", "XX.SI"}
-    last = [e for e in events if e.station == "XX.SITE.."][-1]
+    last = [e for e in events if e.station == "XX.SITE"][-1]
     assert last.phase == "end"
     assert last.coincidence is not None
     assert len(last.coincidence.members) == 3

@@ -190,6 +190,21 @@ def test_one_screen_has_what_matters_and_is_safe(tmp_path: Path) -> None:
     assert screen(read(tmp_path), colour=True).count("\x1b[") == 2
 
 
+def test_ok_is_followed_by_no_mark_of_a_problem_and_zero_has_no_sign(tmp_path: Path) -> None:
+    well = health().model_copy(
+        update={"status": "ok", "reasons": [], "events_open": 2, "events_hour": {"landslide": 3}}
+    )
+    well.streams[0] = well.streams[0].model_copy(update={"latency_s": -0.02})
+    drill = state().model_copy(update={"exercise": True})
+    text = screen(read(written(tmp_path, health=well, state=drill)))
+    assert text.startswith("XX.ABC  OK\n  everything here is an exercise: simulated data\n")
+    assert "!" not in text and "-0.0 s" not in text
+    assert "1 of 1 channels arrive, up to 0.0 s late" in text
+    assert "last hour: landslide 3 (2 going on); 4 triggers discarded" in text
+    well.streams[0] = well.streams[0].model_copy(update={"latency_s": -3.0})
+    assert "1 of 1 channels arrive, 3.0 s ahead of this machine's clock" in screen(read(written(tmp_path, health=well)))
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[" * 100_000, '{"schema":"talus/status/1"}', "\xff"])
 def test_a_file_that_is_not_ours_is_an_error_in_words(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)

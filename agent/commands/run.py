@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 EXAMPLE = "talus run --config /etc/talus/station.yaml"
@@ -16,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "  # the journal has its own
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"{stamp}%(levelname)s %(name)s: %(message)s")
+    _log_to_stderr()
     from agent.config import load
     from agent.service import Service
 
@@ -25,3 +25,13 @@ def main(args: argparse.Namespace) -> int:
     config = load(args.config)
     logging.getLogger().setLevel(config.log.level.upper())
     return Service(config, lambda: load(args.config)).run()
+
+
+def _log_to_stderr() -> None:
+    """Log in UTC, as everything else that the agent says; the journal stamps its lines itself."""
+    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s.%(msecs)03dZ "
+    formatter = logging.Formatter(f"{stamp}%(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
