@@ -108,6 +108,7 @@ class Desk:
             targets=self._targets,
             records=self.records,
             links=self._links,
+            fdsnws=web.fdsnws,
             tiles=web.tiles,
         )
         server = uvicorn.Server(

@@ -29,6 +29,9 @@ class WebConfig(Section):
     behind_proxy: bool = Field(
         default=False, description="take the client's address from the proxy on this machine (X-Forwarded-For)"
     )
+    fdsnws: bool = Field(
+        default=False, description="answer /fdsnws/event/1 (events as QuakeML or text) without a login"
+    )
     tiles: str | None = Field(
         default=None,
         examples=["https://tile.example.org/{z}/{x}/{y}.png"],

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="without --config: database, records, secrets")
     parser.add_argument("--account", metavar="NAME", help="make this account, or change its password, and end")
     parser.add_argument("--role", choices=("viewer", "operator", "admin"), default="operator", help="of --account")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FOLDER",
+        help="write all answered events as training data (docs/training.md), and end",
+    )
     parser.add_argument("--check", action="store_true", help="only say what is wrong with the configuration file")
 
 
@@ -59,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.account is not None:
         return _make_account(config, args.account, args.role)
+    if args.export is not None:
+        return _export(config, args.export)
     listener = listen(config.web.host, config.web.port)
     desk = Desk(config, settings)
     made = desk.first_account()
@@ -90,13 +98,28 @@ def _config(args: argparse.Namespace) -> tuple[DeskConfig, MqttSettings | None]:
         if args.port is not None:
             given["web"] = config.web.model_copy(update={"port": args.port})
         return config.model_copy(update=given), None
-    if args.broker is None and args.account is None:
+    if args.broker is None and args.account is None and args.export is None:
         raise UsageError("the desk needs a broker", "give --broker mqtt://host, or --config FILE")
     settings = settings_of(args) if args.broker is not None else None
     host = settings.host if settings is not None else "localhost"
     web = {} if args.port is None else {"port": args.port}
     state = args.state if args.state is not None else default_state_dir()
     return DeskConfig.model_validate({"mqtt": {"host": host}, "state_dir": str(state), "web": web, **given}), settings
+
+
+def _export(config: DeskConfig, folder: Path) -> int:
+    from desk.evidence import Records
+    from desk.export import export
+    from desk.store.store import Store
+
+    store = Store(config.database_url)
+    done = export(store, Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9)), folder)
+    store.close()
+    print(
+        f"talus desk: {folder}: {done.written} events; left out: {done.without_record} without a record, "
+        f"{done.disputed} disputed, {done.unsure} unsure"
+    )
+    return 0
 
 
 def _make_account(config: DeskConfig, name: str, role: str) -> int:

@@ -26,7 +26,7 @@ from desk.call.link import Links
 from desk.evidence import Records
 from desk.store import tables
 from desk.store.store import Store
-from desk.web import ack, api, pages
+from desk.web import ack, api, fdsn, pages
 from desk.web import records as record_pages
 from desk.web.guard import Headers, find_user, is_program
 from desk.web.live import Live
@@ -43,10 +43,12 @@ def application(
     targets: Sequence[str] = (),
     records: Records | None = None,
     links: Links | None = None,
+    fdsnws: bool = False,
     tiles: str | None = None,
 ) -> Starlette:
     """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are the names
-    of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``tiles`` is the
+    of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws``
+    answers programs without a login; ``tiles`` is the
     origin of a map's tiles."""
 
     @contextlib.asynccontextmanager
@@ -60,6 +62,7 @@ def application(
             *pages.ROUTES,
             *record_pages.ROUTES,
             *ack.ROUTES,
+            *(fdsn.ROUTES if fdsnws else ()),
             Mount("/api/v1", routes=api.ROUTES),
             Route("/healthz", healthz),
             Mount("/static", StaticFiles(directory=HERE / "static")),

@@ -1,0 +1,187 @@
+"""``/fdsnws/event/1``: events for seismologists' own tools, as QuakeML 1.2 or text.
+
+The origin of each event is the station that saw it first, and says so: ``epicenterFixed``, with the comment that this
+is no location. Parameters, codes and texts follow the FDSN web services' specification 1.2. No login is asked for, so
+the desk answers only where its configuration says so (``web.fdsnws``).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from agent.errors import DataError
+from agent.types import format_ns, parse_ns
+from desk.store import queries
+from desk.web.api import DAY_NS, read
+
+MOST = 20_000
+PARAMETERS = {
+    "starttime": "start", "endtime": "end", "eventtype": None, "limit": None, "orderby": None, "eventid": None,
+    "format": None, "nodata": None, "catalog": None, "contributor": None, "includeallorigins": None,
+    "includearrivals": None, "includeallmagnitudes": None,
+}  # fmt: skip
+TYPES = {"earthquake": "earthquake", "blast": "quarry blast", "collapse": "collapse", "landslide": "landslide"}
+"""QuakeML's names of the labels; noise and events without an answer are not in the catalogue unless asked for by id."""
+_SHORT = {short: name for name, short in PARAMETERS.items() if short}
+
+
+async def query(request: Request) -> Response:
+    """Events by time and type, the newest first."""
+    given = {_SHORT.get(name, name): value for name, value in request.query_params.items()}
+    unknown = sorted(given.keys() - PARAMETERS.keys())
+    if unknown:
+        return _error(request, 400, f"the parameter {unknown[0]} is not supported")
+    try:
+        wanted = queries.Filter(
+            from_ns=_time(given.get("starttime")),
+            to_ns=_time(given.get("endtime")) or time.time_ns() + DAY_NS,
+            exercise=False,
+        )
+        limit = int(given.get("limit", MOST))
+    except (DataError, ValueError) as error:
+        return _error(request, 400, str(error).splitlines()[0])
+    form, types = given.get("format", "xml"), _types(given.get("eventtype"))
+    if form not in ("xml", "text") or types is None or not 0 < limit <= MOST:
+        return _error(request, 400, f"format is xml or text, limit 1 to {MOST}, eventtype QuakeML's name")
+
+    def ask(connection: Connection) -> tuple[list[queries.EventRow], dict[str, Any]]:
+        places = {row.code: row.position for row in queries.stations(connection)}
+        if "eventid" in given:
+            found = queries.event(connection, given["eventid"].rpartition("/")[2])
+            return ([found[0]] if found else []), places
+        rows: list[queries.EventRow] = []
+        before = None
+        while len(rows) < limit:
+            page = queries.events(connection, wanted, before=before, limit=1000)
+            rows += [row for row in page if row.ended and row.name in types]
+            if len(page) < 1000:
+                break
+            before = page[-1].onset_ns, page[-1].key
+        rows = rows[:limit]
+        return (rows[::-1] if given.get("orderby") == "time-asc" else rows), places
+
+    rows, places = await read(request, ask)
+    if not rows:
+        return Response(status_code=404 if given.get("nodata") == "404" else 204)
+    if form == "text":
+        return PlainTextResponse(text(rows, places))
+    return Response(quakeml(rows, places), media_type="application/xml")
+
+
+def quakeml(rows: list[queries.EventRow], places: dict[str, Any]) -> str:
+    """A QuakeML 1.2 document."""
+    parts = [
+        '<?xml version="1.0" encoding="UTF-8"?>\n<q:quakeml xmlns="http://quakeml.org/xmlns/bed/1.2"'
+        ' xmlns:q="http://quakeml.org/xmlns/quakeml/1.2">\n<eventParameters publicID="smi:talus.desk/catalogue">'
+    ]
+    parts += [_event(row, places) for row in rows]
+    return "\n".join([*parts, "</eventParameters>\n</q:quakeml>\n"])
+
+
+def _event(row: queries.EventRow, places: dict[str, Any]) -> str:
+    place = places.get(".".join(row.sensor.split(".")[:2]))
+    public = f"smi:talus.desk/event/{row.uid}"
+    onset = f"{format_ns(row.onset_ns)[:26]}Z"
+    kind, origin = TYPES.get(row.name), ""
+    if place is not None:
+        latitude, longitude, _ = place
+        origin = (
+            f"<preferredOriginID>{escape(public)}/origin</preferredOriginID>"
+            f"<origin publicID={quoteattr(public + '/origin')}><time><value>{onset}</value></time>"
+            f"<latitude><value>{latitude}</value></latitude><longitude><value>{longitude}</value></longitude>"
+            "<epicenterFixed>true</epicenterFixed><comment><text>The position is that of the station, not a location."
+            "</text></comment><evaluationMode>automatic</evaluationMode></origin>"
+        )
+    status = "known" if row.review else "suspected"
+    typed = f"<type>{kind}</type><typeCertainty>{status}</typeCertainty>" if kind else ""
+    share = "" if row.probability is None else f", probability {row.probability:.2f}"
+    words = f"{row.name} at {row.sensor}{share}"
+    return (
+        f"<event publicID={quoteattr(public)}>{typed}"
+        f"<description><text>{escape(words)}</text></description>{origin}</event>"
+    )
+
+
+def text(rows: list[queries.EventRow], places: dict[str, Any]) -> str:
+    """The table of the specification's text format."""
+    lines = [
+        "#EventID|Time|Latitude|Longitude|Depth/km|Author|Catalog|Contributor|ContributorID|MagType|Magnitude|MagAuthor"
+        "|EventLocationName|EventType"
+    ]
+    for row in rows:
+        latitude, longitude, _ = places.get(".".join(row.sensor.split(".")[:2])) or ("", "", "")
+        onset = format_ns(row.onset_ns)[:26]
+        kind = TYPES.get(row.name, "")
+        lines.append(f"{row.uid}|{onset}|{latitude}|{longitude}||Talus|desk|Talus|{row.uid}||||at {row.sensor}|{kind}")
+    return "\n".join([*lines, ""])
+
+
+async def version(_request: Request) -> Response:
+    """The version of the specification."""
+    return PlainTextResponse("1.2.0")
+
+
+async def catalogs(_request: Request) -> Response:
+    """The one catalogue."""
+    body = '<?xml version="1.0"?><Catalogs><Catalog>desk</Catalog></Catalogs>'
+    return Response(body, media_type="application/xml")
+
+
+async def contributors(_request: Request) -> Response:
+    """The one contributor."""
+    body = '<?xml version="1.0"?><Contributors><Contributor>Talus</Contributor></Contributors>'
+    return Response(body, media_type="application/xml")
+
+
+async def wadl(request: Request) -> Response:
+    """What the service can do, for programs that look it up."""
+    base = escape(str(request.base_url))
+    names = "".join(f'<param name="{name}" style="query" type="xs:string"/>' for name in PARAMETERS)
+    resources = "".join(
+        f'<resource path="{name}"><method name="GET"><response status="200"/></method></resource>'
+        for name in ("catalogs", "contributors", "version", "application.wadl")
+    )
+    body = (
+        '<?xml version="1.0"?><application xmlns="http://wadl.dev.java.net/2009/02"'
+        ' xmlns:xs="http://www.w3.org/2001/XMLSchema">'
+        f'<resources base="{base}fdsnws/event/1/"><resource path="query"><method name="GET" id="query"><request>{names}'
+        f"</request></method></resource>{resources}</resources></application>"
+    )
+    return Response(body, media_type="application/xml")
+
+
+def _types(text_: str | None) -> set[str] | None:
+    if text_ is None:
+        return set(TYPES)
+    names = {quake: label for label, quake in TYPES.items()}
+    wanted = [part.strip() for part in text_.split(",")]
+    return {names[one] for one in wanted} if all(one in names for one in wanted) else None
+
+
+def _time(text_: str | None) -> int | None:
+    if text_ is None:
+        return None
+    if "T" not in text_:
+        text_ += "T00:00:00"
+    return parse_ns(text_ if text_.endswith("Z") else f"{text_}Z")
+
+
+def _error(request: Request, status: int, words: str) -> Response:
+    body = f"Error {status}: {words}\n\nRequest:\n{request.url}\n\nService version:\n1.2.0\n"
+    return PlainTextResponse(body, status)
+
+
+ROUTES = [
+    Route("/fdsnws/event/1/query", query),
+    Route("/fdsnws/event/1/version", version),
+    Route("/fdsnws/event/1/catalogs", catalogs),
+    Route("/fdsnws/event/1/contributors", contributors),
+    Route("/fdsnws/event/1/application.wadl", wadl),
+]

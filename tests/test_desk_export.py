@@ -1,0 +1,125 @@
+"""What leaves the desk: training data that quantize and teaching read, and events for seismologists' own tools."""
+
+from __future__ import annotations
+
+import csv
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from desk_support import START_NS, event, verdict
+from test_desk_record import record
+
+from agent.errors import UsageError
+from agent.schema import StateMessage
+from agent.types import NS, format_ns
+from desk.evidence import Records
+from desk.export import export
+from desk.service import listen
+from desk.store import answers
+from desk.store.store import Arrival, Store
+from desk.web.application import application
+from desk.web.live import Live
+
+ANN, BEN = answers.Person("ann"), answers.Person("ben")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> tuple[Store, Records]:
+    store, records = Store(f"sqlite:///{tmp_path}/desk.db"), Records(tmp_path / "evidence", 10**9)
+    store.ingest([Arrival("XX.SLP", event(3, onset_ns=START_NS + n * NS), START_NS) for n in range(6)])
+    for n in range(5):
+        records.keep(event(onset_ns=START_NS + n * NS).id, record())
+    return store, records
+
+
+def answered(store: Store, who: answers.Person, n: int, label: str | None, *, sure: bool = True) -> None:
+    answers.answer(store, who, [event(onset_ns=START_NS + n * NS).id], answers.Answer(label, sure), START_NS)
+
+
+def test_only_undisputed_answers_with_a_record_become_training_data(
+    desk: tuple[Store, Records], tmp_path: Path
+) -> None:
+    store, records = desk
+    answered(store, ANN, 0, "blast")
+    answered(store, BEN, 0, "blast")
+    answered(store, ANN, 1, "noise")
+    answered(store, BEN, 1, "landslide")
+    answered(store, ANN, 2, "earthquake", sure=False)
+    answered(store, ANN, 3, "noise")
+    answered(store, BEN, 3, "landslide")
+    answered(store, BEN, 3, None)
+    answered(store, ANN, 5, "landslide")
+    done = export(store, records, tmp_path / "out")
+    assert (done.written, done.disputed, done.unsure, done.without_record) == (2, 1, 1, 1)
+    with (tmp_path / "out" / "metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["source_type"], row["trace_channels"], row["notes"]) for row in rows] == [
+        ("blast", "HHE,HHN,HHZ", "2 readers"),
+        ("noise", "HHE,HHN,HHZ", "1 readers"),
+    ]
+    assert len({row["split"] for row in rows}) == 1, "events of one hour are on one side"
+    with pytest.raises(UsageError, match="not empty"):
+        export(store, records, tmp_path / "out")
+
+
+def test_training_reads_what_the_desk_exports(desk: tuple[Store, Records], tmp_path: Path) -> None:
+    data = pytest.importorskip("quantize.data")
+    store, records = desk
+    answered(store, ANN, 0, "landslide")
+    export(store, records, tmp_path / "out")
+    (found,) = data.read_table(tmp_path / "out")
+    assert found.label == "landslide"
+
+
+@pytest.fixture
+def served(desk: tuple[Store, Records]) -> Iterator[str]:
+    """The address of a desk that answers programs."""
+    store, _ = desk
+    store.ingest([Arrival("XX.SLP", event(3, onset_ns=START_NS + 60 * NS, classification=verdict("noise")), START_NS)])
+    state = StateMessage.model_validate(
+        {
+            "station": "XX.SLP", "boot_id": "0123456789abcdef", "started": format_ns(START_NS), "versions": {},
+            "model": None, "backend": None, "precision": None, "backend_reason": None, "config_revision": None,
+            "config_sha256": None, "exercise": False,
+            "position": {"latitude": 46.5, "longitude": 8.25, "elevation_m": 1900.0},
+        }
+    )  # fmt: skip
+    store.ingest([Arrival("XX.SLP", state, START_NS)])
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(application(store, Live(store.engine), fdsnws=True), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_obspys_client_finds_the_events_with_type_and_the_stations_position(served: str) -> None:
+    fdsn = pytest.importorskip("obspy.clients.fdsn")
+    from obspy import UTCDateTime
+
+    client = fdsn.Client(served)
+    found = client.get_events(starttime=UTCDateTime("2026-02-28"), endtime=UTCDateTime("2026-03-02"))
+    assert len(found) == 6
+    assert {one.event_type for one in found} == {"landslide"}
+    origin = found[0].preferred_origin()
+    assert (origin.latitude, origin.longitude, origin.epicenter_fixed) == (46.5, 8.25, True)
+    assert "not a location" in origin.comments[0].text
+    assert len(client.get_events(starttime=UTCDateTime("2026-02-28"), limit=2)) == 2
+    with pytest.raises(fdsn.header.FDSNException):
+        client.get_events(starttime=UTCDateTime("2026-03-03"))
+
+
+@pytest.mark.parametrize("query", ["minmagnitude=2", "format=json", "limit=0", "starttime=soon", "eventtype=whale"])
+def test_what_is_not_supported_is_refused_in_words(served: str, query: str) -> None:
+    import httpx
+
+    answer = httpx.get(f"{served}/fdsnws/event/1/query?{query}")
+    assert answer.status_code == 400
+    assert answer.text.startswith("Error 400: ")
