@@ -45,7 +45,7 @@ Station = Annotated[
 Site = Annotated[
     str,
     Field(
-        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{0,16})?$",
+        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?$",
         description="network and station; for a single sensor also location, FDSN band and source code",
     ),
 ]
