@@ -17,7 +17,7 @@ from agent.pipeline import Pipeline
 from agent.policy import Policy
 from agent.reporting import Reporter
 from agent.site import Site, blindness
-from agent.types import StationId
+from agent.types import Event, StationId
 
 if TYPE_CHECKING:
     from agent.config import ClassifierConfig, Config, TunablesConfig
@@ -33,8 +33,20 @@ TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """What a packet, or the end of the data, led to: the pipeline's outputs, and the messages about them and about the
+    site, in the order in which they are to be sent."""
+
+    outputs: list[Output]
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """The station's work from packet to message. ``fallbacks`` says why no earlier backend served at the start."""
+    """The station's work from packet to message. ``fallbacks`` says why no earlier backend served at the start.
+
+    ``feed`` every packet in the order of arrival, ``finish`` at the end. The service does the same in its own steps.
+    """
 
     pipeline: Pipeline
     reporter: Reporter
@@ -42,6 +54,31 @@ class Line:
     fallbacks: list[str]
     timed: Timed
     """How long verdicts take."""
+
+    def feed(self, block: SampleBlock, received_ns: int) -> Fed:
+        """Take one packet that came in at ``received_ns`` (host clock).
+
+        Raises:
+            DataError: the packet cannot be used; the next one may be.
+        """
+        outputs = self.pipeline.feed(block)
+        messages = self.before(block, received_ns)
+        messages += self._report(outputs, received_ns)
+        return Fed(outputs, messages + self.after(block, received_ns))
+
+    def finish(self, received_ns: int) -> Fed:
+        """The data end here: close what is open, and wait for no station any more."""
+        outputs = self.pipeline.flush()
+        messages = self._report(outputs, received_ns)
+        return Fed(outputs, messages + self.reporter.finish(received_ns))
+
+    def _report(self, outputs: list[Output], received_ns: int) -> list[Message]:
+        return [
+            message
+            for output in outputs
+            if isinstance(output, Event)
+            for message in self.reporter.report(output, received_ns)
+        ]
 
     def before(self, block: SampleBlock, received_ns: int) -> list[Message]:
         """What is to be said of events that an earlier run left open, once the pipeline was fed with a packet."""
@@ -51,7 +88,9 @@ class Line:
     def after(self, block: SampleBlock, received_ns: int) -> list[Message]:
         """What follows for the site, once the pipeline was fed with a packet and its events were reported."""
         station = self.pipeline.stations.get(block.stream.station)
-        return [] if station is None else self.reporter.after(block, station.time_ns, received_ns)
+        if station is None:
+            return []
+        return self.reporter.after(block, station.time_ns, received_ns, station.hearing)
 
     def standing(self) -> Standing:
         """Which backend serves at this moment, and why."""

@@ -20,6 +20,7 @@ from agent.types import Alert, AlertAction, DecisionReason, Event, Evidence, Sam
 
 if TYPE_CHECKING:
     from agent.config import TunablesConfig
+    from agent.dsp.hearing import Hearing
 
 
 MAX_ALONE = 256
@@ -106,11 +107,11 @@ class Reporter:
             messages += self._tell(event, received_ns)
         return messages
 
-    def after(self, block: SampleBlock, decided_ns: int, received_ns: int) -> list[Message]:
+    def after(self, block: SampleBlock, decided_ns: int, received_ns: int, hearing: Hearing) -> list[Message]:
         """What follows for the site from a packet whose sensor is decided up to ``decided_ns``."""
         if self._site is None or not self._site.has(block.stream.station):
             return []
-        self._site.heard(block, decided_ns)
+        self._site.heard(block, decided_ns, hearing)
         return self._settle(self._site.decide(), received_ns)
 
     def finish(self, received_ns: int, *, cut: bool = False) -> list[Message]:

@@ -7,8 +7,9 @@ A station's event waits until it is known which of the other stations have one w
        +-----(too few others could have seen it)--------------> believed alone: may alert, marked degraded
 
 ``required`` never changes. A station could have seen an event if it recorded without a gap of more than a second, and
-with averages that were warm, from ``window_s`` before the onset until its own first verdict would have been due. One
-that is dead, has just started or has a gap there could not, and must not cost anyone an alert.
+could have heard it (``agent.dsp.hearing``: averages warm, samples plausible, threshold not far above its usual), from
+``window_s`` before the onset until its own first verdict would have been due. One that is dead, also if its recorder
+goes on sending, has just started or has a gap there could not, and must not cost anyone an alert.
 
 Time is that of the data. Verdicts are taken in the order of their own times, whichever came in first: each waits until
 all stations are decided up to it, except for those that are ``max_lag_s`` behind the foremost, which count as dead. So
@@ -51,6 +52,7 @@ from agent.types import (
 
 if TYPE_CHECKING:
     from agent.config_model import TunablesConfig
+    from agent.dsp.hearing import Hearing
 
 GAP_NS = NS
 """A shorter gap hides no onset."""
@@ -106,6 +108,7 @@ class _Heard:
     """What one sensor has recorded."""
 
     decided_ns: int = 0
+    hearing: Hearing | None = None
     runs: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MAX_RUNS))
     """When the sensor could see: begin and end, in the order of time."""
 
@@ -156,13 +159,14 @@ class Site:
         """Whether events of this sensor are put together with others'."""
         return station.short in self._names
 
-    def heard(self, block: SampleBlock, decided_ns: int) -> None:
-        """A packet of one of the stations came in, and all of that sensor is decided up to ``decided_ns``."""
+    def heard(self, block: SampleBlock, decided_ns: int, hearing: Hearing | None = None) -> None:
+        """A packet of one of the stations came in, and all of that sensor is decided up to ``decided_ns``; ``hearing``
+        is the sensor's."""
         station = block.stream.station
         sensor = self._stations.setdefault(station.short, {}).setdefault(station, _Heard())
         if decided_ns < sensor.decided_ns:
             sensor.runs.clear()  # its clock was set back
-        sensor.decided_ns = decided_ns
+        sensor.decided_ns, sensor.hearing = decided_ns, hearing
         runs, start_ns, end_ns = sensor.runs, block.start_ns, block.end_ns
         if not runs:
             runs.append((start_ns + self._warm_up_ns, end_ns))
@@ -245,7 +249,7 @@ class Site:
     def trouble(self) -> str:
         """Why no coincidence is possible at present; empty if it is. Any thread may ask."""
         foremost = self._foremost_ns()
-        silent = [name for name in self._settings.stations if not self._lives(name, foremost)]
+        silent = [name for name in self._settings.stations if not (self._lives(name, foremost) and self._listens(name))]
         left = len(self._names) - len(silent)
         if left >= self._settings.required or not foremost:
             return ""
@@ -283,6 +287,11 @@ class Site:
     def _lives(self, name: str, foremost_ns: int) -> bool:
         sensors = self._stations.get(name, {}).copy()
         return any(foremost_ns - heard.decided_ns <= self._lag_ns for heard in sensors.values())
+
+    def _listens(self, name: str) -> bool:
+        """Whether any sensor of the station hears, as far as is known."""
+        sensors = self._stations.get(name, {}).copy()
+        return any(heard.hearing is None or not heard.hearing.is_deaf() for heard in sensors.values())
 
     # Verdicts, in the order of their times
 
@@ -390,7 +399,13 @@ class Site:
             known = min(end, heard.decided_ns, end if now_ns is None else now_ns)
             if not any(first <= begin and known <= last + GAP_NS for first, last in heard.runs):
                 continue
-            if known == end:
+            if heard.hearing is None:
+                able: bool | None = True
+            else:
+                able = heard.hearing.could_hear(begin, end, now_ns)
+            if able is False:
+                continue
+            if known == end and (able or now_ns is None):
                 return True
             may_yet |= now_ns is not None and foremost_ns - heard.decided_ns <= self._lag_ns
         return None if may_yet else False

@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,10 +27,10 @@ from agent.config import ClassifierConfig, TunablesConfig, check
 from agent.config_site import CoincidenceConfig
 from agent.health import Health, Identity
 from agent.holdback import HoldBack
-from agent.messages import Message
+from agent.messages import Message, Priority
 from agent.recall import decode
 from agent.schema import AlertMessage, EventMessage, parse
-from agent.site import FLOOR, Blindness, Site, fuse
+from agent.site import FLOOR, Blindness, Site, blindness, fuse
 from agent.types import (
     LABELS,
     NS,
@@ -431,10 +431,7 @@ def published(lag_s: dict[str, float]) -> list[tuple[Any, ...]]:
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     messages: list[Message] = []
     for block in packets(BURSTS, lag_s):
-        for output in line.pipeline.feed(block):
-            if isinstance(output, Event):
-                messages += line.reporter.report(output, 0)
-        messages += line.after(block, 0)
+        messages += line.feed(block, 0).messages
     bodies = [json.loads(m.payload) for m in messages if not m.retain]
     return [
         (b["id"], b["revision"], b.get("action"), b["classification"]["probability"], b["coincidence"])
@@ -448,6 +445,63 @@ def test_the_same_packets_with_other_latencies_give_the_same_alerts() -> None:
     assert len([one for one in wanted if one[2] == "raise"]) == 2
     assert published({"S1": 0.5, "S2": 6.0, "S3": 2.2}) == wanted
     assert published({"S1": 7.3, "S2": 0.1, "S3": 4.0}) == wanted
+
+
+def degraded_alerts(change: Callable[[SampleBlock, float], SampleBlock | None], required: int = 2) -> list[str]:
+    """Alerts, with the words of those that a station raised alone, when S1 has events at 300 and 700 s, S2 has none,
+    and S2's packets are changed; the change is also told the second."""
+    wanted = CoincidenceConfig(stations=("XX.S1", "XX.S2"), required=required, max_lag_s=15.0)
+    site = Site(wanted, SITE, blindness(TunablesConfig()))
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
+    messages: list[Message] = []
+    for block in packets({"S1": (900.0, [300.0, 700.0]), "S2": (900.0, [])}, {}):
+        second = (block.start_ns - START_NS) / NS
+        changed = change(block, second) if block.stream.station.station == "S2" else block
+        if changed is not None:
+            messages += line.feed(changed, 0).messages
+    messages += line.finish(0).messages
+    bodies = [json.loads(message.payload) for message in messages if message.priority is Priority.ALERT]
+    return [body["coincidence"]["degraded"] for body in bodies]
+
+
+WAYS_TO_BE_DEAF: dict[str, Callable[[SampleBlock, float], SampleBlock | None]] = {
+    "zeros": lambda block, s: replace(block, samples=block.samples * (s < 120)),
+    "full scale": lambda block, s: replace(block, samples=np.where(s < 120, block.samples, 8_388_607)),
+    "dead shortly before": lambda block, s: replace(block, samples=block.samples * (s < 285)),
+    "dead at the onset": lambda block, s: replace(block, samples=block.samples * (s < 301)),
+    "a gap in every packet": lambda block, s: replace(block, samples=block.samples[: 100 if s < 120 else 60]),
+    "a thousand times the noise": lambda block, s: replace(block, samples=block.samples * (1 if s < 660 else 1000)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_BE_DEAF)
+def test_a_station_that_could_not_have_heard_an_event_holds_back_no_alert(way: str) -> None:
+    found = degraded_alerts(WAYS_TO_BE_DEAF[way])
+    assert found
+    assert all(why is not None and "not XX.S2" in why for why in found), found
+
+
+def test_a_station_that_hears_and_has_no_event_is_a_vote_against() -> None:
+    assert degraded_alerts(lambda block, s: block) == []
+    one_dead = degraded_alerts(
+        lambda block, s: replace(block, samples=block.samples * (block.stream.component != "N" or s < 120))
+    )
+    assert one_dead == [], "two of its three components would have heard it"
+
+
+def test_a_deaf_station_of_a_site_is_named_while_it_lasts() -> None:
+    site = Site(CoincidenceConfig(stations=("XX.S1", "XX.S2")), SITE, blindness(TunablesConfig()))
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
+    told = []
+    for block in packets({"S1": (300.0, []), "S2": (300.0, [])}, {}):
+        second = (block.start_ns - START_NS) / NS
+        dead = block.stream.station.station == "S2" and 120 <= second < 200
+        line.feed(replace(block, samples=block.samples * (not dead)), 0)
+        if second in (60.0, 190.0, 290.0) and block.stream.component == "Z":
+            told.append(site.trouble())
+    while_dead = told[2:4]
+    assert all("not XX.S2" in words for words in while_dead), told
+    assert [*told[:2], *told[4:]] == [""] * 4, told
 
 
 class Given:
@@ -526,12 +580,7 @@ class Runs:
         for block in self._blocks[self._position :]:
             if until_s is not None and block.end_ns > START_NS + until_s * NS:
                 break
-            outputs = line.pipeline.feed(block)
-            messages = line.before(block, 0)
-            for output in outputs:
-                if isinstance(output, Event):
-                    messages += line.reporter.report(output, 0)
-            messages += line.after(block, 0)
+            messages = line.feed(block, 0).messages
             self.messages += messages
             self._journal += [message.journal for message in messages if message.journal is not None]
             holdback.add(block)

@@ -18,16 +18,15 @@ from agent.cli import INTERRUPTED
 from agent.commands.desk import add_broker, settings_of
 from agent.errors import DataError, UsageError
 from agent.messages import DEFAULT_PREFIX, Message, Priority
-from agent.types import MAX_BLOCK_S, Discard, Event, SampleBlock, StationId, StreamId, format_ns
+from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, format_ns
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from agent.assemble import Line
+    from agent.assemble import Fed, Line
     from agent.config import Config
     from agent.delivery import Delivery
 
-Output: TypeAlias = Event | Discard
 Sink: TypeAlias = Callable[[Sequence[Message]], None]
 
 EXAMPLE = "talus replay day.mseed --json\n  talus replay archive/ --speed 1 --broker mqtt://localhost"
@@ -208,34 +207,27 @@ def _run(
     """Feed the pipeline to the end of the data. ``explain`` is told why triggers were discarded."""
     refused: set[tuple[StreamId, str]] = set()
 
-    def send(messages: Sequence[Message]) -> None:
-        tally.alerts += sum(message.priority is Priority.ALERT for message in messages)
-        sink(messages)
-
-    def deliver(outputs: Sequence[Output], received_ns: int) -> None:
-        for output in outputs:
-            if isinstance(output, Discard):
-                tally.discarded += 1
-                if explain:
-                    explain(f"{output.station}  {format_ns(output.onset_ns)}  discarded: {output.reason}")
+    def deliver(fed: Fed) -> None:
+        for output in fed.outputs:
+            if isinstance(output, Event):
+                tally.events.add(output.id)
                 continue
-            tally.events.add(output.id)
-            send(line.reporter.report(output, received_ns))
+            tally.discarded += 1
+            if explain:
+                explain(f"{output.station}  {format_ns(output.onset_ns)}  discarded: {output.reason}")
+        tally.alerts += sum(message.priority is Priority.ALERT for message in fed.messages)
+        if fed.messages:
+            sink(fed.messages)
 
     for block in blocks:
         tally.saw(block)
         try:
-            outputs = line.pipeline.feed(block)
+            deliver(line.feed(block, time.time_ns()))
         except DataError as error:
             if (block.stream, error.message) not in refused:
                 refused.add((block.stream, error.message))
                 problem(error)
-            continue
-        received_ns = time.time_ns()
-        deliver(outputs, received_ns)
-        send(line.after(block, received_ns))
-    deliver(line.pipeline.flush(), time.time_ns())
-    send(line.reporter.finish(time.time_ns()))
+    deliver(line.finish(time.time_ns()))
 
 
 def _as_json(console: _Console) -> Sink:

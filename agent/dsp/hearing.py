@@ -235,20 +235,38 @@ class Hearing:
             self._slots.extend(slots)
             self._usual_now = None
 
-    def could_hear(self, begin_ns: int, end_ns: int) -> bool | None:
-        """Whether an event in this span would have triggered: armed throughout, all components plausible, the threshold
-        not far above its usual. None: the span's last step is not complete yet, and there was nothing against it."""
+    def could_hear(self, begin_ns: int, end_ns: int, as_of_ns: int | None = None) -> bool | None:
+        """Whether an event in this span would have triggered: armed throughout, with as many plausible components as
+        the combination needs, and the threshold not far above its usual.
+
+        None: the span is not complete ``as_of_ns`` (None: as of the newest data), and there is nothing against it. That
+        the sensor was dead just before the span is against it.
+        """
         self._work()
         with self._lock:
             first, last = begin_ns // STEP_NS, (end_ns - 1) // STEP_NS
             usual, _ = self._usual()
-            found = {step.number: step for step in self._steps if first <= step.number <= last}
             until = self._next if self._next is not None else first
+            if as_of_ns is not None:
+                until = min(until, as_of_ns // STEP_NS - 1)
+            found = {step.number: step for step in self._steps if step.number < until}
             for number in range(first, min(last + 1, until)):
                 step = found.get(number)
                 if step is None or not _hears(step, usual):
                     return False
+            before = found.get(until - 1) if until <= first else None
+            if before is not None and not before.armed:
+                return False
             return True if last < until else None
+
+    def is_deaf(self) -> bool:
+        """Whether the sensor has begun to listen, and could hear nothing in the newest complete step."""
+        self._work()
+        with self._lock:
+            newest = self._steps[-1] if self._steps else None
+            if newest is None or (newest.number + 1) * STEP_NS <= (self._armed_ns or self._due_ns()):
+                return False
+            return not newest.armed
 
     def figures(self, silent_s: float = 0.0) -> Figures:
         """As of the newest data, or ``silent_s`` later where nothing has come since."""
@@ -423,13 +441,17 @@ class Hearing:
                 levels.setdefault(letter, []).append(level)
         return median(slot.threshold for slot in slots), {letter: median(found) for letter, found in levels.items()}
 
+    def _due_ns(self) -> int:
+        """When the sensor should have begun to listen."""
+        return self._begun_ns + round(self._trigger.lta_s * NS)
+
     def _figures(self, silent_s: float) -> Figures:
         if self._next is None:
             return Figures()
         now = max(self._next, (self._now_ns + round(silent_s * NS)) // STEP_NS - 1)
         usual, _ = self._usual()
         usual_s = len(self._slots) * SLOT * STEP_S or sum(_is_usable(step) for step in self._steps) * STEP_S
-        due_ns = self._begun_ns + round(self._trigger.lta_s * NS)
+        due_ns = self._due_ns()
         listening_in_s = None
         if not self._armed_ns:
             left_s = (due_ns - self._now_ns) / NS - silent_s
@@ -469,7 +491,7 @@ def _over(total: float, steps: int) -> float | None:
 
 
 def _hears(step: Step, usual: float | None) -> bool:
-    return step.armed > 0.999 and not step.flaws and not _is_masked(step, usual)
+    return step.armed > 0.999 and not _is_masked(step, usual)
 
 
 def _is_masked(step: Step, usual: float | None) -> bool:
