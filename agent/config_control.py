@@ -73,6 +73,10 @@ class ControlConfig(Section):
     max_trigger_share: float = Field(
         default=0.5, gt=0, le=1, description="share of a trial's time that a station may be triggered"
     )
+    max_lost_share: float = Field(
+        default=0.2, ge=0, le=1,
+        description="share of the recorded events (the newest 20 records) that a change of the trigger may lose",
+    )  # fmt: skip
 
     models: ModelsConfig = Field(default=ModelsConfig(), description="models from afar")
     commands: tuple[Literal["evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"], ...] = Field(

@@ -64,6 +64,13 @@ class EvidenceStore:
         except OSError:
             return None
 
+    def newest(self, count: int) -> list[Path]:
+        """The newest records, the newest first; none where the disk refuses to list them."""
+        try:
+            return [path for path in reversed(self._found()) if path.suffix == _SUFFIX][:count]
+        except OSError:
+            return []
+
     def _path(self, event: str) -> Path:
         return self._folder / f"{event}{_SUFFIX}"
 

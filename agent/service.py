@@ -153,8 +153,8 @@ class Service:
         clocks = DataClocks() if is_live(config) else None
         urge = delivery.link.urge if delivery else None
         feeder = Feeder(open_source(config, _warn), line, health, put, clocks=clocks, urge=urge)
-        tuning.serve(feeder)
         evidence = self._keep_evidence(line)
+        tuning.serve(feeder, evidence)
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())

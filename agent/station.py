@@ -285,6 +285,7 @@ class Station:
             # What would have been due before now is not made up for.
             event.due = sum(event.onset_ns + at_ns <= now_ns for at_ns in self._at_ns)
         if successor.detector is None:
+            self.hearing.retune(self._trigger)
             return list(self._advance([], now_ns))
         running = [event.onset_ns for event in self._open if event.off_ns is None]
         for event in self._open:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from agent.config import Config, ControlConfig, TunablesConfig, digest
 from agent.control.inbox import Inbox
+from agent.control.known_events import RECORDS, Known, compare
 from agent.control.remote import KIND, RemoteConfig, Surroundings
 from agent.control.store import Store
+from agent.dsp.detector import TriggerSettings
 from agent.errors import ControlError
+from agent.evidence import EvidenceStore
 from agent.feeder import Feeder
 from agent.messages import Message, Stamp, config_message, topic
 from agent.mqtt import Subscription
@@ -20,6 +24,11 @@ LARGEST_PACKET = 96 * 1024
 _LIVE = {"tunables", "control", "log"}
 
 _log = logging.getLogger(__name__)
+
+
+def known_events(evidence: EvidenceStore, before: TriggerSettings, after: TriggerSettings) -> Iterator[Known]:
+    """Try both settings on the newest records of events."""
+    return compare(evidence.newest(RECORDS), before, after)
 
 
 class Tuning:
@@ -69,12 +78,12 @@ class Tuning:
         """For the health message."""
         return self._complaints + (self._remote.troubles() if self._remote else [])
 
-    def serve(self, feeder: Feeder) -> None:
-        """The pipeline runs: changes may come."""
+    def serve(self, feeder: Feeder, evidence: EvidenceStore | None = None) -> None:
+        """The pipeline runs: changes may come. ``evidence`` has the records of events on which they are tried."""
         self._feeder = feeder
         if self._remote:
             feeder.watch = self._remote.watch
-            self._remote.serve(feeder.retune)
+            self._remote.serve(feeder.retune, None if evidence is None else partial(known_events, evidence))
 
     def reload(self, read: Callable[[], Config]) -> None:
         """Go on with what the file says now. A file with errors changes nothing."""

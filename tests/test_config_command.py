@@ -14,6 +14,7 @@ import yaml
 from agent_support import ROOT, TALUS, running_agent, talus, write_config, write_records
 from broker_support import needs_mosquitto, running, wait_for
 from control_support import control
+from site_support import write_site
 
 from agent.control.keys import SigningKey
 
@@ -158,6 +159,60 @@ def test_a_dry_run_says_what_the_change_would_have_made_of_recorded_data(tmp_pat
     path, _ = key_and_section(tmp_path)
     status, out, err = talus("config", "sign", deaf, "--key", path, "--station", "XX.SLP", "--dry-run", records)
     assert (status, "triggers" in err, json.loads(out)["schema"]) == (0, True, "talus/envelope/1"), err
+
+
+def test_a_dry_run_models_what_the_station_does_with_several_stations(tmp_path: Path) -> None:
+    """An event of one station alone is local: no alert in a replay, and none in a dry run."""
+    records = write_site(tmp_path / "records", {"S1": (260.0, [100.0, 200.0]), "S2": (260.0, [101.0])})
+    together = "{coincidence: {stations: [XX.S1, XX.S2], required: 2}}"
+    rule = "{severity: severe, min_probability: 0.05, min_duration_s: 0, confirm: {k: 1, n: 1}, refractory_s: 0}"
+    config = write_config(
+        tmp_path, records, station="{network: XX, station: SITE}", classifier="{backends: ['constant:landslide']}",
+        site=together, tunables=f"{{policy: {{rules: {{landslide: {rule}}}}}}}",
+    )  # fmt: skip
+    replayed = [json.loads(line) for line in talus("replay", "--json", "--config", config)[1].splitlines()]
+    raised = [body for body in replayed if body["schema"] == "talus/alert/1" and body["action"] == "raise"]
+    assert [body["station"] for body in raised] == ["XX.SITE.."]
+    same = change(tmp_path, "trigger: {on: 4.0}")
+    status, out, err = talus("config", "dry-run", same, records, "--config", config, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["before"]["alerts"] == found["after"]["alerts"] == {"landslide": 1}
+    assert found["lost"] == []
+    status, out, err = talus("config", "dry-run", change(tmp_path, "trigger: {on: 900.0}"), records, "--config", config)
+    assert status == 0, err
+    assert re.search(r"of \d+ events (\d+) would be lost: XX\.S", out), out
+
+
+def test_a_dry_run_tries_the_station_s_own_records_of_events(tmp_path: Path) -> None:
+    config = write_config(tmp_path, write_records(tmp_path / "records", 2), evidence="{max_mb: 10}")
+    with running_agent("run", "--config", config) as agent:
+        assert agent.end() == 0, agent.log
+    deaf = change(tmp_path, "trigger: {on: 900.0}")
+    status, out, err = talus("config", "dry-run", deaf, "--config", config)
+    assert status == 0, err
+    lost = re.search(r"of (\d+) events on record (\d+) would be lost: XX\.SLP", out)
+    assert lost is not None, out
+    assert lost[1] == lost[2]
+    status, _, err = talus("config", "dry-run", deaf)
+    assert (status, "nothing to try the change on" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trigger: {on: 400}", ["no event would trigger", "trigger.on: 400 is beyond what events reach"]),
+        ("trigger: {on: 1.1, off: 0.1}", ["trigger.on: 1.1 is reached by noise", "trigger.off"]),
+        ("trigger: {min_duration_s: 45}", ["min_duration_s"]),
+        ("trigger: {on: 6}", []),
+    ],
+)
+def test_who_signs_a_doubtful_value_is_warned(tmp_path: Path, text: str, words: list[str]) -> None:
+    path, _ = key_and_section(tmp_path)
+    status, out, err = talus("config", "sign", change(tmp_path, text), "--key", path, "--station", "XX.SLP")
+    assert (status, json.loads(out)["schema"]) == (0, "talus/envelope/1"), err
+    assert all(word in err for word in words), err
+    assert ("warning" in err) == bool(words), err
 
 
 def test_no_secret_shows_in_the_process_list_or_in_what_is_printed(tmp_path: Path) -> None:

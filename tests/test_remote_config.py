@@ -16,16 +16,19 @@ from agent.assemble import DEFAULT_BUNDLE
 from agent.config import ControlConfig, TunablesConfig
 from agent.control.inbox import CAPACITY, Inbox
 from agent.control.keys import SigningKey
+from agent.control.known_events import RECORDS, compare
 from agent.control.probation import Limits, TriggerWatch
 from agent.control.remote import RemoteConfig, Surroundings
 from agent.control.store import Store
+from agent.dsp.window import BEFORE_NS
 from agent.errors import DataError
+from agent.evidence import EvidenceStore
 from agent.inference import load
 from agent.messages import Stamp
 from agent.mqtt import Received
 from agent.pipeline import Pipeline
 from agent.schema import ConfigReport
-from agent.types import NS, StationId
+from agent.types import NS, Event, StationId
 
 HERE = StationId("XX", "SLP", "", "")
 TOPIC = "talus/v1/XX/SLP/config/set"
@@ -250,6 +253,83 @@ def test_a_trigger_that_hardly_ever_ends_rolls_back(site: Site) -> None:
     assert outcomes(site)[-1] == (1, "rolled_back", "flood")
     assert site.report is not None
     assert "triggered for" in str(site.report.history[-1].reason)
+
+
+@pytest.mark.parametrize("trigger", [{"on": 400.0}, {"min_duration_s": 60.0}, {"on": 20.0}])
+def test_settings_that_hear_nothing_any_more_roll_back(site: Site, trigger: dict[str, float]) -> None:
+    site.feed(300)
+    site.hears(envelope(site.signing, 1, {"trigger": trigger}))
+    site.feed(40, at_s=300)
+    site.tick()
+    site.tick()
+    assert outcomes(site)[-1] == (1, "rolled_back", "deaf")
+    assert site.applied[-1] == site.base
+
+
+def test_a_threshold_that_is_raised_with_measure_is_kept(site: Site) -> None:
+    site.feed(300)
+    site.hears(envelope(site.signing, 1, {"trigger": {"on": 8.0, "lta_s": 60.0}}))
+    site.feed(120, at_s=300)
+    site.tick(101)
+    site.tick()
+    assert outcomes(site)[-1] == (1, "kept", None)
+
+
+def recorded(folder: Path, seconds: int = 1200) -> list[Path]:
+    """The records of six events at a station, as it keeps them."""
+    pipeline = Pipeline(TunablesConfig().trigger.settings(), (3.0,), NOISE)
+    store = EvidenceStore(folder, 10)
+    bursts = [(RATE * s, 5 * RATE, 12.0) for s in range(100, seconds - 100, 190)]
+    for packet in packets({c: ground(seconds * RATE, bursts, seed) for seed, c in enumerate("ENZ")}, [RATE]):
+        for output in pipeline.feed(packet):
+            if isinstance(output, Event) and output.phase == "end":
+                station = pipeline.stations[output.station]
+                store.keep(output.id, station.recorded(output.onset_ns - BEFORE_NS, output.data_ns))
+    return store.newest(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "share"),
+    [
+        ({"on": 5.0}, 0.0),
+        ({"on": 3.0, "lta_s": 300.0}, 0.0),
+        ({"combine": "coincidence"}, 0.0),
+        ({"on": 400.0}, 1.0),
+        ({"on": 1.1, "off": 0.1}, 1.0),
+        ({"min_duration_s": 30.0}, 1.0),
+        ({"on": 1.2, "off": 0.5, "merge_s": 60.0}, 1.0),
+    ],
+)
+def test_known_events_are_found_again_or_named(tmp_path: Path, trigger: dict[str, Any], share: float) -> None:
+    records = recorded(tmp_path)
+    assert len(records) == 6
+    after = TunablesConfig.model_validate({"trigger": trigger}).trigger.settings()
+    *_, known = compare(records, TunablesConfig().trigger.settings(), after)
+    assert (known.events, known.share) == (6, share), known
+    assert set(known.lost) <= {path.stem for path in records}
+
+
+def test_a_change_that_loses_known_events_rolls_back_and_one_that_loses_none_is_kept(
+    tmp_path: Path, site: Site
+) -> None:
+    records = recorded(tmp_path / "evidence")
+    (tmp_path / "evidence" / "XX.SLP..HH-20260301T000000.000Z.mseed").write_bytes(b"no record")
+    site.remote.serve(site.apply, lambda before, after: compare([*records, *tmp_path.glob("evidence/*000Z.mseed")],
+                                                                before, after))  # fmt: skip
+    site.feed(100)
+    site.hears(envelope(site.signing, 1, {"trigger": {"on": 1.1, "off": 0.1}}))
+    for _ in range(9):
+        site.tick()
+    assert outcomes(site)[-1] == (1, "rolled_back", "known_events")
+    assert site.report is not None
+    assert "6 of 6 events on record would be lost, such as XX." in str(site.report.history[-1].reason)
+    site.hears(envelope(site.signing, 2, {"trigger": {"on": 5.0}}))
+    site.feed(70, at_s=100)
+    site.tick(101)
+    assert outcomes(site)[-1] == (2, "trial", None), "not before all records are tried"
+    for _ in range(9):
+        site.tick()
+    assert outcomes(site)[-1] == (2, "kept", None)
 
 
 def test_a_lively_slope_is_no_flood(tmp_path: Path, signing: SigningKey) -> None:

@@ -70,6 +70,14 @@ def site(tmp_path: Path, signing: SigningKey, **limits: float) -> Iterator[tuple
 
 
 @needs_mosquitto
+def test_a_signed_change_that_makes_the_station_deaf_is_rolled_back(tmp_path: Path, signing: SigningKey) -> None:
+    with site(tmp_path, signing) as (broker, collector, _, _):
+        publish(broker.settings(), envelope(signing, 7, {"trigger": {"on": 400.0}}))
+        wait_for(lambda: has(collector, "rolled_back", 7, "deaf"), 60)
+        assert not has(collector, "kept", 7)
+
+
+@needs_mosquitto
 def test_a_signed_change_rules_on_trial_and_is_kept(tmp_path: Path, signing: SigningKey) -> None:
     with site(tmp_path, signing) as (broker, collector, _, _):
         assert (reports(collector)[-1]["status"], reports(collector)[-1]["revision"]) == ("file", None)

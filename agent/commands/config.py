@@ -16,6 +16,7 @@ from agent.errors import ConfigError, ControlError, UsageError
 if TYPE_CHECKING:
     from agent.config import Config, TunablesConfig
     from agent.control.client import Seen
+    from agent.control.known_events import Known
     from agent.control.rehearsal import Rehearsal
     from agent.schema import Outcome
 
@@ -28,6 +29,8 @@ EXAMPLES = {
     "history": "talus config history --broker mqtts://ops@broker.example --station XX.SLOPE",
 }
 EXAMPLE = "\n  ".join(EXAMPLES.values())
+_NAMED = 5
+"""Lost events that are named."""
 NAME_LIMIT = 40
 """Letters in the name of a key (``control.keys[].name``)."""
 
@@ -72,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     rehearse = add_action(actions, "dry-run", "say what a change would have made of recorded data", EXAMPLES["dry-run"])
     _add_change(rehearse)
-    rehearse.add_argument("data", nargs="+", metavar="DATA", help="files, folders or patterns")
+    rehearse.add_argument(
+        "data",
+        nargs="*",
+        metavar="DATA",
+        help="files, folders or patterns (default: the records in state_dir)",
+    )
     rehearse.add_argument("--json", action="store_true", help="the figures as JSON")
 
 
@@ -102,6 +110,8 @@ def _keygen(args: argparse.Namespace) -> int:
 
 
 def _sign(args: argparse.Namespace) -> int:
+    from agent.config import TunablesConfig
+    from agent.control.doubts import doubts
     from agent.control.envelope import EVERY_STATION, Body, seal
     from agent.control.keys import SigningKey
     from agent.types import NS
@@ -110,8 +120,10 @@ def _sign(args: argparse.Namespace) -> int:
     if args.revision is not None and args.revision < 1:
         raise UsageError(f"--revision {args.revision} makes no sense", "give a whole number from 1 on")
     config, content, after = _change(args)
+    for doubt in doubts(config.tunables if config else TunablesConfig(), after):
+        print(f"talus config: warning: {doubt}", file=sys.stderr)
     if args.dry_run:
-        print(_table(_rehearse(args.dry_run, config, after)), file=sys.stderr)
+        print(_table(_rehearse(args.dry_run, config, after), _known(args.dry_run, config, after)), file=sys.stderr)
     if not 0 < args.valid <= 3650:
         raise UsageError(f"--valid {args.valid:g} makes no sense", "give days, more than 0 and at most 3650")
     now_ns = time.time_ns()
@@ -184,6 +196,9 @@ def _history(args: argparse.Namespace) -> int:
 
 def _dry_run(args: argparse.Namespace) -> int:
     config, _, after = _change(args)
+    known = _known(args.data, config, after)
+    if not args.data and not known.events:
+        raise UsageError("there is nothing to try the change on", "name recorded data, or the station's --config")
     found = _rehearse(args.data, config, after)
     if args.json:
         sides = {
@@ -195,9 +210,10 @@ def _dry_run(args: argparse.Namespace) -> int:
             }
             for name, tally in (("before", found.before), ("after", found.after))
         }
-        print(json.dumps({"seconds": round(found.seconds, 3), **sides}))
+        records = {"events": known.events, "lost": list(known.lost)}
+        print(json.dumps({"seconds": round(found.seconds, 3), **sides, "lost": list(found.lost), "records": records}))
     else:
-        print(_table(found))
+        print(_table(found, known))
     return 0
 
 
@@ -216,17 +232,33 @@ def _change(args: argparse.Namespace) -> tuple[Config | None, dict[str, Any], Tu
     return config, content, after
 
 
+def _known(data: list[str], config: Config | None, after: TunablesConfig) -> Known:
+    """What becomes of recorded events: of the station's own store, if it is here, and of records among the data."""
+    from agent.config import TunablesConfig
+    from agent.control.known_events import RECORDS, Known, compare, onset_of
+    from agent.evidence import EvidenceStore
+
+    given = [Path(name) for name in data]
+    files = [file for path in given for file in (sorted(path.rglob("*.mseed")) if path.is_dir() else [path])]
+    records = [file for file in files if onset_of(file.stem) is not None]
+    if config is not None:
+        records += EvidenceStore(config.state_dir / "evidence", config.evidence.max_mb).newest(RECORDS)
+    before = (config.tunables if config else TunablesConfig()).trigger.settings()
+    *_, found = Known(), *compare(dict.fromkeys(records), before, after.trigger.settings())
+    return found
+
+
 def _rehearse(data: list[str], config: Config | None, after: TunablesConfig) -> Rehearsal:
-    from agent.config import ClassifierConfig, TunablesConfig
+    from agent.config import TunablesConfig
     from agent.control.rehearsal import rehearse
     from agent.sources.archive import ArchiveSource
 
     source = ArchiveSource(data, on_problem=lambda problem: print(f"talus config: {problem}", file=sys.stderr))
     before = config.tunables if config else TunablesConfig()
-    return rehearse(source.blocks(), before, after, config.classifier if config else ClassifierConfig())
+    return rehearse(source.blocks() if data else (), before, after, config)
 
 
-def _table(found: Rehearsal) -> str:
+def _table(found: Rehearsal, known: Known) -> str:
     before, after = found.before, found.after
     rows: list[tuple[str, int, int]] = [
         ("triggers", before.triggers, after.triggers),
@@ -238,6 +270,10 @@ def _table(found: Rehearsal) -> str:
     ]
     lines = [f"{found.seconds / 3600:.2f} h of data", f"{'':<16}{'before':>8}{'after':>8}"]
     lines += [f"{name:<16}{one:>8}{other:>8}" for name, one, other in rows]
+    for what, lost, events in (("", found.lost, len(before.onsets)), (" on record", known.lost, known.events)):
+        if events:
+            more = f": {', '.join(lost[:_NAMED])}{' ...' if len(lost) > _NAMED else ''}" if lost else ""
+            lines.append(f"of {events} events{what} {len(lost)} would be lost{more}")
     lines += [f"after the change: {reason}" for reason in sorted(after.refused - before.refused)]
     return "\n".join(lines)
 

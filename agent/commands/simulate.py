@@ -31,10 +31,10 @@ from agent.sources.scenario import (
     steady,
 )
 from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site, station_ids
-from agent.types import NS, Discard, Event, StationId, format_ns, parse_ns
+from agent.types import NS, Discard, StationId, format_ns, parse_ns
 
 if TYPE_CHECKING:
-    from agent.assemble import Line
+    from agent.assemble import Fed, Line
     from agent.config import Config
     from agent.delivery import Delivery
 
@@ -48,7 +48,6 @@ STEADY = {"slopequake": 12.0, "rockfall": 6.0, "blast": 1.0, "earthquake": 2.0}
 _SLACK_NS = 2 * NS
 _PATIENCE_S = 30.0
 
-Output: TypeAlias = Event | Discard
 Say: TypeAlias = Callable[[str], None]
 
 
@@ -64,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speed", type=float, default=60.0, help="times real time (default 60); 0: as fast as it goes")
     parser.add_argument("--seed", type=int, default=1, help="the same seed and start give the same data (default 1)")
     parser.add_argument("--start", metavar="TIME", help="time of the first sample, ISO 8601 (default: now)")
-    parser.add_argument("--stations", type=int, default=1, metavar="N", help="how many stations (default 1)")
+    parser.add_argument(
+        "--stations", type=int, metavar="N", help="how many stations (default 1, or all of site.coincidence)"
+    )
     parser.add_argument(
         "--fault",
         choices=FAULTS,
@@ -129,7 +130,7 @@ class _Book:
 
 
 def main(args: argparse.Namespace) -> int:
-    from agent.assemble import build_line
+    from agent.assemble import build_line, open_site
     from agent.config import ClassifierConfig, TunablesConfig, load
 
     _check(args)
@@ -142,6 +143,7 @@ def main(args: argparse.Namespace) -> int:
                 config.classifier if config else ClassifierConfig(),
                 delivery.prefix if delivery else DEFAULT_PREFIX,
                 exercise=True,
+                site=open_site(config) if config else None,
             )
             if delivery:
                 delivery.link.start()
@@ -159,7 +161,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--hours {args.hours:g} makes no sense", "give more than 0 and at most 1000")
     if not 0 <= args.speed < float("inf"):
         raise UsageError(f"--speed {args.speed:g} makes no sense", "give 0 (as fast as it goes), 1 (real time) or N")
-    if not 1 <= args.stations <= 64:
+    if args.stations is not None and not 1 <= args.stations <= 64:
         raise UsageError(f"--stations {args.stations} makes no sense", "give 1 to 64")
     if not 0 <= args.seed < 2**32:
         raise UsageError(f"--seed {args.seed} makes no sense", "give 0 to 4294967295")
@@ -193,9 +195,11 @@ def _simulate(args: argparse.Namespace, config: Config | None, line: Line, deliv
     started = time.monotonic()
     finished = True
     try:
+        at_ns = begin_ns
         for block in source.blocks():
-            _take(line.pipeline.feed(block), line, book, say, put)
-        _take(line.pipeline.flush(), line, book, say, put)
+            at_ns = max(at_ns, block.end_ns)
+            _take(line.feed(block, time.time_ns()), at_ns, book, say, put)
+        _take(line.finish(time.time_ns()), at_ns, book, say, put)
         if delivery:
             delivery.drain(_PATIENCE_S)
     except KeyboardInterrupt:
@@ -224,14 +228,23 @@ def _source(args: argparse.Namespace, config: Config | None, seconds: float, boo
             f"peak {peak:,.0f} counts, {what.seconds:.0f} s"
         )
 
-    own = config.station if config else None
-    site = Site(station_ids(own.network if own else "XX", own.station if own else "SIM", args.stations, 100.0))
+    site = Site(_stations(config, args.stations))
     faults = dict.fromkeys(args.fault, FAULTS_PER_HOUR * 3600 / seconds)
     rates, certain = _script(args.script, seconds)
-    scenario = Scenario(args.seed, lambda at_s: {**rates(at_s), **faults}, args.stations, certain)
+    scenario = Scenario(args.seed, lambda at_s: {**rates(at_s), **faults}, len(site.stations), certain)
     return SimulatorSource(
         site, scenario, args.seed, start_ns=book.begin_ns, seconds=seconds, speed=args.speed, told=told
     )
+
+
+def _stations(config: Config | None, count: int | None) -> tuple[StationId, ...]:
+    """The stations that must agree where the configuration names some, else as many as wanted."""
+    together = config.site.coincidence if config else None
+    if together is not None:
+        codes = [name.partition(".") for name in together.stations[:count]]
+        return tuple(StationId(network, station, "", "HH") for network, _, station in codes)
+    own = config.station if config else None
+    return station_ids(own.network if own else "XX", own.station if own else "SIM", count or 1, 100.0)
 
 
 def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
@@ -241,28 +254,26 @@ def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
     return (steady({}), rockfalls(seconds)) if name == "rockfalls" else (steady(STEADY), ())
 
 
-def _take(
-    outputs: Sequence[Output], line: Line, book: _Book, say: Say, put: Callable[[Sequence[Message]], object]
-) -> None:
+def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[Message]], object]) -> None:
+    """Note what a packet led to whose last sample is at ``at_ns``."""
     from agent.watch import readable
 
-    for output in outputs:
+    for output in fed.outputs:
         if isinstance(output, Discard):
             book.discarded += 1
             continue
-        messages = line.reporter.report(output, time.time_ns())
-        # What is retained describes the site as it is, which a drill must not overwrite.
-        put([message for message in messages if not message.retain])
         verdict = output.classification
         until_ns = output.onset_ns + round(output.detection.duration_s * NS)
         label = "unclassified" if verdict is None else "abstained" if verdict.abstained else verdict.label
         book.detected[output.id] = _Detected(output.station, output.onset_ns, until_ns, label)
-        for message in messages:
-            if message.priority is Priority.ALERT:
-                book.alerts[json.loads(message.payload)["action"]] += 1
-                say(f"{book.clock(output.data_ns)}  {readable(message)}")
         if output.phase != "update":
             word = "detected" if output.phase == "new" else "ended"
             seconds = f"{output.detection.duration_s:.1f} s, ratio {output.detection.ratio:.0f}"
             words = label if verdict is None else f"{label} {verdict.probability:.2f}"
             say(f"{book.clock(output.data_ns)}  {word:<9} {output.station.short}  {words}  [{seconds}]")
+    for message in fed.messages:
+        if message.priority is Priority.ALERT:
+            book.alerts[json.loads(message.payload)["action"]] += 1
+            say(f"{book.clock(at_ns)}  {readable(message)}")
+    # What is retained describes the site as it is, which a drill must not overwrite.
+    put([message for message in fed.messages if not message.retain])

@@ -1,6 +1,7 @@
 """Whether the triggers stay sane under new settings: a pure function of the data, fed by the pipeline's thread.
 
-Harm is done when, since the trial began,
+Hearing is lost (``deaf``) when, since the trial began, a station could trigger for less than half of the time, when the
+smallest event that would trigger has grown fourfold, or when none would. It is a ``flood`` when, since then,
 
 - events (and discarded triggers) come faster than ``max_events_per_min`` and five times as fast as in the hour before,
   ten of them at least; or
@@ -12,7 +13,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from agent.dsp.hearing import Hearing
 from agent.station import Output, Station
 from agent.types import NS, Discard, SampleBlock, StationId
 
@@ -20,6 +23,10 @@ HOUR_NS = 3600 * NS
 LEAST_EVENTS = 10
 LEAST_DATA_S = 60.0
 TIMES_BASELINE = 5.0
+LEAST_ARMED = 0.5
+MOST_THRESHOLD = 4.0
+TEN_MINUTES_NS = 600 * NS
+_LISTEN_NS = 10 * NS
 _STEP_NS = 60 * NS
 """A longer step of the newest sample is a gap, and no data."""
 
@@ -34,10 +41,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Sanity:
-    """Of the trial so far: ``harm`` in words, if any was done; ``data_s``: seconds of data of the station with most."""
+    """Of the trial so far: ``harm`` in words, if any was done, and in one; ``data_s``: seconds of data of the station
+    with most."""
 
     harm: str | None = None
     data_s: float = 0.0
+    kind: Literal["flood", "deaf"] = "flood"
 
 
 @dataclass(slots=True)
@@ -50,11 +59,17 @@ class _Site:
     trial_ns: int = 0
     triggered_ns: int = 0
     events: int = 0
+    begun_ns: int = 0
+    listened_ns: int = 0
+    """Up to when it was looked at what could be heard."""
+    armed_before: float = 1.0
+    threshold_before: float | None = None
 
     def begin(self) -> None:
         minutes = min(self.observed_ns, HOUR_NS) / NS / 60
         self.baseline_per_min = len(self.onsets) / max(1.0, minutes)
         self.trial_ns = self.triggered_ns = self.events = 0
+        self.begun_ns = self.listened_ns = 0
 
 
 class TriggerWatch:
@@ -92,9 +107,33 @@ class TriggerWatch:
         site.observed_ns += step_ns
         if self._limits is None:
             return
+        if not site.begun_ns:
+            site.begun_ns = block.end_ns
+            site.armed_before, site.threshold_before = station.hearing.since(block.end_ns - TEN_MINUTES_NS)
         site.trial_ns += step_ns
         site.triggered_ns += step_ns if station.is_triggered else 0
         self._judge(block.stream.station, site, self._limits)
+        if block.end_ns - site.listened_ns >= _LISTEN_NS:
+            site.listened_ns = block.end_ns
+            self._listen(block.stream.station, site, station.hearing)
+
+    def _listen(self, name: StationId, site: _Site, hearing: Hearing) -> None:
+        """Judge what could be heard since the trial began."""
+        if self.sanity.harm is not None:
+            return
+        harm = None
+        armed, threshold = hearing.since(site.begun_ns)
+        if not hearing.can_trigger:
+            harm = f"no event would trigger at {name.short}, however large"
+        elif site.trial_ns >= LEAST_DATA_S * NS and armed < LEAST_ARMED < site.armed_before:
+            harm = f"{name.short} could trigger for only {armed:.0%} of {site.trial_ns / NS:.0f} s"
+        elif threshold and site.threshold_before and threshold > MOST_THRESHOLD * site.threshold_before:
+            harm = (
+                f"at {name.short} only events above {threshold:.3g} counts would trigger,"
+                f" {site.threshold_before:.3g} before"
+            )
+        if harm is not None:
+            self.sanity = Sanity(harm, self.sanity.data_s, "deaf")
 
     def _judge(self, name: StationId, site: _Site, limits: Limits) -> None:
         if self.sanity.harm is not None:

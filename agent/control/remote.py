@@ -15,14 +15,15 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from agent.config import ControlConfig, TunablesConfig, digest
 from agent.control.envelope import admit, unseal
 from agent.control.inbox import Inbox
+from agent.control.known_events import Compare, Known
 from agent.control.overlay import laid_over
 from agent.control.probation import LEAST_DATA_S, TriggerWatch
 from agent.control.store import Order, Store, Stored, refused
@@ -67,6 +68,9 @@ class _Trial:
     began: float
     silent_before: frozenset[str]
     link_down_since: float | None = None
+    comparison: Iterator[Known] | None = None
+    """Of recorded events under the old and the new settings; None when it is through."""
+    known: Known = field(default_factory=Known)
 
 
 class RemoteConfig:
@@ -87,6 +91,7 @@ class RemoteConfig:
         self._applying: Future[None] | None = None
         """Settings on their way into the pipeline."""
         self._apply: Apply | None = None
+        self._compare: Compare | None = None
         self._misfit: str | None = None
         self._wanted = False
         self._dirty = True
@@ -113,9 +118,10 @@ class RemoteConfig:
         """What is wrong with the store, or with what was kept."""
         return [*self._store.faults, *([self._misfit] if self._misfit else [])]
 
-    def serve(self, apply: Apply) -> None:
-        """From now on settings are applied with ``apply``."""
-        self._apply = apply
+    def serve(self, apply: Apply, compare: Compare | None = None) -> None:
+        """From now on settings are applied with ``apply``, and other triggers tried with ``compare`` on the events that
+        are on record, if any are kept."""
+        self._apply, self._compare = apply, compare
 
     def reload(self, settings: ControlConfig, base: TunablesConfig) -> None:
         """The file has changed: its tunables rule from the next tick on, below what was laid over them."""
@@ -245,7 +251,7 @@ class RemoteConfig:
                 self._roll_back(ruling, "unusable", f"the pipeline cannot use it: {words}")
         elif ruling is not None:
             _log.warning("revision %d rules on trial for %g s", ruling.revision, self._settings.probation_s)
-            self._trial = _Trial(now, frozenset(around.silent))
+            self._trial = _Trial(now, frozenset(around.silent), comparison=self._comparison())
         else:
             _log.info("the tunables of %s rule", f"revision {self.revision}" if self.revision else "the file")
         return True
@@ -262,16 +268,51 @@ class RemoteConfig:
             trial.link_down_since = now
         grace_s = min(GRACE_S, self._settings.probation_s / 2)
         silent = sorted(set(around.silent) - trial.silent_before)
+        if trial.comparison is not None:
+            known = next(trial.comparison, None)
+            if known is None:
+                trial.comparison = None
+            else:
+                trial.known = known
+        lost = "" if trial.comparison is not None else self._lost_events(trial.known)
         if sanity.harm is not None:
-            self._roll_back(order, "flood", sanity.harm)
+            self._roll_back(order, sanity.kind, sanity.harm)
+        elif lost:
+            self._roll_back(order, "known_events", lost)
         elif trial.link_down_since is not None and now - trial.link_down_since > grace_s:
             self._roll_back(order, "link", f"no connection to the broker for {grace_s:.0f} s")
         elif silent:
             self._roll_back(order, "source", f"no samples from {silent[0]} any more")
-        elif now - trial.began >= self._settings.probation_s and sanity.data_s >= min(
-            LEAST_DATA_S, self._settings.probation_s / 2
+        elif (
+            trial.comparison is None
+            and now - trial.began >= self._settings.probation_s
+            and sanity.data_s >= min(LEAST_DATA_S, self._settings.probation_s / 2)
         ):
             self._keep(order, now)
+
+    def _comparison(self) -> Iterator[Known] | None:
+        """Of the recorded events under the settings that ruled before the trial, and under those on trial; a record at
+        a tick."""
+        if self._compare is None:
+            return None
+        kept = self._store.stored.kept
+        try:
+            before = self._base if kept is None else laid_over(self._base, kept.content)
+        except ControlError:
+            before = self._base
+        if before.trigger == self.effective.trigger:
+            return None
+        return self._compare(before.trigger.settings(), self.effective.trigger.settings())
+
+    def _lost_events(self, known: Known) -> str:
+        """What is to be said when too many recorded events would not be found any more."""
+        allowed = self._settings.max_lost_share
+        if known.share <= allowed:
+            return ""
+        return (
+            f"{len(known.lost)} of {known.events} events on record would be lost, such as {known.lost[0]}; "
+            f"{allowed:.0%} are allowed"
+        )
 
     def _keep(self, order: Order, now: float) -> None:
         stored = self._store.stored

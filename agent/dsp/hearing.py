@@ -202,6 +202,12 @@ class Hearing:
         if len(self._news) > 5000:
             self._work()
 
+    def retune(self, trigger: TriggerSettings) -> None:
+        """Go on with other settings that are the detector's too."""
+        with self._lock:
+            self._work_up()
+            self._trigger = trigger
+
     def follow(self, earlier: Hearing, switch_ns: int) -> None:
         """Go on from another one's history: what was before ``switch_ns`` is as that one had it."""
         with earlier._lock:
@@ -258,6 +264,22 @@ class Hearing:
             if before is not None and not before.armed:
                 return False
             return True if last < until else None
+
+    def since(self, begin_ns: int) -> tuple[float, float | None]:
+        """Share of the complete steps since then in which it was armed, and the median of their thresholds."""
+        self._work()
+        with self._lock:
+            steps = [step for step in self._steps if step.number * STEP_NS >= begin_ns]
+        thresholds = [step.threshold for step in steps if step.threshold is not None]
+        armed = sum(step.armed for step in steps) / len(steps) if steps else 1.0
+        return armed, median(thresholds) if thresholds else None
+
+    @property
+    def can_trigger(self) -> bool:
+        """Whether there is an event, however large, that would trigger with these settings."""
+        self._work()
+        with self._lock:
+            return self._can_trigger()
 
     def is_deaf(self) -> bool:
         """Whether the sensor has begun to listen, and could hear nothing in the newest complete step."""
