@@ -237,6 +237,9 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
     alert = what if isinstance(what, Alert) else None
     event = what.event if isinstance(what, Alert) else what
     verdict = event.classification
+    label: str | None = None if verdict is None else _classification_label(verdict)
+    if alert is not None:
+        label, verdict = alert.label, verdict if alert.label == label else None
     body = SummaryMessage(
         kind="event" if alert is None else "alert",
         id=what.id,
@@ -244,9 +247,9 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
         phase=event.phase,
         station=str(event.station),
         onset=format_ns(event.onset_ns),
-        label=None if verdict is None else _classification_label(verdict),
+        label=label,
         probability=None if verdict is None else _round(verdict.probability, 4),
-        abstained=verdict is None or verdict.abstained,
+        abstained=event.classification is None or event.classification.abstained,
         action=None if alert is None else alert.action,
         severity=None if alert is None else alert.severity,
         late=alert is not None and alert.late,

@@ -263,7 +263,10 @@ class AlertMessage(Payload):
 
 
 class SummaryMessage(Payload):
-    """The latest event or alert of a station, retained for those who come later."""
+    """The latest event or alert of a station, retained for those who come later.
+
+    Of an alert ``label`` is the alert's own, also when it is taken back because the network has changed its mind;
+    ``probability`` is then null, as it would be that of another label."""
 
     schema_: Literal["talus/summary/1"] = Field(default="talus/summary/1", alias="schema")
     kind: Literal["event", "alert"]
@@ -272,8 +275,8 @@ class SummaryMessage(Payload):
     phase: EventPhase
     station: Site
     onset: Time
-    label: Label | None
-    probability: Share | None
+    label: Word | None = Field(description="of the alert; of an event the verdict's, null where the network failed")
+    probability: Share | None = Field(description="that the newest verdict gives to this label")
     abstained: bool
     action: AlertAction | None
     severity: Word | None

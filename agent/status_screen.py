@@ -163,7 +163,8 @@ def _alert(alert: AlertMessage | None) -> str:
     if alert is None:
         return "none since the start"
     drill = (" (late)" if alert.late else "") + (" (exercise)" if alert.exercise else "")
-    return f"{alert.action} {alert.severity}{drill}, {alert.onset[:19].replace('T', ' ')}: {alert.reason}"
+    said = f"{alert.action} {alert.severity} {alert.label}{drill}"
+    return f"{said} at {alert.station.rstrip('.')}, {alert.onset[:19].replace('T', ' ')}: {alert.reason}"
 
 
 def _machine(health: HealthMessage) -> str:

@@ -68,6 +68,7 @@ from agent.types import (
     event_id,
     format_ns,
 )
+from agent.watch import describe
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOMENT = format_ns(ONSET_NS)
@@ -188,6 +189,23 @@ def an_answer() -> Response:
 
 def an_alert(event: Event | None = None) -> Alert:
     return Alert(event or make_event(), "raise", "warning", "landslide", "91 % is above 80 %")
+
+
+def test_the_summary_of_an_alert_that_is_taken_back_names_what_was_alerted() -> None:
+    """The network has changed its mind: not the earthquake that it sees now is taken back."""
+    verdict = make_event().classification
+    assert verdict is not None
+    now = dataclasses.replace(make_event(revision=2), classification=dataclasses.replace(verdict, label="earthquake"))
+    back = Alert(now, "retract", "severe", "landslide", "not a landslide any more")
+    body = parse(SummaryMessage, summary_message(back, stamp()).payload)
+    assert (body.action, body.severity, body.label, body.probability) == ("retract", "severe", "landslide", None)
+    assert "last alert  retract severe  XX.ABC" in describe(body)
+    assert describe(body).endswith("  landslide")
+    stands = parse(SummaryMessage, summary_message(an_alert(), stamp()).payload)
+    assert (stands.label, stands.probability) == ("landslide", 0.91)
+    failed = dataclasses.replace(now, classification=None, reason="it failed")
+    unclassified = Alert(failed, "raise", "severe", "unclassified", "not classified")
+    assert parse(SummaryMessage, summary_message(unclassified, stamp()).payload).label == "unclassified"
 
 
 def every_message() -> dict[str, Message]:

@@ -183,7 +183,7 @@ def test_one_screen_has_what_matters_and_is_safe(tmp_path: Path) -> None:
         "landslide: 6 in 1 h, 9 in 24 h, one in 10 min",
         "12.5 counts at 22:13, 11 in the hour",
         "3 messages wait (oldest 4.2 s)",
-        "raise severe, 2023-11-14 22:13:20: 91 % is above 80 %",
+        "raise severe landslide at XX.ABC.00.HH, 2023-11-14 22:13:20: 91 % is above 80 %",
         "42 °C",
     ):
         assert expected in text, text
