@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.config_model import Config, MqttConfig
 from agent.config_seedlink import SeedLinkServerConfig
+from agent.config_stations import undeclared
 from agent.config_tls import TlsConfig
 from agent.config_yaml import Loc
 
@@ -43,6 +44,13 @@ def remarks(config: Config) -> Iterator[Remark]:
     for index, server in enumerate(config.source.servers if config.source.kind == "seedlink" else ()):
         yield from _tls(("source", "servers", index, "tls"), server.tls)
         yield from _too_slow(index, server, config.tunables.trigger.low_hz)
+    for loc, name in undeclared(config):
+        own = f"{config.station.network}.{config.station.station}"
+        reason = (
+            f"is not this agent's own station ({own}): its alerts go out under {name.replace('.', '/')}, which the"
+            " broker's access list must allow; if that is meant, list it in the section stations"
+        )
+        yield Remark(loc, reason, False)
     if config.classifier.bundle is not None and not config.classifier.bundle.exists():
         yield Remark(("classifier", "bundle"), "there is no such file or folder", True)
     if config.mqtt is not None:

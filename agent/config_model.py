@@ -16,6 +16,7 @@ from agent.config_policy import PolicyConfig, RulesConfig
 from agent.config_section import Code, ConfigPath, Disagreement, Section, resolve_path
 from agent.config_site import SiteConfig
 from agent.config_sources import SourceConfig
+from agent.config_stations import MAX_STATIONS, DeclaredStationConfig, both_or_neither
 from agent.config_tls import TlsConfig
 from agent.errors import ConfigError
 
@@ -104,11 +105,7 @@ class StationConfig(Section):
     )
 
     def disagreements(self) -> Iterator[Disagreement]:
-        if (self.latitude_deg is None) != (self.longitude_deg is None):
-            given, absent = (
-                ("latitude_deg", "longitude_deg") if self.longitude_deg is None else ("longitude_deg", "latitude_deg")
-            )
-            yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
+        yield from both_or_neither(self.latitude_deg, self.longitude_deg)
 
 
 class TriggerConfig(Section):
@@ -352,6 +349,12 @@ class Config(Section):
         examples=[{"kind": "archive", "paths": ["records"]}],
         description="where samples come from",
     )
+    stations: tuple[DeclaredStationConfig, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=MAX_STATIONS,
+        description="other stations whose data the source brings, with their positions (for CAP and QuakeML)",
+    )
     tunables: TunablesConfig = Field(
         default=TunablesConfig(), description="detection, verdicts, alerts: what may change from afar"
     )
@@ -371,6 +374,12 @@ class Config(Section):
 
     def disagreements(self) -> Iterator[Disagreement]:
         own = f"{self.station.network}.{self.station.station}"
+        declared = [one.station for one in self.stations]
+        for index, name in enumerate(declared):
+            if name == own:
+                yield Disagreement((f"stations.{index}.station", "station"), "is the agent's own: see section station")
+            elif name in declared[:index]:
+                yield Disagreement((f"stations.{index}.station",), f"is stations[{declared.index(name)}] too")
         together = self.site.coincidence
         if together is not None and own in together.stations:
             reason = f"must not be one of the site's stations ({own}): events of the site go out under it"

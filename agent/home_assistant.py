@@ -1,22 +1,29 @@
-"""The station as a device of Home Assistant (MQTT discovery): retained configurations that name the station's topics.
+"""The agent as a device of Home Assistant (MQTT discovery): retained configurations that name topics of the agent.
 
-They go through the outbox, which remembers them: after the section is taken out of the configuration, the next start
-finds what was announced and withdraws it with empty payloads.
+Alerts are an ``event`` entity for each station under whose topics the agent writes: every alert is an event of its own,
+also one that says the same as the one before, and none comes again when Home Assistant starts.
+
+The configurations go through the outbox, which remembers them: after the section is taken out of the configuration, the
+next start finds what was announced and withdraws it with empty payloads.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent import __version__
+from agent.config_stations import stations_of
 from agent.delivery import Delivery
 from agent.errors import DeliveryError
 from agent.messages import OFFLINE, ONLINE, Message, Priority, topic
 from agent.types import StationId
+
+if TYPE_CHECKING:
+    from agent.config import Config
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +51,6 @@ _ENTITIES = (
         "problem", "binary_sensor", "Problem", "health",
         "{{ 'OFF' if value_json.status in ('ok', 'starting') else 'ON' }}",
         {"device_class": "problem", "entity_category": "diagnostic", "attributes": True},
-    ),
-    _Entity(
-        "last_alert", "sensor", "Last alert", "last_alert",
-        "{{ value_json.action }} {{ value_json.severity }} {{ value_json.label or 'unclassified' }}",
-        {"icon": "mdi:landslide", "attributes": True},
     ),
     _Entity(
         "events_hour", "sensor", "Events in the last hour", "health",
@@ -96,9 +98,28 @@ _ENTITIES = (
 )  # fmt: skip
 
 
-def announcements(station: StationId, name: str | None, prefix: str, discovery: str) -> list[Message]:
-    """One configuration an entity. ``name`` is the place in words, ``discovery`` where Home Assistant looks."""
+_ALERT = (
+    "{% if value_json is defined and value_json %}{{ {"
+    "'event_type': value_json.action, 'severity': value_json.severity, 'label': value_json.label,"
+    " 'station': value_json.station, 'onset': value_json.onset, 'reason': value_json.reason, 'id': value_json.id,"
+    " 'exercise': value_json.exercise} | tojson }}{% endif %}"
+)
+"""An alert as Home Assistant's event with its attributes."""
+
+
+def announcements(
+    station: StationId, name: str | None, prefix: str, discovery: str, others: Sequence[str] = ()
+) -> list[Message]:
+    """One configuration an entity. ``name`` is the place in words, ``discovery`` where Home Assistant looks, ``others``
+    are the other stations (NET.STA) under whose topics the agent writes."""
     device_id = _device_id(station)
+    device = {
+        "identifiers": [device_id],
+        "name": f"Talus {name or station.short}",
+        "manufacturer": "Talus",
+        "model": station.short,
+        "sw_version": __version__,
+    }
     availability = {
         "topic": topic(prefix, station, "availability"),
         "payload_available": ONLINE,
@@ -111,16 +132,10 @@ def announcements(station: StationId, name: str | None, prefix: str, discovery: 
         body = {
             "name": entity.title,
             "unique_id": f"{device_id}_{entity.name}",
-            "object_id": f"{device_id}_{entity.name}",
+            "default_entity_id": f"{entity.kind}.{device_id}_{entity.name}".lower(),
             "state_topic": source,
             "value_template": entity.template,
-            "device": {
-                "identifiers": [device_id],
-                "name": f"Talus {name or station.short}",
-                "manufacturer": "Talus",
-                "model": station.short,
-                "sw_version": __version__,
-            },
+            "device": device,
             **{key: value for key, value in entity.more.items() if key != "attributes"},
         }
         if entity.more.get("attributes"):
@@ -128,24 +143,70 @@ def announcements(station: StationId, name: str | None, prefix: str, discovery: 
         if entity.source != "availability":
             body["availability"] = [availability]
         found.append(_message(f"{discovery}/{entity.kind}/{device_id}/{entity.name}/config", _encode(body)))
+    for one in (station.short, *others):
+        network, code = one.split(".")
+        entity_name = "alert" if one == station.short else f"alert_{network}_{code}"
+        body = {
+            "name": f"Alert {one}" if others else "Alert",
+            "unique_id": f"{device_id}_{entity_name}",
+            "default_entity_id": f"event.{device_id}_{entity_name}".lower(),
+            "state_topic": topic(prefix, StationId(network, code, "", ""), "alert"),
+            "event_types": ["raise", "escalate", "retract"],
+            "value_template": _ALERT,
+            "icon": "mdi:landslide",
+            "device": device,
+            "availability": [availability],
+        }
+        found.append(_message(f"{discovery}/event/{device_id}/{entity_name}/config", _encode(body)))
     return found
 
 
-def announce(delivery: Delivery, station: StationId, name: str | None, discovery: str | None) -> None:
-    """Announce under ``discovery`` (None: nowhere), and withdraw what an earlier run announced and this one does not.
+class Announcer:
+    """Keeps Home Assistant informed of the entities of one agent; withdraws what is announced no longer.
 
-    A disk that refuses is no reason not to watch the slope: it is told, and tried again at the next start.
+    Where the source can bring stations that the file does not name, as a folder does, the alerts of stations that were
+    announced by an earlier run stay. A disk that refuses is no reason not to watch the slope: it is logged, and tried
+    again at the next start.
     """
-    wanted = [] if discovery is None else announcements(station, name, delivery.prefix, discovery)
-    try:
-        _tell(delivery, station, wanted)
-    except DeliveryError as error:
-        _log.warning("Home Assistant is not told of the station: %s", error)
+
+    def __init__(self, delivery: Delivery, config: Config) -> None:
+        self._delivery = delivery
+        place, assistant = config.station, config.mqtt.home_assistant if config.mqtt else None
+        self._station = StationId(place.network, place.station, "", "")
+        self._name, self._discovery = place.name, assistant.prefix if assistant else None
+        expected = stations_of(config)
+        self._stations, self._complete = list(expected.known), expected.complete
+
+    def announce(self) -> None:
+        """What is known at the start."""
+        wanted: list[Message] = []
+        if self._discovery is not None:
+            wanted = announcements(
+                self._station, self._name, self._delivery.prefix, self._discovery, self._stations[1:]
+            )
+        try:
+            _tell(self._delivery, self._station, wanted, keep_alerts=bool(wanted) and not self._complete)
+        except DeliveryError as error:
+            _log.warning("Home Assistant is not told of the station: %s", error)
+
+    def meet(self, stations: Iterable[str]) -> None:
+        """Data of these stations (NET.STA) have come."""
+        new = sorted({*stations} - {*self._stations})
+        if not new:
+            return
+        for name in new:
+            topics = f"{self._delivery.prefix}/{name.replace('.', '/')}"
+            _log.info("%s is not named in the configuration: its events and alerts go out under %s", name, topics)
+        self._stations += new
+        if self._discovery is not None:
+            self.announce()
 
 
-def _tell(delivery: Delivery, station: StationId, wanted: list[Message]) -> None:
+def _tell(delivery: Delivery, station: StationId, wanted: list[Message], *, keep_alerts: bool) -> None:
     told, _ = delivery.outbox.retained(0)
     keep = {message.topic for message in wanted}
+    if keep_alerts:
+        keep |= {message.topic for message in told if f"/event/{_device_id(station)}/alert_" in message.topic}
     gone = [
         _message(message.topic, b"")
         for message in told

@@ -295,6 +295,14 @@ class PositionPart(Payload):
     elevation_m: Number | None = None
 
 
+class StationPart(Payload):
+    """A station whose data this agent works on, and under whose topics its events and alerts go out."""
+
+    station: Annotated[str, Field(pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}$", description="network and station")]
+    name: Annotated[str, Field(max_length=100)] | None
+    position: PositionPart | None
+
+
 class StateMessage(Payload):
     """What runs at the station and why; retained."""
 
@@ -310,6 +318,9 @@ class StateMessage(Payload):
     config_revision: Count | None
     config_sha256: Sha256 | None
     position: PositionPart | None
+    stations: list[StationPart] = Field(
+        default=[], max_length=256, description="other stations of this agent, as far as its file names them"
+    )
     exercise: bool
 
 

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from agent import __version__
 from agent.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.clock import MachineClock, StepWatch
-from agent.config import Config
+from agent.config import Config, StationConfig
+from agent.config_stations import DeclaredStationConfig, others
 from agent.control.survival import Survival
 from agent.data_age import DataAges
 from agent.data_clock import DataClocks, is_live
@@ -37,14 +38,14 @@ from agent.evidence import EvidenceStore
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
 from agent.hearing_memory import HearingMemory
-from agent.home_assistant import announce
+from agent.home_assistant import Announcer
 from agent.inference.switch import Standing
 from agent.messages import DEFAULT_PREFIX, Message, state_message
 from agent.mqtt import Subscription
 from agent.reasons import of
 from agent.refuge import settle
 from agent.rounds import Rounds
-from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage
+from agent.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
 from agent.sources import SourceProblem
 from agent.tuning import Tuning
 from agent.types import Event, Evidence, StationId, format_ns
@@ -96,6 +97,7 @@ class Service:
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._failure: tuple[str, BaseException] | None = None
         self._taken_back: str | None = None
+        self._announcer: Announcer | None = None
         self._unwell: str | None = None
         """What is wrong with the disk."""
 
@@ -159,8 +161,8 @@ class Service:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
             delivery.link.publish_retained(self._state_message(line, line.standing(), health, tuning))
-            assistant = config.mqtt.home_assistant if config.mqtt else None
-            announce(delivery, station, config.station.name, assistant.prefix if assistant else None)
+            self._announcer = Announcer(delivery, config)
+            self._announcer.announce()
             delivery.link.start()
         rounds = Rounds(
             config,
@@ -244,6 +246,8 @@ class Service:
             if orders:
                 orders.tick(now, tuning.control)
             rounds.go(now)
+            if self._announcer is not None:
+                self._announcer.meet(sensor.short for sensor in feeder.line.pipeline.stations.copy())
             before, standing = standing, feeder.line.standing()
             if tuned is not tuning.effective:
                 rounds.report_every(tuning.effective.reporting.health_interval_s)
@@ -313,12 +317,7 @@ class Service:
         return state_message(self._state(line, standing, health, tuning), health.station, self._prefix)
 
     def _state(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> StateMessage:
-        place, classifier = self._config.station, line.classifier
-        position = None
-        if place.latitude_deg is not None and place.longitude_deg is not None:
-            position = PositionPart(
-                latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m
-            )
+        classifier = line.classifier
         return StateMessage(
             station=str(health.station),
             boot_id=line.reporter.boot_id,
@@ -334,9 +333,19 @@ class Service:
             backend_reason="; ".join(filter(None, (self._taken_back, standing.reason())))[:TEXT_LIMIT] or None,
             config_revision=tuning.revision,
             config_sha256=tuning.sha256,
-            position=position,
+            position=_position(self._config.station),
+            stations=[
+                StationPart(station=name, name=None if place is None else place.name, position=_position(place))
+                for name, place in others(self._config).items()
+            ],
             exercise=is_exercise(self._config),
         )
+
+
+def _position(place: StationConfig | DeclaredStationConfig | None) -> PositionPart | None:
+    if place is None or place.latitude_deg is None or place.longitude_deg is None:
+        return None
+    return PositionPart(latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m)
 
 
 def _both(tuning: Subscription | None, orders: Orders | None) -> Subscription | None:

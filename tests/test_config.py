@@ -21,6 +21,7 @@ from agent.config import Config, ConfigFileError, Problem, TriggerConfig, Tunabl
 from agent.config_policy import SIZE_STEPS, RulesConfig
 from agent.config_reference import catalogue, rewrite
 from agent.config_section import Section
+from agent.config_stations import stations_of
 from agent.config_words import validate
 from agent.errors import ConfigError
 from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
@@ -296,6 +297,66 @@ def test_a_password_in_the_clear_is_a_warning() -> None:
     assert mqtt.settings("id").port == 8883
 
 
+QUOTE = "'"
+SEEDLINK = """station: {network: XX, station: SLOPE}
+source: {kind: seedlink, servers: [{host: h, stations: [{station: %s}]}]}
+"""
+
+
+@pytest.mark.parametrize("name", ["XX_SLOPE", "XX_*", "'*_*'"])
+def test_the_stations_own_data_are_expected(name: str) -> None:
+    assert told(SEEDLINK % name) == []
+
+
+@pytest.mark.parametrize("name", ["TW_LH02", "'TW_LH0?'"])
+def test_another_station_is_a_warning_unless_it_is_declared(name: str) -> None:
+    """Its alerts go out under its own topics: without the right to write there they never arrive."""
+    (warning,) = told(SEEDLINK % name)
+    place = "site.yaml:2: warning: source.servers[0].stations[0].station: "
+    assert warning.startswith(f"{place}is not this agent's own station (XX.SLOPE)")
+    assert f"under {name.strip(QUOTE).replace('_', '/')}" in warning
+    declared = SEEDLINK % name + "stations: [{station: TW.LH02, latitude_deg: 23.5, longitude_deg: 121.2}]\n"
+    assert told(declared) == []
+    agreeing = SEEDLINK % name + "site: {coincidence: {stations: [TW.LH01, TW.LH02]}}\n"
+    assert told(agreeing) == []
+
+
+def test_a_shake_with_other_codes_is_a_warning() -> None:
+    text = "station: {network: XX, station: SLOPE}\nsource: {kind: shake_udp, senders: [{address: 10.0.0.2%s}]}\n"
+    assert told(text % "") == []
+    (warning,) = told(text % ", station: R1234")
+    assert "source.senders[0]: is not this agent's own station" in warning
+
+
+def test_declared_stations_are_each_another_one_with_a_whole_position() -> None:
+    assert [line.partition(": ")[2] for line in told(BASE + "stations: [{station: XX.B, latitude_deg: 1}]\n")] == [
+        "stations[0].latitude_deg: is given without longitude_deg; give both or neither (given: 1)"
+    ]
+    twice = "stations: [{station: XX.SLOPE}, {station: XX.B}, {station: XX.B}]\n"
+    assert [line.partition(": ")[2] for line in told(BASE + twice)] == [
+        "stations[0].station: is the agent's own: see section station (given: XX.SLOPE)",
+        "stations[2].station: is stations[1] too (given: XX.B)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "complete"),
+    [
+        ("source: {kind: archive, paths: [.]}\nstations: [{station: XX.B}]", ["XX.SLOPE", "XX.B"], False),
+        ("source: {kind: simulator, stations: 2}", ["XX.SLOPE", "XX.SLOPE01", "XX.SLOPE02"], True),
+        ("source: {kind: shake_udp, senders: [{address: 10.0.0.2}]}", ["XX.SLOPE"], True),
+        ("source: {kind: seedlink, servers: [{host: h, stations: [{station: XX_B}, {station: YY_B}]}]}",
+         ["XX.SLOPE", "XX.B", "YY.B"], True),
+        ("source: {kind: seedlink, servers: [{host: h, stations: [{station: XX_*}]}]}", ["XX.SLOPE"], False),
+    ],
+)  # fmt: skip
+def test_the_stations_under_whose_topics_an_agent_writes_are_known_beforehand(
+    text: str, known: list[str], complete: bool
+) -> None:
+    found = stations_of(loaded(f"station: {{network: XX, station: SLOPE}}\n{text}\n"))
+    assert (list(found.known), found.complete) == (known, complete)
+
+
 def test_missing_certificates_and_bundles_are_errors() -> None:
     text = BASE + "mqtt: {host: localhost, tls: {ca_file: ca.pem}}\nclassifier: {bundle: models/new}\n"
     assert told(text) == [
@@ -343,13 +404,13 @@ def test_a_station_is_listed_once() -> None:
 
 @pytest.mark.parametrize("selector", ["LH?", "LHZ", "00LHZ", "00_L_H_?", "VHZ.D"])
 def test_channels_that_are_too_slow_for_the_trigger_are_a_warning(selector: str) -> None:
-    (message,) = told(SERVER % f"{{station: XX_A, selectors: ['{selector}', 'HH?', '!LHZ', '*HZ']}}")
+    (message,) = told(SERVER % f"{{station: XX_SLOPE, selectors: ['{selector}', 'HH?', '!LHZ', '*HZ']}}")
     assert "warning: source.servers[0].stations[0].selectors[0]: has at most" in message
     assert "too few for a trigger from 1 Hz on" in message
 
 
 def test_slow_channels_are_good_for_a_trigger_that_is_slow_too() -> None:
-    text = SERVER % "{station: XX_A, selectors: ['MHZ']}"
+    text = SERVER % "{station: XX_SLOPE, selectors: ['MHZ']}"
     assert told(text + "tunables: {trigger: {low_hz: 0.5, high_hz: 2}}\n") == []
 
 
@@ -412,7 +473,7 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
     required = [entry for entry in required if ":" not in entry.path]
     text = (
         "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}], "
-        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\ncontrol: {keys: [{}]}\n"
+        "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\ncontrol: {keys: [{}]}\nstations: [{}]\n"
     )
     messages = told("station: {}\nsource: {}\n" + text)
     assert len(messages) == len(required) - 5 * (len(LABELS) - 1)

@@ -10,9 +10,11 @@ from desk_support import START_NS, alert, event, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from test_formats import state
 
 from agent.errors import ConfigError, DataError
 from agent.health import Health, Identity, Sight
+from agent.schema import PositionPart, StationPart
 from agent.types import LABELS, NS, StationId
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
@@ -184,6 +186,18 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path: Path) -> None:
         Store(url)
     with pytest.raises(ConfigError, match="no address"):
         Store("desk.db")
+
+
+def test_a_station_without_an_agent_of_its_own_stands_where_its_agent_says(store: Store) -> None:
+    part = StationPart(
+        station="XX.SLP", name=None, position=PositionPart(latitude=46.5, longitude=8.0, elevation_m=1200)
+    )
+    told = state().model_copy(update={"station": "XX.SITE", "stations": [part]})
+    store.ingest([Arrival("XX.SITE", told, START_NS)])
+    store.ingest(arrivals(event(0)))
+    with store.engine.connect() as connection:
+        rows = {row.code: row for row in connection.execute(select(tables.station))}
+    assert (rows["XX.SLP"].latitude, rows["XX.SLP"].longitude, rows["XX.SLP"].elevation_m) == (46.5, 8.0, 1200)
 
 
 def test_the_reasons_of_a_degraded_station_are_kept_by_the_hour(tmp_path: Path, store: Store) -> None:

@@ -27,7 +27,7 @@ from agent.formats.cap import NAMESPACE, Cap, CapOptions
 from agent.formats.folder import DocumentFolder
 from agent.formats.quakeml import QuakeML
 from agent.messages import Message, Stamp, alert_message, event_message, state_message
-from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage, parse
+from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage, StationPart, parse
 from agent.types import (
     LABELS,
     Acceleration,
@@ -232,6 +232,27 @@ def test_cap_without_a_position_or_an_expiry_says_so_and_stays_valid() -> None:
     assert said(root, "scope") == "Restricted"
     assert said(cap(Cap(CapOptions(public=True)).document(alert())), "restriction") is None
     assert made.document(event()) is None
+
+
+def test_stations_without_an_agent_of_their_own_stand_where_their_agent_says() -> None:
+    """An agent works on the data of several stations; their alerts come under their own names."""
+    part = StationPart(
+        station="TW.LH02", name=None, position=PositionPart(latitude=23.5, longitude=121.2, elevation_m=300)
+    )
+    told = state().model_copy(update={"station": "TW.SITE", "stations": [part]})
+    made, events = Cap(), QuakeML()
+    made.state(told)
+    events.state(told)
+    other = {"station": "TW.LH02.00.HH"}
+    assert said(cap(made.document(alert().model_copy(update=other))), "info/area/circle") == "23.500000,121.200000 1"
+    texts = [comment.text for comment in quakeml(events.document(event().model_copy(update=other))).comments]
+    assert any("latitude 23.500000, longitude 121.200000, elevation 300 m" in text for text in texts)
+    own = state().model_copy(update={"station": "TW.LH02", "position": PositionPart(latitude=1, longitude=2)})
+    made.state(own)
+    assert said(cap(made.document(alert().model_copy(update=other))), "info/area/circle") == "1.000000,2.000000 1"
+    made.state(told.model_copy(update={"stations": []}))
+    made.state(own.model_copy(update={"position": None}))
+    assert said(cap(made.document(alert().model_copy(update=other))), "info/area/circle") is None
 
 
 def test_cap_of_a_second_run_of_the_agent_updates_what_stands() -> None:

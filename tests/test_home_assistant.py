@@ -11,14 +11,13 @@ import jinja2
 import jinja2.sandbox
 import pytest
 from agent_support import running_agent, write_config, write_records
-from broker_support import STATION, Collector, make_event, needs_mosquitto, running, stamp, wait_for
+from broker_support import STATION, Collector, make_alert, needs_mosquitto, running, wait_for
 from test_messages import health
 
 from agent.config import Config
 from agent.home_assistant import announcements
-from agent.messages import OFFLINE, ONLINE, STOPPED, summary_message
+from agent.messages import OFFLINE, ONLINE, STOPPED
 from agent.schema import HearingHealth
-from agent.types import Alert
 
 HERE = "homeassistant/sensor/talus_XX_SLP/"
 
@@ -28,8 +27,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_records(tmp_path_factory.mktemp("records"), 40)
 
 
-def told(prefix: str = "talus/v1") -> dict[str, dict[str, Any]]:
-    found = announcements(STATION, "Upper terrace", prefix, "homeassistant")
+def told(prefix: str = "talus/v1", others: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    found = announcements(STATION, "Upper terrace", prefix, "homeassistant", others)
     assert all(message.retain for message in found)
     return {message.topic.split("/")[-2]: json.loads(message.payload) for message in found}
 
@@ -53,15 +52,13 @@ def test_templates_read_real_payloads() -> None:
     ]  # fmt: skip
     body = health().model_copy(update={"hearing": sensors})
     said = body.model_dump_json(by_alias=True).encode()
-    alert = summary_message(Alert(make_event(), "raise", "severe", "landslide", "why"), stamp())
     values = {
-        name: rendered(entity["value_template"], alert.payload if name == "last_alert" else said)
+        name: rendered(entity["value_template"], said)
         for name, entity in entities.items()
-        if name != "connected"
+        if name not in ("connected", "alert")
     }
     assert values == {
         "problem": "ON",
-        "last_alert": "raise severe landslide",
         "events_hour": "1",
         "landslides_hour": "1",
         "latency": "0.4",
@@ -94,9 +91,57 @@ def test_topics_and_identities() -> None:
     assert len({entity["unique_id"] for entity in entities.values()}) == len(entities)
     assert {entity["device"]["identifiers"][0] for entity in entities.values()} == {"talus_XX_ABC"}
     assert entities["latency"]["state_topic"] == "slope/a/XX/ABC/health"
-    assert entities["last_alert"]["json_attributes_topic"] == "slope/a/XX/ABC/last_alert"
+    assert entities["alert"]["state_topic"] == "slope/a/XX/ABC/alert"
+    assert entities["latency"]["default_entity_id"] == "sensor.talus_xx_abc_latency"
+    assert not [name for name, entity in entities.items() if "object_id" in entity]
     assert entities["connected"]["device"]["name"] == "Talus Upper terrace"
     assert "availability" not in entities["connected"]
+
+
+def test_alerts_of_every_station_are_events_with_what_they_say() -> None:
+    """Two that say the same are two events; a probe of the doctor is none."""
+    entities = told(others=("TW.LH01", "TW.LH02"))
+    alerts = {name: entity for name, entity in entities.items() if name.startswith("alert")}
+    assert {entity["state_topic"] for entity in alerts.values()} == {
+        "talus/v1/XX/ABC/alert", "talus/v1/TW/LH01/alert", "talus/v1/TW/LH02/alert"
+    }  # fmt: skip
+    assert alerts["alert_TW_LH01"]["name"] == "Alert TW.LH01"
+    assert alerts["alert_TW_LH01"]["availability"][0]["topic"] == "talus/v1/XX/ABC/availability"
+    template = alerts["alert"]["value_template"]
+    said = json.loads(rendered(template, make_alert(1).payload))
+    assert said["event_type"] in alerts["alert"]["event_types"]
+    assert (said["severity"], said["label"], said["station"]) == ("warning", "landslide", "XX.ABC.00.HH")
+    assert rendered(template, b"") == ""
+
+
+@needs_mosquitto
+def test_a_station_that_only_its_data_name_is_told_and_stays_told_after_a_restart(tmp_path: Path) -> None:
+    """A folder or an archive brings what it brings; what Home Assistant knows of it must not vanish at each start."""
+    (tmp_path / "records").mkdir()
+    records = write_records(tmp_path / "records", 40, station="UPR")
+    upper = "homeassistant/event/talus_XX_SLP/alert_XX_UPR/config"
+    with (
+        running(tmp_path) as broker,
+        Collector(broker.settings(), "homeassistant/event/#", "talus/+/+/+/state") as seen,
+    ):
+        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, home_assistant: {{}}}}"
+        config = write_config(
+            tmp_path, records, mqtt=mqtt, source=f"{{kind: archive, paths: ['{records}'], speed: 20}}",
+            stations="[{station: XX.LOW, latitude_deg: 46.5, longitude_deg: 8.0, name: Toe of the slope}]",
+        )  # fmt: skip
+        for _ in range(2):
+            with running_agent("run", "--config", config) as agent:
+                agent.wait_for("XX.UPR is not named in the configuration")
+                wait_for(lambda: seen.payloads("alert_XX_UPR/config"))
+                agent.signal(signal.SIGTERM)
+                assert agent.end() == 0
+    said = [message for message in seen.received if message.topic == upper]
+    assert all(message.payload for message in said)
+    assert json.loads(said[0].payload)["state_topic"] == "talus/v1/XX/UPR/alert"
+    assert seen.bodies("/state")[0]["stations"] == [
+        {"station": "XX.LOW", "name": "Toe of the slope",
+         "position": {"latitude": 46.5, "longitude": 8.0, "elevation_m": None}}
+    ]  # fmt: skip
 
 
 @needs_mosquitto
@@ -107,11 +152,11 @@ def test_it_is_told_on_every_connect_and_withdrawn_when_switched_off(tmp_path: P
         config = write_config(tmp_path, records, mqtt=mqtt, source=source)
         with running_agent("run", "--config", config) as agent:
             with Collector(broker.settings(), "homeassistant/#") as collector:
-                wait_for(lambda: len({message.topic for message in collector.received}) == 8, what="all are told")
+                wait_for(lambda: len({message.topic for message in collector.received}) == len(told()), what="all told")
             broker.kill()
             broker.start()
             with Collector(broker.settings(), "homeassistant/#") as collector:
-                wait_for(lambda: len(collector.received) >= 8, 60, "told again to a broker that forgot")
+                wait_for(lambda: len(collector.received) >= len(told()), 60, "told again to a broker that forgot")
             agent.signal(signal.SIGTERM)
             assert agent.end() == 0
         config = write_config(tmp_path, records, broker.port, source=source)

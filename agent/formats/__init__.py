@@ -6,7 +6,10 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.schema import AlertMessage, EventMessage, StateMessage
+from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage
+
+_MOST_AGENTS = 10_000
+"""Agents whose word is remembered: anyone at the broker may invent more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Format(Protocol):
     """Turns checked messages into documents. Told everything that arrives, in order; owned by one thread."""
 
     def state(self, body: StateMessage) -> None:
-        """A station says what it is; formats that place things on a map remember where it stands."""
+        """An agent reports what it is; the positions of its stations are remembered."""
         ...
 
     def document(self, body: EventMessage | AlertMessage) -> Document | None:
@@ -31,6 +34,31 @@ class Format(Protocol):
             ValueError, ArithmeticError: it says what the standard cannot.
         """
         ...
+
+
+class Places:
+    """Where stations stand, as agents tell: each of itself, and of the stations whose data it works on."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, PositionPart] = {}
+        self._declared: dict[str, dict[str, PositionPart]] = {}
+        """By the agent that tells."""
+
+    def learn(self, body: StateMessage) -> None:
+        """The newest word of an agent replaces what it told before."""
+        agent = site(body)
+        if agent not in self._declared and len(self._declared) >= _MOST_AGENTS:
+            return
+        self._declared[agent] = {one.station: one.position for one in body.stations if one.position is not None}
+        if body.position is not None:
+            self._own[agent] = body.position
+        else:
+            self._own.pop(agent, None)
+
+    def of(self, station: str) -> PositionPart | None:
+        """The position of ``NET.STA``: what its own agent tells counts before what others tell of it."""
+        found = self._own.get(station)
+        return found or next((told[station] for told in self._declared.values() if station in told), None)
 
 
 def add(parent: ET.Element, name: str, value: str | None) -> None:

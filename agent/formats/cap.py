@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from agent.errors import UsageError
-from agent.formats import Document, add, site, to_line
-from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage
+from agent.formats import Document, Places, add, site, to_line
+from agent.schema import AlertMessage, EventMessage, StateMessage
 from agent.types import NS, parse_ns
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
@@ -79,15 +79,12 @@ class Cap:
 
     def __init__(self, options: CapOptions | None = None) -> None:
         self._options = options or CapOptions()
-        self._positions: dict[str, PositionPart] = {}
+        self._places = Places()
         self._chains: OrderedDict[str, list[_Reference]] = OrderedDict()
 
     def state(self, body: StateMessage) -> None:
-        """Where the station stands, for ``area``."""
-        if body.position is not None:
-            self._positions[site(body)] = body.position
-        else:
-            self._positions.pop(site(body), None)
+        """Where stations stand, for ``area``."""
+        self._places.learn(body)
 
     def document(self, body: EventMessage | AlertMessage) -> Document | None:
         """The alert as a CAP message, ``IDENTIFIER.xml``."""
@@ -156,7 +153,7 @@ class Cap:
         self._area(ET.SubElement(info, "area"), site(body))
 
     def _area(self, area: ET.Element, station: str) -> None:
-        position, radius_km = self._positions.get(station), self._options.radius_km
+        position, radius_km = self._places.of(station), self._options.radius_km
         if position is None:
             add(area, "areaDesc", f"Surroundings of station {station}, whose position is not known here")
             return

@@ -1,6 +1,7 @@
 """QuakeML 1.2: one document an event, whose newest revision replaces the one before it.
 
-A single station does not locate. The document therefore has a pick (the onset) and an amplitude, and no origin.
+A single station does not locate. The document therefore has a pick (the onset) and an amplitude, and no origin; where
+the station's position is known, a comment gives it.
 ``landslide``, ``quarry blast``, ``collapse`` and ``earthquake`` are QuakeML's own event types, a machine's certainty is
 ``suspected``, and a verdict of noise makes the event ``not existing``. An abstention and a failed network leave the
 type open. What QuakeML has no place for stands in comments: probabilities, network, why there is no verdict, exercise.
@@ -12,9 +13,9 @@ import math
 import xml.etree.ElementTree as ET
 from datetime import datetime, timezone
 
-from agent.formats import Document, add, site, to_line
+from agent.formats import Document, Places, add, site, to_line
 from agent.messages import QUAKEML_TYPES
-from agent.schema import AlertMessage, ClassificationPart, EventMessage, StateMessage
+from agent.schema import AlertMessage, ClassificationPart, EventMessage, PositionPart, StateMessage
 from agent.types import parse_ns
 
 _BED = "http://quakeml.org/xmlns/bed/1.2"
@@ -28,8 +29,12 @@ _TYPOLOGY = (
 class QuakeML:
     """See ``Format``: events become documents; alerts do not, as the event says the same."""
 
+    def __init__(self) -> None:
+        self._places = Places()
+
     def state(self, body: StateMessage) -> None:
-        """Not needed: nothing is located."""
+        """Where stations stand, for a comment: QuakeML has a place for the origin alone."""
+        self._places.learn(body)
 
     def document(self, body: EventMessage | AlertMessage) -> Document | None:
         """The event's newest revision, ``NET.STA-ONSET.xml``."""
@@ -38,11 +43,12 @@ class QuakeML:
         root = ET.Element("q:quakeml", {"xmlns": _BED, "xmlns:q": _QUAKEML})
         parameters = ET.SubElement(root, "eventParameters", publicID=_id("catalog", body.id))
         _creation(parameters, body)
-        _event(ET.SubElement(parameters, "event", publicID=_id("event", body.id)), body)
+        place = self._places.of(site(body))
+        _event(ET.SubElement(parameters, "event", publicID=_id("event", body.id)), body, place)
         return Document(f"{body.id}.xml", to_line(root))
 
 
-def _event(event: ET.Element, body: EventMessage) -> None:
+def _event(event: ET.Element, body: EventMessage, place: PositionPart | None) -> None:
     typed = body.quakeml_type
     if typed is not None and typed not in QUAKEML_TYPES.values():
         raise ValueError(f"{typed!r} is none of the event types that Talus gives")
@@ -50,7 +56,7 @@ def _event(event: ET.Element, body: EventMessage) -> None:
     add(event, "typeCertainty", "suspected" if typed is not None else None)
     if body.exercise:
         add(ET.SubElement(event, "description"), "text", "EXERCISE, not a real event")
-    for number, text in enumerate(_texts(body)):
+    for number, text in enumerate(_texts(body, place)):
         add(ET.SubElement(event, "comment", id=_id(f"comment/{number}", body.id)), "text", text)
     _creation(event, body)
     _pick(ET.SubElement(event, "pick", publicID=_id("pick", body.id)), body)
@@ -89,7 +95,7 @@ def _amplitude(amplitude: ET.Element, body: EventMessage, counts: float) -> None
     add(ET.SubElement(amplitude, "comment"), "text", text)
 
 
-def _texts(body: EventMessage) -> list[str]:
+def _texts(body: EventMessage, place: PositionPart | None) -> list[str]:
     seen = body.detection
     texts = ["EXERCISE: made from recorded or simulated data"] if body.exercise else []
     texts += _verdict(body.classification) if body.classification else []
@@ -98,6 +104,10 @@ def _texts(body: EventMessage) -> list[str]:
     ratio = "" if seen.ratio is None else f"STA/LTA {seen.ratio:g}, "
     frequency = "" if seen.dominant_hz is None else f", spectral maximum {seen.dominant_hz:g} Hz"
     texts.append(f"Trigger: {ratio}{seen.duration_s:g} s{frequency}")
+    if place is not None:
+        height = "" if place.elevation_m is None else f", elevation {place.elevation_m:g} m"
+        where = f"latitude {place.latitude:.6f}, longitude {place.longitude:.6f}{height} (WGS 84)"
+        texts.append(f"Station {site(body)}: {where}; the event is not located")
     texts.append(f"Data: components {body.quality.components or 'none'}, {body.quality.gap_s:g} s missing")
     return texts
 

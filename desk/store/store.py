@@ -71,6 +71,8 @@ class Store:
         self._on_alert = on_alert
         self._lock = threading.RLock()
         self._stations: dict[str, int] = {}
+        self._declared: dict[str, dict[str, Any]] = {}
+        """Positions of stations as the agent that works on their data tells them."""
         self._sensors: dict[str, int] = {}
         self._upsert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         try:
@@ -221,7 +223,7 @@ class Store:
     def station_id(self, connection: Connection, code: str, heard_ns: int) -> int:
         """The key of a station, which is made where it is new."""
         if code not in self._stations:
-            row = {"code": code, "heard_ns": heard_ns}
+            row = {"code": code, "heard_ns": heard_ns, **self._declared.get(code, {})}
             connection.execute(self._upsert(t.station).on_conflict_do_nothing(index_elements=["code"]), [row])
             found = connection.execute(select(t.station.c.id).where(t.station.c.code == code)).scalar_one()
             self._stations[code] = found
@@ -254,8 +256,17 @@ class Store:
             values["state"] = body.model_dump(mode="json", by_alias=True)
             if body.position is not None:
                 values |= body.position.model_dump()
+            self._place_others(connection, body)
         connection.execute(update(t.station).where(newer).values(values))
         changed["station", arrival.station] = 1
+
+    def _place_others(self, connection: Connection, body: StateMessage) -> None:
+        """Positions of stations that have no agent of their own, as the agent that works on their data tells them."""
+        for part in body.stations:
+            if part.position is not None:
+                self._declared[part.station] = part.position.model_dump()
+                none_of_its_own = (t.station.c.code == part.station) & t.station.c.state.is_(None)
+                connection.execute(update(t.station).where(none_of_its_own).values(self._declared[part.station]))
 
     def _count_health(self, connection: Connection, key: int, body: HealthMessage) -> None:
         hour = parse_ns(body.time) // HOUR_NS
