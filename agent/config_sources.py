@@ -49,7 +49,7 @@ def _time(text: str) -> str:
 
 
 class ArchiveConfig(Section):
-    """Recorded files: whatever ObsPy reads, in time order across channels."""
+    """Recorded files: miniSEED, and with the extra `obspy` whatever ObsPy reads, in time order across channels."""
 
     kind: Literal["archive"] = Field(examples=["archive"], description="the kind of source")
     paths: tuple[ConfigPattern, ...] = Field(

@@ -132,8 +132,13 @@ def _send(arguments: list[str], shown: str, url: str, folder: str) -> bool:
 
 
 def _records() -> list[str]:
-    import obspy
-
+    try:
+        import obspy
+    except ImportError:
+        raise SourceError(
+            "the records of the demonstration are part of ObsPy, which is not installed",
+            "pip install 'talus-agent[demo]'",
+        ) from None
     root = Path(obspy.__file__).parent
     files = [str(root / name) for name in RECORDS if (root / name).is_file()]
     if not files:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,21 @@ def test_a_record_cut_within_a_packet_is_named(one: Path) -> None:
     (one / "a.mseed").write_bytes((one / "a.mseed").read_bytes()[:1000])
     with pytest.raises(DataError, match=r"a\.mseed: cut off in its last record"):
         load_record(read_table(one)[0])
+
+
+def test_a_record_is_never_unpickled(one: Path, tmp_path: Path) -> None:
+    """Detection by ObsPy loads what looks like a pickle, which runs whatever code its author wished."""
+    trap = tmp_path / "trap"
+
+    class Bait:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(trap),)
+
+    write_table(one, [row("a.mseed", "e1", "blast")])
+    (one / "a.mseed").write_bytes(pickle.dumps(["obspy.core.stream", Bait()], protocol=2))
+    with pytest.raises(DataError, match=r"a\.mseed"):
+        load_record(read_table(one)[0])
+    assert not trap.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a seismogram", b"\0" * 512])

@@ -172,7 +172,7 @@ class ArchiveSource:
         looked_at = ", ".join(self._paths[:5]) + (" ..." if len(self._paths) > 5 else "")
         return SourceError(
             f"no usable samples in {looked_at or 'an empty list of paths'}",
-            "name files, folders or patterns with waveforms that ObsPy reads, 20 to 1000 Hz, components E, N, Z",
+            "name files, folders or patterns with miniSEED of 20 to 1000 Hz, components E, N, Z",
         )
 
     def _plan(self) -> list[_Part]:

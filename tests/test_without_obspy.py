@@ -1,0 +1,73 @@
+"""A station needs no ObsPy: every command works on miniSEED without it, and says what to install for other formats."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from agent_support import ROOT, write_records
+from records_support import counts, trace, write
+
+BLOCKED = "import sys; sys.modules['obspy'] = None; from agent.cli import main; sys.exit(main(sys.argv[1:]))"
+"""What Python does where ObsPy is not installed."""
+
+
+def bare(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """One command of Talus in a process in which ObsPy cannot be imported."""
+    command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_records(tmp_path_factory.mktemp("record"))
+    file = folder / "slp.mseed"
+    file.write_bytes(b"".join(path.read_bytes() for path in sorted(folder.glob("*.mseed"))))
+    return file
+
+
+def test_recorded_miniseed_is_replayed_and_classified(record: Path) -> None:
+    done = bare("replay", "--json", record)
+    assert done.returncode == 0, done.stderr
+    assert '"talus/event' in done.stdout
+    done = bare("classify", "--json", record)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["triggered"]
+
+
+def test_a_station_runs_and_is_looked_after(record: Path, tmp_path: Path) -> None:
+    """``run`` to the end of an archive, then what an operator asks."""
+    config = tmp_path / "station.yaml"
+    config.write_text(
+        f"station: {{network: XX, station: SLP}}\nsource: {{kind: archive, paths: ['{record}']}}\n"
+        f"state_dir: {tmp_path}/state\n"
+    )
+    for command in ("check", "run", "status", "doctor"):
+        done = bare(command, "--config", config)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode in (0, 1), (command, done.stderr)
+        if command == "run":
+            assert '"talus/event' in done.stdout, done.stderr
+
+
+def test_other_formats_name_what_reads_them(record: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.sac", trace(counts(500).astype("f4")), format="SAC")
+    for done in (bare("classify", path), bare("replay", path, record)):
+        said = done.stdout + done.stderr
+        assert "is not miniSEED" in said
+        assert "pip install 'talus-agent[obspy]'" in said
+        assert "Traceback" not in said
+
+
+def test_no_command_imports_obspy_before_it_meets_another_format(record: Path) -> None:
+    """It costs a second and a hundred megabytes of memory."""
+    code = (
+        "import sys; from agent.cli import main; main(['replay', '--json', sys.argv[1]]);"
+        "import agent.formats.quakeml, agent.watch, agent.service, agent.commands.doctor;"
+        "print([name for name in sys.modules if name.split('.')[0] in ('obspy', 'scipy', 'matplotlib')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, record], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
