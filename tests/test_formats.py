@@ -292,9 +292,8 @@ def bodies(draw: st.DrawFn) -> tuple[EventMessage, AlertMessage]:
     """An event and an alert about it, with any values that their schemas allow."""
     amount = st.floats(0, 1e30)
     code = st.text("ABCXYZ0189-", min_size=1, max_size=8)
-    station = StationId(
-        draw(code), draw(code), draw(st.text("0A-", max_size=8)), draw(st.sampled_from(["", "HH", "E"]))
-    )
+    band = draw(st.sampled_from(["", "HH", "E"]))  # "": the station as a whole
+    station = StationId(draw(code), draw(code), draw(st.text("0A-", max_size=8)) if band else "", band)
     onset_ns = draw(st.integers(0, 4_000_000_000)) * 10**9 + draw(st.integers(0, 999_999_999))
     share = draw(st.floats(0, 1))
     label = draw(st.sampled_from(LABELS))
