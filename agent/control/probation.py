@@ -10,6 +10,7 @@ smallest event that would trigger has grown fourfold, or when none would. It is 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ class _Site:
     listened_ns: int = 0
     """Up to when it was looked at what could be heard."""
     armed_before: float = 1.0
-    threshold_before: float | None = None
+    least_before: float | None = None
+    """What the settings before the trial ask of an event."""
 
     def begin(self) -> None:
         minutes = min(self.observed_ns, HOUR_NS) / NS / 60
@@ -106,10 +108,12 @@ class TriggerWatch:
             return
         site.observed_ns += step_ns
         if self._limits is None:
+            if block.end_ns - site.listened_ns >= _LISTEN_NS:
+                site.listened_ns, site.least_before = block.end_ns, station.hearing.least_energy
             return
         if not site.begun_ns:
             site.begun_ns = block.end_ns
-            site.armed_before, site.threshold_before = station.hearing.since(block.end_ns - TEN_MINUTES_NS)
+            site.armed_before = station.hearing.armed_since(block.end_ns - TEN_MINUTES_NS)
         site.trial_ns += step_ns
         site.triggered_ns += step_ns if station.is_triggered else 0
         self._judge(block.stream.station, site, self._limits)
@@ -122,16 +126,14 @@ class TriggerWatch:
         if self.sanity.harm is not None:
             return
         harm = None
-        armed, threshold = hearing.since(site.begun_ns)
-        if not hearing.can_trigger:
+        armed, least = hearing.armed_since(site.begun_ns), hearing.least_energy or 0.0
+        grown = math.sqrt(least / site.least_before) if site.least_before else 1.0
+        if math.isinf(least):
             harm = f"no event would trigger at {name.short}, however large"
+        elif grown > MOST_THRESHOLD:
+            harm = f"the smallest event that would trigger at {name.short} is {grown:.1f} times as large as before"
         elif site.trial_ns >= LEAST_DATA_S * NS and armed < LEAST_ARMED < site.armed_before:
             harm = f"{name.short} could trigger for only {armed:.0%} of {site.trial_ns / NS:.0f} s"
-        elif threshold and site.threshold_before and threshold > MOST_THRESHOLD * site.threshold_before:
-            harm = (
-                f"at {name.short} only events above {threshold:.3g} counts would trigger,"
-                f" {site.threshold_before:.3g} before"
-            )
         if harm is not None:
             self.sanity = Sanity(harm, self.sanity.data_s, "deaf")
 

@@ -265,21 +265,20 @@ class Hearing:
                 return False
             return True if last < until else None
 
-    def since(self, begin_ns: int) -> tuple[float, float | None]:
-        """Share of the complete steps since then in which it was armed, and the median of their thresholds."""
+    def armed_since(self, begin_ns: int) -> float:
+        """Share of the complete steps since then in which it was armed."""
         self._work()
         with self._lock:
-            steps = [step for step in self._steps if step.number * STEP_NS >= begin_ns]
-        thresholds = [step.threshold for step in steps if step.threshold is not None]
-        armed = sum(step.armed for step in steps) / len(steps) if steps else 1.0
-        return armed, median(thresholds) if thresholds else None
+            steps = [step.armed for step in self._steps if step.number * STEP_NS >= begin_ns]
+        return sum(steps) / len(steps) if steps else 1.0
 
     @property
-    def can_trigger(self) -> bool:
-        """Whether there is an event, however large, that would trigger with these settings."""
+    def least_energy(self) -> float | None:
+        """What these settings ask of an event (``agent.dsp.reference``), infinite where none is enough; None before the
+        first packet."""
         self._work()
         with self._lock:
-            return self._can_trigger()
+            return least_energy(self._trigger, self._rate_hz, self._high_hz) if self._rate_hz else None
 
     def is_deaf(self) -> bool:
         """Whether the sensor has begun to listen, and could hear nothing in the newest complete step."""
