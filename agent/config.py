@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -122,16 +123,29 @@ def load_section(model: type[S], path: Path) -> S:
     Raises:
         ConfigFileError: the file, or anything in it, cannot be used.
     """
-    found, problems = _validated(model, path)
-    if found is None:
+    found, problems = _guarded(path, lambda: _validated(model, path)[:2])
+    if found is None or problems:
         raise ConfigFileError(problems)
     return found
 
 
 def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
-    config, problems = _validated(Config, path)
-    if config is not None and not problems:
-        document = parse(_text(path))
+    return _guarded(path, lambda: _examined(path))
+
+
+def _guarded(path: Path, read: Callable[[], tuple[S | None, list[Problem]]]) -> tuple[S | None, list[Problem]]:
+    """What ``read`` gives; a fault of the reading itself is a problem of the file, and ends no agent that runs."""
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 - whatever it is, at SIGHUP the agent must go on
+        _log.debug("a fault in the reading of %s", path, exc_info=error)
+        reason = f"cannot be checked ({type(error).__name__}: {printable(str(error))[:200]}); please report this file"
+        return None, [Problem(str(path), 0, "", reason)]
+
+
+def _examined(path: Path) -> tuple[Config | None, list[Problem]]:
+    config, problems, document = _validated(Config, path)
+    if config is not None and document is not None and not problems:
         for remark in remarks(config):
             spot = _spot(document, remark.loc)
             level: Literal["error", "warning"] = "error" if remark.fatal else "warning"
@@ -140,13 +154,13 @@ def _examine(path: Path) -> tuple[Config | None, list[Problem]]:
     return config, sorted(problems, key=lambda problem: problem.line)
 
 
-def _validated(model: type[S], path: Path) -> tuple[S | None, list[Problem]]:
+def _validated(model: type[S], path: Path) -> tuple[S | None, list[Problem], Document | None]:
     file = str(path)
     try:
         document = parse(_text(path))
     except YamlFault as error:
         fault = error.fault
-        return None, [Problem(file, fault.spot.line, "", _with_column(fault.spot, fault.reason))]
+        return None, [Problem(file, fault.spot.line, "", _with_column(fault.spot, fault.reason))], None
     broken = {fault.loc for fault in document.faults}
     config, findings = validate(model, document.value, {"base": path.parent})
     problems = [Problem(file, f.spot.line, printable(dotted(f.loc)), f.reason) for f in document.faults]
@@ -155,7 +169,7 @@ def _validated(model: type[S], path: Path) -> tuple[S | None, list[Problem]]:
             spot = _spot(document, finding.loc)
             value = shown(finding.loc, spot.text) if finding.about_value else None
             problems.append(Problem(file, spot.line, printable(dotted(finding.loc)), finding.reason, value))
-    return config, sorted(problems, key=lambda problem: problem.line)
+    return config, sorted(problems, key=lambda problem: problem.line), document
 
 
 def _text(path: Path) -> str:

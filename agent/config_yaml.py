@@ -188,7 +188,8 @@ class _Builder:
         if kind == "int" and _INT.match(text) and len(text) <= MAX_DIGITS:
             return int(text)
         if kind == "float" and _FLOAT.match(text) and len(text) <= 4 * MAX_DIGITS:
-            return float(text.replace(".inf", "inf").replace(".nan", "nan")) if text[-1].isalpha() else float(text)
+            # YAML writes .inf, -.INF and .NaN what Python reads without the dot.
+            return float(text.replace(".", "") if text[-1].isalpha() else text)
         reason = (
             "has too many digits" if kind in ("int", "float") else "YAML tags ('!name') are not used here; remove it"
         )

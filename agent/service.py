@@ -33,7 +33,7 @@ from agent.data_age import DataAges
 from agent.data_clock import DataClocks, is_live
 from agent.delivery import Delivery
 from agent.dsp.window import BEFORE_NS
-from agent.errors import ConfigError, ControlError, DeliveryError, TalusError
+from agent.errors import ControlError, DeliveryError, TalusError
 from agent.evidence import EvidenceStore
 from agent.feeder import Feeder
 from agent.health import STALLED_S, Health, Identity
@@ -173,7 +173,7 @@ class Service:
             clock=clock,
             troubles=lambda: [
                 *of("state_in_memory", filter(None, [self._unwell])),
-                *of("control", tuning.troubles()),
+                *tuning.reasons(),
             ],
             memory=self._remember(line),
         )
@@ -264,20 +264,14 @@ class Service:
         """Take what came from the file or from afar."""
         if self._hangup.is_set() and self._reread is not None:
             self._hangup.clear()
-            try:
-                tuning.reload(self._reread)
-                _log.info("the configuration file was read anew")
-            except ConfigError as error:
-                _log.error("the configuration file is not used: %s", error)
-        if delivery is None:
-            return
+            tuning.reload(self._reread)
         told = tuning.tick(
             now,
             feeder.line.reporter.stamp,
-            link_up=delivery.link.status().connected,
+            link_up=delivery is not None and delivery.link.status().connected,
             silent=health.silent(),
         )
-        if told is not None:
+        if told is not None and delivery is not None:
             delivery.link.publish_retained(told)
 
     def _remember(self, line: Line) -> HearingMemory | None:

@@ -49,7 +49,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "numbers": (
         BASE + "tunables:\n  trigger:\n    on: 4,5\n    off: yes\n    order: 4.5\n    sta_s: 1 s\n    lta_s: '30'\n"
-        "    low_hz: .nan\n    high_hz: -.inf\n    merge_s: 61\n    components_needed: true\n",
+        "    low_hz: .NaN\n    high_hz: -.INF\n    merge_s: 61\n    components_needed: true\n",
         [
             "site.yaml:5: tunables.trigger.on: must be a number, with a decimal point, not a comma (given: 4,5)",
             "site.yaml:6: tunables.trigger.off: must be a number (given: yes)",
@@ -57,8 +57,8 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "site.yaml:8: tunables.trigger.sta_s: must be a number alone; its unit is in the setting's name "
             "(given: 1 s)",
             "site.yaml:9: tunables.trigger.lta_s: must be a number, without quotes (given: 30)",
-            "site.yaml:10: tunables.trigger.low_hz: must be an ordinary number, not nan or infinity (given: .nan)",
-            "site.yaml:11: tunables.trigger.high_hz: must be an ordinary number, not nan or infinity (given: -.inf)",
+            "site.yaml:10: tunables.trigger.low_hz: must be an ordinary number, not nan or infinity (given: .NaN)",
+            "site.yaml:11: tunables.trigger.high_hz: must be an ordinary number, not nan or infinity (given: -.INF)",
             "site.yaml:12: tunables.trigger.merge_s: must be 0 to 60 (a trigger that begins this soon after the last "
             "one is part of it, seconds) (given: 61)",
             "site.yaml:13: tunables.trigger.components_needed: must be a whole number (given: true)",

@@ -92,12 +92,60 @@ def test_hostile_yaml_is_refused_at_once(text: str, reason: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(st.sampled_from("stationork: {}[]&*!|>'\"#%@-,\n\t 01.e~\\?<é\x07\u2028"), max_size=80))
+@given(st.text(st.sampled_from("stationork: {}[]&*!|>'\"#%@-,\n\t 01.e~\\?<é\x07\u2028INFafUu"), max_size=80))
 def test_any_text_gives_problems_and_no_exception(text: str) -> None:
     """No text crashes the reading; whatever is wrong comes back as printable one-line problems."""
     problems = told(text)
     assert problems
     assert all(message.isprintable() for message in problems)
+
+
+WORDS = [
+    ".inf", ".Inf", ".INF", "-.Inf", "+.INF", ".nan", ".NaN", ".NAN", "1e999", "-1e999", "4.9e-324", "1e308", "5.",
+    ".5", "-0", "0o17", "0x1F", "1_000", "1:30", "2026-01-01", "9" * 15, "9" * 30, "[.Inf]", "{on: .NaN}", "~", "Null",
+    "yes", "true", "[]", "{}", "[[]]", "{a: b}", "{? a : b}", "a: b: c", "''", "'", '"', '""', "|", ">", "-", "?", ":",
+    "&", "*", "!", "@", "%", "`", "#", "&x", "*x", "<<", "---", "...", "!!int", "!!float .Inf", "!!str", "!!x/y",
+    r'"\0"', r'"/a\0b"', r'"\ud800"', r'"/\udc80"', r'"\x07"', r'"\uFFFE"', "é", "\u2028", "\U0001f600",
+    "a" * 300, "/" + "a" * 5000, "/", "//", ".", "..", "~/x", "$HOME", "/dev/null", "/**", "[a-", "0.0.0.0:1", "::1",
+    "1.2.3.4/99", "!!binary aGk=",
+]  # fmt: skip
+"""What a hand or a program may put where a value belongs."""
+ANY = "station: {network: XX, station: A}, source: {kind: archive, paths: [/]}"
+PLACES = (
+    "{station: {network: V, station: V, name: V, latitude_deg: V}, source: {kind: archive, paths: [V]}, state_dir: V}",
+    "{source: {kind: seedlink, servers: [{host: V, port: V, tls: {ca_file: V}, stations: [{station: V}]}]}}",
+    "{source: {kind: shake_udp, senders: [{address: V}], rate_hz: V}, health: {prometheus: V}}",
+    "{source: {kind: folder, paths: [V], backlog_s: V}, mqtt: {host: V, port: V, password_file: V, username: V}}",
+    "{source: {kind: simulator, start: V, seed: V}, mqtt: {host: h, tls: {cert_file: V, key_file: V}}}",
+    f"{{{ANY}, tunables: {{trigger: {{on: V, sta_s: V}}, verdict: {{at_s: [V, V]}}, policy: {{landslide: V}}}}}}",
+    f"{{{ANY}, site: {{coincidence: {{stations: [V, V], window_s: V}}}}, evidence: {{max_mb: V}}, log: {{level: V}}}}",
+    f"{{{ANY}, control: {{keys: [{{name: V, file: V}}], probation_s: V}}, classifier: {{bundle: V}}, client_id: V}}",
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(PLACES), st.lists(st.sampled_from(WORDS), min_size=12, max_size=12))
+def test_any_word_in_any_place_of_the_file_gives_problems_and_no_exception(place: str, words: list[str]) -> None:
+    """As text, through YAML, the sections, and what they refer to: an agent that runs must not end of its own file."""
+    text = re.sub(r"\bV\b", lambda _: words.pop(), place)
+    for message in told(text):
+        assert message.isprintable()
+        message.encode()
+    try:
+        load("site.yaml")
+    except ConfigError as error:
+        assert error.hint
+
+
+def test_a_fault_of_the_reading_itself_is_an_error_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No exception but ConfigError leaves it: one would end the agent at SIGHUP, and again at every start."""
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError("a fault of our own")
+
+    monkeypatch.setattr("agent.config.remarks", broken)
+    with pytest.raises(ConfigFileError, match=r"cannot be checked \(ZeroDivisionError: a fault of our own\)"):
+        loaded(BASE)
 
 
 SCALARS = st.one_of(

@@ -106,7 +106,7 @@ class RemoteConfig:
             _log.error("%s", fault)
         if store.stored.trial is not None:
             self._end_trial(store.stored.trial, "restart", "the agent was restarted during the probation")
-        self.effective = self._in_force()
+        self.effective = self._before = self._in_force()
 
     @property
     def revision(self) -> int | None:
@@ -229,7 +229,7 @@ class RemoteConfig:
     def _change(self, tunables: TunablesConfig) -> None:
         """Have the pipeline go on with ``tunables``; a trial begins, or begins anew, when it does."""
         self._trial = None
-        self.effective = tunables
+        self._before, self.effective = self.effective, tunables
         self._tell_at_once()
         if self._apply is None:
             return
@@ -249,6 +249,8 @@ class RemoteConfig:
             _log.error("new settings cannot be used: %s", words)
             if ruling is not None:
                 self._roll_back(ruling, "unusable", f"the pipeline cannot use it: {words}")
+            else:
+                self.effective, self._misfit = self._before, f"the settings of the file cannot be used: {words}"
         elif ruling is not None:
             _log.warning("revision %d rules on trial for %g s", ruling.revision, self._settings.probation_s)
             self._trial = _Trial(now, frozenset(around.silent), comparison=self._comparison())
