@@ -76,6 +76,18 @@ def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_pat
 
 
 @needs_mosquitto
+def test_the_page_s_lines_keep_every_user_of_the_broker(tmp_path: Path) -> None:
+    """With -c twice the second user would wipe the first; passwords are typed, and given here."""
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("mosquitto_passwd ")]
+    assert len(lines) > 1
+    for line in lines:
+        command = line.partition("#")[0].replace("/etc/mosquitto/talus", str(tmp_path)).split()
+        subprocess.run([command[0], "-b", *command[1:], "secret"], check=True, capture_output=True)
+    users = [line.partition(":")[0] for line in (tmp_path / "passwords").read_text().splitlines()]
+    assert users == ["station-abc", "control-room"]
+
+
+@needs_mosquitto
 @pytest.mark.parametrize("missing", ["keyUsage", "subjectKeyIdentifier", "authorityKeyIdentifier"])
 def test_the_error_names_the_missing_extension_and_the_command_that_makes_a_good_one(
     tmp_path: Path, missing: str

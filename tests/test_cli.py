@@ -432,7 +432,7 @@ def test_doctor_on_a_station_that_is_not(tmp_path: Path, run: Run) -> None:
     assert found["broker"] == ("BAD", f"127.0.0.1:{port} refused the connection")
     assert found["state"][0] == "BAD"
     assert out.count("hint: ") == sum(state == "BAD" for state, _ in found.values())
-    assert re.search(r"talus doctor: \d things need you\n", err)
+    assert re.search(r"talus doctor: \d problems found\n", err)
 
 
 @needs_mosquitto

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     for finding in _examine(args.config):
         bad += finding.state == "bad"
         print(finding, flush=True)
-    verdict = "all well" if not bad else "1 thing needs you" if bad == 1 else f"{bad} things need you"
+    verdict = "all well" if not bad else "1 problem found" if bad == 1 else f"{bad} problems found"
     print(f"talus doctor: {verdict}", file=sys.stderr)
     return 1 if bad else 0
 
