@@ -24,8 +24,8 @@ LARGEST = 1e18
 _TRUSTED = 3
 """So many packets in a row from a time that was never heard mean that the clock was set back."""
 _REMEMBERED_GAPS = 32
-_ALIKE = 16
-"""Samples compared to find where a packet that overlaps the last one goes on."""
+_ALIKE, _ALIKE_LEAST = 16, 4
+"""Samples compared to find what of a packet is known, and so many at least: a few may be alike by chance."""
 
 
 @dataclass(slots=True)
@@ -70,9 +70,23 @@ class _Channel:
     """Whether the sample before the next one was handed on."""
     moved: bool = False
     """Whether the estimate of the time has just changed."""
+    wobble: float = 0.0
+    """Largest relative difference of a header's rate from the nominal one."""
+    former_due_ns: int | None = None
+    """When the first sample of the run was due, by the time before the gap."""
     strangers: int = 0
     """Late records in a row."""
     gaps: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_GAPS))
+
+    def admits(self, rate_hz: float) -> bool:
+        """Whether a header's rate is the nominal one, as far as recorders agree with themselves."""
+        if not same_rate(rate_hz, self.rate_hz):
+            return False
+        wobble = abs(rate_hz / self.rate_hz - 1)
+        if wobble > self.wobble:
+            self.wobble = wobble
+            self.timeline.doubt(wobble)
+        return True
 
     def stamp(self, number: int, stamp_ns: int, rate_hz: float) -> None:
         """A time stamp is used."""
@@ -100,23 +114,49 @@ class _Channel:
         tolerance_ns = self.timeline.tolerance_ns(self.count)
         return abs(off_ns) < tolerance_ns or abs(stamp_ns - self.header_due_ns()) < tolerance_ns
 
-    def known(self, samples: Samples, off_ns: int) -> int:
-        """How many samples at the beginning of a record that starts ``-off_ns`` early are known.
+    def repeats(self, samples: Samples) -> bool:
+        """Whether the first of the samples are among the last that were handed on."""
+        if self.tail is None or min(len(self.tail), len(samples)) < _ALIKE_LEAST:
+            return False
+        width = min(_ALIKE, len(self.tail), len(samples))
+        spans = np.lib.stride_tricks.sliding_window_view(self.tail, width)
+        return bool((spans == samples[:width]).all(axis=1).any())
 
-        The time stamp says it to within the tolerance; where the samples themselves are found again, they say it.
-        """
+    def takes_back_gap(self, stamp_ns: int, samples: Samples) -> bool:
+        """Whether a record that is not the next one after the first of a run continues what was before that run: the
+        stamp of the first was wrong, and nothing was lost. (Not where the gap is longer than that first record, which
+        may have overtaken this one, nor where this one repeats what is in it.)"""
+        former_ns, timeline = self.former_due_ns, self.timeline
+        if former_ns is None or self.stamp_ns is None or self.stamped != 0:
+            return False
+        begin_ns, length_ns = timeline.time_ns(0), timeline.time_ns(self.count) - timeline.time_ns(0)
+        gap_ns, due_ns = begin_ns - former_ns, former_ns + length_ns
+        if gap_ns >= length_ns or abs(stamp_ns - due_ns) >= timeline.tolerance_ns(self.count):
+            return False
+        if self.repeats(samples):
+            return False
+        self.counts.gaps -= 1
+        self.counts.gap_s -= gap_ns / NS
+        self.gaps.pop()
+        self.former_due_ns = None
+        timeline.put(self.count, due_ns)
+        return True
+
+    def known(self, samples: Samples, off_ns: int) -> tuple[int, bool]:
+        """How many samples at the beginning of a record that starts ``-off_ns`` early are known, and whether they are
+        the same as before. The stamp says the number to within the tolerance; the samples themselves say it exactly."""
         step_ns, n = self.timeline.step_ns, len(samples)
         by_time = max(1, round(-off_ns / step_ns))
         slack = math.ceil(TOLERANCE_NS / step_ns)
         low, high = max(1, by_time - slack), min(n, by_time + slack)
         if self.tail is None or low > high:
-            return by_time
+            return by_time, False
         width = min(_ALIKE, low, len(self.tail))
         spans = np.lib.stride_tricks.sliding_window_view(samples[low - width : high], width)
         alike = np.flatnonzero((spans == self.tail[-width:]).all(axis=1)) + low
         if len(alike) == 0:
-            return by_time
-        return int(alike[np.abs(alike - by_time).argmin()])
+            return by_time, False
+        return int(alike[np.abs(alike - by_time).argmin()]), True
 
     def is_stranger(self, stamp_ns: int, n: int) -> bool:
         """Whether an old record lies where nothing was heard: before the beginning, or inside a gap."""
@@ -147,7 +187,7 @@ class Continuity:
             return []
         component, rate_hz = block.stream.component, block.rate_hz
         channel = self._channels.get(component)
-        if channel is None or (rate_hz != channel.rate_hz and not same_rate(rate_hz, channel.rate_hz)):
+        if channel is None or (rate_hz != channel.rate_hz and not channel.admits(rate_hz)):
             channel = self._begin(component, block, block.start_ns)
         counts, count, start_ns = channel.counts, channel.count, block.start_ns
         counts.blocks += 1
@@ -217,8 +257,8 @@ class Continuity:
             channel.strangers = 0
             return channel, 0
         off_ns, known = stamp_ns - timeline.time_ns(count), 0
-        # A short packet may be known as a whole and early by less than the tolerance.
-        is_old = -off_ns > (n - 0.5) * timeline.step_ns and (block.stamps is None or end < len(block.samples))
+        # What is repeated may be early by less than the tolerance, if it is short.
+        is_old = -off_ns > (n - 0.5) * timeline.step_ns and channel.repeats(block.samples[begin:end])
         if not is_old and channel.continues(stamp_ns, off_ns):
             timeline.follow(count, off_ns)
             channel.moved = True
@@ -226,11 +266,16 @@ class Continuity:
             channel.counts.gaps += 1
             channel.counts.gap_s += off_ns / NS
             channel.gaps.append((stamp_ns - off_ns, stamp_ns))
+            channel.former_due_ns = stamp_ns - off_ns
             timeline.jump(stamp_ns)
             channel.count, channel.is_open = 0, False
         else:
-            known = channel.known(block.samples[begin:end], off_ns)
-            if known < n:
+            known, alike = channel.known(block.samples[begin:end], off_ns)
+            if not alike and (channel.takes_back_gap(stamp_ns, block.samples[begin:end]) or known < n):
+                # These are other samples than those that are known: a stamp is wrong.
+                timeline.follow(count, stamp_ns - timeline.time_ns(count))
+                channel.moved, known = True, 0
+            elif known < n:
                 channel.counts.overlaps += 1
             elif not channel.is_stranger(stamp_ns, n):
                 channel.counts.duplicates += 1

@@ -20,8 +20,9 @@ CALM_NS = 1_000_000
 
 _JITTER_S, _LEAST_S, _MOST_S = 0.010, 0.001, 0.040
 """Standard deviation of the stamps: assumed at first, and the bounds of what is learned from them."""
-_PERIOD = 3e-3
-"""Standard deviation of the period's relative error before anything is known of it."""
+_PERIOD, _MOST_PERIOD = 5e-4, 6e-3
+"""Standard deviation of the period's relative error before anything is known of it, and when the stamps contradict what
+is: headers hold rates that were measured, or meant."""
 _WANDER = 1e-14
 """Variance that the period's error gains in a second: crystals change by some ppm in an hour."""
 _FORGET = 0.05
@@ -33,6 +34,8 @@ _CLIPPED = 3.0
 """... and until then for so many."""
 _ONE_BY_ONE = 8
 _LEAST_SLACK, _MOST_SLACK = 1e-3, 6e-3
+_FEW = 4
+"""Stamps before which nothing is known of the period."""
 
 
 def same_rate(one_hz: float, other_hz: float) -> bool:
@@ -45,7 +48,7 @@ class Timeline:
 
     __slots__ = (
         "_anchor_ns", "_anchored", "_calm", "_calm_from", "_calm_ns", "_cross", "_error", "_noise", "_nominal_ns",
-        "_phase", "_rate", "_stamped", "_suspect", "rate_hz", "step_ns",
+        "_phase", "_rate", "_stamped", "_stamps", "_suspect", "rate_hz", "step_ns",
     )  # fmt: skip
 
     def __init__(self, start_ns: int, rate_hz: float) -> None:
@@ -57,6 +60,7 @@ class Timeline:
         self._error = 0.0
         self._noise = _JITTER_S**2
         self._rate = _PERIOD**2
+        self._stamps = 0
         self.jump(start_ns)
 
     def jump(self, start_ns: int) -> None:
@@ -65,6 +69,15 @@ class Timeline:
         self._stamped = self._calm = self._calm_from = 0
         self._phase, self._cross = self._noise, 0.0
         self._suspect = 0
+
+    def doubt(self, error: float) -> None:
+        """Take nothing for known of the period to within a relative error: the headers contradict each other."""
+        self._absorb()
+        self._rate = max(self._rate, min(_MOST_PERIOD, error) ** 2)
+
+    def put(self, number: int, time_ns: int) -> None:
+        """Have the time of a sample known better; what is known of the period stays."""
+        self._anchored, self._anchor_ns = number, time_ns
 
     def time_ns(self, number: int) -> int:
         """Estimated time of a sample."""
@@ -86,20 +99,23 @@ class Timeline:
         """
         self._absorb()
         span_ns = (number - self._stamped) * self.step_ns
-        share = min(_MOST_SLACK, max(_LEAST_SLACK, 3 * math.sqrt(self._rate)))
+        known = _LEAST_SLACK if self._stamps >= _FEW else _MOST_SLACK
+        share = min(_MOST_SLACK, max(known, 3 * math.sqrt(self._rate)))
         return min(TOLERANCE_NS, span_ns / 2) + share * span_ns
 
     def follow(self, number: int, off_ns: float) -> None:
         """Take account of a stamp of sample ``number`` that is ``off_ns`` later than estimated."""
         self._absorb()
-        off_s = off_ns / NS
-        self._predict((number - self._stamped) * self.step_ns / NS)
+        off_s, span_s = off_ns / NS, (number - self._stamped) * self.step_ns / NS
+        self._stamps += 1
+        self._predict(span_s)
         spread = self._phase + self._noise
         if off_s * off_s > _OUTLIER**2 * spread:
             side = 1 if off_s > 0 else -1
             if self._suspect == side:
-                # The clock was set: the new time counts, and says nothing about the period.
+                # The clock was set: the new time counts. Or the period is another one, which the next stamps will say.
                 self._phase, self._cross, self._suspect = self._phase + off_s * off_s, 0.0, 0
+                self._rate = max(self._rate, min(_MOST_PERIOD, abs(off_s) / span_s) ** 2) if span_s else self._rate
                 spread = self._phase + self._noise
             else:
                 self._suspect = side
@@ -133,6 +149,7 @@ class Timeline:
         if not span_s:
             return
         self._calm_from = self._stamped
+        self._stamps += count
         self._suspect = 0
         self._noise = max(_LEAST_S**2, self._noise * (1 - _LEARN) ** count)
         for _ in range(min(count, _ONE_BY_ONE)):
