@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ Loss: TypeAlias = Literal["repeated", "late", "unconfirmed"]
 
 _TOLERANCE_NS = 120_000_000
 """A packet continues the channel if it is no more than this, and than half a packet, off its time."""
+_WRONG_NS = NS
+"""A packet that came in its turn is used although its time is wrong, by this at most."""
 _FOLLOW = 8
 """The time at which the next packet is due follows the stamps with an eighth of their differences."""
 MAX_WAITING = 64
@@ -97,17 +100,18 @@ class ChannelSequence:
     def settle(self, now_s: float) -> Iterator[Placed]:
         """Give up waiting where that has lasted long enough; ``now_s`` on the monotonic clock."""
         while (chain := self._believable(now_s)) is not None:
-            first, due_ns = chain[0], self._due_ns
-            missing = step_ns = 0
-            if due_ns is not None:
-                missing = max(0, round((first.start_ns - due_ns) * self._rate_hz / NS))
-                step_ns = max(0, due_ns - first.start_ns)
+            self._waiting = [waiting for waiting in self._waiting if waiting not in chain]
+            first, missing, step_ns = chain[0], 0, 0
+            if self._due_ns is not None:
+                step_ns = max(0, self._due_ns - first.start_ns)
+                if not step_ns:
+                    yield from self._fill(self._due_ns, first)
+                    missing = self._missing(first.start_ns)
             if step_ns:
                 self._passed.clear()
             else:
                 self._drop_before(first.start_ns)
             self._due_ns, self._placed = first.start_ns, 0
-            self._waiting = [waiting for waiting in self._waiting if waiting not in chain]
             for packet in chain:
                 placed = self._place(packet)
                 yield Placed(placed.start_ns, placed.samples, missing, step_ns) if packet is first else placed
@@ -135,11 +139,19 @@ class ChannelSequence:
         return None
 
     def _chains(self) -> Iterator[list[Packet]]:
+        """The waiting packets as runs in each of which one continues the other. Of two that might, the better one."""
         chain: list[Packet] = []
-        for packet in self._waiting:
+        for packet, following in zip_longest(self._waiting, self._waiting[1:]):
             if chain:
                 length_ns = self._length_ns(chain[-1])
-                if abs(packet.start_ns - chain[-1].start_ns - length_ns) >= min(_TOLERANCE_NS, length_ns // 2):
+                end_ns = chain[-1].start_ns + length_ns
+                off_ns = abs(packet.start_ns - end_ns)
+                if following is not None:
+                    after_ns = abs(following.start_ns - packet.start_ns - self._length_ns(packet))
+                    if abs(following.start_ns - end_ns) < min(off_ns, after_ns, length_ns):
+                        yield [packet]
+                        continue
+                if off_ns >= min(_TOLERANCE_NS, length_ns // 2):
                     yield chain
                     chain = []
             chain.append(packet)
@@ -153,20 +165,44 @@ class ChannelSequence:
         known += [other.samples for other in self._waiting if other.start_ns == packet.start_ns]
         return any(np.array_equal(samples, packet.samples) for samples in known)
 
+    def _fill(self, begin_ns: int, first: Packet) -> Iterator[Placed]:
+        """Pass on what came of the gap before a packet: packets that came before it and just fill the gap, in the order
+        in which they came and whatever their times; else those whose times lie in it."""
+        arrived = sorted((w for w in self._waiting if w.arrived_s < first.arrived_s), key=lambda w: w.arrived_s)
+        came = [w for w in arrived if w.arrived_s >= self._continued_s and abs(w.start_ns - begin_ns) < _WRONG_NS]
+        if came and abs(sum(map(self._length_ns, came)) - (first.start_ns - begin_ns)) < self._tolerance_ns:
+            for packet in came:
+                self._waiting.remove(packet)
+                yield self._place(packet, self._due_ns)
+            return
+        for packet in [*self._waiting]:
+            late_ns = packet.start_ns - (self._due_ns or 0)
+            before_ns = first.start_ns - packet.start_ns - self._length_ns(packet)
+            if min(late_ns, before_ns) > -self._tolerance_ns:
+                self._waiting.remove(packet)
+                missing, self._due_ns, self._placed = self._missing(packet.start_ns), packet.start_ns, 0
+                placed = self._place(packet)
+                yield Placed(placed.start_ns, placed.samples, missing)
+
+    def _missing(self, start_ns: int) -> int:
+        """Samples that are lost where the channel goes on then."""
+        return 0 if self._due_ns is None else max(0, round((start_ns - self._due_ns) * self._rate_hz / NS))
+
     def _length_ns(self, packet: Packet) -> int:
         return round(len(packet.samples) * NS / self._rate_hz)
 
-    def _place(self, packet: Packet) -> Placed:
-        """The packet as the channel's next one."""
+    def _place(self, packet: Packet, start_ns: int | None = None) -> Placed:
+        """The packet as the channel's next one; ``start_ns`` where its own time is wrong."""
         assert self._due_ns is not None  # noqa: S101 - the callers have seen to it
         self._placed += 1
         length_ns = self._length_ns(packet)
-        self._due_ns += (packet.start_ns - self._due_ns) // min(_FOLLOW, self._placed) + length_ns
+        start_ns = packet.start_ns if start_ns is None else start_ns
+        self._due_ns += (start_ns - self._due_ns) // min(_FOLLOW, self._placed) + length_ns
         self._tolerance_ns = min(_TOLERANCE_NS, length_ns // 2)
         self._passed[packet.start_ns] = packet.samples
         if len(self._passed) > _REMEMBERED:
             del self._passed[next(iter(self._passed))]
-        return Placed(packet.start_ns, packet.samples)
+        return Placed(start_ns, packet.samples)
 
     def _drain(self) -> Iterator[Placed]:
         """Packets that were kept back and have now become due, the nearest first."""
