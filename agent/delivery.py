@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from agent.delivery_reasons import reasons
 from agent.errors import DataError
 from agent.link import MqttLink
 from agent.messages import Message, largest_alert
-from agent.mqtt import Connection, Subscription
+from agent.mqtt import Subscription
 from agent.outbox import Outbox
 from agent.reasons import Reason
 from agent.recall import Remembered, decode
 from agent.schema import MOST_REFUSED, TEXT_LIMIT, LinkHealth, OutboxHealth, RefusedTopic
 from agent.types import StationId
-from agent.waker import Waker
 
 if TYPE_CHECKING:
     from agent.mqtt_settings import MqttSettings
@@ -136,20 +134,3 @@ class Delivery:
             ),
             reasons(stats, status, self._alert_bytes),
         )
-
-
-def probe(settings: MqttSettings, station: StationId) -> str:
-    """Connect once and say what was found; the client identifier is not the agent's, whose connection stays.
-
-    Raises:
-        DeliveryError: the broker does not accept the connection; the hint says what to do.
-    """
-    waker = Waker()
-    try:
-        connection = Connection.open(settings, f"talus-doctor-{station.short}-{os.getpid()}", waker)
-        try:
-            return f"{settings.address} accepts us, MQTT {connection.protocol}"
-        finally:
-            connection.close()
-    finally:
-        waker.close()

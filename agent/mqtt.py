@@ -148,6 +148,11 @@ class Connection:
                 return connection
         raise AssertionError("the last protocol returns or raises")
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether the broker has answered the subscription, if there is one."""
+        return self._subscription is None or len(self._granted) >= len(self._subscription.filters)
+
     def publish(
         self,
         topic: str,

@@ -240,6 +240,8 @@ class _Printer:
         """Whether it was dealt with: what comes over the limit stays with the broker."""
         if self.done:
             return False
+        if not message.payload:
+            return True  # a stored value that is deleted, or a probe of `talus doctor`
         try:
             self._show(message)
         except DataError as error:

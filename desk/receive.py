@@ -138,6 +138,8 @@ class Receiver:
         self.tally.heard = time.monotonic()
         arrivals = []
         for message in self._batch:
+            if not message.payload:  # a stored value that is deleted, or a probe of `talus doctor`
+                continue
             try:
                 arrivals.append(self._checked(message, now_ns))
             except DataError as error:

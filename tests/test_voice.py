@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_support import running_agent, talus, write_config
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, running, wait_for
 from test_mqtt import CONNACK_5, Script, publish_parts, read_packet
 
@@ -272,3 +273,18 @@ def test_a_corrupt_outbox_is_named_until_the_operator_has_dealt_with_it(tmp_path
     aside.unlink()
     assert "outbox_corrupt" not in found(delivery)
     delivery.outbox.close()
+
+
+@needs_mosquitto
+def test_a_station_that_may_connect_and_not_write_is_degraded_and_says_what_is_refused(tmp_path: Path) -> None:
+    """The whole agent: all that it sends waits, and nobody far away can learn of it."""
+    with running(tmp_path, acl(tmp_path, "read talus/#")) as broker:
+        config = write_config(tmp_path / "site", "", broker.port, source="{kind: simulator, speed: 1}")
+        with running_agent("run", "--config", config):
+            file = tmp_path / "site" / "state" / "status.json"
+            wait_for(lambda: file.exists() and "refuses talus/v1/XX/SLP/health" in file.read_text(), 30)
+            status, out, _ = talus("status", "--config", config)
+            assert status == 1
+            assert "DEGRADED" in out.splitlines()[0]
+            for name in ("availability", "state", "health"):
+                assert f"! the broker refuses talus/v1/XX/SLP/{name}: Not authorized" in out

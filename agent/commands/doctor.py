@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agent import __version__
 from agent.errors import SourceError, TalusError, UsageError
-from agent.types import NS, StationId
+from agent.types import NS
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -96,7 +96,10 @@ def _examine(path: Path | None) -> Iterator[Finding]:
             yield from _seedlink(config.source)
         else:
             yield _guarded("source", lambda: _source(config))
-        yield _guarded("broker", lambda: _broker(config))
+        try:
+            yield from _broker(config)
+        except TalusError as error:
+            yield Finding("bad", "broker", error.message, error.hint)
         for folder in dict.fromkeys((config.state_dir, config.outbox_path.parent)):
             yield _state(folder)
     yield _clock()
@@ -237,13 +240,67 @@ def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
         yield Finding("ok" if sight.well else "bad", "source", sight.detail, sight.hint)
 
 
-def _broker(config: Config) -> Finding:
-    from agent.delivery import probe
+def _broker(config: Config) -> Iterator[Finding]:
+    """The connection, and each topic that will be used."""
+    from agent.broker_probe import access_lines, orders, probes, try_topics
+    from agent.messages import largest_alert
 
     if config.mqtt is None:
-        return Finding("skip", "broker", "none configured: events are printed, not sent")
-    station = StationId(config.station.network, config.station.station, "", "")
-    return Finding("ok", "broker", probe(config.mqtt.settings(config.client_id), station))
+        yield Finding("skip", "broker", "none configured: events are printed, not sent")
+        return
+    settings = config.mqtt.settings(config.client_id)
+    client_id = f"talus-doctor-{config.station.network}.{config.station.station}-{os.getpid()}"
+    tried = probes(config, _availability(config))
+    report = try_topics(settings, client_id, tried, orders(config))
+    yield Finding("ok", "broker", f"{settings.address} accepts us, MQTT {report.protocol}")
+    together = config.site.coincidence
+    needed = largest_alert(config.mqtt.prefix, 0 if together is None else len(together.stations))
+    if report.packet_limit is not None and report.packet_limit < needed:
+        detail = f"the broker takes packets of {report.packet_limit} bytes at most; an alert may have {needed}"
+        yield Finding("bad", "packets", detail, "raise its limit (Mosquitto: max_packet_size)")
+    if report.forbidden:
+        reasons = "; ".join(f"{name} ({why})" for name, why in report.forbidden.items())
+        lines = "; ".join(access_lines(config, report.forbidden))
+        hint = f"let user {settings.username or '(none)'} write there, in Mosquitto's access list: {lines}"
+        yield Finding("bad", "topics", f"the broker forbids {reasons}", hint)
+    elif not report.unknown:
+        yield Finding("ok", "topics", f"all {len(report.allowed)} topics may be written{_unknown_stations(config)}")
+    if report.unknown:
+        detail = (
+            f"MQTT 3.1.1 does not tell what the access list forbids: {len(report.allowed)} topics are allowed, "
+            f"nothing can be said of {', '.join(report.unknown)}"
+        )
+        yield Finding("skip", "topics", detail, "use a broker with MQTT 5, or look into its access list and log")
+    if report.orders_refused:
+        hint = "topic read PREFIX/NET/STA/config/set, model/set, model/chunk and command (talus docs mqtt)"
+        yield Finding("bad", "orders", "the broker refuses the subscription to orders from afar", hint)
+
+
+def _unknown_stations(config: Config) -> str:
+    from agent.config_stations import stations_of
+
+    return "" if stations_of(config).complete else "; stations that the file does not name are not tried"
+
+
+def _availability(config: Config) -> str | None:
+    """The value that the availability topic has now: to say another one, even for a moment, would alarm somebody. None
+    where the agent's state cannot be read."""
+    from agent.messages import OFFLINE, ONLINE, STOPPED
+    from agent.refuge import in_use
+    from agent.status import FILE, read
+
+    folder = in_use(config)
+    try:
+        status = read(folder)
+    except TalusError:
+        try:
+            return None if (folder / FILE).exists() else STOPPED
+        except OSError:
+            return None
+    link = status.said.health.link
+    if status.verdict in ("stopped", "gone"):
+        return STOPPED if status.verdict == "stopped" else OFFLINE
+    return ONLINE if link is not None and link.connected else None
 
 
 def _state(folder: Path) -> Finding:
