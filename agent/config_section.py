@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -103,3 +103,12 @@ ConfigPath = Annotated[Path, BeforeValidator(resolve_path)]
 
 ConfigPattern = Annotated[str, BeforeValidator(_pattern)]
 """A file, folder or wildcard pattern as absolute text; relative ones start at the configuration file's folder."""
+
+
+def repeated(field: str, values: Sequence[object], advice: str) -> Iterator[Disagreement]:
+    """Yield a disagreement for each of ``values``, the list at ``field``, that stands there already; ``advice`` says
+    what to do."""
+    for index, value in enumerate(values):
+        first = values.index(value)
+        if first < index:
+            yield Disagreement((f"{field}.{index}",), f"is listed already as {field}[{first}]; {advice}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from agent.config_section import Disagreement, Section
+from agent.config_section import Disagreement, Section, repeated
 from agent.config_tls import TlsConfig
 
 PLAIN_PORT, TLS_PORT = 18_000, 18_500
@@ -74,13 +74,7 @@ class SeedLinkServerConfig(Section):
     )
 
     def disagreements(self) -> Iterator[Disagreement]:
-        names = [station.station for station in self.stations]
-        for index, name in enumerate(names):
-            first = names.index(name)
-            if first < index:
-                yield Disagreement(
-                    (f"stations.{index}",), f"is listed already as stations[{first}]; join their selectors"
-                )
+        yield from repeated("stations", [one.station for one in self.stations], "join their selectors")
 
     @property
     def server_port(self) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from agent.config_section import Code, ConfigPath, ConfigPattern, Disagreement, Section
+from agent.config_section import Code, ConfigPath, ConfigPattern, Disagreement, Section, repeated
 from agent.config_seedlink import SeedLinkConfig
 from agent.errors import DataError
 from agent.types import parse_ns
@@ -60,6 +60,9 @@ class ArchiveConfig(Section):
         default=None, ge=0.01, le=60, description="length of the packets handed on, seconds; unset: records as they are"
     )
 
+    def disagreements(self) -> Iterator[Disagreement]:
+        yield from repeated("paths", self.paths, "name it once")
+
 
 class FolderConfig(Section):
     """miniSEED files that a recorder writes now: new ones, and those that grow; plain folders or SDS archives."""
@@ -83,6 +86,9 @@ class FolderConfig(Section):
     timeout_s: float = Field(
         default=60.0, ge=1, le=86_400, description="silence of all files after which a problem is reported, seconds"
     )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        yield from repeated("paths", self.paths, "name it once")
 
 
 class ShakeSenderConfig(Section):

@@ -450,6 +450,13 @@ def test_a_station_is_listed_once() -> None:
     assert "is listed already as stations[0]; join their selectors" in message
 
 
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+def test_a_path_is_listed_once(kind: str) -> None:
+    Path("a").mkdir()
+    (message,) = told(f"{STATION}source: {{kind: {kind}, paths: [a, ./a]}}\n")
+    assert "source.paths[1]: is listed already as paths[0]; name it once" in message
+
+
 @pytest.mark.parametrize("selector", ["LH?", "LHZ", "00LHZ", "00_L_H_?", "VHZ.D"])
 def test_channels_that_are_too_slow_for_the_trigger_are_a_warning(selector: str) -> None:
     (message,) = told(SERVER % f"{{station: XX_SLOPE, selectors: ['{selector}', 'HH?', '!LHZ', '*HZ']}}")
