@@ -20,6 +20,7 @@ from agent.site import Site, blindness
 from agent.types import Event, StationId
 
 if TYPE_CHECKING:
+    from agent.clock import MachineClock
     from agent.config import ClassifierConfig, Config, TunablesConfig
     from agent.data_age import DataAges
     from agent.inference.switch import Standing
@@ -183,8 +184,8 @@ def open_site(config: Config) -> Site | None:
     return Site(config.site.coincidence, station, blindness(config.tunables))
 
 
-def open_source(config: Config, on_problem: ProblemSink) -> Source:
-    """The configured source; it is opened when its blocks are asked for."""
+def open_source(config: Config, on_problem: ProblemSink, clock: MachineClock | None = None) -> Source:
+    """The configured source; it is opened when its blocks are asked for. ``clock`` tells the age of data."""
     match config.source:
         case ArchiveConfig() as archive:
             from agent.sources.archive import ArchiveSource
@@ -204,6 +205,7 @@ def open_source(config: Config, on_problem: ProblemSink) -> Source:
                 rescan_s=folder.rescan_s,
                 timeout_s=folder.timeout_s,
                 on_problem=on_problem,
+                clock=clock,
             )
         case ShakeUdpConfig() as shake:
             from agent.sources.shake_udp import Sender, ShakeUdpSource

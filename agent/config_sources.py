@@ -72,10 +72,10 @@ class FolderConfig(Section):
         strict=False, min_length=1, examples=[["/data"]], description="folders, watched with all below them"
     )
     backlog_s: float = Field(
-        default=3600.0,
+        default=7200.0,
         ge=0,
-        le=31_536_000,
-        description="at the very first start, files last written longer ago than this are taken as read, seconds",
+        le=3_153_600_000,
+        description="data older than this when they are found, at any time, are taken as read, seconds",
     )
     rescan_s: float = Field(
         default=30.0,

@@ -154,7 +154,7 @@ class Service:
         put = delivery.put if delivery else _print
         clocks = DataClocks() if is_live(config) else None
         urge = delivery.link.urge if delivery else None
-        feeder = Feeder(open_source(config, _warn), line, health, put, clocks=clocks, urge=urge)
+        feeder = Feeder(open_source(config, _warn, clock), line, health, put, clocks=clocks, urge=urge)
         evidence = self._keep_evidence(line)
         tuning.serve(feeder, evidence)
         if delivery:

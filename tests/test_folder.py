@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,13 +51,19 @@ def miniseed3(data: Any, start_ns: int = NOON) -> bytes:
     return b"".join(bytes(part) for part in record.generate(data_samples=list(map(int, data)), sample_type="i"))
 
 
+ANY_AGE: dict[str, Any] = {"backlog_s": math.inf}
+"""The records of most tests have times of their own; ages have tests of their own."""
+
+
 class Reader:
     """A source that reads in a thread of its own."""
 
     def __init__(self, folder: Path, state: Path, **options: Any) -> None:
         self.problems: list[SourceProblem] = []
         self.blocks: list[SampleBlock] = []
-        self.source = FolderSource([folder], state, on_problem=self.problems.append, **({"rescan_s": 30.0} | options))
+        self.source = FolderSource(
+            [folder], state, on_problem=self.problems.append, **(ANY_AGE | {"rescan_s": 30.0} | options)
+        )
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -209,7 +217,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from agent.sources.folder import FolderSource
-source = FolderSource([Path(sys.argv[1])], Path(sys.argv[2]), on_problem=print)
+source = FolderSource([Path(sys.argv[1])], Path(sys.argv[2]), backlog_s=1e18, on_problem=print)
 out = open(sys.argv[3], "ab", buffering=0)
 for block in source.blocks():
     out.write(b"%d %d\\n" % (block.samples[0], block.samples[-1]))
@@ -252,27 +260,6 @@ def test_after_a_kill_nothing_is_left_out(folder: Path, state: Path, tmp_path: P
         assert after[0][0] == before[-1][1] + 1
 
 
-def test_the_first_start_leaves_old_files_and_later_starts_do_not(folder: Path, state: Path) -> None:
-    """Years of archive are not an event of today; what was written while the agent was down is."""
-    old = folder / "old"
-    append(old, miniseed(counts(500)))
-    os.utime(old, (1e9, 1e9))
-    append(folder / "recent", miniseed(counts(500), "HHN"))
-    with reading(folder, state) as first:
-        assert first.gets(500, "HHN")
-    late = folder / "late"
-    append(late, miniseed(counts(500), "HHE"))
-    os.utime(late, (1e9, 1e9))
-    append(old, miniseed(counts(500, 1), start_ns=NOON + seconds(5)))
-    with reading(folder, state) as second:
-        assert second.gets(500, "HHE")
-        assert second.gets(500, "HHZ")
-        time.sleep(0.2)
-    assert first.samples("HHZ") == []
-    assert second.samples("HHZ") == counts(500, 1).tolist()
-    assert second.samples("HHN") == []
-
-
 def test_positions_that_are_no_database_are_put_aside(folder: Path, state: Path) -> None:
     state.parent.mkdir()
     state.write_bytes(b"not a database at all, but long enough to look at" * 100)
@@ -284,7 +271,7 @@ def test_positions_that_are_no_database_are_put_aside(folder: Path, state: Path)
 
 def test_positions_that_cannot_be_kept_end_the_source(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
-    source = FolderSource([folder], tmp_path / "state" / "x.sqlite3", on_problem=print)
+    source = FolderSource([folder], tmp_path / "state" / "x.sqlite3", on_problem=print, **ANY_AGE)
     with pytest.raises(SourceError, match="positions cannot be kept"):
         next(source.blocks())
 
@@ -292,7 +279,7 @@ def test_positions_that_cannot_be_kept_end_the_source(folder: Path, tmp_path: Pa
 def test_positions_that_can_no_longer_be_read_cost_a_file_and_not_the_source(folder: Path, state: Path) -> None:
     """A card that loses a sector in the middle of the night."""
     positions, reader = Positions(state), RecordReader()
-    source = FolderSource([folder], state, on_problem=print)
+    source = FolderSource([folder], state, on_problem=print, **ANY_AGE)
     append(folder / "a", miniseed(counts(300)))
     assert sum(len(block.samples) for block in source._merge([folder / "a"], positions, reader)) == 300
     with contextlib.closing(sqlite3.connect(state)) as worn:
@@ -419,6 +406,93 @@ def test_an_unreadable_file_is_told_and_the_rest_is_read(folder: Path, state: Pa
         assert reader.gets(300)
 
 
+@pytest.fixture
+def forbidding() -> Iterator[None]:
+    """Rights count, also where the tests run as root."""
+    if os.getuid() == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
+    yield
+    if os.getuid() == 0:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that whoever reads in the test may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def test_a_file_that_could_not_be_read_at_first_sight_is_read_once_it_can_be(
+    open_folder: Path, forbidding: None
+) -> None:
+    """A recorder that creates its files with narrow rights and widens them later; a reason while it lasts."""
+    folder = open_folder / "data"
+    folder.mkdir()
+    append(folder / "a", miniseed(counts(300)))
+    (folder / "a").chmod(0)
+    with reading(folder, open_folder / "state.sqlite3") as reader:
+        assert eventually(lambda: reader.source.troubles() != [])
+        assert reader.source.troubles() == [f"{folder / 'a'} cannot be read (Permission denied); tried again"]
+        (folder / "a").chmod(0o644)
+        assert reader.gets(300, within_s=0.9), "at once: the change of rights is told"
+        assert eventually(lambda: reader.source.troubles() == [])
+    assert [problem.message for problem in reader.problems] == [f"{folder / 'a'} cannot be read (Permission denied)"]
+
+
+def test_a_file_that_fails_in_the_reading_is_tried_again_at_growing_intervals(folder: Path, state: Path) -> None:
+    """As on a network file system that answers with an error of its own: nothing tells when that is over. The memory of
+    a process gives such an error here, from a link that is then made to lead elsewhere."""
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.symlink_to("/proc/self/mem")
+    (folder / "a").symlink_to(elsewhere)
+    with reading(folder, state, rescan_s=3600.0) as reader:
+        assert eventually(lambda: reader.source.troubles() != [])
+        assert "cannot be read (Input/output error)" in reader.source.troubles()[0]
+        (folder.parent / "whole").write_bytes(miniseed(counts(300)))
+        (folder.parent / "link").symlink_to(folder.parent / "whole")
+        (folder.parent / "link").replace(elsewhere)
+        assert reader.gets(300, within_s=5.0)
+        assert eventually(lambda: reader.source.troubles() == [])
+    assert reader.source.counters()["unreadable"] == 1
+
+
+def test_a_file_that_is_empty_or_all_zeros_at_first_sight_is_read_when_it_is_filled(folder: Path, state: Path) -> None:
+    data = miniseed(counts(300))
+    (folder / "empty").touch()
+    (folder / "zeros").write_bytes(bytes(len(data)))
+    with reading(folder, state) as reader:
+        time.sleep(0.4)
+        assert reader.problems == []
+        append(folder / "empty", data)
+        assert reader.gets(300)
+        with (folder / "zeros").open("r+b") as file:
+            file.write(miniseed(counts(300), "HHN"))
+        assert reader.gets(300, "HHN")
+
+
+def test_a_folder_that_is_not_there_or_cannot_be_listed_is_a_reason(open_folder: Path, forbidding: None) -> None:
+    """A disk that is not mounted beside one that delivers would be noticed by nobody else."""
+    folder, closed = open_folder / "data", open_folder / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    with reading(folder, open_folder / "state.sqlite3", rescan_s=0.2) as reader:
+        assert eventually(
+            lambda: reader.source.troubles() == [f"{folder} cannot be listed (No such file or directory)"]
+        )
+        folder.mkdir()
+        assert eventually(lambda: reader.source.troubles() == [])
+    with reading(closed, open_folder / "other.sqlite3", rescan_s=0.2) as reader:
+        assert eventually(lambda: reader.source.troubles() == [f"{closed} cannot be listed (Permission denied)"])
+        closed.chmod(0o755)
+        append(closed / "a", miniseed(counts(300)))
+        assert reader.gets(300)
+        assert reader.source.troubles() == []
+
+
 def test_silence_is_told_and_so_is_its_end(folder: Path, state: Path) -> None:
     with reading(folder, state, timeout_s=0.3) as reader:
         assert eventually(lambda: bool(reader.problems))
@@ -506,7 +580,7 @@ def test_any_file_that_grows_is_read_or_counted(shared: Path, chance: Random) ->
     path.unlink(missing_ok=True)
     data = b"".join(several(chance, 8, lambda chance: part(chance) if chance.randrange(3) else spoilt(chance, RECORDS)))
     positions, reader = Positions(Path(":memory:")), CountingReader()
-    source = FolderSource([shared], shared / "unused", on_problem=lambda problem: None)
+    source = FolderSource([shared], shared / "unused", on_problem=lambda problem: None, **ANY_AGE)
     done = 0
     for end in [*sorted(chance.randint(0, len(data)) for _ in range(chance.randrange(4))), len(data)]:
         append(path, data[done:end])
@@ -523,7 +597,7 @@ def test_any_file_that_grows_is_read_or_counted(shared: Path, chance: Random) ->
 def test_what_was_not_done_with_comes_again(folder: Path, state: Path) -> None:
     """Handed on is not done: a consumer that dies with packets in its queue gets them again."""
     append(folder / "a", miniseed(counts(2000)))
-    source = FolderSource([folder], state, on_problem=print)
+    source = FolderSource([folder], state, on_problem=print, **ANY_AGE)
     blocks = source.blocks()
     first = [next(blocks) for _ in range(3)]
     source.acknowledge(first[1])
@@ -532,7 +606,7 @@ def test_what_was_not_done_with_comes_again(folder: Path, state: Path) -> None:
     with reading(folder, state) as again:
         assert again.gets(2000 - len(first[0].samples) - len(first[1].samples))
     assert again.blocks[0].start_ns == first[2].start_ns
-    after = FolderSource([folder], state, on_problem=print)
+    after = FolderSource([folder], state, on_problem=print, **ANY_AGE)
     append(folder / "b", miniseed(counts(300, 1), "HHN"))
     rest = after.blocks()
     late = next(rest)

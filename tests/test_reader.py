@@ -66,7 +66,7 @@ def archived(*paths: Path, problems: list[SourceProblem] | None = None, packet_s
 
 def followed(path: Path, problems: list[SourceProblem]) -> tuple[list[SampleBlock], dict[str, int]]:
     """What the folder source hands on of a file, and its counters."""
-    source = FolderSource([path.parent], path.parent / "unused", on_problem=problems.append)
+    source = FolderSource([path.parent], path.parent / "unused", backlog_s=1e18, on_problem=problems.append)
     positions = Positions(Path(":memory:"))
     blocks = list(source._merge([path], positions, RecordReader(source._tell_renamed)))
     positions.close()

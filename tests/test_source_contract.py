@@ -108,7 +108,7 @@ class FolderRig:
 
     def source(self) -> Any:
         folders = [file.parent for file in self.files.values()]
-        return FolderSource(folders, self.state, rescan_s=30.0, on_problem=print)
+        return FolderSource(folders, self.state, backlog_s=1e18, rescan_s=30.0, on_problem=print)
 
     def started(self, runs: int) -> None:
         pass

@@ -13,7 +13,9 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from agent.clock import MachineClock
 from agent.sources import ProblemSink, SourceProblem
+from agent.sources.backlog import Backlog
 from agent.sources.channels import Channel
 from agent.sources.framing import MAX_RECORD_BYTES
 from agent.sources.in_flight import InFlight
@@ -28,8 +30,22 @@ _WAIT_S = 0.25
 _SAVE_S = 1.0
 """Longest time, while data come, between two writes of the positions: what is read twice after a kill."""
 
+_RETRY_S, _RETRY_MOST_S = 1.0, 60.0
+"""A file that cannot be read is tried again after so long, and then at twice the interval, up to the longest."""
+_PEEK_BYTES = 64 << 10
+"""End of a file in which its newest record is looked for."""
+
 _Key: TypeAlias = tuple[bytes, Path]
 _Entry: TypeAlias = tuple[int, int, SampleBlock, "_Tail"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """When to try a file again (monotonic), after how long a wait, and why it could not be read."""
+
+    at_s: float
+    wait_s: float
+    reason: str
 
 
 class FolderSource:
@@ -40,13 +56,17 @@ class FolderSource:
     after a restart reading goes on there; after a kill what was acknowledged in the last second comes again, and
     nothing is left out. Rotated and copied files go on where their content left off; a rewritten one is read anew.
 
+    Data older than ``backlog_s`` when they are met are taken as read, wherever and whenever they appear
+    (``agent.sources.backlog``). A file that cannot be read is tried again, at growing intervals.
+
     Args:
         paths: folders (searched with all below them) or files.
         state: the database of positions; one source each.
-        backlog_s: at the very first start, files last written longer ago than this are taken as read.
+        backlog_s: age of data above which they are not processed, by the times in their records.
         rescan_s: how often all is listed, in case the system told nothing.
         timeout_s: silence after which that is told.
         on_problem: told what is dropped or doubtful.
+        clock: tells the time that ages are taken by.
     """
 
     def __init__(
@@ -54,15 +74,22 @@ class FolderSource:
         paths: Sequence[Path],
         state: Path,
         *,
-        backlog_s: float = 3600.0,
+        backlog_s: float = 7200.0,
         rescan_s: float = 30.0,
         timeout_s: float = 60.0,
         on_problem: ProblemSink,
+        clock: MachineClock | None = None,
     ) -> None:
         self._paths, self._state = list(paths), state
-        self._backlog_s, self._rescan_s, self._timeout_s = backlog_s, rescan_s, timeout_s
+        self._rescan_s, self._timeout_s = rescan_s, timeout_s
         self._on_problem = on_problem
         self._where = ", ".join(map(str, paths))
+        self.backlog = Backlog(self._where, backlog_s, clock or MachineClock(), on_problem)
+        self._waiting: set[Path] = set()
+        """Files that were never seen, while the clock is not set."""
+        self._watcher: Watcher | None = None
+        self._retry: dict[Path, _Retry] = {}
+        """Files that could not be read."""
         self._losses = Losses(self._where, on_problem)
         self._stop = threading.Event()
         self._serial = count()
@@ -102,12 +129,31 @@ class FolderSource:
 
     def troubles(self) -> list[str]:
         """See ``Telling``."""
-        silent = [f"no new data in {self._where} for {self._timeout_s:g} s"] if self._silent else []
-        return silent + ([f"positions cannot be kept in {self._state}"] if self._disk_failed else [])
+        old = self.backlog.trouble(self._heard_s)
+        found = []
+        if self._silent:
+            found.append(f"no new data in {self._where} for {self._timeout_s:g} s" + (f": {old}" if old else ""))
+        if self._disk_failed:
+            found.append(f"positions cannot be kept in {self._state}")
+        if self._waiting:
+            found.append(f"{_files(len(self._waiting))} in {self._where} wait until this machine's clock is set")
+        failed = sorted(self._retry.copy().items())
+        if failed:
+            path, retry = failed[0]
+            more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+            found.append(f"{path} cannot be read ({retry.reason}){more}; tried again")
+        watcher = self._watcher
+        return found + (watcher.troubles() if watcher is not None else [])
 
     def counters(self) -> dict[str, int]:
-        """Since the start: ``blocks`` and ``samples`` handed on, and what was dropped by reason, with its bytes."""
-        return {"blocks": self._blocks, "samples": self._samples, **self._losses.counters()}
+        """Since the start: ``blocks`` and ``samples`` handed on, ``old`` that were taken as read, and what was dropped
+        by reason, with its bytes."""
+        return {
+            "blocks": self._blocks,
+            "samples": self._samples,
+            **self.backlog.counters(),
+            **self._losses.counters(),
+        }
 
     def blocks(self) -> Iterator[SampleBlock]:
         """Packets as they come, until ``close``.
@@ -117,17 +163,14 @@ class FolderSource:
         """
         reader = RecordReader(self._tell_renamed)
         positions = Positions(self._state)
-        watcher = Watcher(self._paths, self._rescan_s, self._on_problem)
+        self._watcher = watcher = Watcher(self._paths, self._rescan_s, self._on_problem)
         self._heard_s = time.monotonic()
         try:
             positions.forget_gone()
-            if positions.is_new:
-                due = self._first(watcher.wait(0), positions)
-                positions.begin()
-                yield from self._merge(due, positions, reader)
             while not self._stop.is_set():
-                yield from self._merge(watcher.wait(_WAIT_S), positions, reader)
+                yield from self._merge(self._due(watcher.wait(_WAIT_S)), positions, reader)
                 self._listen()
+                self.backlog.tell()
                 self._save_now_and_then(positions)
         finally:
             with self._lock:
@@ -136,32 +179,27 @@ class FolderSource:
             positions.close()
             watcher.close()
 
-    def _first(self, found: list[Path], positions: Positions) -> list[Path]:
-        """Of all that is there at the very first start what is read; the rest counts as read."""
-        due = []
-        for path in found:
-            try:
-                status = path.stat()
-                if time.time() - status.st_mtime <= self._backlog_s:
-                    due.append(path)
-                elif (tail := _Tail.open(path, positions, self)) is not None:
-                    tail.skip()
-            except OSError as error:
-                self._unreadable(path, error)
-        self._save(positions)
-        return due
+    def _due(self, changed: Sequence[Path]) -> list[Path]:
+        """Files to look at: those that have changed, those to try again, and those whose age can be told now."""
+        now_s = time.monotonic()
+        due = {path for path, retry in self._retry.items() if retry.at_s <= now_s}
+        if self._waiting and not self.backlog.waits():
+            due |= self._waiting
+            self._waiting.clear()
+        return sorted(due.union(changed))
 
-    def _merge(self, paths: list[Path], positions: Positions, reader: RecordReader) -> Iterator[SampleBlock]:
+    def _merge(self, paths: Sequence[Path], positions: Positions, reader: RecordReader) -> Iterator[SampleBlock]:
         """What is new in these files, in the order of time."""
         heap: list[_Entry] = []
+        self.backlog.begin_pass()
         for path in paths:
             try:
-                tail = _Tail.open(path, positions, self)
+                tail = self._open(path, positions, reader)
             except OSError as error:
                 self._unreadable(path, error)
                 continue
-            if tail is not None:
-                self._push(heap, tail, reader)
+            if tail is None or self._push(heap, tail, reader):
+                self._retry.pop(path, None)
         while heap and not self._stop.is_set():
             _, _, block, tail = heappop(heap)
             self._blocks += 1
@@ -173,14 +211,36 @@ class FolderSource:
             self._push(heap, tail, reader)
             self._save_now_and_then(positions)
 
-    def _push(self, heap: list[_Entry], tail: _Tail, reader: RecordReader) -> None:
+    def _open(self, path: Path, positions: Positions, reader: RecordReader) -> _Tail | None:
+        """The unread end of a file, if any of it may be processed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        tail = _Tail.open(path, positions, self)
+        if tail is None:
+            return None
+        if tail.is_new and self.backlog.waits():
+            self._waiting.add(path)
+            return None
+        if tail.is_new and (newest := tail.newest(reader)) is not None:
+            start_ns, end = newest
+            if self.backlog.is_unknown(start_ns) or self.backlog.is_past(start_ns, tail.written_ns):
+                # All of it is old: years of archive need not be decoded to know that.
+                self.backlog.passed(path, end, start_ns, start_ns)
+                tail.skip(end)
+        return tail
+
+    def _push(self, heap: list[_Entry], tail: _Tail, reader: RecordReader) -> bool:
+        """Queue the file's next block, if there is one; False where it cannot be read."""
         try:
             block = tail.next(reader)
         except OSError as error:
             self._unreadable(tail.key[1], error)
-            return
+            return False
         if block is not None:
             heappush(heap, (block.start_ns, next(self._serial), block, tail))
+        return True
 
     def _save_now_and_then(self, positions: Positions) -> None:
         if time.monotonic() - self._saved_s >= _SAVE_S:
@@ -220,17 +280,23 @@ class FolderSource:
 
     def _unreadable(self, path: Path, error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
+            self._retry.pop(path, None)
             return  # rotated away between the listing and the reading: it is found under its new name
-        reason = f"{path} cannot be read ({error.strerror or error})"
-        self._losses.count("unreadable", 0, reason, "check its permissions, and the disk")
+        reason, before = error.strerror or str(error), self._retry.get(path)
+        wait_s = _RETRY_S if before is None else min(_RETRY_MOST_S, 2 * before.wait_s)
+        self._retry[path] = _Retry(time.monotonic() + wait_s, wait_s, reason)
+        if before is None:
+            hint = "check its permissions, and the disk; it is tried again"
+            self._losses.count("unreadable", 0, f"{path} cannot be read ({reason})", hint)
 
     # What a file's tail needs.
 
     def known(self, key: _Key, positions: Positions) -> list[Position]:
-        """Where content that begins like this was left off, the likeliest first."""
-        reached = self._reached.get(key)
-        others = [p for other, p in self._reached.items() if other[0] == key[0] and other != key]
-        return [*([reached] if reached else []), *positions.get(*key), *others]
+        """Where content that begins like this was left off: under this path first, then the furthest."""
+        head, path = key
+        newest = positions.get(head) | {other: p for (begin, other), p in self._reached.items() if begin == head}
+        own = newest.pop(path, None)
+        return [*([own] if own else []), *sorted(newest.values(), key=lambda p: p.offset, reverse=True)]
 
     def skip(self, key: _Key, position: Position) -> None:
         """Note that all before ``position`` was read, the last of it being nothing of use."""
@@ -269,8 +335,13 @@ class _Piece:
 class _Tail:
     """The unread end of one file. It is opened anew for each chunk, and checked to be what was read before."""
 
-    def __init__(self, key: _Key, position: Position, source: FolderSource) -> None:
+    def __init__(
+        self, key: _Key, position: Position, source: FolderSource, status: os.stat_result, is_new: bool
+    ) -> None:
         self.key = key
+        self.is_new = is_new
+        """Whether nothing of this content was read before."""
+        self.written_ns = status.st_mtime_ns
         self.behind: Position | None = None
         """The position behind the newest block, None while its record gives more of them."""
         self._position = position
@@ -289,24 +360,43 @@ class _Tail:
             start = file.read(HEAD_BYTES)
             if len(start) < HEAD_BYTES:
                 return None
-            head, size = digest(start), os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
+            head, size = digest(start), status.st_size
             known = source.known((head, path), positions)
             if known and known[0].offset > size:
                 return None
             position = next((p for p in known if p.offset <= size and p.tail == _digest_before(file, p.offset)), None)
         if position is None and known:
             source.tell_rewritten(path)
-        return cls((head, path), position or Position(0, digest(b"")), source)
+        return cls((head, path), position or Position(0, digest(b"")), source, status, position is None)
 
-    def skip(self) -> None:
-        """Count all that is there as read.
+    def newest(self, reader: RecordReader) -> tuple[int, int] | None:
+        """Begin of the last whole record in the file, and the offset behind it; None where its end holds none.
 
         Raises:
             OSError: the file cannot be read.
         """
         with self.key[1].open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            self._source.skip(self.key, Position(size, _digest_before(file, size)))
+            offset = max(0, file.seek(0, os.SEEK_END) - _PEEK_BYTES)
+            file.seek(offset)
+            data = file.read(_PEEK_BYTES)
+        found = [
+            (record.sound_ns, offset + piece.end)
+            for piece, record in reader.read_all(data, final=False, samples=False)
+            if record is not None
+        ]
+        times = [start_ns for start_ns, _ in found if start_ns is not None]
+        return (max(times), found[-1][1]) if times else None
+
+    def skip(self, offset: int) -> None:
+        """Count all before this offset as read.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with self.key[1].open("rb") as file:
+            self._position = Position(offset, _digest_before(file, offset))
+        self._source.skip(self.key, self._position)
 
     def next(self, reader: RecordReader) -> SampleBlock | None:
         """The next block; None when no whole record is left.
@@ -337,7 +427,13 @@ class _Tail:
             what = piece.record.skipped
             words = f"{self.key[1]}: a record of {what.channel or 'an unknown channel'} is left out: {what.reason}"
             self._source.drop(what.kind, piece.size, words, what.hint)
-        return piece.record.blocks
+        blocks = piece.record.blocks
+        if blocks:
+            start_ns, end_ns = blocks[0].start_ns, blocks[-1].end_ns
+            if not self._source.backlog.takes(self.key, start_ns, end_ns, self.written_ns):
+                self._source.backlog.passed(self.key[1], piece.size, start_ns, end_ns)
+                return ()
+        return blocks
 
     def _read(self, reader: RecordReader) -> list[_Piece]:
         """The next whole records and what lies between them; empty when there are none yet."""
@@ -381,3 +477,7 @@ def _hole(file: BinaryIO, offset: int) -> list[_Piece]:
         if rest:
             return [_Piece(None, end - offset, Position(end, _digest_before(file, end)))]
     return []
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"

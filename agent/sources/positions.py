@@ -75,30 +75,17 @@ class Positions:
             return self._open()
         return db
 
-    @property
-    def is_new(self) -> bool:
-        """Whether ``begin`` was never called on this database."""
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        return not version
-
-    def begin(self) -> None:
-        """From now on every file that is not in the table is a new one."""
-        self._db.execute("PRAGMA user_version=1")
-
-    def get(self, head: bytes, path: Path) -> list[Position]:
-        """Positions of content that begins like this: that of this path first, then what was known by other names.
+    def get(self, head: bytes) -> dict[Path, Position]:
+        """How far content that begins like this was read, by path.
 
         Raises:
             OSError: the disk does not give them.
         """
         try:
-            rows = self._db.execute(
-                "SELECT offset, tail FROM positions WHERE head = ? ORDER BY path = ? DESC, offset DESC",
-                (head, os.fsencode(path)),
-            ).fetchall()
+            rows = self._db.execute("SELECT path, offset, tail FROM positions WHERE head = ?", (head,)).fetchall()
         except sqlite3.Error as error:
             raise OSError(f"where it was left off is not known: {error}") from None
-        return [Position(*row) for row in rows]
+        return {Path(os.fsdecode(path)): Position(offset, tail) for path, offset, tail in rows}
 
     def put(self, entries: Iterable[tuple[bytes, Path, Position]]) -> None:
         """Store positions by head and path, all or none.

@@ -31,7 +31,9 @@ class Watcher:
         self._rescan_s = rescan_s
         self._on_problem = on_problem
         self._said: set[str] = set()
-        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._denied: dict[str, str] = {}
+        """Folders that could not be listed, and why."""
+        self._seen: dict[Path, tuple[int, int, int, int]] = {}
         self._folders: dict[int, Path] = {}
         self._inotify = self._open()
         self._next_listing_s = 0.0
@@ -40,6 +42,10 @@ class Watcher:
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
+
+    def troubles(self) -> list[str]:
+        """Folders that cannot be listed now, a line each. Any thread may ask."""
+        return [f"{name} cannot be listed ({reason})" for name, reason in self._denied.copy().items()]
 
     def wait(self, timeout_s: float) -> list[Path]:
         """Files to look at, at once if there are any, else after at most about ``timeout_s``; sorted."""
@@ -90,15 +96,18 @@ class Watcher:
         gone = [path for path in self._seen if not os.path.lexists(path)]
         for path in gone:
             del self._seen[path]
+        self._denied.clear()
         return sorted({path for root in self._roots for path in self._changed(root)})
 
     def _changed(self, top: Path) -> Iterator[Path]:
         visited: set[str] = set()
 
         def denied(error: OSError) -> None:
-            self._say(
-                str(error.filename), f"cannot be listed ({error.strerror})", "check that it exists, and its rights"
-            )
+            name, reason = str(error.filename), error.strerror or str(error)
+            if isinstance(error, FileNotFoundError) and Path(name) not in self._roots:
+                return  # it has just been removed
+            self._denied[name] = reason
+            self._say(f"{name} {reason}", f"{name} cannot be listed ({reason})", "check that it exists, and its rights")
 
         for name, folders, files in os.walk(top, onerror=denied, followlinks=True):
             real = os.path.realpath(name)
@@ -118,7 +127,7 @@ class Watcher:
             return
         from inotify_simple import flags
 
-        mask = flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.ONLYDIR
+        mask = flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.ATTRIB | flags.ONLYDIR
         try:
             self._folders[self._inotify.add_watch(folder, mask)] = folder
         except OSError as error:
@@ -134,7 +143,8 @@ class Watcher:
             # Gone again, or a link to nowhere.
             self._seen.pop(path, None)
             return False
-        looks = (status.st_ino, status.st_size, status.st_mtime_ns)
+        # A change of rights is news too: what could not be read may be readable now.
+        looks = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if self._seen.get(path) == looks:
             return False
         self._seen[path] = looks
