@@ -134,7 +134,7 @@ def span(seconds: float) -> str:
     for unit_s, name in ((DAY_S, "d"), (3600.0, "h"), (60.0, "min")):
         if size >= 2 * unit_s:
             return f"{size / unit_s:.{1 if size < 10 * unit_s else 0}f} {name}"
-    return f"{size:.0f} s"
+    return f"{size:.1f} s" if size < 10 else f"{size:.0f} s"
 
 
 def _judge(lag_s: float, max_age_s: float, moment: Moment) -> tuple[Code, str]:

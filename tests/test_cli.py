@@ -459,7 +459,8 @@ def test_doctor_names_a_broker_that_is_not_where_it_should_be(tmp_path: Path, re
 def test_doctor_leaves_the_positions_of_a_folder_to_the_service(tmp_path: Path, record: Path, run: Run) -> None:
     """What is made by root is closed to the agent's user; and what the doctor reads is not read for the service."""
     (tmp_path / "state").mkdir()
-    config = write_config(tmp_path, record, source=f"{{kind: folder, paths: ['{record.parent}']}}")
+    source = f"{{kind: folder, paths: ['{record.parent}'], backlog_s: 3153600000}}"
+    config = write_config(tmp_path, record, source=source)
     found = findings(run("doctor", "--config", config)[1])
     assert found["source"] == ("ok", "folder: FDSN:XX_SLP_00_H_H_E at 50 Hz")
     assert list((tmp_path / "state").iterdir()) == []
@@ -504,6 +505,7 @@ def shake(port: int, sender: str = "127.0.0.1") -> str:
         (0.0, "127.0.0.1", "ok: s old when it comes"),
         (5.0, "127.0.0.1", "BAD: s ahead of this machine's clock"),
         (-5.0, "127.0.0.1", "BAD: its newest sample is 5."),
+        (-1024 * 7 * 86_400.0, "127.0.0.1", "BAD: the recorder's clock is 1024 weeks behind"),
         (0.0, "192.0.2.1", "BAD: datagrams from 127.0.0.1 are dropped"),
         (None, "127.0.0.1", "BAD: nothing usable from XX.SLP (127.0.0.1/32) for 1 s"),
     ],

@@ -134,7 +134,14 @@ def test_live_data_behind_a_clock_that_nothing_synchronises_are_of_unknown_age()
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (90, "90 s"), (-130, "2.2 min"), (7200, "2.0 h"), (172_800, "2.0 d"), (6.6 * 365 * DAY_S, "2409 d")],
+    [
+        (0.4, "0.4 s"),
+        (90, "90 s"),
+        (-130, "2.2 min"),
+        (7200, "2.0 h"),
+        (172_800, "2.0 d"),
+        (6.6 * 365 * DAY_S, "2409 d"),
+    ],
 )
 def test_spans_have_the_unit_that_suits_them(seconds: float, words: str) -> None:
     assert span(seconds) == words

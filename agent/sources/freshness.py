@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.data_age import ROLLOVER_WEEKS, rollovers, span
 from agent.types import SampleBlock
 
 AHEAD_S = 0.5
@@ -21,17 +22,25 @@ class Freshness:
 
 
 def judge(what: str, block: SampleBlock, lag_s: float) -> Freshness:
-    """``what`` sent the block, whose newest sample was so many seconds old when it came (negative: in the future)."""
+    """Judge a block of ``what``, whose newest sample was so many seconds old when it came (negative: in the future)."""
+    if weeks := rollovers(lag_s) * ROLLOVER_WEEKS:
+        side = "behind" if weeks > 0 else "ahead"
+        return Freshness(
+            False,
+            f"{what}, but the recorder's clock is {abs(weeks)} weeks {side}",
+            "the week number of its GPS receiver has rolled over: update its firmware, or replace it; until then the "
+            "times of events are as far off",
+        )
     if lag_s < -AHEAD_S:
         return Freshness(
             False,
-            f"{what}, but its samples are {-lag_s:.1f} s ahead of this machine's clock",
+            f"{what}, but its samples are {span(lag_s)} ahead of this machine's clock",
             "one of the two clocks is wrong: check the recorder's GPS or NTP, and this machine's (line clock)",
         )
     if lag_s > LATE_S:
         return Freshness(
             False,
-            f"{what}, but its newest sample is {_span(lag_s)} old when it comes",
+            f"{what}, but its newest sample is {span(lag_s)} old when it comes",
             "the way is slow, the recorder fills long records, or one of the two clocks is wrong: compare them",
         )
     if block.quality.time_questionable:
@@ -39,7 +48,3 @@ def judge(what: str, block: SampleBlock, lag_s: float) -> Freshness:
     percent = block.quality.timing_percent
     said = "" if percent is None else f", timing quality {percent} %"
     return Freshness(True, f"{what}, {max(lag_s, 0.0):.1f} s old when it comes{said}")
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 3600:.1f} h" if seconds < 172_800 else "days"
