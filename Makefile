@@ -8,7 +8,7 @@ WORK ?= $(HOME)/.cache/talus
 
 demo:
 	@.ci/setup $(VENV) demo
-	@$(PY) -m agent.demo
+	@$(PY) -m demo.demo
 
 # One worker more than there are cores: many tests wait for a broker, a clock or a restart.
 test:

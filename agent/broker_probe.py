@@ -15,15 +15,15 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agent.config import Config
-from agent.config_stations import stations_of
+from agent.config.file import Config
+from agent.config.stations import stations_of
+from agent.deliver.connection import REFUSED, Ack, Connection, Received, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.home_assistant import announcements
-from agent.messages import topic
-from agent.mqtt import REFUSED, Ack, Connection, Received, Subscription
-from agent.mqtt_settings import MqttSettings
+from agent.health.home_assistant import announcements
+from agent.messages.payloads import topic
 from agent.types import StationId
-from agent.waker import Waker
 
 OWN = ("state", "health", "event", "alert", "last_event", "last_alert")
 OTHERS = ("event", "alert", "last_event", "last_alert")

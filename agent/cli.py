@@ -30,7 +30,7 @@ COMMANDS = {
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 
-HOMES = {"desk": "desk"}
+HOMES = dict.fromkeys(("simulate", "watch", "desk", "config", "model", "ask"), "desk")
 """Package of a command, where it is not ``agent``."""
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")

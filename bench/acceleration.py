@@ -15,8 +15,8 @@ import dataclasses
 import numpy as np
 from support import row
 
-from agent.acceleration import RateWatch
-from agent.config_policy import AccelerationConfig, LandslideRule, RulesConfig
+from agent.alert.rate_alerts import RateWatch
+from agent.config.policy import AccelerationConfig, LandslideRule, RulesConfig
 from agent.sources.scenario import Planned, Rates, Scenario, crisis, steady
 from agent.types import NS, Classification, Detection, Event, Quality, StationId, event_id
 

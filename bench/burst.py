@@ -22,8 +22,8 @@ from chaos_world import NETWORK, STATION, Broker, Ears, Keeper
 from delivery import paho_client
 from support import row
 
-from agent.broker import BrokerAddress
 from agent.types import LABELS, NS, parse_ns
+from demo.broker import BrokerAddress
 
 STATIONS = 20
 PER_HOUR = 400.0

@@ -29,8 +29,8 @@ import yaml
 from chaos_score import RULES, Facts, score
 from chaos_world import NETWORK, START_NS, STATION, Broker, Ears, Keeper, Recorder, Watcher, Way, make_records
 
-from agent.assemble import build_line
-from agent.config import load
+from agent.config.file import load
+from agent.service.assemble import build_line
 from agent.sources.folder import FolderSource
 from agent.types import NS, Event, parse_ns
 

@@ -22,11 +22,11 @@ from typing import Any
 
 from support import row
 
-from agent.config_policy import PolicyConfig
-from agent.policy import Policy
-from agent.schema import MODELS, parse
+from agent.alert.policy import Policy
+from agent.config.policy import PolicyConfig
+from agent.messages.schema import MODELS, parse
 from agent.types import LABELS, NS, UNKNOWN_QUALITY, Classification, Detection, Event, Quality, StationId, parse_ns
-from agent.watch import describe
+from desk.watch import describe
 
 SAME_ONSET_NS = NS
 ROUNDING = 0.00005

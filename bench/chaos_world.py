@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import obspy
 
-from agent.broker import find_mosquitto, free_port
+from agent.deliver.connection import Connection, Received, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.mqtt import Connection, Received, Subscription
-from agent.mqtt_settings import MqttSettings
-from agent.schema import MODELS, parse
+from agent.messages.schema import MODELS, parse
 from agent.sources.scenario import Scenario, steady
 from agent.sources.simulator import SimulatorSource, Site, station_ids
 from agent.types import NS, parse_ns
-from agent.waker import Waker
-from agent.watch import describe
+from demo.broker import find_mosquitto, free_port
+from desk.watch import describe
 
 ROOT = Path(__file__).parents[1]
 START_NS = 1_767_225_600 * NS

@@ -24,13 +24,12 @@ import numpy as np
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from agent.assemble import Line, build_line
-from agent.broker import BrokerAddress, local_broker
-from agent.config import ClassifierConfig, TunablesConfig
-from agent.link import MqttLink
-from agent.messages import DEFAULT_PREFIX, Message, Stamp, event_message, summary_message
-from agent.mqtt_settings import MqttSettings
-from agent.outbox import Outbox
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.deliver.link import MqttLink
+from agent.deliver.outbox import Outbox
+from agent.deliver.settings import MqttSettings
+from agent.messages.payloads import DEFAULT_PREFIX, Message, Stamp, event_message, summary_message
+from agent.service.assemble import Line, build_line
 from agent.types import (
     NS,
     Classification,
@@ -43,6 +42,7 @@ from agent.types import (
     StreamId,
     event_id,
 )
+from demo.broker import BrokerAddress, local_broker
 
 STATION = StationId("XX", "BENCH", "00", "HH")
 START_NS = 1_767_225_600 * NS

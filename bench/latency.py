@@ -28,10 +28,10 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from support import make_busy, row
 
-from agent.broker import BrokerAddress, local_broker
-from agent.mqtt_settings import MqttSettings
+from agent.deliver.settings import MqttSettings
 from agent.types import parse_ns
-from agent.watch import watch
+from demo.broker import BrokerAddress, local_broker
+from desk.watch import watch
 
 MEDIAN_MS, P99_MS = 20.0, 100.0
 

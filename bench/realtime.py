@@ -23,7 +23,7 @@ from pathlib import Path
 
 from support import ONE_CORE, make_busy, row
 
-from agent.broker import local_broker
+from demo.broker import local_broker
 
 CPU_PERCENT, RSS_MB, READY_S = 2.0, 200.0, 3.0
 SETTLE_S = 5.0

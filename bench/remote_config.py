@@ -24,13 +24,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from agent.broker import local_broker
-from agent.control.envelope import Body, seal
-from agent.control.keys import SigningKey
-from agent.mqtt import Connection, Received, Subscription
-from agent.mqtt_settings import MqttSettings
+from agent.config.keys import SigningKey
+from agent.deliver.connection import Connection, Received, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
+from agent.remote.envelope import Body, seal
 from agent.types import NS
-from agent.waker import Waker
+from demo.broker import local_broker
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import row

@@ -18,8 +18,8 @@ from support import make_day, on_one_core, row
 
 on_one_core()
 
-from agent.assemble import build_line  # noqa: E402
-from agent.config import ClassifierConfig, TunablesConfig  # noqa: E402
+from agent.config.file import ClassifierConfig, TunablesConfig  # noqa: E402
+from agent.service.assemble import build_line  # noqa: E402
 from agent.sources.archive import ArchiveSource  # noqa: E402
 from agent.types import Event  # noqa: E402
 

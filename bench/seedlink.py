@@ -30,9 +30,9 @@ from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
 from support import row
 
-from agent.sources.seedlink import SeedLinkSource, Server, Timing
-from agent.sources.seedlink_request import Wish
-from agent.sources.seedlink_wire import Endpoint
+from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
+from agent.sources.seedlink.wire import Endpoint
 from agent.types import NS
 
 ROOT = Path(__file__).parents[1]

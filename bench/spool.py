@@ -26,15 +26,15 @@ import psutil
 from delivery import STATION, event, paho_client
 from support import row
 
-from agent.broker import BrokerAddress, local_broker
-from agent.delivery import Delivery
+from agent.deliver.connection import Connection, Received, Subscription
+from agent.deliver.delivery import Delivery
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
+from agent.detect.resume import encode
 from agent.errors import DeliveryError
-from agent.messages import Message, Stamp, alert_message, event_message
-from agent.mqtt import Connection, Received, Subscription
-from agent.mqtt_settings import MqttSettings
-from agent.recall import encode
+from agent.messages.payloads import Message, Stamp, alert_message, event_message
 from agent.types import Alert, EventPhase
-from agent.waker import Waker
+from demo.broker import BrokerAddress, local_broker
 
 DRAIN_PER_S = 500.0
 MAX_MB = 200.0

@@ -28,8 +28,8 @@ from realtime import Process
 from seedlink_server import SeedLinkServer, made
 from support import row
 
-from agent.broker import local_broker
 from agent.types import NS
+from demo.broker import local_broker
 
 CPU_PERCENT, RSS_MB, P99_MS = 50.0, 300.0, 50.0
 SETTLE_S = 45.0
@@ -42,8 +42,8 @@ import dataclasses, json, sys, time
 from array import array
 from pathlib import Path
 from agent import service
-from agent.assemble import Line, build_line
-from agent.config import load
+from agent.service.assemble import Line, build_line
+from agent.config.file import load
 
 late, came, used = (array("q") for _ in range(3))  # compact, so that the notes weigh little beside what is measured
 got, gaps, ends = {}, {}, {}

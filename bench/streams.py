@@ -21,8 +21,8 @@ from pathlib import Path
 
 from support import row
 
-from agent.assemble import build_line
-from agent.config import ClassifierConfig, TunablesConfig
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.service.assemble import build_line
 from agent.sources.archive import ArchiveSource
 from agent.types import LABELS, NS, Event, parse_ns
 

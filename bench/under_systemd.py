@@ -25,7 +25,7 @@ from pathlib import Path
 
 from support import row
 
-from agent.broker import find_mosquitto
+from demo.broker import find_mosquitto
 
 ROOT = Path(__file__).parents[1]
 SYSTEMD = "/lib/systemd/systemd"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from sqlalchemy import select, update
 
-from agent.control.durable import replace_file
-from agent.control.keys import SigningKey
-from agent.control.model_client import ask, command
+from agent.atomic import replace_file
+from agent.backoff import QuietLog
+from agent.config.keys import SigningKey
+from agent.deliver.settings import MqttSettings
 from agent.errors import ControlError, DeliveryError, TalusError
-from agent.mqtt_settings import MqttSettings
-from agent.patience import QuietLog
 from agent.types import NS, StationId
+from desk.push.models import ask, command
 from desk.store import tables as t
 from desk.store.store import Change, Store, note_changes
 

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from agent.backoff import QuietLog, delays
+from agent.deliver.connection import Connection, Received, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
-from agent.messages import OFFLINE, ONLINE, STOPPED
-from agent.mqtt import Connection, Received, Subscription
-from agent.mqtt_settings import MqttSettings
-from agent.patience import QuietLog, delays
-from agent.schema import MODELS, parse
+from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
+from agent.messages.schema import MODELS, parse
 from agent.types import parse_ns
-from agent.waker import Waker
 from desk.store.store import Arrival, Change, Store
 
 LARGEST = 512 * 1024

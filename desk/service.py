@@ -16,9 +16,9 @@ import uvicorn
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent.control.keys import SigningKey
+from agent.config.keys import SigningKey
+from agent.deliver.settings import MqttSettings
 from agent.errors import ConfigError, TalusError
-from agent.mqtt_settings import MqttSettings
 from desk.accounts import add_account
 from desk.call.calls import Calls
 from desk.call.heartbeat import Heartbeat

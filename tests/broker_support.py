@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from agent.broker import find_mosquitto, free_port
+from agent.deliver.connection import Connection, Received, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.messages import Message, Priority, Stamp, alert_message, event_message
-from agent.mqtt import Connection, Received, Subscription
-from agent.mqtt_settings import MqttSettings
+from agent.messages.payloads import Message, Priority, Stamp, alert_message, event_message
 from agent.types import Alert, Classification, Detection, Event, EventPhase, Quality, StationId, event_id
-from agent.waker import Waker
+from demo.broker import find_mosquitto, free_port
 
 STATION = StationId("XX", "ABC", "00", "HH")
 BOOT = "0123456789abcdef"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.config_yaml import MAX_BYTES
+from agent.config.yaml import MAX_BYTES
 
 STATION = "station: {network: XX, station: SLOPE}\n"
 BASE = STATION + "source: {kind: archive, paths: [.]}\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.assemble import DEFAULT_BUNDLE
 from agent.inference import Classifier, load
+from agent.service.assemble import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.control.envelope import Body, seal
-from agent.control.keys import SigningKey
+from agent.config.keys import SigningKey
+from agent.remote.envelope import Body, seal
 from agent.types import NS
 
 STATION = "XX.SLP"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.schema import AlertMessage, EventMessage
+from agent.messages.schema import AlertMessage, EventMessage
 from agent.types import LABELS, NS, format_ns, parse_ns
 
 START_NS = parse_ns("2026-03-01T00:00:00Z")

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.assemble import Line, build_line
-from agent.config import ClassifierConfig, TunablesConfig
-from agent.config_model import TriggerConfig
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.config.station import TriggerConfig
 from agent.dsp.hearing import Figures
-from agent.hearing_health import problems
+from agent.health.hearing import problems
+from agent.service.assemble import Line, build_line
 from agent.types import NS, Event, SampleBlock, StationId, StreamId
 
 SENSOR = StationId("XX", "SLP", "00", "HH")

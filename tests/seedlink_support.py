@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from seedlink_server import SeedLinkServer, made
 
 from agent.sources import SourceProblem
-from agent.sources.seedlink import SeedLinkSource, Server, Timing
-from agent.sources.seedlink_request import Wish
-from agent.sources.seedlink_wire import Endpoint
+from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
+from agent.sources.seedlink.wire import Endpoint
 from agent.types import NS, SampleBlock
 
 START_NS = 1_700_000_000 * NS

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from agent.acceleration import MAX_ONSETS, MAX_SITES, RateWatch, binomial_tail, compare
-from agent.assemble import build_line
-from agent.config import ClassifierConfig, PolicyConfig, TunablesConfig
-from agent.config_policy import AccelerationConfig, LandslideRule, RateStepConfig, RulesConfig
+from agent.alert.policy import Policy
+from agent.alert.rate_alerts import MAX_ONSETS, MAX_SITES, RateWatch, binomial_tail, compare
+from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
+from agent.config.policy import AccelerationConfig, LandslideRule, RateStepConfig, RulesConfig
 from agent.dsp.recorded import Recorded
-from agent.messages import Stamp, alert_message, summary_message
-from agent.policy import Policy
-from agent.schema import AlertMessage, SummaryMessage, parse
+from agent.messages.payloads import Stamp, alert_message, summary_message
+from agent.messages.schema import AlertMessage, SummaryMessage, parse
+from agent.service.assemble import build_line
 from agent.sources.scenario import Planned, Rates, Scenario, crisis, steady
 from agent.sources.simulator import SimulatorSource, Site, station_ids
 from agent.types import NS, Alert, Event, event_id

@@ -14,8 +14,8 @@ from test_voice import acl
 
 from agent.broker_probe import Probe, access_lines, orders, probes, try_topics
 from agent.cli import main
-from agent.config import Config
-from agent.mqtt_settings import MqttSettings
+from agent.config.file import Config
+from agent.deliver.settings import MqttSettings
 
 SIMULATOR = "{kind: simulator, speed: 1}"
 SLP = "talus/v1/XX/SLP"

@@ -14,14 +14,14 @@ from broker_support import needs_mosquitto, running
 from certificates_support import Authority
 from test_mosquitto_configs import Example
 
-from agent.broker import free_port
-from agent.config import check
+from agent.config.file import check
+from agent.deliver.connection import Connection
+from agent.deliver.hints import unreachable
+from agent.deliver.settings import MqttSettings, TlsSettings
+from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.mqtt import Connection
-from agent.mqtt_hints import unreachable
-from agent.mqtt_settings import MqttSettings, TlsSettings
 from agent.tls import client_context, refusal
-from agent.waker import Waker
+from demo.broker import free_port
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "mqtt.md"

@@ -27,10 +27,10 @@ from records_support import counts, trace, write
 from seedlink_server import authority
 
 from agent import __version__
-from agent.broker import free_port
 from agent.cli import COMMANDS, main
-from agent.commands import ask, config, model
 from agent.types import LABELS, NS, format_ns, parse_ns
+from demo.broker import free_port
+from desk.commands import ask, config, model
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -543,7 +543,7 @@ def test_doctor_with_a_broken_configuration_names_each_error(tmp_path: Path, run
 
 
 def test_doctor_names_a_bundle_that_is_damaged(tmp_path: Path, record: Path, run: Run) -> None:
-    from agent.assemble import DEFAULT_BUNDLE
+    from agent.service.assemble import DEFAULT_BUNDLE
 
     bundle = tmp_path / "bundle"
     bundle.mkdir()

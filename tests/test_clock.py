@@ -18,10 +18,10 @@ from agent_support import write_records
 from broker_support import wait_for
 from seedlink_server import made
 
-from agent.assemble import build_line
-from agent.clock import HostClock, StepWatch, host_clock
-from agent.config import ClassifierConfig, TunablesConfig
-from agent.data_clock import BACKLOG_S, SPAN_S, DataClocks
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.detect.lag import BACKLOG_S, SPAN_S, DataClocks
+from agent.health.clock import HostClock, StepWatch, host_clock
+from agent.service.assemble import build_line
 from agent.sources.archive import ArchiveSource
 from agent.sources.miniseed import RecordReader
 from agent.types import NS, UNKNOWN_QUALITY, BlockQuality, Event, SampleBlock, StreamId, parse_ns

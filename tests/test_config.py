@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from agent import config_model
-from agent.config import Config, ConfigFileError, Problem, TriggerConfig, TunablesConfig, check, digest, load
-from agent.config_policy import SIZE_STEPS, RulesConfig
-from agent.config_reference import catalogue, rewrite
-from agent.config_section import Section
-from agent.config_stations import stations_of
-from agent.config_words import validate
+from agent.config import station as config_model
+from agent.config.explain import validate
+from agent.config.file import Config, ConfigFileError, Problem, TriggerConfig, TunablesConfig, check, digest, load
+from agent.config.policy import SIZE_STEPS, RulesConfig
+from agent.config.reference import catalogue, rewrite
+from agent.config.section import Section
+from agent.config.stations import stations_of
 from agent.errors import ConfigError
 from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 
@@ -143,7 +143,7 @@ def test_a_fault_of_the_reading_itself_is_an_error_of_the_file(monkeypatch: pyte
     def broken(_: object) -> None:
         raise ZeroDivisionError("a fault of our own")
 
-    monkeypatch.setattr("agent.config.remarks", broken)
+    monkeypatch.setattr("agent.config.file.remarks", broken)
     with pytest.raises(ConfigFileError, match=r"cannot be checked \(ZeroDivisionError: a fault of our own\)"):
         loaded(BASE)
 
@@ -577,7 +577,7 @@ def test_alternatives_of_a_section_keep_their_own_paths() -> None:
 
 def test_the_reference_is_the_models() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
-    assert rewrite(page) == page, "run: python -m agent.config_reference docs/configuration.md"
+    assert rewrite(page) == page, "run: python -m agent.config.reference docs/configuration.md"
 
 
 def test_the_smallest_file_of_the_documentation_works() -> None:

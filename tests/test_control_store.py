@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.control.store import HISTORY, Order, Store, Stored, decode, encode
 from agent.errors import ControlError
-from agent.schema import Outcome
+from agent.messages.schema import Outcome
+from agent.remote.store import HISTORY, Order, Store, Stored, decode, encode
 from agent.types import format_ns
 
 

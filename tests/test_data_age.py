@@ -13,16 +13,15 @@ import pytest
 from test_formats import cap
 from test_formats import said as element
 
-from agent.assemble import build_line
-from agent.clock import EARLIEST_NS, HostClock, MachineClock
-from agent.config import ClassifierConfig, TunablesConfig
-from agent.data_age import DAY_S, ROLLOVER_S, STEADY_S, DataAges, rollovers, span
-from agent.formats.cap import Cap
-from agent.messages import Message, Priority
-from agent.policy import Policy
-from agent.reasons import Reason
-from agent.reporting import Reporter
-from agent.schema import AlertMessage, EventMessage, SummaryMessage, parse
+from agent.alert.data_age import DAY_S, ROLLOVER_S, STEADY_S, DataAges, rollovers, span
+from agent.alert.policy import Policy
+from agent.alert.reporter import Reporter
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.health.clock import EARLIEST_NS, HostClock, MachineClock
+from agent.messages.payloads import Message, Priority
+from agent.messages.reasons import Reason
+from agent.messages.schema import AlertMessage, EventMessage, SummaryMessage, parse
+from agent.service.assemble import build_line
 from agent.types import (
     NS,
     Classification,
@@ -35,7 +34,8 @@ from agent.types import (
     event_id,
     parse_ns,
 )
-from agent.watch import describe
+from desk.formats.cap import Cap
+from desk.watch import describe
 
 NOW_NS = parse_ns("2026-11-27T03:00:00Z")
 STATION = StationId("XX", "SLOPE", "00", "HH")

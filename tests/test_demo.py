@@ -14,9 +14,9 @@ from broker_support import needs_mosquitto
 
 WITHOUT_MOSQUITTO = """
 import sys
-import agent.broker
-agent.broker.find_mosquitto = lambda: None
-from agent.demo import main
+import demo.broker
+demo.broker.find_mosquitto = lambda: None
+from demo.demo import main
 sys.exit(main())
 """
 
@@ -27,7 +27,7 @@ def test_the_demonstration_prints_what_arrived(broker: str, tmp_path: Path) -> N
     and the last line counts both."""
     if broker == "amqtt":
         pytest.importorskip("amqtt")
-    command = ["-c", WITHOUT_MOSQUITTO] if broker == "amqtt" else ["-m", "agent.demo"]
+    command = ["-c", WITHOUT_MOSQUITTO] if broker == "amqtt" else ["-m", "demo.demo"]
     done = subprocess.run(
         [sys.executable, *command],
         capture_output=True,

@@ -14,7 +14,7 @@ from desk_support import START_NS, event, verdict
 from test_desk_record import record
 
 from agent.errors import UsageError
-from agent.schema import StateMessage
+from agent.messages.schema import StateMessage
 from agent.types import NS, format_ns
 from desk.evidence import Records
 from desk.export import export

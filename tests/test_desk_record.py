@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from desk_support import START_NS, event
 
+from agent.alert.evidence import encode
 from agent.errors import DataError
-from agent.evidence import encode
 from agent.types import NS, Segment, StreamId
 from desk.evidence import Records
 from desk.pictures.of_store import picture_of

@@ -17,7 +17,7 @@ from desk_support import START_NS, alert, event
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from agent.config import load_section
+from agent.config.file import load_section
 from agent.types import NS
 from desk.settings import DeskConfig
 

@@ -13,8 +13,8 @@ from sqlalchemy import select
 from test_formats import state
 
 from agent.errors import ConfigError, DataError
-from agent.health import Health, Identity, Sight
-from agent.schema import PositionPart, StationPart
+from agent.health.report import Health, Identity, Sight
+from agent.messages.schema import PositionPart, StationPart
 from agent.types import LABELS, NS, StationId
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli import COMMANDS
-from agent.config import check
+from agent.config.file import check
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]

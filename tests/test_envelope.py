@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control import strict_json
-from agent.control.envelope import MAX_BYTES, Body, admit, seal, unseal
-from agent.control.keys import SigningKey, TrustedKey
+from agent.config.keys import SigningKey, TrustedKey
 from agent.errors import ControlError
+from agent.remote import strict_json
+from agent.remote.envelope import MAX_BYTES, Body, admit, seal, unseal
 from agent.types import NS, StationId
 
 HERE = StationId("XX", "SLP", "", "")
@@ -233,5 +233,5 @@ def test_public_keys_are_read_strictly(key: SigningKey) -> None:
 
 
 def test_an_agent_that_trusts_nobody_does_not_load_the_cryptography() -> None:
-    code = "import sys, agent.control.envelope; sys.exit('cryptography' in sys.modules)"
+    code = "import sys, agent.remote.envelope; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ import pytest
 from obspy import read
 from pymseed import MS3TraceList
 
-from agent.evidence import EvidenceStore, encode
+from agent.alert.evidence import EvidenceStore, encode
 from agent.types import NS, Segment, StationId, StreamId
 
 START = 1_700_000_000 * NS

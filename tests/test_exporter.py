@@ -15,11 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_formats import state
 from test_messages import health
 
-from agent.config_health import HealthConfig
+from agent.config.health import HealthConfig
 from agent.errors import TalusError
-from agent.exporter import CLIENTS, PATIENCE_S, REQUEST_BYTES, Exporter
-from agent.prometheus import CONTENT_TYPE, render
-from agent.schema import AlertCount, HearingHealth, RateHealth, RsamHealth, StageHealth
+from agent.health.exporter import CLIENTS, PATIENCE_S, REQUEST_BYTES, Exporter
+from agent.health.prometheus import CONTENT_TYPE, render
+from agent.messages.schema import AlertCount, HearingHealth, RateHealth, RsamHealth, StageHealth
 
 MOMENT = "2023-11-14T22:13:00.000000000Z"
 

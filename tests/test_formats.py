@@ -22,12 +22,8 @@ from lxml import etree
 from test_watch import Publisher, Watching
 
 from agent.errors import DataError, TalusError, UsageError
-from agent.formats import Document
-from agent.formats.cap import NAMESPACE, Cap, CapOptions
-from agent.formats.folder import DocumentFolder
-from agent.formats.quakeml import QuakeML
-from agent.messages import Message, Stamp, alert_message, event_message, state_message
-from agent.schema import AlertMessage, EventMessage, PositionPart, StateMessage, StationPart, parse
+from agent.messages.payloads import Message, Stamp, alert_message, event_message, state_message
+from agent.messages.schema import AlertMessage, EventMessage, PositionPart, StateMessage, StationPart, parse
 from agent.types import (
     LABELS,
     Acceleration,
@@ -41,7 +37,11 @@ from agent.types import (
     StationId,
     event_id,
 )
-from agent.watch import Watched, watch
+from desk.formats import Document
+from desk.formats.cap import NAMESPACE, Cap, CapOptions
+from desk.formats.folder import DocumentFolder
+from desk.formats.quakeml import QuakeML
+from desk.watch import Watched, watch
 
 ROOT = Path(__file__).parent.parent
 BED = "{http://quakeml.org/xmlns/bed/1.2}"

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from broker_support import STATION, make_event
 
-from agent import machine
-from agent.assemble import Line, build_line
-from agent.config import ClassifierConfig, TunablesConfig
-from agent.config_model import TriggerConfig
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.config.station import TriggerConfig
+from agent.detect.pipeline import MAX_STATIONS
 from agent.dsp.rsam import MINUTE_NS, Minute
 from agent.errors import DataError
-from agent.feeder import Feeder
-from agent.health import MAX_STREAMS, Health, Identity, Sight, for_the_broker
-from agent.pipeline import MAX_STATIONS
-from agent.rates import Rates, rsam_health
-from agent.reasons import CODES, Code, Reason
-from agent.schema import HealthMessage, StageHealth
+from agent.health import machine
+from agent.health.rates import Rates, rsam_health
+from agent.health.report import MAX_STREAMS, Health, Identity, Sight, for_the_broker
+from agent.messages.reasons import CODES, Code, Reason
+from agent.messages.schema import HealthMessage, StageHealth
+from agent.service.assemble import Line, build_line
+from agent.service.threads import Feeder
 from agent.types import NS, BlockQuality, Discard, Event, SampleBlock, StationId, StreamId
 
 BOOT = "0123456789abcdef"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hearing_support import RMS, SENSOR, T0, Make, Sensor, noise
 
-from agent.config import TunablesConfig
-from agent.config_model import TriggerConfig
+from agent.config.file import TunablesConfig
+from agent.config.station import TriggerConfig
 from agent.dsp.hearing import Slot
 from agent.dsp.reference import least_energy, wavelet
-from agent.hearing_memory import HearingMemory
+from agent.health.hearing_memory import HearingMemory
 from agent.types import NS, StreamId
 
 FULL_SCALE = 8_388_607

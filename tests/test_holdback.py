@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from site_support import START_NS, packets
 
-from agent import holdback as module
-from agent.assemble import DEFAULT_BUNDLE
+from agent.detect import holdback as module
+from agent.detect.holdback import HoldBack
+from agent.detect.pipeline import Pipeline
 from agent.dsp.detector import TriggerSettings
-from agent.holdback import HoldBack
 from agent.inference import load
-from agent.pipeline import Pipeline
+from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import NS, SampleBlock
 
 CLASSIFIER = load(DEFAULT_BUNDLE, ["constant:noise"])[0]

@@ -14,10 +14,10 @@ from agent_support import running_agent, write_config, write_records
 from broker_support import STATION, Collector, make_alert, needs_mosquitto, running, wait_for
 from test_messages import health
 
-from agent.config import Config
-from agent.home_assistant import announcements
-from agent.messages import OFFLINE, ONLINE, STOPPED
-from agent.schema import HearingHealth
+from agent.config.file import Config
+from agent.health.home_assistant import announcements
+from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
+from agent.messages.schema import HearingHealth
 
 HERE = "homeassistant/sensor/talus_XX_SLP/"
 

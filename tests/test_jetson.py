@@ -14,7 +14,7 @@ from inference_support import small_bundle, small_network
 from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
 
 from agent.inference import Bundle, open_bundle
-from agent.jetson import bring_up, machine, sensors, write_report
+from agent.inference.bring_up import bring_up, machine, sensors, write_report
 
 DOCTOR = (
     "import sys; from agent.inference.trt import probe; probe.DEVICES = ('dev/null',)\n"

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from agent import asyncapi
 from agent.errors import DataError
-from agent.messages import (
+from agent.messages import asyncapi
+from agent.messages.payloads import (
     Message,
     Priority,
     Stamp,
@@ -34,7 +34,7 @@ from agent.messages import (
     summary_message,
     with_handed,
 )
-from agent.schema import (
+from agent.messages.schema import (
     MODELS,
     AgreementPart,
     AlertMessage,
@@ -68,7 +68,7 @@ from agent.types import (
     event_id,
     format_ns,
 )
-from agent.watch import describe
+from desk.watch import describe
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOMENT = format_ns(ONSET_NS)
@@ -422,7 +422,7 @@ def test_no_bytes_crash_the_parser(payload: bytes) -> None:
 
 
 def test_the_generated_documents_are_up_to_date() -> None:
-    """Run ``python -m agent.asyncapi --write docs`` after a change of a model."""
+    """Run ``python -m agent.messages.asyncapi --write docs`` after a change of a model."""
     for name, text in asyncapi.files().items():
         assert (DOCS / name).read_text() == text, f"docs/{name} is stale"
     assert {path.name for path in (DOCS / "schemas").iterdir()} == {f"{name}" for name in asyncapi.schemas()}
@@ -454,7 +454,7 @@ def test_the_example_in_the_documentation_is_a_valid_event() -> None:
 
 
 def test_the_generator_writes_where_it_is_told(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "agent.asyncapi", "--write", str(tmp_path / "docs")]
+    command = [sys.executable, "-m", "agent.messages.asyncapi", "--write", str(tmp_path / "docs")]
     subprocess.run(command, check=True, cwd=DOCS.parent)
     assert (tmp_path / "docs" / "asyncapi.yaml").read_text() == (DOCS / "asyncapi.yaml").read_text()
 

@@ -21,15 +21,15 @@ from control_support import key
 from inference_support import small_bundle
 from obspy import read
 
-from agent.control.inbox import MAX_CORRELATION
-from agent.control.keys import SigningKey
-from agent.control.model_client import command, offer
-from agent.control.selection import Selection
-from agent.control.store import Store, Stored
-from agent.control.survival import DEATHS
-from agent.mqtt import Connection
+from agent.config.keys import SigningKey
+from agent.deliver.connection import Connection
+from agent.deliver.waker import Waker
+from agent.remote.crash_guard import DEATHS
+from agent.remote.inbox import MAX_CORRELATION
+from agent.remote.slots import Selection
+from agent.remote.store import Store, Stored
 from agent.types import StationId
-from agent.waker import Waker
+from desk.push.models import command, offer
 
 pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
 STATION = StationId("XX", "SLP", "", "")

@@ -17,15 +17,15 @@ from inference_support import edit_manifest, replace_file, small_bundle, stored_
 from onnx import TensorProto, helper, numpy_helper
 from seedlink_server import authority
 
-from agent.control.download import Download, fetch
-from agent.control.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
-from agent.control.model_updates import MOST_BEGUN, ModelRules, ModelUpdates, Progress
-from agent.control.selection import Selection
-from agent.control.trial import try_bundle
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, load, open_bundle
 from agent.inference.live import LiveClassifier
 from agent.inference.shadow import Shadow
+from agent.remote.download import Download, fetch
+from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
+from agent.remote.models import MOST_BEGUN, ModelRules, ModelUpdates, Progress
+from agent.remote.slots import Selection
+from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 from quantize.bundle import zip_bundle
 from quantize.graph import INPUT, IR_VERSION, OPSET, OUTPUT

@@ -13,13 +13,13 @@ from agent_support import talus
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
 from certificates_support import Authority
 
-from agent.broker import free_port
+from agent.deliver.connection import Connection, Subscription
+from agent.deliver.link import MqttLink
+from agent.deliver.outbox import Outbox
+from agent.deliver.settings import MqttSettings, TlsSettings
+from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.link import MqttLink
-from agent.mqtt import Connection, Subscription
-from agent.mqtt_settings import MqttSettings, TlsSettings
-from agent.outbox import Outbox
-from agent.waker import Waker
+from demo.broker import free_port
 
 EXAMPLES = Path(__file__).parents[1] / "configs" / "mosquitto"
 PASSWORDS = {"station-abc": "one", "control-room": "two", "operator": "three"}

@@ -35,16 +35,16 @@ from broker_support import (
 )
 from certificates_support import Authority
 
-from agent import broker as broker_module
-from agent.broker import free_port, local_broker
-from agent.drain import MOST_REPEATS
+from agent.deliver.connection import Connection, Subscription
+from agent.deliver.link import MqttLink
+from agent.deliver.outbox import Outbox
+from agent.deliver.sender import MOST_REPEATS
+from agent.deliver.settings import MqttSettings, TlsSettings
+from agent.deliver.waker import Waker
 from agent.errors import ConfigError, DeliveryError
-from agent.link import MqttLink
-from agent.messages import Message, Priority, summary_message
-from agent.mqtt import Connection, Subscription
-from agent.mqtt_settings import MqttSettings, TlsSettings
-from agent.outbox import Outbox
-from agent.waker import Waker
+from agent.messages.payloads import Message, Priority, summary_message
+from demo import broker as broker_module
+from demo.broker import free_port, local_broker
 
 ROOT = Path(__file__).parent.parent
 RIGHT, WRONG = "right-secret", "wrong-secret"
@@ -158,9 +158,9 @@ def test_kill_9_between_outbox_and_acknowledgement_loses_nothing(tmp_path: Path)
         from pathlib import Path
         sys.path.insert(0, "tests")
         from broker_support import STATION, MqttSettings, make_event, event_message
-        from agent.link import MqttLink
-        from agent.messages import Stamp
-        from agent.outbox import Outbox
+        from agent.deliver.link import MqttLink
+        from agent.messages.payloads import Stamp
+        from agent.deliver.outbox import Outbox
         path, port, first = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
         outbox = Outbox(path)
         link = MqttLink(MqttSettings("127.0.0.1", port, backoff_min_s=0.05), outbox, STATION)
@@ -246,8 +246,8 @@ def test_availability_tells_lost_from_stopped(tmp_path: Path) -> None:
         from pathlib import Path
         sys.path.insert(0, "tests")
         from broker_support import STATION, MqttSettings
-        from agent.link import MqttLink
-        from agent.outbox import Outbox
+        from agent.deliver.link import MqttLink
+        from agent.deliver.outbox import Outbox
         link = MqttLink(MqttSettings("127.0.0.1", int(sys.argv[2])), Outbox(Path(sys.argv[1])), STATION)
         link.start()
         sys.stdin.readline()

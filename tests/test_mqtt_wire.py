@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_mqtt import CONNACK_5, read_packet
 
+from agent.deliver.connection import Connection, Subscription
+from agent.deliver.settings import MqttSettings, TlsSettings
+from agent.deliver.waker import Waker
+from agent.deliver.wire import Framing, UnwantedPacketError
 from agent.errors import DeliveryError
-from agent.mqtt import Connection, Subscription
-from agent.mqtt_settings import MqttSettings, TlsSettings
-from agent.mqtt_wire import Framing, UnwantedPacketError
-from agent.waker import Waker
 
 AGENT = Path(__file__).parents[1] / "agent"
 

@@ -20,11 +20,11 @@ from broker_support import make_alert, make_message, make_other
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.deliver.outbox import Outbox
+from agent.deliver.outbox_file import TOO_LARGE
+from agent.deliver.set_aside import drop, listing
 from agent.errors import DeliveryError, UsageError
-from agent.messages import Message, Priority
-from agent.outbox import Outbox
-from agent.outbox_file import TOO_LARGE
-from agent.set_aside import drop, listing
+from agent.messages.payloads import Message, Priority
 
 ROOT = Path(__file__).parent.parent
 
@@ -247,7 +247,7 @@ def test_another_process_lists_retries_and_drops_while_the_agent_has_the_file(tm
     code = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from agent.set_aside import drop, listing, retry
+        from agent.deliver.set_aside import drop, listing, retry
         path = Path(sys.argv[1])
         found = listing(path, 1)
         print(found.waiting_total, [one.reason for one in found.set_aside], found.set_aside[0].kind)
@@ -304,7 +304,7 @@ def test_a_message_grows_older_while_the_machines_clock_is_set_back(
 
 def test_a_second_process_is_refused(tmp_path: Path, outbox: Outbox) -> None:
     outbox.put([make_message()])
-    code = f"from pathlib import Path; from agent.outbox import Outbox; Outbox(Path({str(outbox.path)!r}))"
+    code = f"from pathlib import Path; from agent.deliver.outbox import Outbox; Outbox(Path({str(outbox.path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode != 0
     assert "is in use" in done.stderr
@@ -335,8 +335,8 @@ def test_what_put_returned_from_survives_kill_9(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from agent.messages import Message, Priority
-        from agent.outbox import Outbox
+        from agent.messages.payloads import Message, Priority
+        from agent.deliver.outbox import Outbox
         outbox = Outbox(Path(sys.argv[1]))
         n = 0
         while True:
@@ -489,8 +489,8 @@ def test_a_disk_that_is_full_is_an_error_and_the_put_can_be_repeated(tmp_path: P
         import resource, sys
         from pathlib import Path
         from agent.errors import DeliveryError
-        from agent.messages import Message, Priority
-        from agent.outbox import Outbox
+        from agent.messages.payloads import Message, Priority
+        from agent.deliver.outbox import Outbox
         outbox = Outbox(Path(sys.argv[1]))
         small = [Message("t", b"small", Priority.EVENT, key="k")]
         outbox.put(small)

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from agent.detect.pipeline import Pipeline
+from agent.detect.station import Output
 from agent.dsp.detector import TriggerSettings
 from agent.dsp.window import Preparation
 from agent.errors import BackendError, DataError
 from agent.inference import Classifier
-from agent.pipeline import Pipeline
-from agent.station import Output
 from agent.types import NS, Classification, Discard, Event, SampleBlock, StreamId, Window
 
 T0 = 1_772_366_400 * NS

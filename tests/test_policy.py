@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.config_policy import SEVERITIES, PolicyConfig, rank
-from agent.policy import MAX_ENDED_EVENTS, MAX_OPEN_EVENTS, MAX_PLACES, MAX_RECENT_ALERTS, UNCLASSIFIED, Policy
+from agent.alert.policy import MAX_ENDED_EVENTS, MAX_OPEN_EVENTS, MAX_PLACES, MAX_RECENT_ALERTS, UNCLASSIFIED, Policy
+from agent.config.policy import SEVERITIES, PolicyConfig, rank
 from agent.types import LABELS, NS, Alert, Classification, Coincidence, Detection, Event, Quality, StationId, Vote
 
 SITE = StationId("XX", "SLOPE", "00", "HH")

@@ -13,11 +13,11 @@ import pytest
 from fuzz_support import fuzz, junk, spoilt
 from pymseed import MS3Record
 
+from agent.alert.evidence import encode
 from agent.cli import main
 from agent.dsp.continuity import Continuity
 from agent.dsp.timeline import same_rate
 from agent.errors import SourceError
-from agent.evidence import encode
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource
 from agent.sources.channels import identify, identify_source

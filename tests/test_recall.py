@@ -18,18 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_acceleration import ended, rules
 
-from agent.assemble import build_line
-from agent.config import ClassifierConfig, PolicyConfig, TunablesConfig
-from agent.config_site import CoincidenceConfig
+from agent.alert.coincidence import Site, blindness
+from agent.alert.policy import Policy
+from agent.alert.reporter import Reporter
+from agent.config.coincidence import CoincidenceConfig
+from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
+from agent.detect.holdback import HoldBack
+from agent.detect.resume import LOST, Recall, Remembered, decode, encode
 from agent.errors import DataError
-from agent.feeder import Feeder
-from agent.health import Health, Identity
-from agent.holdback import HoldBack
-from agent.messages import Message, Priority
-from agent.policy import Policy
-from agent.recall import LOST, Recall, Remembered, decode, encode
-from agent.reporting import Reporter
-from agent.site import Site, blindness
+from agent.health.report import Health, Identity
+from agent.messages.payloads import Message, Priority
+from agent.service.assemble import build_line
+from agent.service.threads import Feeder
 from agent.types import NS, Event, SampleBlock, StationId, StreamId
 
 STATION = StationId("XX", "SLP", "00", "HH")
@@ -202,7 +202,7 @@ def served(runs: Runs, folder: Path, blocks: Sequence[SampleBlock], site: Site |
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:
     """Identifier, phase and revision of the events that the log names."""
-    said = (record.getMessage() for record in caplog.records if record.name == "agent.feeder")
+    said = (record.getMessage() for record in caplog.records if record.name == "agent.service.threads")
     return [tuple(line.split(":")[0].split()) for line in said if re.match(r"\S+Z (new|update|end) r", line)]
 
 
@@ -288,7 +288,7 @@ def test_a_station_that_falls_silent_does_not_hold_up_the_others_for_ever(monkey
         holdback.add(block)
         holdback.release()
     assert not taken
-    monkeypatch.setattr("agent.holdback.MAX_HELD_S", 0.0)
+    monkeypatch.setattr("agent.detect.holdback.MAX_HELD_S", 0.0)
     holdback.release()
     assert taken == [packets()[1499]]
 

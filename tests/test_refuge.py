@@ -15,10 +15,10 @@ from agent_support import Agent, by_revision, expected, talus, write_config, wri
 from broker_support import Collector, make_alert, running
 
 from agent.commands import doctor
-from agent.config import load
-from agent.outbox import Outbox
-from agent.refuge import in_use, settle
-from agent.status import FILE
+from agent.config.file import load
+from agent.deliver.outbox import Outbox
+from agent.health.status import FILE
+from agent.service.refuge import in_use, settle
 
 
 class Disk:
@@ -117,7 +117,7 @@ def test_an_outbox_that_a_kill_left_behind_is_brought_with_its_log(disk: Disk, m
 import os
 from pathlib import Path
 from broker_support import make_alert
-from agent.outbox import Outbox
+from agent.deliver.outbox import Outbox
 Outbox(Path({str(config.outbox_path)!r})).put([make_alert(n) for n in range(5)])
 os.kill(os.getpid(), 9)
 """
@@ -190,7 +190,7 @@ def test_status_looks_where_the_agent_last_said_something(disk: Disk, memory: Pa
 def test_what_another_user_laid_in_the_way_is_not_taken_for_the_agents_own(
     disk: Disk, memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.refuge._BASES", ())
+    monkeypatch.setattr("agent.service.refuge._BASES", ())
     config = load(write_config(tmp_path / "station", "none", 1883, state_dir=str(disk.path / "state")))
     planted = memory / "refuge-XX.SLP"
     planted.mkdir(mode=0o700)

@@ -12,22 +12,22 @@ import pytest
 from control_support import control, envelope, key
 from detector_support import T0, ground, packets
 
-from agent.assemble import DEFAULT_BUNDLE
-from agent.config import ControlConfig, TunablesConfig
-from agent.control.inbox import CAPACITY, Inbox
-from agent.control.keys import SigningKey
-from agent.control.known_events import RECORDS, compare
-from agent.control.probation import Limits, TriggerWatch
-from agent.control.remote import RemoteConfig, Surroundings
-from agent.control.store import Store
+from agent.alert.evidence import EvidenceStore
+from agent.config.file import ControlConfig, TunablesConfig
+from agent.config.keys import SigningKey
+from agent.deliver.connection import Received
+from agent.detect.pipeline import Pipeline
 from agent.dsp.window import BEFORE_NS
 from agent.errors import DataError
-from agent.evidence import EvidenceStore
 from agent.inference import load
-from agent.messages import Stamp
-from agent.mqtt import Received
-from agent.pipeline import Pipeline
-from agent.schema import ConfigReport
+from agent.messages.payloads import Stamp
+from agent.messages.schema import ConfigReport
+from agent.remote.configuration import RemoteConfig, Surroundings
+from agent.remote.inbox import CAPACITY, Inbox
+from agent.remote.known_events import RECORDS, compare
+from agent.remote.store import Store
+from agent.remote.trigger_watch import Limits, TriggerWatch
+from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import NS, Event, StationId
 
 HERE = StationId("XX", "SLP", "", "")

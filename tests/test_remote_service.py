@@ -16,13 +16,13 @@ from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_
 from control_support import control, envelope, key
 from test_mqtt import CONNACK_5, Script, read_packet
 
-from agent.control.keys import SigningKey
+from agent.config.keys import SigningKey
+from agent.deliver.connection import Connection, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.mqtt import Connection, Subscription
-from agent.mqtt_settings import MqttSettings
-from agent.tuning import LARGEST_PACKET
+from agent.remote.tunables import LARGEST_PACKET
 from agent.types import NS
-from agent.waker import Waker
 
 SET = "talus/v1/XX/SLP/config/set"
 FAST = "{kind: simulator, speed: 20}"
@@ -277,7 +277,7 @@ def publication(qos: int, payload: bytes, packet_id: int = 1) -> bytes:
 def test_a_hostile_broker_is_hung_up_on_before_it_fills_the_memory(
     packet: bytes, queued: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.mqtt.MAX_UNSENT", queued)
+    monkeypatch.setattr("agent.deliver.connection.MAX_UNSENT", queued)
     subscription = Subscription((SET,), lambda _: True, required=False, largest=LARGEST_PACKET)
     with Script(hostile(packet)) as server, contextlib.closing(Waker()) as waker:
         settings = MqttSettings("127.0.0.1", server.port)

@@ -29,7 +29,7 @@ from broker_support import Collector, Mosquitto, first_order, needs_mosquitto, r
 from records_support import counts, packaged_records, trace, write
 
 from agent.cli import main
-from agent.schema import MODELS, parse
+from agent.messages.schema import MODELS, parse
 
 COPIES = 6
 SPEED = 300

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from detector_support import T0, block, ground, packets
 
-from agent.assemble import DEFAULT_BUNDLE
-from agent.config import PolicyConfig
+from agent.alert.policy import Policy
+from agent.config.file import PolicyConfig
+from agent.detect.pipeline import Pipeline
+from agent.detect.station import Output
 from agent.dsp.detector import TriggerSettings
 from agent.dsp.stalta import RecursiveStaLta
 from agent.errors import DataError
 from agent.inference import load
-from agent.pipeline import Pipeline
-from agent.policy import Policy
-from agent.station import Output
+from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import NS, Discard, Event, SampleBlock
 
 RATE = 100

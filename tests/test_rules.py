@@ -13,9 +13,9 @@ from inference_support import NetworkBuilder, small_bundle, small_files, small_n
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from agent.assemble import DEFAULT_BUNDLE
 from agent.inference import open_bundle
 from agent.inference.bundle import TRT_MODEL
+from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import LABELS
 from quantize.calibrate import calibrate
 from quantize.cli import main

@@ -18,9 +18,9 @@ from broker_support import wait_for
 from seedlink_server import SeedLinkServer, authority, made, records_of
 from seedlink_support import QUICK, START_NS, WISH, Heard, packets, receiving, source_of, streaming
 
-from agent.sources.seedlink import SeedLinkSource, Server, Timing
-from agent.sources.seedlink_request import Wish
-from agent.sources.seedlink_wire import Endpoint
+from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
+from agent.sources.seedlink.wire import Endpoint
 from agent.types import MAX_BLOCK_S, NS, BlockQuality
 
 both = pytest.mark.parametrize("protocol", ["3", "4"])
@@ -251,8 +251,8 @@ def test_stored_state_never_runs_ahead_of_what_was_done_with(tmp_path: Path) -> 
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-import agent.sources.seedlink as seedlink
-from agent.sources.seedlink import Endpoint, SeedLinkSource, Server, Timing, Wish
+import agent.sources.seedlink.source as seedlink
+from agent.sources.seedlink.source import Endpoint, SeedLinkSource, Server, Timing, Wish
 seedlink.SAVE_S = 0.01
 source = SeedLinkSource((Server(Endpoint("127.0.0.1", int(sys.argv[1])), (Wish("XX_A"),)),), Timing(),
                         Path(sys.argv[2]), on_problem=print)
@@ -362,7 +362,7 @@ def test_state_that_cannot_be_read_is_told_and_borne(tmp_path: Path) -> None:
 
 def test_silent_station_is_asked_for_again_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two stations stops: it is asked for again without a loss for the other, and less and less often."""
-    monkeypatch.setattr("agent.sources.seedlink.TICK_S", 0.05)
+    monkeypatch.setattr("agent.sources.seedlink.source.TICK_S", 0.05)
     heard = Heard()
     timing = Timing(connect_s=2.0, receive_s=5.0, stalled_s=0.3, retry_s=0.5)
     with SeedLinkServer() as server:
@@ -556,7 +556,7 @@ def test_death_of_a_thread_ends_the_source(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
-    from agent.config_seedlink import SeedLinkConfig
+    from agent.config.seedlink import SeedLinkConfig
 
     ca, context = authority(tmp_path)
     (tmp_path / "other").mkdir()
@@ -595,7 +595,7 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_documented_example_is_a_configuration(tmp_path: Path) -> None:
-    from agent.config import check
+    from agent.config.file import check
 
     page = (Path(__file__).parents[1] / "docs" / "sources.md").read_text("utf-8")
     example = page.split("```yaml\n")[1].split("```")[0]
@@ -606,7 +606,7 @@ def test_the_documented_example_is_a_configuration(tmp_path: Path) -> None:
 
 def test_a_server_is_given_once(tmp_path: Path) -> None:
     """Two entries for one server would keep their positions in one file."""
-    from agent.config import check
+    from agent.config.file import check
 
     server = "{host: digitizer, stations: [{station: XX_A}]}"
     text = f"station: {{network: XX, station: A}}\nsource: {{kind: seedlink, servers: [{server}, {server}]}}\n"
@@ -620,7 +620,7 @@ def test_a_server_is_given_once(tmp_path: Path) -> None:
 def test_positions_stay_behind_when_nothing_is_done_with(tmp_path: Path) -> None:
     """The stored position stays before the first packet, while that of a new connection goes on."""
     from agent.sources.in_flight import MAX_IN_FLIGHT
-    from agent.sources.seedlink_state import Position, Progress
+    from agent.sources.seedlink.resume import Position, Progress
     from agent.types import SampleBlock, StreamId
 
     stream, samples, path = StreamId.parse("XX.A.00.HHZ"), np.zeros(1, np.int32), tmp_path / "state.json"

@@ -15,10 +15,10 @@ from seedlink_support import packets
 
 from agent.errors import SourceError
 from agent.sources.miniseed import RecordReader
-from agent.sources.seedlink_frames import ForeignError, Frames, Packet
-from agent.sources.seedlink_request import Wish, in_notation, subscribe
-from agent.sources.seedlink_state import Cursor, Past, Position, Progress, Reached
-from agent.sources.seedlink_wire import Connection, Endpoint
+from agent.sources.seedlink.frames import ForeignError, Frames, Packet
+from agent.sources.seedlink.request import Wish, in_notation, subscribe
+from agent.sources.seedlink.resume import Cursor, Past, Position, Progress, Reached
+from agent.sources.seedlink.wire import Connection, Endpoint
 from agent.types import MAX_BLOCK_S
 
 GOOD = [*packets(1), *packets(1, version=3), *packets(1, encoding=4, reclen=1024), *packets(1, encoding=1)]

@@ -18,11 +18,11 @@ from seedlink_server import SeedLinkServer, authority, made
 from seedlink_support import QUICK, START_NS, WISH, Heard, Reception, packets, receiving, source_of, streaming
 
 from agent.sources.in_flight import Origin
-from agent.sources.seedlink import SeedLinkSource, Server
-from agent.sources.seedlink_plan import Beginning, Holding, plan
-from agent.sources.seedlink_request import Wish
-from agent.sources.seedlink_state import Cursor, Numbering, Past, Position, Progress, Reached
-from agent.sources.seedlink_wire import Endpoint
+from agent.sources.seedlink.plan import Beginning, Holding, plan
+from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.resume import Cursor, Numbering, Past, Position, Progress, Reached
+from agent.sources.seedlink.source import SeedLinkSource, Server
+from agent.sources.seedlink.wire import Endpoint
 from agent.types import NS
 
 both = pytest.mark.parametrize("protocol", ["3", "4"])
@@ -296,7 +296,7 @@ def test_numbers_together_are_out_of_date_together() -> None:
 def test_a_position_of_the_first_run_is_before_its_first_packet(tmp_path: Path) -> None:
     """A restart in the first minutes, when nothing was done with, goes on from there."""
     (record,) = packets(1, 5)
-    from agent.sources.seedlink_records import RecordReader
+    from agent.sources.seedlink.records import RecordReader
 
     read = RecordReader().read(record)
     progress = Progress(tmp_path / "state.json", "host:18000")

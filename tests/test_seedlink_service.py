@@ -16,8 +16,8 @@ from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, authority, made
 from seedlink_support import packets, streaming
 
-from agent.config_seedlink import SeedLinkConfig
-from agent.sources.seedlink_probe import probe
+from agent.config.seedlink import SeedLinkConfig
+from agent.sources.seedlink.probe import probe
 from agent.types import NS
 
 COPIES = 1

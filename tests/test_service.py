@@ -32,15 +32,15 @@ from broker_support import (
     wait_for,
 )
 
-from agent import feeder as feeding
 from agent import service
-from agent.assemble import build_line
-from agent.config import ClassifierConfig, TunablesConfig
+from agent.config.file import ClassifierConfig, TunablesConfig
+from agent.deliver.outbox import Outbox
 from agent.errors import DeliveryError
-from agent.feeder import Feeder
-from agent.health import Health, Identity
-from agent.messages import Message
-from agent.outbox import Outbox
+from agent.health.report import Health, Identity
+from agent.messages.payloads import Message
+from agent.service import threads as feeding
+from agent.service.assemble import build_line
+from agent.service.threads import Feeder
 from agent.types import NS, SampleBlock, StationId, StreamId, parse_ns
 
 COPIES = 2

@@ -14,10 +14,10 @@ import pytest
 from broker_support import Collector, needs_mosquitto, running, wait_for
 from records_support import NOON, seconds
 
-from agent.assemble import build_line, is_exercise, open_source
 from agent.cli import main
-from agent.config import ClassifierConfig, TunablesConfig, load
+from agent.config.file import ClassifierConfig, TunablesConfig, load
 from agent.dsp.continuity import Continuity
+from agent.service.assemble import build_line, is_exercise, open_source
 from agent.sources.scenario import CELL_S, KINDS, QUIET_S, Fault, Planned, Scenario, crisis, failure, rockfalls, steady
 from agent.sources.simulator import LIMIT, Sent, SentFault, SimulatorSource, Site, station_ids
 from agent.sources.synthesis import Kind, Noise, motion

@@ -21,16 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_support import START_NS, packets, write_site
 
-from agent import feeder as feeding
-from agent.assemble import build_line
-from agent.config import ClassifierConfig, TunablesConfig, check
-from agent.config_site import CoincidenceConfig
-from agent.health import Health, Identity
-from agent.holdback import HoldBack
-from agent.messages import Message, Priority
-from agent.recall import decode
-from agent.schema import AlertMessage, EventMessage, parse
-from agent.site import FLOOR, Blindness, Site, blindness, fuse
+from agent.alert.coincidence import FLOOR, Blindness, Site, blindness, fuse
+from agent.config.coincidence import CoincidenceConfig
+from agent.config.file import ClassifierConfig, TunablesConfig, check
+from agent.detect.holdback import HoldBack
+from agent.detect.resume import decode
+from agent.health.report import Health, Identity
+from agent.messages.payloads import Message, Priority
+from agent.messages.schema import AlertMessage, EventMessage, parse
+from agent.service import threads as feeding
+from agent.service.assemble import build_line
 from agent.types import (
     LABELS,
     NS,

@@ -22,7 +22,7 @@ from seedlink_support import START_NS, source_of, streaming
 from agent.sources import Resumable
 from agent.sources.folder import FolderSource
 from agent.sources.in_flight import InFlight
-from agent.sources.seedlink_request import Wish
+from agent.sources.seedlink.request import Wish
 from agent.types import NS, SampleBlock, StreamId
 
 STATIONS, COMPONENTS = ("XX_A", "XX_B"), "NZ"

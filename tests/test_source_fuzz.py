@@ -14,7 +14,7 @@ from fuzz_support import awkward_float, awkward_text, fuzz, junk, spoilt
 from pydantic import ValidationError
 from records_support import counts, trace, write
 
-from agent.config_sources import SimulatorConfig
+from agent.config.sources import SimulatorConfig
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.control.model_updates import ModelUpdates
-from agent.delivery import Delivery
+from agent.deliver.delivery import Delivery
 from agent.inference import switch
-from agent.service import STOP_S
+from agent.remote.models import ModelUpdates
+from agent.service.service import STOP_S
 
 UNIT = Path(__file__).parents[1] / "systemd" / "talus-agent.service"
 JETSON = UNIT.with_name("jetson.conf")

@@ -17,12 +17,12 @@ from broker_support import Collector, needs_mosquitto, running
 from inference_support import small_bundle, stored_windows, window
 from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
 
-from agent.assemble import open_classifier as open_configured
-from agent.config_model import ClassifierConfig
+from agent.config.station import ClassifierConfig
 from agent.errors import ModelError
 from agent.inference import Bundle, open_bundle, open_classifier
 from agent.inference.switch import SwitchingClassifier
 from agent.inference.trt import probe as probe_module
+from agent.service.assemble import open_classifier as open_configured
 
 
 @pytest.fixture(scope="module")

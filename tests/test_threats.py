@@ -16,12 +16,12 @@ from agent_support import ROOT, running_agent, talus, write_config
 from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
 from control_support import control, envelope, key
 
-from agent.assemble import DEFAULT_BUNDLE
-from agent.control.model_client import command
-from agent.mqtt import Connection
-from agent.mqtt_settings import MqttSettings
+from agent.deliver.connection import Connection
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
+from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import StationId
-from agent.waker import Waker
+from desk.push.models import command
 
 pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
 LIVELY = "{kind: simulator, speed: 20, seed: 5, rates: {slopequakes_per_hour: 120, rockfalls_per_hour: 60}}"

@@ -29,15 +29,15 @@ from broker_support import (
     wait_for,
 )
 
+from agent.deliver.connection import Connection
+from agent.deliver.link import MqttLink
+from agent.deliver.outbox import Outbox
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
-from agent.link import MqttLink
-from agent.messages import Message, Stamp, alert_message, event_message, summary_message
-from agent.mqtt import Connection
-from agent.mqtt_settings import MqttSettings
-from agent.outbox import Outbox
+from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
 from agent.types import Alert, Evidence
-from agent.waker import Waker
-from agent.watch import Watched, readable, watch
+from desk.watch import Watched, readable, watch
 
 ROOT = Path(__file__).parent.parent
 EVENT, ALERT = "talus/v1/XX/ABC/event", "talus/v1/XX/ABC/alert"

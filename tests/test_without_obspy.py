@@ -66,7 +66,7 @@ def test_no_command_imports_obspy_before_it_meets_another_format(record: Path) -
     """It costs a second and a hundred megabytes of memory."""
     code = (
         "import sys; from agent.cli import main; main(['replay', '--json', sys.argv[1]]);"
-        "import agent.formats.quakeml, agent.watch, agent.service, agent.commands.doctor;"
+        "import desk.formats.quakeml, desk.watch, agent.service.service, agent.commands.doctor;"
         "print([name for name in sys.modules if name.split('.')[0] in ('obspy', 'scipy', 'matplotlib')])"
     )
     done = subprocess.run([sys.executable, "-c", code, record], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Exit status 1 if the agent could not use the file; a warning alone leaves it at 0."""
-    from agent.config import check
+    from agent.config.file import check
 
     problems = check(args.config)
     for problem in problems:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.commands.desk import check_time
 from agent.errors import DataError, TalusError, UsageError
 from agent.types import (
     COMPONENTS,
@@ -28,6 +27,7 @@ from agent.types import (
     format_ns,
     parse_ns,
 )
+from desk.commands.target import check_time
 
 if TYPE_CHECKING:
     from agent.dsp.detector import TriggerSettings
@@ -70,8 +70,8 @@ def main(args: argparse.Namespace) -> int:
         check_time("--onset", args.onset)
     from tqdm import tqdm
 
-    from agent.assemble import open_classifier
-    from agent.config import ClassifierConfig, TunablesConfig, load
+    from agent.config.file import ClassifierConfig, TunablesConfig, load
+    from agent.service.assemble import open_classifier
 
     config = load(args.config) if args.config else None
     tunables = config.tunables if config else TunablesConfig()

@@ -22,8 +22,8 @@ from agent.errors import SourceError, TalusError, UsageError
 from agent.types import NS
 
 if TYPE_CHECKING:
-    from agent.config import Config
-    from agent.config_seedlink import SeedLinkConfig
+    from agent.config.file import Config
+    from agent.config.seedlink import SeedLinkConfig
     from agent.inference import Bundle
     from agent.inference.trt.ladder import Workshop
     from agent.sources import SourceProblem
@@ -81,7 +81,7 @@ def _examine(path: Path | None) -> Iterator[Finding]:
     if path is None:
         yield Finding("skip", "config", "no --config given: broker, source and state folder are not looked at")
     else:
-        from agent.config import check, load
+        from agent.config.file import check, load
 
         problems = [problem for problem in check(path) if problem.level == "error"]
         if problems:
@@ -113,8 +113,8 @@ def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _models(config: Config | None) -> Iterator[Finding]:
-    from agent.assemble import DEFAULT_BUNDLE
     from agent.inference import open_bundle, open_classifier
+    from agent.service.assemble import DEFAULT_BUNDLE
 
     path = (config.classifier.bundle if config else None) or DEFAULT_BUNDLE
     try:
@@ -138,8 +138,8 @@ def _models(config: Config | None) -> Iterator[Finding]:
 
 def _tensorrt(bundle: Bundle, config: Config | None) -> Finding:
     """The GPU with the engine that the service has built; building one here would take minutes."""
+    from agent.inference.bring_up import serving
     from agent.inference.trt.probe import NoGpuError
-    from agent.jetson import serving
 
     if config is not None and "tensorrt" not in config.classifier.backends:
         return Finding("skip", "tensorrt", "not among classifier.backends")
@@ -160,10 +160,10 @@ def _workshop(config: Config | None, *, build: bool = True, again: bool = False)
 
 
 def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
-    from agent.assemble import DEFAULT_BUNDLE
-    from agent.config import load
+    from agent.config.file import load
     from agent.inference import open_bundle
-    from agent.jetson import bring_up, write_report
+    from agent.inference.bring_up import bring_up, write_report
+    from agent.service.assemble import DEFAULT_BUNDLE
 
     config = load(path) if path else None
     bundle = open_bundle((config.classifier.bundle if config else None) or DEFAULT_BUNDLE)
@@ -195,8 +195,8 @@ def _source(config: Config) -> Finding:
 
 def _running(config: Config) -> int | None:
     """Process of the agent that works with this configuration's state."""
-    from agent.refuge import in_use
-    from agent.status import read
+    from agent.health.status import read
+    from agent.service.refuge import in_use
 
     try:
         status = read(in_use(config))
@@ -206,8 +206,8 @@ def _running(config: Config) -> int | None:
 
 
 def _first_packet(config: Config) -> Finding:
-    from agent.assemble import open_source
-    from agent.data_clock import is_live
+    from agent.detect.lag import is_live
+    from agent.service.assemble import open_source
     from agent.sources.freshness import judge
 
     heard: list[SourceProblem] = []
@@ -234,7 +234,7 @@ def _first_packet(config: Config) -> Finding:
 
 
 def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
-    from agent.sources.seedlink_probe import probe
+    from agent.sources.seedlink.probe import probe
 
     for sight in probe(source):
         yield Finding("ok" if sight.well else "bad", "source", sight.detail, sight.hint)
@@ -243,7 +243,7 @@ def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
 def _broker(config: Config) -> Iterator[Finding]:
     """The connection, and each topic that will be used."""
     from agent.broker_probe import access_lines, orders, probes, try_topics
-    from agent.messages import largest_alert
+    from agent.messages.payloads import largest_alert
 
     if config.mqtt is None:
         yield Finding("skip", "broker", "none configured: events are printed, not sent")
@@ -277,7 +277,7 @@ def _broker(config: Config) -> Iterator[Finding]:
 
 
 def _unknown_stations(config: Config) -> str:
-    from agent.config_stations import stations_of
+    from agent.config.stations import stations_of
 
     return "" if stations_of(config).complete else "; stations that the file does not name are not tried"
 
@@ -285,9 +285,9 @@ def _unknown_stations(config: Config) -> str:
 def _availability(config: Config) -> str | None:
     """The value that the availability topic has now: to say another one, even for a moment, would alarm somebody. None
     where the agent's state cannot be read."""
-    from agent.messages import OFFLINE, ONLINE, STOPPED
-    from agent.refuge import in_use
-    from agent.status import FILE, read
+    from agent.health.status import FILE, read
+    from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
+    from agent.service.refuge import in_use
 
     folder = in_use(config)
     try:
@@ -326,7 +326,7 @@ def _state(folder: Path) -> Finding:
 
 
 def _clock() -> Finding:
-    from agent.clock import host_clock
+    from agent.health.clock import host_clock
 
     clock = host_clock()
     if clock.is_wrong:

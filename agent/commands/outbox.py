@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.set_aside import Listing, SetAside, Waiting
+    from agent.deliver.set_aside import Listing, SetAside, Waiting
 
 EXAMPLE = (
     "talus outbox --config /etc/talus/station.yaml\n"
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0; 1 where messages are set aside or a corrupt file was moved aside, so that scripts can ask."""
-    from agent import set_aside
-    from agent.config import load
-    from agent.refuge import in_use
+    from agent.config.file import load
+    from agent.deliver import set_aside
+    from agent.service.refuge import in_use
 
     config = load(args.config)
     folder = in_use(config)
@@ -61,8 +61,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _list(path: Path, state_dir: Path, *, as_json: bool) -> int:
-    from agent.outbox_file import corrupt_files
-    from agent.set_aside import listing
+    from agent.deliver.outbox_file import corrupt_files
+    from agent.deliver.set_aside import listing
 
     found, corrupt = listing(path, None if as_json else SHOWN), corrupt_files(path)
     obstacles = _Obstacles(state_dir)
@@ -85,7 +85,7 @@ class _Obstacles:
 
     def __init__(self, state_dir: Path) -> None:
         from agent.errors import TalusError
-        from agent.status import read
+        from agent.health.status import read
 
         self._topics: dict[str, str] = {}
         self._all: str | None = None

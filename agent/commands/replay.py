@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.cli import INTERRUPTED
-from agent.commands.desk import add_broker, settings_of
 from agent.errors import DataError, UsageError
-from agent.messages import DEFAULT_PREFIX, Message, Priority
+from agent.messages.payloads import DEFAULT_PREFIX, Message, Priority
 from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, format_ns
+from desk.commands.target import add_broker, settings_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from agent.assemble import Fed, Line
-    from agent.config import Config
-    from agent.delivery import Delivery
+    from agent.config.file import Config
+    from agent.deliver.delivery import Delivery
+    from agent.service.assemble import Fed, Line
 
 Sink: TypeAlias = Callable[[Sequence[Message]], None]
 
@@ -107,8 +107,8 @@ class _Console:
 
 
 def main(args: argparse.Namespace) -> int:
-    from agent.assemble import build_line, open_site
-    from agent.config import ArchiveConfig, ClassifierConfig, TunablesConfig, load
+    from agent.config.file import ArchiveConfig, ClassifierConfig, TunablesConfig, load
+    from agent.service.assemble import build_line, open_site
 
     config = load(args.config) if args.config else None
     paths = args.paths or (config.source.paths if config and isinstance(config.source, ArchiveConfig) else None)
@@ -149,7 +149,7 @@ def main(args: argparse.Namespace) -> int:
 def _delivery(config: Config | None, args: argparse.Namespace) -> Delivery:
     """To the configured broker from the configuration's outbox, or to another one from an outbox of its own: what waits
     for one broker is not for any other."""
-    from agent.delivery import Delivery
+    from agent.deliver.delivery import Delivery
 
     if args.broker is None and config is not None and config.mqtt is not None:
         station = StationId(config.station.network, config.station.station, "", "")
@@ -164,7 +164,7 @@ def _delivery(config: Config | None, args: argparse.Namespace) -> Delivery:
 
 def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, delivery: Delivery | None) -> bool:
     """Everything from the source to the broker's last acknowledgement; False when Ctrl-C ended it."""
-    from agent.event_table import EventTable
+    from agent.messages.table import EventTable
     from agent.sources.archive import ArchiveSource
 
     tally, console = _Tally(), _Console()

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     _log_to_stderr()
-    from agent.config import load
-    from agent.service import Service
+    from agent.config.file import load
+    from agent.service.service import Service
 
     os.umask(0o077)  # what it writes is for its user alone
     config = load(args.config)

@@ -22,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 when all is well; 1 when the agent is degraded, silent, stopped or gone."""
-    from agent.status import read
-    from agent.status_screen import screen
+    from agent.health.screen import screen
+    from agent.health.status import read
 
     folder = args.state
     if args.config is not None:
-        from agent.config import load
-        from agent.refuge import in_use
+        from agent.config.file import load
+        from agent.service.refuge import in_use
 
         folder = in_use(load(args.config))
     status = read(folder)

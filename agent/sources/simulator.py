@@ -17,7 +17,7 @@ from agent.sources.synthesis import Array, Noise, motion
 from agent.types import COMPONENTS, NS, BlockQuality, SampleBlock, StationId, StreamId, parse_ns
 
 if TYPE_CHECKING:
-    from agent.config_sources import SimulatorConfig
+    from agent.config.sources import SimulatorConfig
 
 LIMIT = 2**23 - 1
 """Largest count of a 24-bit converter; the signal is cut there."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agent.schema import AlertMessage
+from agent.messages.schema import AlertMessage
 from agent.types import NS
 from desk.call.targets import Target, schedule
 from desk.store import tables as t

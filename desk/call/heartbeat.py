@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from agent.patience import QuietLog
+from agent.backoff import QuietLog
 
 TIMEOUT_S = 10.0
 _log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from sqlalchemy import or_, select, update
 
+from agent.backoff import QuietLog
 from agent.errors import DeliveryError
-from agent.patience import QuietLog
 from agent.types import NS
 from desk.call.targets import Target
 from desk.store import tables as t

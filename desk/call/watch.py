@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
+from agent.backoff import QuietLog
 from agent.errors import DeliveryError
-from agent.patience import QuietLog
 from agent.types import NS
 from desk.call.calls import Calls, Words
 from desk.store import queries

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.commands.desk import add_broker, settings_of
 from agent.errors import ConfigError, UsageError
+from desk.commands.target import add_broker, settings_of
 
 if TYPE_CHECKING:
-    from agent.mqtt_settings import MqttSettings
+    from agent.deliver.settings import MqttSettings
     from desk.settings import DeskConfig
 
 EXAMPLE = (
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> tuple[DeskConfig, MqttSettings | None]:
     """The configuration, and the broker where the command line names it."""
-    from agent.config import load_section
+    from agent.config.file import load_section
     from desk.service import default_state_dir
     from desk.settings import DeskConfig
 

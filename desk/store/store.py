@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from agent.errors import ConfigError, DeliveryError
-from agent.schema import AlertMessage, ClassificationPart, EventMessage, HealthMessage, Payload, StateMessage
+from agent.messages.schema import AlertMessage, ClassificationPart, EventMessage, HealthMessage, Payload, StateMessage
 from agent.types import LABELS, NS, parse_ns
 from desk.store import tables as t
 from desk.store.migrations import migrate

@@ -1,0 +1,1 @@
+"""From events to alerts: the policy, the coincidence of several stations, rates, and the evidence kept."""

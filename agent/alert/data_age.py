@@ -1,0 +1,167 @@
+"""How old the data are, as far as this machine's clock can tell: for alerts, and for the station's health.
+
+The age is this machine's time less the time of the newest sample. It is known only where the clock is set
+(``agent.health.clock``), and two things make it misleading:
+
+- A recorder whose GPS receiver has rolled over counts from 1024 weeks ago (19.6 years), or from a multiple of that.
+  Data that are a whole number of times 1024 weeks old, to a day, are taken to be such: the rest is their age.
+- A machine's clock that nothing synchronises drifts by minutes a year. Data that keep the same distance from it, of
+  less than a day, while they come as they are recorded, are of an unknown age: one of the two clocks is wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agent.health.clock import EARLIEST_NS, MachineClock, Moment
+from agent.messages.reasons import Code, Reason
+from agent.types import NS, SampleBlock, StationId
+
+ROLLOVER_WEEKS = 1024
+ROLLOVER_S = ROLLOVER_WEEKS * 7 * 86_400.0
+DAY_S = 86_400.0
+EARLY_S = 60.0
+"""Data further ahead of the clock than this are a reason; ``agent.detect.lag`` judges smaller differences."""
+STEADY_S = 60.0
+"""Data that have kept the same age, to ``SPREAD_S``, for so long come as they are recorded."""
+SPREAD_S = 20.0
+HEARD_S = 120.0
+"""A sensor without packets for so long is judged no more: that it is silent is a reason of its own."""
+MAX_SENSORS = 256
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old data are: ``seconds`` is negative for data of the future, None where it is not known; then ``unknown``
+    says why. With ``at_least`` they may be older."""
+
+    seconds: float | None
+    unknown: str = ""
+    at_least: bool = False
+
+    def exceeds(self, seconds: float) -> bool:
+        """Whether the data are known to be older."""
+        return self.seconds is not None and self.seconds > seconds
+
+
+@dataclass(slots=True)
+class _Sensor:
+    """``lags``: age of the newest sample when it came, with the monotonic time, some seconds apart."""
+
+    heard_s: float
+    lag_s: float
+    lags: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=32))
+
+
+class DataAges:
+    """One for all sensors. The pipeline's thread shows it the packets; any thread may ask."""
+
+    def __init__(self, clock: MachineClock) -> None:
+        self.clock = clock
+        self._sensors: dict[StationId, _Sensor] = {}
+        self._lock = threading.Lock()
+
+    def saw(self, block: SampleBlock, received_ns: int, now_s: float) -> None:
+        """A packet came in at ``received_ns`` (this machine's clock), ``now_s`` by the monotonic clock."""
+        lag_s = (received_ns - block.end_ns) / NS
+        with self._lock:
+            sensor = self._sensors.get(block.stream.station)
+            if sensor is None:
+                if len(self._sensors) >= MAX_SENSORS:
+                    return
+                sensor = self._sensors[block.stream.station] = _Sensor(now_s, lag_s)
+            sensor.heard_s, sensor.lag_s = now_s, lag_s
+            if not sensor.lags or now_s - sensor.lags[-1][0] >= STEADY_S / 16:
+                sensor.lags.append((now_s, lag_s))
+
+    def forget(self) -> None:
+        """This machine's clock was set: earlier ages cannot be compared with later ones."""
+        with self._lock:
+            self._sensors.clear()
+
+    def age(self, data_ns: int) -> Age:
+        """The age of data whose newest sample is of ``data_ns``."""
+        moment = self.clock.now()
+        if not moment.is_set:
+            # That these data are older than this software needs no clock.
+            if data_ns < EARLIEST_NS:
+                return Age((EARLIEST_NS - data_ns) / NS, at_least=True)
+            return Age(None, "this machine's clock is not set")
+        lag_s = (moment.ns - data_ns) / NS
+        age_s = lag_s - rollovers(lag_s) * ROLLOVER_S
+        if moment.trust == "unsynchronised" and abs(age_s) < DAY_S and self._is_steady():
+            return Age(None, f"the data are {span(lag_s)} behind this machine's clock, which nothing synchronises")
+        return Age(age_s)
+
+    def reasons(self, max_age_s: float) -> list[Reason]:
+        """What is wrong with the age of what comes now; alerts on data older than ``max_age_s`` are late."""
+        moment, now_s = self.clock.now(), time.monotonic()
+        if not moment.is_set:
+            return []
+        with self._lock:
+            lags = {name: one.lag_s for name, one in self._sensors.items() if now_s - one.heard_s < HEARD_S}
+        found: dict[tuple[Code, str], list[StationId]] = {}
+        for name, lag_s in sorted(lags.items()):
+            if lag_s > max_age_s or lag_s < -EARLY_S:
+                found.setdefault(_judge(lag_s, max_age_s, moment), []).append(name)
+        return [
+            Reason(code, f"{words}: {_named(names)}", str(names[0]) if len(names) == 1 else None)
+            for (code, words), names in found.items()
+        ]
+
+    def _is_steady(self) -> bool:
+        """Whether all that comes keeps its distance from this machine's clock, as data do that come as recorded."""
+        now_s = time.monotonic()
+        with self._lock:
+            alive = [list(one.lags) for one in self._sensors.values() if now_s - one.heard_s < HEARD_S]
+        return bool(alive) and all(_keeps(lags, now_s) for lags in alive)
+
+
+def rollovers(lag_s: float) -> int:
+    """How many times 1024 weeks data of this age are behind, to a day; negative: ahead; 0: they are not."""
+    times = round(lag_s / ROLLOVER_S)
+    return times if abs(lag_s - times * ROLLOVER_S) < DAY_S else 0
+
+
+def span(seconds: float) -> str:
+    """A length of time in the unit that suits it, without a sign."""
+    size = abs(seconds)
+    for unit_s, name in ((DAY_S, "d"), (3600.0, "h"), (60.0, "min")):
+        if size >= 2 * unit_s:
+            return f"{size / unit_s:.{1 if size < 10 * unit_s else 0}f} {name}"
+    return f"{size:.1f} s" if size < 10 else f"{size:.0f} s"
+
+
+def _judge(lag_s: float, max_age_s: float, moment: Moment) -> tuple[Code, str]:
+    """Code and words for a sensor whose data are so far behind, or, negative, ahead."""
+    side, weeks = "behind" if lag_s > 0 else "ahead", abs(rollovers(lag_s)) * ROLLOVER_WEEKS
+    if moment.trust == "unsynchronised":
+        far = f"{weeks} weeks" if weeks else span(lag_s)
+        return "data_age_unknown", (
+            f"samples are {far} {side} this machine's clock, which nothing synchronises: which of the two clocks is "
+            "wrong cannot be judged"
+        )
+    if weeks:
+        return "gps_rollover", f"the recorder's clock is {weeks} weeks {side} (GPS week rollover)"
+    if lag_s < 0:
+        return "data_early", f"samples are {span(lag_s)} ahead of this machine's clock"
+    return (
+        "data_late",
+        f"samples come {span(lag_s)} late, and alerts on them are late (policy.max_age_s: {max_age_s:g})",
+    )
+
+
+def _named(names: list[StationId]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(str, names[:NAMED])) + more
+
+
+def _keeps(lags: Sequence[tuple[float, float]], now_s: float) -> bool:
+    """Whether these ages, with the times at which they were taken, span long enough and differ little enough."""
+    recent = [lag_s for at_s, lag_s in lags if now_s - at_s <= 2 * STEADY_S]
+    return now_s - lags[0][0] >= STEADY_S and max(recent, default=0.0) - min(recent, default=0.0) <= SPREAD_S

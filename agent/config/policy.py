@@ -1,0 +1,261 @@
+"""The alert policy's settings, a rule per label; ``agent.alert.policy`` applies them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from agent.config.section import Disagreement, Section
+
+Severity: TypeAlias = Literal["none", "minor", "moderate", "severe", "extreme"]
+AlertSeverity: TypeAlias = Literal["minor", "moderate", "severe", "extreme"]
+
+SEVERITIES: tuple[Severity, ...] = ("none", "minor", "moderate", "severe", "extreme")
+"""CAP 1.2 severities from the least to the most, with ``none`` for no alert at all."""
+
+MAX_VERDICTS = 20
+"""Largest ``confirm.n``: what the policy keeps of one event."""
+
+MAX_EVENTS = 100
+"""Largest number of events that a rule may ask for: what the policy keeps of one station and label."""
+
+
+def rank(severity: str) -> int:
+    """Place of a severity in ``SEVERITIES``, -1 for a word that is not there."""
+    return SEVERITIES.index(severity) if severity in SEVERITIES else -1
+
+
+class ConfirmConfig(Section):
+    """Verdicts of one event that must agree."""
+
+    k: int = Field(default=2, ge=1, le=MAX_VERDICTS, description="verdicts of this event that must name the label")
+    n: int = Field(default=3, ge=1, le=MAX_VERDICTS, description="newest verdicts that are looked at")
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.k > self.n:
+            yield Disagreement(("k", "n"), f"must not exceed n ({self.n}): {self.k} of {self.n} verdicts cannot agree")
+
+
+class ConfirmEventsConfig(Section):
+    """Events of one label that must come together before the first alert."""
+
+    k: int = Field(
+        ge=2, le=MAX_EVENTS, examples=[3], description="events of the label at this station, the present one included"
+    )
+    within_s: float = Field(
+        gt=0, le=86_400, examples=[600.0], description="time within which they must have begun, seconds"
+    )
+
+
+class EscalationConfig(Section):
+    """A step to a higher severity; every condition given must hold."""
+
+    severity: AlertSeverity = Field(examples=["extreme"], description="severity from this step on")
+    min_probability: float | None = Field(default=None, gt=0, le=1, description="probability of the label, at least")
+    min_duration_s: float | None = Field(
+        default=None, gt=0, le=3_600, description="duration of the trigger so far, at least, seconds"
+    )
+    min_amplitude: float | None = Field(
+        default=None, gt=0, le=1e6, description="peak in multiples of the sensor's own noise before the onset, at least"
+    )
+    min_stations: int | None = Field(
+        default=None, ge=2, le=64, description="stations of the site that have the event (site.coincidence), at least"
+    )
+    min_events: int | None = Field(
+        default=None, ge=2, le=MAX_EVENTS, description="events of the label at this station within within_s, at least"
+    )
+    within_s: float = Field(default=3_600.0, gt=0, le=86_400, description="time over which min_events counts, seconds")
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        conditions = [name for name in type(self).model_fields if name.startswith("min_")]
+        if all(getattr(self, name) is None for name in conditions):
+            yield Disagreement(("",), f"needs a condition: {', '.join(conditions[:-1])} or {conditions[-1]}")
+
+
+SIZE_STEPS = (
+    EscalationConfig(severity="severe", min_amplitude=30.0),
+    EscalationConfig(severity="severe", min_duration_s=10.0),
+    EscalationConfig(severity="severe", min_stations=3),
+    EscalationConfig(severity="extreme", min_amplitude=300.0),
+    EscalationConfig(severity="extreme", min_amplitude=100.0, min_duration_s=20.0),
+)
+"""Severity by size, the default of the labels of slope failures. Of 120 recorded landslides and rockfalls half reach
+an amplitude of 45 and a duration of 17 s."""
+
+
+class RateStepConfig(Section):
+    """A step of a rate alert to a higher severity."""
+
+    severity: AlertSeverity = Field(examples=["severe"], description="severity from this step on")
+    min_ratio: float = Field(
+        gt=1, le=100_000, examples=[10.0], description="rate in the window over that of the background, at least"
+    )
+
+
+class AccelerationConfig(Section):
+    """The alert for a rising rate of events of the label at a station; all times are of recorded data."""
+
+    severity: AlertSeverity = Field(default="moderate", description="CAP severity of the alert")
+    window_s: float = Field(default=3_600.0, ge=60, le=604_800, description="window that is judged, seconds")
+    background_s: float = Field(
+        default=86_400.0, ge=60, le=2_592_000,
+        description="time before the window to compare with, seconds; of which window_s must be there",
+    )  # fmt: skip
+    min_events: int = Field(default=5, ge=3, le=1_000, description="events in the window, at least")
+    min_ratio: float = Field(
+        default=3.0, ge=1.5, le=1_000,
+        description="rate in the window over that of the background, at least; below half of it the alert ends",
+    )  # fmt: skip
+    max_chance: float = Field(
+        default=1e-5, gt=0, le=0.05,
+        description="probability of so many events if the rate had not changed, at most (two Poisson rates, one-sided)",
+    )  # fmt: skip
+    min_probability: float = Field(
+        default=0.5, ge=0, le=1, description="calibrated probability of the label for an event to count"
+    )
+    escalate: tuple[RateStepConfig, ...] = Field(
+        default=(), strict=False, max_length=4, description="steps to higher severities"
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.background_s < self.window_s:
+            yield Disagreement(("background_s", "window_s"), f"must not be shorter than window_s ({self.window_s:g})")
+        for index, step in enumerate(self.escalate):
+            if rank(step.severity) <= rank(self.severity):
+                yield Disagreement(
+                    (f"escalate.{index}.severity", "severity"), f"must be above the alert's own ({self.severity})"
+                )
+            if step.min_ratio <= self.min_ratio:
+                yield Disagreement(
+                    (f"escalate.{index}.min_ratio", "min_ratio"), f"must be above min_ratio ({self.min_ratio:g})"
+                )
+
+
+class RuleConfig(Section):
+    """When an event of one label becomes an alert."""
+
+    severity: Severity = Field(
+        default="none", description="CAP severity of the alert; none: events of this label never alert"
+    )
+    min_probability: float = Field(default=0.8, gt=0, le=1, description="calibrated probability of the label, at least")
+    min_duration_s: float = Field(
+        default=2.0, ge=0, le=3_600, description="duration of the trigger so far, at least, seconds"
+    )
+    min_window_s: float = Field(
+        default=3.0,
+        ge=0,
+        le=81.92,
+        description="signal after the onset that a verdict must have seen before it may alert, seconds",
+    )
+    refractory_s: float = Field(
+        default=600.0, ge=0, le=86_400,
+        description="after an alert, no other of this label and station but those of larger events, seconds of data",
+    )  # fmt: skip
+    confirm: ConfirmConfig = Field(
+        default=ConfirmConfig(), description="k of the newest n verdicts of the event must agree"
+    )
+    confirm_events: ConfirmEventsConfig | None = Field(
+        default=None,
+        description="events of the label that must come together before an alert, for labels that err often",
+    )
+    escalate: tuple[EscalationConfig, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=8,
+        description="steps to higher severities; the highest that is reached counts",
+    )
+    acceleration: AccelerationConfig | None = Field(
+        default=None, description="an alert for a rising rate of events of this label; without this section, none"
+    )
+    retract: bool = Field(default=True, description="whether a later verdict that contradicts the alert withdraws it")
+    retract_below: float | None = Field(
+        default=None, gt=0, lt=1,
+        description="another label wins and this one's probability is below: a contradiction (half of min_probability)",
+    )  # fmt: skip
+
+    @property
+    def contradicted_below(self) -> float:
+        """``retract_below`` with its default put in."""
+        return self.min_probability / 2 if self.retract_below is None else self.retract_below
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.retract_below is not None and self.retract_below >= self.min_probability:
+            reason = f"must be below min_probability ({self.min_probability:g}), or alerts would come and go"
+            yield Disagreement(("retract_below", "min_probability"), reason)
+        # The default steps go with any severity: those that are not above it do nothing.
+        for index, step in enumerate(self.escalate if "escalate" in self.model_fields_set else ()):
+            if rank(step.severity) <= rank(self.severity) or self.severity == "none":
+                reason = f"must be above the rule's own severity ({self.severity})"
+                yield Disagreement((f"escalate.{index}.severity", "severity"), reason)
+
+
+class LandslideRule(RuleConfig):
+    severity: Severity = Field(default="moderate", description=RuleConfig.model_fields["severity"].description)
+    min_probability: float = Field(
+        default=0.7, gt=0, le=1, description=RuleConfig.model_fields["min_probability"].description
+    )
+    escalate: tuple[EscalationConfig, ...] = Field(
+        default=SIZE_STEPS, strict=False, max_length=8, description=RuleConfig.model_fields["escalate"].description
+    )
+
+
+class CollapseRule(RuleConfig):
+    severity: Severity = Field(default="moderate", description=RuleConfig.model_fields["severity"].description)
+    min_probability: float = Field(
+        default=0.85, gt=0, le=1, description=RuleConfig.model_fields["min_probability"].description
+    )
+    escalate: tuple[EscalationConfig, ...] = Field(
+        default=SIZE_STEPS, strict=False, max_length=8, description=RuleConfig.model_fields["escalate"].description
+    )
+
+
+class RulesConfig(Section):
+    """One rule a label; a rule that is given in part keeps its label's other defaults."""
+
+    earthquake: RuleConfig = Field(default=RuleConfig(), description="rule for earthquakes")
+    blast: RuleConfig = Field(default=RuleConfig(), description="rule for blasts")
+    collapse: CollapseRule = Field(default=CollapseRule(), description="rule for collapses")
+    landslide: LandslideRule = Field(
+        default=LandslideRule(), description="rule for landslides, rockfalls and debris flows"
+    )
+    noise: RuleConfig = Field(default=RuleConfig(), description="rule for noise")
+
+    def of(self, label: str) -> RuleConfig:
+        """The rule of one of the labels."""
+        rule: RuleConfig = getattr(self, label)
+        return rule
+
+
+class UnclassifiedConfig(Section):
+    """The alert for a trigger that the network could not classify; used with ``on_classifier_failure: alert``."""
+
+    severity: AlertSeverity = Field(default="moderate", description="CAP severity of the alert")
+    min_duration_s: float = Field(
+        default=5.0, ge=0, le=3_600, description="duration of the trigger so far, at least, seconds"
+    )
+    refractory_s: float = Field(
+        default=600.0,
+        ge=0,
+        le=86_400,
+        description="after such an alert, no other at this station but those of larger events, seconds of data",
+    )
+
+
+class PolicyConfig(Section):
+    """Which events become alerts."""
+
+    on_classifier_failure: Literal["event", "alert"] = Field(
+        default="event", description="an event that the network could not classify: only the event, or an alert as well"
+    )
+    unclassified: UnclassifiedConfig = Field(default=UnclassifiedConfig(), description="that alert")
+    max_age_s: float = Field(
+        default=600.0, ge=1, le=3_153_600_000,
+        description="an alert on data older than this when it is decided is late: it is marked so and wakes nobody, "
+        "seconds",
+    )  # fmt: skip
+    late: Literal["mark", "withhold"] = Field(
+        default="mark", description="late alerts: sent with their mark, or not at all (their events are sent)"
+    )
+    rules: RulesConfig = Field(default=RulesConfig(), description="one rule a label")

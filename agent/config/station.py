@@ -1,0 +1,397 @@
+"""The sections of the configuration file. Names carry their units; descriptions become ``docs/configuration.md``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+
+from agent.config.coincidence import SiteConfig
+from agent.config.health import HealthConfig, HomeAssistantConfig
+from agent.config.policy import PolicyConfig, RulesConfig
+from agent.config.remote import ControlConfig
+from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
+from agent.config.sources import SourceConfig
+from agent.config.stations import MAX_STATIONS, DeclaredStationConfig, both_or_neither
+from agent.config.tls import TlsConfig
+from agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agent.deliver.settings import MqttSettings
+    from agent.dsp.detector import TriggerSettings
+
+BACKENDS = ("tensorrt", "onnxruntime", "constant")
+
+POST_ONSET_S = 81.92
+"""What the network's window holds after the onset, seconds (a test compares it with ``agent.types``)."""
+
+
+def _host(text: str) -> str:
+    if "://" in text or "/" in text or "@" in text:
+        raise ValueError("must be a host name or address alone, without mqtt://, user or path")
+    if text.count(":") == 1:
+        raise ValueError("must not hold a port; write that as mqtt.port")
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", text):
+        raise ValueError("must be a host name or an IP address")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not re.fullmatch(r"[^+#$/\s\x00][^+#\s\x00]{0,126}", text) or text.endswith("/") or "//" in text:
+        raise ValueError("must be a topic without '+', '#' or blanks that neither begins nor ends with '/'")
+    return text
+
+
+def _client_id(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{1,128}", text):
+        raise ValueError("must be 1 to 128 printable ASCII characters without blanks")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("must be the name of an environment variable, such as TALUS_MQTT_PASSWORD, not its value")
+    return text
+
+
+def _protocol(value: object) -> object:
+    return str(value) if value == 5 and isinstance(value, int) else value
+
+
+def _bundle(value: object, info: ValidationInfo) -> Path | None:
+    return None if value == "default" else resolve_path(value, info)
+
+
+def _backend(text: str) -> str:
+    name, _, argument = text.partition(":")
+    if name not in BACKENDS or (argument and (name != "constant" or argument not in RulesConfig.model_fields)):
+        raise ValueError(f"must be one of {', '.join(BACKENDS)} (constant may name its label, such as constant:noise)")
+    return text
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("names the same entry twice")
+    return values
+
+
+def _served(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "tensorrt" in value and (value.index("tensorrt") != 0 or len(value) == 1):
+        raise ValueError("must have tensorrt first, and behind it one that serves while its engine is built")
+    return value
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+Backend = Annotated[str, AfterValidator(_backend)]
+
+
+class StationConfig(Section):
+    """Who this agent is: the topic under which it reports its own availability, state and health."""
+
+    network: Code = Field(examples=["XX"], description="FDSN network code")
+    station: Code = Field(examples=["SLOPE"], description="FDSN station code")
+    name: str | None = Field(default=None, min_length=1, max_length=100, description="the place in words")
+    latitude_deg: float | None = Field(default=None, ge=-90, le=90, description="latitude, degrees north (WGS 84)")
+    longitude_deg: float | None = Field(default=None, ge=-180, le=180, description="longitude, degrees east (WGS 84)")
+    elevation_m: float | None = Field(
+        default=None, ge=-11_000, le=9_000, description="elevation, metres above sea level"
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        yield from both_or_neither(self.latitude_deg, self.longitude_deg)
+
+
+class TriggerConfig(Section):
+    """The band-pass and the recursive STA/LTA trigger."""
+
+    low_hz: float = Field(default=1.0, ge=0.01, le=500, description="lower corner of the Butterworth band-pass, Hz")
+    high_hz: float = Field(default=20.0, ge=0.02, le=500, description="upper corner, Hz")
+    order: int = Field(
+        default=4, ge=1, le=10, description="order of the prototype: the band-pass has twice as many poles"
+    )
+    sta_s: float = Field(default=1.0, ge=0.05, le=60, description="short-term average, seconds")
+    lta_s: float = Field(default=30.0, ge=1, le=3_600, description="long-term average, seconds")
+    on: float = Field(default=4.0, ge=1.1, le=1_000, description="STA/LTA ratio at which a trigger begins")
+    off: float = Field(default=1.5, ge=0.1, le=1_000, description="ratio below which it ends")
+    combine: Literal["vector", "coincidence"] = Field(
+        default="vector", description="components as one vector sum, or each on its own with components_needed at once"
+    )
+    components_needed: int = Field(
+        default=2, ge=1, le=3, description="components that must trigger at once (combine: coincidence)"
+    )
+    min_duration_s: float = Field(
+        default=0.5, ge=0, le=60, description="shorter triggers are discarded, with the reason, seconds"
+    )
+    max_duration_s: float = Field(
+        default=300.0, ge=1, le=3_600, description="longest trigger; it is then ended, seconds"
+    )
+    merge_s: float = Field(
+        default=2.0,
+        ge=0,
+        le=60,
+        description="a trigger that begins this soon after the last one is part of it, seconds",
+    )
+    long_gap_s: float | None = Field(
+        default=None, ge=0.1, le=3_600, description="gaps longer than this start the averages anew, seconds (lta_s)"
+    )
+    max_component_lag_s: float = Field(
+        default=5.0, ge=0, le=600, description="how long the others wait for a late component, seconds of data"
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.low_hz >= self.high_hz:
+            yield Disagreement(("low_hz", "high_hz"), f"must be below high_hz ({self.high_hz:g})")
+        if self.sta_s >= self.lta_s:
+            yield Disagreement(("sta_s", "lta_s"), f"must be shorter than lta_s ({self.lta_s:g})")
+        if self.off >= self.on:
+            yield Disagreement(("off", "on"), f"must be below on ({self.on:g}), or a trigger would end as it begins")
+        if self.min_duration_s >= self.max_duration_s:
+            reason = f"must be shorter than max_duration_s ({self.max_duration_s:g})"
+            yield Disagreement(("min_duration_s", "max_duration_s"), reason)
+
+    def settings(self) -> TriggerSettings:
+        """As the detector takes them."""
+        from agent.dsp.detector import TriggerSettings
+
+        return TriggerSettings(**self.model_dump())
+
+
+class VerdictConfig(Section):
+    """When the network is asked."""
+
+    at_s: tuple[Annotated[float, Field(ge=1, lt=POST_ONSET_S)], ...] = Field(
+        default=(3.0, 5.0, 10.0, 20.0, 40.0, 80.0),
+        strict=False,
+        min_length=1,
+        max_length=16,
+        description="seconds after the onset at which a verdict is sought, ascending; one more at the event's end",
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        for index in range(1, len(self.at_s)):
+            if self.at_s[index] <= self.at_s[index - 1]:
+                yield Disagreement(
+                    (f"at_s.{index}", "at_s"), f"must be later than the one before it ({self.at_s[index - 1]:g})"
+                )
+
+
+class ReportingConfig(Section):
+    """How often the agent speaks."""
+
+    health_interval_s: float = Field(
+        default=60.0, ge=5, le=86_400, description="time between two health messages, seconds"
+    )
+    alert_expiry_s: int = Field(
+        default=86_400,
+        ge=60,
+        le=2_592_000,
+        description="MQTT 5 message expiry of alerts: how long the broker may keep one, seconds",
+    )
+
+
+class TunablesConfig(Section):
+    """The only part that may later be changed from afar."""
+
+    trigger: TriggerConfig = Field(default=TriggerConfig(), description="the band-pass and the STA/LTA trigger")
+    verdict: VerdictConfig = Field(default=VerdictConfig(), description="when the network is asked")
+    policy: PolicyConfig = Field(default=PolicyConfig(), description="which events become alerts")
+    reporting: ReportingConfig = Field(default=ReportingConfig(), description="how often the agent speaks")
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        verdicts = len(self.verdict.at_s) + 1
+        for label in RulesConfig.model_fields:
+            rule = self.policy.rules.of(label)
+            if rule.severity != "none" and rule.confirm.k > verdicts:
+                place = f"policy.rules.{label}.confirm.k"
+                reason = (
+                    f"asks for more verdicts than an event gets ({verdicts}: at each of verdict.at_s and at its end)"
+                )
+                yield Disagreement((place, "verdict.at_s"), reason)
+
+
+class ClassifierConfig(Section):
+    """The network."""
+
+    bundle: Annotated[Path | None, BeforeValidator(_bundle)] = Field(
+        default=None, description="folder or zip of a model bundle; default: the one that comes with the agent"
+    )
+    backends: Annotated[tuple[Backend, ...], AfterValidator(_distinct), AfterValidator(_served)] = Field(
+        default=("tensorrt", "onnxruntime"),
+        strict=False,
+        min_length=1,
+        description="runtimes (tensorrt, onnxruntime, constant) in the order of preference",
+    )
+    threads: int = Field(default=1, ge=1, le=16, description="threads of the runtime")
+
+
+class MqttConfig(Section):
+    """The broker."""
+
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        examples=["localhost"], description="name or address of the broker"
+    )
+    port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port (8883 with tls, else 1883)")
+    username: str | None = Field(default=None, min_length=1, max_length=256, description="user at the broker")
+    password_file: ConfigPath | None = Field(
+        default=None, description="file whose first line is the password; only its owner may read it"
+    )
+    password_env: Annotated[str, AfterValidator(_variable)] | None = Field(
+        default=None, description="name of the environment variable that holds the password"
+    )
+    tls: TlsConfig | None = Field(default=None, description="TLS; without this section the connection is in the clear")
+    client_id: Annotated[str, AfterValidator(_client_id)] | None = Field(
+        default=None, description="MQTT client identifier, unique at the broker (talus-NETWORK.STATION)"
+    )
+    keepalive_s: int = Field(default=30, ge=5, le=3_600, description="MQTT keep-alive, seconds")
+    prefix: Annotated[str, AfterValidator(_topic)] = Field(default="talus/v1", description="root of all topics")
+    protocol: Annotated[Literal["auto", "5", "3.1.1"], BeforeValidator(_protocol)] = Field(
+        default="auto", description="MQTT version; auto: 5, and 3.1.1 if the broker refuses that"
+    )
+
+    home_assistant: HomeAssistantConfig | None = Field(
+        default=None, description="announce the station to Home Assistant; without this section it is withdrawn"
+    )
+
+    @property
+    def broker_port(self) -> int:
+        """``port`` with its default put in."""
+        return self.port or (8883 if self.tls is not None else 1883)
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.password_file is not None and self.password_env is not None:
+            yield Disagreement(("password_env", "password_file"), "is given beside password_file; keep one of them")
+        for name in ("password_file", "password_env"):
+            if getattr(self, name) is not None and self.username is None:
+                yield Disagreement((name, "username"), "is given without username; a broker wants both or neither")
+
+    def password(self) -> SecretStr | None:
+        """Read the password; it is kept nowhere else.
+
+        Raises:
+            ConfigError: the file or the variable is not there, unreadable or empty.
+        """
+        if self.password_env is not None:
+            found = os.environ.get(self.password_env, "")
+            where = f"the environment variable {self.password_env}"
+        elif self.password_file is not None:
+            where = f"the file {self.password_file}"
+            try:
+                found = self.password_file.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise ConfigError(
+                    f"mqtt.password_file: {where}: {reason}", "write the password into it, one line"
+                ) from None
+        else:
+            return None
+        if not found:
+            raise ConfigError(f"the broker's password: {where} is not set or empty", "set it before the agent starts")
+        return SecretStr(found)
+
+    def settings(self, client_id: str) -> MqttSettings:
+        """As the connection takes them, with the password read.
+
+        Raises:
+            ConfigError: the password cannot be had.
+        """
+        from agent.deliver.settings import MqttSettings, TlsSettings
+
+        password, tls = self.password(), self.tls
+        return MqttSettings(
+            host=self.host,
+            port=self.broker_port,
+            username=self.username,
+            password=None if password is None else password.get_secret_value(),
+            client_id=client_id,
+            prefix=self.prefix,
+            protocol=self.protocol,
+            tls=None if tls is None else TlsSettings(_text(tls.ca_file), _text(tls.cert_file), _text(tls.key_file)),
+            keepalive_s=self.keepalive_s,
+        )
+
+
+class OutboxConfig(Section):
+    """What was decided and is not yet acknowledged by the broker, on disk."""
+
+    path: ConfigPath | None = Field(default=None, description="the SQLite file (STATE_DIR/outbox.sqlite3)")
+    max_mb: int = Field(
+        default=200, ge=1, le=100_000, description="largest size, megabytes; beyond it, what matters least goes first"
+    )
+
+
+class EvidenceConfig(Section):
+    """Records of events, kept at the station until someone asks for them."""
+
+    max_mb: float = Field(default=200, ge=0, le=100_000, description="megabytes; the oldest make room; 0: none")
+
+
+class LogConfig(Section):
+    """The agent's own log."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe line that is written"
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    station: StationConfig = Field(description="who this agent is")
+    source: SourceConfig = Field(
+        discriminator="kind",
+        examples=[{"kind": "archive", "paths": ["records"]}],
+        description="where samples come from",
+    )
+    stations: tuple[DeclaredStationConfig, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=MAX_STATIONS,
+        description="other stations whose data the source brings, with their positions (for CAP and QuakeML)",
+    )
+    tunables: TunablesConfig = Field(
+        default=TunablesConfig(), description="detection, verdicts, alerts: what may change from afar"
+    )
+    site: SiteConfig = Field(default=SiteConfig(), description="several stations of one site")
+    classifier: ClassifierConfig = Field(default=ClassifierConfig(), description="the network")
+    mqtt: MqttConfig | None = Field(
+        default=None, description="the broker; without this section, replay prints what it would send"
+    )
+    outbox: OutboxConfig = Field(default=OutboxConfig(), description="messages on disk until they are acknowledged")
+    evidence: EvidenceConfig = Field(default=EvidenceConfig(), description="records of events")
+    state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
+    health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
+    control: ControlConfig = Field(
+        default=ControlConfig(), description="who may change the tunables from afar, and on what conditions"
+    )
+    log: LogConfig = Field(default=LogConfig(), description="the agent's own log")
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        own = f"{self.station.network}.{self.station.station}"
+        declared = [one.station for one in self.stations]
+        for index, name in enumerate(declared):
+            if name == own:
+                yield Disagreement((f"stations.{index}.station", "station"), "is the agent's own: see section station")
+            elif name in declared[:index]:
+                yield Disagreement((f"stations.{index}.station",), f"is stations[{declared.index(name)}] too")
+        together = self.site.coincidence
+        if together is not None and own in together.stations:
+            reason = f"must not be one of the site's stations ({own}): events of the site go out under it"
+            yield Disagreement(("station.station", "site.coincidence.stations"), reason)
+
+    @property
+    def outbox_path(self) -> Path:
+        """``outbox.path`` with its default put in."""
+        return self.outbox.path or self.state_dir / "outbox.sqlite3"
+
+    @property
+    def client_id(self) -> str:
+        """``mqtt.client_id`` with its default put in."""
+        given = self.mqtt.client_id if self.mqtt is not None else None
+        return given or f"talus-{self.station.network}.{self.station.station}"

@@ -1,0 +1,112 @@
+"""The stations whose data an agent works on, besides the one that it reports itself under."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from agent.config.coincidence import StationCode
+from agent.config.section import Disagreement, Section
+from agent.config.yaml import Loc
+
+if TYPE_CHECKING:
+    from agent.config.station import Config
+
+MAX_STATIONS = 256
+"""Most stations that a file declares; as many sensors are followed."""
+
+
+class DeclaredStationConfig(Section):
+    """A station whose data the source brings."""
+
+    station: StationCode = Field(examples=["XX.S01"], description="NETWORK.STATION")
+    name: str | None = Field(default=None, min_length=1, max_length=100, description="the place in words")
+    latitude_deg: float | None = Field(default=None, ge=-90, le=90, description="latitude, degrees north (WGS 84)")
+    longitude_deg: float | None = Field(default=None, ge=-180, le=180, description="longitude, degrees east (WGS 84)")
+    elevation_m: float | None = Field(
+        default=None, ge=-11_000, le=9_000, description="elevation, metres above sea level"
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        yield from both_or_neither(self.latitude_deg, self.longitude_deg)
+
+
+def both_or_neither(latitude_deg: float | None, longitude_deg: float | None) -> Iterator[Disagreement]:
+    """A position has both coordinates."""
+    if (latitude_deg is None) != (longitude_deg is None):
+        given, absent = (
+            ("latitude_deg", "longitude_deg") if longitude_deg is None else ("longitude_deg", "latitude_deg")
+        )
+        yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class Stations:
+    """``known``: NET.STA of every station under whose topics the agent will write, its own first. ``complete``: the
+    source can bring no others."""
+
+    known: tuple[str, ...]
+    complete: bool
+
+
+def stations_of(config: Config) -> Stations:
+    """The stations of a configuration: its own, those that it declares, and those that its source names."""
+    named = list(_named(config).values())
+    names = [_own(config), *_declared(config), *(name for name in named if not _is_pattern(name))]
+    complete = config.source.kind not in ("archive", "folder") and not any(map(_is_pattern, named))
+    return Stations(tuple(dict.fromkeys(names)), complete)
+
+
+def others(config: Config) -> Mapping[str, DeclaredStationConfig | None]:
+    """The known stations but for the agent's own, each with what the file declares of it."""
+    declared = {one.station: one for one in config.stations}
+    return {name: declared.get(name) for name in stations_of(config).known[1:]}
+
+
+def undeclared(config: Config) -> Iterator[tuple[Loc, str]]:
+    """Where the source names a station that is neither the agent's own nor declared, and which one."""
+    if config.source.kind == "simulator":
+        return
+    expected = [_own(config), *_declared(config)]
+    for loc, name in _named(config).items():
+        if not any(fnmatch.fnmatchcase(one, name) for one in expected):
+            yield loc, name
+
+
+def _own(config: Config) -> str:
+    return f"{config.station.network}.{config.station.station}"
+
+
+def _declared(config: Config) -> list[str]:
+    together = config.site.coincidence
+    return [*(one.station for one in config.stations), *(together.stations if together is not None else ())]
+
+
+def _named(config: Config) -> Mapping[Loc, str]:
+    """What the source says of its stations, NET.STA or a pattern of it, by its place in the file."""
+    source, own = config.source, config.station
+    if source.kind == "seedlink":
+        return {
+            ("source", "servers", i, "stations", j, "station"): station.station.replace("_", ".", 1)
+            for i, server in enumerate(source.servers)
+            for j, station in enumerate(server.stations)
+        }
+    if source.kind == "shake_udp":
+        return {
+            ("source", "senders", i): f"{sender.network or own.network}.{sender.station or own.station}"
+            for i, sender in enumerate(source.senders)
+        }
+    if source.kind == "simulator":
+        from agent.sources.simulator import station_ids
+
+        found = station_ids(own.network, own.station, source.stations, source.rate_hz)
+        return {("source", "stations", i): station.short for i, station in enumerate(found)}
+    return {}
+
+
+def _is_pattern(name: str) -> bool:
+    return "*" in name or "?" in name

@@ -1,0 +1,247 @@
+"""The network thread: keeps one connection to the broker up, and the outbox draining over it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.backoff import QuietLog, delays
+from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError
+from agent.deliver.hints import refusal_hint
+from agent.deliver.outbox import Outbox
+from agent.deliver.sender import Drain, Refusal, Retained
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
+from agent.errors import DeliveryError
+from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, topic
+from agent.types import StationId
+
+DEAF_S = 600.0
+"""Who sends more than can be held is not listened to for so long: what goes out matters more than what comes in."""
+SHORT_S = 60.0
+"""An interruption below this does not begin anew the time for which the broker has been there."""
+LOSSES_S = 600.0
+"""Connections lost in so many seconds are counted."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """``connected`` only after an accepted CONNACK; then for ``connected_s`` seconds, short interruptions included.
+    ``answered``: whether this connection has acknowledged anything; ``unanswered``: how many before it, one after the
+    other, did not. ``losses``: connections lost in the last ten minutes.
+
+    ``unheard`` counts what the broker acknowledged with the remark that nobody subscribes to it (MQTT 5),
+    ``unheard_alerts`` the alerts among it, the newest of them ``unheard_alert_s`` ago (None: the newest had a
+    subscriber). ``refusals`` are the topics that the broker refuses now, ``packet_limit`` the size of the largest
+    packet that it takes (None: it told no limit). ``orders``: whether it lets the station listen; ``ignored``: it sent
+    more than can be held. ``error`` is why the link is down, or what the broker refused last."""
+
+    connected: bool = False
+    connected_s: float = 0.0
+    answered: bool = False
+    unanswered: int = 0
+    losses: int = 0
+    protocol: str | None = None
+    connects: int = 0
+    acknowledged: int = 0
+    unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_s: float | None = None
+    refused: int = 0
+    refusals: tuple[Refusal, ...] = ()
+    packet_limit: int | None = None
+    orders: Literal["none", "heard", "refused", "ignored"] = "none"
+    error: str | None = None
+
+
+class MqttLink:
+    """The way out. `start` and `stop` are called once, in this order; the rest from any thread at any time."""
+
+    def __init__(
+        self, settings: MqttSettings, outbox: Outbox, station: StationId, subscription: Subscription | None = None
+    ) -> None:
+        """``station`` is whose availability this connection stands for: MQTT allows one will a connection.
+        ``subscription`` is made anew with every connection; its handler must not wait."""
+        self._subscription = subscription
+        self._deaf_until = 0.0
+        self._settings = settings
+        self._outbox = outbox
+        self._client_id = settings.client_id or f"talus-{station.short}"
+        self._availability = topic(settings.prefix, station, "availability")
+        self._waker = Waker()
+        self._retained = Retained()
+        self._drain = Drain(settings, outbox, self._retained)
+        self._stopping = threading.Event()
+        self._flush_until = 0.0
+        self._give_up_at = 0.0
+        self._quiet = QuietLog(_log.warning)
+        self._connected: str | None = None
+        self._since = 0.0
+        """When the broker was first there, but for short interruptions (monotonic clock, s)."""
+        self._last_there = -SHORT_S
+        self._answered = False
+        self._unanswered = 0
+        self._lost: deque[float] = deque(maxlen=1000)
+        self._packet_limit: int | None = None
+        self._connection: Connection | None = None
+        self._connects = 0
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
+        outbox.listen(self._wake)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs: it ends only by `stop`, or by a fault of the agent itself."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to connect and to send; returns at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Send what can be sent, say ``stopped``, and end, within ``timeout_s``. True if nothing is left to send."""
+        self._flush_until = time.monotonic() + 0.6 * timeout_s
+        self._give_up_at = time.monotonic() + 0.9 * timeout_s
+        self._stopping.set()
+        self._wake()
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._waker.close()
+        return self._outbox.depth == 0
+
+    def publish_retained(self, message: Message) -> None:
+        """Publish a latest value (state, health) now if connected, and on every connect; only the newest counts."""
+        self._retained.put(message)
+        self._drain.hint()
+        self._wake()
+
+    def urge(self, message: Message) -> None:
+        """Publish what could not be put on disk, before all else; it is sent until it is acknowledged, or this ends."""
+        self._drain.urge(message)
+        self._wake()
+
+    def status(self) -> LinkStatus:
+        """How the link is."""
+        counters, now = self._drain.counters, time.monotonic()
+        connected, alert_at = self._connected, counters.unheard_alert_at
+        return LinkStatus(
+            connected=connected is not None,
+            connected_s=0.0 if connected is None else now - self._since,
+            answered=self._answered,
+            unanswered=self._unanswered,
+            losses=sum(now - at < LOSSES_S for at in tuple(self._lost)),
+            protocol=connected,
+            connects=self._connects,
+            acknowledged=counters.acknowledged,
+            unheard=counters.unheard,
+            unheard_alerts=counters.unheard_alerts,
+            unheard_alert_s=None if alert_at is None else now - alert_at,
+            refused=counters.refused,
+            refusals=self._drain.refusals.all(),
+            packet_limit=self._packet_limit,
+            orders=self._orders(),
+            error=self._error or self._drain.last_refusal,
+        )
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._waker.wake()
+
+    def _run(self) -> None:
+        waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._once()
+            except DeliveryError as error:
+                self._connected, self._error = None, error.message
+                if isinstance(error, UnwantedError):
+                    self._deaf_until = time.monotonic() + DEAF_S
+                if self._stopping.is_set():
+                    break
+                self._quiet.warn(f"no connection to the broker: {error}")
+                if time.monotonic() - began > self._settings.backoff_max_s:
+                    waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
+                    self._quiet.reset()
+                self._stopping.wait(next(waits))
+        self._connected = None
+
+    def _once(self) -> None:
+        """One connection, from the CONNACK to its end."""
+        connection = Connection.open(
+            self._settings,
+            self._client_id,
+            self._waker,
+            will_topic=self._availability,
+            subscription=self._subscription if time.monotonic() >= self._deaf_until else None,
+            cancelled=self._stopping.is_set,
+        )
+        try:
+            self._begin(connection)
+            self._announce(connection, ONLINE, time.monotonic() + self._settings.ack_timeout_s)
+            self._answered, self._unanswered = True, 0
+            address, waiting = self._settings.address, self._outbox.depth
+            _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
+            self._drain.serve(connection, self._end_by)
+            self._retained.drop(self._availability)
+            self._announce(connection, STOPPED, self._give_up_at)
+            connection.close()
+        except DeliveryError:
+            self._lost.append(time.monotonic())
+            raise
+        finally:
+            self._last_there = time.monotonic()
+            connection.abandon()
+
+    def _begin(self, connection: Connection) -> None:
+        """The broker has accepted the connection."""
+        now = time.monotonic()
+        if now - self._last_there >= SHORT_S:
+            self._since = now
+        self._unanswered += not self._answered and self._connects > 0
+        self._answered = False
+        self._connected, self._error = connection.protocol, None
+        self._connects += 1
+        self._connection, self._packet_limit = connection, connection.maximum_packet
+        self._retained.drop(self._availability)
+
+    def _orders(self) -> Literal["none", "heard", "refused", "ignored"]:
+        if self._subscription is None:
+            return "none"
+        if time.monotonic() < self._deaf_until:
+            return "ignored"
+        connection = self._connection
+        return "refused" if connection is not None and connection.refused_subscription else "heard"
+
+    def _end_by(self) -> float | None:
+        return self._flush_until if self._stopping.is_set() else None
+
+    def _announce(self, connection: Connection, availability: str, deadline: float) -> None:
+        token = connection.publish(self._availability, availability.encode(), retain=True)
+        while time.monotonic() < deadline:
+            for ack in connection.pump(0.1):
+                if ack.token == token:
+                    if ack.code >= REFUSED:
+                        self._availability_refused(availability, ack)
+                    else:
+                        self._drain.refusals.lift(self._availability)
+                    return
+        raise DeliveryError(
+            f"{self._settings.address} accepts the connection but acknowledges nothing", "see the broker's log"
+        )
+
+    def _availability_refused(self, availability: str, ack: Ack) -> None:
+        """It is tried again as long as the connection lasts."""
+        hint = refusal_hint(ack.code)
+        self._quiet.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
+        self._drain.refusals.add(self._availability, ack.reason)
+        if availability == ONLINE:
+            message = Message(self._availability, availability.encode(), Priority.OTHER, retain=True)
+            self._retained.put(message)

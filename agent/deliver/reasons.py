@@ -1,0 +1,92 @@
+"""Why what is sent may not arrive: the reasons that follow from the state of the outbox and of the connection.
+
+Whatever is refused, set aside, dropped or not acknowledged is counted where it happens. This file decides which of
+these figures make the station degraded, and since when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.deliver.link import LinkStatus
+from agent.deliver.outbox import OutboxStats
+from agent.messages.reasons import Reason
+
+WAIT_S = 60.0
+"""A message may wait so long while the broker is there, and the broker may be there so long with messages waiting."""
+GRACE_S = 10.0
+"""A broker that has accepted a connection may take so long to acknowledge the first message."""
+LOSS_S = 86_400.0
+"""A loss that nobody can undo is a reason for so long."""
+UNHEARD_S = 3600.0
+"""So long is an alert without a subscriber a reason."""
+UNSTABLE = 5
+"""So many connections lost in ten minutes are a reason."""
+FULL_SHARE = 0.9
+"""Of the size of the outbox: beyond it the next messages may push out the oldest."""
+
+
+def reasons(outbox: OutboxStats, link: LinkStatus, alert_bytes: int) -> list[Reason]:
+    """What stands between the station and its listeners; ``alert_bytes`` is the size of its largest alert's packet."""
+    return [*_connection(link), *_refusals(link, alert_bytes), *_outbox(outbox, link)]
+
+
+def _connection(link: LinkStatus) -> Iterator[Reason]:
+    if not link.connected:
+        yield Reason("broker_unreachable", f"no connection to the broker: {link.error or 'trying'}")
+    elif not link.answered and (link.unanswered or link.connected_s > GRACE_S):
+        text = f"the broker accepts the connection and has acknowledged nothing for {link.connected_s:.0f} s"
+        yield Reason("nothing_acknowledged", text)
+    if link.losses >= UNSTABLE:
+        text = f"the connection to the broker was lost {link.losses} times in the last 10 minutes"
+        yield Reason("connection_unstable", text)
+    if link.orders == "refused":
+        yield Reason(
+            "orders_refused", "the broker refuses the subscription to orders: nothing can be changed from afar"
+        )
+    elif link.orders == "ignored":
+        text = "orders are not listened to for 10 minutes: somebody sends more than can be held"
+        yield Reason("orders_ignored", text)
+
+
+def _refusals(link: LinkStatus, alert_bytes: int) -> Iterator[Reason]:
+    for refusal in link.refusals:
+        is_alert = refusal.topic.rsplit("/", 1)[-1] == "alert"
+        times = "" if refusal.count == 1 else f" ({refusal.count} times)"
+        text = f"the broker refuses {refusal.topic}: {refusal.reason}{times}"
+        yield Reason("alert_refused" if is_alert else "topic_refused", text, refusal.topic)
+    if link.packet_limit is not None and link.packet_limit < alert_bytes:
+        text = f"the broker takes packets of {link.packet_limit} bytes at most; an alert may have {alert_bytes}"
+        yield Reason("packet_limit", text)
+    if link.unheard_alert_s is not None and link.unheard_alert_s < UNHEARD_S:
+        minutes = round(link.unheard_alert_s / 60)
+        yield Reason("alert_unheard", f"nobody was subscribed to the last alert ({minutes} min ago)")
+
+
+def _outbox(outbox: OutboxStats, link: LinkStatus) -> Iterator[Reason]:
+    if outbox.set_aside:
+        what = f"{_messages(outbox.set_aside)} refused for good by the broker, {outbox.set_aside_alerts} of them alerts"
+        yield Reason("messages_set_aside", f"{what}: {outbox.set_aside_reason} (see `talus outbox`)")
+    waited_s = min(outbox.oldest_s, link.connected_s)
+    if link.connected and outbox.depth and waited_s > WAIT_S:
+        text = f"{_messages(outbox.depth)} waiting although the broker is there, the oldest for {outbox.oldest_s:.0f} s"
+        yield Reason("messages_wait", text)
+    if outbox.bytes >= FULL_SHARE * outbox.max_bytes:
+        share = 100 * outbox.bytes / outbox.max_bytes
+        yield Reason(
+            "outbox_full", f"the outbox is {share:.0f} % full: the oldest messages are dropped when it is full"
+        )
+    if outbox.lost_age_s is not None and outbox.lost_age_s < LOSS_S:
+        text = f"{outbox.lost} events or alerts dropped undelivered, the last {_ago(outbox.lost_age_s)} ago"
+        yield Reason("messages_dropped", text)
+    for path in outbox.moved_aside:
+        text = f"a corrupt outbox was moved aside to {path}: keep it for analysis elsewhere, or delete it"
+        yield Reason("outbox_corrupt", text, str(path))
+
+
+def _messages(count: int) -> str:
+    return "1 message" if count == 1 else f"{count} messages"
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"

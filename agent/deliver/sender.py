@@ -1,0 +1,438 @@
+"""What is sent over a connection: retained values, then the outbox, in order, a bounded number of messages at a time.
+
+What the broker has not acknowledged stays in the outbox, and a refusal never stops the rest:
+
+- a reason that may pass (quota, access list) puts the topic on hold for up to a minute, and the message stays;
+- a reason that will not pass (too large, malformed) sets the message aside in the outbox; what was too large goes back
+  into the queue when a connection begins whose broker takes it;
+- every topic that the broker refuses is listed (``Refusals``) until a message on it is acknowledged;
+- what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
+  acknowledged what it had not written down;
+- an alert that the disk refuses is sent all the same (`urge`), before all else; once the disk takes it, it is sent as
+  what it then is, a copy;
+- a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
+  its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.backoff import Holds, QuietLog
+from agent.deliver.connection import REFUSED, Ack, Connection
+from agent.deliver.hints import refusal_hint
+from agent.deliver.outbox import Entry, Outbox
+from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
+from agent.deliver.settings import MqttSettings
+from agent.errors import DeliveryError
+from agent.messages.payloads import Message, Priority, with_handed
+
+_NO_SUBSCRIBERS = 0x10
+_HOPELESS = frozenset({0x90, TOO_LARGE, 0x99})
+"""Topic name invalid, packet too large, payload format invalid: the same message will be refused for ever."""
+
+_SUSPECT_AFTER = 2
+"""Connections lost with a message in flight, after which messages are sent one by one to find the culprit."""
+
+_CULPRIT_AFTER = 5
+_EXERCISE = b'"exercise":true'
+"""In a payload: nobody is to be woken, so that nobody need subscribe. Quotes in free text are escaped."""
+_POISON_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
+_TICK_S = 1.0
+LINGER_S = 5.0
+"""How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
+LINGER_MESSAGES = 256
+"""The most that lingers: while a backlog is drained, the time is shorter."""
+MOST_URGENT = 1000
+MOST_REPEATS = 3
+"""So often an acknowledged message is sent again: a broker may crash because of it."""
+
+_log = logging.getLogger(__name__)
+
+
+class Retained:
+    """The newest retained message of each topic, and which of them this connection has not published yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: dict[str, Message] = {}
+        self._stale: set[str] = set()
+
+    def put(self, message: Message) -> None:
+        """A newer value. May be called from any thread."""
+        with self._lock:
+            self._messages[message.topic] = message
+            self._stale.add(message.topic)
+
+    def all_stale(self) -> None:
+        """A new connection: the broker may have forgotten everything."""
+        with self._lock:
+            self._stale.update(self._messages)
+
+    def drop(self, topic: str) -> None:
+        """There is no value of this topic any more."""
+        with self._lock:
+            self._messages.pop(topic, None)
+            self._stale.discard(topic)
+
+    def again(self, topic: str) -> None:
+        """This one was refused."""
+        with self._lock:
+            self._stale.add(topic)
+
+    def take(self, limit: int, skip: list[str]) -> list[Message]:
+        """Up to ``limit`` values that are to be published; they count as published."""
+        with self._lock:
+            topics = [topic for topic in self._messages if topic in self._stale and topic not in skip][:limit]
+            self._stale.difference_update(topics)
+            return [self._messages[topic] for topic in topics]
+
+
+class Urgent:
+    """Alerts that the disk refused, in order. Each stays until it is acknowledged; what is beyond ``MOST_URGENT`` waits
+    for the disk alone. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: list[Message] = []
+
+    def put(self, message: Message) -> None:
+        """One more."""
+        with self._lock:
+            if len(self._messages) < MOST_URGENT:
+                self._messages.append(message)
+
+    def first(self, skip: list[str]) -> Message | None:
+        """The oldest whose topic is not to be skipped."""
+        with self._lock:
+            return next((message for message in self._messages if message.topic not in skip), None)
+
+    def done(self, message: Message) -> None:
+        """The broker has it, or will never take it."""
+        with self._lock:
+            self._messages.remove(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A topic that the broker refuses: why, how many messages in a row, and when first (monotonic clock, s)."""
+
+    topic: str
+    reason: str
+    count: int
+    since: float
+
+
+class Refusals:
+    """The topics that the broker refuses, each until a message on it is acknowledged. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._topics: dict[str, Refusal] = {}
+
+    def add(self, topic: str, reason: str) -> None:
+        """One more message on this topic was refused."""
+        with self._lock:
+            known = self._topics.get(topic)
+            count, since = (0, time.monotonic()) if known is None else (known.count, known.since)
+            self._topics[topic] = Refusal(topic, reason, count + 1, since)
+
+    def lift(self, topic: str) -> None:
+        """A message on this topic was acknowledged."""
+        with self._lock:
+            self._topics.pop(topic, None)
+
+    def all(self) -> tuple[Refusal, ...]:
+        """As of now, in the order of the first refusal."""
+        with self._lock:
+            return tuple(self._topics.values())
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5); ``unheard_alerts``:
+    alerts among them that are no exercise, the last one at ``unheard_alert_at`` (monotonic clock, s; None: the newest
+    alert had a subscriber, or there was none)."""
+
+    acknowledged: int = 0
+    unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_at: float | None = None
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """In flight: a message of the outbox, or a retained or urgent one (no entry)."""
+
+    message: Message
+    entry: Entry | None
+    at: float
+
+    @property
+    def urgent(self) -> bool:
+        return self.entry is None and not self.message.retain
+
+    @property
+    def name(self) -> int | str:
+        return self.message.topic if self.entry is None else self.entry.id
+
+
+class Drain:
+    """Owned by the network thread, for the life of the process; `serve` is called with each connection in turn."""
+
+    def __init__(self, settings: MqttSettings, outbox: Outbox, retained: Retained) -> None:
+        self.counters = Counters()
+        self.refusals = Refusals()
+        self.last_refusal: str | None = None
+        self._settings = settings
+        self._outbox = outbox
+        self._retained = retained
+        self._retained_version = 0
+        self._urgent = Urgent()
+        self._fresh = threading.Event()
+        self._fresh.set()
+        self._quiet = QuietLog(_log.warning)
+        self._topic_holds: Holds[str] = Holds(5.0, 60.0)
+        self._poison_holds: Holds[str] = Holds(5.0, 600.0)
+        self._row_holds: Holds[int] = Holds(5.0, 60.0)
+        self._losses: dict[int | str, int] = {}
+        self._culprits: dict[str, int] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._acknowledged: deque[tuple[int, float]] = deque()
+        self._handed: dict[int, int] = {}
+        self._repeats: dict[int, int] = {}
+        self._acks = 0
+        outbox.listen(self.hint)
+
+    def hint(self) -> None:
+        """There is something new to send. May be called from any thread."""
+        self._fresh.set()
+
+    def urge(self, message: Message) -> None:
+        """Send what could not be put on disk. May be called from any thread."""
+        self._urgent.put(message)
+        self._fresh.set()
+
+    def serve(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
+        """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
+
+        Raises:
+            DeliveryError: the connection is lost. What was in flight will be sent again.
+        """
+        self._retained.all_stale()
+        self._acks = 0
+        self._topic_holds.clear()  # this broker, or its access list, may be another one
+        self._take_back(connection.maximum_packet)
+        self._fresh.set()
+        try:
+            while True:
+                idle = not self._send(connection) and not self._sent
+                deadline = end_by()
+                if deadline is not None and (idle or time.monotonic() >= deadline):
+                    self._delete_acknowledged(0)
+                    break
+                for ack in connection.pump(_TICK_S if deadline is None else 0.05):
+                    self._settle(ack)
+                self._delete_acknowledged()
+                self._check_patience()
+        except DeliveryError:
+            self._blame()
+            raise
+        finally:
+            self._outbox.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
+            self._sent.clear()
+            self._repeat()
+
+    def _take_back(self, packet_limit: int | None) -> None:
+        """What an earlier connection set aside as too large, and this one takes."""
+        try:
+            moved = self._outbox.take_back(packet_limit)
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return
+        if moved:
+            _log.warning("%d messages that were set aside as too large are sent: the broker takes them now", moved)
+
+    def _send(self, connection: Connection) -> int:
+        window = min(self._settings.inflight, connection.receive_maximum)
+        if self._losses and max(self._losses.values()) >= _SUSPECT_AFTER:
+            window = 1
+        room = window - len(self._sent)
+        fresh = self._fresh.is_set()
+        if room <= 0 or not (fresh or 2 * room >= window):
+            return 0
+        held = [*self._topic_holds.active(), *self._poison_holds.active()]
+        urgent = self._urgent.first(held)
+        if urgent is not None and not any(sent.urgent for sent in self._sent.values()):
+            # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
+            self._publish(connection, urgent, None)
+            return 1
+        self._fresh.clear()
+        if fresh:
+            self._look_up_retained()
+        values = self._retained.take(max(1, room // 4), held)
+        entries = self._take(room - len(values), held) if room > len(values) else []
+        for entry in entries:
+            self._publish(connection, entry.message, entry)
+        for message in values:
+            self._publish(connection, message, None)
+        return len(values) + len(entries)
+
+    def _look_up_retained(self) -> None:
+        try:
+            messages, self._retained_version = self._outbox.retained(self._retained_version)
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return
+        for message in messages:
+            self._retained.put(message)
+
+    def _take(self, limit: int, held: list[str]) -> list[Entry]:
+        try:
+            return self._outbox.take(limit, held, self._row_holds.active())
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return []
+
+    def _publish(self, connection: Connection, message: Message, entry: Entry | None) -> None:
+        size = packet_bytes(message.topic, message.payload, message.correlation)
+        if connection.maximum_packet is not None and size > connection.maximum_packet:
+            reason = f"{size} bytes are larger than the broker's {connection.maximum_packet} bytes"
+            self._refuse(_Sent(message, entry, 0.0), TOO_LARGE, reason)
+            return
+        payload = message.payload
+        if entry is not None:
+            payload = with_handed(payload, self._handed.setdefault(entry.id, time.time_ns()))
+        elif not message.retain:
+            payload = with_handed(payload, time.time_ns())
+        try:
+            token = connection.publish(
+                message.topic,
+                payload,
+                retain=message.retain,
+                expiry_s=message.expiry_s,
+                correlation=message.correlation,
+            )
+        except ValueError as error:
+            self._refuse(_Sent(message, entry, 0.0), 0x90, str(error))
+            return
+        self._sent[token] = _Sent(message, entry, time.monotonic())
+
+    def _settle(self, ack: Ack) -> None:
+        sent = self._sent.pop(ack.token, None)
+        if sent is None:
+            return
+        self._losses.pop(sent.name, None)
+        self._acks += 1
+        if self._acks >= self._settings.inflight:
+            self._losses.clear()
+        if ack.code >= REFUSED:
+            self._refuse(sent, ack.code, ack.reason)
+            return
+        self._count_heard(sent.message, ack.code != _NO_SUBSCRIBERS)
+        self.refusals.lift(sent.message.topic)
+        self._topic_holds.lift(sent.message.topic)
+        self._poison_holds.lift(sent.message.topic)
+        self._culprits.pop(sent.message.topic, None)
+        if sent.urgent:
+            self._urgent.done(sent.message)
+        if sent.entry is not None:
+            self._row_holds.lift(sent.entry.id)
+            self._outbox.settle([sent.entry.id])
+            self._acknowledged.append((sent.entry.id, time.monotonic()))
+
+    def _count_heard(self, message: Message, heard: bool) -> None:
+        counters = self.counters
+        counters.acknowledged += 1
+        counters.unheard += not heard
+        if message.priority == Priority.ALERT and not message.retain and _EXERCISE not in message.payload:
+            counters.unheard_alerts += not heard
+            counters.unheard_alert_at = None if heard else time.monotonic()
+
+    def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
+        name = sent.message.topic
+        self.counters.refused += 1
+        self.last_refusal = f"{name}: refused by the broker: {reason}"
+        if code in _HOPELESS and sent.urgent:
+            self._urgent.done(sent.message)
+            self.refusals.add(name, reason)
+            self._quiet.warn(f"{self.last_refusal}; the message is left to the disk")
+            return
+        if code in _HOPELESS and sent.entry is not None:
+            self._quiet.warn(f"{self.last_refusal}; the message is set aside")
+            try:
+                self._outbox.refuse(sent.entry.id, code, reason)
+                self._handed.pop(sent.entry.id, None)
+            except DeliveryError as error:
+                self._quiet.warn(str(error))
+                self._row_holds.add(sent.entry.id)
+                self._outbox.release([sent.entry.id])
+            return
+        self._topic_holds.add(name)
+        self.refusals.add(name, reason)
+        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
+        if sent.entry is not None:
+            self._outbox.release([sent.entry.id])
+        elif not sent.urgent:
+            self._retained.again(name)
+
+    def _delete_acknowledged(self, kept: int = LINGER_MESSAGES) -> None:
+        """Of what was acknowledged, the newest ``kept`` stay, as long as they are young."""
+        surplus, old = len(self._acknowledged) - kept, time.monotonic() - LINGER_S
+        due = [row_id for n, (row_id, at) in enumerate(self._acknowledged) if n < surplus or at <= old]
+        if not due:
+            return
+        try:
+            self._outbox.done(due)
+        except DeliveryError as error:
+            self._quiet.warn(str(error))
+            return
+        for row_id in due:
+            self._acknowledged.popleft()
+            self._handed.pop(row_id, None)
+
+    def _repeat(self) -> None:
+        """The connection is lost: what was acknowledged last is sent again, unless that has been done often enough."""
+        again = [row_id for row_id, _ in self._acknowledged]
+        self._acknowledged.clear()
+        self._repeats = {row_id: self._repeats.get(row_id, 0) + 1 for row_id in again}
+        tired = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]
+        with contextlib.suppress(DeliveryError):
+            self._outbox.done(tired)
+        self._outbox.release(again)
+
+    def _check_patience(self) -> None:
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is not None and time.monotonic() - oldest.at > self._settings.ack_timeout_s:
+            raise DeliveryError(
+                f"{self._settings.address} has not acknowledged a message for {self._settings.ack_timeout_s:g} s",
+                "the broker hangs, or the link loses packets; the message is sent again",
+            )
+
+    def _blame(self) -> None:
+        """The connection died with these in flight; find out whether it died of one of them."""
+        self._losses = {sent.name: self._losses.get(sent.name, 0) + 1 for sent in self._sent.values()}
+        if len(self._sent) != 1:
+            return
+        (sent,) = self._sent.values()
+        if self._losses[sent.name] < _CULPRIT_AFTER:
+            return
+        self._losses.clear()
+        name = sent.message.topic
+        reason = f"connections die with a message of {len(sent.message.payload)} bytes"
+        self.last_refusal = f"{name}: {reason}"
+        self.refusals.add(name, reason)
+        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_POISON_HINT}")
+        if sent.entry is None:
+            self._poison_holds.add(name)
+            return
+        self._row_holds.add(sent.entry.id)
+        if self._culprits.setdefault(name, sent.entry.id) != sent.entry.id:
+            self._poison_holds.add(name)

@@ -1,0 +1,1 @@
+"""From sample blocks to events, by the time of the data: no clock, no I/O, no threads."""

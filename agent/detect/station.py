@@ -1,0 +1,437 @@
+"""One sensor's share of the pipeline: its detector, its ring buffers, and its events from first verdict to last.
+
+Every revision of an event is decided *as of* a time in the data (the onset plus the configured seconds) from what was
+recorded up to then. The same record therefore gives the same revisions, whatever the packets, the speed or the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from agent.detect.retune import Handover, warmed
+from agent.dsp.continuity import Continuity, Counts
+from agent.dsp.detector import Detector, TriggerSettings
+from agent.dsp.hearing import Hearing
+from agent.dsp.measure import NOISE_S, SETTLE_NS, measure, quiet_level
+from agent.dsp.plausible import inspect
+from agent.dsp.recorded import Recorded
+from agent.dsp.ring import RingBuffer
+from agent.dsp.rsam import Minute
+from agent.dsp.timeline import same_rate
+from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
+from agent.errors import DataError, ModelError
+from agent.types import (
+    COMPONENTS,
+    NS,
+    UNKNOWN_QUALITY,
+    BlockQuality,
+    Classification,
+    Detection,
+    Discard,
+    Event,
+    EventPhase,
+    Quality,
+    SampleBlock,
+    Segment,
+    StationId,
+    StreamId,
+    TriggerOff,
+    TriggerOn,
+    Window,
+    event_id,
+)
+
+Output: TypeAlias = Event | Discard
+
+MAX_OPEN = 256
+"""Events open at once; a trigger beyond that is discarded with the reason, so that memory stays bounded."""
+_NEVER = 1 << 63
+_LEAST_MEASURED_NS = NS
+_RENAMED_NS = 60 * NS
+"""A component that is silent for so long may go on under another name."""
+INSPECT_NS = 60 * NS
+"""The raw samples are looked at so often ..."""
+INSPECTED_NS = 20 * NS
+"""... and so many of them."""
+RING_S = 240.0
+"""A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
+
+
+class Classify(Protocol):
+    """What the pipeline needs of a classifier."""
+
+    preparation: Preparation
+
+    def classify(self, window: Window) -> Classification:
+        """The verdict on one window, or a ``ModelError``."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An event in the making."""
+
+    onset_ns: int
+    ratio: float
+    due: int = 0
+    """Index of the next verdict."""
+    revision: int = 0
+    off_ns: int | None = None
+    off_known_ns: int = 0
+    """When the detector knew that the trigger is off: a verdict as of an earlier time must not know it."""
+    last: Classification | None = None
+    recorded_s: float = 0.0
+    """Data recorded up to the onset."""
+    noise_counts: float | None = None
+    """The sensor's noise before the onset, once it is known."""
+
+    def is_off(self, now_ns: int) -> bool:
+        return self.off_ns is not None and self.off_known_ns <= now_ns
+
+    def duration_ns(self, now_ns: int) -> int:
+        """Length of the trigger, as known at ``now_ns``."""
+        return (self.off_ns if self.off_ns is not None and self.is_off(now_ns) else now_ns) - self.onset_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """Other settings for a station; without a detector where the present one serves them as well."""
+
+    trigger: TriggerSettings
+    detector: Detector | None = None
+    triggers: tuple[TriggerOn | TriggerOff, ...] = ()
+    """What it found in what is recorded."""
+
+
+class Station:
+    """Owned by one thread. See ``Pipeline`` for the calls."""
+
+    def __init__(
+        self,
+        station: StationId,
+        trigger: TriggerSettings,
+        verdict_at_s: Sequence[float],
+        classifier: Classify,
+        *,
+        exercise: bool = False,
+    ) -> None:
+        self.id = station
+        self._trigger = trigger
+        self._at_ns = _verdict_times(verdict_at_s)
+        self._classifier = classifier
+        self._exercise = exercise
+        self._continuity = Continuity()
+        self._recorded = Recorded()
+        self._detector = Detector(station, trigger)
+        self._handover: Handover | None = None
+        self._rings: dict[int, RingBuffer] = {}
+        self._former: dict[int, RingBuffer] = {}
+        """What was recorded at another rate before."""
+        self._streams: dict[int, StreamId] = {}
+        self._min_duration_ns = round(trigger.min_duration_s * NS)
+        self._merge_ns = round(trigger.merge_s * NS)
+        self._settled_ns = _settled_ns(trigger)
+        self._clock: dict[int, BlockQuality] = {}
+        self._open: list[_Open] = []
+        self._inspect_at_ns = 0
+        self._ended_ns = 0
+        """End of the last trigger that is over."""
+
+    @property
+    def is_triggered(self) -> bool:
+        """Whether a trigger goes on."""
+        return any(event.off_ns is None for event in self._open)
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """What happened on each channel, by component code. Any thread may look."""
+        return dict(self._continuity.counts)
+
+    @property
+    def rsam(self) -> tuple[Minute, ...]:
+        """The vertical's mean absolute amplitude in each complete minute of the last hour. Any thread may look."""
+        return self._detector.rsam.minutes
+
+    @property
+    def has_component(self) -> bool:
+        """Whether a channel came that the trigger can use."""
+        return bool(self._rings)
+
+    @property
+    def hearing(self) -> Hearing:
+        """What the sensor could have heard. Any thread may look."""
+        return self._detector.hearing
+
+    @property
+    def time_ns(self) -> int:
+        """Every sample before this time is decided on; 0 before the first packet."""
+        return self._detector.time_ns
+
+    @property
+    def needed_ns(self) -> int:
+        """Data from this time on are needed to go on after a restart as if there had been none: the trigger's averages
+        settled, and what is open from before its onset."""
+        onsets = (event.onset_ns for event in self._open)
+        return min(onsets, default=self.time_ns) - self._settled_ns
+
+    def feed(self, block: SampleBlock) -> list[Output]:
+        """Take one packet of at most a minute; what it decided, in the order of data time.
+
+        Raises:
+            DataError: a 1, 2 or 3 beside an N, E or Z, which is the same row of the network's input; or the rate is too
+                low for the trigger.
+        """
+        row = block.stream.row
+        if row is None:
+            return []
+        self._keep_letters(row, block)
+        self._clock[row] = block.quality
+        outputs: list[Output] = []
+        triggers: list[TriggerOn | TriggerOff] = []
+        for piece in self._continuity.accept(block):
+            ring = self._rings.get(row)
+            if ring is not None and not piece.continues and ring.is_set_back(piece.start_ns):
+                # The times at which open events would be decided may never come now, and their data go.
+                outputs += self.flush()
+                self._former.pop(row, None)
+                self._inspect_at_ns = 0
+            if ring is None or not same_rate(piece.rate_hz, ring.rate_hz):
+                if ring is not None:
+                    self._former[row] = ring
+                ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
+            self._streams[row] = piece.stream
+            ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=piece.continues)
+            self._recorded.add(piece.start_ns, piece.end_ns)
+            triggers += self._hear(self._detector.feed(piece))
+        if self._detector.time_ns >= self._inspect_at_ns:
+            self._inspect()
+        if triggers or self._open:
+            outputs += self._advance(triggers, self._detector.time_ns)
+        return outputs
+
+    def _inspect(self) -> None:
+        """Once a minute of data, look at the raw samples of its end."""
+        until_ns = self._detector.time_ns // INSPECT_NS * INSPECT_NS
+        self._inspect_at_ns = until_ns + INSPECT_NS
+        samples = {}
+        for row, ring in self._rings.items():
+            runs = ring.segments(until_ns - INSPECTED_NS, until_ns)
+            if runs:
+                samples[self._streams[row].component] = np.concatenate([run.samples for run in runs])
+        if samples:
+            self.hearing.inspected(inspect(samples), whole=all(x.dtype.kind in "iu" for x in samples.values()))
+
+    def _keep_letters(self, row: int, block: SampleBlock) -> None:
+        """Let a row change its component's name, but not be two components at once: letters are kept."""
+        known = self._streams.get(row)
+        if known is None or not block.stream.component.isdigit() or not known.component.isalpha():
+            return
+        newest_ns = self._rings[row].newest_ns or 0
+        if abs(block.start_ns - newest_ns) < _RENAMED_NS:
+            raise DataError(
+                f"{block.stream} is the same direction as {known}",
+                "have the source select one of the two for this sensor",
+            )
+
+    def forget(self, component: str) -> None:
+        """The component's clock was set back over what is known of it, which had wrong times; it begins anew."""
+        self._continuity.forget(component)
+
+    def recorded(self, from_ns: int, to_ns: int) -> dict[StreamId, list[Segment]]:
+        """The samples of a span as they came, as far as they are still at hand."""
+        return {self._streams[row]: runs for row, runs in self._segments(from_ns, to_ns).items()}
+
+    def flush(self) -> list[Output]:
+        """The data end here: close every event with what is there."""
+        triggers = self._hear(self._detector.flush(), last=True)
+        now = self._detector.time_ns
+        outputs = list(self._advance(triggers, now))
+        for event in self._open:
+            event.off_known_ns = min(event.off_known_ns, now)
+            outputs.append(self._close(event, now))
+        self._open.clear()
+        return outputs
+
+    def successor(self, trigger: TriggerSettings) -> Successor:
+        """What `retune` would put in the place of the present detector; nothing has changed yet.
+
+        Raises:
+            DataError: these settings do not go with the station's sampling rate.
+        """
+        # The detector leaves the length of a trigger to the station.
+        if replace(trigger, min_duration_s=self._trigger.min_duration_s) == self._trigger:
+            return Successor(trigger)
+        recorded = {self._streams[row]: ring.segments(0, _NEVER) for row, ring in self._rings.items()}
+        try:
+            detector, found = warmed(self.id, trigger, recorded, self._detector.rsam)
+        except DataError:
+            if self._detector.has_begun:
+                raise
+            return Successor(trigger, Detector(self.id, trigger))
+        return Successor(trigger, detector, tuple(found))
+
+    def retune(self, successor: Successor, verdict_at_s: Sequence[float]) -> list[Output]:
+        """Go on with other settings: no sample is lost, and an event that runs goes on. Returns what the new settings
+        have to say about it at once."""
+        old, now_ns = self._detector, self._detector.time_ns
+        self._trigger, self._at_ns = successor.trigger, _verdict_times(verdict_at_s)
+        self._min_duration_ns = round(self._trigger.min_duration_s * NS)
+        self._merge_ns = round(self._trigger.merge_s * NS)
+        self._settled_ns = _settled_ns(self._trigger)
+        for event in self._open:
+            # What would have been due before now is not made up for.
+            event.due = sum(event.onset_ns + at_ns <= now_ns for at_ns in self._at_ns)
+        if successor.detector is None:
+            self.hearing.retune(self._trigger)
+            return list(self._advance([], now_ns))
+        running = [event.onset_ns for event in self._open if event.off_ns is None]
+        for event in self._open:
+            event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
+        successor.detector.hearing.follow(old.hearing, now_ns)
+        self._detector = successor.detector
+        still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
+        self._handover = Handover(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)
+        return list(self._advance(self._hear(successor.triggers), min(now_ns, self._detector.time_ns)))
+
+    def _hear(self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False) -> list[TriggerOn | TriggerOff]:
+        """The detector's changes, sorted for as long as it is new."""
+        if self._handover is None:
+            return list(triggers)
+        heard = self._handover.sort(triggers, self._detector.time_ns, last=last)
+        if self._handover.is_over:
+            self._handover = None
+        return heard
+
+    def _advance(self, triggers: Sequence[TriggerOn | TriggerOff], now_ns: int) -> Iterator[Output]:
+        """Register the triggers, then take every decision that is due, the earliest first."""
+        for trigger in triggers:
+            yield from self._register(trigger)
+        while self._open:
+            due_ns, _, event = min((self._due_ns(event), event.onset_ns, event) for event in self._open)
+            if due_ns > now_ns:
+                return
+            yield from self._decide(event, due_ns)
+
+    def _register(self, trigger: TriggerOn | TriggerOff) -> Iterator[Output]:
+        if isinstance(trigger, TriggerOff):
+            for event in self._open:
+                if event.onset_ns == trigger.onset_ns:
+                    self._ended_ns = max(self._ended_ns, trigger.off_ns)
+                    event.off_ns = trigger.off_ns
+                    event.off_known_ns = trigger.off_ns + self._merge_ns
+            return
+        for event in self._open:
+            if event.onset_ns == trigger.onset_ns:
+                # Other settings say that it goes on after all.
+                event.off_ns, event.off_known_ns = None, 0
+                return
+        if len(self._open) < MAX_OPEN:
+            recorded_s = round(self._recorded.until(trigger.onset_ns), 3)
+            self._open.append(_Open(trigger.onset_ns, trigger.ratio, recorded_s=recorded_s))
+        else:
+            reason = f"{MAX_OPEN} events are open at this station already"
+            yield Discard(self.id, trigger.onset_ns, "too_many_open", reason)
+
+    def _is_short(self, event: _Open) -> bool:
+        return event.off_ns is not None and event.off_ns - event.onset_ns < self._min_duration_ns
+
+    def _due_ns(self, event: _Open) -> int:
+        """Data time of the next decision about ``event``."""
+        if event.due < len(self._at_ns):
+            due = event.onset_ns + self._at_ns[event.due]
+        elif event.off_ns is None:
+            due = _NEVER
+        else:
+            due = max(event.onset_ns + AFTER_NS, event.off_known_ns)
+        if event.revision == 0 and self._is_short(event):
+            due = min(due, event.off_known_ns)
+        return due
+
+    def _decide(self, event: _Open, now_ns: int) -> Iterator[Output]:
+        if event.due >= len(self._at_ns) or (event.revision == 0 and self._is_short(event) and event.is_off(now_ns)):
+            self._open.remove(event)
+            yield self._close(event, now_ns)
+            return
+        event.due += 1
+        if event.duration_ns(now_ns) >= self._min_duration_ns:
+            yield self._revise(event, "update" if event.revision else "new", now_ns)
+
+    def _close(self, event: _Open, now_ns: int) -> Output:
+        """The last word on an event; one that was never reported and proves too short is discarded."""
+        if event.revision == 0 and event.duration_ns(now_ns) < self._min_duration_ns:
+            return Discard(
+                self.id,
+                event.onset_ns,
+                "too_short",
+                f"the trigger lasted {event.duration_ns(now_ns) / NS:.2f} s, less than min_duration_s",
+                self._detect(event, now_ns),
+            )
+        return self._revise(event, "end", now_ns)
+
+    def _revise(self, event: _Open, phase: EventPhase, now_ns: int) -> Event:
+        """Classify what was recorded up to ``now_ns`` and word the next revision."""
+        until = min(now_ns, event.onset_ns + AFTER_NS)
+        seconds = (until - event.onset_ns) / NS
+        window = prepare(
+            self._segments(event.onset_ns - BEFORE_NS - WARM_UP_NS, until),
+            event.onset_ns,
+            seconds,
+            self._classifier.preparation,
+        )
+        reason = None
+        try:
+            # Beyond the full window nothing can be added: a slide of minutes keeps the verdict of its first 82 s.
+            if event.last is None or event.last.window_s < seconds:
+                event.last = self._classifier.classify(window)
+        except ModelError as error:
+            event.last, reason = None, error.message
+        revision, event.revision = event.revision, event.revision + 1
+        # An event is as well timed as its worst component.
+        clock = min(self._clock.values(), key=lambda clock: clock.trust, default=UNKNOWN_QUALITY)
+        covered = "".join(name for name, share in zip(COMPONENTS, window.coverage, strict=True) if share)
+        return Event(
+            id=event_id(self.id, event.onset_ns),
+            revision=revision,
+            phase=phase,
+            station=self.id,
+            onset_ns=event.onset_ns,
+            detection=self._detect(event, now_ns),
+            classification=event.last,
+            quality=Quality(window.gap_s, covered, clock),
+            data_ns=now_ns,
+            reason=reason,
+            exercise=self._exercise,
+            recorded_s=event.recorded_s,
+        )
+
+    def _detect(self, event: _Open, now_ns: int) -> Detection:
+        """Measured over the trigger alone: what follows is coda or another event."""
+        duration_ns = event.duration_ns(now_ns)
+        until = event.onset_ns + min(max(duration_ns, _LEAST_MEASURED_NS), now_ns - event.onset_ns, AFTER_NS)
+        runs = [run for row in self._segments(event.onset_ns - SETTLE_NS, until).values() for run in row]
+        t = self._trigger
+        band_hz = (t.low_hz, t.high_hz)
+        peak, dominant = measure(runs, band_hz, t.order, (event.onset_ns, until))
+        if event.noise_counts is None:
+            before = self._segments(event.onset_ns - round(NOISE_S * NS) - SETTLE_NS, event.onset_ns)
+            event.noise_counts = quiet_level(before.values(), band_hz, t.order, event.onset_ns)
+        ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, event.onset_ns + duration_ns + 1))
+        return Detection(ratio, duration_ns / NS, peak, dominant, event.noise_counts)
+
+    def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
+        found = {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+        for row, ring in self._former.items():
+            found[row] = ring.segments(from_ns, to_ns) + found[row]
+        return found
+
+
+def _settled_ns(trigger: TriggerSettings) -> int:
+    """In ten times its length the long-term average has forgotten how it began to a part in twenty thousand."""
+    return round((10 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
+
+
+def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:
+    return sorted({round(s * NS) for s in verdict_at_s if 0 < s * NS < AFTER_NS})

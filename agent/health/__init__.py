@@ -1,0 +1,1 @@
+"""The health of the station: what is measured, and who is told."""

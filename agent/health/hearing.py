@@ -1,0 +1,117 @@
+"""What the health report says of a sensor's hearing, and the reasons that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.dsp.hearing import FAR_ABOVE, Figures
+from agent.dsp.plausible import Fault
+from agent.messages.reasons import Code, Reason
+from agent.messages.schema import HearingHealth
+from agent.types import StationId
+
+LEAST_ARMED = 0.9
+MOST_UNARMED_S = 60.0
+MOST_MASKED = 0.1
+"""Share of the armed time, both of ten minutes and of an hour, in which the threshold may be far above its usual. One
+large event raises it for a minute or two, which is no fault."""
+MOST_FLAWED = 0.1
+"""Share of the last ten minutes in which samples may look as no working sensor's do."""
+MOST_TRIGGERED = 0.9
+
+_CODE: Mapping[Fault, Code] = {
+    "constant": "constant",
+    "copies": "copies",
+    "clipped": "clipped",
+    "last_bit": "last_bit",
+    "quieter_than_neighbours": "quieter",
+    "quieter_than_usual": "quieter",
+    "louder_than_neighbours": "louder",
+    "louder_than_usual": "louder",
+}
+_WORDS: Mapping[Fault, str] = {
+    "constant": "the samples of {which} do not change",
+    "copies": "{which} have the same samples",
+    "clipped": "{which} is cut off at the largest value that the recorder writes",
+    "last_bit": "{which} moves by less than one count in the trigger's band",
+    "quieter_than_neighbours": "{which} is a thousand times quieter than the other components",
+    "quieter_than_usual": "{which} is a thousand times quieter than usual",
+    "louder_than_neighbours": "{which} is a thousand times louder than the other components",
+    "louder_than_usual": "{which} is a thousand times louder than usual",
+}
+_HIDES: Mapping[Fault, tuple[Fault, ...]] = {
+    "constant": ("last_bit", "quieter_than_neighbours", "quieter_than_usual"),
+    "last_bit": ("quieter_than_neighbours", "quieter_than_usual"),
+    "quieter_than_neighbours": ("quieter_than_usual",),
+    "louder_than_neighbours": ("louder_than_usual",),
+}
+"""What need not be said of a component of which that is said."""
+
+
+def hearing_health(station: StationId, figures: Figures) -> HearingHealth:
+    """For the report."""
+    return HearingHealth(
+        station=str(station),
+        listening_in_s=None if figures.listening_in_s is None else round(figures.listening_in_s, 1),
+        armed_10min=_rounded(figures.armed_10min),
+        armed_hour=_rounded(figures.armed_hour),
+        threshold_counts=_significant(figures.threshold),
+        usual_counts=_significant(figures.usual),
+        usual_hours=round(figures.usual_s / 3600, 2),
+        plausible=not _flaws(figures),
+    )
+
+
+def problems(station: StationId, figures: Figures, limit_counts: float | None = None) -> list[Reason]:
+    """Why the sensor does not hear as it should; ``limit_counts`` is the configured largest threshold."""
+    name = str(station)
+    found = [
+        Reason(_CODE[fault], f"{name}: {_WORDS[fault].format(which=', '.join(sorted(letters)))}", name)
+        for fault, letters in _flaws(figures).items()
+    ]
+    if not figures.can_trigger:
+        text = "with these trigger settings no event would trigger, however large"
+        found.append(Reason("cannot_trigger", f"{name}: {text}", name))
+    elif _is_deaf(figures):
+        text = f"could trigger for only {figures.armed_10min:.0%} of the last 10 minutes"
+        found.append(Reason("not_armed", f"{name}: {text}", name))
+    threshold, usual = figures.threshold, figures.usual
+    if min(figures.masked_10min, figures.masked_hour) > MOST_MASKED and threshold is not None and usual is not None:
+        text = (
+            f"for {figures.masked_10min:.0%} of the last 10 minutes only events more than {FAR_ABOVE:g} times as large "
+            f"as usual would trigger (median {threshold:.3g} counts, usually {usual:.3g})"
+        )
+        found.append(Reason("threshold_high", f"{name}: {text}", name))
+    if limit_counts is not None and threshold is not None and threshold > limit_counts:
+        text = f"only events above {threshold:.3g} counts would trigger, the limit is {limit_counts:g}"
+        found.append(Reason("threshold_limit", f"{name}: {text}", name))
+    if figures.triggered_10min > MOST_TRIGGERED:
+        text = f"triggered for {figures.triggered_10min:.0%} of the last 10 minutes"
+        found.append(Reason("always_triggered", f"{name}: {text}", name))
+    return found
+
+
+def _is_deaf(figures: Figures) -> bool:
+    """In the first minutes a short gap is a large share, and no reason yet."""
+    armed = figures.armed_10min
+    return armed is not None and armed < LEAST_ARMED and (figures.unarmed_s > MOST_UNARMED_S or armed < 0.5)
+
+
+def _flaws(figures: Figures) -> dict[Fault, set[str]]:
+    """The components with each fault, for long enough to be told of."""
+    found: dict[Fault, set[str]] = {fault: set() for fault in _CODE}
+    for (fault, letter), share in figures.flaws.items():
+        if share >= MOST_FLAWED:
+            found[fault].add(letter)
+    for fault, hidden in _HIDES.items():
+        for other in hidden:
+            found[other] -= found[fault]
+    return {fault: letters for fault, letters in found.items() if letters}
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def _significant(counts: float | None) -> float | None:
+    return None if counts is None else float(f"{counts:.4g}")

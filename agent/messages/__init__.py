@@ -1,0 +1,1 @@
+"""What Talus says over MQTT: topics, payloads, and their schemas. No I/O."""

@@ -1,0 +1,136 @@
+"""JSON Schemas and the AsyncAPI document, generated from the models.
+
+``python -m agent.messages.asyncapi --write docs`` writes them anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.messages.payloads import DEFAULT_PREFIX, OFFLINE, ONLINE, STOPPED
+from agent.messages.schema import MODELS, Payload
+
+_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_CHANNELS: Mapping[str, tuple[bool, str]] = {
+    "availability": (True, "Whether the agent is connected. The broker publishes `offline` from the Last Will."),
+    "state": (True, "What runs at the station and why. Published on every connect and change."),
+    "health": (True, "Periodic figures of streams, clock, machine, outbox and event rates."),
+    "event": (False, "Every revision of every event. Revisions of one event arrive in order."),
+    "alert": (False, "Alerts: raise, escalate, retract. They overtake events. MQTT 5 message expiry is set."),
+    "last_event": (True, "Summary of the latest event, for those who subscribe later."),
+    "last_alert": (True, "Summary of the latest alert, for those who subscribe later."),
+    "config/reported": (True, "Which tunables rule, and what became of the orders to change them."),
+    "config/set": (True, "A signed order to change the tunables; the station subscribes to it if it trusts a key."),
+    "model/reported": (True, "Which model serves, and how far an order to change it is."),
+    "model/set": (True, "A signed order to change the model, with the hash of every piece of its bundle."),
+    "command": (False, "A signed command: evidence, test_alarm, self_test, promote_model, roll_back_model."),
+    "response": (False, "The answer to a command, with its MQTT 5 correlation data. Expires after a day."),
+}
+"""End of the topic: whether it is retained, and what it is."""
+
+_ORDERS = ("config/set", "model/set", "command")
+"""What the station receives."""
+
+
+def schema_name(model: type[Payload]) -> str:
+    """``event`` for ``talus/event/1``."""
+    return str(model.model_fields["schema_"].default).split("/")[1]
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """File name to JSON Schema (draft 2020-12) of what is published."""
+    found = {}
+    for model in MODELS.values():
+        schema = model.model_json_schema(by_alias=True, mode="serialization")
+        name = schema_name(model)
+        head = {"$schema": _SCHEMA_DIALECT, "$id": f"talus/{name}/1", "title": model.__name__}
+        found[f"{name}.json"] = head | {key: value for key, value in schema.items() if key not in head}
+    return dict(sorted(found.items()))
+
+
+def document() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document; its payloads refer to the files of `schemas`."""
+    channels, operations, messages = {}, {}, {}
+    for place, (retained, summary) in _CHANNELS.items():
+        name = place.replace("/", "_")
+        channels[name] = {
+            "address": f"{DEFAULT_PREFIX}/{{network}}/{{station}}/{place}",
+            "description": summary,
+            "parameters": {
+                "network": {"$ref": "#/components/parameters/network"},
+                "station": {"$ref": "#/components/parameters/station"},
+            },
+            "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        }
+        operations[f"{'receive' if place in _ORDERS else 'publish'}_{name}"] = {
+            "action": "receive" if place in _ORDERS else "send",
+            "channel": {"$ref": f"#/channels/{name}"},
+            "summary": summary,
+            "bindings": {"mqtt": {"qos": 1, "retain": retained, "bindingVersion": "0.2.0"}},
+        }
+        messages[name] = _message(place)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Talus",
+            "version": "1",
+            "description": (
+                "What a Talus station publishes over MQTT, QoS 1. Copies of one message have the same `id`, `revision`,"
+                " `boot_id` and `seq`. The first two levels of the topic are configurable."
+            ),
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "parameters": {
+                "network": {"description": "FDSN network code"},
+                "station": {"description": "FDSN station code"},
+            },
+            "messages": messages,
+        },
+    }
+
+
+def _message(name: str) -> dict[str, Any]:
+    if name not in MODELS:
+        return {"contentType": "text/plain", "payload": {"type": "string", "enum": [ONLINE, OFFLINE, STOPPED]}}
+    schema = {
+        "schemaFormat": "application/schema+json;version=draft-2020-12",
+        "schema": {"$ref": f"./schemas/{schema_name(MODELS[name])}.json"},
+    }
+    return {"contentType": "application/json", "payload": schema}
+
+
+def files() -> dict[str, str]:
+    """Path below ``docs`` to the text of each generated file."""
+    found = {f"schemas/{name}": json.dumps(schema, indent=2) + "\n" for name, schema in schemas().items()}
+    found["asyncapi.yaml"] = "# Generated by: python -m agent.messages.asyncapi --write docs\n" + yaml.safe_dump(
+        document(), sort_keys=False, width=120, allow_unicode=True
+    )
+    return found
+
+
+def main() -> int:
+    """Write the files."""
+    parser = argparse.ArgumentParser(prog="python -m agent.messages.asyncapi", description=__doc__)
+    parser.add_argument("--write", type=Path, required=True, metavar="FOLDER", help="such as docs")
+    folder: Path = parser.parse_args().write
+    for name, text in files().items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

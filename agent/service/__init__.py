@@ -1,0 +1,1 @@
+"""The service: it starts, stops and connects the stages, and decides nothing."""

@@ -1,0 +1,241 @@
+"""Puts the stages together from a configuration: the one place that knows which class serves which setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.alert.coincidence import Site, blindness
+from agent.alert.policy import Policy
+from agent.alert.reporter import Reporter
+from agent.config.seedlink import SeedLinkConfig
+from agent.config.sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, SimulatorConfig
+from agent.detect.pipeline import Pipeline
+from agent.errors import ConfigError, ModelError
+from agent.inference import Classifier, NetworkClassifier, load, open_bundle
+from agent.inference.live import LiveClassifier
+from agent.inference.timed import Timed
+from agent.remote.slots import Selection
+from agent.types import Event, StationId
+
+if TYPE_CHECKING:
+    from agent.alert.data_age import DataAges
+    from agent.config.file import ClassifierConfig, Config, TunablesConfig
+    from agent.detect.station import Output
+    from agent.health.clock import MachineClock
+    from agent.inference.switch import Standing
+    from agent.messages.payloads import Message
+    from agent.sources import ProblemSink, Source
+    from agent.types import SampleBlock
+
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
+TENSORRT = "tensorrt"
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a packet, or the end of the data, led to: the pipeline's outputs, and the messages about them and about the
+    site, in the order in which they are to be sent."""
+
+    outputs: list[Output]
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The station's work from packet to message. ``fallbacks`` says why no earlier backend served at the start.
+
+    ``feed`` every packet in the order of arrival, ``finish`` at the end. The service does the same in its own steps.
+    """
+
+    pipeline: Pipeline
+    reporter: Reporter
+    classifier: LiveClassifier
+    fallbacks: list[str]
+    timed: Timed
+    """How long verdicts take."""
+
+    def feed(self, block: SampleBlock, received_ns: int) -> Fed:
+        """Take one packet that came in at ``received_ns`` (host clock).
+
+        Raises:
+            DataError: the packet cannot be used; the next one may be.
+        """
+        outputs = self.pipeline.feed(block)
+        messages = self.before(block, received_ns)
+        messages += self._report(outputs, received_ns)
+        return Fed(outputs, messages + self.after(block, received_ns))
+
+    def finish(self, received_ns: int) -> Fed:
+        """The data end here: close what is open, and wait for no station any more."""
+        outputs = self.pipeline.flush()
+        messages = self._report(outputs, received_ns)
+        return Fed(outputs, messages + self.reporter.finish(received_ns))
+
+    def _report(self, outputs: list[Output], received_ns: int) -> list[Message]:
+        return [
+            message
+            for output in outputs
+            if isinstance(output, Event)
+            for message in self.reporter.report(output, received_ns)
+        ]
+
+    def before(self, block: SampleBlock, received_ns: int) -> list[Message]:
+        """What is to be said of events that an earlier run left open, once the pipeline was fed with a packet."""
+        station = self.pipeline.stations.get(block.stream.station)
+        return [] if station is None else self.reporter.overdue(station.id, station.time_ns, received_ns)
+
+    def after(self, block: SampleBlock, received_ns: int) -> list[Message]:
+        """What follows for the site, once the pipeline was fed with a packet and its events were reported."""
+        station = self.pipeline.stations.get(block.stream.station)
+        if station is None:
+            return []
+        return self.reporter.after(block, station.time_ns, received_ns, station.hearing)
+
+    def standing(self) -> Standing:
+        """Which backend serves at this moment, and why."""
+        from agent.inference.switch import Standing, SwitchingClassifier
+
+        active = self.classifier.active
+        if isinstance(active, SwitchingClassifier):
+            return active.standing()
+        return Standing(active.backend, active.precision, tuple(self.fallbacks))
+
+    def retune(self, tunables: TunablesConfig) -> list[Output]:
+        """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
+        outputs = self.pipeline.retune(tunables.trigger.settings(), tunables.verdict.at_s)
+        self.reporter.retune(tunables)
+        return outputs
+
+    def close(self) -> None:
+        """End what runs beside the classifier."""
+        self.classifier.close()
+
+
+def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -> tuple[Classifier, list[str]]:
+    """The configured bundle on the first configured backend that passes its golden windows.
+
+    TensorRT is made ready beside the work, and only for who says with ``state_dir`` where its engines are kept:
+    recorded data give the same verdicts from beginning to end.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = settings.bundle or DEFAULT_BUNDLE
+    at_once = [name for name in settings.backends if name != TENSORRT]
+    classifier, fallbacks = load(path, at_once, settings.threads)
+    if state_dir is None or TENSORRT not in settings.backends or not isinstance(classifier, NetworkClassifier):
+        return classifier, fallbacks
+    from agent.inference.switch import SwitchingClassifier
+    from agent.inference.tensorrt import engine_folder
+    from agent.inference.trt.ladder import Workshop
+
+    return SwitchingClassifier(classifier, open_bundle(path), Workshop(engine_folder(state_dir)), fallbacks), fallbacks
+
+
+def open_chosen(settings: ClassifierConfig, state_dir: Path | None) -> tuple[Classifier, list[str]]:
+    """The model that came from afar and was kept, else the one before it, else the configured one.
+
+    Raises:
+        ModelError: there is none.
+    """
+    reasons: list[str] = []
+    for path in Selection(state_dir / "models").serving() if state_dir is not None else ():
+        try:
+            classifier, fallbacks = open_classifier(settings.model_copy(update={"bundle": path}), state_dir)
+        except ModelError as error:
+            reasons.append(f"{path.name} from afar cannot serve: {error.message}")
+        else:
+            return classifier, [*reasons, *fallbacks]
+    classifier, fallbacks = open_classifier(settings, state_dir)
+    return classifier, [*reasons, *fallbacks]
+
+
+def build_line(
+    tunables: TunablesConfig,
+    settings: ClassifierConfig,
+    prefix: str,
+    *,
+    exercise: bool = False,
+    state_dir: Path | None = None,
+    site: Site | None = None,
+    ages: DataAges | None = None,
+) -> Line:
+    """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``, ``site`` and ``ages`` as
+    for ``Reporter``.
+
+    Raises:
+        ModelError: no backend serves the bundle.
+    """
+    opened, fallbacks = open_chosen(settings, state_dir)
+    classifier = LiveClassifier(opened)
+    timed = Timed(classifier)
+    pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, timed, exercise=exercise)
+    reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site, ages=ages)
+    return Line(pipeline, reporter, classifier, fallbacks, timed)
+
+
+def open_site(config: Config) -> Site | None:
+    """What the stations of this agent have to do with each other; None if nothing."""
+    if config.site.coincidence is None:
+        return None
+    station = StationId(config.station.network, config.station.station, "", "")
+    return Site(config.site.coincidence, station, blindness(config.tunables))
+
+
+def open_source(config: Config, on_problem: ProblemSink, clock: MachineClock | None = None) -> Source:
+    """The configured source; it is opened when its blocks are asked for. ``clock`` tells the age of data."""
+    match config.source:
+        case ArchiveConfig() as archive:
+            from agent.sources.archive import ArchiveSource
+
+            return ArchiveSource(archive.paths, archive.packet_s, archive.speed, on_problem=on_problem)
+        case SeedLinkConfig() as seedlink:
+            from agent.sources.seedlink.source import SeedLinkSource
+
+            return SeedLinkSource.from_config(seedlink, config.state_dir, on_problem)
+        case FolderConfig() as folder:
+            from agent.sources.folder import FolderSource
+
+            return FolderSource(
+                folder.paths,
+                config.state_dir / "folder.sqlite3",
+                backlog_s=folder.backlog_s,
+                rescan_s=folder.rescan_s,
+                timeout_s=folder.timeout_s,
+                on_problem=on_problem,
+                clock=clock,
+            )
+        case ShakeUdpConfig() as shake:
+            from agent.sources.shake_udp import Sender, ShakeUdpSource
+
+            own = config.station
+            return ShakeUdpSource(
+                [
+                    Sender(s.address, s.network or own.network, s.station or own.station, s.location)
+                    for s in shake.senders
+                ],
+                shake.host,
+                shake.port,
+                rate_hz=shake.rate_hz,
+                channels=shake.channels,
+                reorder_s=shake.reorder_s,
+                timeout_s=shake.timeout_s,
+                on_problem=on_problem,
+            )
+        case SimulatorConfig() as simulator:
+            from agent.sources.simulator import open_simulator
+
+            return open_simulator(simulator, config.station.network, config.station.station)
+    raise ConfigError(f"there is no source of kind {config.source.kind}", "talus docs configuration lists all kinds")
+
+
+def is_recorded_once(config: Config) -> bool:
+    """Whether what the source gave is the past after a restart; an archive or a simulation is played anew."""
+    return not isinstance(config.source, (ArchiveConfig, SimulatorConfig))
+
+
+def is_exercise(config: Config) -> bool:
+    """Whether all that the source delivers is made up."""
+    return isinstance(config.source, SimulatorConfig)

@@ -1,0 +1,220 @@
+"""The main thread's rounds: every few seconds it looks at all parts of the agent, and tells whoever wants to know.
+
+The status file and the page for Prometheus get every look, the broker one in ``reporting.health_interval_s``, and
+sooner when the reasons change. All three say the same, as they are made from the same report.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from agent.config.file import Config
+from agent.config.health import split_address
+from agent.deliver.delivery import Delivery
+from agent.detect.station import Station
+from agent.dsp.hearing import Slot
+from agent.errors import DeliveryError, TalusError
+from agent.health.clock import HostClock, MachineClock
+from agent.health.exporter import Exporter
+from agent.health.hearing_memory import HearingMemory
+from agent.health.prometheus import render
+from agent.health.report import Health, Sight, for_the_broker
+from agent.health.status import StatusFile, status_message
+from agent.messages.payloads import DEFAULT_PREFIX, PACKET_OVERHEAD, health_message, topic
+from agent.messages.reasons import Reason
+from agent.messages.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
+from agent.service.assemble import is_recorded_once
+from agent.service.threads import Feeder
+from agent.types import StationId
+
+LOOK_S = 10.0
+FIRST_LOOK_S = 2.0
+CHANGE_S = 30.0
+"""The broker gets other reasons at once, but not more often than this."""
+CLOCK_S = 60.0
+"""How often the machine is asked about its clock: that starts another program."""
+
+_log = logging.getLogger(__name__)
+
+
+class Rounds:
+    """Owned by the main thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        feeder: Feeder,
+        health: Health,
+        delivery: Delivery | None,
+        state: Callable[[], StateMessage],
+        *,
+        clock: MachineClock,
+        troubles: Callable[[], list[Reason]] = list,
+        memory: HearingMemory | None = None,
+    ) -> None:
+        """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know; ``memory``
+        keeps what is usual at each sensor."""
+        self._troubles, self._memory = troubles, memory
+        self._feeder, self._health, self._delivery, self._state = feeder, health, delivery, state
+        self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
+        self._interval_s = config.tunables.reporting.health_interval_s
+        self._look_s = min(LOOK_S, self._interval_s)
+        now = time.monotonic()
+        self._next_look = self._next_report = now + min(self._interval_s, FIRST_LOOK_S)
+        self._reported_at = now - CHANGE_S
+        self._reported: set[str] = set()
+        """Codes of the reasons in the newest report to the broker."""
+        self._clock, self._asked_at = clock, now
+        self._ages = feeder.line.reporter.ages if is_recorded_once(config) else None
+        """Of data that are recorded now; a replay may be of any age."""
+        self._ending = False
+        self._file = StatusFile(config.state_dir)
+        self._complaints: list[Reason] = []
+        self.degraded = False
+        """Whether the newest report says that something is wrong."""
+        self._exporter = self._export(config)
+
+    def _export(self, config: Config) -> Exporter | None:
+        """A port that is taken is reported; the slope is watched all the same."""
+        if config.health.prometheus is None:
+            return None
+        try:
+            exporter = Exporter(*split_address(config.health.prometheus))
+        except TalusError as error:
+            _log.warning("%s", error)
+            self._complaints.append(Reason("prometheus", error.message))
+            return None
+        exporter.start()
+        return exporter
+
+    def in_short(self) -> dict[str, str | float | None]:
+        """How everything is, for who asks for a word."""
+        report = self._look(time.monotonic())
+        reason = report.reasons[0].text if report.reasons else None
+        return {"status": report.status, "reason": reason, "disk_free_mb": report.disk_free_mb, "rss_mb": report.rss_mb}
+
+    def report_every(self, interval_s: float) -> None:
+        """Another ``reporting.health_interval_s``, from the next report on."""
+        self._interval_s, self._look_s = interval_s, min(LOOK_S, interval_s)
+
+    def go(self, now: float) -> None:
+        """Look and tell, if it is time; ``now`` is the monotonic clock."""
+        if now < min(self._next_look, self._next_report):
+            return
+        self._next_look = now + self._look_s
+        report = self._look(now)
+        self.degraded = report.status != "ok"
+        codes = {reason.code for reason in report.reasons}
+        changed = codes != self._reported and now - self._reported_at >= CHANGE_S
+        if now >= self._next_report or changed:
+            self._next_report = now + self._interval_s
+            self._reported_at, self._reported = now, codes
+            report = self._publish(report)
+        self._tell(report, stopped=False)
+        if self._memory is not None:
+            self._memory.tick(now, self._usual)
+
+    def _publish(self, report: HealthMessage) -> HealthMessage:
+        """To the broker, with a number of its own; returns what was published, unabridged."""
+        if self._delivery is None:
+            return report
+        report = report.model_copy(update={"seq": self._feeder.line.reporter.next_seq()})
+        station, limit = self._health.station, self._delivery.packet_limit
+        room = None if limit is None else limit - PACKET_OVERHEAD - len(topic(self._prefix, station, "health"))
+        self._delivery.link.publish_retained(health_message(for_the_broker(report, room), station, self._prefix))
+        return report
+
+    def end(self) -> None:
+        """The agent stops in order: say so where it is still heard."""
+        self._ending = True
+        if self._exporter is not None:
+            self._exporter.stop()
+        self._tell(self._look(time.monotonic()), stopped=True)
+        if self._memory is not None:
+            self._memory.write(self._usual())
+
+    def _tell(self, report: HealthMessage, *, stopped: bool) -> None:
+        state, reporter = self._state(), self._feeder.line.reporter
+        last_event, last_alert = reporter.last_event, reporter.last_alert
+        self._file.write(
+            status_message(state, report, last_alert, self._look_s, last_event=last_event, stopped=stopped)
+        )
+        if self._exporter is not None:
+            self._exporter.show(render(report, state))
+
+    def _look(self, now: float) -> HealthMessage:
+        """How everything is; an outbox that cannot even be read is part of it."""
+        feeder, clock = self._feeder, self._host_clock(now)
+        problems = [*self._complaints, *self._troubles(), *feeder.troubles()]
+        if feeder.clocks is not None:
+            feeder.clocks.host(is_wrong=clock.is_wrong)
+        problems += self._times(clock)
+        outbox, link = self._spool(problems)
+        sight = Sight(
+            problems=problems,
+            outbox=outbox,
+            link=link,
+            activity=feeder.line.standing().activity,
+            clock=clock,
+            stages=[*feeder.stages(), *self._link_stage(outbox)],
+            source=feeder.counters(),
+            inference_ms=feeder.line.timed.median_ms(),
+            stations=self._stations(),
+            alerts=feeder.line.reporter.alerts.copy(),
+        )
+        return self._health.message(0, sight)
+
+    def _stations(self) -> tuple[Station, ...]:
+        return tuple(self._feeder.line.pipeline.stations.copy().values())
+
+    def _usual(self) -> dict[StationId, tuple[Slot, ...]]:
+        """What is usual at each sensor; of one that has not come yet, as an earlier run had it."""
+        known = {station.id: station.hearing.slots for station in self._stations()}
+        earlier = {name: tuple(slots) for name, slots in self._feeder.line.pipeline.remembered.items()}
+        return {**earlier, **{name: slots for name, slots in known.items() if slots}}
+
+    def clock_was_set(self) -> None:
+        """This machine's clock was set: what was compared with it before does not count."""
+        if self._feeder.clocks is not None:
+            self._feeder.clocks.forget()
+        if self._feeder.line.reporter.ages is not None:
+            self._feeder.line.reporter.ages.forget()
+        self._asked_at = -CLOCK_S
+
+    def _host_clock(self, now: float) -> HostClock:
+        """How the clock is kept; asked more often until it is set."""
+        every_s = min(CLOCK_S, self._interval_s) if self._clock.now().is_set else 0.0
+        if not self._ending and now - self._asked_at >= every_s:
+            self._asked_at = now
+            self._clock.look()
+        return self._clock.said
+
+    def _times(self, clock: HostClock) -> list[Reason]:
+        """What is wrong with this machine's clock, and with the age of the data by it."""
+        if self._ages is None:
+            return []
+        is_set = self._clock.now().is_set
+        found = []
+        if not is_set or (clock.is_wrong and self._feeder.clocks is not None):
+            unknown = "" if is_set else "; it is not set, and the age of the data is not known"
+            found.append(Reason("clock", f"this machine's clock: {clock}{unknown}"))
+        return found + self._ages.reasons(self._feeder.line.reporter.max_age_s)
+
+    def _spool(self, problems: list[Reason]) -> tuple[OutboxHealth | None, LinkHealth | None]:
+        if self._delivery is None:
+            return None, None
+        try:
+            outbox, link, reasons = self._delivery.health()
+        except DeliveryError as error:
+            problems.append(Reason("outbox_unreadable", error.message))
+            return None, None
+        problems += reasons
+        return outbox.model_copy(update={"held": self._feeder.held}), link
+
+    def _link_stage(self, outbox: OutboxHealth | None) -> list[StageHealth]:
+        if self._delivery is None:
+            return []
+        waiting = None if outbox is None else outbox.depth
+        return [StageHealth(name="link", alive=self._delivery.link.alive, idle_s=None, waiting=waiting)]

@@ -1,0 +1,374 @@
+"""The service: which thread does what, and what happens when one of them ends.
+
+    source thread     source.blocks() -> bounded queue (``threads``; drivers may block)
+    pipeline thread   queue -> pipeline -> policy -> outbox (``threads``; sole owner of DSP state and network)
+    link thread       outbox -> broker (``agent.deliver.link``)
+    main thread       signals, health, state, remote changes (``agent.remote``), systemd
+
+A stage that dies ends the process with status 1, and systemd starts it again; a silent sensor or an absent broker does
+not: that is ``degraded``, and is reported as such.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from agent import __version__
+from agent.alert.data_age import DataAges
+from agent.alert.evidence import EvidenceStore
+from agent.config.file import Config, StationConfig
+from agent.config.stations import DeclaredStationConfig, others
+from agent.deliver.connection import Subscription
+from agent.deliver.delivery import Delivery
+from agent.detect.lag import DataClocks, is_live
+from agent.dsp.window import BEFORE_NS
+from agent.errors import ControlError, DeliveryError, TalusError
+from agent.health.clock import MachineClock, StepWatch
+from agent.health.hearing_memory import HearingMemory
+from agent.health.home_assistant import Announcer
+from agent.health.report import STALLED_S, Health, Identity
+from agent.inference.switch import Standing
+from agent.messages.payloads import DEFAULT_PREFIX, Message, state_message
+from agent.messages.reasons import of
+from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
+from agent.remote.crash_guard import Survival
+from agent.remote.tunables import Tuning
+from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
+from agent.service.monitor import Rounds
+from agent.service.refuge import settle
+from agent.service.threads import Feeder
+from agent.sources import SourceProblem
+from agent.types import Event, Evidence, StationId, format_ns
+
+if TYPE_CHECKING:
+    from agent.remote.orders import Orders
+
+_log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+STOP_S = 4.0
+SILENCE_SPARE_S = 30.0
+"""How much longer than a channel may be silent before that is reported, nothing may come without a report."""
+DRAIN_S = 30.0
+"""At the end of an archive, how long a broker that takes nothing is waited for."""
+
+
+class Notifier:
+    """systemd's notify socket (sd_notify(3)); says nothing where there is none."""
+
+    def __init__(self) -> None:
+        # Taken out of the environment: systemd's own tools, which are asked about the clock, would speak there too.
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watchdog, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
+        self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and process == str(os.getpid()) else None
+        """How often to feed the watchdog, None where systemd does not ask."""
+
+    def say(self, text: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.sendto(text.encode(), self._address)
+        except OSError as error:
+            _log.warning("systemd does not listen: %s", error)
+
+
+class Service:
+    """One station's agent, from start to stop."""
+
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
+        """``reread`` reads the configuration anew, at SIGHUP."""
+        self._config = config
+        self._reread = reread
+        self._hangup = threading.Event()
+        self._stop = threading.Event()
+        self._started = format_ns(time.time_ns())
+        self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
+        self._failure: tuple[str, BaseException] | None = None
+        self._taken_back: str | None = None
+        self._announcer: Announcer | None = None
+        self._unwell: str | None = None
+        """What is wrong with the disk."""
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
+
+        Raises:
+            TalusError: the service cannot start: no model, no outbox, no secret.
+        """
+        self._heed_signals()
+        self._config, self._unwell = settle(self._config)
+        if self._unwell and self._reread:
+            self._reread = _kept(self._reread, self._config)
+        survival = Survival(self._config.state_dir / "models")
+        self._taken_back = survival.begin()
+        try:
+            self._serve()
+        except TalusError:
+            survival.end()
+            raise
+        # A fault of the source or the disk has words of its own; what has none may be the model's doing.
+        if self._failure is None or isinstance(self._failure[1], TalusError):
+            survival.end()
+        return 0 if self._failure is None else 1
+
+    def _serve(self) -> None:
+        config = self._config
+        notifier = Notifier()
+        station = StationId(config.station.network, config.station.station, "", "")
+        prefix = self._prefix
+        exercise = is_exercise(config)
+        tuning = Tuning(config, station)
+        orders = self._orders(station)
+        clock = MachineClock()
+        line = build_line(
+            tuning.effective,
+            config.classifier,
+            prefix,
+            exercise=exercise,
+            state_dir=config.state_dir,
+            site=open_site(config.model_copy(update={"tunables": tuning.effective})),
+            ages=None if exercise else DataAges(clock),
+        )
+        for reason in line.fallbacks:
+            _log.warning("%s", reason)
+        stalled_s = getattr(config.source, "stalled_s", STALLED_S)
+        health = Health(
+            Identity(station, line.reporter.boot_id),
+            config.state_dir,
+            stalled_s,
+            hearing_limit_counts=config.health.hearing_limit_counts,
+        )
+        delivery = self._delivery(station, _both(tuning.subscription, orders))
+        put = delivery.put if delivery else _print
+        clocks = DataClocks() if is_live(config) else None
+        urge = delivery.link.urge if delivery else None
+        feeder = Feeder(open_source(config, _warn, clock), line, health, put, clocks=clocks, urge=urge)
+        evidence = self._keep_evidence(line)
+        tuning.serve(feeder, evidence)
+        if delivery:
+            if is_recorded_once(config):
+                line.reporter.resume(delivery.past())
+            delivery.link.publish_retained(self._state_message(line, line.standing(), health, tuning))
+            self._announcer = Announcer(delivery, config)
+            self._announcer.announce()
+            delivery.link.start()
+        rounds = Rounds(
+            config,
+            feeder,
+            health,
+            delivery,
+            lambda: self._state(line, line.standing(), health, tuning),
+            clock=clock,
+            troubles=lambda: [
+                *of("state_in_memory", filter(None, [self._unwell])),
+                *tuning.reasons(),
+            ],
+            memory=self._remember(line),
+        )
+        rounds.report_every(tuning.effective.reporting.health_interval_s)
+        if orders and delivery:
+            orders.serve(line, delivery, evidence, rounds.in_short, self._taken_back)
+        feeder.start()
+        _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
+        notifier.say("READY=1")
+        try:
+            self._attend(feeder, health, delivery, notifier, rounds, tuning=tuning, orders=orders)
+        finally:
+            notifier.say("STOPPING=1")
+            feeder.stop(STOP_S)
+            rounds.end()
+            if orders:
+                orders.close()
+            line.close()
+            self._failure = feeder.failure()
+            if self._failure is not None:
+                _tell_death(*self._failure)
+            if delivery:
+                rest = delivery.close()
+                if rest.waiting:
+                    _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
+
+    def _heed_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
+
+    def _orders(self, station: StationId) -> Orders | None:
+        """Who takes models and commands from afar; nobody where no key is trusted."""
+        if self._config.mqtt is None or not self._config.control.keys:
+            return None
+        from agent.remote.orders import Orders
+
+        try:
+            return Orders(self._config, station)
+        except ControlError as error:
+            _log.error("no model and no command is taken from afar: %s", error)
+            return None
+
+    def _attend(
+        self,
+        feeder: Feeder,
+        health: Health,
+        delivery: Delivery | None,
+        notifier: Notifier,
+        rounds: Rounds,
+        *,
+        tuning: Tuning,
+        orders: Orders | None,
+    ) -> None:
+        """Until the end: report health, and feed the watchdog only while packets are decided on, or while the report
+        says what is wrong."""
+        next_watchdog = 0.0
+        standing, tuned, model = feeder.line.standing(), tuning.effective, feeder.line.classifier.sha256
+        steps = StepWatch()
+        while not self._stop.wait(TICK_S):
+            now = time.monotonic()
+            if step_s := steps.step_s():
+                _log.warning("this machine's clock was set by %+.1f s", step_s)
+                rounds.clock_was_set()
+            if feeder.ended.is_set() and (feeder.failure() or not delivery or delivery.drained(DRAIN_S)):
+                return
+            if delivery and not delivery.link.alive:
+                raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
+            self._tune(tuning, feeder, health, delivery, now)
+            if orders:
+                orders.tick(now, tuning.control)
+            rounds.go(now)
+            if self._announcer is not None:
+                self._announcer.meet(sensor.short for sensor in feeder.line.pipeline.stations.copy())
+            before, standing = standing, feeder.line.standing()
+            if tuned is not tuning.effective:
+                rounds.report_every(tuning.effective.reporting.health_interval_s)
+            served, model = model, feeder.line.classifier.sha256
+            if delivery and not (standing.same(before) and tuned is tuning.effective and model == served):
+                delivery.link.publish_retained(self._state_message(feeder.line, standing, health, tuning))
+            tuned = tuning.effective
+            moves = feeder.advances(health.stalled_s + SILENCE_SPARE_S) or rounds.degraded
+            if notifier.watchdog_s and now >= next_watchdog and feeder.works() and moves:
+                next_watchdog = now + notifier.watchdog_s
+                notifier.say("WATCHDOG=1")
+
+    def _tune(self, tuning: Tuning, feeder: Feeder, health: Health, delivery: Delivery | None, now: float) -> None:
+        """Take what came from the file or from afar."""
+        if self._hangup.is_set() and self._reread is not None:
+            self._hangup.clear()
+            tuning.reload(self._reread)
+        told = tuning.tick(
+            now,
+            feeder.line.reporter.stamp,
+            link_up=delivery is not None and delivery.link.status().connected,
+            silent=health.silent(),
+        )
+        if told is not None and delivery is not None:
+            delivery.link.publish_retained(told)
+
+    def _remember(self, line: Line) -> HearingMemory | None:
+        """Go on with what was usual at each sensor; an archive or a simulation begins anew at each start."""
+        if not is_recorded_once(self._config):
+            return None
+        memory = HearingMemory(self._config.state_dir)
+        line.pipeline.remembered = memory.read()
+        return memory
+
+    def _keep_evidence(self, line: Line) -> EvidenceStore | None:
+        """Have the records of events kept."""
+        if not self._config.evidence.max_mb:
+            return None
+        store = EvidenceStore(self._config.state_dir / "evidence", self._config.evidence.max_mb)
+
+        def keep(event: Event) -> Evidence | None:
+            station = line.pipeline.stations.get(event.station)
+            if station is None:
+                return None
+            return store.keep(event.id, station.recorded(event.onset_ns - BEFORE_NS, event.data_ns))
+
+        line.reporter.keep = keep
+        return store
+
+    def _delivery(self, station: StationId, subscription: Subscription | None) -> Delivery | None:
+        config = self._config
+        if config.mqtt is None:
+            _log.warning("no broker is configured: events and alerts go to standard output only")
+            return None
+        settings, max_mb = config.mqtt.settings(config.client_id), config.outbox.max_mb
+        together = config.site.coincidence
+        voters = 0 if together is None else len(together.stations)
+        return Delivery(settings, station, config.outbox_path, max_mb, subscription, voters=voters)
+
+    def _state_message(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> Message:
+        return state_message(self._state(line, standing, health, tuning), health.station, self._prefix)
+
+    def _state(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> StateMessage:
+        classifier = line.classifier
+        return StateMessage(
+            station=str(health.station),
+            boot_id=line.reporter.boot_id,
+            started=self._started,
+            versions={
+                "talus": __version__,
+                "python": platform.python_version(),
+                "onnxruntime": metadata.version("onnxruntime"),
+            },
+            model=ModelPart(name=classifier.model, sha256=classifier.sha256),
+            backend=standing.backend,
+            precision=standing.precision,
+            backend_reason="; ".join(filter(None, (self._taken_back, standing.reason())))[:TEXT_LIMIT] or None,
+            config_revision=tuning.revision,
+            config_sha256=tuning.sha256,
+            position=_position(self._config.station),
+            stations=[
+                StationPart(station=name, name=None if place is None else place.name, position=_position(place))
+                for name, place in others(self._config).items()
+            ],
+            exercise=is_exercise(self._config),
+        )
+
+
+def _position(place: StationConfig | DeclaredStationConfig | None) -> PositionPart | None:
+    if place is None or place.latitude_deg is None or place.longitude_deg is None:
+        return None
+    return PositionPart(latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m)
+
+
+def _both(tuning: Subscription | None, orders: Orders | None) -> Subscription | None:
+    """One subscription for all that comes from afar."""
+    if tuning is None or orders is None:
+        return tuning
+    return replace(
+        tuning,
+        filters=(*tuning.filters, *orders.topics),
+        handler=lambda message: tuning.handler(message) and orders.offer(message),
+    )
+
+
+def _kept(reread: Callable[[], Config], config: Config) -> Callable[[], Config]:
+    """The configuration file read anew, with the places that the agent works in."""
+    places = {name: getattr(config, name) for name in ("state_dir", "outbox", "evidence")}
+    return lambda: reread().model_copy(update=places)
+
+
+def _print(messages: Sequence[Message]) -> None:
+    for message in messages:
+        if not message.retain:
+            print(message.payload.decode(), flush=True)
+
+
+def _tell_death(stage: str, error: BaseException) -> None:
+    """A fault of the input is told in words, one of the agent itself with its traceback."""
+    _log.error("the %s died: %s", stage, error, exc_info=None if isinstance(error, TalusError) else error)
+
+
+def _warn(problem: SourceProblem) -> None:
+    _log.warning("%s", problem)

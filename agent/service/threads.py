@@ -1,0 +1,385 @@
+"""Source to outbox: the two threads that turn packets into messages on disk, for as long as both work."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from agent.backoff import QuietLog
+from agent.detect.holdback import HoldBack
+from agent.detect.lag import DataClocks
+from agent.errors import ConfigError, DataError, DeliveryError, TalusError
+from agent.health.report import Health
+from agent.messages.payloads import Message, Priority
+from agent.messages.reasons import Reason, of
+from agent.messages.schema import EventMessage, StageHealth, parse
+from agent.service.assemble import Line
+from agent.sources import Counting, Resumable, Source, Telling
+from agent.types import Discard, Event, SampleBlock, format_ns
+from desk.watch import readable
+
+if TYPE_CHECKING:
+    from agent.config.file import TunablesConfig
+    from agent.remote.trigger_watch import TriggerWatch
+
+_log = logging.getLogger(__name__)
+
+QUEUE_BLOCKS = 4096
+"""Packets between the source and the pipeline: a minute of 64 channels. When it is full the source waits."""
+PUT_RETRY_S = 1.0
+BUSY_S = 30.0
+"""Longest that one packet may take before the watchdog is no longer fed."""
+SILENT_S = 30.0
+"""So long without a packet from anyone, and stations of a site are no longer waited for; longer where they may be
+further behind, which those are that deliver a minute at a time."""
+REFUSED_S = 120.0
+"""So long a packet that the pipeline refused is told of: longer than packets are, so that one refused each time is."""
+HELD_MESSAGES = 10_000
+"""Messages kept in memory while the disk refuses them."""
+PUT_MESSAGES = 100
+"""Put in one transaction: many times what one packet gives rise to, and far less than the smallest outbox."""
+
+
+class Stage:
+    """A named thread whose failure is noticed: ``failed`` holds the exception, ``finished`` is called either way."""
+
+    def __init__(self, name: str, work: Callable[[], None], finished: Callable[[], None]) -> None:
+        self.failed: BaseException | None = None
+        self._work, self._finished = work, finished
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait; True when the stage has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - whatever ends a stage ends the service, which reports it
+            self.failed = error
+        finally:
+            self._finished()
+
+
+class _Wake:
+    """In the queue, for a thread that has other work."""
+
+
+_WAKE = _Wake()
+
+
+class Feeder:
+    """Source to outbox: the two threads that turn packets into messages on disk."""
+
+    def __init__(
+        self,
+        source: Source,
+        line: Line,
+        health: Health,
+        put: Callable[[list[Message]], None],
+        *,
+        clocks: DataClocks | None = None,
+        urge: Callable[[Message], None] | None = None,
+    ) -> None:
+        """``clocks`` judges the times of packets that come as they are recorded; None for all others. ``urge`` sends an
+        alert that the disk refused."""
+        self.line, self.clocks = line, clocks
+        self._source, self._health, self._put, self._urge = source, health, put, urge
+        self._holdback = HoldBack(line.pipeline, source.acknowledge) if isinstance(source, Resumable) else None
+        self.watch: TriggerWatch | None = None
+        """Is shown what each packet gave rise to; to be set before the start."""
+        self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
+        self._held: deque[Message] = deque()
+        self._refused = 0
+        self._refusal: tuple[float, str] | None = None
+        """When a packet was refused last, and why."""
+        self._retry_at = 0.0
+        self._quiet = QuietLog(_log.error)
+        self.stopping = threading.Event()
+        self.ended = threading.Event()
+        """Set when a stage has ended, whether it had to or not."""
+        self._busy_since: float | None = None
+        self._read_at: float | None = None
+        self._decided_at: float | None = None
+        self._made_at = time.monotonic()
+        self._stages = (
+            Stage("source", self._read, self._source_ended),
+            Stage("pipeline", self._decide, self._pipeline_ended),
+        )
+
+    def retune(self, tunables: TunablesConfig, then: Callable[[], None] = lambda: None) -> Future[None]:
+        """Go on with other settings between two packets, at once; ``then`` is called right after, by the same thread.
+        The future fails with what the pipeline says against them, and nothing has changed then."""
+
+        def work() -> None:
+            outputs = self.line.retune(tunables)
+            then()
+            self._send(self._report(outputs, time.time_ns()))
+
+        done: Future[None] = Future()
+        self._work.append((work, done))
+        with contextlib.suppress(queue.Full):  # then it is not asleep
+            self._queue.put_nowait(_WAKE)
+        if self.ended.is_set():
+            self._cancel_work()
+        return done
+
+    def _do_work(self) -> None:
+        while self._work:
+            work, done = self._work.popleft()
+            try:
+                work()
+            except TalusError as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _cancel_work(self) -> None:
+        while self._work:
+            with contextlib.suppress(IndexError):
+                self._work.popleft()[1].set_exception(ConfigError("the pipeline has ended"))
+
+    def start(self) -> None:
+        for stage in self._stages:
+            stage.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the source, let the pipeline finish what is queued, and close open events."""
+        self.stopping.set()
+        self._source.close()
+        deadline = time.monotonic() + timeout_s
+        for stage in self._stages:
+            if not stage.join(max(0.0, deadline - time.monotonic())):
+                _log.error("the %s did not end in time", stage.name)
+
+    def failure(self) -> tuple[str, BaseException] | None:
+        """The first stage that died, and of what."""
+        return next(((stage.name, stage.failed) for stage in self._stages if stage.failed is not None), None)
+
+    def advances(self, within_s: float) -> bool:
+        """Whether a packet was decided on in the last ``within_s`` seconds; at first, whether it is that young."""
+        return time.monotonic() - (self._decided_at or self._made_at) < within_s
+
+    def works(self) -> bool:
+        """False when the pipeline is stuck on a packet; a silent source is no reason to restart the agent."""
+        since = self._busy_since
+        return since is None or time.monotonic() - since < BUSY_S
+
+    def stages(self) -> list[StageHealth]:
+        """How each thread stands."""
+        now = time.monotonic()
+        source, pipeline = self._stages
+        return [
+            StageHealth(name="source", alive=source.alive, idle_s=_since(self._read_at, now), waiting=None),
+            StageHealth(
+                name="pipeline",
+                alive=pipeline.alive,
+                idle_s=_since(self._decided_at, now),
+                waiting=self._queue.qsize(),
+            ),
+        ]
+
+    def counters(self) -> dict[str, int]:
+        """What the source has counted, and the packets that the pipeline could not use."""
+        counts = dict(self._source.counters()) if isinstance(self._source, Counting) else {}
+        return {"refused_packets": self._refused, **counts} if self._refused else counts
+
+    @property
+    def held(self) -> int:
+        """Messages that wait in memory because the disk refuses them."""
+        return len(self._held)
+
+    def troubles(self) -> list[Reason]:
+        """What is wrong with the way in and out."""
+        found = []
+        if self._held:
+            text = f"{self.held} messages wait in memory: the disk refuses them"
+            found.append(Reason("disk_refuses", text))
+        refusal = self._refusal
+        if refusal is not None and time.monotonic() - refusal[0] < REFUSED_S:
+            found.append(Reason("packets_refused", refusal[1]))
+        if isinstance(self._source, Telling):
+            found += of("source", self._source.troubles())
+        if self.clocks is not None:
+            found += of("data_clock", self.clocks.doubts())
+        if trouble := self.line.reporter.trouble():
+            found.append(Reason("coincidence", trouble))
+        return found
+
+    def _read(self) -> None:
+        for block in self._source.blocks():
+            self._read_at = time.monotonic()
+            self._hand_over((block, time.time_ns()))
+            if self.stopping.is_set():
+                return
+
+    def _pipeline_ended(self) -> None:
+        self.ended.set()
+        self._cancel_work()
+
+    def _source_ended(self) -> None:
+        self._hand_over(None)
+
+    def _hand_over(self, item: tuple[SampleBlock, int] | None) -> None:
+        """Wait for room, but not for a pipeline that has ended."""
+        while not self.ended.is_set():
+            try:
+                self._queue.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+            return
+
+    def _decide(self) -> None:
+        received_ns = time.time_ns()
+        while (item := self._next()) is not None:
+            self._do_work()
+            if isinstance(item, _Wake):
+                continue
+            packet, received_ns = item
+            self._busy_since = time.monotonic()
+            block = self.clocks.judge(packet, received_ns, self._busy_since) if self.clocks else packet
+            if self.line.reporter.ages is not None:
+                self.line.reporter.ages.saw(packet, received_ns, self._busy_since)
+            if self.clocks and self.clocks.was_set_back(packet, received_ns, self._busy_since):
+                _log.warning("the clock of %s was set back; it begins anew", block.stream)
+                self.line.pipeline.forget(block.stream)
+            outputs = self._feed(block, received_ns)
+            if self.watch is not None:
+                self.watch.fed(block, self.line.pipeline.stations, outputs)
+            self._deliver(outputs, received_ns, block)
+            if self._holdback is not None:
+                self._holdback.add(packet)
+                if not self._held:
+                    self._holdback.release()
+            self._decided_at, self._busy_since = time.monotonic(), None
+        self._deliver(self.line.pipeline.flush(), received_ns, None)
+        while self._held and not self.stopping.wait(PUT_RETRY_S):
+            self._store()
+        self._retry_at = 0.0
+        self._store()
+        if self._held:
+            _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
+
+    def _feed(self, block: SampleBlock, received_ns: int) -> list[Event | Discard]:
+        """What the pipeline makes of a packet; whether it could use it goes into the health report."""
+        pipeline, used, outputs = self.line.pipeline, False, []
+        before = pipeline.used(block.stream)
+        try:
+            outputs = pipeline.feed(block)
+            used = pipeline.used(block.stream) > before
+        except DataError as error:
+            self._refused += 1
+            self._refusal = time.monotonic(), f"packets of {block.stream} are dropped: {error.message}"
+            self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
+        self._health.saw(block, received_ns, used=used)
+        return outputs
+
+    def _next(self) -> tuple[SampleBlock, int] | _Wake | None:
+        silent_s = 0.0
+        while True:
+            patience_s = PUT_RETRY_S if self._held or self.line.reporter.is_waiting() else None
+            try:
+                return self._queue.get(timeout=patience_s)
+            except queue.Empty:
+                self._store()
+                silent_s += PUT_RETRY_S
+            if silent_s >= max(SILENT_S, self.line.reporter.patience_s) and self.line.reporter.is_waiting():
+                # The whole site is silent, and with it the time of the data: nobody is waited for any more.
+                self._send(self.line.reporter.finish(time.time_ns()))
+
+    def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int, block: SampleBlock | None) -> None:
+        """``block`` is the packet that led to the outputs; None at the end of all."""
+        reporter = self.line.reporter
+        # After a source that died the agent starts again, and what was open goes on, as after a stop.
+        cut = block is None and (self.stopping.is_set() or self.failure() is not None)
+        messages = self.line.before(block, received_ns) if block is not None else []
+        messages += self._report(outputs, received_ns, cut=cut)
+        if block is not None:
+            messages += self.line.after(block, received_ns)
+        else:
+            messages += reporter.finish(received_ns, cut=cut)
+        self._send(messages)
+
+    def _report(self, outputs: Sequence[Event | Discard], received_ns: int, *, cut: bool = False) -> list[Message]:
+        messages: list[Message] = []
+        for output in outputs:
+            self._health.decided(output)
+            if isinstance(output, Discard):
+                _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
+                continue
+            messages += self.line.reporter.report(output, received_ns, cut=cut)
+        return messages
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        self._held += messages
+        self._store()
+        stored = max(0, len(messages) - len(self._held))
+        self._make_room()
+        for place, message in enumerate(messages):
+            if message.name == "event":
+                log_event(parse(EventMessage, message.payload))
+            if message.name == "alert":
+                if place >= stored and message.priority is Priority.ALERT and self._urge is not None:
+                    # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
+                    self._urge(message)
+                _log.warning("%s", readable(message))
+
+    def _store(self) -> None:
+        """Hand over what is held, in order; a disk that refuses is tried again, and the pipeline goes on."""
+        if not self._held or time.monotonic() < self._retry_at:
+            return
+        try:
+            while self._held:
+                part = list(itertools.islice(self._held, PUT_MESSAGES))
+                self._put(part)
+                for _ in part:
+                    self._held.popleft()
+        except DeliveryError as error:
+            self._retry_at = time.monotonic() + PUT_RETRY_S
+            self._quiet.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
+            return
+        if self._retry_at:
+            self._retry_at = 0.0
+            self._quiet.reset()
+            _log.info("the disk takes messages again")
+
+    def _make_room(self) -> None:
+        """What matters least goes first: retained summaries, then revisions that a later one repeats, alerts last."""
+        while len(self._held) > HELD_MESSAGES:
+            lost = max(self._held, key=lambda message: (message.priority, message.expendable))
+            self._held.remove(lost)
+            self._quiet.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
+
+
+def _since(then: float | None, now: float) -> float | None:
+    return None if then is None else round(max(0.0, now - then), 1)
+
+
+def log_event(event: EventMessage) -> None:
+    """Write one line about an event's revision as it was sent."""
+    verdict = event.classification
+    said = f"no verdict ({event.reason})" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
+    doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
+    why = "" if event.decision is None else f"; {event.decision.code}: {event.decision.reason}"
+    _log.info("%s %s r%d: %s%s%s", event.id, event.phase, event.revision, said, doubt, why)

@@ -1,0 +1,493 @@
+"""SeedLink servers as a source: one connection and one thread a server, made anew for as long as it takes.
+
+seedlink_wire.py     a connection; seedlink_frames.py its bytes
+seedlink_request.py  what is asked for; seedlink_plan.py from where on
+seedlink_state.py    what was received and done with, on disk
+seedlink_liveness.py what has fallen silent
+"""
+
+from __future__ import annotations
+
+import queue
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from agent.backoff import delays
+from agent.errors import SourceError
+from agent.sources import ProblemSink, SourceProblem
+from agent.sources.channels import Channel, Skipped
+from agent.sources.in_flight import Origin
+from agent.sources.miniseed import RecordReader
+from agent.sources.seedlink.frames import Packet
+from agent.sources.seedlink.liveness import Liveness
+from agent.sources.seedlink.plan import recent
+from agent.sources.seedlink.request import Subscribed, Wish, subscribe
+from agent.sources.seedlink.resume import Position, Progress, Reached, ahead, match, state_file
+from agent.sources.seedlink.wire import Connection, Endpoint, SilentError
+from agent.tls import client_context
+from agent.types import NS, SampleBlock, format_ns
+
+if TYPE_CHECKING:
+    from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig
+    from agent.config.tls import TlsConfig
+
+QUEUE_BLOCKS = 256
+"""Between the servers' threads and the one that consumes ``blocks()``; when it is full the servers wait."""
+TICK_S = 0.5
+SAVE_S = 5.0
+CLOSE_S = 1.0
+"""How long the end waits for a server's thread to store its positions; one that is connecting does not hear."""
+FIRST_RETRY_S = 0.5
+TOLD_S = 300.0
+_TOLERANCE_NS, _TOLERANCE = 120_000_000, 0.006
+"""A first packet that is later than the known samples by this much, and by this share of its length, does not continue
+them: stamps jitter, clocks drift, and headers hold a rate that was measured."""
+
+_Item: TypeAlias = "SampleBlock | SourceProblem | BaseException | None"
+
+
+class _AskAgainError(SourceError):
+    """The connection is sound, but something must be asked for in another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long to wait for what, seconds; see ``SeedLinkConfig``."""
+
+    connect_s: float = 10.0
+    receive_s: float = 30.0
+    stalled_s: float = 60.0
+    retry_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server and what is wanted of it."""
+
+    endpoint: Endpoint
+    wishes: tuple[Wish, ...]
+
+
+class SeedLinkSource:
+    """Blocks from SeedLink servers as they come, each station from where the pipeline had got to.
+
+    A block is a record (of miniSEED 2 or 3), cut where it is longer than ``MAX_BLOCK_S``. Blocks of one channel come in
+    the server's order; after an interruption some may come twice. What a connection lost is asked for again; only what
+    the server no longer holds is a gap.
+
+    Args:
+        servers: at least one.
+        timing: time-outs.
+        state_dir: where positions are kept; None keeps none, and every start begins with what comes next.
+        on_problem: told of lost connections, refused stations and damaged records; of each again after five minutes.
+    """
+
+    def __init__(
+        self, servers: tuple[Server, ...], timing: Timing, state_dir: Path | None, *, on_problem: ProblemSink
+    ) -> None:
+        self._on_problem = on_problem
+        self._stop = threading.Event()
+        self._queue: queue.Queue[_Item] = queue.Queue(QUEUE_BLOCKS)
+        self._links = [_Link(server, timing, state_dir, self._queue, self._stop) for server in servers]
+
+    @classmethod
+    def from_config(cls, config: SeedLinkConfig, state_dir: Path | None, on_problem: ProblemSink) -> SeedLinkSource:
+        """As configured.
+
+        Raises:
+            SourceError: a certificate or key cannot be used.
+        """
+        servers = tuple(server_of(server) for server in config.servers)
+        return cls(servers, timing_of(config), state_dir, on_problem=on_problem)
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        """Packets as they come, until ``close``.
+
+        Raises:
+            BaseException: a server's thread died of it; lost connections do not end a thread.
+        """
+        for link in self._links:
+            link.start()
+        try:
+            while not self._stop.is_set():
+                item = self._queue.get()
+                if isinstance(item, SampleBlock):
+                    yield item
+                elif isinstance(item, SourceProblem):
+                    self._on_problem(item)
+                elif item is not None:
+                    raise item
+        finally:
+            self.close()
+            for link in self._links:
+                link.join(CLOSE_S)
+
+    def close(self) -> None:
+        """Make ``blocks()`` end promptly, and the connections with it."""
+        self._stop.set()
+        for link in self._links:
+            link.abort()
+        try:
+            self._queue.put_nowait(None)
+        except queue.Full:
+            return  # then nobody waits for an item
+
+    def acknowledge(self, block: SampleBlock) -> None:
+        """See ``Resumable``."""
+        link = block.origin.owner if isinstance(block.origin, Origin) else None
+        if isinstance(link, _Link) and link in self._links:
+            link.acknowledge(block)
+
+    @property
+    def in_flight(self) -> int:
+        """See ``Resumable``."""
+        return sum(link.in_flight for link in self._links)
+
+    def troubles(self) -> list[str]:
+        """See ``Telling``."""
+        return [trouble for link in self._links for trouble in link.troubles()]
+
+    def counters(self) -> dict[str, int]:
+        """See ``Counting``: ``packets`` received and ``samples`` passed on; packets that gave none, by reason and with
+        their bytes; ``stray_bytes`` between packets, and ``cut_off_bytes`` of packets that a lost connection left
+        incomplete. All servers together."""
+        return dict(sum((link.counts() for link in self._links), Counter[str]()))
+
+
+def timing_of(config: SeedLinkConfig) -> Timing:
+    """The time-outs of a configuration."""
+    return Timing(config.connect_timeout_s, config.receive_timeout_s, config.stalled_s, config.retry_s)
+
+
+def server_of(config: SeedLinkServerConfig) -> Server:
+    """A configured server.
+
+    Raises:
+        SourceError: a certificate or key cannot be used.
+    """
+    tls = None if config.tls is None else _context(config.tls)
+    endpoint = Endpoint(config.host, config.server_port, tls, config.protocol)
+    return Server(endpoint, tuple(Wish(station.station, station.selectors) for station in config.stations))
+
+
+def _context(tls: TlsConfig) -> ssl.SSLContext:
+    try:
+        return client_context(tls.ca_file, tls.cert_file, tls.key_file)
+    except OSError as error:
+        named = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
+        raise SourceError(
+            f"the certificates for SeedLink cannot be used ({error.strerror or error})", f"check {named}: PEM is needed"
+        ) from None
+
+
+class _Link:
+    """One server's thread: connect, ask, receive, and once more from the beginning."""
+
+    def __init__(
+        self,
+        server: Server,
+        timing: Timing,
+        state_dir: Path | None,
+        out: queue.Queue[_Item],
+        stop: threading.Event,
+    ) -> None:
+        self._server, self._timing, self._queue, self._stop = server, timing, out, stop
+        self._name = str(server.endpoint)
+        path = None if state_dir is None else state_file(state_dir, self._name)
+        self._progress = Progress(path, self._name, self)
+        self._reader = RecordReader(self._tell_renamed)
+        self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
+        self._connection: Connection | None = None
+        self._trouble: str | None = "not connected yet"
+        self._trouble_since = time.monotonic()
+        self._told: dict[str, float] = {}
+        self._liveness = Liveness(timing.stalled_s)
+        self._distrusted: set[str] = set()
+        """Stations whose sequence numbers are out of date: the server numbers anew."""
+        self._numbered: dict[str, Reached] = {}
+        """Stations that were asked for by number, as they were left."""
+        self._expected: dict[str, int] = {}
+        """By channel, the time at which its first new packet should begin."""
+        self._silent: set[str] = set()
+        """Stations that were asked for from where they were left and have sent nothing yet."""
+        self._looked_at = self._saved_at = time.monotonic()
+        self._delivered = False
+        self._counts: Counter[str] = Counter()
+        self._asked = [match(wish.station) for wish in server.wishes]
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def abort(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.abort()
+
+    def counts(self) -> Counter[str]:
+        counts, connection = self._counts.copy(), self._connection
+        if connection is not None and connection.skipped_bytes:
+            counts["stray_bytes"] += connection.skipped_bytes
+        return counts
+
+    @property
+    def in_flight(self) -> int:
+        return self._progress.in_flight
+
+    def acknowledge(self, block: SampleBlock) -> None:
+        self._progress.acknowledge(block)
+        if self._stop.is_set():
+            # The thread that saves may have ended while the pipeline still worked on what had come.
+            self._save(durable=False)
+
+    def troubles(self) -> list[str]:
+        trouble, since = self._trouble, time.monotonic() - self._trouble_since
+        if trouble is not None:
+            return [f"seedlink: {trouble} (for {since:.0f} s)"]
+        silent = self._liveness.unheard()
+        return [f"seedlink {self._name}: no samples from {_listed(silent)} yet"] if silent else []
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # noqa: BLE001 - whatever it is ends the source, which reports it
+            self._put(error)
+
+    def _serve(self) -> None:
+        if self._progress.problem is not None:
+            self._tell("state", self._progress.problem, "delete the file")
+        waits = delays(FIRST_RETRY_S, self._timing.retry_s)
+        while not self._stop.is_set():
+            at_once = self._delivered = False
+            try:
+                self._session()
+            except _AskAgainError as error:
+                at_once = True
+                self._tell(error.message, error.message, error.hint)
+            except SourceError as error:
+                if not self._stop.is_set():
+                    self._lost(error)
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                self._count("stray_bytes", connection.skipped_bytes)
+                self._count("cut_off_bytes", connection.waiting_bytes)
+                connection.close()
+            if self._delivered:
+                waits = delays(FIRST_RETRY_S, self._timing.retry_s)
+            self._save()
+            if not at_once:
+                self._stop.wait(next(waits))
+
+    def _session(self) -> None:
+        """One connection, from greeting to loss.
+
+        Raises:
+            SourceError: why it ended.
+        """
+        connection = self._connection = Connection(self._server.endpoint, self._timing.connect_s)
+        connection.open()
+        if self._stop.is_set():
+            return
+        past = self._progress.past()
+        subscribed = subscribe(connection, self._server.wishes, past, self._distrusted, self._refused)
+        self._progress.connected(subscribed.cursor)
+        self._resume(subscribed, past.stations)
+        self._liveness.asked(subscribed.wishes)
+        heard = time.monotonic()
+        self._trouble = None
+        asked = False
+        while not self._stop.is_set():
+            packet = connection.receive(TICK_S)
+            now = time.monotonic()
+            if packet is not None:
+                heard, asked = now, False
+                self._take(packet, connection.version)
+            elif now - heard > self._timing.receive_s:
+                raise SilentError(
+                    f"{self._name} has been silent for {now - heard:.0f} s", "the server or the link is dead"
+                )
+            elif now - heard > self._timing.receive_s / 2 and not asked:
+                connection.ask("ID")
+                asked = True
+            if now - self._saved_at > SAVE_S:
+                self._save()
+            if now - self._looked_at > TICK_S:
+                self._looked_at = now
+                self._look_for_stalls()
+
+    def _take(self, packet: Packet, version: int) -> None:
+        if packet.sequence is None:
+            return  # an answer to INFO: a sign of life
+        self._counts["packets"] += 1
+        if packet.form not in ("2", "3"):
+            self._drop(Skipped("format", f"format {packet.form!r} is not miniSEED"), packet)
+            return
+        record = self._reader.read(packet.payload)
+        station = packet.station or record.station
+        asked = any(fits(station) for fits in self._asked)
+        if record.skipped is not None:
+            self._drop(record.skipped, packet)
+        elif not asked:
+            hint = "a damaged header, or the server names its records otherwise: then ask for the station by that name"
+            self._drop(Skipped("not_asked_for", f"{station} was not asked for", "", hint), packet)
+        if not asked:
+            return
+        position = Position(packet.sequence, record.sound_ns, version)
+        if station in self._silent:
+            self._silent.discard(station)
+            if station not in self._numbered:
+                self._distrusted.discard(station)  # its last number is one of this connection from now on
+        if self._is_repeated(station, position, record.blocks):
+            self._count_packet("repeated", packet)
+            return
+        if position.start_ns is None:
+            last = self._progress.received().get(station)
+            position = Position(packet.sequence, None if last is None else last.position.start_ns, version)
+        *others, newest = record.blocks or (None,)
+        for block in others:
+            self._put(block)
+        origin = self._progress.send(station, position, newest)
+        if newest is not None:
+            self._counts["samples"] += sum(len(block.samples) for block in record.blocks)
+            self._delivered |= self._liveness.hear(station, record.blocks)
+            self._put(replace(newest, origin=origin))
+
+    # Going on where the last connection ended.
+
+    def _resume(self, subscribed: Subscribed, known: Mapping[str, Reached]) -> None:
+        """Note what the first packets must look like, and tell what is asked for by time."""
+        self._numbered.clear()
+        self._expected.clear()
+        self._silent = set(subscribed.beginnings)
+        by_time: dict[str, list[str]] = {}
+        for station, beginning in subscribed.beginnings.items():
+            self._expected.update(recent(known[station], time.time_ns()))
+            if beginning.kind == "number":
+                self._numbered[station] = known[station]
+                continue
+            words = {"time": f"from {_clock(beginning.time_s)} on", "all": "with all that is held"}
+            if beginning.kind in words:
+                reason = subscribed.reasons.get(station, "its number was refused")
+                by_time.setdefault(reason, []).append(f"{station} {words[beginning.kind]}")
+        for reason, stations in by_time.items():
+            self._tell(f"by time: {reason}", f"asking by time for {_listed(stations)}: {reason}", "")
+
+    def _is_repeated(self, station: str, position: Position, blocks: Sequence[SampleBlock]) -> bool:
+        """Whether a packet was received before: some servers begin with the last one instead of the next, and one that
+        numbers all stations together begins with what is missing of any.
+
+        Raises:
+            _AskAgainError: the packet does not continue what is known, so that its number means another packet than it
+                did.
+        """
+        known = self._numbered.get(station)
+        name = blocks[0].stream.seed if blocks else ""
+        if known is not None and not ahead(position.version, position.sequence, known.position.sequence):
+            if position == known.position or not blocks or blocks[-1].end_ns <= known.ends.get(name, 0):
+                return True
+            self._distrust(station, f"packet {position.sequence} of {station} is not the one that it was")
+        expected_ns = self._expected.get(name)
+        if expected_ns is None or blocks[-1].end_ns <= expected_ns:
+            return False
+        del self._expected[name]
+        late_ns = blocks[0].start_ns - expected_ns
+        if late_ns > _TOLERANCE_NS + _TOLERANCE * (blocks[-1].end_ns - blocks[0].start_ns):
+            if known is not None:
+                self._distrust(station, f"{name} goes on {late_ns / NS:.2f} s later than it was left")
+            gap = f"{late_ns / NS:.2f} s from {format_ns(expected_ns)} on"
+            self._tell(f"gap {name}", f"{name}: {gap} are lost: the server was asked, and sent what follows", "")
+        return False
+
+    def _distrust(self, station: str, reason: str) -> None:
+        self._distrusted.add(station)
+        raise _AskAgainError(f"{reason}; does the server number its packets anew? Asking by time", "")
+
+    def _look_for_stalls(self) -> None:
+        """Ask anew for what has fallen silent while the connection lives.
+
+        Raises:
+            _AskAgainError: something has.
+        """
+        due = self._liveness.due()
+        # Of what was asked for by number and sent nothing, the server may wait for a number that it will not reach.
+        self._distrusted.update(self._numbered.keys() & self._silent & set(due))
+        if due:
+            limit = self._timing.stalled_s
+            raise _AskAgainError(f"no samples from {_listed(due)} for {limit:g} s: asking again", "see the recorder")
+
+    # What is said.
+
+    def _refused(self, what: str, error: SourceError) -> None:
+        self._tell(f"refused {what}", error.message, error.hint)
+
+    def _lost(self, error: SourceError) -> None:
+        if self._trouble is None:
+            self._trouble_since = time.monotonic()
+        self._trouble = error.message
+        self._tell(error.message, error.message, error.hint)
+
+    def _drop(self, skipped: Skipped, packet: Packet) -> None:
+        number = self._count_packet(skipped.kind, packet)
+        name = skipped.channel or self._name
+        self._tell(
+            f"{skipped.kind} {skipped.channel}",
+            f"{name}: {skipped.reason}; left out ({number} of this kind so far)",
+            skipped.hint,
+        )
+
+    def _count_packet(self, reason: str, packet: Packet) -> int:
+        self._count(f"{reason}_bytes", len(packet.payload))
+        self._counts[reason] += 1
+        return self._counts[reason]
+
+    def _count(self, what: str, number: int) -> None:
+        if number:
+            self._counts[what] += number
+
+    def _tell_renamed(self, channel: Channel) -> None:
+        self._tell(f"name {channel.original}", *channel.renaming)
+
+    def _tell(self, key: str, message: str, hint: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(key, now - TOLD_S) < TOLD_S:
+            return
+        if len(self._told) > 1000:
+            self._told.clear()
+        self._told[key] = now
+        self._put(SourceProblem(self._name, message.removeprefix(f"{self._name} "), hint))
+
+    def _put(self, item: _Item) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=TICK_S)
+            except queue.Full:
+                continue
+            return
+
+    def _save(self, *, durable: bool = True) -> None:
+        self._saved_at = time.monotonic()
+        try:
+            self._progress.save(durable=durable)
+        except OSError as error:
+            self._tell(
+                "save", f"how far reception has got cannot be stored ({error.strerror or error})", "check state_dir"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+
+
+def _clock(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

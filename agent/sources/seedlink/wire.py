@@ -1,0 +1,327 @@
+"""A connection to a SeedLink server: TCP or TLS, the greeting, commands and their answers, packets, INFO.
+
+Version 4 is the FDSN's specification. Version 3 has none; what is done here is what SeisComP's manual describes, with
+records of any length, which ringserver sends. The library ``seedlink-client`` does the same from Python 3.11 on; Talus
+must run on 3.10, trust a certificate authority of the site's own, and outlive a record that is damaged on the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent import __version__
+from agent.errors import SourceError
+from agent.sources.seedlink.frames import MAX_LINE, ForeignError, Frames, Packet
+from agent.tls import refusal
+
+_RECORD_HEAD_BYTES = 48
+_MAX_INFO = 32 << 20
+_CHUNK = 64 << 10
+
+
+class RefusedError(SourceError):
+    """The server answered a command with ERROR."""
+
+
+class SilentError(SourceError):
+    """Nothing came in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is and how it is talked to; ``protocol`` is ``"auto"``, ``"3"`` or ``"4"``."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    protocol: str = "auto"
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Connection:
+    """One connection to one server. Not thread-safe, but any thread may call ``abort``."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        """Nothing is sent before ``open``.
+
+        Args:
+            endpoint: the server.
+            timeout_s: longest wait for the connection, and for each answer to a command.
+        """
+        self.endpoint = endpoint
+        self.software = self.organization = ""
+        """What the server says it is, and whose."""
+        self.capabilities: frozenset[str] = frozenset()
+        self._timeout_s = timeout_s
+        self._frames = Frames()
+        self._socket = socket.socket()  # not connected yet; there is always one to abort
+
+    def open(self) -> None:
+        """Connect, greet, and settle the protocol version.
+
+        Raises:
+            SourceError: it cannot be had; the hint says what to look at.
+        """
+        self._socket.close()
+        self._socket = _connect(self.endpoint, self._timeout_s)
+        self.software, self.organization, self.capabilities = self._greet()
+        self._frames.version = self._settle(self.capabilities)
+
+    @property
+    def version(self) -> int:
+        """Of the protocol: 3 or 4."""
+        return self._frames.version
+
+    @property
+    def skipped_bytes(self) -> int:
+        """Bytes between packets that belonged to none."""
+        return self._frames.skipped_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of a packet that is not complete yet."""
+        return len(self._frames)
+
+    def close(self) -> None:
+        """End the connection."""
+        self.abort()
+        self._socket.close()
+
+    def abort(self) -> None:
+        """Make whatever waits on this connection end now; from any thread."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it was gone already
+
+    def command(self, text: str) -> None:
+        """Send a command and wait for its OK.
+
+        Raises:
+            RefusedError: the server said ERROR.
+            SourceError: the connection is lost, or there was no answer.
+        """
+        self._send(text)
+        self._expect_ok(text)
+
+    def commands(self, texts: Sequence[str]) -> list[RefusedError]:
+        """Send several commands whose answers do not depend on each other; returns the refusals.
+
+        Version 4 lets a client send without waiting; version 3 does not.
+        """
+        refused = []
+        if self.version >= 4:
+            self._send(*texts)
+        for text in texts:
+            if self.version < 4:
+                self._send(text)
+            try:
+                self._expect_ok(text)
+            except RefusedError as error:
+                refused.append(error)
+        return refused
+
+    def start(self) -> None:
+        """End the hand-shake: data flow from here on."""
+        self._send("END")
+
+    def ask(self, item: str) -> None:
+        """Send INFO; the answer comes as packets among the others."""
+        self._send(f"INFO {item}")
+
+    def info(self, item: str) -> bytes:
+        """The answer to INFO before data flow: JSON in version 4, XML in version 3.
+
+        Raises:
+            RefusedError: the server does not tell.
+            SourceError: the connection is lost, or there was no answer.
+        """
+        self.ask(item)
+        answer = bytearray()
+        heard, waiting = time.monotonic(), len(self._frames)
+        while True:
+            packet = self.receive(min(1.0, self._timeout_s))
+            if packet is not None or len(self._frames) != waiting:
+                # The answer of a large server takes its time on a thin link.
+                heard, waiting = time.monotonic(), len(self._frames)
+            if packet is None:
+                if time.monotonic() - heard > self._timeout_s:
+                    raise SilentError(f"{self.endpoint} did not answer INFO {item}", "the server may be overloaded")
+                continue
+            if packet.form == "E":
+                raise RefusedError(
+                    f"{self.endpoint} refused INFO {item}", "the server does not tell; that can be borne"
+                )
+            answer += _log_text(packet.payload) if packet.form == "X" else packet.payload
+            if packet.last:
+                return bytes(answer)
+            if len(answer) > _MAX_INFO:
+                raise SourceError(f"{self.endpoint} does not stop answering INFO {item}", "see what serves there")
+
+    def receive(self, wait_s: float) -> Packet | None:
+        """The next packet; None when none is complete within ``wait_s``. Nothing is lost in between.
+
+        An ERROR line is a packet of form ``E``.
+
+        Raises:
+            SourceError: the connection is lost, or what comes is not SeedLink.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                packet = self._frames.packet()
+            except ForeignError as error:
+                raise _foreign(self.endpoint, error.found) from None
+            if packet is not None:
+                return packet
+            if not self._fill(deadline - time.monotonic()):
+                return None
+
+    def _read_line(self, what: str) -> str:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            line = self._frames.line()
+            if line is not None:
+                return line
+            if len(self._frames) >= MAX_LINE:
+                raise _foreign(self.endpoint, self._frames.take(20))
+            if not self._fill(deadline - time.monotonic()):
+                raise SilentError(
+                    f"{self.endpoint} does not answer {what}",
+                    "check the port: another service may listen there, or the server hangs",
+                )
+
+    def _expect_ok(self, text: str) -> None:
+        answer = self._read_line(text)
+        if answer.startswith("OK"):
+            return
+        if not answer.startswith("ERROR"):
+            raise _foreign(self.endpoint, answer.encode())
+        reason = answer[5:].strip()
+        raise RefusedError(f"{self.endpoint} refused {text!r}" + (f" ({reason})" if reason else ""), _advice(text))
+
+    def _greet(self) -> tuple[str, str, frozenset[str]]:
+        self._send("HELLO")
+        first = self._read_line("HELLO")
+        if not first.lower().startswith("seedlink"):
+            raise _foreign(self.endpoint, first.encode())
+        software, _, capabilities = first.partition("::")
+        return software.strip(), self._read_line("HELLO"), frozenset(capabilities.split())
+
+    def _settle(self, offered: frozenset[str]) -> int:
+        speaks_4 = any(word.startswith("SLPROTO:4") for word in offered)
+        wanted = self.endpoint.protocol
+        if wanted == "3" or (wanted == "auto" and not speaks_4):
+            return 3
+        if not speaks_4:
+            raise SourceError(
+                f"{self.endpoint} does not speak SeedLink 4 ({self.software})", "set protocol to auto, or to 3"
+            )
+        self.command("SLPROTO 4.0")
+        with contextlib.suppress(RefusedError):  # a courtesy, which a server may do without
+            self.command(f"USERAGENT Talus/{__version__}")
+        return 4
+
+    def _send(self, *texts: str) -> None:
+        self._socket.settimeout(self._timeout_s)
+        try:
+            self._socket.sendall("".join(f"{text}\r\n" for text in texts).encode("ascii"))
+        except OSError as error:
+            raise _lost(self.endpoint, error) from None
+
+    def _fill(self, wait_s: float) -> bool:
+        """Read what there is; False when nothing came in time.
+
+        Raises:
+            SourceError: the connection is lost.
+        """
+        if wait_s <= 0 and not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            wait_s = 1e-3
+        self._socket.settimeout(max(wait_s, 1e-3))
+        try:
+            piece = self._socket.recv(_CHUNK)
+        except (TimeoutError, ssl.SSLWantReadError):
+            return False
+        except OSError as error:
+            raise _lost(self.endpoint, error) from None
+        if not piece:
+            raise SourceError(f"{self.endpoint} closed the connection", "")
+        self._frames.add(piece)
+        return True
+
+
+def _log_text(record: bytes) -> bytes:
+    """The text of a miniSEED 2 log record, in which version 3 wraps its answers."""
+    for order in ">", "<":
+        (count,), (begin,) = struct.unpack_from(f"{order}H", record, 30), struct.unpack_from(f"{order}H", record, 44)
+        if _RECORD_HEAD_BYTES <= begin <= len(record) and count <= len(record) - begin:
+            return record[begin : begin + count]
+    return b""
+
+
+def _connect(endpoint: Endpoint, timeout_s: float) -> socket.socket:
+    """Raises SourceError with what is wrong: the name, the port, the way, the certificate."""
+    try:
+        plain = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
+    except (socket.gaierror, UnicodeError):  # what no name can be, such as a..b, is a UnicodeError
+        raise SourceError(
+            f"there is no host {endpoint.host!r}", "check the host's name, and this machine's name server"
+        ) from None
+    except ConnectionRefusedError:
+        raise SourceError(
+            f"{endpoint} refuses connections",
+            "check the port (SeedLink: 18000, with TLS 18500) and whether the server runs",
+        ) from None
+    except TimeoutError:
+        raise SilentError(
+            f"{endpoint} cannot be reached within {timeout_s:g} s", "check the address, the link and firewalls"
+        ) from None
+    except OSError as error:
+        raise SourceError(f"{endpoint} cannot be reached ({error.strerror or error})", "check the link") from None
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if endpoint.tls is None:
+        return plain
+    try:
+        return endpoint.tls.wrap_socket(plain, server_hostname=endpoint.host)
+    except ssl.SSLCertVerificationError as error:
+        plain.close()
+        raise SourceError(*refusal(str(endpoint), error, "tls.ca_file of this server")) from None
+    except ssl.SSLError as error:
+        plain.close()
+        raise SourceError(
+            f"{endpoint} does not speak TLS ({error.reason or error})",
+            "check the port (SeedLink with TLS: 18500), or remove the section tls",
+        ) from None
+    except OSError as error:
+        plain.close()
+        raise SourceError(
+            f"{endpoint} broke off the TLS hand-shake ({error.strerror or error})",
+            "check the port (SeedLink with TLS: 18500), or remove the section tls",
+        ) from None
+
+
+def _lost(endpoint: Endpoint, error: OSError) -> SourceError:
+    return SourceError(f"the connection to {endpoint} is lost ({error.strerror or error})", "")
+
+
+def _foreign(endpoint: Endpoint, found: bytes) -> SourceError:
+    shown = found[:40].decode("ascii", "replace").encode("unicode_escape").decode()
+    return SourceError(
+        f"what answers at {endpoint} is not a SeedLink server (it sent '{shown}')", "check host and port"
+    )
+
+
+def _advice(command: str) -> str:
+    if command.startswith("STATION"):
+        return "check the station's code; not every server takes wildcards"
+    if command.startswith("SELECT"):
+        return "check the selector: HH?, 00HH? or 00_H_H_?"
+    return "see the server's log"

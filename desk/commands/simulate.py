@@ -1,0 +1,279 @@
+"""``talus simulate``: a drill. A synthetic site through the whole line, and what was sent beside what was detected."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from agent.cli import INTERRUPTED
+from agent.errors import UsageError
+from agent.messages.payloads import DEFAULT_PREFIX, Message, Priority
+from agent.sources.scenario import (
+    FAULTS,
+    KINDS,
+    Certain,
+    Rates,
+    Scenario,
+    crisis,
+    failure,
+    rockfalls,
+    steady,
+)
+from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site, station_ids
+from agent.types import NS, Discard, StationId, format_ns, parse_ns
+from desk.commands.target import add_broker, check_time, settings_of
+
+if TYPE_CHECKING:
+    from agent.config.file import Config
+    from agent.deliver.delivery import Delivery
+    from agent.service.assemble import Fed, Line
+
+EXAMPLE = (
+    "talus simulate\n  talus simulate --speed 0 --seed 7 --fault gap --fault stall\n"
+    "  talus simulate --broker mqtt://localhost"
+)
+FAULTS_PER_HOUR = 6.0
+STEADY = {"slopequake": 12.0, "rockfall": 6.0, "blast": 1.0, "earthquake": 2.0}
+"""Events per hour of the calm script."""
+_SLACK_NS = 2 * NS
+_PATIENCE_S = 30.0
+
+Say: TypeAlias = Callable[[str], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--script",
+        choices=("crisis", "steady", "rockfalls"),
+        default="crisis",
+        help="crisis: rates grow until the slope fails (default); steady: a calm site; "
+        "rockfalls: eight and nothing else, each almost twice as large as the one before",
+    )
+    parser.add_argument("--hours", type=float, default=1.0, help="length of the script (default 1)")
+    parser.add_argument("--speed", type=float, default=60.0, help="times real time (default 60); 0: as fast as it goes")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed and start give the same data (default 1)")
+    parser.add_argument("--start", metavar="TIME", help="time of the first sample, ISO 8601 (default: now)")
+    parser.add_argument(
+        "--stations", type=int, metavar="N", help="how many stations (default 1, or all of site.coincidence)"
+    )
+    parser.add_argument(
+        "--fault",
+        choices=FAULTS,
+        action="append",
+        default=[],
+        help=f"let this go wrong as well, about {FAULTS_PER_HOUR:g} times in the script; may be given several times",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of trigger, verdicts, policy, network")
+    add_broker(parser, "send, marked as an exercise, to ", required=False)
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the table at the end")
+
+
+@dataclass(slots=True)
+class _Detected:
+    station: StationId
+    onset_ns: int
+    until_ns: int
+    label: str
+
+
+@dataclass(slots=True)
+class _Book:
+    """What was sent and what came out, to be compared at the end."""
+
+    begin_ns: int
+    sent: list[Sent] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    detected: dict[str, _Detected] = field(default_factory=dict)
+    discarded: int = 0
+    alerts: Counter[str] = field(default_factory=Counter)
+
+    def clock(self, time_ns: int) -> str:
+        """Time since the start, as h:mm:ss."""
+        seconds = (time_ns - self.begin_ns) // NS
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+    def table(self) -> list[str]:
+        """A line for each kind of event: how many were sent and detected, and what the network called them."""
+        lines = [f"{'kind':<12} {'sent':>5} {'detected':>9}  called"]
+        explained: set[str] = set()
+        for kind in KINDS:
+            sent = [one for one in self.sent if one.planned.kind == kind]
+            found = [self._matches(one) for one in sent]
+            explained.update(name for names in found for name in names)
+            called = Counter(self.detected[name].label for names in found for name in names[:1])
+            words = ", ".join(f"{label} {number}" for label, number in called.most_common())
+            if sent:
+                lines.append(f"{kind:<12} {len(sent):>5} {sum(map(bool, found)):>9}  {words}")
+        others = [one for name, one in self.detected.items() if name not in explained]
+        words = ", ".join(f"{label} {n}" for label, n in Counter(one.label for one in others).most_common())
+        lines.append(f"{'nothing':<12} {'':>5} {len(others):>9}  {words}")
+        return [line.rstrip() for line in lines]
+
+    def _matches(self, sent: Sent) -> list[str]:
+        """Events at the station during which the signal was there; one event may hold several signals."""
+        begin_ns, end_ns = sent.onset_ns - _SLACK_NS, sent.onset_ns + round(sent.seconds * NS)
+        return [
+            name
+            for name, one in self.detected.items()
+            if one.station == sent.station and one.onset_ns <= end_ns and one.until_ns + _SLACK_NS >= begin_ns
+        ]
+
+
+def main(args: argparse.Namespace) -> int:
+    from agent.config.file import ClassifierConfig, TunablesConfig, load
+    from agent.service.assemble import build_line, open_site
+
+    _check(args)
+    config = load(args.config) if args.config else None
+    with tempfile.TemporaryDirectory(prefix="talus-simulate-") as folder:
+        delivery = _delivery(args, config, Path(folder)) if args.broker else None
+        try:
+            line = build_line(
+                config.tunables if config else TunablesConfig(),
+                config.classifier if config else ClassifierConfig(),
+                delivery.prefix if delivery else DEFAULT_PREFIX,
+                exercise=True,
+                site=open_site(config) if config else None,
+            )
+            if delivery:
+                delivery.link.start()
+            finished = _simulate(args, config, line, delivery)
+        finally:
+            rest = delivery.close() if delivery else None
+    if rest and (rest.waiting or rest.refused):
+        why = f": {rest.error}" if rest.error else ""
+        print(f"talus simulate: the broker did not take {rest.waiting + rest.refused} messages{why}", file=sys.stderr)
+    return INTERRUPTED if not finished else 1 if rest and (rest.waiting or rest.refused) else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 < args.hours <= 1000:
+        raise UsageError(f"--hours {args.hours:g} makes no sense", "give more than 0 and at most 1000")
+    if not 0 <= args.speed < float("inf"):
+        raise UsageError(f"--speed {args.speed:g} makes no sense", "give 0 (as fast as it goes), 1 (real time) or N")
+    if args.stations is not None and not 1 <= args.stations <= 64:
+        raise UsageError(f"--stations {args.stations} makes no sense", "give 1 to 64")
+    if not 0 <= args.seed < 2**32:
+        raise UsageError(f"--seed {args.seed} makes no sense", "give 0 to 4294967295")
+    if args.start:
+        check_time("--start", args.start)
+
+
+def _delivery(args: argparse.Namespace, config: Config | None, folder: Path) -> Delivery:
+    """An outbox for this drill alone: nothing of it may reach the broker another day."""
+    from agent.deliver.delivery import Delivery
+
+    settings = dataclasses.replace(settings_of(args), client_id=f"talus-simulate-{secrets.token_hex(4)}")
+    network = config.station.network if config else "XX"
+    return Delivery(settings, StationId(network, "SIMULATE", "", ""), folder / "outbox.sqlite3")
+
+
+def _simulate(args: argparse.Namespace, config: Config | None, line: Line, delivery: Delivery | None) -> bool:
+    """Play the script; False when Ctrl-C ended it."""
+    seconds = args.hours * 3600
+    begin_ns = parse_ns(args.start) if args.start else time.time_ns()
+    book = _Book(begin_ns)
+    say: Say = (lambda text: None) if args.quiet else (lambda text: print(text, flush=True))
+    source = _source(args, config, seconds, book, say)
+    pace = f"at {args.speed:g} x real time" if args.speed else "as fast as it goes"
+    print(
+        f"talus simulate: {args.script} of {args.hours:g} h {pace}, seed {args.seed}, "
+        f"from {format_ns(begin_ns)}; all of it is marked as an exercise",
+        file=sys.stderr,
+    )
+    put = delivery.put if delivery else (lambda messages: None)
+    started = time.monotonic()
+    finished = True
+    try:
+        at_ns = begin_ns
+        for block in source.blocks():
+            at_ns = max(at_ns, block.end_ns)
+            _take(line.feed(block, time.time_ns()), at_ns, book, say, put)
+        _take(line.finish(time.time_ns()), at_ns, book, say, put)
+        if delivery:
+            delivery.drain(_PATIENCE_S)
+    except KeyboardInterrupt:
+        finished = False
+    print("\n".join(book.table()), flush=True)
+    faults = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in sorted(book.faults.items())) or "none"
+    alerts = ", ".join(f"{action} {n}" for action, n in sorted(book.alerts.items())) or "none"
+    print(
+        f"talus simulate: alerts: {alerts}; faults: {faults}; {book.discarded} triggers discarded; "
+        f"{time.monotonic() - started:.1f} s",
+        file=sys.stderr,
+    )
+    return finished
+
+
+def _source(args: argparse.Namespace, config: Config | None, seconds: float, book: _Book, say: Say) -> SimulatorSource:
+    def told(what: Sent | SentFault) -> None:
+        if isinstance(what, SentFault):
+            book.faults[what.fault.kind] += 1
+            say(f"{book.clock(what.time_ns)}  fault     {what.station.short}  {what.fault}")
+            return
+        book.sent.append(what)
+        peak = float(f"{what.peak_counts:.2g}")
+        say(
+            f"{book.clock(what.onset_ns)}  sent      {what.station.short}  {what.planned.kind}, "
+            f"peak {peak:,.0f} counts, {what.seconds:.0f} s"
+        )
+
+    site = Site(_stations(config, args.stations))
+    faults = dict.fromkeys(args.fault, FAULTS_PER_HOUR * 3600 / seconds)
+    rates, certain = _script(args.script, seconds)
+    scenario = Scenario(args.seed, lambda at_s: {**rates(at_s), **faults}, len(site.stations), certain)
+    return SimulatorSource(
+        site, scenario, args.seed, start_ns=book.begin_ns, seconds=seconds, speed=args.speed, told=told
+    )
+
+
+def _stations(config: Config | None, count: int | None) -> tuple[StationId, ...]:
+    """The stations that must agree where the configuration names some, else as many as wanted."""
+    together = config.site.coincidence if config else None
+    if together is not None:
+        codes = [name.partition(".") for name in together.stations[:count]]
+        return tuple(StationId(network, station, "", "HH") for network, _, station in codes)
+    own = config.station if config else None
+    return station_ids(own.network if own else "XX", own.station if own else "SIM", count or 1, 100.0)
+
+
+def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
+    """Return the rates of a script of this length, and the events that it holds for certain."""
+    if name == "crisis":
+        return crisis(seconds), failure(seconds)
+    return (steady({}), rockfalls(seconds)) if name == "rockfalls" else (steady(STEADY), ())
+
+
+def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[Message]], object]) -> None:
+    """Note what a packet led to whose last sample is at ``at_ns``."""
+    from desk.watch import readable
+
+    for output in fed.outputs:
+        if isinstance(output, Discard):
+            book.discarded += 1
+            continue
+        verdict = output.classification
+        until_ns = output.onset_ns + round(output.detection.duration_s * NS)
+        label = "unclassified" if verdict is None else "abstained" if verdict.abstained else verdict.label
+        book.detected[output.id] = _Detected(output.station, output.onset_ns, until_ns, label)
+        if output.phase != "update":
+            word = "detected" if output.phase == "new" else "ended"
+            seconds = f"{output.detection.duration_s:.1f} s, ratio {output.detection.ratio:.0f}"
+            words = label if verdict is None else f"{label} {verdict.probability:.2f}"
+            say(f"{book.clock(output.data_ns)}  {word:<9} {output.station.short}  {words}  [{seconds}]")
+    for message in fed.messages:
+        if message.priority is Priority.ALERT:
+            book.alerts[json.loads(message.payload)["action"]] += 1
+            say(f"{book.clock(at_ns)}  {readable(message)}")
+    # What is retained describes the site as it is, which a drill must not overwrite.
+    put([message for message in fed.messages if not message.retain])

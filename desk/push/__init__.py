@@ -1,0 +1,1 @@
+"""Signed changes on their way to a station: configuration, models, commands."""
