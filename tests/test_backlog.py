@@ -11,7 +11,7 @@ from records_support import counts
 from test_folder import Reader, append, eventually, miniseed, reading
 
 from agent.alert.data_age import ROLLOVER_S
-from agent.health.clock import EARLIEST_NS, HostClock, MachineClock
+from agent.host.clock import EARLIEST_NS, HostClock, MachineClock
 from agent.sources import backlog
 from agent.sources.positions import Positions
 from agent.types import NS

@@ -20,7 +20,7 @@ from agent.deliver.hints import unreachable
 from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.tls import client_context, refusal
+from agent.host.tls import client_context, refusal
 from demo.broker import free_port
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from seedlink_server import made
 
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.detect.lag import BACKLOG_S, SPAN_S, DataClocks
-from agent.health.clock import HostClock, StepWatch, host_clock
+from agent.host.clock import HostClock, StepWatch, host_clock
 from agent.service.assemble import build_line
 from agent.sources.archive import ArchiveSource
 from agent.sources.miniseed import RecordReader

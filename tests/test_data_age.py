@@ -17,7 +17,7 @@ from agent.alert.data_age import DAY_S, ROLLOVER_S, STEADY_S, DataAges, rollover
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.file import ClassifierConfig, TunablesConfig
-from agent.health.clock import EARLIEST_NS, HostClock, MachineClock
+from agent.host.clock import EARLIEST_NS, HostClock, MachineClock
 from agent.messages.payloads import Message, Priority
 from agent.messages.reasons import Reason
 from agent.messages.schema import AlertMessage, EventMessage, SummaryMessage, parse

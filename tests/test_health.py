@@ -17,9 +17,9 @@ from agent.config.station import TriggerConfig
 from agent.detect.pipeline import MAX_STATIONS
 from agent.dsp.rsam import MINUTE_NS, Minute
 from agent.errors import DataError
-from agent.health import machine
 from agent.health.rates import Rates, rsam_health
 from agent.health.report import MAX_STREAMS, Health, Identity, Sight, for_the_broker
+from agent.host import machine
 from agent.messages.reasons import CODES, Code, Reason
 from agent.messages.schema import HealthMessage, StageHealth
 from agent.service.assemble import Line, build_line

@@ -1,7 +1,7 @@
 """How old the data are, as far as this machine's clock can tell: for alerts, and for the station's health.
 
 The age is this machine's time less the time of the newest sample. It is known only where the clock is set
-(``agent.health.clock``), and two things make it misleading:
+(``agent.host.clock``), and two things make it misleading:
 
 - A recorder whose GPS receiver has rolled over counts from 1024 weeks ago (19.6 years), or from a multiple of that.
   Data that are a whole number of times 1024 weeks old, to a day, are taken to be such: the rest is their age.
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.health.clock import EARLIEST_NS, MachineClock, Moment
+from agent.host.clock import EARLIEST_NS, MachineClock, Moment
 from agent.messages.reasons import Code, Reason
 from agent.types import NS, SampleBlock, StationId
 

@@ -326,7 +326,7 @@ def _state(folder: Path) -> Finding:
 
 
 def _clock() -> Finding:
-    from agent.health.clock import host_clock
+    from agent.host.clock import host_clock
 
     clock = host_clock()
     if clock.is_wrong:

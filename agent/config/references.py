@@ -92,7 +92,7 @@ def _tls(loc: Loc, tls: TlsConfig | None) -> Iterator[Remark]:
 
 
 def _certificates(loc: Loc, path: Path) -> Iterator[Remark]:
-    from agent.tls import flaws
+    from agent.host.tls import flaws
 
     with contextlib.suppress(OSError):  # told already
         for flaw in flaws(path, datetime.datetime.now(datetime.timezone.utc)):

@@ -30,8 +30,8 @@ from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.deliver.wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
 from agent.errors import DeliveryError
+from agent.host.tls import client_context
 from agent.messages.payloads import OFFLINE
-from agent.tls import client_context
 
 Protocol: TypeAlias = Literal["5", "3.1.1"]
 

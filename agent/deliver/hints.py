@@ -7,7 +7,7 @@ import ssl
 
 from agent.deliver.settings import MqttSettings
 from agent.errors import DeliveryError
-from agent.tls import refusal
+from agent.host.tls import refusal
 
 _HINTS = {
     0x81: "the peer does not speak MQTT as expected: check the port",

@@ -12,10 +12,10 @@ from pathlib import Path
 from agent.detect.station import Station
 from agent.dsp.continuity import Counts
 from agent.dsp.hearing import Figures
-from agent.health import machine
-from agent.health.clock import HostClock
 from agent.health.hearing import hearing_health, problems
 from agent.health.rates import MOST, Rates, rsam_health
+from agent.host import machine
+from agent.host.clock import HostClock
 from agent.messages.payloads import clock_part
 from agent.messages.reasons import Reason
 from agent.messages.schema import (

@@ -18,8 +18,8 @@ from typing import Any
 
 from agent.atomic import sync_folder
 from agent.errors import ControlError
+from agent.host.tls import client_context, refusal
 from agent.remote.model_order import CHUNK_BYTES, ModelOrder
-from agent.tls import client_context, refusal
 
 HTTPS_TIMEOUT_S = 30.0
 _SUFFIX = ".part"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent.alert.data_age import DataAges
     from agent.config.file import ClassifierConfig, Config, TunablesConfig
     from agent.detect.station import Output
-    from agent.health.clock import MachineClock
+    from agent.host.clock import MachineClock
     from agent.inference.switch import Standing
     from agent.messages.payloads import Message
     from agent.sources import ProblemSink, Source

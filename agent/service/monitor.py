@@ -16,12 +16,12 @@ from agent.deliver.delivery import Delivery
 from agent.detect.station import Station
 from agent.dsp.hearing import Slot
 from agent.errors import DeliveryError, TalusError
-from agent.health.clock import HostClock, MachineClock
 from agent.health.exporter import Exporter
 from agent.health.hearing_memory import HearingMemory
 from agent.health.prometheus import render
 from agent.health.report import Health, Sight, for_the_broker
 from agent.health.status import StatusFile, status_message
+from agent.host.clock import HostClock, MachineClock
 from agent.messages.payloads import DEFAULT_PREFIX, PACKET_OVERHEAD, health_message, topic
 from agent.messages.reasons import Reason
 from agent.messages.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage

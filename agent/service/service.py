@@ -33,10 +33,10 @@ from agent.deliver.delivery import Delivery
 from agent.detect.lag import DataClocks, is_live
 from agent.dsp.window import BEFORE_NS
 from agent.errors import ControlError, DeliveryError, TalusError
-from agent.health.clock import MachineClock, StepWatch
 from agent.health.hearing_memory import HearingMemory
 from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
+from agent.host.clock import MachineClock, StepWatch
 from agent.inference.switch import Standing
 from agent.messages.payloads import DEFAULT_PREFIX, Message, state_message
 from agent.messages.reasons import of

@@ -4,8 +4,8 @@ Whenever a file appears, at the start of the agent, with a disk that is mounted 
 the age of the data: the times in the records against this machine's clock. What is older than ``backlog_s`` is taken as
 read. Two cases need more than that:
 
-- The clock is not set (``agent.health.clock``). Files that were never seen wait for it, ``WAIT_S`` at most; then what is there
-  is taken as read, and later data are compared with the newest that were there.
+- The clock is not set (``agent.host.clock``). Files that were never seen wait for it, ``WAIT_S`` at most; then what is
+  there is taken as read, and later data are compared with the newest that were there.
 - The recorder's clock is wrong. Data that grow at the pace at which they are recorded are live whatever their times
   say, and so are those of a file just written whose times are off by a multiple of 1024 weeks (a GPS week rollover).
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from agent.alert.data_age import ROLLOVER_S, rollovers, span
-from agent.health.clock import MachineClock
+from agent.host.clock import MachineClock
 from agent.sources import ProblemSink, SourceProblem
 from agent.types import NS, format_ns
 

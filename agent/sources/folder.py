@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from agent.health.clock import MachineClock
+from agent.host.clock import MachineClock
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.backlog import Backlog
 from agent.sources.channels import Channel

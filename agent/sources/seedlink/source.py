@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agent.backoff import delays
 from agent.errors import SourceError
+from agent.host.tls import client_context
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
 from agent.sources.in_flight import Origin
@@ -31,7 +32,6 @@ from agent.sources.seedlink.plan import recent
 from agent.sources.seedlink.request import Subscribed, Wish, subscribe
 from agent.sources.seedlink.resume import Position, Progress, Reached, ahead, match, state_file
 from agent.sources.seedlink.wire import Connection, Endpoint, SilentError
-from agent.tls import client_context
 from agent.types import NS, SampleBlock, format_ns
 
 if TYPE_CHECKING:

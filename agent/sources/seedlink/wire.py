@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from agent import __version__
 from agent.errors import SourceError
+from agent.host.tls import refusal
 from agent.sources.seedlink.frames import MAX_LINE, ForeignError, Frames, Packet
-from agent.tls import refusal
 
 _RECORD_HEAD_BYTES = 48
 _MAX_INFO = 32 << 20
