@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from agent.errors import DataError
+from agent.health.home_assistant import announcements
 from agent.messages import asyncapi
 from agent.messages.payloads import (
     Message,
@@ -27,6 +29,7 @@ from agent.messages.payloads import (
     alert_message,
     config_message,
     event_message,
+    evidence_topic,
     health_message,
     model_message,
     response_message,
@@ -431,7 +434,8 @@ def test_the_generated_documents_are_up_to_date() -> None:
 def test_the_asyncapi_document_refers_to_what_exists() -> None:
     document = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
     published = {message.topic.split("/", 4)[4].replace("/", "_") for message in every_message().values()}
-    assert document["channels"].keys() == published | {"availability", "config_set", "model_set", "command"}
+    orders = {"config_set", "model_set", "model_chunk", "command"}
+    assert document["channels"].keys() == published | orders | {"availability", "evidence"}
     references = find_references(document)
     assert references
     for reference in references:
@@ -441,6 +445,17 @@ def test_the_asyncapi_document_refers_to_what_exists() -> None:
                 node = node[part]
         else:
             assert (DOCS / reference).is_file(), reference
+
+
+def test_no_topic_has_a_character_that_a_broker_may_refuse() -> None:
+    """NATS takes neither dots nor blanks; `+`, `#` and `$` mean something to every broker."""
+    event = make_event()
+    topics = [message.topic for message in every_message().values()]
+    topics += [f"talus/v1/XX/ABC/{evidence_topic(event.id)}/0"]
+    topics += [message.topic for message in announcements(STATION, "Upper terrace, 2.", "talus/v1", "homeassistant")]
+    assert not [name for name in topics if not re.fullmatch(r"[A-Za-z0-9_/-]+", name)]
+    other = evidence_topic(event_id(StationId("XX", "AB", "C-", "HH"), event.onset_ns))
+    assert other != evidence_topic(event_id(StationId("XX", "AB-C", "", "HH"), event.onset_ns))
 
 
 def test_the_example_in_the_documentation_is_a_valid_event() -> None:

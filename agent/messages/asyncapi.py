@@ -33,11 +33,20 @@ _CHANNELS: Mapping[str, tuple[bool, str]] = {
     "model/set": (True, "A signed order to change the model, with the hash of every piece of its bundle."),
     "command": (False, "A signed command: evidence, test_alarm, self_test, promote_model, roll_back_model."),
     "response": (False, "The answer to a command, with its MQTT 5 correlation data. Expires after a day."),
+    "model/chunk": (False, "A piece of a model's bundle: its number (4 bytes, big-endian), then up to 32 KiB."),
+    "evidence/{event}/{piece}": (False, "The record of an event, miniSEED, in pieces of up to 32 KiB, on request."),
 }
 """End of the topic: whether it is retained, and what it is."""
 
-_ORDERS = ("config/set", "model/set", "command")
+_ORDERS = ("config/set", "model/set", "model/chunk", "command")
 """What the station receives."""
+_BINARY = ("model/chunk", "evidence/{event}/{piece}")
+_PARAMETERS = {
+    "network": "FDSN network code",
+    "station": "FDSN station code",
+    "event": "the event's id with '_' in place of '.', which not every broker takes in a topic",
+    "piece": "number of the piece, from 0",
+}
 
 
 def schema_name(model: type[Payload]) -> str:
@@ -60,13 +69,15 @@ def document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document; its payloads refer to the files of `schemas`."""
     channels, operations, messages = {}, {}, {}
     for place, (retained, summary) in _CHANNELS.items():
-        name = place.replace("/", "_")
+        name = place.partition("/{")[0].replace("/", "_")
+        address = f"{DEFAULT_PREFIX}/{{network}}/{{station}}/{place}"
         channels[name] = {
-            "address": f"{DEFAULT_PREFIX}/{{network}}/{{station}}/{place}",
+            "address": address,
             "description": summary,
             "parameters": {
-                "network": {"$ref": "#/components/parameters/network"},
-                "station": {"$ref": "#/components/parameters/station"},
+                parameter: {"$ref": f"#/components/parameters/{parameter}"}
+                for parameter in _PARAMETERS
+                if f"{{{parameter}}}" in address
             },
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
         }
@@ -92,16 +103,15 @@ def document() -> dict[str, Any]:
         "channels": channels,
         "operations": operations,
         "components": {
-            "parameters": {
-                "network": {"description": "FDSN network code"},
-                "station": {"description": "FDSN station code"},
-            },
+            "parameters": {name: {"description": text} for name, text in _PARAMETERS.items()},
             "messages": messages,
         },
     }
 
 
 def _message(name: str) -> dict[str, Any]:
+    if name in _BINARY:
+        return {"contentType": "application/octet-stream", "payload": {"type": "string", "format": "binary"}}
     if name not in MODELS:
         return {"contentType": "text/plain", "payload": {"type": "string", "enum": [ONLINE, OFFLINE, STOPPED]}}
     schema = {

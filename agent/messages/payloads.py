@@ -132,6 +132,12 @@ def topic(prefix: str, station: StationId, name: str) -> str:
     return f"{prefix}/{station.network}/{station.station}/{name}"
 
 
+def evidence_topic(event: str) -> str:
+    """The end of the topic below which the pieces of an event's record come. An event's id has dots, which NATS does
+    not take in a topic; no id has an underscore."""
+    return f"evidence/{event.replace('.', '_')}"
+
+
 def event_message(
     event: Event, stamp: Stamp, prefix: str = DEFAULT_PREFIX, why: DecisionReason | None = None
 ) -> Message:

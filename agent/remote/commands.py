@@ -16,7 +16,7 @@ from typing import Any, Literal
 from agent.alert.evidence import EvidenceStore
 from agent.backoff import Allowance
 from agent.errors import ControlError, TalusError
-from agent.messages.payloads import Message, Priority, Stamp, alert_message, response_message, topic
+from agent.messages.payloads import Message, Priority, Stamp, alert_message, evidence_topic, response_message, topic
 from agent.messages.schema import TEXT_LIMIT, Response
 from agent.remote.models import ModelUpdates
 from agent.types import (
@@ -117,7 +117,7 @@ class Commands:
         if len(raw) > MAX_EVIDENCE:
             raise ControlError("too_large", f"the record has {len(raw)} bytes, at most {MAX_EVIDENCE} are sent")
         pieces = [raw[start : start + PIECE_BYTES] for start in range(0, len(raw), PIECE_BYTES)]
-        place = topic(self._desk.prefix, self._desk.station, f"evidence/{event}")
+        place = topic(self._desk.prefix, self._desk.station, evidence_topic(event))
         messages = [
             Message(f"{place}/{number}", piece, Priority.OTHER, key=f"evidence {event}", expendable=True)
             for number, piece in enumerate(pieces)

@@ -14,6 +14,7 @@ from agent.config.keys import SigningKey
 from agent.deliver.settings import MqttSettings
 from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
+from agent.messages.payloads import evidence_topic
 from agent.messages.schema import ModelReport, Response, parse
 from agent.remote.commands import MAX_EVIDENCE, PIECE_BYTES
 from agent.remote.envelope import Body, seal
@@ -140,7 +141,7 @@ def ask(
         elif number in _PIECES and len(payload) <= PIECE_BYTES:
             pieces[int(number)] = payload
 
-    names = ("response",) if event is None else ("response", f"evidence/{event}/+")
+    names = ("response",) if event is None else ("response", f"{evidence_topic(event)}/+")
     with listening(settings, station, names, receive) as desk:
         token = desk.publish("command", payload, correlation=bytes.fromhex(request))
         deadline = time.monotonic() + timeout_s
