@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import ControlError, UsageError
-from desk.commands.target import ANSWER_S, add_action, add_broker, settings_of, station_named, write
+from desk.commands.target import ANSWER_S, add_action, add_broker, settings_of, station_named, tell_absence, write
 
 if TYPE_CHECKING:
     from agent.messages.schema import Response
@@ -60,9 +60,10 @@ def give(args: argparse.Namespace, content: dict[str, object], wait_s: float) ->
     from agent.config.keys import SigningKey
     from desk.push.models import ask, command
 
-    station = station_named(args.station)
+    station, settings = station_named(args.station), settings_of(args)
     payload = command(SigningKey.load(args.key), station, content)
-    answer, pieces = ask(settings_of(args), station, payload, wait_s, str(content.get("event", "")) or None)
+    tell_absence(args.command, settings, station, wait_s)
+    answer, pieces = ask(settings, station, payload, wait_s, str(content.get("event", "")) or None)
     if answer.status != "done":
         raise ControlError(answer.kind or answer.status, f"{args.station}: {answer.status}: {answer.reason}")
     return answer, pieces

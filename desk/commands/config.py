@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from agent.config.explain import printable
 from agent.errors import ConfigError, ControlError, UsageError
-from desk.commands.target import ANSWER_S, VALID_DAYS, add_action, add_broker, settings_of, silent, station_named, write
+from desk.commands.target import (
+    ANSWER_S,
+    VALID_DAYS,
+    add_action,
+    add_broker,
+    settings_of,
+    silent,
+    station_named,
+    tell_absence,
+    write,
+)
 
 if TYPE_CHECKING:
     from agent.config.file import Config, TunablesConfig
@@ -154,6 +164,7 @@ def _push(args: argparse.Namespace) -> int:
     wait_s = args.wait if args.wait is not None else 86_400.0 if args.follow else ANSWER_S
     settings, well = settings_of(args), True
     for name in names:
+        tell_absence("config", settings, station_named(name), wait_s)
         said = push(settings, station_named(name), payload, until, wait_s)
         print(f"{name}: {_told(said)}", flush=True)
         well = well and said.result in until

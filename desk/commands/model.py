@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from agent.config.explain import printable
 from agent.errors import ControlError, UsageError
 from desk.commands.ask import give
-from desk.commands.target import ANSWER_S, VALID_DAYS, add_action, add_broker, settings_of, silent, station_named
+from desk.commands.target import (
+    ANSWER_S,
+    VALID_DAYS,
+    add_action,
+    add_broker,
+    settings_of,
+    silent,
+    station_named,
+    tell_absence,
+)
 
 if TYPE_CHECKING:
     from agent.messages.schema import ModelReport
@@ -95,7 +104,9 @@ def _push(args: argparse.Namespace) -> int:
             print(line, flush=True)
 
     until = {"kept"} if args.follow else {"shadow", "ready", "probation", "kept"}
-    last = push(settings_of(args), station, offered, until=until, timeout_s=args.wait, tell=tell)
+    settings = settings_of(args)
+    tell_absence("model", settings, station, args.wait)
+    last = push(settings, station, offered, until=until, timeout_s=args.wait, tell=tell)
     return int(last.phase in ("refused", "rolled_back"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -84,6 +85,15 @@ def check_time(option: str, text: str) -> None:
         parse_ns(text)
     except DataError as error:
         raise UsageError(f"{option}: {error.message}", error.hint) from None
+
+
+def tell_absence(command: str, settings: MqttSettings, station: StationId, wait_s: float) -> None:
+    """Say on standard error, before an answer is waited for, that the station is not online, and who is."""
+    from desk.push.presence import absence
+
+    why = absence(settings, station)
+    if why is not None:
+        print(f"talus {command}: {why}; waiting up to {wait_s:g} s for an answer", file=sys.stderr, flush=True)
 
 
 def silent(station: str, what: str) -> ControlError:

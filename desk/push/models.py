@@ -14,7 +14,7 @@ from agent.config.keys import SigningKey
 from agent.deliver.settings import MqttSettings
 from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
-from agent.messages.payloads import evidence_topic
+from agent.messages.payloads import ONLINE, evidence_topic
 from agent.messages.schema import ModelReport, Response, parse
 from agent.remote.commands import MAX_EVIDENCE, PIECE_BYTES
 from agent.remote.envelope import Body, seal
@@ -123,6 +123,9 @@ def ask(
 ) -> tuple[Response, dict[int, bytes]]:
     """Publish a command and wait for its answer, and for the pieces of the record of ``event`` that it announces.
 
+    A broker does not keep a command for a station that is not there: it is published again whenever the station comes
+    online meanwhile. The station carries it out once.
+
     Raises:
         DeliveryError: the broker does not take it.
         ControlError: ``timeout``.
@@ -130,10 +133,14 @@ def ask(
     request = hashlib.sha256(payload).hexdigest()
     answers: list[Response] = []
     pieces: dict[int, bytes] = {}
+    online = 0
 
     def receive(name: str, payload: bytes) -> None:
+        nonlocal online
         number = name.rpartition("/")[2]
-        if name == "response":
+        if name == "availability":
+            online += payload == ONLINE.encode()
+        elif name == "response":
             with contextlib.suppress(DataError):
                 answer = parse(Response, payload)
                 if answer.request == request:
@@ -141,12 +148,15 @@ def ask(
         elif number in _PIECES and len(payload) <= PIECE_BYTES:
             pieces[int(number)] = payload
 
-    names = ("response",) if event is None else ("response", f"{evidence_topic(event)}/+")
+    names = ("availability", "response", *(() if event is None else (f"{evidence_topic(event)}/+",)))
     with listening(settings, station, names, receive) as desk:
         token = desk.publish("command", payload, correlation=bytes.fromhex(request))
-        deadline = time.monotonic() + timeout_s
+        deadline, told = time.monotonic() + timeout_s, online
         while time.monotonic() < deadline:
             desk.pump(token)
+            if online != told:
+                told = online
+                desk.publish("command", payload, correlation=bytes.fromhex(request))
             expected = answers[0].result.get("pieces") if answers else None
             if answers and (not isinstance(expected, int) or len(pieces) >= expected):
                 return answers[0], pieces

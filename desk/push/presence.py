@@ -1,0 +1,81 @@
+"""Who is online at a broker, for an operator who has asked a station for something and gets no answer."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from agent.deliver.connection import Connection, Received, Subscription
+from agent.deliver.settings import MqttSettings
+from agent.deliver.waker import Waker
+from agent.errors import DataError
+from agent.messages.payloads import ONLINE
+from agent.messages.schema import StateMessage, parse
+from agent.types import StationId
+
+QUIET_S = 1.0
+"""Retained messages come at once; after this long without one there are no more."""
+_NAMED = 8
+"""Stations that are named."""
+
+
+@dataclass(slots=True)
+class Present:
+    """Agents by NET.STA with their availability, and which of them works on the data of a station that is not its
+    own."""
+
+    availability: dict[str, str] = field(default_factory=dict)
+    served_by: dict[str, str] = field(default_factory=dict)
+
+
+def absence(settings: MqttSettings, station: StationId) -> str | None:
+    """Why no answer may come from the station, in words; None if it is online.
+
+    Raises:
+        DeliveryError: the broker does not answer, or does not let us listen.
+    """
+    found, name = _look(settings, station), station.short
+    said = found.availability.get(name)
+    if said == ONLINE:
+        return None
+    agent = found.served_by.get(name)
+    if said is not None:
+        text = f"{name} is {said}"
+    elif agent is not None:
+        text = f"{name} is not an agent of its own: {agent} works on its data, give --station {agent}"
+    else:
+        text = f"no agent {name} has ever been seen at this broker"
+    online = sorted(one for one, word in found.availability.items() if word == ONLINE)
+    more = f" and {len(online) - _NAMED} more" if len(online) > _NAMED else ""
+    return f"{text}; online: {', '.join(online[:_NAMED]) or 'none'}{more}"
+
+
+def _look(settings: MqttSettings, station: StationId) -> Present:
+    """What the broker has retained; only as much of it as is needed where the station is online."""
+    found = Present()
+    newest = time.monotonic()
+
+    def receive(message: Received) -> bool:
+        nonlocal newest
+        newest = time.monotonic()
+        network, _, rest = message.topic.removeprefix(f"{settings.prefix}/").partition("/")
+        code, _, kind = rest.partition("/")
+        if kind == "availability":
+            found.availability[f"{network}.{code}"] = message.payload[:20].decode("ascii", "replace")
+        else:
+            with contextlib.suppress(DataError):
+                for part in parse(StateMessage, message.payload).stations:
+                    found.served_by[part.station] = f"{network}.{code}"
+        return True
+
+    filters = [f"{settings.prefix}/+/+/{kind}" for kind in ("availability", "state")]
+    with contextlib.closing(Waker()) as waker:
+        client_id = f"talus-desk-{secrets.token_hex(4)}"
+        connection = Connection.open(settings, client_id, waker, subscription=Subscription(filters, receive))
+        with contextlib.closing(connection):
+            begun = time.monotonic()
+            while time.monotonic() < max(begun, newest) + QUIET_S and found.availability.get(station.short) != ONLINE:
+                connection.pump(0.1)
+    return found
