@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 from agent import __version__
-from agent.errors import TalusError
+from agent.errors import INTERRUPTED, TalusError
 
 COMMANDS = {
     "classify": "label the events in files",
@@ -36,9 +35,6 @@ HOMES = dict.fromkeys(("simulate", "watch", "desk", "config", "model", "ask"), "
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Read when numpy is imported. On several threads the small matrix products of a filter wait for one another, spinning:
 ten times as slow on a machine that has other work, and memory for each core."""
-
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit status after Ctrl-C, as a shell has it."""
 
 
 class Command(Protocol):

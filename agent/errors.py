@@ -16,6 +16,11 @@ Foreign exceptions are mapped to these where they first appear, and nowhere else
 
 from __future__ import annotations
 
+import signal
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, as a shell has it."""
+
 
 class TalusError(Exception):
     """``message`` says what is wrong, ``hint`` what to do about it."""

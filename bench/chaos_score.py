@@ -25,8 +25,8 @@ from support import row
 from agent.alert.policy import Policy
 from agent.config.policy import PolicyConfig
 from agent.messages.schema import MODELS, parse
+from agent.messages.text import describe
 from agent.types import LABELS, NS, UNKNOWN_QUALITY, Classification, Detection, Event, Quality, StationId, parse_ns
-from desk.watch import describe
 
 SAME_ONSET_NS = NS
 ROUNDING = 0.00005

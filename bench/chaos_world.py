@@ -26,11 +26,11 @@ from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.messages.schema import MODELS, parse
+from agent.messages.text import describe
 from agent.sources.scenario import Scenario, steady
 from agent.sources.simulator import SimulatorSource, Site, station_ids
 from agent.types import NS, parse_ns
 from demo.broker import find_mosquitto, free_port
-from desk.watch import describe
 
 ROOT = Path(__file__).parents[1]
 START_NS = 1_767_225_600 * NS

@@ -14,19 +14,15 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from agent.backoff import QuietLog, delays
 from agent.errors import DataError, DeliveryError
-from agent.messages.payloads import OFFLINE, ONLINE, STOPPED, Message
+from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
 from agent.messages.schema import (
     MODELS,
     AlertMessage,
-    ClassificationPart,
-    CoincidencePart,
     EventMessage,
-    HealthMessage,
-    Payload,
     StateMessage,
-    SummaryMessage,
     parse,
 )
+from agent.messages.text import describe, printable, replaced
 
 if TYPE_CHECKING:
     from agent.deliver.connection import Received
@@ -136,80 +132,6 @@ def _hear_states(settings: MqttSettings, printer: _Printer, waker: Waker) -> Non
         connection.close()
 
 
-def readable(message: Message) -> str:
-    """One line of plain text for a message that would be sent.
-
-    Raises:
-        DataError: its payload is not what its topic promises.
-    """
-    return describe(parse(MODELS[message.topic.rsplit("/", 1)[-1]], message.payload))
-
-
-def describe(body: Payload) -> str:
-    """One line of plain text."""
-    if isinstance(body, AlertMessage):
-        said = f"rate of {body.label} events" if body.rate else body.label
-        late = "LATE " if body.late else ""
-        text = f"{late}ALERT {body.action} {body.severity}  {_place(body)}  {said}: {body.reason}"
-        if body.coincidence is not None and not body.coincidence.degraded:
-            text += f"; {_together(body.coincidence)}"
-    elif isinstance(body, EventMessage):
-        seen = body.detection
-        frequency = "" if seen.dominant_hz is None else f", {seen.dominant_hz:.1f} Hz"
-        ratio = "" if seen.ratio is None else f"ratio {seen.ratio:.1f}, "
-        text = f"event {body.phase:<6} {_place(body)}  {_verdict(body.classification)}"
-        text += f"  [{ratio}{seen.duration_s:.1f} s{frequency}]"
-        if body.coincidence is not None:
-            text += f"  {_together(body.coincidence)}"
-        if body.reason is not None:
-            text += f"  {body.reason}"
-        if body.evidence is not None:
-            text += f"  (record: {body.id})"
-    elif isinstance(body, SummaryMessage):
-        done = "" if body.action is None else f"{body.action} {body.severity}  "
-        text = f"last {body.kind}  {done}{_place(body)}  {body.label or 'unclassified'}"
-    elif isinstance(body, StateMessage):
-        model = "no model" if body.model is None else f"{body.model.name} on {body.backend}, {body.precision}"
-        text = f"state  {body.station}  {model}"
-    elif isinstance(body, HealthMessage):
-        text = f"health {body.station}  {body.status}{''.join(f'; {reason.text}' for reason in body.reasons)}"
-    else:
-        text = type(body).__name__
-    if getattr(body, "exercise", False):
-        text += "  (exercise)"
-    return _printable(text)
-
-
-def _place(body: AlertMessage | EventMessage | SummaryMessage) -> str:
-    network, station = body.station.split(".")[:2]
-    return f"{network}.{station}  {body.onset[:10]} {body.onset[11:23]}"
-
-
-def _verdict(verdict: ClassificationPart | None) -> str:
-    if verdict is None:
-        return "unclassified"
-    text = f"{verdict.label} {100 * verdict.probability:.0f} % after {verdict.window_s:g} s"
-    return f"undecided ({text})" if verdict.abstained else text
-
-
-def _together(coincidence: CoincidencePart) -> str:
-    votes = (
-        f"{'.'.join(vote.station.split('.')[:2])} "
-        + ("unclassified" if vote.label is None or vote.probability is None else f"{vote.label} {vote.probability:.2f}")
-        for vote in coincidence.members
-    )
-    return f"{len(coincidence.members)} of {coincidence.stations} stations: {', '.join(votes)}"
-
-
-def _printable(text: str) -> str:
-    """Without the control characters by which a text could take over a terminal."""
-    return _replaced(text, lambda _: "?")
-
-
-def _replaced(text: str, by: Callable[[str], str]) -> str:
-    return "".join(character if character.isprintable() else by(character) for character in text)
-
-
 class _Printer:
     def __init__(
         self,
@@ -246,8 +168,8 @@ class _Printer:
             self._show(message)
         except DataError as error:
             self.tally.refused += 1
-            topic = _printable(message.topic)[:200]
-            self._quiet.warn(f"refused a message on {topic}: {_printable(error.message)}", key=topic)
+            topic = printable(message.topic)[:200]
+            self._quiet.warn(f"refused a message on {topic}: {printable(error.message)}", key=topic)
         return True
 
     def _complain(self, text: str) -> None:
@@ -281,7 +203,7 @@ class _Printer:
             self._put_down(body, self._documents)
         elif self._style == "json":
             # In JSON an escape means the same, and takes over no terminal.
-            self._print(_replaced(body.model_dump_json(), lambda character: json.dumps(character)[1:-1]))
+            self._print(replaced(body.model_dump_json(), lambda character: json.dumps(character)[1:-1]))
             self.tally.printed += 1
         else:
             self._print(describe(body), _colour_of(body))
@@ -306,7 +228,7 @@ class _Printer:
         if text not in (ONLINE, OFFLINE, STOPPED):
             raise DataError(f"{text!r} is not an availability")
         if self._style == "text":
-            self._print(_printable(f"{station} is {text}"), _DIM if text == ONLINE else _YELLOW)
+            self._print(printable(f"{station} is {text}"), _DIM if text == ONLINE else _YELLOW)
 
     def _print(self, line: str, colour: str = "") -> None:
         if self._colour and colour:

@@ -10,8 +10,8 @@ import pytest
 from records_support import counts
 from test_folder import Reader, append, eventually, miniseed, reading
 
-from agent.alert.data_age import ROLLOVER_S
 from agent.host.clock import EARLIEST_NS, HostClock, MachineClock
+from agent.host.data_age import ROLLOVER_S
 from agent.sources import backlog
 from agent.sources.positions import Positions
 from agent.types import NS

@@ -12,10 +12,10 @@ from control_support import control, key
 from test_mqtt import CONNACK_5, Script, publish_parts, read_packet
 from test_voice import acl
 
-from agent.broker_probe import Probe, access_lines, orders, probes, try_topics
 from agent.cli import main
 from agent.config.file import Config
 from agent.deliver.settings import MqttSettings
+from agent.health.broker_probe import Probe, access_lines, orders, probes, try_topics
 
 SIMULATOR = "{kind: simulator, speed: 1}"
 SLP = "talus/v1/XX/SLP"

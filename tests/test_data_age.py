@@ -13,14 +13,15 @@ import pytest
 from test_formats import cap
 from test_formats import said as element
 
-from agent.alert.data_age import DAY_S, ROLLOVER_S, STEADY_S, DataAges, rollovers, span
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.host.clock import EARLIEST_NS, HostClock, MachineClock
+from agent.host.data_age import DAY_S, ROLLOVER_S, STEADY_S, DataAges, rollovers, span
 from agent.messages.payloads import Message, Priority
 from agent.messages.reasons import Reason
 from agent.messages.schema import AlertMessage, EventMessage, SummaryMessage, parse
+from agent.messages.text import describe
 from agent.service.assemble import build_line
 from agent.types import (
     NS,
@@ -35,7 +36,6 @@ from agent.types import (
     parse_ns,
 )
 from desk.formats.cap import Cap
-from desk.watch import describe
 
 NOW_NS = parse_ns("2026-11-27T03:00:00Z")
 STATION = StationId("XX", "SLOPE", "00", "HH")

@@ -58,6 +58,7 @@ from agent.messages.schema import (
     SummaryMessage,
     parse,
 )
+from agent.messages.text import describe
 from agent.types import (
     LABELS,
     NS,
@@ -71,7 +72,6 @@ from agent.types import (
     event_id,
     format_ns,
 )
-from desk.watch import describe
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOMENT = format_ns(ONSET_NS)

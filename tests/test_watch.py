@@ -36,8 +36,9 @@ from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
+from agent.messages.text import readable
 from agent.types import Alert, Evidence
-from desk.watch import Watched, readable, watch
+from desk.watch import Watched, watch
 
 ROOT = Path(__file__).parent.parent
 EVENT, ALERT = "talus/v1/XX/ABC/event", "talus/v1/XX/ABC/alert"

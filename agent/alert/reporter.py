@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.alert.coincidence import Site, blindness
-from agent.alert.data_age import Age, DataAges, span
 from agent.alert.policy import Policy
 from agent.detect.resume import Recall, Remembered, as_seen, encode
+from agent.host.data_age import Age, DataAges, span
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
 from agent.messages.schema import AlertMessage, EventMessage, parse
 from agent.types import Alert, AlertAction, DecisionReason, Event, Evidence, SampleBlock, StationId, is_alone

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.commands.options import check_time
 from agent.errors import DataError, TalusError, UsageError
 from agent.types import (
     COMPONENTS,
@@ -27,7 +28,6 @@ from agent.types import (
     format_ns,
     parse_ns,
 )
-from desk.commands.target import check_time
 
 if TYPE_CHECKING:
     from agent.dsp.detector import TriggerSettings

@@ -242,7 +242,7 @@ def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
 
 def _broker(config: Config) -> Iterator[Finding]:
     """The connection, and each topic that will be used."""
-    from agent.broker_probe import access_lines, orders, probes, try_topics
+    from agent.health.broker_probe import access_lines, orders, probes, try_topics
     from agent.messages.payloads import largest_alert
 
     if config.mqtt is None:

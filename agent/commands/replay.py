@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from agent.cli import INTERRUPTED
-from agent.errors import DataError, UsageError
+from agent.commands.options import add_broker, settings_of
+from agent.errors import INTERRUPTED, DataError, UsageError
 from agent.messages.payloads import DEFAULT_PREFIX, Message, Priority
 from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, format_ns
-from desk.commands.target import add_broker, settings_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm

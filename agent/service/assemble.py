@@ -20,10 +20,10 @@ from agent.remote.slots import Selection
 from agent.types import Event, StationId
 
 if TYPE_CHECKING:
-    from agent.alert.data_age import DataAges
     from agent.config.file import ClassifierConfig, Config, TunablesConfig
     from agent.detect.station import Output
     from agent.host.clock import MachineClock
+    from agent.host.data_age import DataAges
     from agent.inference.switch import Standing
     from agent.messages.payloads import Message
     from agent.sources import ProblemSink, Source

@@ -24,7 +24,6 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from agent import __version__
-from agent.alert.data_age import DataAges
 from agent.alert.evidence import EvidenceStore
 from agent.config.file import Config, StationConfig
 from agent.config.stations import DeclaredStationConfig, others
@@ -37,6 +36,7 @@ from agent.health.hearing_memory import HearingMemory
 from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
+from agent.host.data_age import DataAges
 from agent.inference.switch import Standing
 from agent.messages.payloads import DEFAULT_PREFIX, Message, state_message
 from agent.messages.reasons import of

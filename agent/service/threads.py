@@ -21,10 +21,10 @@ from agent.health.report import Health
 from agent.messages.payloads import Message, Priority
 from agent.messages.reasons import Reason, of
 from agent.messages.schema import EventMessage, StageHealth, parse
+from agent.messages.text import readable
 from agent.service.assemble import Line
 from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns
-from desk.watch import readable
 
 if TYPE_CHECKING:
     from agent.config.file import TunablesConfig

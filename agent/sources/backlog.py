@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from agent.alert.data_age import ROLLOVER_S, rollovers, span
 from agent.host.clock import MachineClock
+from agent.host.data_age import ROLLOVER_S, rollovers, span
 from agent.sources import ProblemSink, SourceProblem
 from agent.types import NS, format_ns
 

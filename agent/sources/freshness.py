@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.alert.data_age import ROLLOVER_WEEKS, rollovers, span
+from agent.host.data_age import ROLLOVER_WEEKS, rollovers, span
 from agent.types import SampleBlock
 
 AHEAD_S = 0.5

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.commands.options import ANSWER_S, add_action, add_broker, settings_of, station_named, tell_absence, write
 from agent.errors import ControlError, UsageError
-from desk.commands.target import ANSWER_S, add_action, add_broker, settings_of, station_named, tell_absence, write
 
 if TYPE_CHECKING:
     from agent.messages.schema import Response

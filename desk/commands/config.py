@@ -9,9 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.config.explain import printable
-from agent.errors import ConfigError, ControlError, UsageError
-from desk.commands.target import (
+from agent.commands.options import (
     ANSWER_S,
     VALID_DAYS,
     add_action,
@@ -22,6 +20,8 @@ from desk.commands.target import (
     tell_absence,
     write,
 )
+from agent.config.explain import printable
+from agent.errors import ConfigError, ControlError, UsageError
 
 if TYPE_CHECKING:
     from agent.config.file import Config, TunablesConfig

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.commands.options import add_broker, settings_of
 from agent.errors import ConfigError, UsageError
-from desk.commands.target import add_broker, settings_of
 
 if TYPE_CHECKING:
     from agent.deliver.settings import MqttSettings

@@ -8,10 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config.explain import printable
-from agent.errors import ControlError, UsageError
-from desk.commands.ask import give
-from desk.commands.target import (
+from agent.commands.options import (
     ANSWER_S,
     VALID_DAYS,
     add_action,
@@ -21,6 +18,9 @@ from desk.commands.target import (
     station_named,
     tell_absence,
 )
+from agent.config.explain import printable
+from agent.errors import ControlError, UsageError
+from desk.commands.ask import give
 
 if TYPE_CHECKING:
     from agent.messages.schema import ModelReport

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from agent.cli import INTERRUPTED
-from agent.errors import UsageError
+from agent.commands.options import add_broker, check_time, settings_of
+from agent.errors import INTERRUPTED, UsageError
 from agent.messages.payloads import DEFAULT_PREFIX, Message, Priority
 from agent.sources.scenario import (
     FAULTS,
@@ -31,7 +31,6 @@ from agent.sources.scenario import (
 )
 from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site, station_ids
 from agent.types import NS, Discard, StationId, format_ns, parse_ns
-from desk.commands.target import add_broker, check_time, settings_of
 
 if TYPE_CHECKING:
     from agent.config.file import Config
@@ -256,7 +255,7 @@ def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
 
 def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[Message]], object]) -> None:
     """Note what a packet led to whose last sample is at ``at_ns``."""
-    from desk.watch import readable
+    from agent.messages.text import readable
 
     for output in fed.outputs:
         if isinstance(output, Discard):

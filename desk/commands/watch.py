@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.commands.options import add_broker, settings_of
 from agent.errors import UsageError
-from desk.commands.target import add_broker, settings_of
 
 if TYPE_CHECKING:
     from desk.formats import Format
