@@ -26,10 +26,11 @@ COMMANDS = {
     "config": "change a station's settings from afar, signed",
     "model": "change a station's model from afar, signed",
     "docs": "print a page of the manual",
+    "teach": "let the network learn a site's own labels",
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 
-HOMES = dict.fromkeys(("simulate", "watch", "desk", "config", "model", "ask"), "desk")
+HOMES = dict.fromkeys(("simulate", "watch", "desk", "config", "model", "ask"), "desk") | {"teach": "quantize"}
 """Package of a command, where it is not ``agent``."""
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")

@@ -24,7 +24,8 @@ from agent.dsp.window import Preparation
 from quantize.data import Record, Row, default_root, load_records, read_table
 from quantize.features import NAMES, features
 from quantize.generator import as_record, generate
-from quantize.signals import FULL_S, background
+from quantize.lengths import FULL_S
+from quantize.signals import background
 from quantize.views import main_component, neutral_windows
 
 Array = NDArray[np.float64]

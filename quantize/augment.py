@@ -38,9 +38,8 @@ from numpy.typing import NDArray
 from agent.dsp.window import Preparation
 from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 from quantize.data import Record
+from quantize.lengths import FULL_S, LENGTHS_S
 from quantize.signals import (
-    FULL_S,
-    LENGTHS_S,
     SPAN,
     Signal,
     background,

@@ -61,6 +61,8 @@ def _stage(options: argparse.Namespace) -> int:
             status = _verify(options)
         case "pictures":
             status = _pictures(options)
+        case "replay":
+            status = _replay(_data(options.data), options)
         case "report":
             status = _report(_data(options.data), options.bundle, options.split)
         case _:
@@ -135,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
         if name == "transfer":
             stage.add_argument("--recipe", choices=("head", "embeddings", "all"), help="what may move (default: all)")
             stage.add_argument("--out", type=Path, required=True, help="file to write, such as teacher.pt")
+    _add_tools(stages)
+    return parser
+
+
+def _add_tools(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The stages that need no work folder."""
     verifying = stages.add_parser(
         "verify", help="teacher, FP32, INT8 for CPUs, INT8 for TensorRT: what each step changes"
     )
@@ -153,6 +161,13 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add_argument("--bundle", type=Path, default=BUNDLE, help="folder or zip (default: the agent's own)")
     pictures.add_argument("--work", type=Path, default=WORK, help="where pre-training left its log (%(default)s)")
     pictures.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="such as docs/pictures")
+    replay = stages.add_parser("replay", help="add a replay bank to a bundle, which `talus teach` needs; networks stay")
+    replay.add_argument("--bundle", type=Path, default=BUNDLE, help="folder (default: the agent's own)")
+    replay.add_argument("--data", type=Path, help="folder with metadata.csv (default: TALUS_DATA, else ../shared/data)")
+    replay.add_argument(
+        "--without", nargs="+", default=(), metavar="SOURCE", help="data sets that the network did not learn from"
+    )
+    replay.add_argument("--out", type=Path, help="bundle folder to write (default: the same)")
     lint = stages.add_parser("lint", help="check files against TensorRT's rules, without a GPU")
     lint.add_argument("files", nargs="+", type=Path, metavar="FILE", help="ONNX file, or bundle (folder or zip)")
     lint.add_argument(
@@ -161,7 +176,6 @@ def _parser() -> argparse.ArgumentParser:
     teacher = stages.add_parser("teacher", help="the PRIME-DP network against the original's reference vectors")
     teacher.add_argument("--check", action="store_true", required=True, help="compare every output of both variants")
     teacher.add_argument("--facts", type=Path, help="folder of the vectors (default: TALUS_FACTS)")
-    return parser
 
 
 def _teacher(facts: Path | None) -> int:
@@ -225,6 +239,24 @@ def _pictures(options: argparse.Namespace) -> int:
     if front.is_file():
         made.append(plots.front_picture(options.out / "front.png", front))
     print("\n".join(str(path) for path in made))
+    return 0
+
+
+def _replay(data: Path, options: argparse.Namespace) -> int:
+    """Write the bundle with a replay bank of the records it learned from."""
+    from agent.inference.bundle import open_bundle
+    from quantize.data import load_records, read_table
+    from quantize.regions import read_regions
+    from quantize.replay_bank import replay_bank
+    from quantize.taught_bundle import add_replay
+
+    bundle = open_bundle(options.bundle)
+    rows = [row for row in read_table(data) if row.dataset not in options.without]
+    bank = replay_bank(bundle, load_records(rows), read_regions(data, rows))
+    target = options.out or options.bundle
+    add_replay(target, bundle, bank)
+    size = sum(len(content) for content in open_bundle(target).files.values())
+    print(f"{target}: {len(bank)} examples in the replay bank, {size} bytes in all")
     return 0
 
 

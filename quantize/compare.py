@@ -20,8 +20,8 @@ from agent.types import LABELS
 from quantize.confidence import fit_confidence
 from quantize.data import Row
 from quantize.evaluate import CLASSES, Array, Figure, OutOfFold, Truth, per_event, reliability, risk_coverage
+from quantize.lengths import FULL_S, LENGTHS_S
 from quantize.report import Answers, Measured, calibrated, measure, numbers, triple
-from quantize.signals import FULL_S, LENGTHS_S
 
 FORMAT = "talus/comparison/1"
 PAIRS = (

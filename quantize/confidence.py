@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agent.types import LABELS
 from quantize.evaluate import Array, Truth, fit_temperature, softmax
-from quantize.signals import LENGTHS_S
+from quantize.lengths import LENGTHS_S
 
 RISK = 0.2
 """Largest share of wrong answers a label may have before it has to be surer of itself: of five that are told, one."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from quantize.evaluate import Array, OutOfFold, predict, softmax
 from quantize.lab import Lab
+from quantize.lengths import LENGTHS_S
 from quantize.methods import folder, method
-from quantize.signals import LENGTHS_S
 from quantize.views import VIEWS
 
 

@@ -12,8 +12,8 @@ from quantize.confidence import fit_confidence
 from quantize.crossval import cross_validate
 from quantize.evaluate import Truth
 from quantize.lab import Lab
+from quantize.lengths import FULL_S
 from quantize.report import calibrated, measure, triple
-from quantize.signals import FULL_S
 
 EVENTS = (10, 30, 100)
 METHODS = ("stft", "alone", "prime")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from agent.dsp.window import Preparation
 from agent.types import LABELS
 from quantize.data import Record, Row, by_event
-from quantize.views import ViewName, view_windows
+
+if TYPE_CHECKING:
+    from quantize.views import ViewName
 
 Array = NDArray[np.float64]
 Logits = Callable[[NDArray[np.float32]], Array]
@@ -93,6 +96,8 @@ def predict(
     seed: int = 0,
 ) -> Array:
     """Logits of every record at every window length, ``[records, lengths, 5]``."""
+    from quantize.views import view_windows  # needs SciPy, which the rest of this module does without
+
     return np.stack([logits(view_windows(view, record, lengths_s, preparation, seed)) for record in records])
 
 

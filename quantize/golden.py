@@ -10,15 +10,26 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, GoldenFile, GoldenSpec
+from agent.inference.calibration import Calibration
 from agent.inference.selftest import SCALE
 from agent.types import WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
+from quantize import infer
+from quantize.graph import ExportError
+from quantize.lengths import FULL_S
 
-FULL_S = (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
+if TYPE_CHECKING:
+    from quantize.infer import Network
+
+TOLERANCE = {CPU_MODEL: 0.02, TRT_MODEL: 0.05, FP16_MODEL: 0.02}
+"""Least tolerance, in probability. TensorRT rounds and fuses in ways of its own, which cannot be measured here."""
+MOST_LOST = 0.2
+"""Golden windows that differ by more between FP32 and INT8 mean that the network does not survive quantisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,38 @@ def golden_windows(seed: int = 2024) -> tuple[NDArray[np.int8], NDArray[np.float
     rng = np.random.default_rng(seed)
     windows = np.stack([_window(motion, rng) for motion in MOTIONS])
     return windows, np.array([motion.seconds for motion in MOTIONS], np.float32)
+
+
+def golden_file(exact: Network, networks: Mapping[str, Network], calibration: Calibration) -> tuple[bytes, GoldenSpec]:
+    """``golden.npz`` of the files ``networks`` of a network whose answers in float are those of ``exact``, and what the
+    manifest says of it.
+
+    The tolerance is twice what ONNX Runtime's own optimisations change, and at least ``TOLERANCE``.
+
+    Raises:
+        ExportError: a file strays too far from the float network.
+    """
+    stored, seconds = golden_windows()
+    windows = stored.astype(np.float32) / np.float32(SCALE)
+
+    def answers(model: Network, optimise: bool) -> NDArray[np.float64]:
+        rows = zip(infer.logits(model, windows, optimise), seconds, strict=True)
+        return np.stack([calibration.probabilities(row, float(s)) for row, s in rows])
+
+    in_float = answers(exact, optimise=False)
+    written, judged = {}, {}
+    for name, model in networks.items():
+        written[name] = answers(model, optimise=False)
+        drift = float(np.abs(answers(model, optimise=True) - written[name]).max())
+        lost = float(np.abs(written[name] - in_float).max())
+        if lost > MOST_LOST:
+            raise ExportError(
+                f"{name} differs from FP32 by {lost:.2f} in probability on a golden window",
+                "calibrate with more windows, or train with less extreme weights",
+            )
+        tolerance = max(TOLERANCE[name], float(np.ceil(2 * drift * 1000) / 1000))
+        judged[name] = GoldenFile(tolerance=tolerance, from_fp32=round(lost, 4))
+    return write_golden(stored, seconds, written), GoldenSpec(windows=len(stored), files=judged)
 
 
 def write_golden(

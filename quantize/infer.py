@@ -5,19 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quantize.graph import INPUT, OUTPUT
 
+if TYPE_CHECKING:
+    import onnx
+
+    Network = onnx.ModelProto | bytes
+    """A network, or the content of its file."""
+
 FloatArray = NDArray[np.float32]
 
 
-def session(model: onnx.ModelProto, optimise: bool = True) -> ort.InferenceSession:
+def session(model: Network, optimise: bool = True) -> ort.InferenceSession:
     """A session with one thread; without ``optimise`` each node is computed as written, Q/DQ in float."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -25,11 +30,14 @@ def session(model: onnx.ModelProto, optimise: bool = True) -> ort.InferenceSessi
     options.log_severity_level = 3
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph that ONNX Runtime makes of ``model`` before it chooses memory layouts: what has fused, what has not."""
+    import onnx
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
@@ -40,12 +48,12 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-def logits(model: onnx.ModelProto, windows: FloatArray, optimise: bool = True) -> FloatArray:
+def logits(model: Network, windows: FloatArray, optimise: bool = True) -> FloatArray:
     """The outputs ``[n, 5]`` for ``windows`` ``[n, 3, 10240]``."""
     return runner(model, optimise)(windows)
 
 
-def runner(model: onnx.ModelProto, optimise: bool = True) -> Callable[[FloatArray], FloatArray]:
+def runner(model: Network, optimise: bool = True) -> Callable[[FloatArray], FloatArray]:
     """``logits`` of one network as a function of windows: its session is made once."""
     opened = session(model, optimise)
 
@@ -57,6 +65,8 @@ def runner(model: onnx.ModelProto, optimise: bool = True) -> Callable[[FloatArra
 
 def activations(model: onnx.ModelProto, windows: FloatArray, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """For each window the values of the tensors ``names``, inner ones included."""
+    import onnx
+
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     known = {INPUT, OUTPUT}

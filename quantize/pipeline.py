@@ -33,13 +33,13 @@ from quantize.evaluate import Array, OutOfFold, Truth, predict
 from quantize.fit import claim
 from quantize.lab import FOLDS, Division, Lab
 from quantize.layers import layer_errors
+from quantize.lengths import LENGTHS_S
 from quantize.methods import distilled_student, int8_student, method, module_logits, pretrained, transferred
 from quantize.prime_dp import shape_of
 from quantize.probe import probe, recording
 from quantize.regions import TABLE, read_regions
 from quantize.search import Tried, search
 from quantize.seeds import repeat
-from quantize.signals import LENGTHS_S
 from quantize.student import parameter_count, save_student
 from quantize.transfer import Recipe, save_teacher
 from quantize.unlabelled import read_streams, read_unlabelled

@@ -18,7 +18,7 @@ from agent.types import LABELS, Window
 from quantize.confidence import Confidence
 from quantize.data import Record, Row
 from quantize.evaluate import Array, Figure, Scores, Truth, calibration_error, per_event, score, softmax
-from quantize.signals import FULL_S, LENGTHS_S
+from quantize.lengths import FULL_S, LENGTHS_S
 from quantize.views import VIEWS, ViewName, view_windows
 
 

@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 from scipy import fft, signal
 
 from agent.dsp.window import Preparation, prepare
-from agent.types import NS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES, Segment
+from agent.types import NS, WINDOW_RATE_HZ, Segment
 
 Signal = NDArray[np.float32]
 Spectrum = NDArray[np.complex64]
 
 SPAN = 16384
 """Length of every transform, samples (163.84 s): a window and a margin that keeps circular wrap-around out of it."""
-FULL_S = (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
-"""Seconds after the onset that a full window holds."""
-LENGTHS_S = (3.0, 5.0, 10.0, 20.0, 40.0, 80.0, FULL_S)
-"""Window lengths at which verdicts are given, seconds after the onset; the last is the full window."""
 
 _FREQUENCIES = fft.rfftfreq(SPAN, 1 / WINDOW_RATE_HZ)
 

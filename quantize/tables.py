@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.types import LABELS
 from quantize.by_region import POOLED
-from quantize.signals import FULL_S, LENGTHS_S
+from quantize.lengths import FULL_S, LENGTHS_S
 
 Values = Mapping[str, Any]
 

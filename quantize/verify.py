@@ -31,8 +31,8 @@ from quantize.data import Record
 from quantize.evaluate import Logits
 from quantize.half import widen
 from quantize.int8 import unfused_convolutions
+from quantize.lengths import LENGTHS_S
 from quantize.rules import RULES, lint
-from quantize.signals import LENGTHS_S
 from quantize.tables import table
 from quantize.views import VIEWS, view_windows
 

@@ -17,9 +17,9 @@ from quantize import tables
 from quantize.compare import FIGURES, compare, crossfitted, paired_differences
 from quantize.data import TRANSIENT, Row, read_table
 from quantize.evaluate import OutOfFold, Truth, calibration_error, score, softmax
+from quantize.lengths import FULL_S, LENGTHS_S
 from quantize.plots import comparison_pictures
 from quantize.probe import COLUMNS, probe, recording
-from quantize.signals import FULL_S, LENGTHS_S
 
 pytestmark = learning_support.TRAIN
 

@@ -21,8 +21,8 @@ from quantize.evaluate import (
     softmax,
     summarise,
 )
+from quantize.lengths import LENGTHS_S
 from quantize.report import Answers, calibrated, measure, numbers, text
-from quantize.signals import LENGTHS_S
 
 
 def rows_of(*labels_and_events: tuple[str, str], subtype: str = "") -> list[Row]:

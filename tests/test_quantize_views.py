@@ -12,7 +12,8 @@ from agent.dsp.window import Preparation, prepare
 from agent.types import LABELS, NS, WINDOW_ONSET, Segment
 from quantize.augment import SHARES, Augmentation, Augmenter, Sampler
 from quantize.data import Record, load_record, load_records, read_table
-from quantize.signals import FULL_S, LENGTHS_S, background, butterworth_response, fill, random_phase_noise, window
+from quantize.lengths import FULL_S, LENGTHS_S
+from quantize.signals import background, butterworth_response, fill, random_phase_noise, window
 from quantize.views import neutral_windows, recorded_windows
 
 PREPARATION = Preparation(highpass_hz=1.0)

@@ -17,8 +17,8 @@ from quantize.augment import Augmentation, Augmenter, Sampler
 from quantize.bands import both_bands, limited
 from quantize.data import Record, Row, load_records, read_table
 from quantize.evaluate import OutOfFold, softmax
+from quantize.lengths import LENGTHS_S
 from quantize.regions import left_out, numbers, read_regions
-from quantize.signals import LENGTHS_S
 from quantize.trust import in_working_hours, is_judged, trust
 from quantize.unlabelled import read_weak_labels
 

@@ -1,0 +1,185 @@
+"""What a few labels of a new site bring: `talus teach` in regions that the network never learned from.
+
+For every region left out, its student answers the region's events in the neutral view, whole window, after its last
+layer was taught k events a class of that region (mean of several draws), by the same fit that `talus teach` uses.
+
+    python -m quantize evaluate --by region --methods mixed --work WORK --config CONFIG     first: trains the students
+    python bench/teaching.py --work WORK --config CONFIG --data ../shared/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agent.inference.bundle import TemperatureAt
+from agent.inference.calibration import Calibration
+from agent.types import LABELS
+from quantize import teach
+from quantize.config import read_config
+from quantize.head import Head
+from quantize.lab import Lab
+from quantize.lengths import FULL_S, LENGTHS_S
+from quantize.methods import mixed_student
+from quantize.pipeline import open_lab
+from quantize.refit import Scale
+from quantize.replay import Replay
+from quantize.site import site_windows
+from quantize.student import Student
+from quantize.views import VIEWS, view_windows
+
+SIZES = (0, 1, 5, 10, 20)
+DRAWS = 8
+KEPT = 2
+"""Events of a class that are left to be judged, at least."""
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region left out: its site windows to learn from, its neutral windows to be judged by, and the bank."""
+
+    name: str
+    site: teach.Examples
+    asked: teach.Examples
+    bank: Replay
+    errors: np.ndarray
+
+
+def features_of(student: Student) -> Features:
+    """What the last layer of a student reads, of windows ``[n, 3, 10240]``."""
+    seen: list[np.ndarray] = []
+    student.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+
+    def run(windows: np.ndarray) -> np.ndarray:
+        seen.clear()
+        with torch.no_grad():
+            for start in range(0, len(windows), 64):
+                student(torch.from_numpy(np.ascontiguousarray(windows[start : start + 64]))[:, :, None])
+        return np.concatenate(seen)
+
+    return run
+
+
+def region(lab: Lab, fold: int, cache: Path) -> Region:
+    """Everything that is measured of one region, computed once."""
+    name = lab.left_out[fold]
+    path = cache / f"{name}.npz"
+    if not path.is_file():
+        student = mixed_student(lab, fold)
+        run = features_of(student)
+        inside = [lab.records[int(i)] for i in lab.judged(fold) if lab.records[int(i)].row.label != "collapse"]
+        others = [r for r in lab.training(fold) if r.row.label != "collapse"]
+        preparation = lab.config.preparation
+        numbers = {event: n for n, event in enumerate(sorted({r.row.event for r in lab.records}))}
+        rng = np.random.default_rng(0)
+        site = []
+        for start in range(0, len(inside), 16):
+            made = site_windows([r.row for r in inside[start : start + 16]], preparation)
+            site.append((run(made.data), made.record + start, made.seconds, made.judged))
+        columns = [np.concatenate(column) for column in zip(*site, strict=True)]
+        asked = run(np.concatenate([view_windows("neutral", r, [FULL_S], preparation) for r in inside]))
+        bank = []
+        for r in others:
+            length = FULL_S if rng.random() < 0.5 else LENGTHS_S[int(rng.integers(6))]
+            bank.append((r, length, run(view_windows(VIEWS[int(rng.integers(2))], r, [length], preparation))[0]))
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            path,
+            features=columns[0],
+            record=columns[1],
+            seconds=columns[2],
+            label=np.array([r.row.index for r in inside]),
+            event=np.array([numbers[r.row.event] for r in inside]),
+            asked=asked,
+            bank=np.stack([b[2] for b in bank]),
+            bank_label=np.array([b[0].row.index for b in bank]),
+            bank_seconds=np.array([b[1] for b in bank]),
+            bank_event=np.array([numbers[b[0].row.event] for b in bank]),
+            weight=student.head.weight.detach().numpy(),
+            bias=student.head.bias.detach().numpy(),
+        )
+    with np.load(path) as a:
+        record, label, event = a["record"], a["label"], a["event"]
+        none = np.zeros(len(record), dtype=bool)
+        site_examples = teach.Examples(a["features"], label[record], event[record], record, a["seconds"], none)
+        every, whole = np.arange(len(label)), np.full(len(label), FULL_S)
+        asked_examples = teach.Examples(a["asked"], label, event, every, whole, every >= 0)
+        head = Head(a["weight"].astype(np.float64), a["bias"].astype(np.float64))
+        # Of the other regions' events a fifth is never fitted to: by them it is judged what teaching costs.
+        learned = a["bank_event"] % 5 != 0
+        where = np.zeros(len(learned), dtype=np.int64)
+        bank_examples = Replay(a["bank"], a["bank_label"], a["bank_seconds"], a["bank_event"], where, learned, head)
+        errors = a["errors"] if "errors" in a else np.zeros(head.weight.shape[1])
+        return Region(name, site_examples, asked_examples, bank_examples, errors)
+
+
+def measured(one: Region, size: int, draws: int, *, share: float = 0.5) -> dict[str, float]:
+    """Figures of a region after ``size`` events of each of its classes were learned; mean of ``draws``."""
+    calibration = Calibration([TemperatureAt(seconds=FULL_S, temperature=1.0)])
+    scale = Scale.of(one.bank.features, one.errors, teach.ROUNDING[0])
+    by_class = {int(c): np.unique(one.asked.event[one.asked.label == c]) for c in np.unique(one.asked.label)}
+    found: dict[str, list[float]] = {}
+    for draw in range(draws if size else 1):
+        rng = np.random.default_rng((draw, size))
+        chosen = np.concatenate(
+            [rng.choice(e, min(size, max(0, len(e) - KEPT)), replace=False) for e in by_class.values()]
+        ).astype(int)
+        head = one.bank.head
+        if size and len(chosen):
+            head = teach.taught(one.site.take(np.isin(one.site.event, chosen)), one.bank, scale, share=share)
+        rest = one.asked.take(~np.isin(one.asked.event, chosen))
+        for name, value in figures(rest, head, calibration).items():
+            found.setdefault(name, []).append(value)
+        aside = one.bank.take(~one.bank.learned)
+        found.setdefault("others", []).append(teach._right_by_class(aside, head, calibration))
+    return {name: float(np.nanmean(values)) for name, values in found.items()}
+
+
+def figures(asked: teach.Examples, head: Head, calibration: Calibration) -> dict[str, float]:
+    """Shares of events, each the mean of its records' probabilities."""
+    p = teach._probabilities(head.logits(asked.features), asked.seconds, calibration)
+    q, first = teach._mean_of(p, asked.event * 8 + asked.label)
+    label, said = asked.label[first], q.argmax(axis=1)
+    quake, blast, slide = (LABELS.index(x) for x in ("earthquake", "blast", "landslide"))
+    made = {"balanced": float(np.mean([(said[label == c] == c).mean() for c in np.unique(label)]))}
+    if (label == quake).any() and (label == blast).any():
+        likelier = q[:, quake] > q[:, blast]
+        made["quake_blast"] = float((likelier[label == quake].mean() + (~likelier[label == blast]).mean()) / 2)
+    if (label == slide).any():
+        made["landslides"] = float((said[label == slide] == slide).mean())
+    if (label == quake).any():
+        made["quakes_as_landslide"] = float((said[label == quake] == slide).mean())
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    for name in ("data", "work", "config"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--region", nargs="+")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    lab = open_lab(options.data, options.work / "full", read_config(options.config), by="region")
+    table = {}
+    for fold, name in enumerate(lab.left_out):
+        done = (options.work / "full" / "mixed" / f"without_{name}" / "average.pt").is_file()
+        if not done or (options.region and name not in options.region):
+            continue
+        one = region(lab, fold, options.work / "full" / "teaching")
+        table[name] = {size: measured(one, size, DRAWS) for size in SIZES}
+        for size, row in table[name].items():
+            said = ", ".join(f"{key} {100 * value:.1f}" for key, value in row.items())
+            print(f"{name}, {size} events a class: {said}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Commands of ``talus`` whose home is this package."""

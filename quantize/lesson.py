@@ -1,0 +1,166 @@
+"""``talus teach`` from folders to a bundle."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.dsp.window import Preparation
+from agent.errors import BundleError, DataError
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, open_bundle
+from agent.inference.calibration import Calibration
+from agent.inference.selftest import read_golden
+from agent.types import LABELS, NS, format_ns
+from quantize.data import Row
+from quantize.graph import ExportError
+from quantize.head import Head
+from quantize.last_features import Features
+from quantize.site import TABLE, SiteWindows, read_site, site_windows, together
+from quantize.taught_bundle import digest, patched, require_agreement, require_bank, taught_of, write_taught
+from quantize.teach import Examples, learn, require_enough, text
+
+_CHUNK = 16
+_SOME = 12
+"""Records on which the files of a bundle are compared."""
+OFFERED = 20
+"""Random windows that are offered for labelling."""
+_WINDOW_S = 120
+
+
+def teach(
+    bundle: Path, folder: Path | None, reviews: Path | None, target: Path, site: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """The report, and the reasons for which no bundle was written; empty where ``target`` is one now.
+
+    Raises:
+        DataError: a table or a record cannot be read, or there are too few labels.
+        BundleError: the bundle cannot be taught, or it was taught events that these labels do not hold.
+    """
+    parent = open_bundle(bundle)
+    bank, earlier = require_bank(parent), taught_of(parent)
+    labelled = read_site(folder) if folder is not None else []
+    rows = together(labelled, read_site(reviews)) if reviews is not None else labelled
+    named = site or (earlier.site if earlier else (folder or reviews or target).resolve().name)
+    events = tuple(sorted({row.event for row in rows}))
+    if earlier is not None:
+        missing = set(earlier.learned) - {digest(event) for event in events}
+        if missing:
+            raise BundleError(
+                f"{parent.origin} was taught {len(earlier.learned)} events of {earlier.site}; {len(missing)} of them "
+                "are not among these labels",
+                "teaching starts anew from all labels: give them all, or teach from the shipped bundle",
+            )
+    _refuse_disagreement(rows)
+    require_enough({label: len({row.event for row in rows if row.label == label}) for label in {r.label for r in rows}})
+    network = Features(parent.file(CPU_MODEL))
+    learned = examples(rows, network, parent.preparation)
+    errors = _errors(parent, network, site_windows(rows[:: max(1, len(rows) // _SOME)], parent.preparation))
+
+    def agrees(head: Head) -> bool:
+        try:
+            require_agreement(parent, patched(parent, head), Calibration(parent.manifest.temperature))
+        except ExportError:
+            return False
+        return True
+
+    lesson = learn(learned, bank, parent.manifest.temperature, errors, agrees=agrees)
+    report = text(lesson, named)
+    if lesson.refused:
+        return f"{report}\nNo bundle is written.", lesson.refused
+    manifest = write_taught(target, parent, lesson, named, events)
+    return f"{report}\n{target}: {manifest.name} {manifest.version}, parent {parent.manifest.version}", ()
+
+
+def _errors(parent: Bundle, network: Features, windows: SiteWindows) -> NDArray[np.float64]:
+    """By how much each feature differs between the files of a bundle, root mean square over windows of the site and the
+    golden ones."""
+    golden = np.stack([window.data for window in read_golden(parent).windows])
+    asked = np.concatenate([windows.data[:: max(1, len(windows.data) // 40)], golden])
+    exact = network.of(asked).astype(np.float64)
+    total = np.zeros(exact.shape[1])
+    for name in (TRT_MODEL, FP16_MODEL):
+        if name in parent.files:
+            total += ((Features(parent.file(name)).of(asked) - exact) ** 2).mean(axis=0)
+    return np.sqrt(total)
+
+
+def examples(rows: Sequence[Row], network: Features, preparation: Preparation) -> Examples:
+    """Features of all windows of the records.
+
+    Raises:
+        DataError: a record cannot be read.
+    """
+    numbers = {event: number for number, event in enumerate(sorted({row.event for row in rows}))}
+    parts = []
+    for start in range(0, len(rows), _CHUNK):  # so that windows of many records never are in memory together
+        some = rows[start : start + _CHUNK]
+        made = site_windows(some, preparation)
+        parts.append((network.of(made.data), made.record + start, made.seconds, made.judged))
+    features, record, seconds, judged = (np.concatenate(column) for column in zip(*parts, strict=True))
+    label = np.array([LABELS.index(row.label) for row in rows])[record]
+    event = np.array([numbers[row.event] for row in rows])[record]
+    return Examples(features, label, event, record, seconds, judged)
+
+
+def _refuse_disagreement(rows: Sequence[Row]) -> None:
+    """An event is one thing; the noise before it has an event of its own.
+
+    Raises:
+        DataError: two records of an event have different labels.
+    """
+    said: dict[str, str] = {}
+    for row in rows:
+        if said.setdefault(row.event, row.label) != row.label:
+            raise DataError(
+                f"event {row.event!r} is labelled {said[row.event]} and {row.label}",
+                "give the noise of an event's record a source_id of its own, or correct the label",
+            )
+
+
+def offer(files: Sequence[Path], target: Path, *, seed: int = 0) -> str:
+    """Write ``target/metadata.csv`` and miniSEED cuts of random windows of continuous records, to be labelled: what
+    never sets off a trigger is never labelled otherwise, and such noise halves the false landslides.
+
+    Raises:
+        DataError: a file cannot be read, or none holds two minutes without a gap.
+    """
+    from obspy import Stream, read
+
+    streams = Stream()
+    for path in files:
+        try:
+            streams += read(str(path))
+        except Exception as error:  # ObsPy has no base of its own for a damaged file
+            raise DataError(f"{path} cannot be read: {error}", "give miniSEED files of the station") from error
+    stations = sorted({(t.stats.network, t.stats.station, t.stats.location) for t in streams})
+    rng, rows = np.random.default_rng(seed), []
+    target.mkdir(parents=True, exist_ok=True)
+    for number in range(OFFERED):
+        chosen = stations[number % len(stations)]
+        here = streams.select(*chosen)
+        long = [t for t in here if t.stats.endtime - t.stats.starttime > _WINDOW_S]
+        if not long:
+            continue
+        spans = np.array([t.stats.endtime - t.stats.starttime - _WINDOW_S for t in long])
+        trace = long[int(rng.choice(len(long), p=spans / spans.sum()))]
+        start = trace.stats.starttime + float(rng.uniform(0, trace.stats.endtime - trace.stats.starttime - _WINDOW_S))
+        cut = here.slice(start, start + _WINDOW_S)
+        name = f"offered-{number:02d}.{chosen[0]}.{chosen[1]}.mseed"
+        cut.write(str(target / name), format="MSEED")
+        event = f"{chosen[0]}.{chosen[1]}-{format_ns(start.ns)}"
+        rows.append({"trace_name": name, "source_id": event, "source_type": "noise"})
+        rows[-1]["trace_onset_time"] = format_ns(start.ns + _WINDOW_S * NS // 2)
+    if not rows:
+        raise DataError("no file holds two minutes without a gap", "give longer records")
+    with (target / TABLE).open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return (
+        f"{target / TABLE}: {len(rows)} random windows, all called noise. Look at each, correct source_type where one "
+        "is no noise, and add the lines to your labels"
+    )
