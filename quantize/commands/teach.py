@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from agent.assemble import DEFAULT_BUNDLE
 from agent.errors import UsageError
+from agent.service.assemble import DEFAULT_BUNDLE
 
 EXAMPLE = "talus teach labels/ --out taught/    then: talus model push --hold"
 
