@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import zipfile
@@ -320,12 +321,14 @@ def test_another_order_leaves_nothing_of_the_one_before(tmp_path: Path, newer: P
 
 
 class _Files(BaseHTTPRequestHandler):
-    """One file, with ranges, that breaks off once after ``cut`` bytes."""
+    """One file, with ranges; each connection breaks off after as many bytes as ``cuts`` has next."""
 
     raw = b""
-    cut = 0
+    cuts: ClassVar[list[int]] = []
     ranges: ClassVar[list[str]] = []
     elsewhere = ""
+    status = 206
+    tells_length = True
 
     def do_GET(self) -> None:
         cls = type(self)
@@ -336,13 +339,16 @@ class _Files(BaseHTTPRequestHandler):
             return
         asked = self.headers.get("Range", "bytes=0-")
         cls.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-"))
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(cls.raw) - start))
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if cls.status == 206 else 0
+        self.send_response(cls.status)
+        if cls.tells_length:
+            self.send_header("Content-Length", str(len(cls.raw) - start))
+        if cls.status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(cls.raw) - 1}/{len(cls.raw)}")
         self.end_headers()
         part = cls.raw[start:]
-        if cls.cut:
-            part, cls.cut = part[: cls.cut], 0
+        if cls.cuts:
+            part = part[: cls.cuts.pop(0)]
         self.wfile.write(part)
         self.close_connection = True
 
@@ -356,34 +362,85 @@ def https(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    _Files.cut, _Files.ranges, _Files.elsewhere = 0, [], ""
+    _Files.cuts, _Files.ranges, _Files.elsewhere, _Files.status, _Files.tells_length = [], [], "", 206, True
     yield f"https://localhost:{server.server_port}/bundle.zip", cert
     server.shutdown()
     server.server_close()
 
 
-def test_https_resumes_with_a_range(https: tuple[str, Path], newer: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_https_resumes_with_a_range(https: tuple[str, Path], newer: Path, tmp_path: Path, tells_length: bool) -> None:
+    """A connection that breaks off is told as that, and not as another file; it goes on where it was."""
     url, cert = https
     raw, order = order_for(newer, url=url)
-    _Files.raw, _Files.cut = raw, CHUNK_BYTES + 100
+    _Files.raw, _Files.cuts, _Files.tells_length = raw, [CHUNK_BYTES + 100], tells_length
     part = Download(tmp_path / "d", order)
-    with pytest.raises(ControlError):
+    with pytest.raises(ControlError, match=f"broke off after {CHUNK_BYTES + 100} of {len(raw)} bytes") as caught:
         fetch(part, lambda: False, cert)
+    assert "goes on where it was" in caught.value.hint
     assert part.got == 1
     fetch(part, lambda: False, cert)
     assert not part.missing(1) and _Files.ranges == ["bytes=0-", f"bytes={CHUNK_BYTES}-"]
 
 
-@pytest.mark.parametrize("fault", ["other file", "unknown certificate", "redirect"])
+def test_a_model_comes_over_https_that_breaks_off_again_and_again(
+    https: tuple[str, Path], newer: Path, tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt brings a few pieces; the next follows at once, as long as they do."""
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw, _Files.cuts = raw, [CHUNK_BYTES + 7] * 4
+    monkeypatch.setattr("agent.control.model_updates.FETCH_ON_S", 0.0)
+    monkeypatch.setattr("agent.control.model_updates.fetch", lambda download, stop: fetch(download, stop, cert))
+    desk = Desk(tmp_path / "models", installed)
+    desk.updates.start()
+    try:
+        desk.updates.order(1, order)
+        desk.until("trying")
+    finally:
+        desk.updates.close()
+    assert len(_Files.ranges) == 5
+    assert any("broke off after" in (progress.reason or "") for progress in desk.said)
+
+
+@pytest.mark.parametrize("fault", ["other file", "other length", "no such file", "unknown certificate", "redirect"])
 def test_https_that_cannot_be_trusted(https: tuple[str, Path], newer: Path, tmp_path: Path, fault: str) -> None:
     url, cert = https
     raw, order = order_for(newer, url=url)
-    _Files.raw = b"?" * len(raw) if fault == "other file" else raw
+    _Files.raw = {"other file": b"?" * len(raw), "other length": raw[:-1]}.get(fault, raw)
     _Files.elsewhere = "http://localhost/" if fault == "redirect" else ""
+    _Files.status = 404 if fault == "no such file" else 206
+    words = {
+        "other file": "holds another file: its piece 0 has another hash",
+        "other length": f"holds another file: it has {len(raw) - 1} bytes, the bundle has {len(raw)}",
+        "no such file": "answers 404",
+        "unknown certificate": "certificate",
+        "redirect": "not https",
+    }
     part = Download(tmp_path / "d", order)
-    with pytest.raises(ControlError, match=r"another file|certificate|not https"):
+    with pytest.raises(ControlError, match=words[fault]):
         fetch(part, lambda: False, None if fault == "unknown certificate" else cert)
     assert part.got == 0
+
+
+def test_a_server_without_ranges_sends_all_from_the_beginning(
+    https: tuple[str, Path], newer: Path, tmp_path: Path
+) -> None:
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw, _Files.status = raw, 200
+    part = Download(tmp_path / "d", order)
+    part.put(0, raw[:CHUNK_BYTES])
+    fetch(part, lambda: False, cert)
+    assert not part.missing(1)
+
+
+def test_a_server_that_is_gone_is_tried_again_and_the_order_stands(newer: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    _, order = order_for(newer, url=f"https://127.0.0.1:{port}/bundle.zip")
+    with pytest.raises(ControlError, match=r"cannot be reached: Connection refused"):
+        fetch(Download(tmp_path / "d", order), lambda: False)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -105,32 +106,90 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(download: Download, stop: Callable[[], bool], cafile: Path | None = None) -> None:
-    """Fetch the missing pieces from the order's address; what came before a failure is kept.
+    """Fetch the missing pieces from the order's address; what came before a failure is kept, and not fetched again.
 
     Raises:
-        ControlError: ``download``: the server cannot be reached, or sends something else.
+        ControlError: ``download``: the server cannot be reached, the connection breaks off, or it is another file. The
+            message says which of the three.
         OSError: the disk does not take it.
     """
     order = download.order
     missing = download.missing(1)
     if order.url is None or not missing:
         return
-    context = client_context(cafile)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _HttpsOnly())
-    first = missing[0]
-    request = urllib.request.Request(order.url, headers={"Range": f"bytes={first * CHUNK_BYTES}-"})  # noqa: S310
+    begin = missing[0] * CHUNK_BYTES
+    with _open(order.url, begin, cafile) as answer:
+        index = _first_piece(answer, begin, order)
+        while index < len(order.chunks) and not stop():
+            data = _read(answer, index, order)
+            if not download.put(index, data) and index in download.missing(len(order.chunks)):
+                raise _another_file(order, f"its piece {index} has another hash")
+            index += 1
+
+
+def _open(url: str, begin: int, cafile: Path | None) -> http.client.HTTPResponse:
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=client_context(cafile)), _HttpsOnly())
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"})  # noqa: S310 - https, by the order
     try:
-        with opener.open(request, timeout=HTTPS_TIMEOUT_S) as answer:
-            # A server that knows no ranges sends everything, from the beginning.
-            index = first if answer.status == http.client.PARTIAL_CONTENT else 0
-            while index < len(order.chunks) and not stop():
-                start, end = order.span(index)
-                data = answer.read(end - start)
-                if not download.put(index, data) and index in download.missing(len(order.chunks)):
-                    raise ControlError("download", f"{order.url} holds another file", "check the address")
-                index += 1
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ssl.SSLError, ConnectionError) as error:
+        answer: http.client.HTTPResponse = opener.open(request, timeout=HTTPS_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            hint = "the server has a fault; it is tried again" if error.code >= 500 else "check the address"
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                hint = f"the file there ends before byte {begin}: check the address"
+            raise ControlError("download", f"{url} answers {error.code} {error.reason}", hint) from error
+    except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise ControlError("download", *refusal(order.url, reason, "the system's authorities")) from error
-        raise ControlError("download", f"{order.url}: {error}", "it is tried again; is the address right?") from error
+            raise ControlError("download", *refusal(url, reason, "the system's authorities")) from error
+        hint = "it is tried again; check the address, and the network"
+        raise ControlError("download", f"{url} cannot be reached: {_words(reason)}", hint) from error
+    return answer
+
+
+def _first_piece(answer: http.client.HTTPResponse, begin: int, order: ModelOrder) -> int:
+    """With which piece the answer begins.
+
+    Raises:
+        ControlError: ``download``: it is not as long as the order says, so that it is another file.
+    """
+    if answer.status != http.client.PARTIAL_CONTENT:
+        begin = 0  # a server that knows no ranges sends everything, from the beginning
+    elif told := re.match(r"bytes (\d{1,15})-", answer.headers.get("Content-Range", "")):
+        begin = int(told[1])
+    if answer.length is not None and begin + answer.length != order.size:
+        raise _another_file(order, f"it has {begin + answer.length} bytes, the bundle has {order.size}")
+    if begin % CHUNK_BYTES:
+        raise ControlError("download", f"{order.url} sends another range than it was asked for", "see the web server")
+    return begin // CHUNK_BYTES
+
+
+def _read(answer: http.client.HTTPResponse, index: int, order: ModelOrder) -> bytes:
+    """One whole piece.
+
+    Raises:
+        ControlError: ``download``: the connection broke off.
+    """
+    start, end = order.span(index)
+    reason, data = "the connection was closed", b""
+    try:
+        data = answer.read(end - start)
+    except http.client.IncompleteRead as error:
+        data = error.partial
+    except (OSError, http.client.HTTPException) as error:
+        reason = _words(error)
+    if len(data) < end - start:
+        where = f"after {start + len(data)} of {order.size} bytes"
+        hint = "the download goes on where it was; the network or the server is unsteady"
+        raise ControlError("download", f"{order.url} broke off {where}: {reason}", hint)
+    return data
+
+
+def _another_file(order: ModelOrder, why: str) -> ControlError:
+    return ControlError(
+        "download", f"{order.url} holds another file: {why}", "check the address, or make the order anew"
+    )
+
+
+def _words(error: object) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

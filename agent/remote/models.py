@@ -40,6 +40,8 @@ ASKED_AT_ONCE = 16
 """Pieces (512 kB) that are asked for together."""
 ASK_AGAIN_S = 20.0
 FETCH_AGAIN_S = 60.0
+"""Between two attempts at the order's address; after one that brought something, ``FETCH_ON_S``."""
+FETCH_ON_S = 2.0
 MOST_BEGUN = 3
 """So often a candidate is tried of which the agent died, or during which the power failed."""
 TICK_S = 0.5
@@ -241,9 +243,13 @@ class ModelUpdates:
 
     def _fetch(self, download: Download) -> None:
         self._fetch_at = time.monotonic() + FETCH_AGAIN_S
+        before = download.got
         try:
             fetch(download, lambda: self._stop.is_set() or not self._queue.empty())
         except ControlError as error:
+            if download.got > before:
+                self._fetch_at = time.monotonic() + FETCH_ON_S
+            _log.warning("%s", error)
             self._say("fetching", reason=error.message)
             return
         self._ask(download)
