@@ -21,11 +21,14 @@ from control_support import key
 from inference_support import small_bundle
 from obspy import read
 
+from agent.config.file import load
 from agent.config.keys import SigningKey
-from agent.deliver.connection import Connection
+from agent.deliver.connection import Connection, Received
 from agent.deliver.waker import Waker
 from agent.remote.crash_guard import DEATHS
 from agent.remote.inbox import MAX_CORRELATION
+from agent.remote.model_order import CHUNK_BYTES, wrap
+from agent.remote.orders import Orders
 from agent.remote.slots import Selection
 from agent.remote.store import Store, Stored
 from agent.types import StationId
@@ -79,11 +82,18 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for line in found for child in line]
 
 
-def publish(broker: Mosquitto, payload: bytes, correlation: bytes | None = None) -> None:
-    """Give the broker a command as anyone may who can reach it."""
+def publish(
+    broker: Mosquitto,
+    payload: bytes,
+    correlation: bytes | None = None,
+    *,
+    topic: str = "talus/v1/XX/SLP/command",
+    retain: bool = False,
+) -> None:
+    """Give the broker a command, or something else, as anyone may who can reach it."""
     with contextlib.closing(Waker()) as waker:
         connection = Connection.open(broker.settings(), f"anyone-{secrets.token_hex(4)}", waker)
-        token = connection.publish("talus/v1/XX/SLP/command", payload, correlation=correlation)
+        token = connection.publish(topic, payload, retain=retain, correlation=correlation)
         wait_for(lambda: any(ack.token == token for ack in connection.pump(0.1)))
         connection.close()
 
@@ -291,3 +301,29 @@ def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, brok
         agent.wait_for("was read anew")
         assert place.ask("test-alarm", "--wait", 3)[0] == 1
         agent.wait_for("signed with a key that is not trusted here")
+
+
+def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, broker: Mosquitto) -> None:
+    """The station connects when all that may come has somebody to take it: what the broker has for it comes at once."""
+    place = Place(tmp_path, broker)
+    offered = offer(place.newer(), SigningKey.load(place.key), STATION, promote="hold", url=None, valid_days=1)
+
+    def begun() -> list[bytes]:
+        return [part.read_bytes() for part in (tmp_path / "state" / "models").glob("*.part")]
+
+    piece = offered.zipped[:CHUNK_BYTES]
+    with running_agent("run", "--config", place.config) as agent:
+        agent.wait_for("connected to")
+        publish(broker, offered.payload, topic="talus/v1/XX/SLP/model/set")
+        wait_for(begun)
+    assert not begun()[0].startswith(piece)
+    publish(broker, wrap(0, piece), topic="talus/v1/XX/SLP/model/chunk", retain=True)
+    with running_agent("run", "--config", place.config):
+        wait_for(lambda: begun()[0].startswith(piece), 15, "less than the station waits before it asks again")
+
+
+def test_a_piece_that_nobody_can_take_yet_is_not_acknowledged(tmp_path: Path, broker: Mosquitto) -> None:
+    """The broker keeps it for the next connection. Orders and commands wait in the inbox."""
+    orders = Orders(load(Place(tmp_path, broker).config), STATION)
+    assert not orders.offer(Received("talus/v1/XX/SLP/model/chunk", wrap(0, b"piece"), False, None, 1))
+    assert orders.offer(Received("talus/v1/XX/SLP/command", b"{}", False, None, 2))

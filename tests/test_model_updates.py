@@ -390,8 +390,8 @@ def test_a_model_comes_over_https_that_breaks_off_again_and_again(
     url, cert = https
     raw, order = order_for(newer, url=url)
     _Files.raw, _Files.cuts = raw, [CHUNK_BYTES + 7] * 4
-    monkeypatch.setattr("agent.control.model_updates.FETCH_ON_S", 0.0)
-    monkeypatch.setattr("agent.control.model_updates.fetch", lambda download, stop: fetch(download, stop, cert))
+    monkeypatch.setattr("agent.remote.models.FETCH_ON_S", 0.0)
+    monkeypatch.setattr("agent.remote.models.fetch", lambda download, stop: fetch(download, stop, cert))
     desk = Desk(tmp_path / "models", installed)
     desk.updates.start()
     try:

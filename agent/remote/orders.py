@@ -75,10 +75,13 @@ class Orders:
         return (*self._inbox.topics, self._chunks)
 
     def offer(self, message: Received) -> bool:
-        """Take a message if it is of interest; it is acknowledged in any case."""
+        """Take a message if it is of interest. It is acknowledged in any case, but for a piece of a model that comes
+        before ``serve``: the broker keeps that for the next connection."""
         if message.topic != self._chunks:
             return self._inbox.offer(message)
-        if self._updates is not None and len(message.payload) <= model_order.MAX_PIECE:
+        if self._updates is None:
+            return False
+        if len(message.payload) <= model_order.MAX_PIECE:
             self._updates.chunk(*model_order.unwrap(message.payload))
         return True
 

@@ -151,10 +151,16 @@ class Service:
             hearing_limit_counts=config.health.hearing_limit_counts,
         )
         delivery = self._delivery(station, _both(tuning.subscription, orders))
-        put = delivery.put if delivery else _print
         clocks = DataClocks() if is_live(config) else None
         urge = delivery.link.urge if delivery else None
-        feeder = Feeder(open_source(config, _warn, clock), line, health, put, clocks=clocks, urge=urge)
+        feeder = Feeder(
+            open_source(config, _warn, clock),
+            line,
+            health,
+            delivery.put if delivery else _print,
+            clocks=clocks,
+            urge=urge,
+        )
         evidence = self._keep_evidence(line)
         tuning.serve(feeder, evidence)
         if delivery:
@@ -163,7 +169,6 @@ class Service:
             delivery.link.publish_retained(self._state_message(line, line.standing(), health, tuning))
             self._announcer = Announcer(delivery, config)
             self._announcer.announce()
-            delivery.link.start()
         rounds = Rounds(
             config,
             feeder,
@@ -178,8 +183,10 @@ class Service:
             memory=self._remember(line),
         )
         rounds.report_every(tuning.effective.reporting.health_interval_s)
-        if orders and delivery:
-            orders.serve(line, delivery, evidence, rounds.in_short, self._taken_back)
+        if delivery:
+            if orders:
+                orders.serve(line, delivery, evidence, rounds.in_short, self._taken_back)
+            delivery.link.start()  # not before whatever the broker may send can be taken
         feeder.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
