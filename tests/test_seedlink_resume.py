@@ -296,7 +296,7 @@ def test_numbers_together_are_out_of_date_together() -> None:
 def test_a_position_of_the_first_run_is_before_its_first_packet(tmp_path: Path) -> None:
     """A restart in the first minutes, when nothing was done with, goes on from there."""
     (record,) = packets(1, 5)
-    from agent.sources.seedlink.records import RecordReader
+    from agent.sources.miniseed import RecordReader
 
     read = RecordReader().read(record)
     progress = Progress(tmp_path / "state.json", "host:18000")
