@@ -94,3 +94,11 @@ def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     named = re.findall(r"`((?:agent|quantize|bench|docs|configs|tests|systemd)/[\w./-]+)`", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_tests_that_the_pages_name_exist() -> None:
+    """The table of ways to go deaf or mute is a promise: each row has a test."""
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs" / "operations.md").read_text())
+    assert len(named) > 10
+    missing = [name for file, name in named if f"def {name}(" not in (ROOT / "tests" / file).read_text()]
+    assert missing == []
