@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--export",
         type=Path,
         metavar="FOLDER",
-        help="write all answered events as training data (docs/training.md), and end",
+        help="write all answered events as training data (talus docs training), and end",
     )
     parser.add_argument("--check", action="store_true", help="only say what is wrong with the configuration file")
 
