@@ -101,7 +101,7 @@ def test_the_error_names_the_missing_extension_and_the_command_that_makes_a_good
     assert f"has no {missing}" in told.message
     assert "not trusted" not in told.message
     assert "openssl req -x509" in told.hint
-    assert "docs/mqtt.md" in told.hint
+    assert "talus docs mqtt" in told.hint
 
 
 @needs_mosquitto
