@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import secrets
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agent.commands.options import add_broker, check_time, settings_of
 from agent.errors import INTERRUPTED, UsageError
-from agent.messages.payloads import DEFAULT_PREFIX, Message, Priority
+from agent.messages.payloads import DEFAULT_PREFIX, Message
 from agent.sources.scenario import (
     FAULTS,
     KINDS,
@@ -35,6 +34,7 @@ from agent.types import NS, Discard, StationId, format_ns, parse_ns
 if TYPE_CHECKING:
     from agent.config.file import Config
     from agent.deliver.delivery import Delivery
+    from agent.messages.schema import DecisionPart
     from agent.service.assemble import Fed, Line
 
 EXAMPLE = (
@@ -95,6 +95,10 @@ class _Book:
     detected: dict[str, _Detected] = field(default_factory=dict)
     discarded: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
+    raised: dict[str, str] = field(default_factory=dict)
+    """Of each event that alerted: when, and at which severity."""
+    refused: dict[str, DecisionPart] = field(default_factory=dict)
+    """Why there was no alert at the newest revision of each event; of those that were held back, that."""
 
     def clock(self, time_ns: int) -> str:
         """Time since the start, as h:mm:ss."""
@@ -117,6 +121,18 @@ class _Book:
         words = ", ".join(f"{label} {n}" for label, n in Counter(one.label for one in others).most_common())
         lines.append(f"{'nothing':<12} {'':>5} {len(others):>9}  {words}")
         return [line.rstrip() for line in lines]
+
+    def slides(self) -> list[str]:
+        """A line for each slide: its alert, or why there was none."""
+        lines = []
+        for sent in (one for one in self.sent if one.planned.kind == "slide"):
+            names = self._matches(sent)
+            alerts = [self.raised[name] for name in names if name in self.raised]
+            reasons = [self.refused[name] for name in names if name in self.refused]
+            why = "; ".join(f"{reason.code}: {reason.reason}" for reason in reasons) or "nothing was detected"
+            outcome = f"alert {alerts[0]}" if alerts else f"no alert: {why}"
+            lines.append(f"slide of {self.clock(sent.onset_ns)} at {sent.station.short}: {outcome}")
+        return lines
 
     def _matches(self, sent: Sent) -> list[str]:
         """Events at the station during which the signal was there; one event may hold several signals."""
@@ -203,7 +219,7 @@ def _simulate(args: argparse.Namespace, config: Config | None, line: Line, deliv
             delivery.drain(_PATIENCE_S)
     except KeyboardInterrupt:
         finished = False
-    print("\n".join(book.table()), flush=True)
+    print("\n".join([*book.slides(), *book.table()]), flush=True)
     faults = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in sorted(book.faults.items())) or "none"
     alerts = ", ".join(f"{action} {n}" for action, n in sorted(book.alerts.items())) or "none"
     print(
@@ -255,6 +271,7 @@ def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
 
 def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[Message]], object]) -> None:
     """Note what a packet led to whose last sample is at ``at_ns``."""
+    from agent.messages.schema import AlertMessage, EventMessage, parse
     from agent.messages.text import readable
 
     for output in fed.outputs:
@@ -271,8 +288,15 @@ def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[M
             words = label if verdict is None else f"{label} {verdict.probability:.2f}"
             say(f"{book.clock(output.data_ns)}  {word:<9} {output.station.short}  {words}  [{seconds}]")
     for message in fed.messages:
-        if message.priority is Priority.ALERT:
-            book.alerts[json.loads(message.payload)["action"]] += 1
+        if message.name == "alert":
+            alert = parse(AlertMessage, message.payload)
+            book.alerts[alert.action] += 1
+            book.raised[alert.id] = f"{alert.action} {alert.severity} at {book.clock(at_ns)}"
             say(f"{book.clock(at_ns)}  {readable(message)}")
+        if message.name == "event":
+            event = parse(EventMessage, message.payload)
+            before = book.refused.get(event.id)
+            if event.decision is not None and (before is None or before.code != "refractory"):
+                book.refused[event.id] = event.decision
     # What is retained describes the site as it is, which a drill must not overwrite.
     put([message for message in fed.messages if not message.retain])
