@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agent_support import running_agent, talus, write_config
+from broker_support import free_port, wait_for
+from records_support import trace, write
+from site_support import ground
+from test_cli import digitizer, shake
 from test_formats import cap
 from test_formats import said as element
 
@@ -315,3 +321,65 @@ def test_the_journal_keeps_that_an_alert_was_late(tmp_path: Path) -> None:
     messages = line.reporter.report(event(age_s=650.0, duration_s=20.0), NOW_NS)
     journal = [json.loads(message.journal) for message in messages if message.journal]
     assert [record["event"]["late"] for record in journal] == [True]
+
+
+# The whole service
+
+
+def keeper(folder: Path, leap: str = "Normal") -> dict[str, str]:
+    """An environment in which chrony says that it keeps the clock, or does not yet."""
+    program = folder / "bin" / "chronyc"
+    program.parent.mkdir()
+    stratum = "3" if leap == "Normal" else "0"
+    program.write_text(f"#!/bin/sh\necho 'C0A80101,ntp,{stratum},0.0,0.0001,0.0,0.0,0.0,0.0,0.0,1.0,1.0,0.0,{leap}'\n")
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+def reported(config: Path) -> dict[str, str]:
+    """Reasons of the running agent, by code."""
+    body = json.loads(talus("status", "--config", config, "--json")[1] or "{}")
+    return {reason["code"]: reason["text"] for reason in body.get("health", {}).get("reasons", [])}
+
+
+def test_an_event_of_half_an_hour_ago_in_a_new_file_is_told_and_wakes_nobody(tmp_path: Path) -> None:
+    """It is younger than the folder's backlog and older than an alert may be."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+    begin_ns = time.time_ns() - 1800 * NS
+    everything = "{severity: severe, min_probability: 0.01, min_duration_s: 0, min_window_s: 0, confirm: {k: 1, n: 1}}"
+    config = write_config(
+        tmp_path, "", source=f"{{kind: folder, paths: ['{folder}']}}",
+        classifier="{backends: ['constant:landslide']}",
+        tunables=f"{{policy: {{rules: {{landslide: {everything}}}}}}}",
+    )  # fmt: skip
+    for component, samples in zip("ENZ", ground("SLP", 120.0, [60.0]), strict=True):
+        write(folder / component, trace(samples, f"HH{component}", begin_ns))
+    with running_agent("run", "--config", config, env=keeper(tmp_path)) as agent:
+        wait_for(lambda: any('"talus/alert/' in line for line in agent.printed), 60, "the alert")
+        body = json.loads(next(line for line in agent.printed if '"talus/alert/' in line))
+        agent.wait_for("LATE ALERT raise")
+    assert (body["late"], body["exercise"]) == (True, False)
+    assert 1600 < body["age_s"] < 1800
+    assert body["reason"].endswith("min old")
+    assert parse_ns(body["expires"]) == parse_ns(body["timing"]["data"]) + 86_400 * NS
+
+
+@pytest.mark.parametrize(
+    ("leap", "code", "words"),
+    [
+        ("Normal", "gps_rollover", "the recorder's clock is 1024 weeks behind (GPS week rollover): XX.SLP..EH"),
+        ("Not synchronised", "clock", "it is not set, and the age of the data is not known"),
+    ],
+)
+def test_a_digitizer_whose_gps_weeks_have_rolled_over_is_named(
+    tmp_path: Path, leap: str, code: str, words: str
+) -> None:
+    """As long as this machine's clock is set; else that is what the station says."""
+    port = free_port()
+    config = write_config(tmp_path, "", source=shake(port))
+    with running_agent("run", "--config", config, env=keeper(tmp_path, leap)), digitizer(port, -ROLLOVER_S):
+        wait_for(lambda: code in reported(config), 60, code)
+        found = reported(config)
+    assert words in found[code]
+    assert ("gps_rollover" in found) == (leap == "Normal")

@@ -112,6 +112,9 @@ def test_alerts_of_every_station_are_events_with_what_they_say() -> None:
     assert said["event_type"] in alerts["alert"]["event_types"]
     assert (said["severity"], said["label"], said["station"]) == ("warning", "landslide", "XX.ABC.00.HH")
     assert rendered(template, b"") == ""
+    late = json.loads(rendered(template, make_alert(1).payload.replace(b'"late":false', b'"late":true')))
+    assert (late["event_type"], late["late"]) == ("late", True), "an automation on raise does not fire for old data"
+    assert late["event_type"] in alerts["alert"]["event_types"]
 
 
 @needs_mosquitto

@@ -100,11 +100,13 @@ _ENTITIES = (
 
 _ALERT = (
     "{% if value_json is defined and value_json %}{{ {"
-    "'event_type': value_json.action, 'severity': value_json.severity, 'label': value_json.label,"
+    "'event_type': 'late' if value_json.late else value_json.action,"
+    " 'severity': value_json.severity, 'label': value_json.label,"
     " 'station': value_json.station, 'onset': value_json.onset, 'reason': value_json.reason, 'id': value_json.id,"
-    " 'exercise': value_json.exercise} | tojson }}{% endif %}"
+    " 'exercise': value_json.exercise, 'late': value_json.late} | tojson }}{% endif %}"
 )
-"""An alert as Home Assistant's event with its attributes."""
+"""An alert as Home Assistant's event with its attributes. One that is late is of a type of its own, so that an
+automation on ``raise`` does not fire for old data."""
 
 
 def announcements(
@@ -151,7 +153,7 @@ def announcements(
             "unique_id": f"{device_id}_{entity_name}",
             "default_entity_id": f"event.{device_id}_{entity_name}".lower(),
             "state_topic": topic(prefix, StationId(network, code, "", ""), "alert"),
-            "event_types": ["raise", "escalate", "retract"],
+            "event_types": ["raise", "escalate", "retract", "late"],
             "value_template": _ALERT,
             "icon": "mdi:landslide",
             "device": device,
