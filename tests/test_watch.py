@@ -140,7 +140,6 @@ def test_copies_are_shown_once_but_a_second_run_of_the_agent_is_not_a_copy(broke
 
 
 HOSTILE = [
-    (EVENT, b""),
     (EVENT, b"\xff\xfe"),
     (EVENT, b"[" * 100_000),
     (EVENT, b'{"revision":' + b"9" * 100_000 + b"}"),
