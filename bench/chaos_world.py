@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import obspy
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.messages.schema import MODELS, parse

@@ -24,11 +24,14 @@ import numpy as np
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from agent.config.broker import (
+    DEFAULT_PREFIX,
+    MqttSettings,
+)
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
-from agent.deliver.settings import MqttSettings
-from agent.messages.payloads import DEFAULT_PREFIX, Message, Stamp, event_message, summary_message
+from agent.messages.payloads import Message, Stamp, event_message, summary_message
 from agent.service.assemble import Line, build_line
 from agent.types import (
     NS,

@@ -14,7 +14,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from support import make_day, on_one_core, row
@@ -24,8 +23,9 @@ on_one_core()
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from agent.config.station import TriggerConfig  # noqa: E402
 from agent.dsp.continuity import Continuity  # noqa: E402
-from agent.dsp.detector import Detector, TriggerSettings  # noqa: E402
+from agent.dsp.detector import Detector  # noqa: E402
 from agent.dsp.ring import RingBuffer  # noqa: E402
 from agent.dsp.sos import SosFilter, butterworth  # noqa: E402
 from agent.dsp.stalta import RecursiveStaLta  # noqa: E402
@@ -48,7 +48,7 @@ def in_packets(channels: Channels, size: int) -> list[SampleBlock]:
     ]
 
 
-def stream(trigger: TriggerSettings, blocks: list[SampleBlock]) -> list[TriggerOn | TriggerOff]:
+def stream(trigger: TriggerConfig, blocks: list[SampleBlock]) -> list[TriggerOn | TriggerOff]:
     """What a station does with its packets before any event."""
     continuity, detector = Continuity(), Detector(STATION, trigger)
     rings = {name: RingBuffer(RATE_HZ, RING_S) for name in "ENZ"}
@@ -60,7 +60,7 @@ def stream(trigger: TriggerSettings, blocks: list[SampleBlock]) -> list[TriggerO
     return changes + detector.flush()
 
 
-def obspy_batch(trigger: TriggerSettings, channels: Channels) -> None:
+def obspy_batch(trigger: TriggerConfig, channels: Channels) -> None:
     """Band-pass and STA/LTA of each component: the peer."""
     from obspy.signal.filter import bandpass
     from obspy.signal.trigger import recursive_sta_lta
@@ -70,7 +70,7 @@ def obspy_batch(trigger: TriggerSettings, channels: Channels) -> None:
         recursive_sta_lta(filtered, round(trigger.sta_s * RATE_HZ), round(trigger.lta_s * RATE_HZ))
 
 
-def obspy_triggers(trigger: TriggerSettings, channels: Channels) -> list[tuple[int, int]]:
+def obspy_triggers(trigger: TriggerConfig, channels: Channels) -> list[tuple[int, int]]:
     """ObsPy's triggers on the vector sum of the components as the detector filters them."""
     from obspy.signal.trigger import recursive_sta_lta, trigger_onset
 
@@ -121,8 +121,8 @@ def main() -> None:
     files = make_day(args.folder / f"day-{args.hours:g}h", args.hours)
     channels = {c: obspy.read(str(file))[0].data.astype(np.int32) for c, file in zip("ENZ", files, strict=True)}
     seconds = len(channels["Z"]) / RATE_HZ
-    vector = TriggerSettings(merge_s=0.0)
-    coincidence = replace(vector, combine="coincidence")
+    vector = TriggerConfig(merge_s=0.0)
+    coincidence = vector.model_copy(update={"combine": "coincidence"})
 
     found = [change for change in stream(vector, in_packets(channels, 100)) if isinstance(change, TriggerOff)]
     spans = [(round((f.onset_ns - T0) / 10_000_000), round((f.off_ns - T0) / 10_000_000)) for f in found]

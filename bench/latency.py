@@ -28,7 +28,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from support import make_busy, row
 
-from agent.deliver.settings import MqttSettings
+from agent.config.broker import MqttSettings
 from agent.types import parse_ns
 from demo.broker import BrokerAddress, local_broker
 from desk.watch import watch

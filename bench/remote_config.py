@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.remote.envelope import Body, seal
 from agent.types import NS

@@ -26,9 +26,9 @@ import psutil
 from delivery import STATION, event, paho_client
 from support import row
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.delivery import Delivery
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.detect.resume import encode
 from agent.errors import DeliveryError

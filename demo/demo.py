@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agent.deliver.settings import MqttSettings
+from agent.config.broker import MqttSettings
 from agent.errors import SourceError, TalusError
 from agent.messages.schema import MODELS, AlertMessage, EventMessage, parse
 from agent.messages.table import EventTable

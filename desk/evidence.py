@@ -14,8 +14,8 @@ from sqlalchemy import select, update
 
 from agent.atomic import replace_file
 from agent.backoff import QuietLog
+from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
-from agent.deliver.settings import MqttSettings
 from agent.errors import ControlError, DeliveryError, TalusError
 from agent.types import NS, StationId
 from desk.push.models import ask, command

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.backoff import QuietLog, delays
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
 from agent.messages.payloads import OFFLINE, ONLINE, STOPPED

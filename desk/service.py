@@ -16,8 +16,8 @@ import uvicorn
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
-from agent.deliver.settings import MqttSettings
 from agent.errors import ConfigError, TalusError
 from desk.accounts import add_account
 from desk.call.calls import Calls

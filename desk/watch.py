@@ -25,8 +25,8 @@ from agent.messages.schema import (
 from agent.messages.text import describe, printable, replaced
 
 if TYPE_CHECKING:
+    from agent.config.broker import MqttSettings
     from agent.deliver.connection import Received
-    from agent.deliver.settings import MqttSettings
     from agent.deliver.waker import Waker
     from desk.formats import Format
     from desk.formats.folder import DocumentFolder

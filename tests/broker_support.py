@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import Message, Priority, Stamp, alert_message, event_message

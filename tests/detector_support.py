@@ -8,7 +8,8 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.detector import HIGHEST_CORNER, Detector, TriggerSettings
+from agent.config.station import HIGHEST_CORNER, TriggerConfig
+from agent.dsp.detector import Detector
 from agent.dsp.sos import CHUNK, SosFilter, butterworth
 from agent.types import NS, SampleBlock, Samples, StationId, StreamId, TriggerOff, TriggerOn
 
@@ -41,7 +42,12 @@ def packets(
     return sorted(found, key=lambda packet: packet.start_ns)
 
 
-def detect(settings: TriggerSettings, blocks: Sequence[SampleBlock]) -> list[TriggerOn | TriggerOff]:
+def changed(trigger: TriggerConfig, **values: object) -> TriggerConfig:
+    """The settings with other values, which may be some that no file could give."""
+    return trigger.model_copy(update=values)
+
+
+def detect(settings: TriggerConfig, blocks: Sequence[SampleBlock]) -> list[TriggerOn | TriggerOff]:
     """Everything a new detector says about these blocks, to the flush."""
     detector = Detector(STATION, settings)
     return [change for packet in blocks for change in detector.feed(packet)] + detector.flush()
@@ -59,7 +65,7 @@ def spans(changes: Sequence[TriggerOn | TriggerOff], rate_hz: float = 100.0) -> 
     ]
 
 
-def band_passed(settings: TriggerSettings, samples: Samples, rate_hz: float) -> Array:
+def band_passed(settings: TriggerConfig, samples: Samples, rate_hz: float) -> Array:
     """One channel through the detector's filter in one go."""
     high = min(settings.high_hz, HIGHEST_CORNER * rate_hz / 2)
     return SosFilter(butterworth(settings.low_hz, high, rate_hz, settings.order)).process(samples)

@@ -231,7 +231,7 @@ def test_files_that_were_never_seen_wait_for_a_clock_that_is_set(disk: Path, sta
     assert reader.samples("HHZ") == []
 
 
-@pytest.mark.parametrize("off_s", [AT_1970_S, -30 * 86_400.0])
+@pytest.mark.parametrize("off_s", [AT_1970_S, -30 * 86_400.0], ids=["1970", "a month ago"])
 def test_a_clock_that_is_never_set_costs_what_was_there_and_nothing_that_follows(
     tmp_path: Path, state: Path, short_wait: None, off_s: float
 ) -> None:

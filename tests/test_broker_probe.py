@@ -13,8 +13,8 @@ from test_mqtt import CONNACK_5, Script, publish_parts, read_packet
 from test_voice import acl
 
 from agent.cli import main
+from agent.config.broker import MqttSettings
 from agent.config.file import Config
-from agent.deliver.settings import MqttSettings
 from agent.health.broker_probe import Probe, access_lines, orders, probes, try_topics
 
 SIMULATOR = "{kind: simulator, speed: 1}"

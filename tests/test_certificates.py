@@ -14,10 +14,10 @@ from broker_support import needs_mosquitto, running
 from certificates_support import Authority
 from test_mosquitto_configs import Example
 
+from agent.config.broker import MqttSettings, TlsSettings
 from agent.config.file import check
 from agent.deliver.connection import Connection
 from agent.deliver.hints import unreachable
-from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.host.tls import client_context, refusal

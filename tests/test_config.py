@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from agent.config import station as config_model
 from agent.config.explain import validate
-from agent.config.file import Config, ConfigFileError, Problem, TriggerConfig, TunablesConfig, check, digest, load
+from agent.config.file import Config, ConfigFileError, Problem, TunablesConfig, check, digest, load
 from agent.config.policy import SIZE_STEPS, RulesConfig
 from agent.config.reference import catalogue, rewrite
 from agent.config.section import Section
@@ -495,15 +494,6 @@ def test_talus_check_ends_with_1_on_errors_and_0_on_warnings() -> None:
 def test_the_model_agrees_with_the_values_of_the_station() -> None:
     assert tuple(RulesConfig.model_fields) == LABELS
     assert config_model.POST_ONSET_S == (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
-
-
-def test_trigger_settings_are_the_detectors() -> None:
-    """Every field of the detector can be set, under the same name and with the same default."""
-    detector = pytest.importorskip("agent.dsp.detector")
-    assert TriggerConfig().settings() == detector.TriggerSettings()
-    names = [f.name for f in dataclasses.fields(detector.TriggerSettings)]
-    assert sorted(names) == sorted(TriggerConfig.model_fields)
-    assert TriggerConfig(lta_s=20.0, long_gap_s=7.0).settings() == detector.TriggerSettings(lta_s=20.0, long_gap_s=7.0)
 
 
 def test_every_setting_is_described_and_carries_its_unit() -> None:

@@ -25,9 +25,9 @@ from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.host.clock import EARLIEST_NS, HostClock, MachineClock
 from agent.host.data_age import DAY_S, ROLLOVER_S, STEADY_S, DataAges, rollovers, span
 from agent.messages.payloads import Message, Priority
-from agent.messages.reasons import Reason
 from agent.messages.schema import AlertMessage, EventMessage, SummaryMessage, parse
 from agent.messages.text import describe
+from agent.reasons import Reason
 from agent.service.assemble import build_line
 from agent.types import (
     NS,

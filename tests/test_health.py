@@ -20,8 +20,8 @@ from agent.errors import DataError
 from agent.health.rates import Rates, rsam_health
 from agent.health.report import MAX_STREAMS, Health, Identity, Sight, for_the_broker
 from agent.host import machine
-from agent.messages.reasons import CODES, Code, Reason
 from agent.messages.schema import HealthMessage, StageHealth
+from agent.reasons import CODES, Code, Reason
 from agent.service.assemble import Line, build_line
 from agent.service.threads import Feeder
 from agent.types import NS, BlockQuality, Discard, Event, SampleBlock, StationId, StreamId

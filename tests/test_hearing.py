@@ -56,7 +56,7 @@ def test_a_sensor_that_hears_is_armed_all_the_time_and_knows_its_threshold() -> 
     ],
 )
 def test_events_above_the_threshold_trigger_and_events_below_do_not(trigger: dict[str, object]) -> None:
-    settings = TriggerConfig(**trigger).settings()
+    settings = TriggerConfig(**trigger)
     shape = wavelet(settings, 100.0, settings.high_hz)
     quiet = Sensor(trigger).play(400)
     threshold = quiet.figures().threshold
@@ -268,7 +268,7 @@ def test_what_is_usual_outlives_a_restart_and_a_change_of_settings() -> None:
 
 def test_the_reference_event_needs_more_where_the_settings_ask_for_more() -> None:
     def least(**changes: object) -> float:
-        settings = TriggerConfig(**changes).settings()
+        settings = TriggerConfig(**changes)
         return least_energy(settings, 100.0, settings.high_hz)
 
     assert least() < least(on=8.0) < least(on=16.0) < math.inf

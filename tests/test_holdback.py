@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from site_support import START_NS, packets
 
+from agent.config.station import TriggerConfig
 from agent.detect import holdback as module
 from agent.detect.holdback import HoldBack
 from agent.detect.pipeline import Pipeline
-from agent.dsp.detector import TriggerSettings
 from agent.inference import load
 from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import NS, SampleBlock
@@ -17,7 +17,7 @@ CLASSIFIER = load(DEFAULT_BUNDLE, ["constant:noise"])[0]
 
 
 def pipeline() -> Pipeline:
-    return Pipeline(TriggerSettings(sta_s=0.5, lta_s=5.0), (3.0,), CLASSIFIER)
+    return Pipeline(TriggerConfig(sta_s=0.5, lta_s=5.0), (3.0,), CLASSIFIER)
 
 
 def run(hold: HoldBack, it: Pipeline, blocks: list[SampleBlock], *, stored: bool = True) -> None:

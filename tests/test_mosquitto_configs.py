@@ -13,10 +13,10 @@ from agent_support import talus
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
 from certificates_support import Authority
 
+from agent.config.broker import MqttSettings, TlsSettings
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
-from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from demo.broker import free_port

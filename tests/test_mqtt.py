@@ -35,11 +35,11 @@ from broker_support import (
 )
 from certificates_support import Authority
 
+from agent.config.broker import MqttSettings, TlsSettings
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
 from agent.deliver.sender import MOST_REPEATS
-from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.errors import ConfigError, DeliveryError
 from agent.messages.payloads import Message, Priority, summary_message

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_mqtt import CONNACK_5, read_packet
 
+from agent.config.broker import MqttSettings, TlsSettings
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.deliver.wire import Framing, UnwantedPacketError
 from agent.errors import DeliveryError

@@ -13,10 +13,10 @@ from agent_support import running_agent, write_config
 from broker_support import STATION, make_alert, make_message, needs_mosquitto, running, wait_for
 
 from agent.cli import main
+from agent.config.broker import MqttSettings
 from agent.deliver.delivery import Delivery
 from agent.deliver.outbox import Outbox
 from agent.deliver.outbox_file import TOO_LARGE
-from agent.deliver.settings import MqttSettings
 
 LIVELY = "{kind: simulator, speed: 20, rates: {slopequakes_per_hour: 400}}"
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from agent.config.station import TriggerConfig
 from agent.detect.pipeline import Pipeline
 from agent.detect.station import Output
-from agent.dsp.detector import TriggerSettings
 from agent.dsp.window import Preparation
 from agent.errors import BackendError, DataError
 from agent.inference import Classifier
@@ -22,7 +22,7 @@ from agent.types import NS, Classification, Discard, Event, SampleBlock, StreamI
 
 T0 = 1_772_366_400 * NS
 AT_S = (3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-TRIGGER = TriggerSettings()
+TRIGGER = TriggerConfig()
 
 
 def _record(seconds: float, events: Sequence[tuple[float, float]], rate: float = 100.0) -> NDArray[np.int32]:
@@ -49,7 +49,7 @@ def _blocks(data: NDArray[np.int32], cuts: Sequence[int], rate: float = 100.0) -
     ]
 
 
-def _run(blocks: Sequence[SampleBlock], classifier: object, trigger: TriggerSettings = TRIGGER) -> list[Output]:
+def _run(blocks: Sequence[SampleBlock], classifier: object, trigger: TriggerConfig = TRIGGER) -> list[Output]:
     pipeline = Pipeline(trigger, AT_S, classifier)  # type: ignore[arg-type]
     outputs = [output for block in blocks for output in pipeline.feed(block)]
     return outputs + pipeline.flush()
@@ -90,7 +90,7 @@ def test_events_do_not_depend_on_packets(classifier: Classifier, expected: list[
 
 
 def test_a_short_trigger_is_discarded_with_its_reason(classifier: Classifier) -> None:
-    trigger = TriggerSettings(min_duration_s=30.0)
+    trigger = TriggerConfig(min_duration_s=30.0)
     outputs = _run(_blocks(DATA, [100] * 300), classifier, trigger)
     reasons = [output.reason for output in outputs if isinstance(output, Discard)]
     assert reasons and "min_duration_s" in reasons[0]

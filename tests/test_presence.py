@@ -10,8 +10,8 @@ from agent_support import running_agent, talus, write_config
 from broker_support import Mosquitto, needs_mosquitto, running, wait_for
 from control_support import control, key
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.messages.payloads import Message, Priority
 from agent.types import StationId

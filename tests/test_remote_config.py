@@ -47,7 +47,7 @@ class Site:
         self.base = base or TunablesConfig()
         settings = ControlConfig.model_validate_json(control(signing, **{"probation_s": 100.0, **limits}))
         self.remote = RemoteConfig(settings, HERE, self.base, Store(folder, "config"), self.inbox)
-        trigger = self.remote.effective.trigger.settings()
+        trigger = self.remote.effective.trigger
         self.pipeline = Pipeline(trigger, self.remote.effective.verdict.at_s, NOISE)
         self.applied: list[TunablesConfig] = []
         self.now = 0.0
@@ -58,7 +58,7 @@ class Site:
     def apply(self, tunables: TunablesConfig, then: Callable[[], None]) -> Future[None]:
         done: Future[None] = Future()
         try:
-            self.pipeline.retune(tunables.trigger.settings(), tunables.verdict.at_s)
+            self.pipeline.retune(tunables.trigger, tunables.verdict.at_s)
         except DataError as error:
             done.set_exception(error)
             return done
@@ -277,7 +277,7 @@ def test_a_threshold_that_is_raised_with_measure_is_kept(site: Site) -> None:
 
 def recorded(folder: Path, seconds: int = 1200) -> list[Path]:
     """The records of six events at a station, as it keeps them."""
-    pipeline = Pipeline(TunablesConfig().trigger.settings(), (3.0,), NOISE)
+    pipeline = Pipeline(TunablesConfig().trigger, (3.0,), NOISE)
     store = EvidenceStore(folder, 10)
     bursts = [(RATE * s, 5 * RATE, 12.0) for s in range(100, seconds - 100, 190)]
     for packet in packets({c: ground(seconds * RATE, bursts, seed) for seed, c in enumerate("ENZ")}, [RATE]):
@@ -303,8 +303,8 @@ def recorded(folder: Path, seconds: int = 1200) -> list[Path]:
 def test_known_events_are_found_again_or_named(tmp_path: Path, trigger: dict[str, Any], share: float) -> None:
     records = recorded(tmp_path)
     assert len(records) == 6
-    after = TunablesConfig.model_validate({"trigger": trigger}).trigger.settings()
-    *_, known = compare(records, TunablesConfig().trigger.settings(), after)
+    after = TunablesConfig.model_validate({"trigger": trigger}).trigger
+    *_, known = compare(records, TunablesConfig().trigger, after)
     assert (known.events, known.share) == (6, share), known
     assert set(known.lost) <= {path.stem for path in records}
 
@@ -335,7 +335,7 @@ def test_a_change_that_loses_known_events_rolls_back_and_one_that_loses_none_is_
 def test_a_lively_slope_is_no_flood(tmp_path: Path, signing: SigningKey) -> None:
     """As many events as before are the slope's doing, not the settings'."""
     watch = TriggerWatch()
-    pipeline = Pipeline(TunablesConfig().trigger.settings(), (3.0,), NOISE)
+    pipeline = Pipeline(TunablesConfig().trigger, (3.0,), NOISE)
 
     def feed(seconds: int, at_s: int) -> None:
         bursts = [(RATE * s, RATE, 12.0) for s in range(10, seconds, 8)]

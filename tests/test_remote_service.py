@@ -16,12 +16,12 @@ from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_
 from control_support import control, envelope, key
 from test_mqtt import CONNACK_5, Script, read_packet
 
+from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.remote.tunables import LARGEST_PACKET
+from agent.service.tunables import LARGEST_PACKET
 from agent.types import NS
 
 SET = "talus/v1/XX/SLP/config/set"

@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from detector_support import T0, block, ground, packets
+from detector_support import T0, block, changed, ground, packets
 
 from agent.alert.policy import Policy
 from agent.config.file import PolicyConfig
+from agent.config.station import TriggerConfig
 from agent.detect.pipeline import Pipeline
 from agent.detect.station import Output
-from agent.dsp.detector import TriggerSettings
 from agent.dsp.stalta import RecursiveStaLta
 from agent.errors import DataError
 from agent.inference import load
@@ -24,7 +24,7 @@ from agent.types import NS, Discard, Event, SampleBlock
 RATE = 100
 SECONDS = 420
 AT_S = (3.0, 10.0, 40.0)
-TRIGGER = TriggerSettings()
+TRIGGER = TriggerConfig()
 NOISE = load(DEFAULT_BUNDLE, ["constant:noise"])[0]
 EVENTS = ((9000, 400, 12.0), (20_000, 3000, 9.0), (34_000, 500, 15.0))
 """A short one at 90 s, one of half a minute at 200 s, a short one at 340 s."""
@@ -43,7 +43,7 @@ def onset_s(output: Output) -> float:
 
 
 def run(
-    changes: Sequence[tuple[float, TriggerSettings]],
+    changes: Sequence[tuple[float, TriggerConfig]],
     blocks: Sequence[SampleBlock] = BLOCKS,
     at_s: Sequence[float] = AT_S,
     heard: Callable[[Pipeline], None] = lambda _: None,
@@ -93,7 +93,7 @@ def test_the_same_settings_again_change_nothing(second: float) -> None:
 @pytest.mark.parametrize("second", [75, 91, 93.7, 100, 201, 215, 229, 231, 300, 340.5, 400])
 def test_a_new_detector_finds_what_the_old_one_would_have_found(second: float) -> None:
     """Settings that make no difference to these data, but another detector: the same onsets, phases and figures."""
-    other = replace(TRIGGER, max_duration_s=301.0)
+    other = changed(TRIGGER, max_duration_s=301.0)
     wanted, got = events(PLAIN), events(run([(second, other)]))
     assert got.keys() == wanted.keys()
     for name, revisions in got.items():
@@ -106,7 +106,7 @@ def test_a_new_detector_finds_what_the_old_one_would_have_found(second: float) -
 
 def test_back_and_forth_within_an_event_keeps_its_name() -> None:
     """As a trial that is rolled back in mid-event does."""
-    other = replace(TRIGGER, on=5.0, off=1.3, high_hz=15.0, max_component_lag_s=2.0)
+    other = changed(TRIGGER, on=5.0, off=1.3, high_hz=15.0, max_component_lag_s=2.0)
     got = events(run([(205, other), (212, TRIGGER), (214, other), (220, TRIGGER)]))
     assert got.keys() == events(PLAIN).keys()
 
@@ -114,12 +114,12 @@ def test_back_and_forth_within_an_event_keeps_its_name() -> None:
 @pytest.mark.parametrize("lta_s", [20.0, 60.0, 300.0, 3600.0])
 def test_no_average_is_blind_after_the_change(lta_s: float) -> None:
     """Even where the new one is longer than what is kept: the event 12 s later is found."""
-    got = [onset_s(e[0]) for e in events(run([(188, replace(TRIGGER, lta_s=lta_s))])).values()]
+    got = [onset_s(e[0]) for e in events(run([(188, changed(TRIGGER, lta_s=lta_s))])).values()]
     assert [round(onset) for onset in got] == [90, 200, 340]
 
 
 def test_an_event_that_the_new_settings_do_not_see_ends_with_them() -> None:
-    got = events(run([(215, replace(TRIGGER, on=900.0, off=800.0))]))
+    got = events(run([(215, changed(TRIGGER, on=900.0, off=800.0))]))
     assert [round(onset_s(e[0])) for e in got.values()] == [90, 200]
     long = list(got.values())[1]
     assert long[-1].detection.duration_s == pytest.approx(15, abs=1.1)
@@ -127,7 +127,7 @@ def test_an_event_that_the_new_settings_do_not_see_ends_with_them() -> None:
 
 def test_what_goes_on_unnoticed_is_reported_when_the_threshold_falls_below_it() -> None:
     """A slide that the old threshold did not see becomes an event at once, with the onset that it had."""
-    deaf = replace(TRIGGER, on=900.0, off=1.5)
+    deaf = changed(TRIGGER, on=900.0, off=1.5)
     got = events(run([(0, deaf), (204, TRIGGER)]))
     onsets = [onset_s(e[0]) for e in got.values()]
     assert [round(onset) for onset in onsets] == [200, 340]
@@ -136,7 +136,7 @@ def test_what_goes_on_unnoticed_is_reported_when_the_threshold_falls_below_it() 
 
 def test_the_tail_of_a_reported_event_is_not_reported_again() -> None:
     """The event at 200 s ended early by the old settings; by the new ones it still goes on."""
-    hasty = replace(TRIGGER, off=3.9, max_duration_s=5.0)
+    hasty = changed(TRIGGER, off=3.9, max_duration_s=5.0)
     got = events(run([(0, hasty), (215, TRIGGER)]))
     assert [round(onset_s(e[0])) for e in got.values() if 195 < onset_s(e[0]) < 330] == [200]
 
@@ -151,7 +151,7 @@ def test_settings_that_trigger_on_everything_are_not_overlooked(second: float) -
         (one,) = pipeline.stations.values()
         states.append(one.is_triggered)
 
-    got = events(run([(second, replace(TRIGGER, on=1.1, off=0.001))], heard=note))
+    got = events(run([(second, changed(TRIGGER, on=1.1, off=0.001))], heard=note))
     assert states == [True]
     assert any(onset_s(e[0]) <= second + 1 and (e[-1].data_ns - T0) / NS > second + 15 for e in got.values())
 
@@ -166,7 +166,7 @@ def test_no_sample_of_the_minutes_of_rsam_is_lost_or_counted_twice() -> None:
     plain = Pipeline(TRIGGER, AT_S, NOISE)
     for packet in BLOCKS:
         plain.feed(packet)
-    run([(100, replace(TRIGGER, order=3)), (419, replace(TRIGGER, order=4, merge_s=1.0))], heard=note)
+    run([(100, changed(TRIGGER, order=3)), (419, changed(TRIGGER, order=4, merge_s=1.0))], heard=note)
     (one,) = plain.stations.values()
     assert minutes[-1] == tuple((m.start_ns, m.coverage) for m in one.rsam)
 
@@ -185,7 +185,7 @@ def test_verdicts_come_at_the_new_times_and_none_is_made_up_for() -> None:
 def test_a_component_that_lags_is_not_lost_at_the_change() -> None:
     """The vertical comes four seconds late; what is queued of the others is decided by the new detector."""
     late = sorted(BLOCKS, key=lambda b: b.start_ns + (4 * NS if b.stream.component == "Z" else 0))
-    got = events(run([(202, replace(TRIGGER, max_duration_s=301.0))], late))
+    got = events(run([(202, changed(TRIGGER, max_duration_s=301.0))], late))
     assert got.keys() == events(run([], late)).keys()
 
 
@@ -195,19 +195,19 @@ def test_settings_that_do_not_go_with_the_data_change_nothing() -> None:
     for number, packet in enumerate(BLOCKS):
         if number == 500:
             with pytest.raises(DataError, match="too few"):
-                pipeline.retune(replace(TRIGGER, low_hz=45.0, high_hz=60.0), AT_S)
+                pipeline.retune(changed(TRIGGER, low_hz=45.0, high_hz=60.0), AT_S)
         outputs += pipeline.feed(packet)
     assert said(outputs + pipeline.flush()) == said(PLAIN)
 
 
 def test_before_the_first_packet_there_is_nothing_to_warm() -> None:
     pipeline = Pipeline(TRIGGER, AT_S, NOISE)
-    assert pipeline.retune(replace(TRIGGER, on=900.0), AT_S) == []
+    assert pipeline.retune(changed(TRIGGER, on=900.0), AT_S) == []
     assert [o for b in BLOCKS for o in pipeline.feed(b)] + pipeline.flush() == []
 
 
 def test_a_station_that_has_just_begun_warms_up_as_it_should() -> None:
-    got = [o for o in run([(5, replace(TRIGGER, on=3.9))]) if not isinstance(o, Discard)]
+    got = [o for o in run([(5, changed(TRIGGER, on=3.9))]) if not isinstance(o, Discard)]
     assert min(onset_s(o) for o in got) > 80
 
 
@@ -216,7 +216,7 @@ def test_a_clock_set_back_at_the_change_leaves_no_event_open() -> None:
     outputs: list[Output] = []
     for packet in BLOCKS[: 3 * 205]:
         outputs += pipeline.feed(packet)
-    outputs += pipeline.retune(replace(TRIGGER, max_component_lag_s=60.0), AT_S)
+    outputs += pipeline.retune(changed(TRIGGER, max_component_lag_s=60.0), AT_S)
     quiet = ground(200 * RATE, (), 9)
     for at in range(0, len(quiet), 100):
         outputs += pipeline.feed(block("Z", quiet[at : at + 100], at - 1_000_000))

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from detector_support import STATION, T0, band_passed, block, packets, time_of
 
-from agent.dsp.detector import Detector, TriggerSettings
+from agent.config.station import TriggerConfig
+from agent.dsp.detector import Detector
 from agent.dsp.rsam import HOUR_MINUTES, MINUTE_NS, Minute, Rsam
 from agent.types import NS
 
 RATE_HZ = 100.0
 FIRST_MINUTE_NS = (T0 // MINUTE_NS + 1) * MINUTE_NS
-SETTINGS = TriggerSettings()
+SETTINGS = TriggerConfig()
 
 
 def minutes(channels: dict[str, np.ndarray], sizes: list[int]) -> tuple[Minute, ...]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import obspy
 import pytest
-from detector_support import STATION, band_passed, detect, filter_rounding, ground, packets, spans, time_of
+from detector_support import STATION, band_passed, changed, detect, filter_rounding, ground, packets, spans, time_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obspy.signal.filter import bandpass
 from obspy.signal.trigger import recursive_sta_lta, trigger_onset
 
-from agent.dsp.detector import Detector, TriggerSettings
+from agent.config.station import TriggerConfig
+from agent.dsp.detector import Detector
 from agent.dsp.sos import SosFilter, butterworth
 from agent.types import Samples, TriggerOff, TriggerOn
 
-LIVELY = TriggerSettings(sta_s=0.5, lta_s=10.0, on=3.0, off=1.5, merge_s=0.0, max_duration_s=3600.0)
+LIVELY = TriggerConfig(sta_s=0.5, lta_s=10.0, on=3.0, off=1.5, merge_s=0.0, max_duration_s=3600.0)
 """Short averages and a low threshold: several triggers even in a minute of data."""
 
 RECORDS = [
@@ -42,7 +42,7 @@ RECORDS = [
 ]
 
 
-def batch(trigger: TriggerSettings, channels: dict[str, Samples], rate_hz: float) -> list[list[int]]:
+def batch(trigger: TriggerConfig, channels: dict[str, Samples], rate_hz: float) -> list[list[int]]:
     """ObsPy's triggers on the channels as the detector filters them: on their vector sum, or by coincidence."""
     filtered = [band_passed(trigger, samples, rate_hz) for samples in channels.values()]
     nsta, nlta = round(trigger.sta_s * rate_hz), round(trigger.lta_s * rate_hz)
@@ -79,9 +79,9 @@ def test_the_records_are_not_a_formality(obspy_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "trigger", [LIVELY, *(replace(LIVELY, combine="coincidence", components_needed=needed) for needed in (1, 2, 3))]
+    "trigger", [LIVELY, *(changed(LIVELY, combine="coincidence", components_needed=needed) for needed in (1, 2, 3))]
 )
-def test_three_components_of_a_real_station(trigger: TriggerSettings, obspy_data: Path) -> None:
+def test_three_components_of_a_real_station(trigger: TriggerConfig, obspy_data: Path) -> None:
     """Protects both ways to combine components, on the station of ObsPy's trigger tutorial."""
     pattern = "signal/tests/data/BW.UH3._.SH?.D.2010.147.cut.slist.gz"
     channels = {trace.stats.channel[-1]: trace.data for trace in obspy.read(str(obspy_data / pattern))}
@@ -98,7 +98,7 @@ def test_continuous_slope_data(data_dir: Path) -> None:
         rate = stream[0].stats.sampling_rate
         channels = {trace.stats.channel[-1]: trace.data[:200_000] for trace in stream}
         assert len(channels) == 3
-        for trigger in (LIVELY, replace(LIVELY, combine="coincidence")):
+        for trigger in (LIVELY, changed(LIVELY, combine="coincidence")):
             expected = batch(trigger, channels, rate)
             assert expected
             assert spans(detect(trigger, packets(channels, [round(rate)], rate)), rate) == expected
@@ -124,7 +124,7 @@ def test_packets_do_not_matter(
 ) -> None:
     """Protects replays and bug reports: any packets, misaligned between components too, give ObsPy's triggers, and the
     same ratios as the record in one piece."""
-    trigger = TriggerSettings(
+    trigger = TriggerConfig(
         sta_s=50 / rate, lta_s=1000 / rate, low_hz=rate / 100, high_hz=rate / 2, on=3.0, merge_s=0.0,
         combine="vector" if combine == "vector" else "coincidence", max_duration_s=longest_s,
     )  # fmt: skip

@@ -16,8 +16,8 @@ from agent_support import ROOT, running_agent, talus, write_config
 from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
 from control_support import control, envelope, key
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import StationId

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stamps_support import STATION, T0, Stamping, records
 
+from agent.config.station import TriggerConfig
 from agent.dsp.continuity import Continuity
-from agent.dsp.detector import Detector, TriggerSettings
+from agent.dsp.detector import Detector
 from agent.types import NS, SampleBlock, TriggerOn
 
-TRIGGER = TriggerSettings(lta_s=10.0)
+TRIGGER = TriggerConfig(lta_s=10.0)
 EVENTS_S = (25.0, 40.5, 56.25)
 
 

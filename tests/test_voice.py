@@ -15,6 +15,7 @@ from agent_support import running_agent, talus, write_config
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, running, wait_for
 from test_mqtt import CONNACK_5, Script, publish_parts, read_packet
 
+from agent.config.broker import MqttSettings
 from agent.deliver import reasons as delivery_reasons
 from agent.deliver.connection import Subscription
 from agent.deliver.delivery import Delivery
@@ -22,9 +23,8 @@ from agent.deliver.link import LinkStatus
 from agent.deliver.outbox import OutboxStats
 from agent.deliver.reasons import reasons
 from agent.deliver.sender import Refusal
-from agent.deliver.settings import MqttSettings
 from agent.messages.payloads import Message, Priority, largest_alert
-from agent.messages.reasons import Reason
+from agent.reasons import Reason
 
 PREFIX = "talus/v1/XX/ABC"
 HEALTH = Message(f"{PREFIX}/health", b'{"schema":"talus/health/1"}', Priority.OTHER, retain=True)

@@ -29,10 +29,10 @@ from broker_support import (
     wait_for,
 )
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.commands.options import check_time
+from agent.config.station import TriggerConfig
 from agent.errors import DataError, TalusError, UsageError
 from agent.types import (
     COMPONENTS,
@@ -30,7 +31,6 @@ from agent.types import (
 )
 
 if TYPE_CHECKING:
-    from agent.dsp.detector import TriggerSettings
     from agent.inference import Classifier
 
 EXAMPLE = "talus classify event.mseed --onset 2026-03-01T12:00:05 --json"
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     items = [_Item(name, Path(name), args.onset) for name in args.files]
     if args.table:
         items += _read_table(args.table, args.onset)
-    trigger = tunables.trigger.settings()
+    trigger = tunables.trigger
     failed = 0
     bar = tqdm(items, unit="file", disable=len(items) < LONG or not sys.stderr.isatty(), leave=False)
     for item in bar:
@@ -131,7 +131,7 @@ def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
 
 
 def _classify_file(
-    item: _Item, seconds: float, trigger: TriggerSettings, classifier: Classifier
+    item: _Item, seconds: float, trigger: TriggerConfig, classifier: Classifier
 ) -> Iterator[dict[str, Any]]:
     from agent.dsp.window import prepare
     from agent.sources.records import read_records
@@ -163,9 +163,7 @@ def _classify_file(
         }
 
 
-def strongest_trigger(
-    station: StationId, rows: Mapping[int, Sequence[Segment]], trigger: TriggerSettings
-) -> int | None:
+def strongest_trigger(station: StationId, rows: Mapping[int, Sequence[Segment]], trigger: TriggerConfig) -> int | None:
     """Onset (ns) of the trigger with the highest STA/LTA ratio in a record, None where nothing triggers."""
     from agent.dsp.detector import Detector
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.errors import ControlError, DataError, UsageError
 
 if TYPE_CHECKING:
-    from agent.deliver.settings import MqttSettings
+    from agent.config.broker import MqttSettings
     from agent.types import StationId
 
     Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -42,7 +41,7 @@ def settings_of(args: argparse.Namespace) -> MqttSettings:
         ConfigError: not the address of a broker.
         UsageError: ``--ca`` without TLS.
     """
-    from agent.deliver.settings import MqttSettings, TlsSettings
+    from agent.config.broker import MqttSettings, TlsSettings
 
     settings = MqttSettings.from_url(args.broker or "", os.environ.get(PASSWORD_VARIABLE))
     if args.ca is None:
@@ -85,15 +84,6 @@ def check_time(option: str, text: str) -> None:
         parse_ns(text)
     except DataError as error:
         raise UsageError(f"{option}: {error.message}", error.hint) from None
-
-
-def tell_absence(command: str, settings: MqttSettings, station: StationId, wait_s: float) -> None:
-    """Say on standard error, before an answer is waited for, that the station is not online, and who is."""
-    from desk.push.presence import absence
-
-    why = absence(settings, station)
-    if why is not None:
-        print(f"talus {command}: {why}; waiting up to {wait_s:g} s for an answer", file=sys.stderr, flush=True)
 
 
 def silent(station: str, what: str) -> ControlError:

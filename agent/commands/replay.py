@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.commands.options import add_broker, settings_of
+from agent.config.broker import DEFAULT_PREFIX
 from agent.errors import INTERRUPTED, DataError, UsageError
-from agent.messages.payloads import DEFAULT_PREFIX, Message, Priority
+from agent.messages.payloads import Message, Priority
 from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, format_ns
 
 if TYPE_CHECKING:

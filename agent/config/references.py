@@ -61,7 +61,7 @@ def remarks(config: Config) -> Iterator[Remark]:
 
 def _too_slow(index: int, server: SeedLinkServerConfig, low_hz: float) -> Iterator[Remark]:
     """Channels whose band code stands for so few samples a second that the trigger cannot use them."""
-    from agent.dsp.detector import HIGHEST_CORNER
+    from agent.config.station import HIGHEST_CORNER
 
     for number, station in enumerate(server.stations):
         for place, selector in enumerate(station.selectors):

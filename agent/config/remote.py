@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -12,7 +13,6 @@ from agent.errors import ControlError
 
 if TYPE_CHECKING:
     from agent.config.keys import TrustedKey
-    from agent.remote.trigger_watch import Limits
 
 MAX_KEYS = 16
 
@@ -41,6 +41,14 @@ class KeyConfig(Section):
         from agent.config.keys import TrustedKey
 
         return TrustedKey.parse(self.name, self.public)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a change on trial may do: events a minute, and the share of its time that a station is triggered."""
+
+    max_events_per_min: float
+    max_trigger_share: float
 
 
 class ModelsConfig(Section):
@@ -92,6 +100,5 @@ class ControlConfig(Section):
 
     def limits(self) -> Limits:
         """As the probation takes them."""
-        from agent.remote.trigger_watch import Limits
 
         return Limits(self.max_events_per_min, self.max_trigger_share)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from agent.config.section import Code, ConfigPath, ConfigPattern, Disagreement, Section, repeated
 from agent.config.seedlink import SeedLinkConfig
 from agent.errors import DataError
-from agent.types import parse_ns
+from agent.types import StationId, parse_ns
 
 
 def _network_of(text: str) -> str:
@@ -190,3 +190,10 @@ class SimulatorConfig(Section):
 
 SourceConfig: TypeAlias = ArchiveConfig | SeedLinkConfig | FolderConfig | ShakeUdpConfig | SimulatorConfig
 """Where samples come from, told apart by ``kind``."""
+
+
+def station_ids(network: str, station: str, count: int, rate_hz: float) -> tuple[StationId, ...]:
+    """Codes for ``count`` stations: the given one, or as many numbered ones that begin like it."""
+    band = "F" if rate_hz >= 1000 else "C" if rate_hz >= 250 else "H" if rate_hz >= 80 else "B"
+    names = [station] if count == 1 else [f"{station[:5]}{number:02d}" for number in range(1, count + 1)]
+    return tuple(StationId(network, name, "", band + "H") for name in names)

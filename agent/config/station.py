@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
+from agent.config.broker import MqttSettings, TlsSettings
 from agent.config.coincidence import SiteConfig
 from agent.config.health import HealthConfig, HomeAssistantConfig
 from agent.config.policy import PolicyConfig, RulesConfig
@@ -19,10 +20,6 @@ from agent.config.sources import SourceConfig
 from agent.config.stations import MAX_STATIONS, DeclaredStationConfig, both_or_neither
 from agent.config.tls import TlsConfig
 from agent.errors import ConfigError
-
-if TYPE_CHECKING:
-    from agent.deliver.settings import MqttSettings
-    from agent.dsp.detector import TriggerSettings
 
 BACKENDS = ("tensorrt", "onnxruntime", "constant")
 
@@ -108,6 +105,10 @@ class StationConfig(Section):
         yield from both_or_neither(self.latitude_deg, self.longitude_deg)
 
 
+HIGHEST_CORNER = 0.8
+"""The band-pass ends at this share of the Nyquist frequency at the latest."""
+
+
 class TriggerConfig(Section):
     """The band-pass and the recursive STA/LTA trigger."""
 
@@ -155,12 +156,6 @@ class TriggerConfig(Section):
         if self.min_duration_s >= self.max_duration_s:
             reason = f"must be shorter than max_duration_s ({self.max_duration_s:g})"
             yield Disagreement(("min_duration_s", "max_duration_s"), reason)
-
-    def settings(self) -> TriggerSettings:
-        """As the detector takes them."""
-        from agent.dsp.detector import TriggerSettings
-
-        return TriggerSettings(**self.model_dump())
 
 
 class VerdictConfig(Section):
@@ -301,8 +296,6 @@ class MqttConfig(Section):
         Raises:
             ConfigError: the password cannot be had.
         """
-        from agent.deliver.settings import MqttSettings, TlsSettings
-
         password, tls = self.password(), self.tls
         return MqttSettings(
             host=self.host,

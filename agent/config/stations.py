@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agent.config.coincidence import StationCode
 from agent.config.section import Disagreement, Section
+from agent.config.sources import station_ids
 from agent.config.yaml import Loc
 
 if TYPE_CHECKING:
@@ -101,8 +102,6 @@ def _named(config: Config) -> Mapping[Loc, str]:
             for i, sender in enumerate(source.senders)
         }
     if source.kind == "simulator":
-        from agent.sources.simulator import station_ids
-
         found = station_ids(own.network, own.station, source.stations, source.rate_hz)
         return {("source", "stations", i): station.short for i, station in enumerate(found)}
     return {}

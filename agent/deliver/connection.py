@@ -25,8 +25,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent.config.broker import MqttSettings, TlsSettings
 from agent.deliver.hints import refusal_hint, unreachable
-from agent.deliver.settings import MqttSettings, TlsSettings
 from agent.deliver.waker import Waker
 from agent.deliver.wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
 from agent.errors import DeliveryError

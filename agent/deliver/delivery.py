@@ -16,12 +16,12 @@ from agent.deliver.reasons import reasons
 from agent.detect.resume import Remembered, decode
 from agent.errors import DataError
 from agent.messages.payloads import Message, largest_alert
-from agent.messages.reasons import Reason
 from agent.messages.schema import MOST_REFUSED, TEXT_LIMIT, LinkHealth, OutboxHealth, RefusedTopic
+from agent.reasons import Reason
 from agent.types import StationId
 
 if TYPE_CHECKING:
-    from agent.deliver.settings import MqttSettings
+    from agent.config.broker import MqttSettings
 
 QUEUE_SHARE = 0.8
 """Of ``outbox.max_mb``, for messages; the rest is pages, write-ahead log and journal (see bench/spool.py)."""

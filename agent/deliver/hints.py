@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from agent.deliver.settings import MqttSettings
+from agent.config.broker import MqttSettings
 from agent.errors import DeliveryError
 from agent.host.tls import refusal
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.backoff import QuietLog, delays
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError
 from agent.deliver.hints import refusal_hint
 from agent.deliver.outbox import Outbox
 from agent.deliver.sender import Drain, Refusal, Retained
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, topic

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from agent.deliver.link import LinkStatus
 from agent.deliver.outbox import OutboxStats
-from agent.messages.reasons import Reason
+from agent.reasons import Reason
 
 WAIT_S = 60.0
 """A message may wait so long while the broker is there, and the broker may be there so long with messages waiting."""

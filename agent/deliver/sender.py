@@ -25,11 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.backoff import Holds, QuietLog
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection
 from agent.deliver.hints import refusal_hint
 from agent.deliver.outbox import Entry, Outbox
 from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
-from agent.deliver.settings import MqttSettings
 from agent.errors import DeliveryError
 from agent.messages.payloads import Message, Priority, with_handed
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from agent.config.station import TriggerConfig
 from agent.detect.station import Classify, Output, Station
-from agent.dsp.detector import TriggerSettings
 from agent.dsp.hearing import Slot
 from agent.errors import DataError
 from agent.types import MAX_BLOCK_S, SampleBlock, StationId, StreamId
@@ -19,7 +19,7 @@ class Pipeline:
 
     def __init__(
         self,
-        trigger: TriggerSettings,
+        trigger: TriggerConfig,
         verdict_at_s: Sequence[float],
         classifier: Classify,
         *,
@@ -72,7 +72,7 @@ class Pipeline:
         if (station := self.stations.get(stream.station)) is not None:
             station.forget(stream.component)
 
-    def retune(self, trigger: TriggerSettings, verdict_at_s: Sequence[float]) -> list[Output]:
+    def retune(self, trigger: TriggerConfig, verdict_at_s: Sequence[float]) -> list[Output]:
         """Go on with other settings, at all stations or, if they do not go with the data of one, at none.
 
         Raises:

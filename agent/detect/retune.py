@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agent.dsp.detector import Detector, TriggerSettings
+from agent.config.station import TriggerConfig
+from agent.dsp.detector import Detector
 from agent.dsp.rsam import Rsam
 from agent.types import NS, SampleBlock, Segment, StationId, StreamId, TriggerOff, TriggerOn
 
@@ -19,7 +20,7 @@ _LEAST_WARM_UP_S = 30.0
 
 
 def warmed(
-    station: StationId, trigger: TriggerSettings, recorded: Mapping[StreamId, Sequence[Segment]], rsam: Rsam
+    station: StationId, trigger: TriggerConfig, recorded: Mapping[StreamId, Sequence[Segment]], rsam: Rsam
 ) -> tuple[Detector, list[TriggerOn | TriggerOff]]:
     """A detector that has seen what was recorded, and the triggers that it found there. The long average may be longer
     than that: it then counts after half of it, scaled. ``rsam`` is the old detector's, which the new one carries on.

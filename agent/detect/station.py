@@ -7,14 +7,15 @@ recorded up to then. The same record therefore gives the same revisions, whateve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from agent.config.station import TriggerConfig
 from agent.detect.retune import Handover, warmed
 from agent.dsp.continuity import Continuity, Counts
-from agent.dsp.detector import Detector, TriggerSettings
+from agent.dsp.detector import Detector
 from agent.dsp.hearing import Hearing
 from agent.dsp.measure import NOISE_S, SETTLE_NS, measure, quiet_level
 from agent.dsp.plausible import inspect
@@ -100,7 +101,7 @@ class _Open:
 class Successor:
     """Other settings for a station; without a detector where the present one serves them as well."""
 
-    trigger: TriggerSettings
+    trigger: TriggerConfig
     detector: Detector | None = None
     triggers: tuple[TriggerOn | TriggerOff, ...] = ()
     """What it found in what is recorded."""
@@ -112,7 +113,7 @@ class Station:
     def __init__(
         self,
         station: StationId,
-        trigger: TriggerSettings,
+        trigger: TriggerConfig,
         verdict_at_s: Sequence[float],
         classifier: Classify,
         *,
@@ -255,14 +256,14 @@ class Station:
         self._open.clear()
         return outputs
 
-    def successor(self, trigger: TriggerSettings) -> Successor:
+    def successor(self, trigger: TriggerConfig) -> Successor:
         """What `retune` would put in the place of the present detector; nothing has changed yet.
 
         Raises:
             DataError: these settings do not go with the station's sampling rate.
         """
         # The detector leaves the length of a trigger to the station.
-        if replace(trigger, min_duration_s=self._trigger.min_duration_s) == self._trigger:
+        if trigger.model_copy(update={"min_duration_s": self._trigger.min_duration_s}) == self._trigger:
             return Successor(trigger)
         recorded = {self._streams[row]: ring.segments(0, _NEVER) for row, ring in self._rings.items()}
         try:
@@ -428,7 +429,7 @@ class Station:
         return found
 
 
-def _settled_ns(trigger: TriggerSettings) -> int:
+def _settled_ns(trigger: TriggerConfig) -> int:
     """In ten times its length the long-term average has forgotten how it began to a part in twenty thousand."""
     return round((10 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config.station import HIGHEST_CORNER, TriggerConfig
 from agent.dsp.component import Component, Phase
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.onoff import Change, OnOff, Rise
@@ -23,14 +22,12 @@ from agent.dsp.rsam import Rsam
 from agent.dsp.sos import butterworth
 from agent.dsp.stalta import RecursiveStaLta
 from agent.dsp.timeline import same_rate
-from agent.errors import ConfigError, DataError
+from agent.errors import DataError
 from agent.types import COMPONENTS, NS, SampleBlock, StationId, TriggerOff, TriggerOn
 
 Array = NDArray[np.float64]
 
 COMPONENTS_AT_MOST = 3
-HIGHEST_CORNER = 0.8
-"""The band-pass ends at this share of the Nyquist frequency at the latest."""
 _VERTICAL = COMPONENTS.index("Z")
 _SPAN = 12_000
 """Samples per component taken at once: the work stays in the second-level cache."""
@@ -47,50 +44,6 @@ _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class TriggerSettings:
-    """Corners in Hz, lengths in seconds of data, thresholds as STA/LTA ratios.
-
-    ``order`` is that of the prototype: the band-pass has twice as many poles. ``merge_s``: a trigger that begins this
-    soon after the end of the last one continues it; its end is announced that much later. ``max_duration_s`` ends a
-    trigger; the next begins when the ratio rises above ``on`` again. ``min_duration_s`` is not the detector's: it
-    announces every trigger at once, and whoever gets the end judges the length. A gap longer than ``long_gap_s`` (None:
-    ``lta_s``) starts the averages from nothing. ``max_component_lag_s``: how far a component may stay behind the start
-    of the newest packet of another before the station decides without it.
-
-    Raises:
-        ConfigError: values that contradict each other.
-    """
-
-    low_hz: float = 1.0
-    high_hz: float = 20.0
-    order: int = 4
-    sta_s: float = 1.0
-    lta_s: float = 30.0
-    on: float = 4.0
-    off: float = 1.5
-    combine: Literal["vector", "coincidence"] = "vector"
-    components_needed: int = 2
-    min_duration_s: float = 0.5
-    max_duration_s: float = 300.0
-    merge_s: float = 2.0
-    long_gap_s: float | None = None
-    max_component_lag_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.low_hz < self.high_hz < math.inf:
-            raise ConfigError(f"a band from {self.low_hz} to {self.high_hz} Hz is empty", "low_hz is the lower corner")
-        if not 0 < self.sta_s < self.lta_s < math.inf:
-            raise ConfigError(
-                f"averages of {self.sta_s} s and {self.lta_s} s make no STA/LTA", "sta_s is shorter than lta_s"
-            )
-        if not 0 < self.off <= self.on < math.inf:
-            raise ConfigError(f"thresholds on {self.on} and off {self.off} never meet", "off is the lower one")
-        spans = (self.min_duration_s, self.max_duration_s, self.merge_s, self.long_gap_s or 0, self.max_component_lag_s)
-        if min(spans) < 0 or self.order < 1 or self.components_needed < 1:
-            raise ConfigError("a trigger setting is negative or zero", "durations, order and counts are positive")
-
-
 class Detector:
     """Feed it one station's blocks as ``Continuity`` hands them on, in the order of arrival. Not thread-safe.
 
@@ -98,7 +51,7 @@ class Detector:
     knows how many there are: the first decision waits for three components or for ``max_component_lag_s`` of data.
     """
 
-    def __init__(self, station: StationId, trigger: TriggerSettings) -> None:
+    def __init__(self, station: StationId, trigger: TriggerConfig) -> None:
         self.station = station
         self._trigger = trigger
         self._grid: _Grid | None = None
@@ -161,7 +114,7 @@ class _Grid:
     """
 
     def __init__(
-        self, station: StationId, trigger: TriggerSettings, block: SampleBlock, rsam: Rsam, hearing: Hearing
+        self, station: StationId, trigger: TriggerConfig, block: SampleBlock, rsam: Rsam, hearing: Hearing
     ) -> None:
         t, rate = trigger, block.rate_hz
         self.high_hz = high_hz = min(t.high_hz, HIGHEST_CORNER * rate / 2)

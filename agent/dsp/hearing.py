@@ -21,14 +21,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
 
+from agent.config.station import TriggerConfig
 from agent.dsp.plausible import Fault, Flaw
 from agent.dsp.reference import least_energy
 from agent.types import NS
-
-if TYPE_CHECKING:
-    from agent.dsp.detector import TriggerSettings
 
 STEP_S = 10
 STEP_NS = STEP_S * NS
@@ -153,7 +150,7 @@ class _Closed:
 class Hearing:
     """One sensor's. The detector's thread writes, any thread may ask."""
 
-    def __init__(self, trigger: TriggerSettings) -> None:
+    def __init__(self, trigger: TriggerConfig) -> None:
         self._trigger = trigger
         self._lock = threading.Lock()
         self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
@@ -202,7 +199,7 @@ class Hearing:
         if len(self._news) > 5000:
             self._work()
 
-    def retune(self, trigger: TriggerSettings) -> None:
+    def retune(self, trigger: TriggerConfig) -> None:
         """Go on with other settings that are the detector's too."""
         with self._lock:
             self._work_up()

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config.station import TriggerConfig
 from agent.dsp.onoff import Fall, OnOff, Rise
 from agent.dsp.sos import SosFilter, butterworth
 from agent.dsp.stalta import RecursiveStaLta
-
-if TYPE_CHECKING:
-    from agent.dsp.detector import TriggerSettings
 
 Array = NDArray[np.float64]
 
@@ -37,7 +34,7 @@ _LARGEST = 1e10
 _STEPS = 40
 
 
-def wavelet(trigger: TriggerSettings, rate_hz: float, high_hz: float) -> Array:
+def wavelet(trigger: TriggerConfig, rate_hz: float, high_hz: float) -> Array:
     """The reference event ``[n]`` with ``A`` = 1, at ``rate_hz``; ``high_hz`` is the band's upper corner as used."""
     f = FREQUENCY_HZ
     if not trigger.low_hz * _MARGIN <= f <= high_hz / _MARGIN:
@@ -50,7 +47,7 @@ def wavelet(trigger: TriggerSettings, rate_hz: float, high_hz: float) -> Array:
 
 
 @lru_cache(maxsize=64)
-def least_energy(trigger: TriggerSettings, rate_hz: float, high_hz: float) -> float:
+def least_energy(trigger: TriggerConfig, rate_hz: float, high_hz: float) -> float:
     """The least ``A^2`` of a reference event that becomes an event of one component whose band-passed background has
     the mean energy 1; infinite where no amplitude is enough.
 
@@ -74,7 +71,7 @@ def least_energy(trigger: TriggerSettings, rate_hz: float, high_hz: float) -> fl
     return high
 
 
-def _is_event(trigger: TriggerSettings, rate_hz: float, unit: Array, energy: float) -> bool:
+def _is_event(trigger: TriggerConfig, rate_hz: float, unit: Array, energy: float) -> bool:
     """Whether a wavelet of this ``A^2`` raises the ratio to ``on`` and keeps it above ``off`` for long enough."""
     nsta, nlta = round(trigger.sta_s * rate_hz), round(trigger.lta_s * rate_hz)
     averages = RecursiveStaLta(nsta, nlta)

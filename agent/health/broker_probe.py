@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from agent.config.broker import MqttSettings
 from agent.config.file import Config
 from agent.config.stations import stations_of
 from agent.deliver.connection import REFUSED, Ack, Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.health.home_assistant import announcements

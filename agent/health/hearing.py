@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from agent.dsp.hearing import FAR_ABOVE, Figures
 from agent.dsp.plausible import Fault
-from agent.messages.reasons import Code, Reason
 from agent.messages.schema import HearingHealth
+from agent.reasons import Code, Reason
 from agent.types import StationId
 
 LEAST_ARMED = 0.9

@@ -17,7 +17,6 @@ from agent.health.rates import MOST, Rates, rsam_health
 from agent.host import machine
 from agent.host.clock import HostClock
 from agent.messages.payloads import clock_part
-from agent.messages.reasons import Reason
 from agent.messages.schema import (
     NAME_LIMIT,
     TEXT_LIMIT,
@@ -29,6 +28,7 @@ from agent.messages.schema import (
     StageHealth,
     StreamHealth,
 )
+from agent.reasons import Reason
 from agent.types import NS, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_S = 3600.0

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.host.clock import EARLIEST_NS, MachineClock, Moment
-from agent.messages.reasons import Code, Reason
+from agent.reasons import Code, Reason
 from agent.types import NS, SampleBlock, StationId
 
 ROLLOVER_WEEKS = 1024

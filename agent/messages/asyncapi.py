@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from agent.messages.payloads import DEFAULT_PREFIX, OFFLINE, ONLINE, STOPPED
+from agent.config.broker import DEFAULT_PREFIX
+from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
 from agent.messages.schema import MODELS, Payload
 
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from agent.config.broker import DEFAULT_PREFIX
 from agent.errors import DataError
 from agent.messages.schema import (
     TEXT_LIMIT,
@@ -54,8 +55,6 @@ from agent.types import (
     event_id,
     format_ns,
 )
-
-DEFAULT_PREFIX = "talus/v1"
 
 ONLINE, OFFLINE, STOPPED = "online", "offline", "stopped"
 """Availability: connected; lost (the broker says so, from the Last Will); stopped on purpose."""

@@ -304,7 +304,7 @@ class RemoteConfig:
             before = self._base
         if before.trigger == self.effective.trigger:
             return None
-        return self._compare(before.trigger.settings(), self.effective.trigger.settings())
+        return self._compare(before.trigger, self.effective.trigger)
 
     def _lost_events(self, known: Known) -> str:
         """What is to be said when too many recorded events would not be found any more."""

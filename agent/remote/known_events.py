@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
-from agent.dsp.detector import Detector, TriggerSettings
+from agent.config.station import TriggerConfig
+from agent.dsp.detector import Detector
 from agent.errors import TalusError
 from agent.types import COMPONENTS, NS, SampleBlock, Samples, Segment, StreamId, TriggerOff, TriggerOn, parse_ns
 
@@ -51,7 +52,7 @@ class Known:
         return len(self.lost) / self.events if self.events else 0.0
 
 
-Compare: TypeAlias = Callable[[TriggerSettings, TriggerSettings], Iterator[Known]]
+Compare: TypeAlias = Callable[[TriggerConfig, TriggerConfig], Iterator[Known]]
 """Tries one record after the other: what is known after each of them."""
 
 
@@ -60,7 +61,7 @@ def matches(onset_ns: int, found_ns: int) -> bool:
     return -EARLY_NS <= found_ns - onset_ns <= LATE_NS
 
 
-def compare(records: Iterable[Path], before: TriggerSettings, after: TriggerSettings) -> Iterator[Known]:
+def compare(records: Iterable[Path], before: TriggerConfig, after: TriggerConfig) -> Iterator[Known]:
     """Try the records, files named ``EVENT.mseed``, one by one. One that cannot be read is logged and left out."""
     from agent.sources.records import read_records
 
@@ -92,7 +93,7 @@ def onset_of(event: str) -> int | None:
         return None
 
 
-def _finds(trigger: TriggerSettings, record: StationRecord, onset_ns: int) -> bool:
+def _finds(trigger: TriggerConfig, record: StationRecord, onset_ns: int) -> bool:
     """Whether the settings make an event of what begins at ``onset_ns``."""
     detector = Detector(record.station, trigger)
     packets = sorted(_packets(record, onset_ns), key=lambda packet: packet.start_ns)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agent.config.remote import Limits
 from agent.detect.station import Output, Station
 from agent.dsp.hearing import Hearing
 from agent.types import NS, Discard, SampleBlock, StationId
@@ -30,14 +31,6 @@ TEN_MINUTES_NS = 600 * NS
 _LISTEN_NS = 10 * NS
 _STEP_NS = 60 * NS
 """A longer step of the newest sample is a gap, and no data."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """See above; a share is from 0 to 1."""
-
-    max_events_per_min: float
-    max_trigger_share: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Line:
 
     def retune(self, tunables: TunablesConfig) -> list[Output]:
         """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
-        outputs = self.pipeline.retune(tunables.trigger.settings(), tunables.verdict.at_s)
+        outputs = self.pipeline.retune(tunables.trigger, tunables.verdict.at_s)
         self.reporter.retune(tunables)
         return outputs
 
@@ -171,7 +171,7 @@ def build_line(
     opened, fallbacks = open_chosen(settings, state_dir)
     classifier = LiveClassifier(opened)
     timed = Timed(classifier)
-    pipeline = Pipeline(tunables.trigger.settings(), tunables.verdict.at_s, timed, exercise=exercise)
+    pipeline = Pipeline(tunables.trigger, tunables.verdict.at_s, timed, exercise=exercise)
     reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site, ages=ages)
     return Line(pipeline, reporter, classifier, fallbacks, timed)
 

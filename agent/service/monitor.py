@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config
 from agent.config.health import split_address
 from agent.deliver.delivery import Delivery
@@ -22,9 +23,9 @@ from agent.health.prometheus import render
 from agent.health.report import Health, Sight, for_the_broker
 from agent.health.status import StatusFile, status_message
 from agent.host.clock import HostClock, MachineClock
-from agent.messages.payloads import DEFAULT_PREFIX, PACKET_OVERHEAD, health_message, topic
-from agent.messages.reasons import Reason
+from agent.messages.payloads import PACKET_OVERHEAD, health_message, topic
 from agent.messages.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
+from agent.reasons import Reason
 from agent.service.assemble import is_recorded_once
 from agent.service.threads import Feeder
 from agent.types import StationId

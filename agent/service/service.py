@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.alert.evidence import EvidenceStore
+from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config, StationConfig
 from agent.config.stations import DeclaredStationConfig, others
 from agent.deliver.connection import Subscription
@@ -38,20 +39,20 @@ from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
 from agent.inference.switch import Standing
-from agent.messages.payloads import DEFAULT_PREFIX, Message, state_message
-from agent.messages.reasons import of
+from agent.messages.payloads import Message, state_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
+from agent.reasons import of
 from agent.remote.crash_guard import Survival
-from agent.remote.tunables import Tuning
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.service.monitor import Rounds
 from agent.service.refuge import settle
 from agent.service.threads import Feeder
+from agent.service.tunables import Tuning
 from agent.sources import SourceProblem
 from agent.types import Event, Evidence, StationId, format_ns
 
 if TYPE_CHECKING:
-    from agent.remote.orders import Orders
+    from agent.service.remote_orders import Orders
 
 _log = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ class Service:
         """Who takes models and commands from afar; nobody where no key is trusted."""
         if self._config.mqtt is None or not self._config.control.keys:
             return None
-        from agent.remote.orders import Orders
+        from agent.service.remote_orders import Orders
 
         try:
             return Orders(self._config, station)

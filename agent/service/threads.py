@@ -19,9 +19,9 @@ from agent.detect.lag import DataClocks
 from agent.errors import ConfigError, DataError, DeliveryError, TalusError
 from agent.health.report import Health
 from agent.messages.payloads import Message, Priority
-from agent.messages.reasons import Reason, of
 from agent.messages.schema import EventMessage, StageHealth, parse
 from agent.messages.text import readable
+from agent.reasons import Reason, of
 from agent.service.assemble import Line
 from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.config.sources import station_ids
 from agent.sources.pacing import Pacer
 from agent.sources.scenario import CELL_S, FAULTS, KINDS, Fault, Planned, Scenario, steady
 from agent.sources.synthesis import Array, Noise, motion
@@ -214,13 +215,6 @@ class _Logger:
                 data[:, a:b] += shaking.data[:, a - begin : b - begin]
         self._shaking = [s for s in self._shaking if s.first + s.data.shape[1] > first + n]
         return np.rint(np.clip(data, -LIMIT, LIMIT)).astype(np.int32)
-
-
-def station_ids(network: str, station: str, count: int, rate_hz: float) -> tuple[StationId, ...]:
-    """Codes for ``count`` stations: the given one, or as many numbered ones that begin like it."""
-    band = "F" if rate_hz >= 1000 else "C" if rate_hz >= 250 else "H" if rate_hz >= 80 else "B"
-    names = [station] if count == 1 else [f"{station[:5]}{number:02d}" for number in range(1, count + 1)]
-    return tuple(StationId(network, name, "", band + "H") for name in names)
 
 
 def open_simulator(config: SimulatorConfig, network: str, station: str) -> SimulatorSource:

@@ -17,11 +17,11 @@ from agent.commands.options import (
     settings_of,
     silent,
     station_named,
-    tell_absence,
     write,
 )
 from agent.config.explain import printable
 from agent.errors import ConfigError, ControlError, UsageError
+from desk.push.presence import tell_absence
 
 if TYPE_CHECKING:
     from agent.config.file import Config, TunablesConfig
@@ -254,8 +254,8 @@ def _known(data: list[str], config: Config | None, after: TunablesConfig) -> Kno
     records = [file for file in files if onset_of(file.stem) is not None]
     if config is not None:
         records += EvidenceStore(config.state_dir / "evidence", config.evidence.max_mb).newest(RECORDS)
-    before = (config.tunables if config else TunablesConfig()).trigger.settings()
-    *_, found = Known(), *compare(dict.fromkeys(records), before, after.trigger.settings())
+    before = (config.tunables if config else TunablesConfig()).trigger
+    *_, found = Known(), *compare(dict.fromkeys(records), before, after.trigger)
     return found
 
 

@@ -15,7 +15,7 @@ from agent.commands.options import add_broker, settings_of
 from agent.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from agent.deliver.settings import MqttSettings
+    from agent.config.broker import MqttSettings
     from desk.settings import DeskConfig
 
 EXAMPLE = (

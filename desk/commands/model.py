@@ -16,11 +16,11 @@ from agent.commands.options import (
     settings_of,
     silent,
     station_named,
-    tell_absence,
 )
 from agent.config.explain import printable
 from agent.errors import ControlError, UsageError
 from desk.commands.ask import give
+from desk.push.presence import tell_absence
 
 if TYPE_CHECKING:
     from agent.messages.schema import ModelReport

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.commands.options import add_broker, check_time, settings_of
+from agent.config.broker import DEFAULT_PREFIX
+from agent.config.sources import station_ids
 from agent.errors import INTERRUPTED, UsageError
-from agent.messages.payloads import DEFAULT_PREFIX, Message
+from agent.messages.payloads import Message
 from agent.sources.scenario import (
     FAULTS,
     KINDS,
@@ -28,7 +30,7 @@ from agent.sources.scenario import (
     rockfalls,
     steady,
 )
-from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site, station_ids
+from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site
 from agent.types import NS, Discard, StationId, format_ns, parse_ns
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from agent.deliver.settings import MqttSettings
+from agent.config.broker import MqttSettings
 from agent.errors import ControlError, DataError
 from agent.messages.schema import ConfigReport, EnvelopeMessage, Outcome, parse
 from agent.remote import strict_json

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator
 
 from agent.config.policy import RulesConfig
-from agent.config.station import TunablesConfig
-from agent.dsp.detector import HIGHEST_CORNER
+from agent.config.station import HIGHEST_CORNER, TunablesConfig
 from agent.dsp.reference import least_energy
 
 MOST_ON, LEAST_ON = 20.0, 1.5
@@ -30,7 +29,7 @@ def doubts(before: TunablesConfig, after: TunablesConfig) -> list[str]:
 def _doubts(tunables: TunablesConfig) -> Iterator[str]:
     t = tunables.trigger
     high_hz = min(t.high_hz, HIGHEST_CORNER * _RATE_HZ / 2)
-    if t.low_hz < high_hz and math.isinf(least_energy(t.settings(), _RATE_HZ, high_hz)):
+    if t.low_hz < high_hz and math.isinf(least_energy(t, _RATE_HZ, high_hz)):
         yield "trigger: with these settings no event would trigger, however large"
     if t.on > MOST_ON:
         yield f"trigger.on: {t.on:g} is beyond what events reach; 3 to 10 are usual"

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import ClassifierConfig, Config, TunablesConfig
 from agent.errors import DataError
-from agent.messages.payloads import DEFAULT_PREFIX, Priority
+from agent.messages.payloads import Priority
 from agent.messages.schema import AlertMessage, parse
 from agent.remote.known_events import matches
 from agent.service.assemble import Fed, Line, build_line, open_site

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import topic

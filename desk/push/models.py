@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
-from agent.deliver.settings import MqttSettings
 from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
 from agent.messages.payloads import ONLINE, evidence_topic

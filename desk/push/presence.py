@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import sys
 import time
 from dataclasses import dataclass, field
 
+from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.settings import MqttSettings
 from agent.deliver.waker import Waker
 from agent.errors import DataError
 from agent.messages.payloads import ONLINE
@@ -79,3 +80,10 @@ def _look(settings: MqttSettings, station: StationId) -> Present:
             while time.monotonic() < max(begun, newest) + QUIET_S and found.availability.get(station.short) != ONLINE:
                 connection.pump(0.1)
     return found
+
+
+def tell_absence(command: str, settings: MqttSettings, station: StationId, wait_s: float) -> None:
+    """Say on standard error, before an answer is waited for, that the station is not online, and who is."""
+    why = absence(settings, station)
+    if why is not None:
+        print(f"talus {command}: {why}; waiting up to {wait_s:g} s for an answer", file=sys.stderr, flush=True)

@@ -9,11 +9,11 @@ from functools import partial
 
 from agent.alert.evidence import EvidenceStore
 from agent.config.file import Config, ConfigFileError, ControlConfig, TunablesConfig, digest
+from agent.config.station import TriggerConfig
 from agent.deliver.connection import Subscription
-from agent.dsp.detector import TriggerSettings
 from agent.errors import ConfigError, ControlError, TalusError
 from agent.messages.payloads import Message, Stamp, config_message, topic
-from agent.messages.reasons import Reason, of
+from agent.reasons import Reason, of
 from agent.remote.configuration import KIND, RemoteConfig, Surroundings
 from agent.remote.inbox import Inbox
 from agent.remote.known_events import RECORDS, Known, compare
@@ -28,7 +28,7 @@ _LIVE = {"tunables", "control", "log"}
 _log = logging.getLogger(__name__)
 
 
-def known_events(evidence: EvidenceStore, before: TriggerSettings, after: TriggerSettings) -> Iterator[Known]:
+def known_events(evidence: EvidenceStore, before: TriggerConfig, after: TriggerConfig) -> Iterator[Known]:
     """Try both settings on the newest records of events."""
     return compare(evidence.newest(RECORDS), before, after)
 

@@ -7,7 +7,9 @@ from typing import Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from agent.errors import ConfigError
-from agent.messages.payloads import DEFAULT_PREFIX
+
+DEFAULT_PREFIX = "talus/v1"
+"""Root of all topics."""
 
 
 @dataclass(frozen=True, slots=True)
