@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent.remote.orders import Orders
 from agent_support import running_agent, talus, write_config
 from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
 from control_support import key
@@ -28,7 +29,6 @@ from agent.deliver.waker import Waker
 from agent.remote.crash_guard import DEATHS
 from agent.remote.inbox import MAX_CORRELATION
 from agent.remote.model_order import CHUNK_BYTES, wrap
-from agent.remote.orders import Orders
 from agent.remote.slots import Selection
 from agent.remote.store import Store, Stored
 from agent.types import StationId
