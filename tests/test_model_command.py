@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent.remote.orders import Orders
 from agent_support import running_agent, talus, write_config
 from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
 from control_support import key
@@ -31,6 +30,7 @@ from agent.remote.inbox import MAX_CORRELATION
 from agent.remote.model_order import CHUNK_BYTES, wrap
 from agent.remote.slots import Selection
 from agent.remote.store import Store, Stored
+from agent.service.remote_orders import Orders
 from agent.types import StationId
 from desk.push.models import command, offer
 
