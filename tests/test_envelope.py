@@ -56,6 +56,32 @@ def test_what_was_sealed_comes_out_as_it_went_in(key: SigningKey, trusted: list[
     admit(opened, HERE, "config", 6, NOW_NS)
 
 
+@pytest.mark.parametrize(
+    ("kind", "content", "scope"),
+    [
+        ("config", {}, "config"),
+        ("model", {}, "model"),
+        ("command", {"do": "evidence", "event": "x"}, "evidence"),
+        ("command", {"do": "test_alarm"}, "test_alarm"),
+        ("command", {"do": "promote_model"}, "model"),
+        ("command", {"do": "roll_back_model"}, "model"),
+        ("command", {"do": "self_test"}, None),
+        ("command", {"do": 7}, None),
+        ("other", {}, None),
+    ],
+)
+def test_a_key_orders_only_what_it_is_trusted_with(
+    key: SigningKey, kind: str, content: dict[str, Any], scope: str | None
+) -> None:
+    payload = seal(dataclasses.replace(ORDER, kind=kind, content=content), key)
+    for may in (("config",), ("model",), ("evidence",), ("test_alarm",)):
+        only = [dataclasses.replace(key.trusted("desk"), may=may)]
+        if scope is None or scope in may:
+            assert unseal(payload, only).body.kind == kind
+        else:
+            assert refusal(payload, only) == "scope"
+
+
 def test_no_byte_of_body_or_signature_can_be_changed(key: SigningKey, trusted: list[TrustedKey]) -> None:
     payload = seal(ORDER, key)
     for name in ("body", "signature"):

@@ -39,12 +39,17 @@ _WEAK = frozenset(
 """Points of small order, sign aside: anyone can sign for such a "key", and a row of zeros is one."""
 
 
+SCOPES = ("config", "model", "evidence", "test_alarm")
+"""What a key can be trusted with. A self-test, which changes nothing, is for every trusted key."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A public key, and what the station's operator calls its owner."""
+    """A public key, what the station's operator calls its owner, and what it may order."""
 
     name: str
     public: bytes
+    may: tuple[str, ...] = SCOPES
 
     def __post_init__(self) -> None:
         if len(self.public) != PUBLIC_BYTES:
@@ -53,14 +58,14 @@ class TrustedKey:
             raise ControlError("key", "anyone can sign for this public key", "copy what `talus config keygen` printed")
 
     @classmethod
-    def parse(cls, name: str, text: str) -> TrustedKey:
+    def parse(cls, name: str, text: str, may: tuple[str, ...] = SCOPES) -> TrustedKey:
         """From base64, as ``talus config keygen`` prints it.
 
         Raises:
             ControlError: not such a key.
         """
         try:
-            return cls(name, base64.b64decode(text, validate=True))
+            return cls(name, base64.b64decode(text, validate=True), may)
         except (binascii.Error, ValueError):
             raise ControlError("key", "not base64", "copy what `talus config keygen` printed") from None
 

@@ -27,6 +27,13 @@ class KeyConfig(Section):
         description="the public key in base64, as `talus config keygen` prints it",
     )
 
+    may: tuple[Literal["config", "model", "evidence", "test_alarm"], ...] = Field(
+        default=("config", "model", "evidence", "test_alarm"),
+        strict=False,
+        min_length=1,
+        description="what the key may order; the desk's needs `evidence` alone",
+    )
+
     def disagreements(self) -> Iterator[Disagreement]:
         try:
             self.trusted()
@@ -40,7 +47,7 @@ class KeyConfig(Section):
         """
         from agent.config.keys import TrustedKey
 
-        return TrustedKey.parse(self.name, self.public)
+        return TrustedKey.parse(self.name, self.public, self.may)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,10 +110,10 @@ def seal(body: Body, key: SigningKey) -> bytes:
 
 
 def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
-    """Check form and signature of an envelope, whoever sent it.
+    """Check form and signature of an envelope, whoever sent it, and that its key may order what it holds.
 
     Raises:
-        ControlError: ``malformed``, ``unknown_key`` or ``signature``.
+        ControlError: ``malformed``, ``unknown_key``, ``signature`` or ``scope``.
     """
     try:
         outer = EnvelopeMessage.model_validate(_mapping(payload, "the envelope"))
@@ -131,7 +131,25 @@ def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
         raise ControlError(
             "signature", f"the signature is not that of {key.name}", "altered on its way, or not signed by that key"
         )
-    return Opened(_body(raw), key, hashlib.sha256(raw).hexdigest())
+    body = _body(raw)
+    scope = _scope(body)
+    if scope is not None and scope not in key.may:
+        raise ControlError(
+            "scope",
+            f"{key.name} may not order this ({scope})",
+            "sign with another key, or extend `may` in control.keys",
+        )
+    return Opened(body, key, hashlib.sha256(raw).hexdigest())
+
+
+def _scope(body: Body) -> str | None:
+    """What a key must be trusted with for this order; None where every trusted key will do."""
+    if body.kind in ("config", "model"):
+        return body.kind
+    name = body.content.get("do") if body.kind == "command" else None
+    if name in ("promote_model", "roll_back_model"):
+        return "model"
+    return str(name) if name in ("evidence", "test_alarm") else None
 
 
 def admit(opened: Opened, station: StationId, kind: str, above: int, now_ns: int) -> None:
