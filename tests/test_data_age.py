@@ -185,6 +185,22 @@ def test_data_that_are_far_from_the_clock_are_a_reason_by_name(lag_s: float, cod
     assert reasons(NOT_YET, lag_s) == []
 
 
+def test_a_sensor_whose_files_come_once_an_hour_is_judged_by_the_oldest_of_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end of each file is new, and its begin, on which most alerts rest, is not."""
+    keeper = shown(ages(), lambda second: 3500.0 - 35 * second, 100)
+    assert keeper.reasons(600.0) == [], (
+        "while they come, the newest counts: a backlog that has been made up for is over"
+    )
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 1800.0)
+    [found] = keeper.reasons(600.0)
+    assert (found.code, found.text[:22]) == ("data_late", "samples come 58 min la")
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 7300.0)
+    assert keeper.reasons(600.0) == [], "then it is silent, which is a reason of its own"
+
+
 def test_reasons_are_grouped_and_what_is_well_is_not_named() -> None:
     assert reasons(SYNCHRONISED, 1.0, -1.0, 599.0) == []
     both, late = reasons(SYNCHRONISED, ROLLOVER_S, ROLLOVER_S, 2.0, 3 * DAY_S)

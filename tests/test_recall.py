@@ -279,7 +279,7 @@ def test_the_journal_gives_back_what_was_written() -> None:
 
 
 def test_a_station_that_falls_silent_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own last packets wait for what may follow them, and not for ever; the others' are done with as theirs come."""
+    """Its own last packets wait for what may follow them, and not for ever; the others' are done with as they come."""
     line = build_line(ALERTING, ClassifierConfig(backends=("constant",)), "talus/v1")
     taken: list[SampleBlock] = []
     holdback = HoldBack(line.pipeline, taken.append)

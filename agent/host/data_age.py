@@ -30,7 +30,9 @@ STEADY_S = 60.0
 """Data that have kept the same age, to ``SPREAD_S``, for so long come as they are recorded."""
 SPREAD_S = 20.0
 HEARD_S = 120.0
-"""A sensor without packets for so long is judged no more: that it is silent is a reason of its own."""
+"""A sensor without packets for so long is silent, or its data come in bursts, as files of an hour do."""
+BURST_S, BURSTS_S = 600.0, 7200.0
+"""Longest burst, and longest time between two. Such a sensor is judged by the oldest data of the last burst."""
 MAX_SENSORS = 256
 NAMED = 5
 
@@ -51,10 +53,13 @@ class Age:
 
 @dataclass(slots=True)
 class _Sensor:
-    """``lags``: age of the newest sample when it came, with the monotonic time, some seconds apart."""
+    """``lags``: age of the newest sample when it came, with the monotonic time, some seconds apart. ``worst_s``: the
+    largest of them since ``begun_s``, when packets came again after a silence."""
 
     heard_s: float
     lag_s: float
+    begun_s: float
+    worst_s: float
     lags: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=32))
 
 
@@ -74,7 +79,10 @@ class DataAges:
             if sensor is None:
                 if len(self._sensors) >= MAX_SENSORS:
                     return
-                sensor = self._sensors[block.stream.station] = _Sensor(now_s, lag_s)
+                sensor = self._sensors[block.stream.station] = _Sensor(now_s, lag_s, now_s, lag_s)
+            if now_s - sensor.heard_s > HEARD_S:
+                sensor.begun_s, sensor.worst_s = now_s, lag_s
+            sensor.worst_s = max(sensor.worst_s, lag_s)
             sensor.heard_s, sensor.lag_s = now_s, lag_s
             if not sensor.lags or now_s - sensor.lags[-1][0] >= STEADY_S / 16:
                 sensor.lags.append((now_s, lag_s))
@@ -104,7 +112,8 @@ class DataAges:
         if not moment.is_set:
             return []
         with self._lock:
-            lags = {name: one.lag_s for name, one in self._sensors.items() if now_s - one.heard_s < HEARD_S}
+            judged = {name: _present_lag(one, now_s) for name, one in self._sensors.items()}
+        lags = {name: lag_s for name, lag_s in judged.items() if lag_s is not None}
         found: dict[tuple[Code, str], list[StationId]] = {}
         for name, lag_s in sorted(lags.items()):
             if lag_s > max_age_s or lag_s < -EARLY_S:
@@ -154,6 +163,15 @@ def _judge(lag_s: float, max_age_s: float, moment: Moment) -> tuple[Code, str]:
         "data_late",
         f"samples come {span(lag_s)} late, and alerts on them are late (policy.max_age_s: {max_age_s:g})",
     )
+
+
+def _present_lag(sensor: _Sensor, now_s: float) -> float | None:
+    """How old the data of a sensor are that come now; None where none come."""
+    silent_s = now_s - sensor.heard_s
+    if silent_s < HEARD_S:
+        return sensor.lag_s
+    burst = sensor.heard_s - sensor.begun_s < BURST_S and silent_s < BURSTS_S
+    return sensor.worst_s if burst and sensor.worst_s > 0 else None
 
 
 def _named(names: list[StationId]) -> str:
