@@ -11,34 +11,36 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from agent.inference.bundle import TemperatureAt
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, TemperatureAt
 from agent.inference.calibration import Calibration
 from agent.types import LABELS
 from quantize import teach
+from quantize.augment import calibration_windows
 from quantize.config import read_config
+from quantize.export import export_int8
+from quantize.half import half
 from quantize.head import Head
 from quantize.lab import Lab
+from quantize.last_features import Features
 from quantize.lengths import FULL_S, LENGTHS_S
 from quantize.methods import mixed_student
 from quantize.pipeline import open_lab
 from quantize.refit import Scale
 from quantize.replay import Replay
 from quantize.site import site_windows
-from quantize.student import Student
 from quantize.views import VIEWS, view_windows
 
 SIZES = (0, 1, 5, 10, 20)
 DRAWS = 8
 KEPT = 2
 """Events of a class that are left to be judged, at least."""
-Features = Callable[[np.ndarray], np.ndarray]
+CALIBRATION = 128
+"""Windows for the INT8 ranges of a region's student."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,14 @@ class Region:
     errors: np.ndarray
 
 
-def features_of(student: Student) -> Features:
-    """What the last layer of a student reads, of windows ``[n, 3, 10240]``."""
-    seen: list[np.ndarray] = []
-    student.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
-
-    def run(windows: np.ndarray) -> np.ndarray:
-        seen.clear()
-        with torch.no_grad():
-            for start in range(0, len(windows), 64):
-                student(torch.from_numpy(np.ascontiguousarray(windows[start : start + 64]))[:, :, None])
-        return np.concatenate(seen)
-
-    return run
+def files_of(lab: Lab, fold: int) -> dict[str, bytes]:
+    """The files of a bundle of the region's student, as the station would have them."""
+    training, preparation = lab.training(fold), lab.config.preparation
+    ranged = calibration_windows(training, preparation, CALIBRATION, seed=1)
+    tried = calibration_windows(training, preparation, CALIBRATION // 4, seed=2)
+    made = export_int8(mixed_student(lab, fold), ranged, tried)
+    networks = {CPU_MODEL: made.cpu, TRT_MODEL: made.trt, FP16_MODEL: half(made.fp32)}
+    return {name: network.SerializeToString() for name, network in networks.items()}
 
 
 def region(lab: Lab, fold: int, cache: Path) -> Region:
@@ -72,8 +69,8 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
     name = lab.left_out[fold]
     path = cache / f"{name}.npz"
     if not path.is_file():
-        student = mixed_student(lab, fold)
-        run = features_of(student)
+        networks = {name: Features(raw) for name, raw in files_of(lab, fold).items()}
+        run, head = networks[CPU_MODEL].of, networks[CPU_MODEL].head
         inside = [lab.records[int(i)] for i in lab.judged(fold) if lab.records[int(i)].row.label != "collapse"]
         others = [r for r in lab.training(fold) if r.row.label != "collapse"]
         preparation = lab.config.preparation
@@ -89,6 +86,9 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
         for r in others:
             length = FULL_S if rng.random() < 0.5 else LENGTHS_S[int(rng.integers(6))]
             bank.append((r, length, run(view_windows(VIEWS[int(rng.integers(2))], r, [length], preparation))[0]))
+        few = np.concatenate([view_windows("recorded", r, LENGTHS_S, preparation) for r in inside[:: len(inside) // 8]])
+        exact = run(few)
+        errors = np.sqrt(sum(((networks[name].of(few) - exact) ** 2).mean(axis=0) for name in (TRT_MODEL, FP16_MODEL)))
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
@@ -102,8 +102,9 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
             bank_label=np.array([b[0].row.index for b in bank]),
             bank_seconds=np.array([b[1] for b in bank]),
             bank_event=np.array([numbers[b[0].row.event] for b in bank]),
-            weight=student.head.weight.detach().numpy(),
-            bias=student.head.bias.detach().numpy(),
+            weight=head.weight,
+            bias=head.bias,
+            errors=errors,
         )
     with np.load(path) as a:
         record, label, event = a["record"], a["label"], a["event"]
@@ -116,8 +117,7 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
         learned = a["bank_event"] % 5 != 0
         where = np.zeros(len(learned), dtype=np.int64)
         bank_examples = Replay(a["bank"], a["bank_label"], a["bank_seconds"], a["bank_event"], where, learned, head)
-        errors = a["errors"] if "errors" in a else np.zeros(head.weight.shape[1])
-        return Region(name, site_examples, asked_examples, bank_examples, errors)
+        return Region(name, site_examples, asked_examples, bank_examples, a["errors"])
 
 
 def measured(one: Region, size: int, draws: int, *, share: float = 0.5) -> dict[str, float]:

@@ -162,3 +162,16 @@ def test_any_piece_of_record_gives_a_finite_window(rate: float, start_s: float, 
     assert window.data.shape == (3, 10240) and window.data.dtype == np.float32
     assert np.isfinite(window.data).all() and np.abs(window.data).max() <= 1.0
     assert 0 <= window.coverage[1] <= 1 and window.gap_s == 0
+
+
+@pytest.mark.parametrize(("share", "masked"), [(1 / 1000, True), (1 / 50, False)])
+def test_a_dying_component_is_not_blown_up_to_full_scale(share: float, masked: bool) -> None:
+    """Its last bits would look like motion; a component that is merely weak stays."""
+    strong = _tone(100.0, 5.0)
+    rng = np.random.default_rng(0)
+    faint = Segment(strong.start_ns, 100.0, (1000 * share * rng.uniform(-1, 1, len(strong.samples))).astype(np.float32))
+    data = prepare({0: [faint], 1: [strong], 2: [strong]}, ONSET, 80.0, Preparation(highpass_hz=1.0)).data
+    assert (not data[0].any()) is masked
+    assert data[1].any() and data[2].any()
+    alone = prepare({0: [faint]}, ONSET, 80.0, Preparation(highpass_hz=1.0)).data
+    assert np.abs(alone[0]).max() == 1, "with nothing to compare it with it stands"

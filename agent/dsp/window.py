@@ -22,6 +22,9 @@ WARM_UP_NS = 5 * NS
 """Signal before the window that settles the high-pass, where it was recorded."""
 
 _DEAD = 1e-9
+FAINT = 1 / 200
+"""A component whose peak is a smaller share of the strongest one's is masked: no ground moves so. Of 1185 real records
+of two or three components the most uneven has 1 / 90; of a dead or dying sensor only the digitiser's last bits are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,16 @@ def prepare(
 
     Only samples in ``[onset - 20.48 s, onset + min(seconds, 81.92 s))`` enter, whatever else is given; before that, up
     to five seconds settle the high-pass. Samples at 100 Hz go to the nearest grid point (at most 5 ms off), any other
-    rate is interpolated without aliasing. A constant or absent component is all zero. Samples must be finite.
+    rate is interpolated without aliasing. A constant or absent component is all zero, and so is one that is faint
+    beside the others (``FAINT``): scaled to its own maximum a dead sensor's noise would look like any motion. Samples
+    must be finite.
     """
     begin = onset_ns - BEFORE_NS
     until = onset_ns + min(round(seconds * NS), AFTER_NS)
     wanted = min(WINDOW_SAMPLES, max(1, -(-(until - begin) * WINDOW_RATE_HZ // NS)))
     data = np.zeros((3, WINDOW_SAMPLES), dtype=np.float32)
     coverage = [0.0, 0.0, 0.0]
+    peaks = [0.0, 0.0, 0.0]
     gap_s = 0.0
     for row, runs in segments.items():
         values = np.zeros(wanted)
@@ -69,6 +75,8 @@ def prepare(
         # A dead channel is constant up to rounding; divided by that rounding it would look alive.
         if peak > _DEAD * max(_largest(run.samples) for run in runs if len(run.samples)):
             data[row, :wanted][valid] = kept / peak
+            peaks[row] = peak
+    data[[peak < FAINT * max(peaks) for peak in peaks]] = 0.0
     return Window(data, onset_ns, seconds, (coverage[0], coverage[1], coverage[2]), gap_s)
 
 
