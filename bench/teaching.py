@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, TemperatureAt
-from agent.inference.calibration import Calibration
+from agent.inference.calibration import Calibration, softmax
+from agent.inference.selftest import SCALE
 from agent.types import LABELS
 from quantize import teach
 from quantize.augment import calibration_windows
 from quantize.config import read_config
 from quantize.export import export_int8
+from quantize.golden import golden_windows
 from quantize.half import half
 from quantize.head import Head
 from quantize.lab import Lab
@@ -35,8 +37,10 @@ from quantize.replay import Replay
 from quantize.site import site_windows
 from quantize.views import VIEWS, view_windows
 
-SIZES = (0, 1, 5, 10, 20)
-DRAWS = 8
+SIZES = (0, 5, 10, 20)
+DRAWS = 4
+TEMPERATURE = 0.7
+"""Of the shipped network."""
 KEPT = 2
 """Events of a class that are left to be judged, at least."""
 CALIBRATION = 128
@@ -52,6 +56,8 @@ class Region:
     asked: teach.Examples
     bank: Replay
     errors: np.ndarray
+    golden: np.ndarray
+    """Features of the golden windows in each of the three files, ``[3, n, features]``."""
 
 
 def files_of(lab: Lab, fold: int) -> dict[str, bytes]:
@@ -89,6 +95,8 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
         few = np.concatenate([view_windows("recorded", r, LENGTHS_S, preparation) for r in inside[:: len(inside) // 8]])
         exact = run(few)
         errors = np.sqrt(sum(((networks[name].of(few) - exact) ** 2).mean(axis=0) for name in (TRT_MODEL, FP16_MODEL)))
+        synthetic = (golden_windows()[0] / SCALE).astype(np.float32)
+        golden = np.stack([networks[name].of(synthetic) for name in (FP16_MODEL, CPU_MODEL, TRT_MODEL)])
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
@@ -105,6 +113,7 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
             weight=head.weight,
             bias=head.bias,
             errors=errors,
+            golden=golden,
         )
     with np.load(path) as a:
         record, label, event = a["record"], a["label"], a["event"]
@@ -117,13 +126,13 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
         learned = a["bank_event"] % 5 != 0
         where = np.zeros(len(learned), dtype=np.int64)
         bank_examples = Replay(a["bank"], a["bank_label"], a["bank_seconds"], a["bank_event"], where, learned, head)
-        return Region(name, site_examples, asked_examples, bank_examples, a["errors"])
+        return Region(name, site_examples, asked_examples, bank_examples, a["errors"], a["golden"])
 
 
-def measured(one: Region, size: int, draws: int, *, share: float = 0.5) -> dict[str, float]:
+def measured(one: Region, size: int, draws: int, *, share: float = teach.SHARES[0]) -> dict[str, float]:
     """Figures of a region after ``size`` events of each of its classes were learned; mean of ``draws``."""
     calibration = Calibration([TemperatureAt(seconds=FULL_S, temperature=1.0)])
-    scale = Scale.of(one.bank.features, one.errors, teach.ROUNDING[0])
+    scales = [Scale.of(one.bank.features, one.errors, rounding) for rounding in teach.ROUNDING]
     by_class = {int(c): np.unique(one.asked.event[one.asked.label == c]) for c in np.unique(one.asked.label)}
     found: dict[str, list[float]] = {}
     for draw in range(draws if size else 1):
@@ -133,13 +142,26 @@ def measured(one: Region, size: int, draws: int, *, share: float = 0.5) -> dict[
         ).astype(int)
         head = one.bank.head
         if size and len(chosen):
-            head = teach.taught(one.site.take(np.isin(one.site.event, chosen)), one.bank, scale, share=share)
+            learned = one.site.take(np.isin(one.site.event, chosen))
+            for scale in scales:
+                head = teach.taught(learned, one.bank, scale, share=share)
+                if agree(one.golden, head):
+                    break
         rest = one.asked.take(~np.isin(one.asked.event, chosen))
         for name, value in figures(rest, head, calibration).items():
             found.setdefault(name, []).append(value)
         aside = one.bank.take(~one.bank.learned)
         found.setdefault("others", []).append(teach._right_by_class(aside, head, calibration))
     return {name: float(np.nanmean(values)) for name, values in found.items()}
+
+
+def agree(golden: np.ndarray, head: Head) -> bool:
+    """Whether the three files would give the same answers to the golden windows, as a bundle must."""
+    half_precision, cpu, trt = (softmax(head.logits(features) / TEMPERATURE) for features in golden)
+    return all(
+        np.abs(a - b).mean() <= 0.01 and (a.argmax(1) == b.argmax(1)).mean() >= 0.97
+        for a, b in ((half_precision, cpu), (cpu, trt))
+    )
 
 
 def figures(asked: teach.Examples, head: Head, calibration: Calibration) -> dict[str, float]:

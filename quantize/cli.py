@@ -254,7 +254,7 @@ def _replay(data: Path, options: argparse.Namespace) -> int:
     rows = [row for row in read_table(data) if row.dataset not in options.without]
     bank = replay_bank(bundle, load_records(rows), read_regions(data, rows))
     target = options.out or options.bundle
-    add_replay(target, bundle, bank)
+    add_replay(target, bundle, bank, options.without)
     size = sum(len(content) for content in open_bundle(target).files.values())
     print(f"{target}: {len(bank)} examples in the replay bank, {size} bytes in all")
     return 0
@@ -363,9 +363,14 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     from quantize import report, tables
     from quantize.data import load_records, read_table
     from quantize.overlap import apart
+    from quantize.trust import is_judged
     from quantize.unlabelled import read_streams, read_unlabelled
 
-    records = load_records(read_table(data))
+    opened = open_bundle(bundle)
+    training: dict[str, Any] = dict(opened.manifest.training)
+    without = set(training.get("without", ()))
+    every = [record for record in load_records(read_table(data)) if is_judged(record.row)]
+    records = [record for record in every if record.row.dataset not in without]
     chosen = [record for record in records if record.row.split == split]
     if split == "val":
         learned = [record for record in records if record.row.split != split]
@@ -375,7 +380,6 @@ def _report(data: Path, bundle: Path, split: str) -> int:
         raise DataError(f"no record of the split `{split}` can be judged", "choose the other --split")
     rows = [record.row for record in chosen]
     classifier, _ = load(bundle, ["onnxruntime"])
-    opened = open_bundle(bundle)
     measured = report.measure(report.classified(classifier, chosen, opened.preparation), rows)
     print(
         report.text(measured, rows, f"{classifier.model} ({classifier.backend}, {classifier.precision}), {split} split")
@@ -386,5 +390,10 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     if difference is not None:
         same = "these are" if difference <= report.SAME else f"by up to {100 * difference:.1f} points, these are not"
         print(f"\n{same} the figures of the model card\n")
+    unknown = [record for record in every if record.row.dataset in without]
+    if unknown and split == "val":
+        others = [record.row for record in unknown]
+        asked = report.measure(report.classified(classifier, unknown, opened.preparation), others)
+        print(report.text(asked, others, "Sources that it never learned from, both splits"), end="\n\n")
     print("\n".join(tables.studies(metrics)).strip())
     return int(difference is not None and difference > report.SAME)

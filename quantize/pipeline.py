@@ -284,5 +284,6 @@ def _training(lab: Lab) -> dict[str, JsonValue]:
         "windows": lab.config.distil.fit.windows,
         "teachers": list(lab.config.distil.teachers),
         "seed": lab.config.distil.fit.seed,
+        "without": list(lab.config.bank.without),
         "not_learned": ["collapse"],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -183,12 +183,13 @@ def require_agreement(parent: Bundle, networks: Mapping[str, bytes], calibration
                 )
 
 
-def add_replay(target: Path, bundle: Bundle, replay: Replay) -> Manifest:
-    """Write ``bundle`` with another replay bank to the folder ``target``; nothing else of it changes, its networks keep
-    their bytes."""
+def add_replay(target: Path, bundle: Bundle, replay: Replay, without: Sequence[str]) -> Manifest:
+    """Write ``bundle`` with another replay bank to the folder ``target``, and the data sets it was made ``without``;
+    nothing else of it changes, its networks keep their bytes."""
     contents = {**bundle.files, REPLAY: write_replay(replay)}
     contents[CARD] = _with_hashes(bundle.files[CARD].decode(), contents).encode()
-    manifest = bundle.manifest.model_copy(update={"files": _entries(contents)})
+    training = {**bundle.manifest.training, "without": sorted(without)}
+    manifest = bundle.manifest.model_copy(update={"files": _entries(contents), "training": training})
     place(target, {**contents, MANIFEST: _json(manifest)})
     return manifest
 

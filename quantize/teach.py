@@ -39,8 +39,8 @@ SHARES = (0.6, 0.4, 0.25, 0.1)
 """Shares of the site in the fit, tried in this order."""
 PULL = 2e-3
 """How strongly the layer is held to the old one."""
-ROUNDING = (1e4, 3e4, 1e5, 1e6)
-"""How much it counts that files of a bundle differ in a feature; more, in this order, where their answers would."""
+ROUNDING = (1e2, 1e3, 1e4, 3e4, 1e5, 1e6)
+"""How much it counts that files of a bundle differ in a feature: the first of these at which their answers agree."""
 HALF = 5.0
 """Events of the site at which it has half of its share."""
 DRAWS = 1000

@@ -24,7 +24,7 @@ WARM_UP_NS = 5 * NS
 _DEAD = 1e-9
 FAINT = 1 / 200
 """A component whose peak is a smaller share of the strongest one's is masked: no ground moves so. Of 1185 real records
-of two or three components the most uneven has 1 / 90; of a dead or dying sensor only the digitiser's last bits are left."""
+of two or three components the most uneven has 1 / 90; of a dying sensor only the digitiser's last bits are left."""
 
 
 @dataclass(frozen=True, slots=True)
