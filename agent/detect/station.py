@@ -193,8 +193,8 @@ class Station:
         outputs: list[Output] = []
         triggers: list[TriggerOn | TriggerOff] = []
         for piece in self._continuity.accept(block):
-            ring = self._rings.get(row)
-            if ring is not None and not piece.continues and ring.is_set_back(piece.start_ns):
+            ring, continues = self._rings.get(row), piece.continues
+            if ring is not None and not continues and ring.is_set_back(piece.start_ns):
                 # The times at which open events would be decided may never come now, and their data go.
                 outputs += self.flush()
                 self._former.pop(row, None)
@@ -204,7 +204,7 @@ class Station:
                     self._former[row] = ring
                 ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
             self._streams[row] = piece.stream
-            ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=piece.continues)
+            ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
             triggers += self._hear(self._detector.feed(piece))
         if self._detector.time_ns >= self._inspect_at_ns:

@@ -99,6 +99,15 @@ class _Channel:
             return True
         return False
 
+    def confirms_all(self, number: int, stamps: tuple[tuple[int, int], ...]) -> bool:
+        """The same for all records that begin in a block, whose first sample has this number."""
+        if not stamps:
+            return True
+        if not self.timeline.confirms_all(number, stamps):
+            return False
+        self.stamped, self.stamp_ns = number + stamps[-1][0], stamps[-1][1]
+        return True
+
     def drop(self, strangers: int) -> None:
         """A record is not used."""
         self.stamp_ns, self.strangers = None, strangers
@@ -191,17 +200,19 @@ class Continuity:
             channel = self._begin(component, block, block.start_ns)
         counts, count, start_ns = channel.counts, channel.count, block.start_ns
         counts.blocks += 1
-        if block.stamps is not None:
-            return self._records(component, block, block.stamps)
-        timeline = channel.timeline
+        stamps, timeline = block.stamps, channel.timeline
         if start_ns == timeline.time_ns(count) and rate_hz == timeline.rate_hz and block.samples.dtype.kind == "i":
             # The rule, and the quick way: nothing about the packet is new.
-            timeline.confirms(count, 0)
-            channel.stamp(count, start_ns, rate_hz)
-            channel.tail, channel.count, channel.is_open = block.samples, count + n, True
-            channel.strangers = 0
-            counts.samples += n
-            return [block]
+            if stamps is None:
+                timeline.confirms(count, 0)
+                channel.stamp(count, start_ns, rate_hz)
+            if stamps is None or (channel.is_open and channel.confirms_all(count, stamps)):
+                channel.tail, channel.count, channel.is_open = block.samples, count + n, True
+                channel.strangers = 0
+                counts.samples += n
+                return [block]
+        if stamps is not None:
+            return self._records(component, block, stamps)
         channel, known = self._judge(channel, block, 0, n, start_ns)
         return [] if known is None else self._hand_on(channel, block, known, n)
 

@@ -91,6 +91,15 @@ class Timeline:
             return True
         return False
 
+    def confirms_all(self, number: int, stamps: tuple[tuple[int, int], ...]) -> bool:
+        """Whether all of some stamps (sample, counted from ``number``, and time) leave everything as it is."""
+        calm_ns = self._calm_ns
+        if any(not -calm_ns <= stamp_ns - self.time_ns(number + at) <= calm_ns for at, stamp_ns in stamps):
+            return False
+        self._calm += len(stamps)
+        self._stamped = number + stamps[-1][0]
+        return True
+
     def tolerance_ns(self, number: int) -> float:
         """How far the stamp of sample ``number`` may be off for it to be the next one all the same.
 

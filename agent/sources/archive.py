@@ -300,7 +300,9 @@ def _cut(run: Sequence[SampleBlock], packet_s: float, grid_ns: int) -> Iterator[
 def _stamps(record: SampleBlock, begin: int, index: int, end: int) -> tuple[tuple[int, int], ...]:
     """The time stamps of a record that lie in samples ``index`` to ``end`` - 1, counted from ``index``; the record's
     own first sample is number ``begin``."""
-    own = ((0, record.start_ns),) if record.stamps is None else record.stamps
+    own = record.stamps
+    if own is None:
+        return ((begin - index, record.start_ns),) if index <= begin < end else ()
     return tuple((begin + at - index, time_ns) for at, time_ns in own if index <= begin + at < end)
 
 
