@@ -11,10 +11,10 @@ from pymseed import MS3Record
 from stamps_support import T0, Stamping, records
 from test_timeline import shaken
 
-from agent.assemble import DEFAULT_BUNDLE
+from agent.detect.pipeline import Pipeline
 from agent.dsp.detector import TriggerSettings
 from agent.inference import load
-from agent.pipeline import Pipeline
+from agent.service.assemble import DEFAULT_BUNDLE
 from agent.sources.archive import ArchiveSource
 from agent.sources.folder import FolderSource
 from agent.types import NS, Event, SampleBlock
