@@ -25,6 +25,7 @@ check:
 	@.ci/setup $(VENV) dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 	@if $(PY) -c 'import torch' 2>/dev/null; then $(VENV)/bin/mypy; else \
 		echo "check: without torch mypy leaves quantize out (make test-train installs it)"; \
 		$(VENV)/bin/mypy -p agent $$([ ! -d desk ] || echo -p desk); fi

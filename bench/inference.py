@@ -25,10 +25,9 @@ import numpy as np
 import onnx
 
 from agent.inference import Backend, open_bundle, open_classifier
-from agent.inference.bundle import CPU_MODEL, TRT_MODEL
+from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, TRT_MODEL
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
 from agent.inference.selftest import golden_drift, read_golden
-from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import Window
 from quantize.qdq import dequantise
 

@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from tensorrt_support import compile_driver, fake_environment, make_jetson  # noqa: E402
 
 from agent.inference import Classifier, open_bundle, open_classifier  # noqa: E402
+from agent.inference.bundle import DEFAULT_BUNDLE  # noqa: E402
 from agent.inference.selftest import read_golden  # noqa: E402
 from agent.inference.switch import SwitchingClassifier  # noqa: E402
-from agent.service.assemble import DEFAULT_BUNDLE  # noqa: E402
 from agent.types import Window  # noqa: E402
 
 LIMIT_MS = 50.0

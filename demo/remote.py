@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from agent.errors import DeliveryError, TalusError
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE
 from demo.broker import BrokerAddress, local_broker
 
 STATION = "XX.SLOPE"

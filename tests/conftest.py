@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.inference import Classifier, load
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).parents[1]
 

@@ -543,7 +543,7 @@ def test_doctor_with_a_broken_configuration_names_each_error(tmp_path: Path, run
 
 
 def test_doctor_names_a_bundle_that_is_damaged(tmp_path: Path, record: Path, run: Run) -> None:
-    from agent.service.assemble import DEFAULT_BUNDLE
+    from agent.inference.bundle import DEFAULT_BUNDLE
 
     bundle = tmp_path / "bundle"
     bundle.mkdir()

@@ -10,7 +10,7 @@ from agent.detect import holdback as module
 from agent.detect.holdback import HoldBack
 from agent.detect.pipeline import Pipeline
 from agent.inference import load
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import NS, SampleBlock
 
 CLASSIFIER = load(DEFAULT_BUNDLE, ["constant:noise"])[0]

@@ -20,6 +20,7 @@ from agent.detect.pipeline import Pipeline
 from agent.dsp.window import BEFORE_NS
 from agent.errors import DataError
 from agent.inference import load
+from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.payloads import Stamp
 from agent.messages.schema import ConfigReport
 from agent.remote.configuration import RemoteConfig, Surroundings
@@ -27,7 +28,6 @@ from agent.remote.inbox import CAPACITY, Inbox
 from agent.remote.known_events import RECORDS, compare
 from agent.remote.store import Store
 from agent.remote.trigger_watch import Limits, TriggerWatch
-from agent.service.assemble import DEFAULT_BUNDLE
 from agent.types import NS, Event, StationId
 
 HERE = StationId("XX", "SLP", "", "")

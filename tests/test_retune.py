@@ -18,7 +18,7 @@ from agent.detect.station import Output
 from agent.dsp.stalta import RecursiveStaLta
 from agent.errors import DataError
 from agent.inference import load
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import NS, Discard, Event, SampleBlock
 
 RATE = 100

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from agent.inference import open_bundle
-from agent.inference.bundle import TRT_MODEL
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE, TRT_MODEL
 from agent.types import LABELS
 from quantize.calibrate import calibrate
 from quantize.cli import main

@@ -22,8 +22,7 @@ from teach_support import write_labels, write_site
 
 from agent.errors import BundleError, DataError
 from agent.inference import load
-from agent.inference.bundle import CPU_MODEL, FP16_MODEL, GOLDEN, TRT_MODEL, open_bundle
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, FP16_MODEL, GOLDEN, TRT_MODEL, open_bundle
 from agent.types import LABELS
 from quantize.data import read_segments
 from quantize.head import Head, read_head, replace_head, with_features

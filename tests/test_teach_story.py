@@ -12,7 +12,7 @@ from broker_support import needs_mosquitto, running, wait_for
 from control_support import key
 from teach_support import write_site
 
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE
 
 pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
 LIVELY = "{kind: simulator, speed: 20, seed: 5, rates: {slopequakes_per_hour: 120, rockfalls_per_hour: 60}}"

@@ -114,7 +114,7 @@ def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
 
 def _models(config: Config | None) -> Iterator[Finding]:
     from agent.inference import open_bundle, open_classifier
-    from agent.service.assemble import DEFAULT_BUNDLE
+    from agent.inference.bundle import DEFAULT_BUNDLE
 
     path = (config.classifier.bundle if config else None) or DEFAULT_BUNDLE
     try:
@@ -163,7 +163,7 @@ def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
     from agent.config.file import load
     from agent.inference import open_bundle
     from agent.inference.bring_up import bring_up, write_report
-    from agent.service.assemble import DEFAULT_BUNDLE
+    from agent.inference.bundle import DEFAULT_BUNDLE
 
     config = load(path) if path else None
     bundle = open_bundle((config.classifier.bundle if config else None) or DEFAULT_BUNDLE)

@@ -23,6 +23,7 @@ from agent.dsp.window import Preparation
 from agent.errors import BundleError
 from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 GOLDEN = "golden.npz"

@@ -14,6 +14,7 @@ from agent.config.sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, Si
 from agent.detect.pipeline import Pipeline
 from agent.errors import ConfigError, ModelError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
+from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.inference.live import LiveClassifier
 from agent.inference.timed import Timed
 from agent.remote.slots import Selection
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from agent.sources import ProblemSink, Source
     from agent.types import SampleBlock
 
-DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 TENSORRT = "tensorrt"
 
 

@@ -21,6 +21,7 @@ from agent.deliver.connection import Received
 from agent.deliver.delivery import Delivery
 from agent.errors import ControlError, DeliveryError
 from agent.inference import Classifier, load
+from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.payloads import Message, Stamp, model_message, topic
 from agent.messages.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
 from agent.remote import model_order
@@ -31,7 +32,7 @@ from agent.remote.inbox import Arrived, Inbox
 from agent.remote.models import ModelRules, ModelUpdates, Progress
 from agent.remote.slots import Selection
 from agent.remote.store import Order, Store, refused
-from agent.service.assemble import DEFAULT_BUNDLE, Line, open_classifier
+from agent.service.assemble import Line, open_classifier
 from agent.types import StationId, format_ns
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from agent.errors import UsageError
-from agent.service.assemble import DEFAULT_BUNDLE
+from agent.inference.bundle import DEFAULT_BUNDLE
 
 EXAMPLE = "talus teach labels/ --out taught/    then: talus model push --hold"
 
