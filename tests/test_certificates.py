@@ -36,7 +36,7 @@ def strict(ca: Path, cert: Path | None = None, key: Path | None = None) -> ssl.S
 
 def shake_hands(port: int, context: ssl.SSLContext) -> None:
     with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(
-        plain, server_hostname="localhost"
+        plain, server_hostname="127.0.0.1"
     ) as secured:  # fmt: skip
         secured.do_handshake()
 
@@ -51,11 +51,11 @@ def page_lines() -> str:
 
 @needs_mosquitto
 def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_path: Path) -> None:
-    """The very lines, with a folder and a host of the test; then both listeners of the example's broker."""
+    """The very lines, with a folder and an address of the test; then both listeners of the example's broker."""
     group = os.getegid()  # stands in for mosquitto's
     lines = page_lines().replace("/etc/mosquitto/talus", str(tmp_path)).replace("chgrp mosquitto", f"chgrp {group}")
     done = subprocess.run(
-        ["sh", "-eu", "-c", lines.replace("broker.example.org", "localhost")],
+        ["sh", "-eu", "-c", lines.replace("DNS:broker.example.org", "IP:127.0.0.1")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_pat
         shake_hands(with_password, strict(tmp_path / "ca.pem"))
         shake_hands(mutual, strict(tmp_path / "ca.pem", *own))
         tls = TlsSettings(str(tmp_path / "ca.pem"), str(own[0]), str(own[1]))
-        Connection.open(MqttSettings("localhost", mutual, tls=tls), "station-abc", Waker()).close()
+        Connection.open(MqttSettings("127.0.0.1", mutual, tls=tls), "station-abc", Waker()).close()
     finally:
         broker.stop()
 
@@ -93,11 +93,11 @@ def test_the_error_names_the_missing_extension_and_the_command_that_makes_a_good
     tmp_path: Path, missing: str
 ) -> None:
     issuer = Authority(tmp_path, without=(missing,))
-    certificate, key = issuer.issue("broker", "localhost")
+    certificate, key = issuer.issue("broker")
     with running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker:
         with pytest.raises(ssl.SSLCertVerificationError) as caught:
             shake_hands(broker.port, strict(issuer.ca))
-        told = unreachable(MqttSettings("localhost", broker.port), caught.value)
+        told = unreachable(MqttSettings("127.0.0.1", broker.port), caught.value)
     assert f"has no {missing}" in told.message
     assert "not trusted" not in told.message
     assert "openssl req -x509" in told.hint
@@ -109,8 +109,8 @@ def test_the_error_names_the_missing_extension_and_the_command_that_makes_a_good
     ("host", "days", "words", "todo"),
     [
         ("digitizer.example", 2, "issued for another name", "set host to that name"),
-        ("localhost", -1, "not valid now", "check this machine's clock"),
-        ("localhost", 2, "not trusted", "mqtt.tls.ca_file"),
+        ("127.0.0.1", -1, "not valid now", "check this machine's clock"),
+        ("127.0.0.1", 2, "not trusted", "mqtt.tls.ca_file"),
     ],
 )
 def test_each_kind_of_refusal_has_a_hint_of_its_own(
@@ -126,7 +126,7 @@ def test_each_kind_of_refusal_has_a_hint_of_its_own(
         running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker,
         pytest.raises(DeliveryError, match=words) as caught,
     ):
-        settings = MqttSettings("localhost", broker.port, tls=TlsSettings(ca=trusted))
+        settings = MqttSettings("127.0.0.1", broker.port, tls=TlsSettings(ca=trusted))
         Connection.open(settings, "station", Waker())
     assert todo in caught.value.hint
 
