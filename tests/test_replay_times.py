@@ -11,8 +11,8 @@ from pymseed import MS3Record
 from stamps_support import T0, Stamping, records
 from test_timeline import shaken
 
+from agent.config.station import TriggerConfig
 from agent.detect.pipeline import Pipeline
-from agent.dsp.detector import TriggerSettings
 from agent.inference import load
 from agent.service.assemble import DEFAULT_BUNDLE
 from agent.sources.archive import ArchiveSource
@@ -36,7 +36,7 @@ def written(block: SampleBlock) -> bytes:
 
 def events(blocks: Iterable[SampleBlock], wanted: int) -> list[tuple[str, int, str, float]]:
     """Identifier, onset, phase and duration of every revision, from blocks that hold ``wanted`` samples."""
-    pipeline, outputs = Pipeline(TriggerSettings(lta_s=20.0), (3.0, 10.0), CLASSIFIER), []
+    pipeline, outputs = Pipeline(TriggerConfig(lta_s=20.0), (3.0, 10.0), CLASSIFIER), []
     for block in blocks:
         outputs += pipeline.feed(block)
         wanted -= len(block.samples)
@@ -73,7 +73,9 @@ def test_a_replay_has_the_events_of_the_station_at_their_times(size: int, stampi
             for block, at in zip(whole, starts.tolist(), strict=False)
         )
     )
-    folder = FolderSource([str(path.parent)], tmp_path / "state", rescan_s=0.1, on_problem=lambda problem: None)
+    folder = FolderSource(
+        [str(path.parent)], tmp_path / "state", backlog_s=1e9, rescan_s=0.1, on_problem=lambda problem: None
+    )
     live = events(folder.blocks(), len(samples))
     folder.close()
     for packet_s in (None, 1.0, 60.0):
