@@ -447,7 +447,7 @@ def test_a_folder_that_refuses_ends_the_watch_and_the_session_loses_nothing(brok
 
 @needs_mosquitto
 def test_the_command_writes_one_document_a_line(broker: Mosquitto) -> None:
-    command = [sys.executable, "-m", "agent", "watch", "--broker", f"localhost:{broker.port}"]
+    command = [sys.executable, "-m", "agent", "watch", "--broker", f"127.0.0.1:{broker.port}"]
     publisher = Publisher(broker)
     watching = [*command, "--format", "quakeml", "--session", "q"]
     subprocess.run([*watching, "--timeout", "0.1"], capture_output=True, cwd=ROOT, check=True)

@@ -358,12 +358,12 @@ class _Files(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def https(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    cert, context = authority(tmp_path, "localhost")
+    cert, context = authority(tmp_path)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     _Files.cuts, _Files.ranges, _Files.elsewhere, _Files.status, _Files.tells_length = [], [], "", 206, True
-    yield f"https://localhost:{server.server_port}/bundle.zip", cert
+    yield f"https://127.0.0.1:{server.server_port}/bundle.zip", cert
     server.shutdown()
     server.server_close()
 
@@ -408,7 +408,7 @@ def test_https_that_cannot_be_trusted(https: tuple[str, Path], newer: Path, tmp_
     url, cert = https
     raw, order = order_for(newer, url=url)
     _Files.raw = {"other file": b"?" * len(raw), "other length": raw[:-1]}.get(fault, raw)
-    _Files.elsewhere = "http://localhost/" if fault == "redirect" else ""
+    _Files.elsewhere = "http://127.0.0.1/" if fault == "redirect" else ""
     _Files.status = 404 if fault == "no such file" else 206
     words = {
         "other file": "holds another file: its piece 0 has another hash",

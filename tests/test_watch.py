@@ -248,7 +248,7 @@ def test_the_command(broker: Mosquitto) -> None:
     """As a person calls it, the password from the environment, into a pipe that closes early."""
     command = [sys.executable, "-m", "agent", "watch", "--broker"]
     done = subprocess.run(
-        [*command, f"localhost:{broker.port}", "--timeout", "0.3"], capture_output=True, text=True, cwd=ROOT, check=True
+        [*command, f"127.0.0.1:{broker.port}", "--timeout", "0.3"], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stderr == "talus watch: 0 events and alerts, 0 duplicates, 0 refused\n"
     wrong = subprocess.run([*command, "http://x"], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -256,7 +256,7 @@ def test_the_command(broker: Mosquitto) -> None:
     assert "mqtt://" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     with subprocess.Popen(
-        [*command, f"localhost:{broker.port}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [*command, f"127.0.0.1:{broker.port}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     ) as process:
         publisher = Publisher(broker)
         assert process.stdout is not None
