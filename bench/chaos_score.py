@@ -42,7 +42,7 @@ RULE = {
 RULES = {"rules": dict.fromkeys(LABELS, RULE)}
 """The policy of the run. It knows no past but the event's own, so that it can be applied event by event."""
 
-_ALERT = re.compile(r"agent\.feeder: (ALERT .*)")
+_ALERT = re.compile(r"agent\.service\.threads: (ALERT .*)")
 
 Body = dict[str, Any]
 Alerted = tuple[str, str, int]

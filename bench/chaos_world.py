@@ -222,9 +222,9 @@ class Keeper(threading.Thread):
                 assert self._process.stderr is not None
                 for line in self._process.stderr:
                     log.write(line)
-                    if (found := re.search(r"agent\.feeder: (ALERT .*)", line)) is not None:
+                    if (found := re.search(r"agent\.service\.threads: (ALERT .*)", line)) is not None:
                         self.said[found[1]] += 1
-                    elif (found := re.search(r"agent\.feeder: (\S+) (?:new|update|end) r(\d+):", line)) is not None:
+                    elif (found := re.search(r"agent\.service\.threads: (\S+) (?:new|update|end) r(\d+):", line)) is not None:
                         self.revisions.add((found[1], int(found[2])))
                 status = self._process.wait()
                 log.write(f"--- ended with status {status}\n")
