@@ -33,6 +33,9 @@ from agent.types import NS, parse_ns
 from demo.broker import find_mosquitto, free_port
 
 ROOT = Path(__file__).parents[1]
+_SAID_ALERT = re.compile(r"agent\.service\.threads: (ALERT .*)")
+_SAID_EVENT = re.compile(r"agent\.service\.threads: (\S+) (?:new|update|end) r(\d+):")
+"""The agent's log."""
 START_NS = 1_767_225_600 * NS
 RATE_HZ = 100.0
 PACKET_S = 5.0
@@ -222,9 +225,9 @@ class Keeper(threading.Thread):
                 assert self._process.stderr is not None
                 for line in self._process.stderr:
                     log.write(line)
-                    if (found := re.search(r"agent\.service\.threads: (ALERT .*)", line)) is not None:
+                    if (found := _SAID_ALERT.search(line)) is not None:
                         self.said[found[1]] += 1
-                    elif (found := re.search(r"agent\.service\.threads: (\S+) (?:new|update|end) r(\d+):", line)) is not None:
+                    elif (found := _SAID_EVENT.search(line)) is not None:
                         self.revisions.add((found[1], int(found[2])))
                 status = self._process.wait()
                 log.write(f"--- ended with status {status}\n")
