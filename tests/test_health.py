@@ -23,7 +23,7 @@ from agent.host import machine
 from agent.messages.schema import HealthMessage, StageHealth
 from agent.reasons import CODES, Code, Reason
 from agent.service.assemble import Line, build_line
-from agent.service.threads import Feeder
+from agent.service.threads import Runner
 from agent.types import NS, BlockQuality, Discard, Event, SampleBlock, StationId, StreamId
 
 BOOT = "0123456789abcdef"
@@ -187,11 +187,11 @@ def test_packets_that_the_pipeline_refuses_are_told_of(tmp_path: Path) -> None:
     trigger = TriggerConfig(low_hz=45.0, high_hz=48.0)
     line = build_line(TunablesConfig(trigger=trigger), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
     source = Given([block(T0 + k * NS, np.ones(100, np.int32)) for k in range(3)])
-    feeder = Feeder(source, line, Health(Identity(STATION, BOOT), tmp_path), lambda _: None)
-    feeder.start()
-    assert feeder.ended.wait(60)
-    assert feeder.counters()["refused_packets"] == 3
-    (trouble,) = feeder.troubles()
+    runner = Runner(source, line, Health(Identity(STATION, BOOT), tmp_path), lambda _: None)
+    runner.start()
+    assert runner.ended.wait(60)
+    assert runner.counters()["refused_packets"] == 3
+    (trouble,) = runner.troubles()
     assert trouble.code == "packets_refused"
     assert "are dropped" in trouble.text
     assert "too few for the trigger" in trouble.text

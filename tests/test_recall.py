@@ -29,7 +29,7 @@ from agent.errors import DataError
 from agent.health.report import Health, Identity
 from agent.messages.payloads import Message, Priority
 from agent.service.assemble import build_line
-from agent.service.threads import Feeder
+from agent.service.threads import Runner
 from agent.types import NS, Event, SampleBlock, StationId, StreamId
 
 STATION = StationId("XX", "SLP", "00", "HH")
@@ -166,10 +166,10 @@ def test_an_event_that_was_open_when_the_source_died_goes_on_after_the_start(tmp
     runs = Runs()
     line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1")
     line.reporter.resume([])
-    feeder = Feeder(Dying(), line, Health(Identity(STATION, "0" * 16), tmp_path), runs.put)
-    feeder.start()
-    assert feeder.ended.wait(60)
-    assert feeder.failure() is not None
+    runner = Runner(Dying(), line, Health(Identity(STATION, "0" * 16), tmp_path), runs.put)
+    runner.start()
+    assert runner.ended.wait(60)
+    assert runner.failure() is not None
     assert [body["phase"] for body in runs.told()] == ["end"]
     runs.run(len(packets()))
     story = [body for body in runs.told() if body["id"] == runs.told()[0]["id"]]
@@ -194,10 +194,10 @@ def served(runs: Runs, folder: Path, blocks: Sequence[SampleBlock], site: Site |
     """The service's own threads over these packets, with the journal of the runs before."""
     line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     line.reporter.resume([decode(record) for record in runs.journal])
-    feeder = Feeder(Gives(blocks), line, Health(Identity(STATION, "0" * 16), folder), runs.put)
-    feeder.start()
-    feeder.stop(60)
-    assert feeder.failure() is None
+    runner = Runner(Gives(blocks), line, Health(Identity(STATION, "0" * 16), folder), runs.put)
+    runner.start()
+    runner.stop(60)
+    assert runner.failure() is None
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:

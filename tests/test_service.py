@@ -40,7 +40,7 @@ from agent.health.report import Health, Identity
 from agent.messages.payloads import Message
 from agent.service import threads as feeding
 from agent.service.assemble import build_line
-from agent.service.threads import Feeder
+from agent.service.threads import Runner
 from agent.types import NS, SampleBlock, StationId, StreamId, parse_ns
 
 COPIES = 2
@@ -243,12 +243,12 @@ class Packets:
         self.queue.put(None)
 
 
-def feeder(put: Any, folder: Path) -> tuple[Feeder, Packets]:
-    """A feeder with a pipeline of its own, and what feeds it."""
+def runner(put: Any, folder: Path) -> tuple[Runner, Packets]:
+    """A runner with a pipeline of its own, and what feeds it."""
     source = Packets()
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
     health = Health(Identity(StationId("XX", "SLP", "", ""), "0" * 16), folder)
-    return Feeder(source, line, health, put), source
+    return Runner(source, line, health, put), source
 
 
 def block(samples: Any, start_s: float = 0.0) -> SampleBlock:
@@ -257,7 +257,7 @@ def block(samples: Any, start_s: float = 0.0) -> SampleBlock:
 
 def test_a_fault_of_the_agent_itself_ends_the_pipeline(tmp_path: Path) -> None:
     """A thread that dies must not leave a service that looks alive."""
-    work, source = feeder(lambda _: None, tmp_path)
+    work, source = runner(lambda _: None, tmp_path)
     work.start()
     source.queue.put(block("not samples"))
     assert work.ended.wait(10)
@@ -284,7 +284,7 @@ def test_the_watchdog_is_fed_while_the_pipeline_works_and_not_while_it_hangs(
         reached.set()
         released.wait(30)
 
-    work, source = feeder(hang, tmp_path)
+    work, source = runner(hang, tmp_path)
     work.start()
     time.sleep(0.5)
     assert work.works(), "silence is no fault"
@@ -311,9 +311,9 @@ class Disk:
         self.taken += messages
 
 
-def an_event_on_a_full_disk(disk: Disk, folder: Path) -> tuple[Feeder, Packets]:
-    """A feeder that has decided on an event from its first verdict to its last and can store none of it."""
-    work, source = feeder(disk.put, folder)
+def an_event_on_a_full_disk(disk: Disk, folder: Path) -> tuple[Runner, Packets]:
+    """A runner that has decided on an event from its first verdict to its last and can store none of it."""
+    work, source = runner(disk.put, folder)
     work.start()
     for packet in packets(0, 160, loud=range(50, 55)):
         source.queue.put(packet)
@@ -344,7 +344,7 @@ def test_alerts_and_nothing_else_go_out_when_the_disk_refuses(tmp_path: Path) ->
     disk, source = Disk(), Packets()
     urged: list[Message] = []
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
-    work = Feeder(source, line, Health(Identity(STATION, "0" * 16), tmp_path), disk.put, urge=urged.append)
+    work = Runner(source, line, Health(Identity(STATION, "0" * 16), tmp_path), disk.put, urge=urged.append)
     event, alert = make_message(), make_alert()
     disk.full = False
     work._send([event, alert])
@@ -450,7 +450,7 @@ def test_a_full_disk_is_reported_and_survived(tmp_path: Path, kind: type[SmallDi
 
 def test_silence_that_no_report_mentions_does_not_feed_the_watchdog(tmp_path: Path) -> None:
     """The packets' clock is what counts, not a timer; a sensor known to be silent is told of, and fed for."""
-    work, source = feeder(lambda _: None, tmp_path)
+    work, source = runner(lambda _: None, tmp_path)
     work.start()
     assert work.advances(60.0), "it has just begun"
     assert not work.advances(0.0)

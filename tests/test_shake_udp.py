@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from agent.dsp.continuity import Continuity
 from agent.errors import SourceError
 from agent.sources import SourceProblem
-from agent.sources.shake_udp import MAX_BYTES, MalformedError, Receiver, Sender, ShakeUdpSource, parse
+from agent.sources.shake_udp import MAX_BYTES, Digitizer, MalformedError, Receiver, ShakeUdpSource, parse
 from agent.types import NS, SampleBlock
 
 T0 = 1_582_315_130.292
 ADDRESS = "192.168.1.20"
-SENDER = Sender(ADDRESS, "AM", "R1234", "00")
+SENDER = Digitizer(ADDRESS, "AM", "R1234", "00")
 
 
 def datagram(k: int, channel: str = "EHZ", n: int = 25, t0: float = T0, rate: float = 100.0) -> bytes:
@@ -303,7 +303,7 @@ def test_strangers_are_dropped_and_named() -> None:
 
 
 def test_each_sender_is_a_station_of_its_own() -> None:
-    senders = [SENDER, Sender("10.1.0.0/16", "AM", "R9999")]
+    senders = [SENDER, Digitizer("10.1.0.0/16", "AM", "R9999")]
     bench = Bench(senders=senders)
     for k in range(4):
         bench.take(datagram(k))
@@ -323,7 +323,7 @@ def test_other_channels_are_dropped_and_counted() -> None:
 
 
 def test_invented_channels_and_addresses_do_not_grow_the_agent() -> None:
-    bench = Bench(senders=[Sender("0.0.0.0/0", "AM", "R1234")])
+    bench = Bench(senders=[Digitizer("0.0.0.0/0", "AM", "R1234")])
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for a in letters:
         for b in "ENZ123":
@@ -428,7 +428,7 @@ def listening(**options: object) -> Iterator[tuple[ShakeUdpSource, int, list[Sam
         port = probe.getsockname()[1]
     problems: list[SourceProblem] = []
     blocks: list[SampleBlock] = []
-    sender = Sender("127.0.0.1", "AM", "R1234", "00")
+    sender = Digitizer("127.0.0.1", "AM", "R1234", "00")
     source = ShakeUdpSource([sender], "127.0.0.1", port, on_problem=problems.append, **options)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: blocks.extend(source.blocks()), daemon=True)
     thread.start()
@@ -483,7 +483,7 @@ def test_what_the_kernel_drops_is_counted() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    source = ShakeUdpSource([Sender("127.0.0.1", "AM", "R1")], "127.0.0.1", port, on_problem=problems.append)
+    source = ShakeUdpSource([Digitizer("127.0.0.1", "AM", "R1")], "127.0.0.1", port, on_problem=problems.append)
     blocks = source.blocks()
     sent = 20_000
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:

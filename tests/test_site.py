@@ -529,7 +529,7 @@ def test_a_silent_site_is_waited_for_as_long_as_its_stations_may_be_late(
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     source = Given(packets({"S1": (112.0, [100.0]), "S2": (other_until_s, [])}, {}))
     sent: list[Message] = []
-    work = feeding.Feeder(source, line, Health(Identity(SITE, "0" * 16), tmp_path), sent.extend)
+    work = feeding.Runner(source, line, Health(Identity(SITE, "0" * 16), tmp_path), sent.extend)
     work.start()
     wait_for(site.is_waiting)
     if alone:

@@ -15,7 +15,7 @@ from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError
 from agent.deliver.hints import refusal_hint
 from agent.deliver.outbox import Outbox
-from agent.deliver.sender import Drain, Refusal, Retained
+from agent.deliver.sender import Refusal, Retained, Sender
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, topic
@@ -77,7 +77,7 @@ class MqttLink:
         self._availability = topic(settings.prefix, station, "availability")
         self._waker = Waker()
         self._retained = Retained()
-        self._drain = Drain(settings, outbox, self._retained)
+        self._sender = Sender(settings, outbox, self._retained)
         self._stopping = threading.Event()
         self._flush_until = 0.0
         self._give_up_at = 0.0
@@ -119,17 +119,17 @@ class MqttLink:
     def publish_retained(self, message: Message) -> None:
         """Publish a latest value (state, health) now if connected, and on every connect; only the newest counts."""
         self._retained.put(message)
-        self._drain.hint()
+        self._sender.hint()
         self._wake()
 
     def urge(self, message: Message) -> None:
         """Publish what could not be put on disk, before all else; it is sent until it is acknowledged, or this ends."""
-        self._drain.urge(message)
+        self._sender.urge(message)
         self._wake()
 
     def status(self) -> LinkStatus:
         """How the link is."""
-        counters, now = self._drain.counters, time.monotonic()
+        counters, now = self._sender.counters, time.monotonic()
         connected, alert_at = self._connected, counters.unheard_alert_at
         return LinkStatus(
             connected=connected is not None,
@@ -144,10 +144,10 @@ class MqttLink:
             unheard_alerts=counters.unheard_alerts,
             unheard_alert_s=None if alert_at is None else now - alert_at,
             refused=counters.refused,
-            refusals=self._drain.refusals.all(),
+            refusals=self._sender.refusals.all(),
             packet_limit=self._packet_limit,
             orders=self._orders(),
-            error=self._error or self._drain.last_refusal,
+            error=self._error or self._sender.last_refusal,
         )
 
     def _wake(self) -> None:
@@ -189,7 +189,7 @@ class MqttLink:
             self._answered, self._unanswered = True, 0
             address, waiting = self._settings.address, self._outbox.depth
             _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
-            self._drain.serve(connection, self._end_by)
+            self._sender.serve(connection, self._end_by)
             self._retained.drop(self._availability)
             self._announce(connection, STOPPED, self._give_up_at)
             connection.close()
@@ -231,7 +231,7 @@ class MqttLink:
                     if ack.code >= REFUSED:
                         self._availability_refused(availability, ack)
                     else:
-                        self._drain.refusals.lift(self._availability)
+                        self._sender.refusals.lift(self._availability)
                     return
         raise DeliveryError(
             f"{self._settings.address} accepts the connection but acknowledges nothing", "see the broker's log"
@@ -241,7 +241,7 @@ class MqttLink:
         """It is tried again as long as the connection lasts."""
         hint = refusal_hint(ack.code)
         self._quiet.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
-        self._drain.refusals.add(self._availability, ack.reason)
+        self._sender.refusals.add(self._availability, ack.reason)
         if availability == ONLINE:
             message = Message(self._availability, availability.encode(), Priority.OTHER, retain=True)
             self._retained.put(message)

@@ -184,7 +184,7 @@ class _Sent:
         return self.message.topic if self.entry is None else self.entry.id
 
 
-class Drain:
+class Sender:
     """Owned by the network thread, for the life of the process; `serve` is called with each connection in turn."""
 
     def __init__(self, settings: MqttSettings, outbox: Outbox, retained: Retained) -> None:

@@ -208,12 +208,12 @@ def open_source(config: Config, on_problem: ProblemSink, clock: MachineClock | N
                 clock=clock,
             )
         case ShakeUdpConfig() as shake:
-            from agent.sources.shake_udp import Sender, ShakeUdpSource
+            from agent.sources.shake_udp import Digitizer, ShakeUdpSource
 
             own = config.station
             return ShakeUdpSource(
                 [
-                    Sender(s.address, s.network or own.network, s.station or own.station, s.location)
+                    Digitizer(s.address, s.network or own.network, s.station or own.station, s.location)
                     for s in shake.senders
                 ],
                 shake.host,

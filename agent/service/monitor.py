@@ -1,4 +1,4 @@
-"""The main thread's rounds: every few seconds it looks at all parts of the agent, and tells whoever wants to know.
+"""The monitor: every few seconds the main thread looks at all parts of the agent and reports.
 
 The status file and the page for Prometheus get every look, the broker one in ``reporting.health_interval_s``, and
 sooner when the reasons change. All three say the same, as they are made from the same report.
@@ -27,7 +27,7 @@ from agent.messages.payloads import PACKET_OVERHEAD, health_message, topic
 from agent.messages.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
 from agent.reasons import Reason
 from agent.service.assemble import is_recorded_once
-from agent.service.threads import Feeder
+from agent.service.threads import Runner
 from agent.types import StationId
 
 LOOK_S = 10.0
@@ -40,13 +40,13 @@ CLOCK_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-class Rounds:
+class Monitor:
     """Owned by the main thread."""
 
     def __init__(
         self,
         config: Config,
-        feeder: Feeder,
+        runner: Runner,
         health: Health,
         delivery: Delivery | None,
         state: Callable[[], StateMessage],
@@ -58,7 +58,7 @@ class Rounds:
         """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know; ``memory``
         keeps what is usual at each sensor."""
         self._troubles, self._memory = troubles, memory
-        self._feeder, self._health, self._delivery, self._state = feeder, health, delivery, state
+        self._runner, self._health, self._delivery, self._state = runner, health, delivery, state
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._interval_s = config.tunables.reporting.health_interval_s
         self._look_s = min(LOOK_S, self._interval_s)
@@ -68,7 +68,7 @@ class Rounds:
         self._reported: set[str] = set()
         """Codes of the reasons in the newest report to the broker."""
         self._clock, self._asked_at = clock, now
-        self._ages = feeder.line.reporter.ages if is_recorded_once(config) else None
+        self._ages = runner.line.reporter.ages if is_recorded_once(config) else None
         """Of data that are recorded now; a replay may be of any age."""
         self._ending = False
         self._file = StatusFile(config.state_dir)
@@ -121,7 +121,7 @@ class Rounds:
         """To the broker, with a number of its own; returns what was published, unabridged."""
         if self._delivery is None:
             return report
-        report = report.model_copy(update={"seq": self._feeder.line.reporter.next_seq()})
+        report = report.model_copy(update={"seq": self._runner.line.reporter.next_seq()})
         station, limit = self._health.station, self._delivery.packet_limit
         room = None if limit is None else limit - PACKET_OVERHEAD - len(topic(self._prefix, station, "health"))
         self._delivery.link.publish_retained(health_message(for_the_broker(report, room), station, self._prefix))
@@ -137,7 +137,7 @@ class Rounds:
             self._memory.write(self._usual())
 
     def _tell(self, report: HealthMessage, *, stopped: bool) -> None:
-        state, reporter = self._state(), self._feeder.line.reporter
+        state, reporter = self._state(), self._runner.line.reporter
         last_event, last_alert = reporter.last_event, reporter.last_alert
         self._file.write(
             status_message(state, report, last_alert, self._look_s, last_event=last_event, stopped=stopped)
@@ -147,41 +147,41 @@ class Rounds:
 
     def _look(self, now: float) -> HealthMessage:
         """How everything is; an outbox that cannot even be read is part of it."""
-        feeder, clock = self._feeder, self._host_clock(now)
-        problems = [*self._complaints, *self._troubles(), *feeder.troubles()]
-        if feeder.clocks is not None:
-            feeder.clocks.host(is_wrong=clock.is_wrong)
+        runner, clock = self._runner, self._host_clock(now)
+        problems = [*self._complaints, *self._troubles(), *runner.troubles()]
+        if runner.clocks is not None:
+            runner.clocks.host(is_wrong=clock.is_wrong)
         problems += self._times(clock)
         outbox, link = self._spool(problems)
         sight = Sight(
             problems=problems,
             outbox=outbox,
             link=link,
-            activity=feeder.line.standing().activity,
+            activity=runner.line.standing().activity,
             clock=clock,
-            stages=[*feeder.stages(), *self._link_stage(outbox)],
-            source=feeder.counters(),
-            inference_ms=feeder.line.timed.median_ms(),
+            stages=[*runner.stages(), *self._link_stage(outbox)],
+            source=runner.counters(),
+            inference_ms=runner.line.timed.median_ms(),
             stations=self._stations(),
-            alerts=feeder.line.reporter.alerts.copy(),
+            alerts=runner.line.reporter.alerts.copy(),
         )
         return self._health.message(0, sight)
 
     def _stations(self) -> tuple[Station, ...]:
-        return tuple(self._feeder.line.pipeline.stations.copy().values())
+        return tuple(self._runner.line.pipeline.stations.copy().values())
 
     def _usual(self) -> dict[StationId, tuple[Slot, ...]]:
         """What is usual at each sensor; of one that has not come yet, as an earlier run had it."""
         known = {station.id: station.hearing.slots for station in self._stations()}
-        earlier = {name: tuple(slots) for name, slots in self._feeder.line.pipeline.remembered.items()}
+        earlier = {name: tuple(slots) for name, slots in self._runner.line.pipeline.remembered.items()}
         return {**earlier, **{name: slots for name, slots in known.items() if slots}}
 
     def clock_was_set(self) -> None:
         """This machine's clock was set: what was compared with it before does not count."""
-        if self._feeder.clocks is not None:
-            self._feeder.clocks.forget()
-        if self._feeder.line.reporter.ages is not None:
-            self._feeder.line.reporter.ages.forget()
+        if self._runner.clocks is not None:
+            self._runner.clocks.forget()
+        if self._runner.line.reporter.ages is not None:
+            self._runner.line.reporter.ages.forget()
         self._asked_at = -CLOCK_S
 
     def _host_clock(self, now: float) -> HostClock:
@@ -198,10 +198,10 @@ class Rounds:
             return []
         is_set = self._clock.now().is_set
         found = []
-        if not is_set or (clock.is_wrong and self._feeder.clocks is not None):
+        if not is_set or (clock.is_wrong and self._runner.clocks is not None):
             unknown = "" if is_set else "; it is not set, and the age of the data is not known"
             found.append(Reason("clock", f"this machine's clock: {clock}{unknown}"))
-        return found + self._ages.reasons(self._feeder.line.reporter.max_age_s)
+        return found + self._ages.reasons(self._runner.line.reporter.max_age_s)
 
     def _spool(self, problems: list[Reason]) -> tuple[OutboxHealth | None, LinkHealth | None]:
         if self._delivery is None:
@@ -212,7 +212,7 @@ class Rounds:
             problems.append(Reason("outbox_unreadable", error.message))
             return None, None
         problems += reasons
-        return outbox.model_copy(update={"held": self._feeder.held}), link
+        return outbox.model_copy(update={"held": self._runner.held}), link
 
     def _link_stage(self, outbox: OutboxHealth | None) -> list[StageHealth]:
         if self._delivery is None:

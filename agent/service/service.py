@@ -44,9 +44,9 @@ from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMess
 from agent.reasons import of
 from agent.remote.crash_guard import Survival
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
-from agent.service.monitor import Rounds
+from agent.service.monitor import Monitor
 from agent.service.refuge import settle
-from agent.service.threads import Feeder
+from agent.service.threads import Runner
 from agent.service.tunables import Tuning
 from agent.sources import SourceProblem
 from agent.types import Event, Evidence, StationId, format_ns
@@ -154,7 +154,7 @@ class Service:
         delivery = self._delivery(station, _both(tuning.subscription, orders))
         clocks = DataClocks() if is_live(config) else None
         urge = delivery.link.urge if delivery else None
-        feeder = Feeder(
+        runner = Runner(
             open_source(config, _warn, clock),
             line,
             health,
@@ -163,16 +163,16 @@ class Service:
             urge=urge,
         )
         evidence = self._keep_evidence(line)
-        tuning.serve(feeder, evidence)
+        tuning.serve(runner, evidence)
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
             delivery.link.publish_retained(self._state_message(line, line.standing(), health, tuning))
             self._announcer = Announcer(delivery, config)
             self._announcer.announce()
-        rounds = Rounds(
+        monitor = Monitor(
             config,
-            feeder,
+            runner,
             health,
             delivery,
             lambda: self._state(line, line.standing(), health, tuning),
@@ -183,24 +183,24 @@ class Service:
             ],
             memory=self._remember(line),
         )
-        rounds.report_every(tuning.effective.reporting.health_interval_s)
+        monitor.report_every(tuning.effective.reporting.health_interval_s)
         if delivery:
             if orders:
-                orders.serve(line, delivery, evidence, rounds.in_short, self._taken_back)
+                orders.serve(line, delivery, evidence, monitor.in_short, self._taken_back)
             delivery.link.start()  # not before whatever the broker may send can be taken
-        feeder.start()
+        runner.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
         try:
-            self._attend(feeder, health, delivery, notifier, rounds, tuning=tuning, orders=orders)
+            self._attend(runner, health, delivery, notifier, monitor, tuning=tuning, orders=orders)
         finally:
             notifier.say("STOPPING=1")
-            feeder.stop(STOP_S)
-            rounds.end()
+            runner.stop(STOP_S)
+            monitor.end()
             if orders:
                 orders.close()
             line.close()
-            self._failure = feeder.failure()
+            self._failure = runner.failure()
             if self._failure is not None:
                 _tell_death(*self._failure)
             if delivery:
@@ -227,11 +227,11 @@ class Service:
 
     def _attend(
         self,
-        feeder: Feeder,
+        runner: Runner,
         health: Health,
         delivery: Delivery | None,
         notifier: Notifier,
-        rounds: Rounds,
+        monitor: Monitor,
         *,
         tuning: Tuning,
         orders: Orders | None,
@@ -239,43 +239,43 @@ class Service:
         """Until the end: report health, and feed the watchdog only while packets are decided on, or while the report
         says what is wrong."""
         next_watchdog = 0.0
-        standing, tuned, model = feeder.line.standing(), tuning.effective, feeder.line.classifier.sha256
+        standing, tuned, model = runner.line.standing(), tuning.effective, runner.line.classifier.sha256
         steps = StepWatch()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
             if step_s := steps.step_s():
                 _log.warning("this machine's clock was set by %+.1f s", step_s)
-                rounds.clock_was_set()
-            if feeder.ended.is_set() and (feeder.failure() or not delivery or delivery.drained(DRAIN_S)):
+                monitor.clock_was_set()
+            if runner.ended.is_set() and (runner.failure() or not delivery or delivery.drained(DRAIN_S)):
                 return
             if delivery and not delivery.link.alive:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
-            self._tune(tuning, feeder, health, delivery, now)
+            self._tune(tuning, runner, health, delivery, now)
             if orders:
                 orders.tick(now, tuning.control)
-            rounds.go(now)
+            monitor.go(now)
             if self._announcer is not None:
-                self._announcer.meet(sensor.short for sensor in feeder.line.pipeline.stations.copy())
-            before, standing = standing, feeder.line.standing()
+                self._announcer.meet(sensor.short for sensor in runner.line.pipeline.stations.copy())
+            before, standing = standing, runner.line.standing()
             if tuned is not tuning.effective:
-                rounds.report_every(tuning.effective.reporting.health_interval_s)
-            served, model = model, feeder.line.classifier.sha256
+                monitor.report_every(tuning.effective.reporting.health_interval_s)
+            served, model = model, runner.line.classifier.sha256
             if delivery and not (standing.same(before) and tuned is tuning.effective and model == served):
-                delivery.link.publish_retained(self._state_message(feeder.line, standing, health, tuning))
+                delivery.link.publish_retained(self._state_message(runner.line, standing, health, tuning))
             tuned = tuning.effective
-            moves = feeder.advances(health.stalled_s + SILENCE_SPARE_S) or rounds.degraded
-            if notifier.watchdog_s and now >= next_watchdog and feeder.works() and moves:
+            moves = runner.advances(health.stalled_s + SILENCE_SPARE_S) or monitor.degraded
+            if notifier.watchdog_s and now >= next_watchdog and runner.works() and moves:
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
 
-    def _tune(self, tuning: Tuning, feeder: Feeder, health: Health, delivery: Delivery | None, now: float) -> None:
+    def _tune(self, tuning: Tuning, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
         """Take what came from the file or from afar."""
         if self._hangup.is_set() and self._reread is not None:
             self._hangup.clear()
             tuning.reload(self._reread)
         told = tuning.tick(
             now,
-            feeder.line.reporter.stamp,
+            runner.line.reporter.stamp,
             link_up=delivery is not None and delivery.link.status().connected,
             silent=health.silent(),
         )

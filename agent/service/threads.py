@@ -88,7 +88,7 @@ class _Wake:
 _WAKE = _Wake()
 
 
-class Feeder:
+class Runner:
     """Source to outbox: the two threads that turn packets into messages on disk."""
 
     def __init__(

@@ -18,7 +18,7 @@ from agent.remote.configuration import KIND, RemoteConfig, Surroundings
 from agent.remote.inbox import Inbox
 from agent.remote.known_events import RECORDS, Known, compare
 from agent.remote.store import Store
-from agent.service.threads import Feeder
+from agent.service.threads import Runner
 from agent.types import StationId
 
 LARGEST_PACKET = 96 * 1024
@@ -46,7 +46,7 @@ class Tuning:
         """Why the file, as it was read anew, is not used."""
         self._retuning: tuple[Future[None], Config] | None = None
         """Settings of the file on their way to the pipeline, and the configuration before them."""
-        self._feeder: Feeder | None = None
+        self._runner: Runner | None = None
         self.subscription: Subscription | None = None
         """For the link to the broker; None where nobody is trusted."""
         if config.mqtt is not None and config.control.keys:
@@ -85,12 +85,12 @@ class Tuning:
         control = self._complaints + (self._remote.troubles() if self._remote else [])
         return [*of("config_file", filter(None, [self._file_fault])), *of("control", control)]
 
-    def serve(self, feeder: Feeder, evidence: EvidenceStore | None = None) -> None:
+    def serve(self, runner: Runner, evidence: EvidenceStore | None = None) -> None:
         """The pipeline runs: changes may come. ``evidence`` has the records of events on which they are tried."""
-        self._feeder = feeder
+        self._runner = runner
         if self._remote:
-            feeder.watch = self._remote.watch
-            self._remote.serve(feeder.retune, None if evidence is None else partial(known_events, evidence))
+            runner.watch = self._remote.watch
+            self._remote.serve(runner.retune, None if evidence is None else partial(known_events, evidence))
 
     def reload(self, read: Callable[[], Config]) -> None:
         """Go on with what the file says now. A file with errors changes nothing, and is a reason until it is read anew
@@ -112,8 +112,8 @@ class Tuning:
         self._config = before.model_copy(update={name: getattr(new, name) for name in _LIVE})
         if self._remote:
             self._remote.reload(new.control, new.tunables)
-        elif self._feeder:
-            self._retuning = self._feeder.retune(new.tunables), before
+        elif self._runner:
+            self._retuning = self._runner.retune(new.tunables), before
         _log.info("the configuration file was read anew")
 
     def _retuned(self) -> None:

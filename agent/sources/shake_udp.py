@@ -52,7 +52,7 @@ _MAX_ADDRESSES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class Digitizer:
     """A digitizer: where its datagrams come from (an address or a network), and the codes that they do not carry."""
 
     address: str
@@ -105,7 +105,7 @@ def parse(data: bytes) -> Datagram:
 
 @dataclass(slots=True)
 class _Station:
-    sender: Sender
+    sender: Digitizer
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
     heard_s: float
     silent: bool = False
@@ -129,7 +129,7 @@ class Receiver:
 
     def __init__(
         self,
-        senders: Sequence[Sender],
+        senders: Sequence[Digitizer],
         *,
         rate_hz: float,
         channels: Sequence[str],
@@ -310,7 +310,7 @@ class ShakeUdpSource:
 
     def __init__(
         self,
-        senders: Sequence[Sender],
+        senders: Sequence[Digitizer],
         host: str = "0.0.0.0",  # noqa: S104 - the senders are listed
         port: int = 8888,
         *,

@@ -160,7 +160,7 @@ def serve(channel: Channel, engine: str, offset: str) -> None:
     driver = Driver()
     stream = driver.start()
     channel.stage("loading the engine")
-    runner = Runner(trt, driver, stream, _read(engine)[int(offset) :])
+    runner = EngineRunner(trt, driver, stream, _read(engine)[int(offset) :])
     channel.stage("running the engine for the first time")
     runner.choose()
     channel.say(result={"graph": runner.graph is not None, "direct_ms": runner.direct_ms, "graph_ms": runner.graph_ms})
@@ -175,7 +175,7 @@ def serve(channel: Channel, engine: str, offset: str) -> None:
         channel.write(b"\0" + bytes(runner.logits))
 
 
-class Runner:
+class EngineRunner:
     """One engine with its buffers. ``window`` is written and ``logits`` read in place: page-locked memory."""
 
     def __init__(self, trt: api.Module, driver: Driver, stream: int, raw: bytes) -> None:
