@@ -41,7 +41,7 @@ AGENT = """
 import dataclasses, json, sys, time
 from array import array
 from pathlib import Path
-from agent import service
+from agent.service import service
 from agent.service.assemble import Line, build_line
 from agent.config.file import load
 

@@ -32,7 +32,6 @@ from broker_support import (
     wait_for,
 )
 
-from agent import service
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.deliver.outbox import Outbox
 from agent.errors import DeliveryError
@@ -40,6 +39,7 @@ from agent.health.report import Health, Identity
 from agent.messages.payloads import Message
 from agent.service import threads as feeding
 from agent.service.assemble import build_line
+from agent.service.service import Notifier
 from agent.service.threads import Runner
 from agent.types import NS, SampleBlock, StationId, StreamId, parse_ns
 
@@ -224,9 +224,9 @@ def test_the_tool_that_is_asked_about_the_clock_does_not_speak_to_systemd(tmp_pa
 def test_a_watchdog_meant_for_another_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd sets WATCHDOG_PID; a child that inherits the variables must not answer."""
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
-    assert service.Notifier().watchdog_s == 1.0
+    assert Notifier().watchdog_s == 1.0
     monkeypatch.setenv("WATCHDOG_PID", "1")
-    assert service.Notifier().watchdog_s is None
+    assert Notifier().watchdog_s is None
 
 
 class Packets:
