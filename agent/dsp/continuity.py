@@ -36,6 +36,7 @@ class Counts:
     samples: int = 0
     """Samples handed on."""
     gaps: int = 0
+    """Counted with the second record after them, which says that the first one's stamp was right."""
     gap_s: float = 0.0
     overlaps: int = 0
     """Blocks of which the beginning was known already and was cut off."""
@@ -73,7 +74,7 @@ class _Channel:
     wobble: float = 0.0
     """Largest relative difference of a header's rate from the nominal one."""
     former_due_ns: int | None = None
-    """When the first sample of the run was due, by the time before the gap."""
+    """When the first sample of the run was due, by the time before the gap; None once the gap is beyond doubt."""
     strangers: int = 0
     """Late records in a row."""
     gaps: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_GAPS))
@@ -123,6 +124,14 @@ class _Channel:
         tolerance_ns = self.timeline.tolerance_ns(self.count)
         return abs(off_ns) < tolerance_ns or abs(stamp_ns - self.header_due_ns()) < tolerance_ns
 
+    def count_gap(self) -> None:
+        """The gap before the present run, if there is one that was not counted, is beyond doubt."""
+        if self.former_due_ns is not None:
+            begin_ns, end_ns = self.gaps[-1]
+            self.counts.gaps += 1
+            self.counts.gap_s += (end_ns - begin_ns) / NS
+            self.former_due_ns = None
+
     def repeats(self, samples: Samples) -> bool:
         """Whether the first of the samples are among the last that were handed on."""
         if self.tail is None or min(len(self.tail), len(samples)) < _ALIKE_LEAST:
@@ -144,8 +153,6 @@ class _Channel:
             return False
         if self.repeats(samples):
             return False
-        self.counts.gaps -= 1
-        self.counts.gap_s -= gap_ns / NS
         self.gaps.pop()
         self.former_due_ns = None
         timeline.put(self.count, due_ns)
@@ -210,6 +217,8 @@ class Continuity:
                 channel.tail, channel.count, channel.is_open = block.samples, count + n, True
                 channel.strangers = 0
                 counts.samples += n
+                if channel.former_due_ns is not None and stamps != ():
+                    channel.count_gap()
                 return [block]
         if stamps is not None:
             return self._records(component, block, stamps)
@@ -218,7 +227,9 @@ class Continuity:
 
     def forget(self, component: str) -> None:
         """What was heard of a component had wrong times: its next block is a new beginning."""
-        self._channels.pop(component, None)
+        channel = self._channels.pop(component, None)
+        if channel is not None:
+            channel.count_gap()
 
     def _begin(self, component: str, block: SampleBlock, start_ns: int) -> _Channel:
         rate = block.rate_hz
@@ -231,6 +242,7 @@ class Continuity:
             counts = self.counts[component] = Counts()
         else:
             counts.restarts += 1
+            self.forget(component)
         channel = self._channels[component] = _Channel(rate, counts, Timeline(start_ns, rate), start_ns, rate)
         return channel
 
@@ -266,6 +278,8 @@ class Continuity:
         timeline, count, n = channel.timeline, channel.count, end - begin
         if stamp_ns is None or channel.confirms(count, stamp_ns, block.rate_hz):
             channel.strangers = 0
+            if stamp_ns is not None:
+                channel.count_gap()
             return channel, 0
         off_ns, known = stamp_ns - timeline.time_ns(count), 0
         # What is repeated may be early by less than the tolerance, if it is short.
@@ -273,9 +287,9 @@ class Continuity:
         if not is_old and channel.continues(stamp_ns, off_ns):
             timeline.follow(count, off_ns)
             channel.moved = True
+            channel.count_gap()
         elif off_ns > 0:
-            channel.counts.gaps += 1
-            channel.counts.gap_s += off_ns / NS
+            channel.count_gap()
             channel.gaps.append((stamp_ns - off_ns, stamp_ns))
             channel.former_due_ns = stamp_ns - off_ns
             timeline.jump(stamp_ns)
@@ -288,6 +302,7 @@ class Continuity:
                 channel.moved, known = True, 0
             elif known < n:
                 channel.counts.overlaps += 1
+                channel.count_gap()
             elif not channel.is_stranger(stamp_ns, n):
                 channel.counts.duplicates += 1
                 channel.drop(strangers=0)
