@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import threading
@@ -185,18 +184,14 @@ def test_a_station_s_event_says_how_it_stands_with_the_site() -> None:
 
 
 def test_the_messages_of_a_local_event_say_that_the_site_did_not_have_it() -> None:
-    line = build_line(
-        TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=running_bench().site
-    )
-    reporter = line.reporter
-    said = []
-    for second, name in itertools.product(range(60, 160), NAMES):
-        block = SampleBlock(StreamId(sensor(name), "Z"), T0 + second * NS, 1.0, np.zeros(1, np.int32))
-        messages = reporter.report(event("XX.A", 100), 0) if (second, name) == (103, "XX.A") else []
-        if (second, name) == (159, "XX.A"):
-            messages = reporter.report(event("XX.A", 100, 58.0, number=1, phase="end"), 0)
-        said += [parse(EventMessage, m.payload) for m in messages if m.topic.endswith("/event")]
-        reporter.after(block, block.end_ns, 0)
+    bench = running_bench()
+    classifier = ClassifierConfig(backends=("constant:landslide",))
+    reporter = build_line(TunablesConfig(), classifier, "talus/v1", site=bench.site).reporter
+    assert bench.hear(NAMES, 100, 103) == []
+    messages = reporter.report(event("XX.A", 100), 0)
+    assert bench.hear(NAMES, 103, 159) == []
+    messages += reporter.report(event("XX.A", 100, 58.0, number=1, phase="end"), 0)
+    said = [parse(EventMessage, message.payload) for message in messages if message.name == "event"]
     assert [body.decision.code for body in said if body.decision] == ["site_waits", "site_local"]
 
 
