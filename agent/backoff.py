@@ -1,4 +1,4 @@
-"""Waiting, and not repeating oneself: back-off, holds, and a log that is not flooded."""
+"""Waiting times that double, a log that does not repeat itself, and a rate limit."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def delays(minimum_s: float, maximum_s: float) -> Iterator[float]:
         ceiling = min(maximum_s, ceiling * 2)
 
 
-class Holds(Generic[_K]):
-    """Things to leave alone for a while; each further hold of the same thing is twice as long."""
+class Backoff(Generic[_K]):
+    """The things that are not to be tried again yet; each further failure of one doubles its wait. For one thread."""
 
     def __init__(self, minimum_s: float, maximum_s: float) -> None:
         self._minimum_s, self._maximum_s = minimum_s, maximum_s
         self._until: dict[_K, tuple[float, float]] = {}
 
     def add(self, thing: _K) -> float:
-        """Hold it, unless it is on hold; returns for how many seconds."""
+        """Make it wait, unless it waits already; returns for how many seconds."""
         now = time.monotonic()
         until, last = self._until.get(thing, (0.0, 0.0))
         if until > now:
@@ -36,23 +36,23 @@ class Holds(Generic[_K]):
         return seconds
 
     def lift(self, thing: _K) -> None:
-        """It went well: the next hold is short again."""
+        """Forget its failures after a success: the next wait is short again."""
         self._until.pop(thing, None)
 
     def clear(self) -> None:
-        """Nothing is on hold any more, and the next holds are short again."""
+        """Forget all failures."""
         self._until.clear()
 
     def active(self) -> list[_K]:
-        """What is on hold now. A thing not held again for ten times its last hold is forgotten."""
+        """The things that wait now. One that did not fail again for ten times its last wait is forgotten."""
         now = time.monotonic()
         for thing in [thing for thing, (until, seconds) in self._until.items() if now > until + 10 * seconds]:
             del self._until[thing]
         return [thing for thing, (until, _) in self._until.items() if until > now]
 
 
-class QuietLog:
-    """Warns of the same thing at once and then every five minutes, with the number of times it was not said."""
+class ThrottledLog:
+    """Writes the same warning at once and then at most every five minutes, with the number of those left out."""
 
     def __init__(self, say: Callable[[str], object], every_s: float = 300.0) -> None:
         self._say = say
@@ -60,7 +60,7 @@ class QuietLog:
         self._seen: dict[str, tuple[float, int]] = {}
 
     def warn(self, text: str, key: str | None = None) -> None:
-        """Say it, unless the same (the same ``key``, or text) was said a short while ago."""
+        """Write ``text``, unless one with the same ``key`` (else the same text) was written a short while ago."""
         key = text if key is None else key
         now = time.monotonic()
         at, unsaid = self._seen.get(key, (now - self._every_s, 0))
@@ -73,19 +73,19 @@ class QuietLog:
         self._say(f"{text} (and {unsaid} times before)" if unsaid else text)
 
     def reset(self) -> None:
-        """All is well again: the next fault is news."""
+        """Forget what was written: the next warning of any kind is written at once."""
         self._seen.clear()
 
 
-class Allowance:
-    """So many a minute, all at once if there were none for a minute. For one thread."""
+class RateLimit:
+    """Allows ``per_min`` actions a minute, all at once after a minute without any. For one thread."""
 
     def __init__(self, per_min: int) -> None:
         self.per_min = per_min
         self._left, self._at = float(per_min), 0.0
 
     def take(self, now: float) -> bool:
-        """Whether there is one left at ``now`` (the monotonic clock, s)."""
+        """Use one action up at ``now`` (the monotonic clock, s); whether there was one left."""
         self._left = min(self.per_min, self._left + (now - self._at) * self.per_min / 60.0)
         self._at = now
         if self._left < 1:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 
 from agent.atomic import replace_file
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
 from agent.errors import ControlError, DeliveryError, TalusError
@@ -73,7 +73,7 @@ class Fetcher:
         self._settings, self._store, self._records, self._key = settings, store, records, key
         self._only_alerts = only_alerts
         self._stopping, self._waker = threading.Event(), threading.Event()
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
 
     @property
@@ -100,7 +100,7 @@ class Fetcher:
             try:
                 asked = self.fetch_one(time.time_ns())
             except DeliveryError as error:
-                self._quiet.warn(str(error))
+                self._throttled.warn(str(error))
                 asked = False
             if asked:
                 self._stopping.wait(PAUSE_S)
@@ -118,7 +118,7 @@ class Fetcher:
         try:
             raw = self._ask(StationId(network, code, "", ""), uid, sha256)
         except TalusError as error:
-            self._quiet.warn(f"the record of {uid} did not come: {error}", key=station)
+            self._throttled.warn(f"the record of {uid} did not come: {error}", key=station)
             lost = tries + 1 >= TRIES or (isinstance(error, ControlError) and error.kind == "unknown_event")
             wait_ns = FIRST_RETRY_NS << min(tries, 8)
             values: dict[str, object] = {

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent.backoff import QuietLog, delays
+from agent.backoff import ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.waker import Waker
@@ -70,7 +70,7 @@ class Receiver:
         self._waker = Waker()
         self._stopping = threading.Event()
         self._batch: list[Received] = []
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
 
     @property
@@ -96,7 +96,7 @@ class Receiver:
                 self._once()
             except DeliveryError as error:
                 self.tally.error = error.message
-                self._quiet.warn(str(error))
+                self._throttled.warn(str(error))
                 if time.monotonic() - began > self._settings.backoff_max_s:
                     waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
                 self._stopping.wait(next(waits))
@@ -145,7 +145,7 @@ class Receiver:
             except DataError as error:
                 self.tally.refused += 1
                 topic = message.topic[:200].encode("ascii", "backslashreplace").decode()
-                self._quiet.warn(f"refused a message on {topic}: {error.message}", key=topic)
+                self._throttled.warn(f"refused a message on {topic}: {error.message}", key=topic)
         try:
             changes = self._store.ingest(arrivals) if arrivals else []
         except DeliveryError:

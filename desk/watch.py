@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from agent.backoff import QuietLog, delays
+from agent.backoff import ThrottledLog, delays
 from agent.errors import DataError, DeliveryError
 from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
 from agent.messages.schema import (
@@ -152,7 +152,7 @@ class _Printer:
         self._limit = limit
         self._colour = style == "text" and out.isatty() and not os.environ.get("NO_COLOR")
         self._seen: OrderedDict[tuple[str, str, int, str, int], None] = OrderedDict()
-        self._quiet = QuietLog(self._complain)
+        self._throttled = ThrottledLog(self._complain)
 
     @property
     def done(self) -> bool:
@@ -169,7 +169,7 @@ class _Printer:
         except DataError as error:
             self.tally.refused += 1
             topic = printable(message.topic)[:200]
-            self._quiet.warn(f"refused a message on {topic}: {printable(error.message)}", key=topic)
+            self._throttled.warn(f"refused a message on {topic}: {printable(error.message)}", key=topic)
         return True
 
     def _complain(self, text: str) -> None:

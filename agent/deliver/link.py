@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.backoff import QuietLog, delays
+from agent.backoff import ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError
 from agent.deliver.hints import refusal_hint
@@ -81,7 +81,7 @@ class MqttLink:
         self._stopping = threading.Event()
         self._flush_until = 0.0
         self._give_up_at = 0.0
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._connected: str | None = None
         self._since = 0.0
         """When the broker was first there, but for short interruptions (monotonic clock, s)."""
@@ -166,10 +166,10 @@ class MqttLink:
                     self._deaf_until = time.monotonic() + DEAF_S
                 if self._stopping.is_set():
                     break
-                self._quiet.warn(f"no connection to the broker: {error}")
+                self._throttled.warn(f"no connection to the broker: {error}")
                 if time.monotonic() - began > self._settings.backoff_max_s:
                     waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
-                    self._quiet.reset()
+                    self._throttled.reset()
                 self._stopping.wait(next(waits))
         self._connected = None
 
@@ -240,7 +240,7 @@ class MqttLink:
     def _availability_refused(self, availability: str, ack: Ack) -> None:
         """It is tried again as long as the connection lasts."""
         hint = refusal_hint(ack.code)
-        self._quiet.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
+        self._throttled.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
         self._sender.refusals.add(self._availability, ack.reason)
         if availability == ONLINE:
             message = Message(self._availability, availability.encode(), Priority.OTHER, retain=True)

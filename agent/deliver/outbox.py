@@ -35,7 +35,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.deliver.outbox_file import (
     DAMAGE,
     ROW_OVERHEAD,
@@ -121,7 +121,7 @@ class Outbox:
         self._taken: dict[int, tuple[int, str]] = {}
         self._settled: set[int] = set()
         self._highest_taken = 0
-        self._quiet = QuietLog(_log.error)
+        self._throttled = ThrottledLog(_log.error)
         self._depth = self._bytes = self._version = self._data_version = 0
         self._counters: dict[str, int] = {}
         self._oldest = (0, 0.0)
@@ -192,7 +192,7 @@ class Outbox:
         if rows:
             total = self._counters["dropped"]
             kinds = f"{rows} messages, {events} of them events or alerts; {total} since the file was made"
-            self._quiet.warn(f"outbox {self.path} is full: dropped {kinds}", key="full")
+            self._throttled.warn(f"outbox {self.path} is full: dropped {kinds}", key="full")
         for listener in self._listeners:
             listener()
 

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.backoff import Holds, QuietLog
+from agent.backoff import Backoff, ThrottledLog
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection
 from agent.deliver.hints import refusal_hint
@@ -198,10 +198,10 @@ class Sender:
         self._urgent = Urgent()
         self._fresh = threading.Event()
         self._fresh.set()
-        self._quiet = QuietLog(_log.warning)
-        self._topic_holds: Holds[str] = Holds(5.0, 60.0)
-        self._poison_holds: Holds[str] = Holds(5.0, 600.0)
-        self._row_holds: Holds[int] = Holds(5.0, 60.0)
+        self._throttled = ThrottledLog(_log.warning)
+        self._topic_backoff: Backoff[str] = Backoff(5.0, 60.0)
+        self._poison_backoff: Backoff[str] = Backoff(5.0, 600.0)
+        self._row_backoff: Backoff[int] = Backoff(5.0, 60.0)
         self._losses: dict[int | str, int] = {}
         self._culprits: dict[str, int] = {}
         self._sent: dict[int, _Sent] = {}
@@ -228,7 +228,7 @@ class Sender:
         """
         self._retained.all_stale()
         self._acks = 0
-        self._topic_holds.clear()  # this broker, or its access list, may be another one
+        self._topic_backoff.clear()  # this broker, or its access list, may be another one
         self._take_back(connection.maximum_packet)
         self._fresh.set()
         try:
@@ -255,7 +255,7 @@ class Sender:
         try:
             moved = self._outbox.take_back(packet_limit)
         except DeliveryError as error:
-            self._quiet.warn(str(error))
+            self._throttled.warn(str(error))
             return
         if moved:
             _log.warning("%d messages that were set aside as too large are sent: the broker takes them now", moved)
@@ -268,7 +268,7 @@ class Sender:
         fresh = self._fresh.is_set()
         if room <= 0 or not (fresh or 2 * room >= window):
             return 0
-        held = [*self._topic_holds.active(), *self._poison_holds.active()]
+        held = [*self._topic_backoff.active(), *self._poison_backoff.active()]
         urgent = self._urgent.first(held)
         if urgent is not None and not any(sent.urgent for sent in self._sent.values()):
             # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
@@ -289,16 +289,16 @@ class Sender:
         try:
             messages, self._retained_version = self._outbox.retained(self._retained_version)
         except DeliveryError as error:
-            self._quiet.warn(str(error))
+            self._throttled.warn(str(error))
             return
         for message in messages:
             self._retained.put(message)
 
     def _take(self, limit: int, held: list[str]) -> list[Entry]:
         try:
-            return self._outbox.take(limit, held, self._row_holds.active())
+            return self._outbox.take(limit, held, self._row_backoff.active())
         except DeliveryError as error:
-            self._quiet.warn(str(error))
+            self._throttled.warn(str(error))
             return []
 
     def _publish(self, connection: Connection, message: Message, entry: Entry | None) -> None:
@@ -338,13 +338,13 @@ class Sender:
             return
         self._count_heard(sent.message, ack.code != _NO_SUBSCRIBERS)
         self.refusals.lift(sent.message.topic)
-        self._topic_holds.lift(sent.message.topic)
-        self._poison_holds.lift(sent.message.topic)
+        self._topic_backoff.lift(sent.message.topic)
+        self._poison_backoff.lift(sent.message.topic)
         self._culprits.pop(sent.message.topic, None)
         if sent.urgent:
             self._urgent.done(sent.message)
         if sent.entry is not None:
-            self._row_holds.lift(sent.entry.id)
+            self._row_backoff.lift(sent.entry.id)
             self._outbox.settle([sent.entry.id])
             self._acknowledged.append((sent.entry.id, time.monotonic()))
 
@@ -363,21 +363,21 @@ class Sender:
         if code in _HOPELESS and sent.urgent:
             self._urgent.done(sent.message)
             self.refusals.add(name, reason)
-            self._quiet.warn(f"{self.last_refusal}; the message is left to the disk")
+            self._throttled.warn(f"{self.last_refusal}; the message is left to the disk")
             return
         if code in _HOPELESS and sent.entry is not None:
-            self._quiet.warn(f"{self.last_refusal}; the message is set aside")
+            self._throttled.warn(f"{self.last_refusal}; the message is set aside")
             try:
                 self._outbox.refuse(sent.entry.id, code, reason)
                 self._handed.pop(sent.entry.id, None)
             except DeliveryError as error:
-                self._quiet.warn(str(error))
-                self._row_holds.add(sent.entry.id)
+                self._throttled.warn(str(error))
+                self._row_backoff.add(sent.entry.id)
                 self._outbox.release([sent.entry.id])
             return
-        self._topic_holds.add(name)
+        self._topic_backoff.add(name)
         self.refusals.add(name, reason)
-        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
+        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
         if sent.entry is not None:
             self._outbox.release([sent.entry.id])
         elif not sent.urgent:
@@ -392,7 +392,7 @@ class Sender:
         try:
             self._outbox.done(due)
         except DeliveryError as error:
-            self._quiet.warn(str(error))
+            self._throttled.warn(str(error))
             return
         for row_id in due:
             self._acknowledged.popleft()
@@ -429,10 +429,10 @@ class Sender:
         reason = f"connections die with a message of {len(sent.message.payload)} bytes"
         self.last_refusal = f"{name}: {reason}"
         self.refusals.add(name, reason)
-        self._quiet.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_POISON_HINT}")
+        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_POISON_HINT}")
         if sent.entry is None:
-            self._poison_holds.add(name)
+            self._poison_backoff.add(name)
             return
-        self._row_holds.add(sent.entry.id)
+        self._row_backoff.add(sent.entry.id)
         if self._culprits.setdefault(name, sent.entry.id) != sent.entry.id:
-            self._poison_holds.add(name)
+            self._poison_backoff.add(name)

@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.deliver.waker import Waker
 from agent.errors import TalusError
 from agent.health.prometheus import CONTENT_TYPE
@@ -62,7 +62,7 @@ class Exporter:
         self._selector = selectors.DefaultSelector()
         self._waker = Waker()
         self._stopping = threading.Event()
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name="exporter", daemon=True)
 
     def start(self) -> None:
@@ -103,7 +103,7 @@ class Exporter:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            self._quiet.warn(f"a reader of the metrics is not let in: {error}")
+            self._throttled.warn(f"a reader of the metrics is not let in: {error}")
             # Out of file descriptors the listener stays readable: no reason to spin.
             self._stopping.wait(0.1)
             return

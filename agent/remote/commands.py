@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.alert.evidence import EvidenceStore
-from agent.backoff import Allowance
+from agent.backoff import RateLimit
 from agent.errors import ControlError, TalusError
 from agent.messages.payloads import Message, Priority, Stamp, alert_message, evidence_topic, response_message, topic
 from agent.messages.schema import TEXT_LIMIT, Response
@@ -69,7 +69,7 @@ class Commands:
 
     def allow(self, allowed: Collection[str], per_min: int) -> None:
         """Obey these from now on, and so many a minute."""
-        self._allowed, self._allowance = allowed, Allowance(per_min)
+        self._allowed, self._rate_limit = allowed, RateLimit(per_min)
 
     def obey(self, asked: Asked, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
         """Carry out one command; what is to be sent because of it, the answer last."""
@@ -79,8 +79,8 @@ class Commands:
                 raise ControlError("malformed", f"no command, or a field too many; there are {', '.join(NAMES)}")
             if name not in self._allowed:
                 raise ControlError("not_allowed", f"{name} is not in control.commands of this station")
-            if not self._allowance.take(now):
-                raise ControlError("rate", f"more than {self._allowance.per_min} commands a minute; try again later")
+            if not self._rate_limit.take(now):
+                raise ControlError("rate", f"more than {self._rate_limit.per_min} commands a minute; try again later")
             messages, result = self._do(name, key, content)
         except ControlError as error:
             return [self.refusal(asked, error, str(name) if name in NAMES else None)]

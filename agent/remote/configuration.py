@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.config.file import ControlConfig, TunablesConfig, digest
 from agent.errors import ControlError, TalusError
 from agent.messages.payloads import Stamp
@@ -101,7 +101,7 @@ class RemoteConfig:
         self._refusals = 0
         self._last_refused = ""
         self._lost = 0
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         for fault in store.faults:
             _log.error("%s", fault)
         if store.stored.trial is not None:
@@ -146,7 +146,9 @@ class RemoteConfig:
                 break
             self._hear(arrived.payload)
         if self._inbox.lost > self._lost:
-            self._quiet.warn(f"{self._inbox.lost - self._lost} messages from the broker were not looked at", key="lost")
+            self._throttled.warn(
+                f"{self._inbox.lost - self._lost} messages from the broker were not looked at", key="lost"
+            )
             self._lost = self._inbox.lost
 
     def report(self, now: float, stamp: Callable[[], Stamp]) -> ConfigReport | None:
@@ -220,7 +222,7 @@ class RemoteConfig:
         self._refusals += 1
         self._refused.append(refused(envelope, order, error))
         self._dirty = True
-        self._quiet.warn(f"a change from afar is refused: {error}", key=error.kind)
+        self._throttled.warn(f"a change from afar is refused: {error}", key=error.kind)
 
     def _tell_at_once(self) -> None:
         """What rules has changed, which only a trusted key or the station itself brings about."""
@@ -322,7 +324,7 @@ class RemoteConfig:
             self._store.write(stored.with_outcome(_outcome(order, "kept"), kept=order, trial=None))
         except ControlError as error:
             self._retry_at = now + _RETRY_S
-            self._quiet.warn(f"revision {order.revision} cannot be kept yet: {error}", key="keep")
+            self._throttled.warn(f"revision {order.revision} cannot be kept yet: {error}", key="keep")
             return
         self._trial = None
         self._tell_at_once()
@@ -339,7 +341,7 @@ class RemoteConfig:
         except ControlError as error:
             # The disk still has it on trial, which the next start ends as well.
             self._store.stored = stored
-            self._quiet.warn(str(error), key="roll back")
+            self._throttled.warn(str(error), key="roll back")
         _log.warning("revision %d is rolled back: %s", order.revision, reason)
 
 

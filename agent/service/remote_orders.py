@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.alert.evidence import EvidenceStore
-from agent.backoff import Allowance, QuietLog
+from agent.backoff import RateLimit, ThrottledLog
 from agent.config.file import Config, ControlConfig
 from agent.deliver.connection import Received
 from agent.deliver.delivery import Delivery
@@ -67,8 +67,8 @@ class Orders:
         self._serving: Callable[[], ModelPart] | None = None
         self._stamp: Callable[[], Stamp] | None = None
         self._delivery: Delivery | None = None
-        self._refusals = Allowance(config.control.commands_per_min)
-        self._quiet = QuietLog(_log.warning)
+        self._refusals = RateLimit(config.control.commands_per_min)
+        self._throttled = ThrottledLog(_log.warning)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ class Orders:
         try:
             store.write(store.stored.model_copy(update={"highest": store.stored.highest - 1, "newest": None}))
         except ControlError as error:
-            self._quiet.warn(str(error), key="store")
+            self._throttled.warn(str(error), key="store")
 
     def _in_use(self, selection: Selection) -> Path:
         return next(iter(selection.serving()), self._config.classifier.bundle or DEFAULT_BUNDLE)
@@ -161,7 +161,7 @@ class Orders:
     def _obey_by(self, control: ControlConfig) -> None:
         """The file was read anew."""
         self._control, self._trusted = control, control.trusted()
-        self._refusals = Allowance(control.commands_per_min)
+        self._refusals = RateLimit(control.commands_per_min)
         if self._commands is not None:
             self._commands.allow(control.commands, control.commands_per_min)
         if self._updates is not None:
@@ -198,7 +198,7 @@ class Orders:
                 self._put(message)
 
     def _refuse(self, name: str, asked: Asked, outcome: Outcome, error: ControlError, now: float) -> None:
-        self._quiet.warn(f"an order from afar is refused: {error}", key=error.kind)
+        self._throttled.warn(f"an order from afar is refused: {error}", key=error.kind)
         if name == MODEL:
             self._refused = outcome
             if self._progress is not None:
@@ -214,7 +214,7 @@ class Orders:
             self._delivery.put([message])
         except DeliveryError as error:
             # An answer is worth less than the station; whoever waits for it asks again.
-            self._quiet.warn(f"an answer is lost: {error}", key="put")
+            self._throttled.warn(f"an answer is lost: {error}", key="put")
 
     def _report(self, progress: Progress) -> None:
         """From whichever thread has something to tell."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.detect.holdback import HoldBack
 from agent.detect.lag import DataClocks
 from agent.errors import ConfigError, DataError, DeliveryError, TalusError
@@ -115,7 +115,7 @@ class Runner:
         self._refusal: tuple[float, str] | None = None
         """When a packet was refused last, and why."""
         self._retry_at = 0.0
-        self._quiet = QuietLog(_log.error)
+        self._throttled = ThrottledLog(_log.error)
         self.stopping = threading.Event()
         self.ended = threading.Event()
         """Set when a stage has ended, whether it had to or not."""
@@ -291,7 +291,7 @@ class Runner:
         except DataError as error:
             self._refused += 1
             self._refusal = time.monotonic(), f"packets of {block.stream} are dropped: {error.message}"
-            self._quiet.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
+            self._throttled.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
         self._health.saw(block, received_ns, used=used)
         return outputs
 
@@ -357,11 +357,11 @@ class Runner:
                     self._held.popleft()
         except DeliveryError as error:
             self._retry_at = time.monotonic() + PUT_RETRY_S
-            self._quiet.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
+            self._throttled.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
             return
         if self._retry_at:
             self._retry_at = 0.0
-            self._quiet.reset()
+            self._throttled.reset()
             _log.info("the disk takes messages again")
 
     def _make_room(self) -> None:
@@ -369,7 +369,7 @@ class Runner:
         while len(self._held) > HELD_MESSAGES:
             lost = max(self._held, key=lambda message: (message.priority, message.expendable))
             self._held.remove(lost)
-            self._quiet.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
+            self._throttled.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
 
 
 def _since(then: float | None, now: float) -> float | None:

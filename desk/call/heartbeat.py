@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 
 TIMEOUT_S = 10.0
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Heartbeat:
         """Why the last sign did not arrive."""
         self._url, self._every_s, self._problem = url, every_s, problem
         self._stopping = threading.Event()
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -49,14 +49,14 @@ class Heartbeat:
         """Give one sign, if the desk is well; whether it arrived."""
         problem = self._problem()
         if problem is not None:
-            self._quiet.warn(f"no sign of life is given: {problem}")
+            self._throttled.warn(f"no sign of life is given: {problem}")
             return False
         try:
             with urllib.request.urlopen(self._url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http and https alone
                 answer.read(1)
         except (OSError, urllib.error.URLError, ValueError) as error:
             self.error = f"the sign of life does not arrive: {error}"
-            self._quiet.warn(self.error)
+            self._throttled.warn(self.error)
             return False
         self.error = None
         return True

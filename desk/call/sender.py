@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from sqlalchemy import or_, select, update
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.errors import DeliveryError
 from agent.types import NS
 from desk.call.targets import Target
@@ -118,7 +118,7 @@ class CallSender:
         self._store, self._way, self._link, self._picture = store, way, link, picture
         self._targets: Mapping[str, Target] = {target.name: target for target in targets}
         self._stopping, self._waker = threading.Event(), threading.Event()
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name="call-sender", daemon=True)
 
     @property
@@ -146,7 +146,7 @@ class CallSender:
                 if self.send_due(time.time_ns()):
                     continue
             except DeliveryError as error:
-                self._quiet.warn(str(error))
+                self._throttled.warn(str(error))
             self._waker.wait(TICK_S)
             self._waker.clear()
 
@@ -196,13 +196,13 @@ class CallSender:
             try:
                 picture = self._picture(due.event)
             except (OSError, ValueError) as error:
-                self._quiet.warn(f"no picture of {due.event}: {error}")
+                self._throttled.warn(f"no picture of {due.event}: {error}")
         try:
             self._way.send(target, Note(due.title, due.text, link, picture))
         except DeliveryError as error:
             self.tally.failed += 1
             self.tally.last_error = error.message
-            self._quiet.warn(f"{due.subject}: {error}", key=due.target)
+            self._throttled.warn(f"{due.subject}: {error}", key=due.target)
             self._again(due, error.message, now_ns)
             return
         self.tally.sent += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
-from agent.backoff import QuietLog
+from agent.backoff import ThrottledLog
 from agent.errors import DeliveryError
 from agent.types import NS
 from desk.call.calls import Calls, Words
@@ -49,7 +49,7 @@ class StationWatch:
     ) -> None:
         self._store, self._calls, self._patience, self._called = store, calls, patience, called
         self._stopping = threading.Event()
-        self._quiet = QuietLog(_log.warning)
+        self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name="station-watch", daemon=True)
 
     @property
@@ -71,7 +71,7 @@ class StationWatch:
             try:
                 self.look(time.time_ns())
             except DeliveryError as error:
-                self._quiet.warn(str(error))
+                self._throttled.warn(str(error))
 
     def look(self, now_ns: int) -> None:
         """Open, tell and close troubles as of now."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.backoff import Holds
+from agent.backoff import Backoff
 from agent.sources.seedlink.request import Wish
 from agent.sources.seedlink.resume import match
 from agent.types import NS, SampleBlock
@@ -39,7 +39,7 @@ class Liveness:
         self._stalled_s = stalled_s
         self._signs: dict[str, _Sign] = {}
         """By station (``NET_STA``) and by channel (``NET.STA.LOC.CHA``)."""
-        self._holds = Holds[str](stalled_s, LONGEST_S)
+        self._backoff = Backoff[str](stalled_s, LONGEST_S)
         self._wishes: Sequence[Wish] = ()
         self._asked_at = time.monotonic()
 
@@ -57,7 +57,7 @@ class Liveness:
                 new = True
             elif last is None or sign.end_ns > last.end_ns:
                 self._signs[name] = sign
-                self._holds.lift(name)
+                self._backoff.lift(name)
                 new = True
         return new
 
@@ -68,9 +68,9 @@ class Liveness:
             name for name, last in self._signs.items() if now - max(last.at, self._asked_at) > self._limit_s(last)
         }
         silent.update(self.unheard())
-        due = sorted(silent.difference(self._holds.active())) if silent else []
+        due = sorted(silent.difference(self._backoff.active())) if silent else []
         for name in due:
-            self._holds.add(name)
+            self._backoff.add(name)
         return due
 
     def unheard(self) -> list[str]:
