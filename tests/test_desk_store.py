@@ -13,7 +13,7 @@ from sqlalchemy import select
 from test_formats import state
 
 from agent.errors import ConfigError, DataError
-from agent.health.report import Health, Identity, Sight
+from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.schema import PositionPart, StationPart
 from agent.types import LABELS, NS, StationId
 from desk.store import answers, queries, tables
@@ -202,7 +202,7 @@ def test_a_station_without_an_agent_of_its_own_stands_where_its_agent_says(store
 
 def test_the_reasons_of_a_degraded_station_are_kept_by_the_hour(tmp_path: Path, store: Store) -> None:
     health = Health(Identity(StationId("XX", "SLP", "", ""), "0123456789abcdef"), tmp_path)
-    store.ingest(arrivals(health.message(1, Sight())))
+    store.ingest(arrivals(health.message(1, HealthInputs())))
     with store.engine.connect() as connection:
         (row,) = connection.execute(select(tables.health_hour)).all()
     assert row.degraded == 1

@@ -18,7 +18,7 @@ from agent.detect.pipeline import MAX_STATIONS
 from agent.dsp.rsam import MINUTE_NS, Minute
 from agent.errors import DataError
 from agent.health.rates import Rates, rsam_health
-from agent.health.report import MAX_STREAMS, Health, Identity, Sight, for_the_broker
+from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, for_the_broker
 from agent.host import machine
 from agent.messages.schema import HealthMessage, StageHealth
 from agent.reasons import CODES, Code, Reason
@@ -99,8 +99,8 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
         received_ns = max(received_ns, packet.end_ns + NS // 2)  # what is late comes when it comes
         hear(line, health, packet, received_ns)
     stages = [StageHealth(name="source", alive=False, idle_s=0.2, waiting=None)]
-    sight = Sight(stages=stages, source={"received": 7}, stations=tuple(line.pipeline.stations.values()))
-    body = HealthMessage.model_validate_json(health.message(3, sight).model_dump_json())
+    inputs = HealthInputs(stages=stages, source={"received": 7}, stations=tuple(line.pipeline.stations.values()))
+    body = HealthMessage.model_validate_json(health.message(3, inputs).model_dump_json())
     (stream,) = body.streams
     assert (stream.gaps, stream.gap_s) == (1, 2.0)
     assert (stream.duplicates, stream.late, stream.invalid_samples) == (1, 1, 7)
@@ -130,7 +130,7 @@ def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path, monkeypa
             now[0] += 100
     for stream in streams[:100]:
         health.saw(SampleBlock(stream, T0 + NS, 100.0, np.ones(100, np.int32)), T0 + 2 * NS, used=True)
-    report = health.message(1, Sight())
+    report = health.message(1, HealthInputs())
     assert [one.stream for one in report.streams] == sorted(str(stream) for stream in streams)
     sent = for_the_broker(report)
     assert {one.stream for one in sent.streams[:7]} == {str(stream) for stream in dead}
@@ -146,7 +146,7 @@ def test_a_report_is_shortened_to_what_the_broker_takes_and_keeps_its_reasons(tm
     for number in range(64):
         stream = StreamId(StationId("XX", f"S{number:02d}", "", "HH"), "Z")
         health.saw(SampleBlock(stream, T0, 100.0, np.ones(100, np.int32)), T0 + NS, used=True)
-    report = health.message(1, Sight(problems=[Reason("packet_limit", "the broker takes little")]))
+    report = health.message(1, HealthInputs(problems=[Reason("packet_limit", "the broker takes little")]))
     assert for_the_broker(report, 100_000) == report
     short = for_the_broker(report, 4_000)
     assert len(short.model_dump_json()) <= 4_000
@@ -165,7 +165,7 @@ def test_a_channel_whose_clock_was_set_back_is_not_well_while_nothing_of_it_is_n
     for second in (*range(300), *range(100, 400)):
         hear(line, health, block(T0 + second * NS, np.ones(100, np.int32)), T0 + 400 * NS)
         now[0] += 1
-        status.append(health.message(1, Sight()).status)
+        status.append(health.message(1, HealthInputs()).status)
     assert status == ["ok"] * 359 + ["degraded"] * 141 + ["ok"] * 100
 
 
@@ -200,7 +200,7 @@ def test_packets_that_the_pipeline_refuses_are_told_of(tmp_path: Path) -> None:
 def test_more_reasons_than_a_message_holds_are_counted(tmp_path: Path) -> None:
     health = Health(Identity(STATION, BOOT), tmp_path)
     problems = [Reason("source", f"problem {k} " + 600 * "x", 100 * "y") for k in range(30)]
-    reasons = health.message(1, Sight(problems=problems)).reasons
+    reasons = health.message(1, HealthInputs(problems=problems)).reasons
     assert (len(reasons), reasons[0].text[:10], reasons[-1].text) == (20, "problem 0 ", "and 12 more")
     assert (reasons[0].code, reasons[-1].code) == ("source", "more")
 
@@ -210,7 +210,7 @@ def test_discards_are_counted_by_their_code_whatever_their_words(tmp_path: Path)
     health.decided(Discard(STATION, T0, "too_short", "the trigger lasted 0.21 s, less than min_duration_s"))
     health.decided(Discard(STATION, T0, "too_short", "another wording"))
     health.decided(Discard(STATION, T0, "too_many_open", "8 events are open, at this station, already"))
-    assert health.message(1, Sight()).discards_hour == {"too_short": 2, "too_many_open": 1}
+    assert health.message(1, HealthInputs()).discards_hour == {"too_short": 2, "too_many_open": 1}
 
 
 def test_every_reason_has_a_code_a_meaning_and_a_row_in_the_manual() -> None:
@@ -239,9 +239,9 @@ def test_a_stage_that_hangs_is_told_from_one_with_nothing_to_do(tmp_path: Path) 
     health = Health(Identity(STATION, BOOT), tmp_path)
     health.saw(block(T0, np.ones(100, np.int32)), T0, used=True)
     stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=0)]
-    assert health.message(1, Sight(stages=stages)).reasons == []
+    assert health.message(1, HealthInputs(stages=stages)).reasons == []
     stages = [StageHealth(name="pipeline", alive=True, idle_s=40.0, waiting=17)]
-    (reason,) = health.message(1, Sight(stages=stages)).reasons
+    (reason,) = health.message(1, HealthInputs(stages=stages)).reasons
     assert (reason.code, reason.about) == ("stage_stuck", "pipeline")
     assert reason.text == "the pipeline has done nothing for 40 s, and 17 packets wait"
 
@@ -259,9 +259,9 @@ def test_a_machine_in_trouble_is_degraded(
 ) -> None:
     health = Health(Identity(STATION, BOOT), tmp_path)
     health.saw(block(T0, np.ones(100, np.int32)), T0, used=True)
-    assert health.message(1, Sight()).status == "ok"
+    assert health.message(1, HealthInputs()).status == "ok"
     monkeypatch.setattr(machine, attribute, value)
-    (found,) = health.message(1, Sight()).reasons
+    (found,) = health.message(1, HealthInputs()).reasons
     assert f"{found.code}: {found.text}".startswith(reason)
 
 
@@ -270,10 +270,10 @@ def test_events_that_have_not_ended_count_too(tmp_path: Path) -> None:
     health = Health(Identity(STATION, BOOT), tmp_path)
     for phase in ("new", "update"):
         health.decided(make_event(phase=phase))
-    said = health.message(1, Sight())
+    said = health.message(1, HealthInputs())
     assert (said.events_hour, said.events_open, said.events_total) == ({"landslide": 1}, 1, {})
     health.decided(make_event(phase="end"))
-    said = health.message(2, Sight())
+    said = health.message(2, HealthInputs())
     assert (said.events_hour, said.events_open, said.events_total) == ({"landslide": 1}, 0, {"landslide": 1})
 
 

@@ -28,9 +28,9 @@ from agent.deliver.waker import Waker
 from agent.remote.crash_guard import DEATHS
 from agent.remote.inbox import MAX_CORRELATION
 from agent.remote.model_order import CHUNK_BYTES, wrap
-from agent.remote.slots import Selection
+from agent.remote.slots import ModelSlots
 from agent.remote.store import Store, Stored
-from agent.service.remote_orders import Orders
+from agent.service.remote_orders import RemoteOrders
 from agent.types import StationId
 from desk.push.models import command, offer
 
@@ -154,7 +154,7 @@ def test_a_stop_in_the_trial_of_a_model_says_nothing_against_it(tmp_path: Path, 
                 if os.getpgid(pid) == os.getpgid(0):
                     os.kill(pid, signal.SIGINT)
         assert agent.process.wait(20) == 0
-    chosen = Selection(tmp_path / "state" / "models").chosen
+    chosen = ModelSlots(tmp_path / "state" / "models").chosen
     assert chosen.order is not None and chosen.order.title == "small 2.0.0" and chosen.begun == 0
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("small 2.0.0: shadow")
@@ -197,7 +197,7 @@ def test_a_kill_between_an_order_heard_and_an_order_begun_loses_no_order(tmp_pat
         wait_for(lambda: any(ack.token == token for ack in connection.pump(0.1)))
         connection.close()
     with running_agent("run", "--config", place.config) as agent:
-        wait_for(lambda: Selection(tmp_path / "state" / "models").chosen.order, 30)
+        wait_for(lambda: ModelSlots(tmp_path / "state" / "models").chosen.order, 30)
         agent.signal(signal.SIGTERM)
         agent.end()
     stored = Store(tmp_path / "state" / "control", "model").stored
@@ -323,7 +323,7 @@ def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, bro
 
 
 def test_a_piece_that_nobody_can_take_yet_is_not_acknowledged(tmp_path: Path, broker: Mosquitto) -> None:
-    """The broker keeps it for the next connection. Orders and commands wait in the inbox."""
-    orders = Orders(load(Place(tmp_path, broker).config), STATION)
+    """The broker keeps it for the next connection. RemoteOrders and commands wait in the inbox."""
+    orders = RemoteOrders(load(Place(tmp_path, broker).config), STATION)
     assert not orders.offer(Received("talus/v1/XX/SLP/model/chunk", wrap(0, b"piece"), False, None, 1))
     assert orders.offer(Received("talus/v1/XX/SLP/command", b"{}", False, None, 2))

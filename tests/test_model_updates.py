@@ -25,7 +25,7 @@ from agent.inference.shadow import Shadow
 from agent.remote.download import Download, fetch
 from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
 from agent.remote.models import MOST_BEGUN, ModelRules, ModelUpdates, Progress
-from agent.remote.slots import Selection
+from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 from quantize.bundle import zip_bundle
@@ -62,7 +62,7 @@ class Desk:
         self.said: list[Progress] = []
         self.raw = b""
         self.spoil: set[int] = set()
-        self.updates = ModelUpdates(Selection(folder), self.live, self.open, rules, self.hear)
+        self.updates = ModelUpdates(ModelSlots(folder), self.live, self.open, rules, self.hear)
 
     def open(self, path: Path | None, final: bool = True) -> Classifier:
         return load(path or self.installed, ["onnxruntime"])[0]
@@ -116,7 +116,7 @@ def test_a_good_model_is_fetched_tried_shadowed_and_kept(desk: Desk, newer: Path
     assert phases == ["installed", "fetching", "trying", "shadow", "probation", "kept"]
     assert kept.agreement is not None and kept.agreement.same == kept.agreement.windows == 6
     assert desk.see(1)[0].model == "small 2.0.0"
-    after = Selection(tmp_path / "models")
+    after = ModelSlots(tmp_path / "models")
     assert after.chosen.kept == order_for(newer)[1].sha256 and after.path(after.chosen.kept).is_file()
 
 
@@ -192,7 +192,7 @@ def test_a_failure_on_probation_costs_no_verdict(tmp_path: Path, installed: Path
     desk = Desk(tmp_path / "models", installed, replace(RULES, probation_s=3600.0))
     plain = desk.open
     opener = lambda path, final: Fails(plain(path), 8) if final else plain(path)  # noqa: E731
-    desk.updates = ModelUpdates(Selection(tmp_path / "models"), desk.live, opener, desk.rules, desk.hear)
+    desk.updates = ModelUpdates(ModelSlots(tmp_path / "models"), desk.live, opener, desk.rules, desk.hear)
     desk.updates.start()
     desk.see()
     desk.send(*order_for(newer))
@@ -201,7 +201,7 @@ def test_a_failure_on_probation_costs_no_verdict(tmp_path: Path, installed: Path
     assert models == ["small 2.0.0"] * 8 + ["small 1.2.3"] * 4, "each window has its verdict"
     assert "driver" in str(desk.until("rolled_back").reason)
     desk.updates.close()
-    assert Selection(tmp_path / "models").chosen.kept is None
+    assert ModelSlots(tmp_path / "models").chosen.kept is None
 
 
 def test_a_model_taken_back_while_it_answers_costs_no_verdict(installed: Path, newer: Path) -> None:
@@ -250,7 +250,7 @@ def test_ordered_back_gives_up_the_first_candidate_of_all(desk: Desk, newer: Pat
     desk.until("ready")
     desk.updates.roll_back()
     desk.until("rolled_back")
-    assert Selection(tmp_path / "models").chosen.order is None
+    assert ModelSlots(tmp_path / "models").chosen.order is None
     assert desk.see(1)[0].model == "small 1.2.3"
 
 
@@ -266,7 +266,7 @@ def test_what_was_on_probation_at_a_crash_is_not_tried_again(tmp_path: Path, ins
     again.updates.start()
     assert "stopped before" in str(again.until("rolled_back").reason)
     again.updates.close()
-    assert Selection(folder).chosen.trial is None
+    assert ModelSlots(folder).chosen.trial is None
 
 
 def test_a_model_that_ends_the_agent_is_not_tried_for_ever(tmp_path: Path, installed: Path, newer: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_model_that_ends_the_agent_is_not_tried_for_ever(tmp_path: Path, insta
     last = start()
     assert "did not survive it 3 times" in str(last.until("refused").reason)
     last.updates.close()
-    assert Selection(folder).chosen.order is None and not list(folder.glob("*.zip"))
+    assert ModelSlots(folder).chosen.order is None and not list(folder.glob("*.zip"))
 
 
 def test_a_download_goes_on_where_it_was_broken_off(tmp_path: Path, newer: Path) -> None:
@@ -534,14 +534,14 @@ def test_a_slow_shadow_never_holds_the_live_model(installed: Path) -> None:
 
 
 def test_the_choice_survives_nonsense_on_the_disk_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    selection = Selection(tmp_path)
+    slots = ModelSlots(tmp_path)
     assert not caplog.records, "a station that was never sent a model has nothing to tell"
-    selection.change(kept="a" * 64, revision=4)
+    slots.change(kept="a" * 64, revision=4)
     raw = (tmp_path / "selected.json").read_bytes()
     for cut in range(len(raw)):
         (tmp_path / "selected.json").write_bytes(raw[:cut])
         caplog.clear()
-        assert Selection(tmp_path).chosen.kept is None
+        assert ModelSlots(tmp_path).chosen.kept is None
         assert "the installed model serves" in caplog.text
     (tmp_path / "selected.json").write_bytes(raw)
-    assert Selection(tmp_path).chosen == selection.chosen
+    assert ModelSlots(tmp_path).chosen == slots.chosen

@@ -23,7 +23,7 @@ from agent.inference import load
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.payloads import Stamp
 from agent.messages.schema import ConfigReport
-from agent.remote.configuration import RemoteConfig, Surroundings
+from agent.remote.configuration import RemoteConfig, TrialInputs
 from agent.remote.inbox import CAPACITY, Inbox
 from agent.remote.known_events import RECORDS, compare
 from agent.remote.store import Store
@@ -32,7 +32,7 @@ from agent.types import NS, Event, StationId
 
 HERE = StationId("XX", "SLP", "", "")
 TOPIC = "talus/v1/XX/SLP/config/set"
-WELL = Surroundings(link_up=True)
+WELL = TrialInputs(link_up=True)
 NOISE = load(DEFAULT_BUNDLE, ["constant:noise"])[0]
 RATE = 100
 
@@ -67,7 +67,7 @@ class Site:
         done.set_result(None)
         return done
 
-    def tick(self, seconds: float = 2.0, around: Surroundings = WELL) -> None:
+    def tick(self, seconds: float = 2.0, around: TrialInputs = WELL) -> None:
         self.now += seconds
         self.remote.tick(self.now, around)
         self.report = self.remote.report(self.now, lambda: Stamp("0" * 16, 1, 0, 0)) or self.report
@@ -351,7 +351,7 @@ def test_a_lively_slope_is_no_flood(tmp_path: Path, signing: SigningKey) -> None
 
 def test_a_link_that_goes_down_in_the_trial_and_stays_down_rolls_back(site: Site) -> None:
     site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
-    down = Surroundings(link_up=False)
+    down = TrialInputs(link_up=False)
     site.tick(10, down)
     site.tick(30, down)
     site.tick(10)
@@ -363,13 +363,13 @@ def test_a_link_that_goes_down_in_the_trial_and_stays_down_rolls_back(site: Site
 
 
 def test_a_channel_that_falls_silent_in_the_trial_rolls_back(site: Site) -> None:
-    silent = Surroundings(link_up=True, silent={"FDSN:XX_SLP__H_H_E"})
+    silent = TrialInputs(link_up=True, silent={"FDSN:XX_SLP__H_H_E"})
     site.tick(around=silent)
     site.inbox.offer(Received(TOPIC, envelope(site.signing, 1, {}), retain=True))
     for _ in range(3):
         site.tick(around=silent)
     assert outcomes(site)[-1] == (1, "trial", None)
-    site.tick(around=Surroundings(link_up=True, silent={*silent.silent, "FDSN:XX_SLP__H_H_Z"}))
+    site.tick(around=TrialInputs(link_up=True, silent={*silent.silent, "FDSN:XX_SLP__H_H_Z"}))
     site.tick()
     assert outcomes(site)[-1] == (1, "rolled_back", "source")
     assert "H_H_Z" in str(site.report and site.report.history[-1].reason)

@@ -143,10 +143,10 @@ def test_doctor_sees_a_sound_server(live: SeedLinkServer) -> None:
 def test_doctor_sees_a_clock_that_is_off_by_five_seconds(live: SeedLinkServer, offset_s: float, words: str) -> None:
     live.offset_s = offset_s  # type: ignore[attr-defined]
     with live:
-        _, sight = probe(config_of(live), wait_s=5)
-    assert not sight.well
-    assert words in sight.detail
-    assert "clock" in sight.hint
+        _, freshness = probe(config_of(live), wait_s=5)
+    assert not freshness.well
+    assert words in freshness.detail
+    assert "clock" in freshness.hint
 
 
 def test_doctor_sees_what_is_refused_and_what_is_silent(live: SeedLinkServer) -> None:
@@ -181,10 +181,10 @@ def test_doctor_names_wrong_hosts_ports_and_certificates(tmp_path: Path) -> None
             "does not speak TLS": {"port": plain.port, "tls": {}},
         }
         for words, changes in cases.items():
-            (sight,) = probe(config_of(plain, **changes))
-            assert not sight.well
-            assert words in sight.detail
-            assert sight.hint
+            (freshness,) = probe(config_of(plain, **changes))
+            assert not freshness.well
+            assert words in freshness.detail
+            assert freshness.hint
     with socket.create_server(("127.0.0.1", 0)) as web:
         import threading
 
@@ -194,8 +194,8 @@ def test_doctor_names_wrong_hosts_ports_and_certificates(tmp_path: Path) -> None
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
         threading.Thread(target=answer).start()
-        (sight,) = probe(config_of(plain, port=web.getsockname()[1]))
-    assert "not a SeedLink server" in sight.detail
+        (freshness,) = probe(config_of(plain, port=web.getsockname()[1]))
+    assert "not a SeedLink server" in freshness.detail
 
 
 def test_doctor_as_a_program(tmp_path: Path, live: SeedLinkServer) -> None:

@@ -222,8 +222,8 @@ def _first_packet(config: Config) -> Finding:
             what = f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz"
             if not is_live(config):
                 return Finding("ok", "source", what)
-            sight = judge(what, block, lag_s)
-            return Finding("ok" if sight.well else "bad", "source", sight.detail, sight.hint)
+            freshness = judge(what, block, lag_s)
+            return Finding("ok" if freshness.well else "bad", "source", freshness.detail, freshness.hint)
     finally:
         patience.cancel()
     hint = "check the section source, and whether the recorder sends"
@@ -236,8 +236,8 @@ def _first_packet(config: Config) -> Finding:
 def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
     from agent.sources.seedlink.probe import probe
 
-    for sight in probe(source):
-        yield Finding("ok" if sight.well else "bad", "source", sight.detail, sight.hint)
+    for freshness in probe(source):
+        yield Finding("ok" if freshness.well else "bad", "source", freshness.detail, freshness.hint)
 
 
 def _broker(config: Config) -> Iterator[Finding]:

@@ -72,7 +72,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class HealthInputs:
     """What the agent's parts report at one moment. ``problems`` are their reasons for being degraded, ``activity`` is
     what is being made ready, ``clock`` what is known of this machine's."""
 
@@ -165,10 +165,10 @@ class Health:
         with self._lock:
             return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self.stalled_s)
 
-    def message(self, seq: int, sight: Sight) -> HealthMessage:
+    def message(self, seq: int, inputs: HealthInputs) -> HealthMessage:
         """The present state, with all channels; ``for_the_broker`` makes of it what is published."""
-        now, clock = time.monotonic(), sight.clock
-        counts = {station.id: station.counts for station in sight.stations}
+        now, clock = time.monotonic(), inputs.clock
+        counts = {station.id: station.counts for station in inputs.stations}
         with self._lock:
             streams = sorted(self._streams.items())
             silent = {stream for stream, entry in streams if now - entry.arrived > self.stalled_s}
@@ -190,10 +190,10 @@ class Health:
             machine.disk_free_mb(self._state_dir), machine.memory_mb(), machine.temperatures_c()
         )  # fmt: skip
         reasons = [
-            *sight.problems,
+            *inputs.problems,
             *(
                 Reason("stage_ended", f"the {stage.name} has ended", stage.name)
-                for stage in sight.stages
+                for stage in inputs.stages
                 if not stage.alive
             ),
             *(
@@ -202,7 +202,7 @@ class Health:
                     f"the {stage.name} has done nothing for {stage.idle_s:.0f} s, and {stage.waiting} packets wait",
                     stage.name,
                 )
-                for stage in sight.stages
+                for stage in inputs.stages
                 if stage.alive and stage.waiting and stage.idle_s is not None and stage.idle_s > STUCK_S
             ),
         ]
@@ -211,14 +211,14 @@ class Health:
             more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
             text = f"no new samples from {named}{more} for {self.stalled_s:.0f} s"
             reasons.append(Reason("channels_silent", text, named if len(silent) == 1 else None))
-        heard = self._listen(sight.stations, idle)
+        heard = self._listen(inputs.stations, idle)
         reasons += [reason for name, one in heard.items() for reason in problems(name, one, self._hearing_limit)]
         starting = _starting(heard)
         if not streams:
             (starting if now - self._started <= self.stalled_s else reasons).append(
                 Reason("no_samples", "no samples yet")
             )
-        elif sight.stations and not heard:
+        elif inputs.stations and not heard:
             text = "no channel is a component: its code ends in E, N, Z, 1, 2 or 3"
             reasons.append(Reason("no_component", text))
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
@@ -230,7 +230,7 @@ class Health:
             for zone, degrees in temperatures.items()
             if degrees >= HOT_C
         ]
-        rsam = (rsam_health(station.id, station.rsam) for station in sight.stations[:MOST])
+        rsam = (rsam_health(station.id, station.rsam) for station in inputs.stations[:MOST])
         return HealthMessage(
             station=str(self._identity.station),
             boot_id=self._identity.boot_id,
@@ -252,23 +252,23 @@ class Health:
             memory_total_mb=None if memory is None else memory[1],
             temperatures_c=temperatures,
             power_w=machine.power_w(),
-            stages=sight.stages,
-            source=dict(list(sight.source.items())[:MAX_COUNTERS]),
+            stages=inputs.stages,
+            source=dict(list(inputs.source.items())[:MAX_COUNTERS]),
             rates=rates,
             rsam=[one for one in rsam if one is not None],
             hearing=[hearing_health(name, one) for name, one in list(heard.items())[:MOST]],
-            outbox=sight.outbox,
-            link=sight.link,
+            outbox=inputs.outbox,
+            link=inputs.link,
             events_hour=events,
             events_open=going_on,
             discards_hour=discards,
             events_total=events_total,
             discards_total=discards_total,
             alerts_total=[
-                AlertCount(action=action, label=label, count=count) for (action, label), count in sight.alerts.items()
+                AlertCount(action=action, label=label, count=count) for (action, label), count in inputs.alerts.items()
             ][:MAX_ALERT_COUNTS],
-            inference_ms=sight.inference_ms,
-            backend_activity=sight.activity[:500] if sight.activity else None,
+            inference_ms=inputs.inference_ms,
+            backend_activity=inputs.activity[:500] if inputs.activity else None,
             inference_failures=failures,
         )
 

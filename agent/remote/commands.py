@@ -39,7 +39,7 @@ _FIELDS: Mapping[str, Collection[str]] = {"evidence": ("do", "event")}
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class CommandContext:
     """What commands may reach."""
 
     station: StationId
@@ -63,8 +63,8 @@ class Asked:
 class Commands:
     """Owned by the main thread."""
 
-    def __init__(self, desk: Desk, allowed: Collection[str], per_min: int) -> None:
-        self._desk = desk
+    def __init__(self, context: CommandContext, allowed: Collection[str], per_min: int) -> None:
+        self._context = context
         self.allow(allowed, per_min)
 
     def allow(self, allowed: Collection[str], per_min: int) -> None:
@@ -100,24 +100,24 @@ class Commands:
                 return self._test_alarm(key)
             case "self_test":
                 began = time.monotonic()
-                model = self._desk.self_test()
+                model = self._context.self_test()
                 seconds = round(time.monotonic() - began, 3)
-                return [], {"model": model, "seconds": seconds, **self._desk.health()}
+                return [], {"model": model, "seconds": seconds, **self._context.health()}
             case "promote_model":
-                self._desk.updates.promote()
+                self._context.updates.promote()
             case _:
-                self._desk.updates.roll_back()
-        return [], {"phase": self._desk.updates.progress.phase}
+                self._context.updates.roll_back()
+        return [], {"phase": self._context.updates.progress.phase}
 
     def _evidence(self, event: object) -> tuple[list[Message], dict[str, Any]]:
-        store = self._desk.evidence
+        store = self._context.evidence
         raw = store.read(event) if store is not None and isinstance(event, str) else None
         if raw is None or not isinstance(event, str):
             raise ControlError("no_evidence", "there is no record of that event (any more)")
         if len(raw) > MAX_EVIDENCE:
             raise ControlError("too_large", f"the record has {len(raw)} bytes, at most {MAX_EVIDENCE} are sent")
         pieces = [raw[start : start + PIECE_BYTES] for start in range(0, len(raw), PIECE_BYTES)]
-        place = topic(self._desk.prefix, self._desk.station, evidence_topic(event))
+        place = topic(self._context.prefix, self._context.station, evidence_topic(event))
         messages = [
             Message(f"{place}/{number}", piece, Priority.OTHER, key=f"evidence {event}", expendable=True)
             for number, piece in enumerate(pieces)
@@ -128,10 +128,10 @@ class Commands:
         """On the whole way that a real alarm goes from the outbox on, marked as an exercise."""
         now_ns = time.time_ns()
         event = Event(
-            id=event_id(self._desk.station, now_ns),
+            id=event_id(self._context.station, now_ns),
             revision=0,
             phase="end",
-            station=self._desk.station,
+            station=self._context.station,
             onset_ns=now_ns,
             detection=Detection(0.0, 0.0, 0.0, None),
             classification=None,
@@ -141,7 +141,7 @@ class Commands:
             exercise=True,
         )
         alert = Alert(event, "raise", "severe", "landslide", f"test alarm, ordered by {key}")
-        return [alert_message(alert, self._desk.stamp(), self._desk.prefix, TEST_EXPIRY_S)], {"alert": event.id}
+        return [alert_message(alert, self._context.stamp(), self._context.prefix, TEST_EXPIRY_S)], {"alert": event.id}
 
     def _answer(
         self,
@@ -153,9 +153,9 @@ class Commands:
         reason: str | None = None,
         result: Mapping[str, Any] | None = None,
     ) -> Message:
-        stamp = self._desk.stamp()
+        stamp = self._context.stamp()
         body = Response(
-            station=self._desk.station.short,
+            station=self._context.station.short,
             boot_id=stamp.boot_id,
             seq=stamp.seq,
             time=format_ns(time.time_ns()),
@@ -166,4 +166,4 @@ class Commands:
             reason=None if reason is None else reason[:TEXT_LIMIT],
             result=dict(result or {}),
         )
-        return response_message(body, self._desk.station, self._desk.prefix, asked.correlation)
+        return response_message(body, self._context.station, self._context.prefix, asked.correlation)

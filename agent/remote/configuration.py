@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class TrialInputs:
     """How the agent is apart from its triggers: a connection to the broker, and the channels that fell silent."""
 
     link_up: bool
@@ -128,7 +128,7 @@ class RemoteConfig:
         self._settings, self._base, self._trusted = settings, base, settings.trusted()
         self._wanted = True
 
-    def tick(self, now: float, around: Surroundings) -> None:
+    def tick(self, now: float, around: TrialInputs) -> None:
         """Go on with whatever is at hand; ``now`` is the monotonic clock. Never waits for anything but the disk."""
         if self._applying is not None and not self._applied(now, around):
             return
@@ -238,7 +238,7 @@ class RemoteConfig:
         limits = self._settings.limits() if self._store.stored.trial is not None else None
         self._applying = self._apply(tunables, lambda: self.watch.begin(limits))
 
-    def _applied(self, now: float, around: Surroundings) -> bool:
+    def _applied(self, now: float, around: TrialInputs) -> bool:
         """Whether the change that was under way is through, one way or the other."""
         applying, ruling = self._applying, self._store.stored.trial
         if applying is None or not applying.done():
@@ -260,7 +260,7 @@ class RemoteConfig:
             _log.info("the tunables of %s rule", f"revision {self.revision}" if self.revision else "the file")
         return True
 
-    def _judge(self, trial: _Trial, now: float, around: Surroundings) -> None:
+    def _judge(self, trial: _Trial, now: float, around: TrialInputs) -> None:
         """Keep the trial, roll it back, or let it go on."""
         order = self._store.stored.trial
         if order is None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from agent.atomic import replace_file
-from agent.remote.slots import Selection
+from agent.remote.slots import ModelSlots
 
 DEATHS = 5
 WITHIN_S = 86_400.0
@@ -20,19 +20,19 @@ WITHIN_S = 86_400.0
 _log = logging.getLogger(__name__)
 
 
-class Survival:
+class CrashGuard:
     """``begin`` and ``end`` are called once a run. A disk that refuses is told, and is no reason not to watch."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` is that of the ``Selection``."""
+        """``folder`` is that of the ``ModelSlots``."""
         self._folder, self._file = folder, folder / "starts.json"
         self._model: str | None = None
         self._before: list[float] = []
 
     def begin(self) -> str | None:
         """Note a start; why the model that was kept is taken back now, None if it is not."""
-        selection, reason, now = Selection(self._folder), None, time.monotonic()
-        chosen = selection.chosen
+        slots, reason, now = ModelSlots(self._folder), None, time.monotonic()
+        chosen = slots.chosen
         if chosen.kept is None:
             return None
         deaths = [at for at in self._read(chosen.kept) if now - at < WITHIN_S]
@@ -40,12 +40,12 @@ class Survival:
             deaths = deaths[:-1]  # the candidate beside it is as suspect, and is counted elsewhere
         try:
             if len(deaths) >= DEATHS:
-                selection.change(kept=chosen.before, before=None)
+                slots.change(kept=chosen.before, before=None)
                 reason = f"with model {chosen.kept[:12]} from afar the agent died {len(deaths)} times within a day"
                 _log.error("the model before it serves again: %s", reason)
                 self._file.unlink(missing_ok=True)  # pushed again, it has a new life
                 deaths = []
-            self._model, self._before = selection.chosen.kept, deaths
+            self._model, self._before = slots.chosen.kept, deaths
             self._write([*deaths, now])
         except OSError as error:
             _log.warning("%s: %s; a model that ends the agent would not be noticed", self._file, error.strerror)

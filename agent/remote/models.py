@@ -27,7 +27,7 @@ from agent.inference.live import LiveClassifier
 from agent.inference.shadow import Agreement, Shadow
 from agent.remote.download import Download, fetch
 from agent.remote.model_order import ModelOrder
-from agent.remote.slots import Selection
+from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class ModelUpdates:
 
     def __init__(
         self,
-        selection: Selection,
+        slots: ModelSlots,
         live: LiveClassifier,
         opener: Callable[[Path | None, bool], Classifier],
         rules: ModelRules,
@@ -91,7 +91,7 @@ class ModelUpdates:
 
         ``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
         whether it is to serve (else it is only tried, on the CPU)."""
-        self._selection, self._live, self._opener = selection, live, opener
+        self._slots, self._live, self._opener = slots, live, opener
         self.rules = rules
         """May be replaced at any time."""
         self._report = report
@@ -101,7 +101,7 @@ class ModelUpdates:
         self._download: Download | None = None
         self._shadow: Shadow | None = None
         self._since = self._asked_at = self._fetch_at = 0.0
-        found: Phase = "installed" if selection.chosen.kept is None else "kept"
+        found: Phase = "installed" if slots.chosen.kept is None else "kept"
         self._progress = Progress("rolled_back" if taken_back else found, 0, None, reason=taken_back)
 
     def start(self) -> None:
@@ -142,7 +142,7 @@ class ModelUpdates:
         Raises:
             ControlError: there is none, and nothing is on its way.
         """
-        chosen = self._selection.chosen
+        chosen = self._slots.chosen
         if chosen.trial is None and chosen.kept is None and chosen.order is None:
             raise ControlError("nothing", "the installed model serves: there is none before it")
         self._post(self._return)
@@ -160,10 +160,10 @@ class ModelUpdates:
                 work = self._tick
             self._guard(work)
         self._end_shadow()
-        if self._selection.chosen.begun:
+        if self._slots.chosen.begun:
             # A stop in order says nothing against the model.
             with contextlib.suppress(OSError):
-                self._selection.change(begun=0)
+                self._slots.change(begun=0)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Whatever goes wrong with an update is the update's end, and not the station's."""
@@ -180,7 +180,7 @@ class ModelUpdates:
 
     def _say(self, phase: Phase, *, reason: str | None = None, missing: tuple[int, ...] = ()) -> None:
         before = self._progress
-        chosen = self._selection.chosen
+        chosen = self._slots.chosen
         self._progress = Progress(
             phase,
             chosen.revision,
@@ -197,9 +197,9 @@ class ModelUpdates:
 
     def _take_up(self) -> None:
         """At the start: a model that was on probation is given up, a download goes on."""
-        chosen = self._selection.chosen
+        chosen = self._slots.chosen
         if chosen.trial is not None:
-            self._selection.change(trial=None, order=None)
+            self._slots.change(trial=None, order=None)
             self._say("rolled_back", reason="the agent stopped before the new model had proved itself")
         elif chosen.order is not None:
             self._begin(chosen.revision, chosen.order)
@@ -207,27 +207,27 @@ class ModelUpdates:
             self._report(self._progress)
 
     def _begin(self, revision: int, order: ModelOrder) -> None:
-        if self._selection.chosen.trial is not None:
+        if self._slots.chosen.trial is not None:
             self._back("another model was ordered")
         self._end_shadow()
-        begun = self._selection.chosen.begun if revision == self._selection.chosen.revision else 0
-        self._selection.change(order=order, revision=revision, begun=begun)
+        begun = self._slots.chosen.begun if revision == self._slots.chosen.revision else 0
+        self._slots.change(order=order, revision=revision, begun=begun)
         self._progress = Progress("fetching", revision, order)
-        if order.sha256 == self._selection.chosen.kept:
-            self._selection.change(order=None)
+        if order.sha256 == self._slots.chosen.kept:
+            self._slots.change(order=None)
             self._say("kept", reason="this model serves already")
             return
-        if self._selection.path(order.sha256).is_file():
+        if self._slots.path(order.sha256).is_file():
             self._try()
             return
-        self._download = Download(self._selection.folder, order)
+        self._download = Download(self._slots.folder, order)
         self._fetch_at = 0.0
         self._ask(self._download)
 
     def _ask(self, download: Download) -> None:
         missing = tuple(download.missing(ASKED_AT_ONCE))
         if not missing:
-            download.finish(self._selection.path(download.order.sha256))
+            download.finish(self._slots.path(download.order.sha256))
             self._download = None
             self._try()
             return
@@ -256,13 +256,13 @@ class ModelUpdates:
 
     def _try(self) -> None:
         order = self._ordered()
-        begun = self._selection.chosen.begun
+        begun = self._slots.chosen.begun
         if begun >= MOST_BEGUN:
             raise ControlError("bundle", f"the agent did not survive it {begun} times")
         # On disk first: a model that ends the agent must not do so at every start.
-        self._selection.change(begun=begun + 1)
+        self._slots.change(begun=begun + 1)
         self._say("trying")
-        path = self._selection.path(order.sha256)
+        path = self._slots.path(order.sha256)
         found = try_bundle(path, stopped=self._stop.is_set)
         if found.model != order.title:
             raise ControlError("bundle", f"the bundle is {found.model}, the order says {order.title}")
@@ -305,7 +305,7 @@ class ModelUpdates:
             self._wait(f"{seen.windows} windows in {rules.shadow_s:.0f} s are too few to judge by a rule")
 
     def _wait(self, reason: str) -> None:
-        self._selection.change(begun=0)  # it has run long enough: a power cut in the days to come is not its fault
+        self._slots.change(begun=0)  # it has run long enough: a power cut in the days to come is not its fault
         self._say("ready", reason=reason)
 
     def _promote_ready(self) -> None:
@@ -315,8 +315,8 @@ class ModelUpdates:
     def _promote(self) -> None:
         order = self._ordered()
         # On disk first: if the agent dies of this model, the next start must know.
-        self._selection.change(trial=order.sha256, begun=0)
-        candidate = self._opener(self._selection.path(order.sha256), True)
+        self._slots.change(trial=order.sha256, begun=0)
+        candidate = self._opener(self._slots.path(order.sha256), True)
         self._live.promote(candidate)
         self._since = time.monotonic()
         self._say("probation")
@@ -324,46 +324,46 @@ class ModelUpdates:
 
     def _watch(self, now: float) -> None:
         if self._live.failed is not None:
-            self._selection.change(trial=None, order=None)
+            self._slots.change(trial=None, order=None)
             self._say("rolled_back", reason=self._live.failed)
         elif now - self._since > self.rules.probation_s:
-            chosen = self._selection.chosen
-            self._selection.change(kept=chosen.trial, before=chosen.kept, trial=None, order=None)
+            chosen = self._slots.chosen
+            self._slots.change(kept=chosen.trial, before=chosen.kept, trial=None, order=None)
             self._live.settle()
             self._say("kept")
 
     def _back(self, reason: str) -> None:
         self._live.take_back(reason)
-        self._selection.change(trial=None, order=None)
+        self._slots.change(trial=None, order=None)
         self._say("rolled_back", reason=reason)
 
     def _return(self) -> None:
         """Ordered back: from a trial to the kept model, from that to the one before. A candidate is given up."""
-        chosen = self._selection.chosen
+        chosen = self._slots.chosen
         self._end_shadow()
         self._end_download()
         if chosen.trial is not None:
             self._back("ordered")
         elif chosen.kept is not None:
             before = chosen.before
-            classifier = self._opener(None if before is None else self._selection.path(before), True)
+            classifier = self._opener(None if before is None else self._slots.path(before), True)
             self._live.promote(classifier)
             self._live.settle()
-            self._selection.change(kept=before, before=None, order=None)
+            self._slots.change(kept=before, before=None, order=None)
             self._say("rolled_back", reason="ordered")
         elif chosen.order is not None:
-            self._selection.change(order=None, begun=0)
+            self._slots.change(order=None, begun=0)
             self._say("rolled_back", reason="ordered")
 
     def _refuse(self, reason: str) -> None:
         self._end_shadow()
         self._end_download()
-        if self._selection.chosen.trial is not None:
+        if self._slots.chosen.trial is not None:
             self._live.take_back(reason)
         try:
-            self._selection.change(order=None, trial=None, begun=0)
+            self._slots.change(order=None, trial=None, begun=0)
         except OSError as error:
-            _log.error("%s: %s", self._selection.folder, error)
+            _log.error("%s: %s", self._slots.folder, error)
         self._say("refused", reason=reason[:300])
 
     def _end_download(self) -> None:
@@ -378,7 +378,7 @@ class ModelUpdates:
             self._shadow = None
 
     def _ordered(self) -> ModelOrder:
-        order = self._selection.chosen.order
+        order = self._slots.chosen.order
         if order is None:
             raise ControlError("bundle", "there is no order")
         return order

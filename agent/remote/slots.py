@@ -40,7 +40,7 @@ class Chosen:
         return {name for name in (self.kept, self.before, self.trial) if name is not None}
 
 
-class Selection:
+class ModelSlots:
     """Not safe for several threads at once."""
 
     def __init__(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ from agent.inference import Classifier, NetworkClassifier, load, open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.inference.live import LiveClassifier
 from agent.inference.timed import Timed
-from agent.remote.slots import Selection
+from agent.remote.slots import ModelSlots
 from agent.types import Event, StationId
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def open_chosen(settings: ClassifierConfig, state_dir: Path | None) -> tuple[Cla
         ModelError: there is none.
     """
     reasons: list[str] = []
-    for path in Selection(state_dir / "models").serving() if state_dir is not None else ():
+    for path in ModelSlots(state_dir / "models").serving() if state_dir is not None else ():
         try:
             classifier, fallbacks = open_classifier(settings.model_copy(update={"bundle": path}), state_dir)
         except ModelError as error:

@@ -20,7 +20,7 @@ from agent.errors import DeliveryError, TalusError
 from agent.health.exporter import Exporter
 from agent.health.hearing_memory import HearingMemory
 from agent.health.prometheus import render
-from agent.health.report import Health, Sight, for_the_broker
+from agent.health.report import Health, HealthInputs, for_the_broker
 from agent.health.status import StatusFile, status_message
 from agent.host.clock import HostClock, MachineClock
 from agent.messages.payloads import PACKET_OVERHEAD, health_message, topic
@@ -153,7 +153,7 @@ class Monitor:
             runner.clocks.host(is_wrong=clock.is_wrong)
         problems += self._times(clock)
         outbox, link = self._spool(problems)
-        sight = Sight(
+        inputs = HealthInputs(
             problems=problems,
             outbox=outbox,
             link=link,
@@ -165,7 +165,7 @@ class Monitor:
             stations=self._stations(),
             alerts=runner.line.reporter.alerts.copy(),
         )
-        return self._health.message(0, sight)
+        return self._health.message(0, inputs)
 
     def _stations(self) -> tuple[Station, ...]:
         return tuple(self._runner.line.pipeline.stations.copy().values())

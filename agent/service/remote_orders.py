@@ -25,12 +25,12 @@ from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.payloads import Message, Stamp, model_message, topic
 from agent.messages.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
 from agent.remote import model_order
-from agent.remote.commands import Asked, Commands, Desk
+from agent.remote.commands import Asked, CommandContext, Commands
 from agent.remote.configuration import PASSING
 from agent.remote.envelope import admit, unseal
 from agent.remote.inbox import Arrived, Inbox
 from agent.remote.models import ModelRules, ModelUpdates, Progress
-from agent.remote.slots import Selection
+from agent.remote.slots import ModelSlots
 from agent.remote.store import Order, Store, refused
 from agent.service.assemble import Line, open_classifier
 from agent.types import StationId, format_ns
@@ -43,7 +43,7 @@ _A_TICK = 8
 """Envelopes judged at once: signatures cost time."""
 
 
-class Orders:
+class RemoteOrders:
     """``offer`` is for the link's thread, the rest for the main thread."""
 
     def __init__(self, config: Config, station: StationId) -> None:
@@ -104,10 +104,10 @@ class Orders:
             settings = classifier if path is None else classifier.model_copy(update={"bundle": path})
             return open_classifier(settings, self._config.state_dir if final else None)[0]
 
-        selection = Selection(self._config.state_dir / "models")
-        self._hear_again(selection.chosen.revision)
+        slots = ModelSlots(self._config.state_dir / "models")
+        self._hear_again(slots.chosen.revision)
         self._updates = ModelUpdates(
-            selection,
+            slots,
             line.classifier,
             opener,
             _rules(control),
@@ -115,14 +115,14 @@ class Orders:
             taken_back=taken_back,
         )
         self._commands = Commands(
-            Desk(
+            CommandContext(
                 station=self._station,
                 prefix=self._prefix,
                 updates=self._updates,
                 evidence=evidence,
                 stamp=line.reporter.stamp,
                 health=health,
-                self_test=lambda: load(self._in_use(selection), ["onnxruntime"])[0].model,
+                self_test=lambda: load(self._in_use(slots), ["onnxruntime"])[0].model,
             ),
             control.commands,
             control.commands_per_min,
@@ -140,8 +140,8 @@ class Orders:
         except ControlError as error:
             self._throttled.warn(str(error), key="store")
 
-    def _in_use(self, selection: Selection) -> Path:
-        return next(iter(selection.serving()), self._config.classifier.bundle or DEFAULT_BUNDLE)
+    def _in_use(self, slots: ModelSlots) -> Path:
+        return next(iter(slots.serving()), self._config.classifier.bundle or DEFAULT_BUNDLE)
 
     def close(self) -> None:
         """End the thread of the model's way."""

@@ -42,17 +42,17 @@ from agent.inference.switch import Standing
 from agent.messages.payloads import Message, state_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
 from agent.reasons import of
-from agent.remote.crash_guard import Survival
+from agent.remote.crash_guard import CrashGuard
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.service.monitor import Monitor
 from agent.service.refuge import settle
 from agent.service.threads import Runner
-from agent.service.tunables import Tuning
+from agent.service.tunables import Tunables
 from agent.sources import SourceProblem
 from agent.types import Event, Evidence, StationId, format_ns
 
 if TYPE_CHECKING:
-    from agent.service.remote_orders import Orders
+    from agent.service.remote_orders import RemoteOrders
 
 _log = logging.getLogger(__name__)
 
@@ -112,16 +112,16 @@ class Service:
         self._config, self._unwell = settle(self._config)
         if self._unwell and self._reread:
             self._reread = _kept(self._reread, self._config)
-        survival = Survival(self._config.state_dir / "models")
-        self._taken_back = survival.begin()
+        crash_guard = CrashGuard(self._config.state_dir / "models")
+        self._taken_back = crash_guard.begin()
         try:
             self._serve()
         except TalusError:
-            survival.end()
+            crash_guard.end()
             raise
         # A fault of the source or the disk has words of its own; what has none may be the model's doing.
         if self._failure is None or isinstance(self._failure[1], TalusError):
-            survival.end()
+            crash_guard.end()
         return 0 if self._failure is None else 1
 
     def _serve(self) -> None:
@@ -130,16 +130,16 @@ class Service:
         station = StationId(config.station.network, config.station.station, "", "")
         prefix = self._prefix
         exercise = is_exercise(config)
-        tuning = Tuning(config, station)
+        tunables = Tunables(config, station)
         orders = self._orders(station)
         clock = MachineClock()
         line = build_line(
-            tuning.effective,
+            tunables.effective,
             config.classifier,
             prefix,
             exercise=exercise,
             state_dir=config.state_dir,
-            site=open_site(config.model_copy(update={"tunables": tuning.effective})),
+            site=open_site(config.model_copy(update={"tunables": tunables.effective})),
             ages=None if exercise else DataAges(clock),
         )
         for reason in line.fallbacks:
@@ -151,7 +151,7 @@ class Service:
             stalled_s,
             hearing_limit_counts=config.health.hearing_limit_counts,
         )
-        delivery = self._delivery(station, _both(tuning.subscription, orders))
+        delivery = self._delivery(station, _both(tunables.subscription, orders))
         clocks = DataClocks() if is_live(config) else None
         urge = delivery.link.urge if delivery else None
         runner = Runner(
@@ -163,11 +163,11 @@ class Service:
             urge=urge,
         )
         evidence = self._keep_evidence(line)
-        tuning.serve(runner, evidence)
+        tunables.serve(runner, evidence)
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
-            delivery.link.publish_retained(self._state_message(line, line.standing(), health, tuning))
+            delivery.link.publish_retained(self._state_message(line, line.standing(), health, tunables))
             self._announcer = Announcer(delivery, config)
             self._announcer.announce()
         monitor = Monitor(
@@ -175,15 +175,15 @@ class Service:
             runner,
             health,
             delivery,
-            lambda: self._state(line, line.standing(), health, tuning),
+            lambda: self._state(line, line.standing(), health, tunables),
             clock=clock,
             troubles=lambda: [
                 *of("state_in_memory", filter(None, [self._unwell])),
-                *tuning.reasons(),
+                *tunables.reasons(),
             ],
             memory=self._remember(line),
         )
-        monitor.report_every(tuning.effective.reporting.health_interval_s)
+        monitor.report_every(tunables.effective.reporting.health_interval_s)
         if delivery:
             if orders:
                 orders.serve(line, delivery, evidence, monitor.in_short, self._taken_back)
@@ -192,7 +192,7 @@ class Service:
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.say("READY=1")
         try:
-            self._attend(runner, health, delivery, notifier, monitor, tuning=tuning, orders=orders)
+            self._attend(runner, health, delivery, notifier, monitor, tunables=tunables, orders=orders)
         finally:
             notifier.say("STOPPING=1")
             runner.stop(STOP_S)
@@ -213,14 +213,14 @@ class Service:
             signal.signal(number, lambda *_: self._stop.set())
         signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
 
-    def _orders(self, station: StationId) -> Orders | None:
+    def _orders(self, station: StationId) -> RemoteOrders | None:
         """Who takes models and commands from afar; nobody where no key is trusted."""
         if self._config.mqtt is None or not self._config.control.keys:
             return None
-        from agent.service.remote_orders import Orders
+        from agent.service.remote_orders import RemoteOrders
 
         try:
-            return Orders(self._config, station)
+            return RemoteOrders(self._config, station)
         except ControlError as error:
             _log.error("no model and no command is taken from afar: %s", error)
             return None
@@ -233,13 +233,13 @@ class Service:
         notifier: Notifier,
         monitor: Monitor,
         *,
-        tuning: Tuning,
-        orders: Orders | None,
+        tunables: Tunables,
+        orders: RemoteOrders | None,
     ) -> None:
         """Until the end: report health, and feed the watchdog only while packets are decided on, or while the report
         says what is wrong."""
         next_watchdog = 0.0
-        standing, tuned, model = runner.line.standing(), tuning.effective, runner.line.classifier.sha256
+        standing, tuned, model = runner.line.standing(), tunables.effective, runner.line.classifier.sha256
         steps = StepWatch()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
@@ -250,30 +250,30 @@ class Service:
                 return
             if delivery and not delivery.link.alive:
                 raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
-            self._tune(tuning, runner, health, delivery, now)
+            self._tune(tunables, runner, health, delivery, now)
             if orders:
-                orders.tick(now, tuning.control)
+                orders.tick(now, tunables.control)
             monitor.go(now)
             if self._announcer is not None:
                 self._announcer.meet(sensor.short for sensor in runner.line.pipeline.stations.copy())
             before, standing = standing, runner.line.standing()
-            if tuned is not tuning.effective:
-                monitor.report_every(tuning.effective.reporting.health_interval_s)
+            if tuned is not tunables.effective:
+                monitor.report_every(tunables.effective.reporting.health_interval_s)
             served, model = model, runner.line.classifier.sha256
-            if delivery and not (standing.same(before) and tuned is tuning.effective and model == served):
-                delivery.link.publish_retained(self._state_message(runner.line, standing, health, tuning))
-            tuned = tuning.effective
+            if delivery and not (standing.same(before) and tuned is tunables.effective and model == served):
+                delivery.link.publish_retained(self._state_message(runner.line, standing, health, tunables))
+            tuned = tunables.effective
             moves = runner.advances(health.stalled_s + SILENCE_SPARE_S) or monitor.degraded
             if notifier.watchdog_s and now >= next_watchdog and runner.works() and moves:
                 next_watchdog = now + notifier.watchdog_s
                 notifier.say("WATCHDOG=1")
 
-    def _tune(self, tuning: Tuning, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
+    def _tune(self, tunables: Tunables, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
         """Take what came from the file or from afar."""
         if self._hangup.is_set() and self._reread is not None:
             self._hangup.clear()
-            tuning.reload(self._reread)
-        told = tuning.tick(
+            tunables.reload(self._reread)
+        told = tunables.tick(
             now,
             runner.line.reporter.stamp,
             link_up=delivery is not None and delivery.link.status().connected,
@@ -315,10 +315,10 @@ class Service:
         voters = 0 if together is None else len(together.stations)
         return Delivery(settings, station, config.outbox_path, max_mb, subscription, voters=voters)
 
-    def _state_message(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> Message:
-        return state_message(self._state(line, standing, health, tuning), health.station, self._prefix)
+    def _state_message(self, line: Line, standing: Standing, health: Health, tunables: Tunables) -> Message:
+        return state_message(self._state(line, standing, health, tunables), health.station, self._prefix)
 
-    def _state(self, line: Line, standing: Standing, health: Health, tuning: Tuning) -> StateMessage:
+    def _state(self, line: Line, standing: Standing, health: Health, tunables: Tunables) -> StateMessage:
         classifier = line.classifier
         return StateMessage(
             station=str(health.station),
@@ -333,8 +333,8 @@ class Service:
             backend=standing.backend,
             precision=standing.precision,
             backend_reason="; ".join(filter(None, (self._taken_back, standing.reason())))[:TEXT_LIMIT] or None,
-            config_revision=tuning.revision,
-            config_sha256=tuning.sha256,
+            config_revision=tunables.revision,
+            config_sha256=tunables.sha256,
             position=_position(self._config.station),
             stations=[
                 StationPart(station=name, name=None if place is None else place.name, position=_position(place))
@@ -350,14 +350,14 @@ def _position(place: StationConfig | DeclaredStationConfig | None) -> PositionPa
     return PositionPart(latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m)
 
 
-def _both(tuning: Subscription | None, orders: Orders | None) -> Subscription | None:
+def _both(tunables: Subscription | None, orders: RemoteOrders | None) -> Subscription | None:
     """One subscription for all that comes from afar."""
-    if tuning is None or orders is None:
-        return tuning
+    if tunables is None or orders is None:
+        return tunables
     return replace(
-        tuning,
-        filters=(*tuning.filters, *orders.topics),
-        handler=lambda message: tuning.handler(message) and orders.offer(message),
+        tunables,
+        filters=(*tunables.filters, *orders.topics),
+        handler=lambda message: tunables.handler(message) and orders.offer(message),
     )
 
 

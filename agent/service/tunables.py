@@ -14,7 +14,7 @@ from agent.deliver.connection import Subscription
 from agent.errors import ConfigError, ControlError, TalusError
 from agent.messages.payloads import Message, Stamp, config_message, topic
 from agent.reasons import Reason, of
-from agent.remote.configuration import KIND, RemoteConfig, Surroundings
+from agent.remote.configuration import KIND, RemoteConfig, TrialInputs
 from agent.remote.inbox import Inbox
 from agent.remote.known_events import RECORDS, Known, compare
 from agent.remote.store import Store
@@ -33,7 +33,7 @@ def known_events(evidence: EvidenceStore, before: TriggerConfig, after: TriggerC
     return compare(evidence.newest(RECORDS), before, after)
 
 
-class Tuning:
+class Tunables:
     """Owned by the main thread."""
 
     def __init__(self, config: Config, station: StationId) -> None:
@@ -132,7 +132,7 @@ class Tuning:
         self._retuned()
         if self._remote is None:
             return None
-        self._remote.tick(now, Surroundings(link_up, silent))
+        self._remote.tick(now, TrialInputs(link_up, silent))
         report = self._remote.report(now, stamp)
         return None if report is None else config_message(report, self._station, self._prefix)
 
