@@ -30,7 +30,7 @@ from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
 from support import row
 
-from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
 from agent.sources.seedlink.wire import Endpoint
 from agent.types import NS
@@ -194,7 +194,7 @@ def recovery(cycles: int, cut_s: float, down_s: float) -> None:
         proxy = Proxy(server.port)
         clients = {"Talus": Counted(), "seedlink-client": Counted(), "ObsPy's client": Counted()}
         source = SeedLinkSource(
-            (Server(Endpoint("127.0.0.1", proxy.port), (Wish("XX_BENCH", ("HH?",)),)),),
+            (Server(Endpoint("127.0.0.1", proxy.port), (StationRequest("XX_BENCH", ("HH?",)),)),),
             Timing(),
             None,
             on_problem=print,

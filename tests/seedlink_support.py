@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from seedlink_server import SeedLinkServer, made
 
 from agent.sources import SourceProblem
-from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
 from agent.sources.seedlink.wire import Endpoint
 from agent.types import NS, SampleBlock
 
 START_NS = 1_700_000_000 * NS
 QUICK = Timing(connect_s=2.0, receive_s=2.0, stalled_s=30.0, retry_s=0.5)
-WISH = Wish("XX_A")
+REQUEST = StationRequest("XX_A")
 
 
 def packets(number: int, first: int = 0, station: str = "XX_A", component: str = "Z", **changes: Any) -> list[bytes]:
@@ -79,7 +79,7 @@ class Heard(list[SourceProblem]):
 
 def source_of(
     *servers: SeedLinkServer,
-    wishes: tuple[Wish, ...] = (WISH,),
+    requests: tuple[StationRequest, ...] = (REQUEST,),
     state: Path | None = None,
     heard: Heard | None = None,
     timing: Timing = QUICK,
@@ -87,7 +87,7 @@ def source_of(
 ) -> SeedLinkSource:
     endpoints = [Endpoint("127.0.0.1", server.port, None, protocol) for server in servers]
     sink = Heard() if heard is None else heard
-    return SeedLinkSource(tuple(Server(e, wishes) for e in endpoints), timing, state, on_problem=sink.append)
+    return SeedLinkSource(tuple(Server(e, requests) for e in endpoints), timing, state, on_problem=sink.append)
 
 
 @contextlib.contextmanager

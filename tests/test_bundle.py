@@ -54,7 +54,7 @@ def test_folder_and_zip_are_the_same_bundle(bundle: Path, tmp_path: Path) -> Non
     assert folder.preparation == Preparation(highpass_hz=0.5, highpass_order=2)
 
 
-MISFITS: list[tuple[str, Edit]] = [
+MISMATCHES: list[tuple[str, Edit]] = [
     ("labels", lambda m: m["labels"].reverse()),
     ("rate_hz", lambda m: m.update(rate_hz=50)),
     ("samples", lambda m: m.update(samples=6000)),
@@ -82,8 +82,8 @@ MISFITS: list[tuple[str, Edit]] = [
 ]
 
 
-@pytest.mark.parametrize(("named", "edit"), MISFITS, ids=[f"{i}-{name}" for i, (name, _) in enumerate(MISFITS)])
-def test_misfit_is_refused_by_name(bundle: Path, named: str, edit: Edit) -> None:
+@pytest.mark.parametrize(("named", "edit"), MISMATCHES, ids=[f"{i}-{name}" for i, (name, _) in enumerate(MISMATCHES)])
+def test_mismatch_is_refused_by_name(bundle: Path, named: str, edit: Edit) -> None:
     edit_manifest(bundle, edit)
     assert named in refusal(bundle)
 

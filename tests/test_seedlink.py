@@ -16,9 +16,9 @@ import obspy
 import pytest
 from broker_support import wait_for
 from seedlink_server import SeedLinkServer, authority, made, records_of
-from seedlink_support import QUICK, START_NS, WISH, Heard, packets, receiving, source_of, streaming
+from seedlink_support import QUICK, REQUEST, START_NS, Heard, packets, receiving, source_of, streaming
 
-from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
 from agent.sources.seedlink.wire import Endpoint
 from agent.types import MAX_BLOCK_S, NS, BlockQuality
@@ -67,7 +67,7 @@ def test_blocks_are_the_records_as_obspy_decodes_them(real: list[bytes], protoco
     """Samples, times and rate of real records, time corrections included."""
     with SeedLinkServer() as server:
         server.feed(real[:1])
-        with receiving(source_of(server, wishes=(Wish("BW_BGLD"),), protocol=protocol)) as got:
+        with receiving(source_of(server, requests=(StationRequest("BW_BGLD"),), protocol=protocol)) as got:
             streaming(server)
             server.feed(real[1:])
             got.wait(9)
@@ -146,11 +146,15 @@ def test_clock_quality_of_both_formats(obspy_data: Path) -> None:
 @both
 def test_selectors_and_wildcards(protocol: str) -> None:
     """Either notation with either version; '!' excludes; what is not asked for does not come."""
-    wishes = (Wish("XX_A", ("00HH?", "!00_H_H_N")), Wish("XX_B", ("*_H_H_Z",)), Wish("YY_*", ("HHZ",)))
+    requests = (
+        StationRequest("XX_A", ("00HH?", "!00_H_H_N")),
+        StationRequest("XX_B", ("*_H_H_Z",)),
+        StationRequest("YY_*", ("HHZ",)),
+    )
     channels = [(s, c) for s in ("XX_A", "XX_B", "YY_C", "YY_D", "ZZ_E") for c in "ENZ"]
     with SeedLinkServer() as server:
         server.feed(record for s, c in channels for record in packets(1, 0, s, c))
-        with receiving(source_of(server, wishes=wishes, protocol=protocol)) as got:
+        with receiving(source_of(server, requests=requests, protocol=protocol)) as got:
             streaming(server)
             server.feed(record for s, c in channels for record in packets(1, 1, s, c))
             got.wait(5)
@@ -166,7 +170,7 @@ def test_several_servers() -> None:
         other.feed(packets(1, station="XX_B"))
         source = SeedLinkSource(
             tuple(
-                Server(Endpoint("127.0.0.1", server.port), (Wish(station),))
+                Server(Endpoint("127.0.0.1", server.port), (StationRequest(station),))
                 for server, station in ((one, "XX_A"), (other, "XX_B"))
             ),
             QUICK,
@@ -252,9 +256,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import agent.sources.seedlink.source as seedlink
-from agent.sources.seedlink.source import Endpoint, SeedLinkSource, Server, Timing, Wish
+from agent.sources.seedlink.source import Endpoint, SeedLinkSource, Server, Timing, StationRequest
 seedlink.SAVE_S = 0.01
-source = SeedLinkSource((Server(Endpoint("127.0.0.1", int(sys.argv[1])), (Wish("XX_A"),)),), Timing(),
+source = SeedLinkSource((Server(Endpoint("127.0.0.1", int(sys.argv[1])), (StationRequest("XX_A"),)),), Timing(),
                         Path(sys.argv[2]), on_problem=print)
 for block in source.blocks():
     source.acknowledge(block)
@@ -367,7 +371,9 @@ def test_silent_station_is_asked_for_again_and_named(monkeypatch: pytest.MonkeyP
     timing = Timing(connect_s=2.0, receive_s=5.0, stalled_s=0.3, retry_s=0.5)
     with SeedLinkServer() as server:
         server.feed([*packets(1), *packets(1, station="XX_B")])
-        with receiving(source_of(server, wishes=(WISH, Wish("XX_B")), heard=heard, timing=timing)) as got:
+        with receiving(
+            source_of(server, requests=(REQUEST, StationRequest("XX_B")), heard=heard, timing=timing)
+        ) as got:
             streaming(server)
             server.feed(packets(1, 1, "XX_B", rate_hz=1000.0))
             for k in range(1, 71):
@@ -385,7 +391,7 @@ def test_station_that_never_sent_is_a_trouble() -> None:
     timing = Timing(connect_s=2.0, receive_s=5.0, stalled_s=0.3, retry_s=0.5)
     with SeedLinkServer() as server:
         server.feed([*packets(1), *packets(1, station="XX_B")])
-        with receiving(source_of(server, wishes=(WISH, Wish("XX_B")), timing=timing)) as got:
+        with receiving(source_of(server, requests=(REQUEST, StationRequest("XX_B")), timing=timing)) as got:
             streaming(server)
             server.feed(packets(1, 1))
             wait_for(lambda: any("XX_B yet" in trouble for trouble in got.source.troubles()))
@@ -415,12 +421,12 @@ def test_time_outs_are_obeyed_and_close_is_prompt() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         heard = Heard()
         endpoint = Endpoint("127.0.0.1", deaf.getsockname()[1])
-        quick = SeedLinkSource((Server(endpoint, (WISH,)),), Timing(0.5, 5, 60, 0.5), None, on_problem=heard.append)
+        quick = SeedLinkSource((Server(endpoint, (REQUEST,)),), Timing(0.5, 5, 60, 0.5), None, on_problem=heard.append)
         began = time.monotonic()
         with receiving(quick):
             wait_for(lambda: heard.said("does not answer HELLO"), 10)
             assert 0.4 < time.monotonic() - began < 5
-        patient = SeedLinkSource((Server(endpoint, (WISH,)),), Timing(60, 60, 60, 1), None, on_problem=heard.append)
+        patient = SeedLinkSource((Server(endpoint, (REQUEST,)),), Timing(60, 60, 60, 1), None, on_problem=heard.append)
         with receiving(patient):
             time.sleep(0.2)
             began = time.monotonic()
@@ -433,10 +439,14 @@ def test_time_outs_are_obeyed_and_close_is_prompt() -> None:
 @both
 def test_refused_stations_and_selectors_do_not_hold_the_others(protocol: str) -> None:
     heard = Heard()
-    wishes = (Wish("XX_NONE"), Wish("XX_B", ("0_H_H_Z" if protocol == "3" else "H_H_Z",)), WISH)
+    requests = (
+        StationRequest("XX_NONE"),
+        StationRequest("XX_B", ("0_H_H_Z" if protocol == "3" else "H_H_Z",)),
+        REQUEST,
+    )
     with SeedLinkServer() as server:
         server.feed([*packets(1), *packets(1, station="XX_B")])
-        with receiving(source_of(server, wishes=wishes, heard=heard, protocol=protocol)) as got:
+        with receiving(source_of(server, requests=requests, heard=heard, protocol=protocol)) as got:
             streaming(server)
             server.feed([*packets(1, 1, "XX_B"), *packets(3, 1)])
             got.wait(3)

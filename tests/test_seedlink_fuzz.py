@@ -16,7 +16,7 @@ from seedlink_support import packets
 from agent.errors import SourceError
 from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink.frames import ForeignError, Frames, Packet
-from agent.sources.seedlink.request import Wish, in_notation, subscribe
+from agent.sources.seedlink.request import StationRequest, in_notation, subscribe
 from agent.sources.seedlink.resume import Cursor, Past, Position, Progress, Reached
 from agent.sources.seedlink.wire import Connection, Endpoint
 from agent.types import MAX_BLOCK_S
@@ -173,13 +173,16 @@ def test_any_server_is_understood_or_named(listener: socket.socket, chance: Rand
         position = Position(
             chance.choice((0, 5, 2**24 - 1, 2**64 - 1)), 1_700_000_000_000_000_000, chance.choice((3, 4))
         )
-        wishes = [Wish("XX_A", chance.choice(((), ("HH?",), ("0_H_H_Z", "!00_L_*_*")))), Wish("X?_*")]
+        requests = [
+            StationRequest("XX_A", chance.choice(((), ("HH?",), ("0_H_H_Z", "!00_L_*_*")))),
+            StationRequest("X?_*"),
+        ]
         past = Past(
             {"XX_A": Reached(position), "XX_B": Reached(position)},
             chance.choice(("unknown", "together", "apart")),
             chance.choice((None, Cursor("XX_A", position))),
         )
-        subscribe(connection, wishes, past, {"XX_A"} if chance.randrange(2) else (), lambda *_: None)
+        subscribe(connection, requests, past, {"XX_A"} if chance.randrange(2) else (), lambda *_: None)
         while connection.receive(5.0) is not None:
             pass
     except SourceError as error:

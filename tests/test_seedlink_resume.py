@@ -15,11 +15,11 @@ import pytest
 from broker_support import wait_for
 from ringserver_support import RingServer, needs_ringserver
 from seedlink_server import SeedLinkServer, authority, made
-from seedlink_support import QUICK, START_NS, WISH, Heard, Reception, packets, receiving, source_of, streaming
+from seedlink_support import QUICK, REQUEST, START_NS, Heard, Reception, packets, receiving, source_of, streaming
 
 from agent.sources.in_flight import Origin
 from agent.sources.seedlink.plan import Beginning, Holding, plan
-from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.resume import Cursor, Numbering, Past, Position, Progress, Reached
 from agent.sources.seedlink.source import SeedLinkSource, Server
 from agent.sources.seedlink.wire import Endpoint
@@ -27,7 +27,7 @@ from agent.types import NS
 
 both = pytest.mark.parametrize("protocol", ["3", "4"])
 COMPONENTS = "ENZ"
-WISHES = (Wish("XX_A"), Wish("XX_B"))
+REQUESTS = (StationRequest("XX_A"), StationRequest("XX_B"))
 
 
 def site(number: int, first: int = 0, stations: str = "A", components: str = COMPONENTS) -> list[bytes]:
@@ -63,7 +63,7 @@ def test_a_ringserver_that_lost_its_ring_is_asked_by_time(tmp_path: Path, protoc
         server.feed(site(1))
         tls = ssl.create_default_context(cafile=ca) if secured else None
         endpoint = Endpoint("127.0.0.1", server.port, tls, protocol)
-        source = SeedLinkSource((Server(endpoint, (WISH,)),), QUICK, tmp_path, on_problem=heard.append)
+        source = SeedLinkSource((Server(endpoint, (REQUEST,)),), QUICK, tmp_path, on_problem=heard.append)
         with receiving(source) as got:
             streaming(server)
             server.feed(site(10, 1))
@@ -88,10 +88,10 @@ def test_new_numbers_that_have_reached_the_old_ones_are_noticed(
     """Then the number that follows ours is held and is another packet. Nothing is passed on before that is known: what
     is older would be dropped as late."""
     heard = Heard()
-    wishes = WISHES[: len(stations)]
+    requests = REQUESTS[: len(stations)]
     with SeedLinkServer(ringserver=True) as server:
         server.feed(site(1, stations=stations))
-        source = source_of(server, wishes=wishes, state=tmp_path, heard=heard, protocol=protocol)
+        source = source_of(server, requests=requests, state=tmp_path, heard=heard, protocol=protocol)
         got = Reception(source)
         try:
             streaming(server)
@@ -104,7 +104,10 @@ def test_new_numbers_that_have_reached_the_old_ones_are_noticed(
             server.feed([*site(1, 9, stations=stations), *site(40, 10, stations=stations)])
             server.start()
             if restart:
-                earlier, source = got, source_of(server, wishes=wishes, state=tmp_path, heard=heard, protocol=protocol)
+                earlier, source = (
+                    got,
+                    source_of(server, requests=requests, state=tmp_path, heard=heard, protocol=protocol),
+                )
                 got = Reception(source)
                 got.blocks[:0] = earlier.blocks
             wait_for(lambda: all(found[-1] == 49 for found in seconds(got).values()))
@@ -157,7 +160,7 @@ def test_stations_numbered_together_go_on_from_one_number(tmp_path: Path, protoc
     asked for from where everything was done with, and what the other has repeated is not passed on."""
     with SeedLinkServer(ringserver=True) as server:
         server.feed(site(1, stations="AB"))
-        with receiving(source_of(server, wishes=WISHES, state=tmp_path, protocol=protocol), take=False) as got:
+        with receiving(source_of(server, requests=REQUESTS, state=tmp_path, protocol=protocol), take=False) as got:
             streaming(server)
             server.feed(site(20, 1, stations="AB"))
             got.wait(120)
@@ -165,7 +168,7 @@ def test_stations_numbered_together_go_on_from_one_number(tmp_path: Path, protoc
                 if block.stream.station.station == "B" or block.samples[0] < 1000:
                     got.source.acknowledge(block)
         server.feed(site(5, 21, stations="AB"))
-        with receiving(source_of(server, wishes=WISHES, state=tmp_path, protocol=protocol)) as again:
+        with receiving(source_of(server, requests=REQUESTS, state=tmp_path, protocol=protocol)) as again:
             again.wait(3 * 16 + 3 * 5)
             numbers = {command for command in server.commands if command.startswith("DATA ")}
     assert len(numbers) == 1
@@ -182,7 +185,7 @@ def test_before_the_numbering_is_known_several_stations_are_asked_for_by_time(tm
     heard = Heard()
     with SeedLinkServer(ringserver=True) as server:
         server.feed(site(1, stations="AB"))
-        with receiving(source_of(server, wishes=WISHES, state=tmp_path, protocol=protocol, heard=heard)) as got:
+        with receiving(source_of(server, requests=REQUESTS, state=tmp_path, protocol=protocol, heard=heard)) as got:
             streaming(server)
             server.feed(packets(5, 1, "XX_A"))
             server.feed(packets(2, 1, "XX_B"))
@@ -201,7 +204,7 @@ def test_stations_numbered_apart_go_on_from_their_own_numbers(tmp_path: Path, pr
     with SeedLinkServer() as server:
         server.feed(site(1, stations="AB"))
         server.number_from(500)
-        with receiving(source_of(server, wishes=WISHES, state=tmp_path, protocol=protocol), take=False) as got:
+        with receiving(source_of(server, requests=REQUESTS, state=tmp_path, protocol=protocol), take=False) as got:
             streaming(server)
             server.feed(site(10, 1, stations="AB"))
             got.wait(60)
@@ -209,7 +212,7 @@ def test_stations_numbered_apart_go_on_from_their_own_numbers(tmp_path: Path, pr
                 if block.stream.station.station == "B" or block.samples[0] < 500:
                     got.source.acknowledge(block)
         server.feed(site(2, 11, stations="AB"))
-        with receiving(source_of(server, wishes=WISHES, state=tmp_path, protocol=protocol)) as again:
+        with receiving(source_of(server, requests=REQUESTS, state=tmp_path, protocol=protocol)) as again:
             again.wait(3 * 8 + 3 * 2)
     assert all(found == list(range(5, 13)) for name, found in seconds(again).items() if ".A." in name)
     assert all(found == [11, 12] for name, found in seconds(again).items() if ".B." in name)
@@ -342,7 +345,7 @@ def test_a_real_ringserver_that_lost_its_ring(
     tls = ssl.create_default_context(cafile=real.ca) if secured else None
     endpoint = Endpoint("127.0.0.1", real.tls_port if secured else real.port, tls, protocol)
     heard = Heard()
-    source = SeedLinkSource((Server(endpoint, WISHES),), QUICK, tmp_path / "state", on_problem=heard.append)
+    source = SeedLinkSource((Server(endpoint, REQUESTS),), QUICK, tmp_path / "state", on_problem=heard.append)
     real.feed(recent(1, 0))
     with receiving(source) as got:
         wait_for(lambda: source.troubles() == [])
@@ -365,7 +368,7 @@ def test_a_real_ringserver_sends_nothing_twice_after_a_restart(tmp_path: Path, r
     real.feed(recent(1, 0))
 
     def source() -> SeedLinkSource:
-        return SeedLinkSource((Server(endpoint, WISHES),), QUICK, tmp_path / "state", on_problem=Heard().append)
+        return SeedLinkSource((Server(endpoint, REQUESTS),), QUICK, tmp_path / "state", on_problem=Heard().append)
 
     with receiving(source()) as got:
         wait_for(lambda: got.source.troubles() == [])

@@ -22,7 +22,7 @@ from seedlink_support import START_NS, source_of, streaming
 from agent.sources import Resumable
 from agent.sources.folder import FolderSource
 from agent.sources.in_flight import InFlight
-from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.request import StationRequest
 from agent.types import NS, SampleBlock, StreamId
 
 STATIONS, COMPONENTS = ("XX_A", "XX_B"), "NZ"
@@ -77,8 +77,8 @@ class SeedLinkRig:
                 server.feed(record(channel, k) for channel in CHANNELS)
 
     def source(self) -> Any:
-        wishes = tuple(Wish(station) for station in STATIONS)
-        return source_of(*self.servers, wishes=wishes, state=self.state, protocol=self.protocol)
+        requests = tuple(StationRequest(station) for station in STATIONS)
+        return source_of(*self.servers, requests=requests, state=self.state, protocol=self.protocol)
 
     def started(self, runs: int) -> None:
         for server in self.servers:

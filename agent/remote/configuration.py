@@ -92,7 +92,7 @@ class RemoteConfig:
         """Settings on their way into the pipeline."""
         self._apply: Apply | None = None
         self._compare: Compare | None = None
-        self._misfit: str | None = None
+        self._mismatch: str | None = None
         self._wanted = False
         self._dirty = True
         self._next_report = 0.0
@@ -116,7 +116,7 @@ class RemoteConfig:
 
     def troubles(self) -> list[str]:
         """What is wrong with the store, or with what was kept."""
-        return [*self._store.faults, *([self._misfit] if self._misfit else [])]
+        return [*self._store.faults, *([self._mismatch] if self._mismatch else [])]
 
     def serve(self, apply: Apply, compare: Compare | None = None) -> None:
         """From now on settings are applied with ``apply``, and other triggers tried with ``compare`` on the events that
@@ -181,14 +181,14 @@ class RemoteConfig:
 
     def _in_force(self) -> TunablesConfig:
         """What ought to rule; what no longer fits the file does not."""
-        order, self._misfit = self._ruling(), None
+        order, self._mismatch = self._ruling(), None
         if order is None:
             return self._base
         try:
             return laid_over(self._base, order.content)
         except ControlError as error:
-            self._misfit = f"revision {order.revision} does not fit the configuration file: {error.message}"
-            _log.error("%s", self._misfit)
+            self._mismatch = f"revision {order.revision} does not fit the configuration file: {error.message}"
+            _log.error("%s", self._mismatch)
             return self._base
 
     def _hear(self, payload: bytes) -> None:
@@ -252,7 +252,7 @@ class RemoteConfig:
             if ruling is not None:
                 self._roll_back(ruling, "unusable", f"the pipeline cannot use it: {words}")
             else:
-                self.effective, self._misfit = self._before, f"the settings of the file cannot be used: {words}"
+                self.effective, self._mismatch = self._before, f"the settings of the file cannot be used: {words}"
         elif ruling is not None:
             _log.warning("revision %d rules on trial for %g s", ruling.revision, self._settings.probation_s)
             self._trial = _Trial(now, frozenset(around.silent), comparison=self._comparison())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.backoff import Backoff
-from agent.sources.seedlink.request import Wish
+from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.resume import match
 from agent.types import NS, SampleBlock
 
@@ -40,12 +40,12 @@ class Liveness:
         self._signs: dict[str, _Sign] = {}
         """By station (``NET_STA``) and by channel (``NET.STA.LOC.CHA``)."""
         self._backoff = Backoff[str](stalled_s, LONGEST_S)
-        self._wishes: Sequence[Wish] = ()
+        self._requests: Sequence[StationRequest] = ()
         self._asked_at = time.monotonic()
 
-    def asked(self, wishes: Sequence[Wish]) -> None:
+    def asked(self, requests: Sequence[StationRequest]) -> None:
         """All has just been asked for; nobody is silent yet."""
-        self._wishes, self._asked_at = wishes, time.monotonic()
+        self._requests, self._asked_at = requests, time.monotonic()
 
     def hear(self, station: str, blocks: Sequence[SampleBlock]) -> bool:
         """Samples of one channel came; whether they are new. Those that are sent once more are no sign of life."""
@@ -78,7 +78,7 @@ class Liveness:
         if time.monotonic() - self._asked_at <= self._stalled_s:
             return []
         heard = self._signs.copy()
-        return [wish.station for wish in self._wishes if not any(map(match(wish.station), heard))]
+        return [request.station for request in self._requests if not any(map(match(request.station), heard))]
 
     def _limit_s(self, last: _Sign) -> float:
         return max(self._stalled_s, RECORDS_MISSED * last.span_s)

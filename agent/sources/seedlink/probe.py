@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.errors import SourceError
 from agent.sources.freshness import Freshness, judge
 from agent.sources.miniseed import RecordReader
-from agent.sources.seedlink.request import Wish, held, subscribe
+from agent.sources.seedlink.request import StationRequest, held, subscribe
 from agent.sources.seedlink.resume import Past, match
 from agent.sources.seedlink.source import Server, server_of, timing_of
 from agent.sources.seedlink.wire import Connection
@@ -46,15 +46,15 @@ def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Freshness
         stations = sorted(held(connection) or {})
         try:
             accepted = subscribe(
-                connection, server.wishes, Past({}), (), lambda _, error: refusals.append(error)
-            ).wishes
+                connection, server.requests, Past({}), (), lambda _, error: refusals.append(error)
+            ).requests
         finally:
             yield from (Freshness(False, error.message, _hint(error, stations)) for error in refusals)
         newest = _receive(connection, accepted, wait_s)
     finally:
         connection.close()
-    for wish in accepted:
-        yield _judge(wish, newest, wait_s)
+    for request in accepted:
+        yield _judge(request, newest, wait_s)
 
 
 def _hint(error: SourceError, stations: list[str]) -> str:
@@ -63,12 +63,14 @@ def _hint(error: SourceError, stations: list[str]) -> str:
     return f"{error.hint}; the server has {', '.join(stations[:8])}" + (" ..." if len(stations) > 8 else "")
 
 
-def _receive(connection: Connection, wishes: list[Wish], wait_s: float) -> dict[str, tuple[SampleBlock, float]]:
+def _receive(
+    connection: Connection, requests: list[StationRequest], wait_s: float
+) -> dict[str, tuple[SampleBlock, float]]:
     """For each station that sent samples its last block, and the smallest lag of all of its blocks, seconds."""
     reader = RecordReader()
     found: dict[str, tuple[SampleBlock, float]] = {}
     deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and not all(any(map(match(wish.station), found)) for wish in wishes):
+    while time.monotonic() < deadline and not all(any(map(match(request.station), found)) for request in requests):
         packet = connection.receive(min(1.0, deadline - time.monotonic()))
         if packet is None or packet.form not in ("2", "3"):
             continue
@@ -80,11 +82,11 @@ def _receive(connection: Connection, wishes: list[Wish], wait_s: float) -> dict[
     return found
 
 
-def _judge(wish: Wish, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
-    name = next(filter(match(wish.station), newest), None)
+def _judge(request: StationRequest, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
+    name = next(filter(match(request.station), newest), None)
     if name is None:
         hint = "check that the recorder runs, and the selectors; the server accepted both"
-        return Freshness(False, f"{wish.station} has sent no samples for {wait_s:g} s", hint)
+        return Freshness(False, f"{request.station} has sent no samples for {wait_s:g} s", hint)
     block, lag_s = newest[name]
     what = f"{name}: {block.stream.seed} at {block.rate_hz:g} Hz"
     return judge(what, block, lag_s)

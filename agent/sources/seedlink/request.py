@@ -19,7 +19,7 @@ _MAX_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class StationRequest:
     """A station as ``NET_STA``, possibly with wildcards, and selectors in either version's notation."""
 
     station: str
@@ -38,7 +38,7 @@ class Subscribed:
     goes on, None if that is not one packet.
     """
 
-    wishes: list[Wish]
+    requests: list[StationRequest]
     beginnings: dict[str, Beginning]
     reasons: Mapping[str, str]
     cursor: Cursor | None
@@ -46,7 +46,7 @@ class Subscribed:
 
 def subscribe(
     connection: Connection,
-    wishes: Sequence[Wish],
+    requests: Sequence[StationRequest],
     past: Past,
     distrusted: Collection[str],
     refused: Callable[[str, SourceError], None],
@@ -55,7 +55,7 @@ def subscribe(
 
     Args:
         connection: after its greeting; data flow when this returns.
-        wishes: the stations to ask for.
+        requests: the stations to ask for.
         past: what was received earlier.
         distrusted: stations whose sequence numbers were found to be out of date.
         refused: called for each station or selector that the server does not accept.
@@ -63,26 +63,28 @@ def subscribe(
     Raises:
         SourceError: the connection is lost, or nothing at all was accepted.
     """
-    wishes = _expanded(wishes, past)
-    known = {wish.station: past.stations[wish.station] for wish in wishes if wish.station in past.stations}
+    requests = _expanded(requests, past)
+    known = {
+        request.station: past.stations[request.station] for request in requests if request.station in past.stations
+    }
     holdings = held(connection, list(known)) if known else None
     planned = plan(connection.version, replace(past, stations=known), holdings, distrusted, time.time_ns())
-    accepted: list[Wish] = []
+    accepted: list[StationRequest] = []
     beginnings: dict[str, Beginning] = {}
     reason: SourceError | None = None
     # A server with one place to read from takes a number beside a time for the place, if its packet is of that time.
     one_place = past.numbering == "together" or _ringserver(connection.software) is not None
-    for wish in wishes:
-        holding = None if one_place else (holdings or {}).get(wish.station)
+    for request in requests:
+        holding = None if one_place else (holdings or {}).get(request.station)
         try:
-            beginning = _ask(connection, wish, planned, holding, refused)
+            beginning = _ask(connection, request, planned, holding, refused)
         except RefusedError as error:
             reason = error
-            refused(wish.station, error)
+            refused(request.station, error)
             continue
-        accepted.append(wish)
-        if wish.station in known:
-            beginnings[wish.station] = beginning
+        accepted.append(request)
+        if request.station in known:
+            beginnings[request.station] = beginning
     if reason is not None and not accepted:
         raise reason
     connection.start()
@@ -90,23 +92,23 @@ def subscribe(
     return Subscribed(accepted, beginnings, planned.reasons, planned.cursor if exact else None)
 
 
-def _expanded(wishes: Sequence[Wish], past: Past) -> list[Wish]:
+def _expanded(requests: Sequence[StationRequest], past: Past) -> list[StationRequest]:
     """Stations known by name come first and each with its own position; a pattern stands for the rest."""
-    named = [wish for wish in wishes if not wish.is_pattern]
-    patterns = [wish for wish in wishes if wish.is_pattern]
-    asked = {wish.station for wish in named}
+    named = [request for request in requests if not request.is_pattern]
+    patterns = [request for request in requests if request.is_pattern]
+    asked = {request.station for request in named}
     for pattern in patterns:
         fits = match(pattern.station)
         for station in sorted(past.stations):
             if station not in asked and fits(station):
-                named.append(Wish(station, pattern.selectors))
+                named.append(StationRequest(station, pattern.selectors))
                 asked.add(station)
     return named + patterns
 
 
 def _ask(
     connection: Connection,
-    wish: Wish,
+    request: StationRequest,
     planned: Plan,
     holding: Holding | None,
     refused: Callable[[str, SourceError], None],
@@ -116,27 +118,27 @@ def _ask(
     Raises:
         RefusedError: the server does not have it.
     """
-    network, _, code = wish.station.partition("_")
-    connection.command(f"STATION {wish.station}" if connection.version >= 4 else f"STATION {code} {network}")
-    selectors = [in_notation(selector, connection.version) for selector in wish.selectors]
-    unsaid = [given for given, said in zip(wish.selectors, selectors, strict=True) if said is None]
+    network, _, code = request.station.partition("_")
+    connection.command(f"STATION {request.station}" if connection.version >= 4 else f"STATION {code} {network}")
+    selectors = [in_notation(selector, connection.version) for selector in request.selectors]
+    unsaid = [given for given, said in zip(request.selectors, selectors, strict=True) if said is None]
     for given in unsaid:
-        refused(f"{wish.station} {given}", SourceError(
+        refused(f"{request.station} {given}", SourceError(
             f"selector {given!r} cannot be said in SeedLink {connection.version}", "write it as LLCCC, such as 00HH?"
         ))  # fmt: skip
     said = [selector for selector in selectors if selector is not None]
     refusals = connection.commands([f"SELECT {selector}" for selector in said])
-    if wish.selectors and len(refusals) + len(unsaid) == len(wish.selectors):
+    if request.selectors and len(refusals) + len(unsaid) == len(request.selectors):
         # Without any selector the server would send all channels, which was not asked for.
-        raise refusals[0] if refusals else RefusedError(f"{wish.station}: no selector can be used", "see above")
+        raise refusals[0] if refusals else RefusedError(f"{request.station}: no selector can be used", "see above")
     for error in refusals:
-        refused(f"{wish.station} {error.message}", error)
-    *attempts, last = planned.attempts.get(wish.station, (Beginning("next"),))
+        refused(f"{request.station} {error.message}", error)
+    *attempts, last = planned.attempts.get(request.station, (Beginning("next"),))
     for beginning in attempts:
         try:
             connection.command(beginning.command(connection.version, holding))
         except RefusedError as error:
-            refused(f"{wish.station} {error.message}", error)
+            refused(f"{request.station} {error.message}", error)
         else:
             return beginning
     connection.command(last.command(connection.version, holding))

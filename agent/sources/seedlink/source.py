@@ -29,7 +29,7 @@ from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink.frames import Packet
 from agent.sources.seedlink.liveness import Liveness
 from agent.sources.seedlink.plan import recent
-from agent.sources.seedlink.request import Subscribed, Wish, subscribe
+from agent.sources.seedlink.request import StationRequest, Subscribed, subscribe
 from agent.sources.seedlink.resume import Position, Progress, Reached, ahead, match, state_file
 from agent.sources.seedlink.wire import Connection, Endpoint, SilentError
 from agent.types import NS, SampleBlock, format_ns
@@ -72,7 +72,7 @@ class Server:
     """A server and what is wanted of it."""
 
     endpoint: Endpoint
-    wishes: tuple[Wish, ...]
+    requests: tuple[StationRequest, ...]
 
 
 class SeedLinkSource:
@@ -174,7 +174,7 @@ def server_of(config: SeedLinkServerConfig) -> Server:
     """
     tls = None if config.tls is None else _context(config.tls)
     endpoint = Endpoint(config.host, config.server_port, tls, config.protocol)
-    return Server(endpoint, tuple(Wish(station.station, station.selectors) for station in config.stations))
+    return Server(endpoint, tuple(StationRequest(station.station, station.selectors) for station in config.stations))
 
 
 def _context(tls: TlsConfig) -> ssl.SSLContext:
@@ -220,7 +220,7 @@ class _Link:
         self._looked_at = self._saved_at = time.monotonic()
         self._delivered = False
         self._counts: Counter[str] = Counter()
-        self._asked = [match(wish.station) for wish in server.wishes]
+        self._asked = [match(request.station) for request in server.requests]
 
     def start(self) -> None:
         self._thread.start()
@@ -300,10 +300,10 @@ class _Link:
         if self._stop.is_set():
             return
         past = self._progress.past()
-        subscribed = subscribe(connection, self._server.wishes, past, self._distrusted, self._refused)
+        subscribed = subscribe(connection, self._server.requests, past, self._distrusted, self._refused)
         self._progress.connected(subscribed.cursor)
         self._resume(subscribed, past.stations)
-        self._liveness.asked(subscribed.wishes)
+        self._liveness.asked(subscribed.requests)
         heard = time.monotonic()
         self._trouble = None
         asked = False
