@@ -187,6 +187,33 @@ def test_one_wrong_stamp_costs_no_sample_and_moves_no_other_time(wrong_s: float,
     assert counts.gap_s == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("loser", ["E", "N"])
+def test_a_component_that_loses_samples_unseen_holds_up_no_other(loser: str) -> None:
+    """Protects the alert's delay: losses below the tolerance add up to seconds, and the components stay on one grid by
+    their times, the leader (E) too."""
+    channels = {name: shaken(100.0, 600, (570.0,), seed) for seed, name in enumerate("ENZ")}
+    blocks: list[SampleBlock] = []
+    for seed, (name, samples) in enumerate(channels.items()):
+        for number, block in enumerate(
+            records(samples, 100.0, 100, Stamping(jitter_s=0.005), component=name, seed=seed)
+        ):
+            if name == loser and number % 10 == 5:
+                late_ns = block.start_ns + 8 * 10_000_000
+                blocks.append(SampleBlock(block.stream, late_ns, 100.0, block.samples[8:]))
+            else:
+                blocks.append(block)
+    blocks.sort(key=lambda block: block.start_ns)
+    continuity, detector = Continuity(), Detector(STATION, TRIGGER)
+    onsets_ns, behind_s = [], []
+    for block in blocks:
+        for piece in continuity.accept(block):
+            onsets_ns += [c.onset_ns for c in detector.feed(piece) if isinstance(c, TriggerOn)]
+            behind_s.append((piece.end_ns - detector.time_ns) / NS)
+    assert max(behind_s[60:]) < 1.5
+    (onset_ns,) = onsets_ns
+    assert (onset_ns - T0) / NS == pytest.approx(570.0, abs=0.4)
+
+
 def test_pieces_of_long_records_and_blocks_of_many_records_are_the_same_to_it() -> None:
     """Protects a replay, which cuts records and puts them together as it likes: the estimate depends on the records."""
     samples, size = shaken(100.0, 64, EVENTS_S), 110
