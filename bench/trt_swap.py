@@ -91,9 +91,9 @@ def main() -> int:
         os.environ.update(fake_environment(compile_driver(Path(folder)), jetson.script))
         jetson.tell(build_s=options.build_s, burn=True)
         begin = time.monotonic()
-        classifier = SwitchingClassifier(alone, bundle, jetson.workshop(niceness=19))
+        classifier = SwitchingClassifier(alone, bundle, jetson.engine_settings(niceness=19))
         opened_ms = (time.monotonic() - begin) * 1e3
-        while classifier.backend != "tensorrt" and (classifier.standing().activity or not stream.verdicts):
+        while classifier.backend != "tensorrt" and (classifier.backend_status().activity or not stream.verdicts):
             build = builder()
             if build is None:
                 stream.run("around", classifier, options.every_s)

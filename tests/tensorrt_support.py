@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.inference.trt.ladder import Workshop
+from agent.inference.trt.fallback import EngineSettings
 from agent.inference.trt.probe import Places
 
 FAKE = Path(__file__).parent / "fake_gpu"
@@ -41,13 +41,13 @@ class FakeJetson:
     def tell(self, **script: Any) -> None:
         self.script.write_text(json.dumps(script))
 
-    def workshop(self, **changes: Any) -> Workshop:
+    def engine_settings(self, **changes: Any) -> EngineSettings:
         fields: dict[str, Any] = {
             "folder": self.state / "tensorrt",
             "places": Places(root=self.root, pythons=(sys.executable,), timeout_s=60.0),
             "niceness": 0,  # the machine that tests may have no time left over
         }
-        return Workshop(**{**fields, **changes})
+        return EngineSettings(**{**fields, **changes})
 
 
 def fake_environment(driver: Path, script: Path) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_report_compares_every_rung_with_the_cpu(jetson: FakeJetson, bundle: Bun
     board(jetson.root)
     said: list[str] = []
     fp32 = small_network().SerializeToString()
-    made = bring_up(bundle, jetson.workshop(again=True), said.append, fp32=fp32, rounds=5)
+    made = bring_up(bundle, jetson.engine_settings(again=True), said.append, fp32=fp32, rounds=5)
     write_report(tmp_path / "report.json", made)
     report: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
     runs = {(run["backend"], run["precision"]): run for run in report["runs"]}
@@ -97,10 +97,10 @@ def test_report_compares_every_rung_with_the_cpu(jetson: FakeJetson, bundle: Bun
 
 def test_what_fails_is_in_the_report(jetson: FakeJetson, bundle: Bundle) -> None:
     jetson.tell(build="segv")
-    report = bring_up(bundle, jetson.workshop(again=True), lambda text: None, rounds=2)
+    report = bring_up(bundle, jetson.engine_settings(again=True), lambda text: None, rounds=2)
     assert [run.get("error", "")[:22] for run in report["runs"]] == ["", *["build ended by SIGSEGV"] * 2]
     jetson.tell(runtime="segv")
-    report = bring_up(bundle, jetson.workshop(again=True), lambda text: None, rounds=2)
+    report = bring_up(bundle, jetson.engine_settings(again=True), lambda text: None, rounds=2)
     assert "probe ended by SIGSEGV" in report["tensorrt"]["error"]
 
 

@@ -43,8 +43,12 @@ def jetson(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
 def switching(jetson: FakeJetson, bundle: Bundle) -> Iterator[Callable[..., SwitchingClassifier]]:
     made: list[SwitchingClassifier] = []
 
-    def make(**workshop: object) -> SwitchingClassifier:
-        made.append(SwitchingClassifier(open_classifier(bundle, "onnxruntime"), bundle, jetson.workshop(**workshop)))
+    def make(**engine_settings: object) -> SwitchingClassifier:
+        made.append(
+            SwitchingClassifier(
+                open_classifier(bundle, "onnxruntime"), bundle, jetson.engine_settings(**engine_settings)
+            )
+        )
         return made[-1]
 
     yield make
@@ -66,11 +70,11 @@ def classify_until(
         if done():
             return seen
         time.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {classifier.standing()}")
+    raise AssertionError(f"not within {seconds} s: {classifier.backend_status()}")
 
 
 def settled(classifier: SwitchingClassifier) -> Callable[[], bool]:
-    return lambda: classifier.standing().activity is None
+    return lambda: classifier.backend_status().activity is None
 
 
 def test_onnx_runtime_serves_until_the_engine_is_ready(
@@ -78,15 +82,15 @@ def test_onnx_runtime_serves_until_the_engine_is_ready(
 ) -> None:
     jetson.tell(build_s=2.0)
     classifier = switching()
-    assert classifier.standing().activity is not None
+    assert classifier.backend_status().activity is not None
     seen = classify_until(classifier, settled(classifier))
     assert seen[0] == ("onnxruntime", "int8")
     assert seen[-1] == ("tensorrt", "int8")
     assert len(set(seen)) == 2
     assert seen == sorted(seen), "once TensorRT serves, it serves every window"
     assert len(seen) > 50
-    standing = classifier.standing()
-    assert (standing.backend, standing.precision, standing.reason()) == ("tensorrt", "int8", "")
+    backend_status = classifier.backend_status()
+    assert (backend_status.backend, backend_status.precision, backend_status.reason()) == ("tensorrt", "int8", "")
 
 
 def test_progress_of_a_build_can_be_told(jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]) -> None:
@@ -95,10 +99,10 @@ def test_progress_of_a_build_can_be_told(jetson: FakeJetson, switching: Callable
     told = set()
     end = time.monotonic() + 30
     while time.monotonic() < end and not any("2 s, building the engine" in text for text in told):
-        told.add(classifier.standing().activity or "")
+        told.add(classifier.backend_status().activity or "")
         time.sleep(0.05)
     assert any(text.startswith("building the int8 engine for TensorRT 10.3.0 on Orin") for text in told)
-    assert "onnxruntime serves while TensorRT is made ready" in classifier.standing().reason()
+    assert "onnxruntime serves while TensorRT is made ready" in classifier.backend_status().reason()
 
 
 @pytest.mark.parametrize(
@@ -119,8 +123,8 @@ def test_whatever_fails_leaves_onnx_runtime_serving_and_is_named(
     classifier = switching()
     seen = classify_until(classifier, settled(classifier))
     assert set(seen) == {("onnxruntime", "int8")}
-    assert told in classifier.standing().reason()
-    assert classifier.standing().reason().startswith("tensorrt: ")
+    assert told in classifier.backend_status().reason()
+    assert classifier.backend_status().reason().startswith("tensorrt: ")
 
 
 def test_lower_rung_tells_why(jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]) -> None:
@@ -128,7 +132,7 @@ def test_lower_rung_tells_why(jetson: FakeJetson, switching: Callable[..., Switc
     classifier = switching()
     seen = classify_until(classifier, settled(classifier))
     assert seen[-1] == ("tensorrt", "fp16")
-    assert classifier.standing().reason().startswith("tensorrt int8: golden windows are off by")
+    assert classifier.backend_status().reason().startswith("tensorrt int8: golden windows are off by")
 
 
 @pytest.mark.parametrize("how", ["segv", "hang", "none"])
@@ -148,7 +152,7 @@ def test_engine_that_fails_in_service_costs_no_verdict(
     turned = backends.index("onnxruntime")
     assert set(backends[turned:]) == {"onnxruntime"}
     assert verdicts[turned] == alone.classify(windows[turned % len(windows)])
-    assert classifier.standing().reason().startswith("tensorrt served and failed: ")
+    assert classifier.backend_status().reason().startswith("tensorrt served and failed: ")
     assert classifier.backend == "onnxruntime"
 
 
@@ -167,7 +171,7 @@ def test_close_ends_a_build(jetson: FakeJetson, switching: Callable[..., Switchi
     jetson.tell(build="hang")
     classifier = switching()
     end = time.monotonic() + 30
-    while "building the engine" not in (classifier.standing().activity or "") and time.monotonic() < end:
+    while "building the engine" not in (classifier.backend_status().activity or "") and time.monotonic() < end:
         time.sleep(0.05)
     begin = time.monotonic()
     classifier.close()

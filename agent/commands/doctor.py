@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.config.file import Config
     from agent.config.seedlink import SeedLinkConfig
     from agent.inference import Bundle
-    from agent.inference.trt.ladder import Workshop
+    from agent.inference.trt.fallback import EngineSettings
     from agent.sources import SourceProblem
 
 EXAMPLE = "talus doctor --config /etc/talus/station.yaml"
@@ -144,19 +144,19 @@ def _tensorrt(bundle: Bundle, config: Config | None) -> Finding:
     if config is not None and "tensorrt" not in config.classifier.backends:
         return Finding("skip", "tensorrt", "not among classifier.backends")
     try:
-        return Finding("ok", "tensorrt", serving(bundle, _workshop(config, build=False)))
+        return Finding("ok", "tensorrt", serving(bundle, _engine_settings(config, build=False)))
     except NoGpuError as error:
         return Finding("skip", "tensorrt", error.message)
     except TalusError as error:
         return Finding("bad", "tensorrt", error.message, error.hint)
 
 
-def _workshop(config: Config | None, *, build: bool = True, again: bool = False) -> Workshop:
+def _engine_settings(config: Config | None, *, build: bool = True, again: bool = False) -> EngineSettings:
     from agent.inference.tensorrt import engine_folder
-    from agent.inference.trt.ladder import Workshop
+    from agent.inference.trt.fallback import EngineSettings
 
     state_dir = config.state_dir if config else Path.home() / ".cache" / "talus"
-    return Workshop(engine_folder(state_dir), build=build, again=again)
+    return EngineSettings(engine_folder(state_dir), build=build, again=again)
 
 
 def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
@@ -171,7 +171,7 @@ def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
         plain = fp32.read_bytes() if fp32 else None
     except OSError as error:
         raise UsageError(f"{fp32}: {error.strerror}", "make it with `python -m quantize float`") from None
-    report = bring_up(bundle, _workshop(config, again=True), lambda text: print(text, flush=True), fp32=plain)
+    report = bring_up(bundle, _engine_settings(config, again=True), lambda text: print(text, flush=True), fp32=plain)
     if target is not None:
         try:
             write_report(target, report)

@@ -26,7 +26,7 @@ from agent.errors import ModelError
 from agent.inference import Backend, open_classifier
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
 from agent.inference.selftest import read_golden
-from agent.inference.trt.ladder import RUNGS, Ladder, Rung, Workshop, climb
+from agent.inference.trt.fallback import PRECISIONS, EngineSettings, PrecisionFallback, PrecisionStep, climb
 from agent.inference.trt.probe import jetpack_release, probe
 from agent.inference.trt.worker import TensorRtBackend
 from agent.types import format_ns
@@ -42,26 +42,31 @@ _ROOT = Path("/")
 Windows: TypeAlias = Sequence[NDArray[np.float32]]
 
 
-def serving(bundle: Bundle, workshop: Workshop) -> str:
+def serving(bundle: Bundle, engine_settings: EngineSettings) -> str:
     """What TensorRT does here with the engines that are there; golden windows run again.
 
     Raises:
         ModelError: no GPU, no TensorRT, no engine, or a wrong one.
     """
-    served = climb(bundle, workshop)
+    served = climb(bundle, engine_settings)
     served.backend.close()
     higher = f" ({'; '.join(served.reasons)})" if served.reasons else ""
     return f"{served.platform}, {served.classifier.precision}: golden windows agree within {served.drift:.4f}{higher}"
 
 
 def bring_up(
-    bundle: Bundle, workshop: Workshop, say: Callable[[str], None], *, fp32: bytes | None = None, rounds: int = ROUNDS
+    bundle: Bundle,
+    engine_settings: EngineSettings,
+    say: Callable[[str], None],
+    *,
+    fp32: bytes | None = None,
+    rounds: int = ROUNDS,
 ) -> dict[str, Any]:
     """Build and measure everything anew, and return the report; what fails is part of it.
 
     ``fp32`` is the float network as an ONNX file, for comparison only: it is timed on both runtimes.
     """
-    root = workshop.places.root
+    root = engine_settings.places.root
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "time": format_ns(time.time_ns()),
@@ -88,30 +93,30 @@ def bring_up(
     if fp32 is not None:
         add("onnxruntime", "fp32", lambda run: run.update(latency(OnnxRuntimeBackend(fp32, "fp32"), windows, rounds)))
     try:
-        found = probe(workshop.places)
+        found = probe(engine_settings.places)
     except ModelError as error:
         report["tensorrt"] = {"error": error.message}
         say(f"tensorrt: {error.message}")
         return report
     report["tensorrt"] = {name: getattr(found, name) for name in found.__slots__}
     say(str(found))
-    ladder = Ladder(bundle, workshop, found, say)
+    fallback = PrecisionFallback(bundle, engine_settings, found, say)
     baseline = open_classifier(bundle, "onnxruntime")
 
-    def climbed(rung: Rung, run: dict[str, Any]) -> None:
+    def climbed(step: PrecisionStep, run: dict[str, Any]) -> None:
         begin = time.monotonic()
-        served = ladder.serve(rung)
+        served = fallback.serve(step)
         run["ready_s"] = round(time.monotonic() - begin, 1)
         run["golden_drift"] = served.drift
-        run["tolerance"] = bundle.manifest.golden.files[rung.file].tolerance
+        run["tolerance"] = bundle.manifest.golden.files[step.file].tolerance
         labels = [(served.classifier.classify(w).label, baseline.classify(w).label) for w in golden]
         run["labels_agree"] = sum(first == second for first, second in labels) / len(labels)
         _measure(served.backend, run, windows, rounds, root)
 
-    for rung in RUNGS:
-        add("tensorrt", rung.precision, partial(climbed, rung))
+    for step in PRECISIONS:
+        add("tensorrt", step.precision, partial(climbed, step))
     if fp32 is not None:
-        add("tensorrt", "fp32", lambda run: _measure(ladder.load(fp32, "fp32"), run, windows, rounds, root))
+        add("tensorrt", "fp32", lambda run: _measure(fallback.load(fp32, "fp32"), run, windows, rounds, root))
     report["after"] = sensors(root)
     return report
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from agent.errors import BackendError, ModelError
 from agent.inference import NetworkClassifier
 from agent.inference.bundle import Bundle
-from agent.inference.trt.ladder import Served, Workshop, climb
+from agent.inference.trt.fallback import EngineSettings, Served, climb
 from agent.types import Classification, Window
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ STOP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BackendStatus:
     """What serves, why nothing better does, and what is being done about it (None: nothing any more)."""
 
     backend: str
@@ -30,7 +30,7 @@ class Standing:
     reasons: tuple[str, ...]
     activity: str | None = None
 
-    def same(self, other: Standing) -> bool:
+    def same(self, other: BackendStatus) -> bool:
         """Whether there is nothing to tell but how far the activity is."""
         return replace(self, activity=None) == replace(other, activity=None) and (
             (self.activity is None) == (other.activity is None)
@@ -43,15 +43,16 @@ class Standing:
 
 
 class SwitchingClassifier:
-    """``classify`` is for one thread; ``standing`` and ``close`` for any. The GPU is looked for in a thread of its own,
-    which ends when an engine serves or none can."""
+    """Classifies on ONNX Runtime until TensorRT is ready, which a thread of its own looks for and builds.
+
+    ``classify`` is for one thread; ``backend_status`` and ``close`` are for any."""
 
     def __init__(
-        self, standby: NetworkClassifier, bundle: Bundle, workshop: Workshop, reasons: Sequence[str] = ()
+        self, standby: NetworkClassifier, bundle: Bundle, engine_settings: EngineSettings, reasons: Sequence[str] = ()
     ) -> None:
         """``standby`` serves ``bundle`` at once; ``reasons`` say why no backend before it does."""
         self.model, self.sha256, self.preparation = standby.model, standby.sha256, standby.preparation
-        self._standby, self._bundle, self._workshop = standby, bundle, workshop
+        self._standby, self._bundle, self._engine_settings = standby, bundle, engine_settings
         self._active = standby
         self._next: Served | None = None
         self._serving: Served | None = None
@@ -69,10 +70,10 @@ class SwitchingClassifier:
     def precision(self) -> str:
         return self._active.precision
 
-    def standing(self) -> Standing:
+    def backend_status(self) -> BackendStatus:
         """At this moment."""
         with self._lock:
-            return Standing(self._active.backend, self._active.precision, self._reasons, self._activity)
+            return BackendStatus(self._active.backend, self._active.precision, self._reasons, self._activity)
 
     def classify(self, window: Window) -> Classification:
         """As ``Classifier.classify``."""
@@ -90,7 +91,7 @@ class SwitchingClassifier:
 
     def close(self) -> None:
         """End what runs beside: a build, or the process that serves."""
-        self._workshop.stop.set()
+        self._engine_settings.stop.set()
         self._thread.join(timeout=STOP_S)
         with self._lock:
             for served in (self._next, self._serving):
@@ -121,7 +122,7 @@ class SwitchingClassifier:
     def _prepare(self) -> None:
         """The thread: from the probe to an engine that has passed, or to the reason why there is none."""
         try:
-            served = climb(self._bundle, self._workshop, self._tell)
+            served = climb(self._bundle, self._engine_settings, self._tell)
         except BackendError as error:
             reason = f"tensorrt: {error.message}"
             with self._lock:
@@ -135,5 +136,5 @@ class SwitchingClassifier:
             return
         with self._lock:
             self._next, self._activity = served, "TensorRT is ready and takes the next window"
-        if self._workshop.stop.is_set():
+        if self._engine_settings.stop.is_set():
             served.backend.close()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.detect.station import Output
     from agent.host.clock import MachineClock
     from agent.host.data_age import DataAges
-    from agent.inference.switch import Standing
+    from agent.inference.switch import BackendStatus
     from agent.messages.payloads import Message
     from agent.sources import ProblemSink, Source
     from agent.types import SampleBlock
@@ -93,14 +93,14 @@ class Line:
             return []
         return self.reporter.after(block, station.time_ns, received_ns, station.hearing)
 
-    def standing(self) -> Standing:
+    def backend_status(self) -> BackendStatus:
         """Which backend serves at this moment, and why."""
-        from agent.inference.switch import Standing, SwitchingClassifier
+        from agent.inference.switch import BackendStatus, SwitchingClassifier
 
         active = self.classifier.active
         if isinstance(active, SwitchingClassifier):
-            return active.standing()
-        return Standing(active.backend, active.precision, tuple(self.fallbacks))
+            return active.backend_status()
+        return BackendStatus(active.backend, active.precision, tuple(self.fallbacks))
 
     def retune(self, tunables: TunablesConfig) -> list[Output]:
         """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
@@ -129,9 +129,11 @@ def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -
         return classifier, fallbacks
     from agent.inference.switch import SwitchingClassifier
     from agent.inference.tensorrt import engine_folder
-    from agent.inference.trt.ladder import Workshop
+    from agent.inference.trt.fallback import EngineSettings
 
-    return SwitchingClassifier(classifier, open_bundle(path), Workshop(engine_folder(state_dir)), fallbacks), fallbacks
+    return SwitchingClassifier(
+        classifier, open_bundle(path), EngineSettings(engine_folder(state_dir)), fallbacks
+    ), fallbacks
 
 
 def open_chosen(settings: ClassifierConfig, state_dir: Path | None) -> tuple[Classifier, list[str]]:

@@ -157,7 +157,7 @@ class Monitor:
             problems=problems,
             outbox=outbox,
             link=link,
-            activity=runner.line.standing().activity,
+            activity=runner.line.backend_status().activity,
             clock=clock,
             stages=[*runner.stages(), *self._link_stage(outbox)],
             source=runner.counters(),

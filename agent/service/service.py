@@ -38,7 +38,7 @@ from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
-from agent.inference.switch import Standing
+from agent.inference.switch import BackendStatus
 from agent.messages.payloads import Message, state_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
 from agent.reasons import of
@@ -167,7 +167,7 @@ class Service:
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
-            delivery.link.publish_retained(self._state_message(line, line.standing(), health, tunables))
+            delivery.link.publish_retained(self._state_message(line, line.backend_status(), health, tunables))
             self._announcer = Announcer(delivery, config)
             self._announcer.announce()
         monitor = Monitor(
@@ -175,7 +175,7 @@ class Service:
             runner,
             health,
             delivery,
-            lambda: self._state(line, line.standing(), health, tunables),
+            lambda: self._state(line, line.backend_status(), health, tunables),
             clock=clock,
             troubles=lambda: [
                 *of("state_in_memory", filter(None, [self._unwell])),
@@ -239,7 +239,7 @@ class Service:
         """Until the end: report health, and feed the watchdog only while packets are decided on, or while the report
         says what is wrong."""
         next_watchdog = 0.0
-        standing, tuned, model = runner.line.standing(), tunables.effective, runner.line.classifier.sha256
+        backend_status, tuned, model = runner.line.backend_status(), tunables.effective, runner.line.classifier.sha256
         steps = StepWatch()
         while not self._stop.wait(TICK_S):
             now = time.monotonic()
@@ -256,12 +256,12 @@ class Service:
             monitor.go(now)
             if self._announcer is not None:
                 self._announcer.meet(sensor.short for sensor in runner.line.pipeline.stations.copy())
-            before, standing = standing, runner.line.standing()
+            before, backend_status = backend_status, runner.line.backend_status()
             if tuned is not tunables.effective:
                 monitor.report_every(tunables.effective.reporting.health_interval_s)
             served, model = model, runner.line.classifier.sha256
-            if delivery and not (standing.same(before) and tuned is tunables.effective and model == served):
-                delivery.link.publish_retained(self._state_message(runner.line, standing, health, tunables))
+            if delivery and not (backend_status.same(before) and tuned is tunables.effective and model == served):
+                delivery.link.publish_retained(self._state_message(runner.line, backend_status, health, tunables))
             tuned = tunables.effective
             moves = runner.advances(health.stalled_s + SILENCE_SPARE_S) or monitor.degraded
             if notifier.watchdog_s and now >= next_watchdog and runner.works() and moves:
@@ -315,10 +315,10 @@ class Service:
         voters = 0 if together is None else len(together.stations)
         return Delivery(settings, station, config.outbox_path, max_mb, subscription, voters=voters)
 
-    def _state_message(self, line: Line, standing: Standing, health: Health, tunables: Tunables) -> Message:
-        return state_message(self._state(line, standing, health, tunables), health.station, self._prefix)
+    def _state_message(self, line: Line, backend_status: BackendStatus, health: Health, tunables: Tunables) -> Message:
+        return state_message(self._state(line, backend_status, health, tunables), health.station, self._prefix)
 
-    def _state(self, line: Line, standing: Standing, health: Health, tunables: Tunables) -> StateMessage:
+    def _state(self, line: Line, backend_status: BackendStatus, health: Health, tunables: Tunables) -> StateMessage:
         classifier = line.classifier
         return StateMessage(
             station=str(health.station),
@@ -330,9 +330,9 @@ class Service:
                 "onnxruntime": metadata.version("onnxruntime"),
             },
             model=ModelPart(name=classifier.model, sha256=classifier.sha256),
-            backend=standing.backend,
-            precision=standing.precision,
-            backend_reason="; ".join(filter(None, (self._taken_back, standing.reason())))[:TEXT_LIMIT] or None,
+            backend=backend_status.backend,
+            precision=backend_status.precision,
+            backend_reason="; ".join(filter(None, (self._taken_back, backend_status.reason())))[:TEXT_LIMIT] or None,
             config_revision=tunables.revision,
             config_sha256=tunables.sha256,
             position=_position(self._config.station),

@@ -4,5 +4,5 @@ child.py    one child process and the socket to it
 probe.py    is there a GPU that TensorRT can use, and which
 cache.py    engines on disk, each good for one machine, version and network
 worker.py   a child that serves: the backend
-ladder.py   INT8, else FP16, else the reason why neither serves
+fallback.py   INT8, else FP16, else the reason why neither serves
 """

@@ -1,6 +1,6 @@
 """From a bundle to an engine that has proved itself: INT8, else FP16, else the reasons why neither serves.
 
-Every rung is an engine of its own file of the bundle: found in the cache or built in a child process, loaded by the
+A precision has an engine of its own file of the bundle: found in the cache or built in a child process, loaded by the
 child that will serve it, and held against the golden answers of that file. Nothing serves that has not passed on this
 machine in this run of the agent.
 """
@@ -36,18 +36,18 @@ Tell: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class PrecisionStep:
     """A precision, and the file of the bundle that is written in it."""
 
     precision: str
     file: str
 
 
-RUNGS = (Rung("int8", TRT_MODEL), Rung("fp16", FP16_MODEL))
+PRECISIONS = (PrecisionStep("int8", TRT_MODEL), PrecisionStep("fp16", FP16_MODEL))
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class EngineSettings:
     """Where engines are kept and how they may be built. ``stop`` ends a build that nobody waits for any more;
     ``again`` builds even what is in the cache, or failed before."""
 
@@ -64,7 +64,7 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A classifier on the GPU, why it is not on a higher rung, and how far it is from the golden answers."""
+    """A classifier on the GPU, why no better precision serves, and how far it is from the golden answers."""
 
     classifier: NetworkClassifier
     backend: TensorRtBackend
@@ -73,54 +73,56 @@ class Served:
     platform: Platform
 
 
-def climb(bundle: Bundle, workshop: Workshop, tell: Tell = lambda text: None) -> Served:
-    """The highest rung that serves ``bundle`` here. ``tell`` hears what is going on, for health and the log.
+def climb(bundle: Bundle, engine_settings: EngineSettings, tell: Tell = lambda text: None) -> Served:
+    """The best precision that serves ``bundle`` here. ``tell`` hears what is going on, for health and the log.
 
     Raises:
         BackendError: none does; the text holds the reason of each.
     """
     tell("looking for a GPU")
-    ladder = Ladder(bundle, workshop, probe(workshop.places), tell)
+    fallback = PrecisionFallback(bundle, engine_settings, probe(engine_settings.places), tell)
     reasons: list[str] = []
-    for rung in RUNGS:
+    for step in PRECISIONS:
         try:
-            served = ladder.serve(rung)
+            served = fallback.serve(step)
         except ModelError as error:
-            if workshop.stop.is_set():
+            if engine_settings.stop.is_set():
                 raise
-            reasons.append(f"{rung.precision}: {error.message}")
+            reasons.append(f"{step.precision}: {error.message}")
             continue
         return replace(served, reasons=tuple(reasons))
     raise BackendError("; ".join(reasons), HINT)
 
 
-class Ladder:
-    """The rungs of one bundle on one machine."""
+class PrecisionFallback:
+    """The engines of one bundle on one machine, by precision."""
 
-    def __init__(self, bundle: Bundle, workshop: Workshop, platform: Platform, tell: Tell = lambda text: None) -> None:
+    def __init__(
+        self, bundle: Bundle, engine_settings: EngineSettings, platform: Platform, tell: Tell = lambda text: None
+    ) -> None:
         self.platform = platform
-        self._bundle, self._workshop, self._tell = bundle, workshop, tell
+        self._bundle, self._engine_settings, self._tell = bundle, engine_settings, tell
 
-    def serve(self, rung: Rung) -> Served:
-        """The engine of ``rung``, loaded, with its golden windows passed.
+    def serve(self, step: PrecisionStep) -> Served:
+        """The engine of ``step``, loaded, with its golden windows passed.
 
         Raises:
             ModelError: the bundle has no such file, no engine can be had, or it does not compute what the file says.
         """
-        onnx = self._bundle.file(rung.file)
-        key = key_of(self.platform, onnx, rung.precision)
-        folder = self._workshop.folder
+        onnx = self._bundle.file(step.file)
+        key = key_of(self.platform, onnx, step.precision)
+        folder = self._engine_settings.folder
         try:
             cache = EngineCache(folder)
-            stored = None if self._workshop.again else cache.find(key)
+            stored = None if self._engine_settings.again else cache.find(key)
             if stored is not None:
                 try:
-                    return self._prove(rung, stored)
+                    return self._prove(step, stored)
                 except _LoadError as error:
-                    _log.warning("the kept %s engine is built anew: %s", rung.precision, error.message)
+                    _log.warning("the kept %s engine is built anew: %s", step.precision, error.message)
                     cache.drop(key)
             try:
-                return self._prove(rung, self._build(cache, key, onnx))
+                return self._prove(step, self._build(cache, key, onnx))
             except _LoadError as error:
                 cache.drop(key)
                 cache.note_failure(key, error.message)
@@ -137,30 +139,30 @@ class Ladder:
             BackendError: no engine can be had, or it cannot be loaded.
             OSError: the engine cannot be kept.
         """
-        cache = EngineCache(self._workshop.folder)
+        cache = EngineCache(self._engine_settings.folder)
         stored = self._build(cache, key_of(self.platform, onnx, precision), onnx)
-        return TensorRtBackend(self.platform, stored, precision, None, self._workshop.answer_s)
+        return TensorRtBackend(self.platform, stored, precision, None, self._engine_settings.answer_s)
 
-    def _prove(self, rung: Rung, stored: Stored) -> Served:
-        self._tell(f"checking the {rung.precision} engine")
+    def _prove(self, step: PrecisionStep, stored: Stored) -> Served:
+        self._tell(f"checking the {step.precision} engine")
         try:
-            backend = TensorRtBackend(self.platform, stored, rung.precision, rung.file, self._workshop.answer_s)
+            backend = TensorRtBackend(self.platform, stored, step.precision, step.file, self._engine_settings.answer_s)
         except BackendError as error:
             raise _LoadError(error.message, error.hint) from error
         classifier = NetworkClassifier(backend, self._bundle)
         try:
-            drift = check_golden(classifier, self._bundle, rung.file)
+            drift = check_golden(classifier, self._bundle, step.file)
         except BaseException:
             backend.close()
             raise
         return Served(classifier, backend, (), drift, self.platform)
 
     def _build(self, cache: EngineCache, key: EngineKey, onnx: bytes) -> Stored:
-        workshop = self._workshop
-        if not workshop.build:
+        engine_settings = self._engine_settings
+        if not engine_settings.build:
             raise BackendError("there is no engine yet", "the service builds it, or `talus doctor --jetson`")
         count, last = cache.failures(key)
-        if count >= MAX_FAILURES and not workshop.again:
+        if count >= MAX_FAILURES and not engine_settings.again:
             raise BackendError(
                 f"the build failed {count} times, last: {last}",
                 "`talus doctor --jetson` tries again; so does a new model, TensorRT or JetPack",
@@ -173,10 +175,14 @@ class Ladder:
             timing.write_bytes(cache.timing(key))
             paths = (str(model), str(engine), str(timing))
             try:
-                with Child(self.platform.python, "build", *paths, key.precision, niceness=workshop.niceness) as child:
-                    made = child.result(workshop.build_s, lambda elapsed_s: self._supervise(child, label, elapsed_s))
+                with Child(
+                    self.platform.python, "build", *paths, key.precision, niceness=engine_settings.niceness
+                ) as child:
+                    made = child.result(
+                        engine_settings.build_s, lambda elapsed_s: self._supervise(child, label, elapsed_s)
+                    )
             except BackendError as error:
-                if not workshop.stop.is_set():
+                if not engine_settings.stop.is_set():
                     cache.note_failure(key, error.message)
                 raise
             cache.put_timing(key, timing)
@@ -187,10 +193,10 @@ class Ladder:
 
     def _supervise(self, child: Child, label: str, elapsed_s: float) -> None:
         """Called about twice a second while a build goes on."""
-        if self._workshop.stop.is_set():
+        if self._engine_settings.stop.is_set():
             raise BackendError("stopped", "start the agent again")
         used_mb, left_mb = child.rss_mb(), _available_mb()
-        if used_mb > self._workshop.build_mb or left_mb < SPARE_MB:
+        if used_mb > self._engine_settings.build_mb or left_mb < SPARE_MB:
             raise BackendError(
                 f"the build was ended for want of memory: it had {used_mb:.0f} MB, and {left_mb:.0f} MB were left",
                 "stop what else needs memory, or add swap",
