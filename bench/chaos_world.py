@@ -28,7 +28,7 @@ from agent.errors import DeliveryError
 from agent.messages.schema import MODELS, parse
 from agent.messages.text import describe
 from agent.sources.scenario import Scenario, steady
-from agent.sources.simulator import SimulatorSource, Site, station_ids
+from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
 from agent.types import NS, parse_ns
 from demo.broker import find_mosquitto, free_port
 
@@ -47,7 +47,7 @@ def make_records(folder: Path, hours: float, seed: int, per_hour: dict[str, floa
     Returns the number of clock steps."""
     folder.mkdir()
     steps: list[float] = []
-    site = Site(station_ids(NETWORK, STATION, 1, RATE_HZ), RATE_HZ, packet_s=PACKET_S)
+    site = SimulatedSite(station_ids(NETWORK, STATION, 1, RATE_HZ), RATE_HZ, packet_s=PACKET_S)
     scenario = Scenario(seed, steady(per_hour), 1)
     source = SimulatorSource(site, scenario, seed, start_ns=START_NS, seconds=hours * 3600, speed=0)
     with contextlib.ExitStack() as stack:

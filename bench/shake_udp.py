@@ -26,7 +26,7 @@ import psutil
 from support import ONE_CORE, row
 
 from agent.sources.scenario import Scenario, steady
-from agent.sources.simulator import SimulatorSource, Site, station_ids
+from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
 
 GOAL = 0.2
 START_S = 60.0
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--rsudp", help="the Python that has rsudp; without it only Talus is measured")
     parser.add_argument("--minutes", type=float, default=5.0)
     args = parser.parse_args()
-    site = Site(station_ids("AM", "R1234", 1, 100.0), noise_counts=300.0, packet_s=0.25)
+    site = SimulatedSite(station_ids("AM", "R1234", 1, 100.0), noise_counts=300.0, packet_s=0.25)
     scenario = Scenario(1, steady({"slopequake": 20, "rockfall": 6}), 1)
     feed = SimulatorSource(site, scenario, 1, seconds=START_S + 60 * args.minutes, speed=1.0)
     with tempfile.TemporaryDirectory(prefix="talus-bench-") as name, socket.socket(type=socket.SOCK_DGRAM) as out:

@@ -24,7 +24,7 @@ from agent.messages.payloads import Stamp, alert_message, summary_message
 from agent.messages.schema import AlertMessage, SummaryMessage, parse
 from agent.service.assemble import build_line
 from agent.sources.scenario import Planned, Rates, Scenario, crisis, steady
-from agent.sources.simulator import SimulatorSource, Site, station_ids
+from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
 from agent.types import NS, Alert, Event, event_id
 
 HOUR = 3600.0
@@ -211,7 +211,7 @@ def simulated(seed: int, rates: Rates, seconds: float, packet_s: float = 1.0) ->
     line = build_line(
         TunablesConfig(policy=policy), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", exercise=True
     )
-    site = Site(station_ids("XX", "SIM", 1, 100.0), packet_s=packet_s)
+    site = SimulatedSite(station_ids("XX", "SIM", 1, 100.0), packet_s=packet_s)
     source = SimulatorSource(site, Scenario(seed, rates, 1), seed, start_ns=T0, seconds=seconds, speed=0)
     found = []
     outputs = [output for block in source.blocks() for output in line.pipeline.feed(block)] + line.pipeline.flush()

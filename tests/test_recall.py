@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_acceleration import ended, rules
 
-from agent.alert.coincidence import Site, blindness
+from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.coincidence import CoincidenceConfig
 from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.detect.holdback import HoldBack
-from agent.detect.resume import LOST, Recall, Remembered, decode, encode
+from agent.detect.resume import LOST, JournalEntry, Recall, decode, encode
 from agent.errors import DataError
 from agent.health.report import Health, Identity
 from agent.messages.payloads import Message, Priority
@@ -190,7 +190,7 @@ class Gives:
         pass
 
 
-def served(runs: Runs, folder: Path, blocks: Sequence[SampleBlock], site: Site | None = None) -> None:
+def served(runs: Runs, folder: Path, blocks: Sequence[SampleBlock], site: CoincidenceJudge | None = None) -> None:
     """The service's own threads over these packets, with the journal of the runs before."""
     line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     line.reporter.resume([decode(record) for record in runs.journal])
@@ -231,7 +231,7 @@ def test_after_a_restart_the_log_names_the_events_that_were_sent(
 def test_the_log_names_the_events_of_the_site(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     names = ("XX.SLP", "XX.TOP")
-    site = Site(CoincidenceConfig(stations=names), StationId("XX", "SITE", "", ""), blindness(ALERTING))
+    site = CoincidenceJudge(CoincidenceConfig(stations=names), StationId("XX", "SITE", "", ""), blindness(ALERTING))
     other = StationId("XX", "TOP", "00", "HH")
     both = [
         block
@@ -275,7 +275,7 @@ def test_the_journal_gives_back_what_was_written() -> None:
     with pytest.raises(DataError, match="not a remembered event"):
         decode(b'{"event": {}}')
     event = decode(runs.journal[0]).event
-    assert decode(encode(event, cut=True)) == Remembered(event, cut=True)
+    assert decode(encode(event, cut=True)) == JournalEntry(event, cut=True)
 
 
 def test_a_station_that_falls_silent_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

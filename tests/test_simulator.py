@@ -19,7 +19,7 @@ from agent.config.file import ClassifierConfig, TunablesConfig, load
 from agent.dsp.continuity import Continuity
 from agent.service.assemble import build_line, is_exercise, open_source
 from agent.sources.scenario import CELL_S, KINDS, QUIET_S, Fault, Planned, Scenario, crisis, failure, rockfalls, steady
-from agent.sources.simulator import LIMIT, Sent, SentFault, SimulatorSource, Site, station_ids
+from agent.sources.simulator import LIMIT, Sent, SentFault, SimulatedSite, SimulatorSource, station_ids
 from agent.sources.synthesis import Kind, Noise, motion
 from agent.types import NS, Event, SampleBlock
 
@@ -32,7 +32,7 @@ def play(
 ) -> tuple[list[SampleBlock], list[Sent | SentFault]]:  # fmt: skip
     told: list[Sent | SentFault] = []
     source = SimulatorSource(
-        Site(station_ids("XX", "SIM", stations, rate_hz), rate_hz, packet_s=packet_s),
+        SimulatedSite(station_ids("XX", "SIM", stations, rate_hz), rate_hz, packet_s=packet_s),
         Scenario(seed, steady(per_hour), stations), seed,
         start_ns=NOON, seconds=length_s, speed=0, told=told.append,
     )  # fmt: skip
@@ -225,7 +225,7 @@ def test_a_stall_delays_packets_and_loses_none() -> None:
 
 def test_at_a_speed_packets_come_when_they_are_due_and_close_ends_the_wait() -> None:
     source = SimulatorSource(
-        Site(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1, start_ns=NOON, speed=20.0
+        SimulatedSite(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1, start_ns=NOON, speed=20.0
     )
     blocks = source.blocks()
     next(blocks)
@@ -233,7 +233,9 @@ def test_at_a_speed_packets_come_when_they_are_due_and_close_ends_the_wait() -> 
     for _ in range(3 * 20 - 1):
         next(blocks)
     assert 0.8 < time.monotonic() - started < 5
-    slow = SimulatorSource(Site(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1, speed=0.001)
+    slow = SimulatorSource(
+        SimulatedSite(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1, speed=0.001
+    )
     thread = threading.Thread(target=lambda: list(slow.blocks()), daemon=True)
     thread.start()
     time.sleep(0.1)
@@ -244,7 +246,7 @@ def test_at_a_speed_packets_come_when_they_are_due_and_close_ends_the_wait() -> 
 
 def test_no_packet_comes_from_the_future() -> None:
     """Else a drill would show a clock that is ahead, and latencies below zero."""
-    live = SimulatorSource(Site(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1)
+    live = SimulatorSource(SimulatedSite(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1)
     assert next(live.blocks()).end_ns <= time.time_ns() + NS // 20
 
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_support import START_NS, packets, write_site
 
-from agent.alert.coincidence import FLOOR, Blindness, Site, blindness, fuse
+from agent.alert.coincidence import FLOOR, Blindness, CoincidenceJudge, blindness, fuse
 from agent.config.coincidence import CoincidenceConfig
 from agent.config.file import ClassifierConfig, TunablesConfig, check
 from agent.detect.holdback import HoldBack
@@ -92,7 +92,7 @@ class Bench:
 
     def __init__(self, **changes: Any) -> None:
         wanted = CoincidenceConfig(**{"stations": NAMES, "required": 2, "window_s": 10.0, "max_lag_s": 15.0, **changes})
-        self.site = Site(wanted, SITE, Blindness(3.0, WARM_S))
+        self.site = CoincidenceJudge(wanted, SITE, Blindness(3.0, WARM_S))
 
     def hear(self, names: Sequence[str], from_s: float, to_s: float) -> list[Event]:
         """These stations record from here to there, in packets of a second, and the site decides after each."""
@@ -422,7 +422,7 @@ def test_a_replay_alerts_once_for_the_site_and_alone_only_when_it_must(tmp_path:
 def published(lag_s: dict[str, float]) -> list[tuple[Any, ...]]:
     """What the site and its alerts say when packets come in with these latencies."""
     wanted = CoincidenceConfig(stations=("XX.S1", "XX.S2", "XX.S3"), max_lag_s=15.0)
-    site = Site(wanted, SITE, Blindness(3.0, WARM_S))
+    site = CoincidenceJudge(wanted, SITE, Blindness(3.0, WARM_S))
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     messages: list[Message] = []
     for block in packets(BURSTS, lag_s):
@@ -446,7 +446,7 @@ def degraded_alerts(change: Callable[[SampleBlock, float], SampleBlock | None], 
     """Alerts, with the words of those that a station raised alone, when S1 has events at 300 and 700 s, S2 has none,
     and S2's packets are changed; the change is also told the second."""
     wanted = CoincidenceConfig(stations=("XX.S1", "XX.S2"), required=required, max_lag_s=15.0)
-    site = Site(wanted, SITE, blindness(TunablesConfig()))
+    site = CoincidenceJudge(wanted, SITE, blindness(TunablesConfig()))
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     messages: list[Message] = []
     for block in packets({"S1": (900.0, [300.0, 700.0]), "S2": (900.0, [])}, {}):
@@ -485,7 +485,7 @@ def test_a_station_that_hears_and_has_no_event_is_a_vote_against() -> None:
 
 
 def test_a_deaf_station_of_a_site_is_named_while_it_lasts() -> None:
-    site = Site(CoincidenceConfig(stations=("XX.S1", "XX.S2")), SITE, blindness(TunablesConfig()))
+    site = CoincidenceJudge(CoincidenceConfig(stations=("XX.S1", "XX.S2")), SITE, blindness(TunablesConfig()))
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     told = []
     for block in packets({"S1": (300.0, []), "S2": (300.0, [])}, {}):
@@ -520,7 +520,9 @@ def test_a_silent_site_is_waited_for_as_long_as_its_stations_may_be_late(
     """Recorders that deliver a minute at a time are silent in between; that is no reason to alert alone."""
     monkeypatch.setattr(feeding, "SILENT_S", 0.3)
     monkeypatch.setattr(feeding, "PUT_RETRY_S", 0.1)
-    site = Site(CoincidenceConfig(stations=("XX.S1", "XX.S2"), max_lag_s=max_lag_s), SITE, Blindness(3.0, WARM_S))
+    site = CoincidenceJudge(
+        CoincidenceConfig(stations=("XX.S1", "XX.S2"), max_lag_s=max_lag_s), SITE, Blindness(3.0, WARM_S)
+    )
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     source = Given(packets({"S1": (112.0, [100.0]), "S2": (other_until_s, [])}, {}))
     sent: list[Message] = []
@@ -566,7 +568,7 @@ class Runs:
 
     def run(self, until_s: float | None = None) -> None:
         """To this second of the data, then ``kill -9``; None: to the end."""
-        site = Site(self._wanted, SITE, Blindness(3.0, WARM_S))
+        site = CoincidenceJudge(self._wanted, SITE, Blindness(3.0, WARM_S))
         line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
         line.reporter.resume([decode(record) for record in self._journal])
         numbers = {id(block): number for number, block in enumerate(self._blocks)}

@@ -128,7 +128,7 @@ def blindness(tunables: TunablesConfig) -> Blindness:
     return Blindness(next((s for s in at_s if s >= least_s), AFTER_NS / NS), tunables.trigger.lta_s)
 
 
-class Site:
+class CoincidenceJudge:
     """For each packet: ``heard``, ``take`` for every event it led to, then ``decide``. Owned by one thread."""
 
     def __init__(self, settings: CoincidenceConfig, station: StationId, blind: Blindness) -> None:

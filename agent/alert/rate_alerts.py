@@ -35,7 +35,7 @@ MAX_SITES = 128
 """Stations whose rates are followed; the one heard of least recently is forgotten."""
 _EVEN = 1e-12
 
-Site: TypeAlias = "tuple[StationId, bool]"
+SiteKey: TypeAlias = "tuple[StationId, bool]"
 """Station, exercise: a drill must not raise the alarm of the site."""
 
 
@@ -87,7 +87,7 @@ class RateWatch:
 
     def __init__(self, rules: RulesConfig) -> None:
         self._rules = _watched(rules)
-        self._sites: OrderedDict[Site, _Site] = OrderedDict()
+        self._sites: OrderedDict[SiteKey, _Site] = OrderedDict()
 
     def retune(self, rules: RulesConfig) -> None:
         """Judge by other rules. A label that was not watched until now is counted from now on; an alert of one that is

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agent.alert.coincidence import Site, blindness
+from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
-from agent.detect.resume import Recall, Remembered, as_seen, encode
+from agent.detect.resume import JournalEntry, Recall, as_seen, encode
 from agent.host.data_age import Age, DataAges, span
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
 from agent.messages.schema import AlertMessage, EventMessage, parse
@@ -46,7 +46,7 @@ class Reporter:
         alert_expiry_s: int,
         boot_id: str | None = None,
         *,
-        site: Site | None = None,
+        site: CoincidenceJudge | None = None,
         ages: DataAges | None = None,
     ) -> None:
         """``site``: what several stations have to do with each other, if anything. ``ages`` tells how old data are;
@@ -71,7 +71,7 @@ class Reporter:
         self._alone: OrderedDict[str, DecisionReason] = OrderedDict()
         """The newest decisions on events that are judged without the other stations of their site."""
 
-    def resume(self, past: Sequence[Remembered]) -> None:
+    def resume(self, past: Sequence[JournalEntry]) -> None:
         """Go on where earlier runs stopped, and keep a journal for the next one; ``past``: oldest first."""
         seen = as_seen(past)
         if self._site is not None:

@@ -13,7 +13,7 @@ from agent.deliver.connection import Subscription
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
 from agent.deliver.reasons import reasons
-from agent.detect.resume import Remembered, decode
+from agent.detect.resume import JournalEntry, decode
 from agent.errors import DataError
 from agent.messages.payloads import Message, largest_alert
 from agent.messages.schema import MOST_REFUSED, TEXT_LIMIT, LinkHealth, OutboxHealth, RefusedTopic
@@ -65,7 +65,7 @@ class Delivery:
         """See ``Outbox.put``."""
         self.outbox.put(messages)
 
-    def past(self) -> list[Remembered]:
+    def past(self) -> list[JournalEntry]:
         """What earlier runs told, oldest first; records that cannot be read are passed over."""
         found = []
         for record in self.outbox.journal():

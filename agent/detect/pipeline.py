@@ -78,12 +78,12 @@ class Pipeline:
         Raises:
             DataError: a station's sampling rate is too low for these settings.
         """
-        successors = {name: station.successor(trigger) for name, station in self.stations.items()}
+        retunes = {name: station.prepare_retune(trigger) for name, station in self.stations.items()}
         self._trigger, self._verdict_at_s = trigger, tuple(verdict_at_s)
         return [
             output
             for name, station in self.stations.items()
-            for output in station.retune(successors[name], self._verdict_at_s)
+            for output in station.retune(retunes[name], self._verdict_at_s)
         ]
 
     def flush(self) -> list[Output]:

@@ -45,7 +45,7 @@ LOST = "the agent was restarted, and what followed of this event is not to be ha
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class JournalEntry:
     """A revision that was told; ``cut``: its end was that of the run, not of the signal."""
 
     event: Event
@@ -57,7 +57,7 @@ def encode(event: Event, *, cut: bool) -> bytes:
     return json.dumps({"event": asdict(event), "cut": cut}, separators=(",", ":")).encode()
 
 
-def decode(record: bytes) -> Remembered:
+def decode(record: bytes) -> JournalEntry:
     """Read what ``encode`` wrote.
 
     Raises:
@@ -78,7 +78,7 @@ def decode(record: bytes) -> Remembered:
                 for v in together["votes"]
             )
             event["coincidence"] = Coincidence(**together | {"votes": votes})
-        return Remembered(Event(**event), bool(whole["cut"]))
+        return JournalEntry(Event(**event), bool(whole["cut"]))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"not a remembered event: {error}", "another version of the agent wrote it") from None
 
@@ -91,7 +91,7 @@ def _verdict(fields: dict[str, Any] | None) -> Classification | None:
 class _Known:
     """What was told last of an event of an earlier run, and whether this run has met it again."""
 
-    last: Remembered
+    last: JournalEntry
     found: bool = False
 
     @property
@@ -102,7 +102,7 @@ class _Known:
 class Recall:
     """Owned by the pipeline's thread."""
 
-    def __init__(self, past: Iterable[Remembered] = ()) -> None:
+    def __init__(self, past: Iterable[JournalEntry] = ()) -> None:
         """``past``: oldest first."""
         self._known: dict[tuple[StationId, str], _Known] = {}
         self._found: dict[tuple[StationId, str], _Known] = {}
@@ -145,7 +145,7 @@ class Recall:
             revision=last.revision + 1,
             phase="end" if event.phase == "end" else "update",
         )
-        known.last = Remembered(event)
+        known.last = JournalEntry(event)
         return event
 
     def _is_ghost(self, event: Event) -> bool:
@@ -195,6 +195,6 @@ class Recall:
         return min(near, key=lambda known: abs(known.last.event.onset_ns - event.onset_ns), default=None)
 
 
-def as_seen(past: Sequence[Remembered]) -> list[Event]:
+def as_seen(past: Sequence[JournalEntry]) -> list[Event]:
     """The revisions as a policy is to see them: what was cut may go on."""
     return [replace(one.event, phase="update") if one.cut else one.event for one in past]

@@ -55,7 +55,7 @@ class _Span:
     off: TriggerOff | None = None
 
 
-class Handover:
+class RetuneTransition:
     """Sorts the new detector's triggers until it has decided on all that the old one had."""
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from agent.config.station import TriggerConfig
-from agent.detect.retune import Handover, warmed
+from agent.detect.retune import RetuneTransition, warmed
 from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import Hearing
@@ -98,7 +98,7 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Successor:
+class Retune:
     """Other settings for a station; without a detector where the present one serves them as well."""
 
     trigger: TriggerConfig
@@ -127,7 +127,7 @@ class Station:
         self._continuity = Continuity()
         self._recorded = Recorded()
         self._detector = Detector(station, trigger)
-        self._handover: Handover | None = None
+        self._transition: RetuneTransition | None = None
         self._rings: dict[int, RingBuffer] = {}
         self._former: dict[int, RingBuffer] = {}
         """What was recorded at another rate before."""
@@ -256,7 +256,7 @@ class Station:
         self._open.clear()
         return outputs
 
-    def successor(self, trigger: TriggerConfig) -> Successor:
+    def prepare_retune(self, trigger: TriggerConfig) -> Retune:
         """What `retune` would put in the place of the present detector; nothing has changed yet.
 
         Raises:
@@ -264,46 +264,46 @@ class Station:
         """
         # The detector leaves the length of a trigger to the station.
         if trigger.model_copy(update={"min_duration_s": self._trigger.min_duration_s}) == self._trigger:
-            return Successor(trigger)
+            return Retune(trigger)
         recorded = {self._streams[row]: ring.segments(0, _NEVER) for row, ring in self._rings.items()}
         try:
             detector, found = warmed(self.id, trigger, recorded, self._detector.rsam)
         except DataError:
             if self._detector.has_begun:
                 raise
-            return Successor(trigger, Detector(self.id, trigger))
-        return Successor(trigger, detector, tuple(found))
+            return Retune(trigger, Detector(self.id, trigger))
+        return Retune(trigger, detector, tuple(found))
 
-    def retune(self, successor: Successor, verdict_at_s: Sequence[float]) -> list[Output]:
+    def retune(self, retune: Retune, verdict_at_s: Sequence[float]) -> list[Output]:
         """Go on with other settings: no sample is lost, and an event that runs goes on. Returns what the new settings
         have to say about it at once."""
         old, now_ns = self._detector, self._detector.time_ns
-        self._trigger, self._at_ns = successor.trigger, _verdict_times(verdict_at_s)
+        self._trigger, self._at_ns = retune.trigger, _verdict_times(verdict_at_s)
         self._min_duration_ns = round(self._trigger.min_duration_s * NS)
         self._merge_ns = round(self._trigger.merge_s * NS)
         self._settled_ns = _settled_ns(self._trigger)
         for event in self._open:
             # What would have been due before now is not made up for.
             event.due = sum(event.onset_ns + at_ns <= now_ns for at_ns in self._at_ns)
-        if successor.detector is None:
+        if retune.detector is None:
             self.hearing.retune(self._trigger)
             return list(self._advance([], now_ns))
         running = [event.onset_ns for event in self._open if event.off_ns is None]
         for event in self._open:
             event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
-        successor.detector.hearing.follow(old.hearing, now_ns)
-        self._detector = successor.detector
+        retune.detector.hearing.follow(old.hearing, now_ns)
+        self._detector = retune.detector
         still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
-        self._handover = Handover(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)
-        return list(self._advance(self._hear(successor.triggers), min(now_ns, self._detector.time_ns)))
+        self._transition = RetuneTransition(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)
+        return list(self._advance(self._hear(retune.triggers), min(now_ns, self._detector.time_ns)))
 
     def _hear(self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False) -> list[TriggerOn | TriggerOff]:
         """The detector's changes, sorted for as long as it is new."""
-        if self._handover is None:
+        if self._transition is None:
             return list(triggers)
-        heard = self._handover.sort(triggers, self._detector.time_ns, last=last)
-        if self._handover.is_over:
-            self._handover = None
+        heard = self._transition.sort(triggers, self._detector.time_ns, last=last)
+        if self._transition.is_over:
+            self._transition = None
         return heard
 
     def _advance(self, triggers: Sequence[TriggerOn | TriggerOff], now_ns: int) -> Iterator[Output]:

@@ -43,7 +43,7 @@ Station = Annotated[
         description="network, station, location, FDSN band and source code",
     ),
 ]
-Site = Annotated[
+StationName = Annotated[
     str,
     Field(
         pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?$",
@@ -193,7 +193,7 @@ class EventMessage(Payload):
     id: EventId
     revision: Revision
     phase: EventPhase
-    station: Site
+    station: StationName
     onset: Time
     detection: DetectionPart
     classification: ClassificationPart | None
@@ -237,7 +237,7 @@ class AlertMessage(Payload):
     label: Word
     reason: Text
     phase: EventPhase
-    station: Site
+    station: StationName
     onset: Time
     detection: DetectionPart
     classification: ClassificationPart | None
@@ -274,7 +274,7 @@ class SummaryMessage(Payload):
     id: AlertId
     revision: Revision
     phase: EventPhase
-    station: Site
+    station: StationName
     onset: Time
     label: Word | None = Field(description="of the alert; of an event the verdict's, null where the network failed")
     probability: Share | None = Field(description="that the newest verdict gives to this label")
@@ -308,7 +308,7 @@ class StateMessage(Payload):
     """What runs at the station and why; retained."""
 
     schema_: Literal["talus/state/1"] = Field(default="talus/state/1", alias="schema")
-    station: Site
+    station: StationName
     boot_id: BootId
     started: Time
     versions: dict[Name, Name] = Field(max_length=32, description="software and its version")
@@ -355,7 +355,7 @@ class StageHealth(Payload):
 class RateHealth(Payload):
     """Events of one label at one sensor, up to its newest sample, in the time of the data."""
 
-    station: Site
+    station: StationName
     label: Word
     per_hour: Amount = Field(description="events of the last hour")
     per_day: Amount = Field(description="events of the last 24 hours, or of as many as the agent has run")
@@ -447,7 +447,7 @@ class HealthMessage(Payload):
     """Periodic, retained. Null where the machine does not tell."""
 
     schema_: Literal["talus/health/1"] = Field(default="talus/health/1", alias="schema")
-    station: Site
+    station: StationName
     boot_id: BootId
     seq: Seq
     time: Time
@@ -511,7 +511,7 @@ class ConfigReport(Payload):
     """Which tunables rule at the station, and what became of the orders to change them; retained."""
 
     schema_: Literal["talus/config/1"] = Field(default="talus/config/1", alias="schema")
-    station: Site
+    station: StationName
     boot_id: BootId
     seq: Seq
     time: Time
@@ -540,7 +540,7 @@ class ModelReport(Payload):
     """How an order to change the model stands; retained."""
 
     schema_: Literal["talus/model/1"] = Field(default="talus/model/1", alias="schema")
-    station: Site
+    station: StationName
     boot_id: BootId
     seq: Seq
     time: Time
@@ -560,7 +560,7 @@ class Response(Payload):
     """The answer to a command."""
 
     schema_: Literal["talus/response/1"] = Field(default="talus/response/1", alias="schema")
-    station: Site
+    station: StationName
     boot_id: BootId
     seq: Seq
     time: Time

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.alert.coincidence import Site, blindness
+from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.seedlink import SeedLinkConfig
@@ -161,7 +161,7 @@ def build_line(
     *,
     exercise: bool = False,
     state_dir: Path | None = None,
-    site: Site | None = None,
+    site: CoincidenceJudge | None = None,
     ages: DataAges | None = None,
 ) -> Line:
     """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``, ``site`` and ``ages`` as
@@ -178,12 +178,12 @@ def build_line(
     return Line(pipeline, reporter, classifier, fallbacks, timed)
 
 
-def open_site(config: Config) -> Site | None:
+def open_site(config: Config) -> CoincidenceJudge | None:
     """What the stations of this agent have to do with each other; None if nothing."""
     if config.site.coincidence is None:
         return None
     station = StationId(config.station.network, config.station.station, "", "")
-    return Site(config.site.coincidence, station, blindness(config.tunables))
+    return CoincidenceJudge(config.site.coincidence, station, blindness(config.tunables))
 
 
 def open_source(config: Config, on_problem: ProblemSink, clock: MachineClock | None = None) -> Source:

@@ -52,7 +52,7 @@ Told = Callable[[Sent | SentFault], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SimulatedSite:
     """``stations`` at ``rate_hz`` with three components each; ``noise_counts`` is the RMS of the ground noise."""
 
     stations: tuple[StationId, ...]
@@ -78,7 +78,7 @@ class SimulatorSource:
 
     def __init__(
         self,
-        site: Site,
+        site: SimulatedSite,
         scenario: Scenario,
         seed: int,
         *,
@@ -141,7 +141,7 @@ class _Shaking:
 class _Logger:
     """One station's instrument: its noise, the signals that reach it, and what is wrong with it."""
 
-    def __init__(self, site: Site, number: int, station: StationId, seed: int) -> None:
+    def __init__(self, site: SimulatedSite, number: int, station: StationId, seed: int) -> None:
         self._site, self._number, self._station, self._seed = site, number, station, seed
         self._noise = [Noise(seed, 3 * number + row, site.rate_hz, site.noise_counts) for row in range(3)]
         self._streams = [StreamId(station, component) for component in COMPONENTS]
@@ -222,7 +222,7 @@ def open_simulator(config: SimulatorConfig, network: str, station: str) -> Simul
     rates, faults = config.rates, config.faults
     per_hour: dict[str, float] = {kind: getattr(rates, f"{kind}s_per_hour") for kind in KINDS}
     per_hour |= {kind: getattr(faults, f"{kind}s_per_hour") for kind in FAULTS}
-    site = Site(
+    site = SimulatedSite(
         station_ids(network, station, config.stations, config.rate_hz),
         config.rate_hz,
         config.noise_counts,

@@ -30,7 +30,7 @@ from agent.sources.scenario import (
     rockfalls,
     steady,
 )
-from agent.sources.simulator import Sent, SentFault, SimulatorSource, Site
+from agent.sources.simulator import Sent, SentFault, SimulatedSite, SimulatorSource
 from agent.types import NS, Discard, StationId, format_ns, parse_ns
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _source(args: argparse.Namespace, config: Config | None, seconds: float, boo
             f"peak {peak:,.0f} counts, {what.seconds:.0f} s"
         )
 
-    site = Site(_stations(config, args.stations))
+    site = SimulatedSite(_stations(config, args.stations))
     faults = dict.fromkeys(args.fault, FAULTS_PER_HOUR * 3600 / seconds)
     rates, certain = _script(args.script, seconds)
     scenario = Scenario(args.seed, lambda at_s: {**rates(at_s), **faults}, len(site.stations), certain)
