@@ -209,7 +209,7 @@ def read_segments(row: Row) -> dict[int, list[Segment]]:
     """
     problems: list[SourceProblem] = []
     intake = Intake(problems.append)
-    blocks = intake.read(row.path)
+    blocks = [block for recording in intake.read(row.path) for block in recording.blocks()]
     if intake.counters().keys() & {"damaged", "foreign", "cut_off"} or (problems and not blocks):
         raise DataError(f"{row.path}: {problems[0].message}", problems[0].hint)
     found: dict[int, list[Segment]] = defaultdict(list)

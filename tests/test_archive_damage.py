@@ -209,7 +209,7 @@ def test_masked_samples_become_gaps():
     """No file format here stores masks, but readers may return them; the masked samples must not become numbers."""
     masked = trace(np.zeros(100))
     masked.data = np.ma.masked_inside(np.arange(100), 40, 59)
-    assert [(block.start_ns, block.samples.tolist()) for block in accept(masked)] == [
+    assert [(found.starts_ns[0], found.samples.tolist()) for found in accept(masked)] == [
         (NOON, list(range(40))),
         (NOON + seconds(0.6), list(range(60, 100))),
     ]

@@ -10,9 +10,7 @@ from datetime import datetime, timedelta, timezone
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from pathlib import Path
-from typing import TypeAlias, cast
-
-import numpy as np
+from typing import TypeAlias
 
 from agent.errors import SourceError, UsageError
 from agent.sources import ProblemSink
@@ -20,7 +18,8 @@ from agent.sources.framing import PART_BYTES, is_miniseed, parts
 from agent.sources.intake import Intake
 from agent.sources.pacing import Pacer
 from agent.sources.paths import files
-from agent.types import NS, SampleBlock, Samples, StreamId
+from agent.sources.recording import Recording
+from agent.types import NS, SampleBlock
 
 _SDS_NAME = re.compile(r"\.[A-Z]\.(\d{4})\.(\d{3})$")
 _SDS_SLACK = timedelta(hours=1)
@@ -28,9 +27,6 @@ _SDS_SLACK = timedelta(hours=1)
 
 _WHOLE_BYTES = 2 * PART_BYTES
 """miniSEED files up to this size are read whole."""
-
-SAME_NS = 100_000
-"""What miniSEED 2 resolves without blockette 1001."""
 
 _PROGRESS_STEPS = 200
 
@@ -68,7 +64,7 @@ class ArchiveSource:
         paths: files, folders (searched with all below them) and patterns.
         packet_s: None for records as they are. Else the length of a block in seconds, rounded to whole samples, at
             least one, ``inf`` for as long as data continue: records are cut, or joined where each begins when the one
-            before it ends to within ``SAME_NS``.
+            before it ends to within ``recording.SAME_NS``.
         speed: seconds of data per second, 0 for as fast as it goes. Silences beyond ``pacing.LONGEST_SILENCE_S`` are
             skipped.
         on_problem: told what was skipped or is doubtful.
@@ -148,25 +144,22 @@ class ArchiveSource:
     def _load(self, todo: list[_Part], merge: list[_Entry], newest_ns: int | None) -> None:
         """Read the part that is due and enter its channels into the merge."""
         part = heappop(todo)
-        smaller, blocks = self._open(part)
+        smaller, recordings = self._open(part)
         for piece in smaller:
             heappush(todo, piece)
-        channels: dict[StreamId, list[SampleBlock]] = {}
-        for block in blocks:
-            channels.setdefault(block.stream, []).append(block)
-        weight = part.size / max(1, sum(len(block.samples) for block in blocks))
-        for stream, found in channels.items():
-            found.sort(key=lambda block: block.start_ns)
-            if newest_ns is not None and found[0].start_ns < newest_ns:
+        weight = part.size / max(1, sum(len(recording.samples) for recording in recordings))
+        for recording in recordings:
+            start_ns = recording.starts_ns[0]
+            if newest_ns is not None and start_ns < newest_ns:
                 hint = "they are passed on late: correct the file's name if it is wrong"
                 self._intake.say(part.path, "holds data older than its name or headers say", hint)
-            packets = iter(found)
+            if self._grid_ns is None:
+                self._grid_ns = start_ns
+            packets = recording.blocks()
             if self._packet_s is not None:
-                if self._grid_ns is None:
-                    self._grid_ns = found[0].start_ns
-                packets = _packets(found, self._packet_s, self._grid_ns)
+                packets = recording.packets(self._packet_s, self._grid_ns)
             first = next(packets)
-            heappush(merge, (first.start_ns, stream.seed, next(self._serial), first, packets, weight))
+            heappush(merge, (start_ns, recording.stream.seed, next(self._serial), first, packets, weight))
 
     def _nothing(self) -> SourceError:
         looked_at = ", ".join(self._paths[:5]) + (" ..." if len(self._paths) > 5 else "")
@@ -209,8 +202,8 @@ class ArchiveSource:
         except OSError as error:
             self._intake.say_unreadable(path, error)
 
-    def _open(self, part: _Part) -> tuple[list[_Part], list[SampleBlock]]:
-        """What is in a part whose time has come: smaller parts to come back for, or its blocks."""
+    def _open(self, part: _Part) -> tuple[list[_Part], list[Recording]]:
+        """What is in a part whose time has come: smaller parts to come back for, or its samples."""
         try:
             stamp = _stamp(part.path)
         except OSError as error:
@@ -241,77 +234,6 @@ class _Progress:
 
     def finish(self) -> None:
         self._report(1.0)
-
-
-def _packets(blocks: Iterable[SampleBlock], packet_s: float, grid_ns: int) -> Iterator[SampleBlock]:
-    """A channel's blocks, in order of time, joined and cut. See ``_cut`` for the times."""
-    run: list[SampleBlock] = []
-    length = 0
-    for block in blocks:
-        if run:
-            first = run[0]
-            same = block.rate_hz == first.rate_hz and block.samples.dtype == first.samples.dtype
-            due_ns = first.start_ns + round(length * NS / first.rate_hz)
-            if not same or abs(block.start_ns - due_ns) > SAME_NS:
-                yield from _cut(run, packet_s, grid_ns)
-                run, length = [], 0
-        run.append(block)
-        length += len(block.samples)
-    if run:
-        yield from _cut(run, packet_s, grid_ns)
-
-
-def _cut(run: Sequence[SampleBlock], packet_s: float, grid_ns: int) -> Iterator[SampleBlock]:
-    """Blocks that continue each other, cut anew; times are exact: start + index / rate, rounded to a nanosecond,
-    nothing summed up.
-
-    Packets end where those end that began at ``grid_ns``, whatever part of a file they come from: a detector waits for
-    all components, and if their packets ended at different times, it would decide once for each.
-    """
-    stream, start_ns, rate_hz = run[0].stream, run[0].start_ns, run[0].rate_hz
-    total = sum(len(block.samples) for block in run)
-    size = max(1, round(min(packet_s * rate_hz, total)))
-    numerator, denominator = rate_hz.as_integer_ratio()
-    tick, half = NS * denominator, numerator // 2
-    index, end = 0, size
-    if size < total:
-        ahead = (grid_ns - start_ns) * numerator + tick // 2
-        end = ahead // tick % size or size
-    records = iter(run)
-    record = next(records)
-    begin, following = 0, len(record.samples)
-    while index < total:
-        end = min(end, total)
-        if index == following:
-            record = next(records)
-            begin, following = following, following + len(record.samples)
-        quality, parts = record.quality, [record.samples[index - begin : end - begin]]
-        stamps = _stamps(record, begin, index, end)
-        while following < end:
-            record = next(records)
-            begin, following = following, following + len(record.samples)
-            parts.append(record.samples[: end - begin])
-            stamps += _stamps(record, begin, index, end)
-        block_ns = start_ns + (index * tick + half) // numerator
-        yield SampleBlock(stream, block_ns, rate_hz, _joined(parts), quality, stamps=stamps)
-        index, end = end, end + size
-
-
-def _stamps(record: SampleBlock, begin: int, index: int, end: int) -> tuple[tuple[int, int], ...]:
-    """The time stamps of a record that lie in samples ``index`` to ``end`` - 1, counted from ``index``; the record's
-    own first sample is number ``begin``."""
-    own = record.stamps
-    if own is None:
-        return ((begin - index, record.start_ns),) if index <= begin < end else ()
-    return tuple((begin + at - index, time_ns) for at, time_ns in own if index <= begin + at < end)
-
-
-def _joined(parts: Sequence[Samples]) -> Samples:
-    if len(parts) == 1:
-        return parts[0]
-    samples = cast(Samples, np.concatenate(parts))
-    samples.flags.writeable = False
-    return samples
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -68,6 +68,8 @@ class Channel:
     stream: StreamId | None
     refusal: Skipped | None = None
     original: str | None = None
+    has_band: bool = True
+    """Whether the band code was found; else it follows from the rate, and other records may get another."""
 
     @property
     def station(self) -> str:
@@ -126,14 +128,15 @@ def _channel(original: str, codes: tuple[str, str, str, str], component: str, ra
         if len(code) > MAX_CODE:
             reason = f"the {what} code {code!r} of {original!r} has more than {MAX_CODE} characters"
             return Channel(original, None, Skipped("format", reason, original, "give it a shorter code"))
-    if component and not band_source:
-        band_source = _band(rate_hz) + "H"
+    has_band = bool(band_source or not component)
+    if not has_band:
+        band_source = band(rate_hz) + "H"
     stream = StreamId(StationId(network, station, location, band_source), component)
     same = original.upper() in (stream.seed, str(stream), stream.seed.replace("..", ".--."))
-    return Channel(stream.seed, stream, None, None if same else original)
+    return Channel(stream.seed, stream, None, None if same else original, has_band)
 
 
-def _band(rate_hz: float) -> str:
+def band(rate_hz: float) -> str:
     """The FDSN band code of a broad-band channel at this rate."""
     return "F" if rate_hz >= 1000 else "C" if rate_hz >= 250 else "H" if rate_hz >= 80 else "B"
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pymseed.clib import clibmseed, ffi
+
+from agent.types import NS
 
 MAX_RECORD_BYTES = 1 << 20
 PART_BYTES = 4 << 20
 """Large files are read in parts of this size: a few hours of one channel at 100 Hz, some 10 MB decoded."""
 
+_SEARCH_BYTES = 64 << 10
 _FIXED_2, _FIXED_3 = 48, 40
 _CLOCK = rb"[\x00-\x17][\x00-\x3b][\x00-\x3c]"
 _BIG_DAY = rb"(?:\x07[\x6c-\xff]|\x08[\x00-\x34])[\x00\x01]."
@@ -26,9 +30,13 @@ _LITTLE_DAY = rb"(?:[\x6c-\xff]\x07|[\x00-\x34]\x08).[\x00\x01]"
 _HEADER_2 = re.compile(rb"(?s)[0-9 \0]{6}[DRQM][ \0].{12}(?:%b|%b)%b" % (_BIG_DAY, _LITTLE_DAY, _CLOCK))
 _HEADER_3 = re.compile(rb"(?s)MS\x03.{5}%b%b" % (_LITTLE_DAY, _CLOCK))
 _MARK = re.compile(rb"[DRQM][ \0]")
+_SEARCHED = 27
+"""Bytes of a header of version 2 that are looked at."""
+_FIRST_YEAR, _LAST_YEAR = 1900, 2100
 _QUALITY = np.isin(np.arange(256), list(b"DRQM"))
+_SEQUENCE = np.isin(np.arange(256), list(b"0123456789 \0"))
 _LARGE_BYTES = 32 << 10
-"""From here on numpy finds the candidates faster than a pattern does."""
+"""From here on numpy is faster than a pattern."""
 _VERSION_3 = b"MS\x03"
 _VOLUME = re.compile(rb"[0-9]{6}[VAST][ *]")
 """A control header of a SEED volume; data records follow those."""
@@ -50,27 +58,56 @@ class Piece(NamedTuple):
 
 def headers(data: bytes) -> list[int]:
     """Offsets at which a record seems to begin, in order."""
-    found = [at for at in _candidates(data) if _HEADER_2.match(data, at)]
+    if len(data) < _LARGE_BYTES:
+        found = [match.start() - 6 for match in _MARK.finditer(data, 6) if _HEADER_2.match(data, match.start() - 6)]
+    else:
+        found = _headers_2(data)
     if _VERSION_3 in data:
         found += [match.start() for match in _HEADER_3.finditer(data)]
         found.sort()
     return found
 
 
-def _candidates(data: bytes) -> list[int]:
-    """Offsets, in order, that have a quality and a blank in the right place, and where something follows it."""
-    last = len(data) - _FIXED_2
-    if last < _LARGE_BYTES:
-        return [match.start() - 6 for match in _MARK.finditer(data, 6, last + 8)]
-    raw = np.frombuffer(data, np.uint8)
+def _headers_2(data: bytes) -> list[int]:
+    """Where ``_HEADER_2`` matches, by numpy, which in large files takes a third of the time."""
+    raw, last = np.frombuffer(data, np.uint8), len(data) - _SEARCHED
     found = []
     for odd in (0, 1):
-        # Both characters as one number: a few bits of them leave one place in two hundred.
+        # Quality and the blank after it as one number: a few bits of them leave one place in two hundred.
         pairs = np.frombuffer(data, "<u2", (last - odd) // 2 + 1, 6 + odd)
         found.append(np.flatnonzero((pairs & 0xDFE0) == 0x0040) * 2 + odd)
-    at = np.sort(np.concatenate(found))
-    at = at[_QUALITY[raw[at + 6]] & (raw[at + 24] < 24) & (raw[at + 25] < 60) & (raw[at + 26] <= 60)]
-    return cast(list[int], at.tolist())
+    at = np.concatenate(found)
+    at = at[_QUALITY[raw[at + 6]]]
+    at = at[(raw[at + 24] < 24) & (raw[at + 25] < 60) & (raw[at + 26] <= 60)]
+    for place in range(6):
+        at = at[_SEQUENCE[raw[at + place]]]
+    big, little = _numbers(raw, at + 20)
+    is_big = (big >= _FIRST_YEAR) & (big <= _LAST_YEAR) & (raw[at + 22] < 2)
+    is_little = (little >= _FIRST_YEAR) & (little <= _LAST_YEAR) & (raw[at + 23] < 2)
+    return cast(list[int], np.sort(at[is_big | is_little]).tolist())
+
+
+def _numbers(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of 16 bits, read in big- and in little-endian order."""
+    first, second = raw[at].astype(np.int64), raw[at + 1].astype(np.int64)
+    return first << 8 | second, second << 8 | first
+
+
+def earliest_ns(data: bytes) -> list[int]:
+    """A time shortly before that of the earliest record in ``data`` by the headers, to the second; none if there is no
+    record."""
+    raw, at = np.frombuffer(data, np.uint8), np.array(headers(data), np.int64)
+    if not len(at):
+        return []
+    # Year and day of 16 bits each, hour, minute, second: the same in both versions, but for the place.
+    is_3 = raw[at] == _VERSION_3[0]
+    at = at + np.where(is_3, 8, 20)
+    (big, little), (big_day, little_day) = _numbers(raw, at), _numbers(raw, at + 2)
+    is_big = ~is_3 & (big >= _FIRST_YEAR) & (big <= _LAST_YEAR)
+    year, day = np.where(is_big, big, little), np.where(is_big, big_day, little_day)
+    days = (year - 1970).astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64) + day - 1
+    seconds = days * 86400 + raw[at + 4].astype(np.int64) * 3600 + raw[at + 5].astype(np.int64) * 60 + raw[at + 6]
+    return [(int(seconds.min()) - 1) * NS]
 
 
 def holds_record(data: bytes) -> bool:
@@ -80,7 +117,7 @@ def holds_record(data: bytes) -> bool:
 
 def is_miniseed(head: bytes) -> bool:
     """Whether a file that begins with these bytes is miniSEED, or a SEED volume."""
-    return _length(ffi.from_buffer(head), 0, len(head)) is not None or is_volume(head, 0)
+    return length(ffi.from_buffer(head), 0, len(head)) is not None or is_volume(head, 0)
 
 
 def is_volume(data: bytes, at: int) -> bool:
@@ -101,11 +138,11 @@ def parts(path: Path) -> Iterator[tuple[int, int]]:
             end = begin + PART_BYTES
             while end < total:
                 file.seek(end)
-                found = headers(file.read(PART_BYTES))
+                found = headers(file.read(_SEARCH_BYTES))
                 if found:
                     end += found[0]
                     break
-                end += PART_BYTES - _FIXED_2
+                end += _SEARCH_BYTES - _FIXED_2
             end = min(end, total)
             yield begin, end - begin
             begin = end
@@ -129,7 +166,7 @@ def pieces(data: bytes, *, final: bool = False) -> Iterator[Piece]:
     while at < total:
         while starts[index] <= at:
             index += 1
-        size, following = _length(buffer, at, total), starts[index]
+        size, following = length(buffer, at, total), starts[index]
         if size == 0 and final and following == total:
             size = _length_at_end(buffer, at, total)
         if size and at + size <= following:
@@ -153,7 +190,7 @@ def pieces(data: bytes, *, final: bool = False) -> Iterator[Piece]:
         at = end
 
 
-def _length(buffer: Any, at: int, total: int) -> int | None:
+def length(buffer: Any, at: int, total: int) -> int | None:
     """Length of the record that begins at ``at``; 0 if that cannot be told from what is there, None if none begins."""
     size = int(clibmseed.ms3_detect(buffer + at, total - at, _version))
     return size if size == 0 or _FIXED_3 <= size <= MAX_RECORD_BYTES else None

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
+from agent.sources.bulk import recordings
 from agent.sources.channels import Channel, Skipped
-from agent.sources.framing import is_miniseed, is_volume
-from agent.sources.miniseed import RecordReader
+from agent.sources.framing import Piece, earliest_ns, is_miniseed, is_volume
+from agent.sources.miniseed import Record, RecordReader
+from agent.sources.recording import Recording
 from agent.sources.unpack import plain_files
 from agent.sources.waveforms import brief, format_of, read_traces
-from agent.types import NS, SampleBlock, format_ns
+from agent.types import NS, format_ns
 
 _HEAD_BYTES = 64 << 10
 _DAY_NS = 86400 * NS
@@ -36,9 +38,8 @@ class Intake:
         """What was left out, by reason, and its bytes. Any thread may ask."""
         return dict(self._left_out)
 
-    def read(self, path: Path, span: tuple[int, int] | None = None) -> list[SampleBlock]:
-        """What of one file can be used, in the file's order: a block for each miniSEED record, as it was recorded;
-        other formats in packets of a second.
+    def read(self, path: Path, span: tuple[int, int] | None = None) -> list[Recording]:
+        """What of one file can be used: a recording for each channel of miniSEED, and for each trace of other formats.
 
         Args:
             path: the file, of any format that is read, compressed or not.
@@ -48,10 +49,10 @@ class Intake:
             Empty when nothing in the file can be used; the ``ProblemSink`` then knows why.
         """
         self._path = path
-        blocks: list[SampleBlock] = []
+        found: list[Recording] = []
         try:
             for file, data in _contents(path, span):
-                blocks += self._traces(file) if data is None else self._records(data)
+                found += self._traces(file) if data is None else self._records(data)
         except SourceError as error:
             self.say(path, error.message, error.hint)
         except Exception as error:  # noqa: BLE001 - on a damaged file readers raise anything, struct.error to IndexError
@@ -59,24 +60,22 @@ class Intake:
                 self.say_unreadable(path, error)
             else:
                 self.say(path, f"cannot be read ({brief(error)})", _FETCH_AGAIN)
-        self._say_odd_times(blocks)
-        return blocks
+        self._say_odd_times(found)
+        return found
 
     def first_ns(self, path: Path, span: tuple[int, int] | None = None) -> int | None:
-        """Time of the earliest sample that ``read`` would find, None where there seems to be none.
+        """A time that is not later than the earliest sample that ``read`` will find; None where there seems to be none.
 
         Only headers are read where the format allows it. What is wrong is left for ``read`` to say.
         """
-        quiet = Intake(lambda problem: None)
         found: list[int] = []
         try:
             for file, data in _contents(path, span):
-                if data is None:
-                    found += [block.start_ns for block in quiet._traces(file, headers=True)]
-                    continue
-                for _, record in quiet._reader.read_all(data, samples=False):
-                    if record is not None and record.skipped is None and record.start_ns is not None:
-                        found.append(record.start_ns)
+                if data is not None:
+                    found += earliest_ns(data)
+                else:
+                    quiet = Intake(lambda problem: None)
+                    found += [recording.starts_ns[0] for recording in quiet._traces(file, headers=True)]
         except Exception:  # noqa: BLE001 - ``read`` meets it again and says it
             return None
         return min(found, default=None)
@@ -92,28 +91,29 @@ class Intake:
         """Report what the operating system refused."""
         self.say(path, f"cannot be read ({error.strerror or error})", "check that it exists, and its permissions")
 
-    def _records(self, data: bytes) -> list[SampleBlock]:
+    def _records(self, data: bytes) -> list[Recording]:
         """The records of a miniSEED file, or of a piece of one."""
-        blocks: list[SampleBlock] = []
         damaged: list[Skipped] = []
         foreign, other, is_cut = 0, 0, False
-        for piece, record in self._reader.read_all(data):
+
+        def left_out(piece: Piece, record: Record | None) -> None:
+            nonlocal foreign, other, is_cut
             size = piece.end - piece.begin
-            if record is None:
-                if piece.is_cut:
-                    is_cut = True
-                    self._count("cut_off", size)
-                elif not is_volume(data, piece.begin):
+            if piece.is_cut:
+                is_cut = True
+                self._count("cut_off", size)
+            elif record is None:
+                if not is_volume(data, piece.begin):
                     foreign += size
                     self._count("foreign", size)
-            elif record.skipped is None:
-                blocks += record.blocks
-            elif record.skipped.kind == "damaged":
+            elif record.skipped is not None and record.skipped.kind == "damaged":
                 damaged.append(record.skipped)
                 self._count("damaged", size)
-            elif record.skipped.kind != "empty":
+            elif record.skipped is not None and record.skipped.kind != "empty":
                 other += 1
                 self._leave_out(record.skipped, size)
+
+        found = recordings(self._reader, data, left_out)
         parts = []
         if damaged:
             parts.append(f"{_count(len(damaged), 'damaged record')} left out as a gap ({damaged[0].reason})")
@@ -124,13 +124,13 @@ class Intake:
         if parts:
             hint = _FETCH_AGAIN if damaged or is_cut else "check what else writes to this file"
             self.say(self._path, "; ".join(parts), hint)
-        elif not blocks and not other:
+        elif not found and not other:
             self.say(self._path, "holds no samples", "delete it, or fetch it again from the recorder")
-        return blocks
+        return found
 
-    def _traces(self, file: Path, *, headers: bool = False) -> list[SampleBlock]:
-        """What a file of another format holds."""
-        blocks: list[SampleBlock] = []
+    def _traces(self, file: Path, *, headers: bool = False) -> list[Recording]:
+        """What a file of another format holds, a recording for each trace."""
+        found: list[Recording] = []
         notes: list[tuple[str, str]] = []
         for item in read_traces(file, notes, headers=headers):
             if isinstance(item, Channel):
@@ -138,10 +138,10 @@ class Intake:
             elif isinstance(item, Skipped):
                 self._leave_out(item, 0)
             else:
-                blocks.append(item)
+                found.append(item)
         for message, hint in notes:
             self.say(self._path, message, hint)
-        return blocks
+        return found
 
     def _leave_out(self, skipped: Skipped, size: int) -> None:
         self._count(skipped.kind, size)
@@ -155,13 +155,14 @@ class Intake:
     def _say_renamed(self, channel: Channel) -> None:
         self.say(self._path, *channel.renaming, "name", channel.name, channel.original or "")
 
-    def _say_odd_times(self, blocks: list[SampleBlock]) -> None:
+    def _say_odd_times(self, recordings: list[Recording]) -> None:
         latest_ns = time.time_ns() + _DAY_NS
-        for block in blocks:
-            if not _YEAR_1971_NS <= block.start_ns <= latest_ns:
-                message = f"{block.stream.seed} begins at {format_ns(block.start_ns)}, used as it is"
-                hint = "the recorder's clock may have been wrong: check its GPS or NTP"
-                self.say(self._path, message, hint, "time", block.stream.seed)
+        for recording in recordings:
+            for start_ns in (recording.starts_ns[0], recording.starts_ns[-1]):
+                if not _YEAR_1971_NS <= start_ns <= latest_ns:
+                    message = f"{recording.stream.seed} begins at {format_ns(start_ns)}, used as it is"
+                    hint = "the recorder's clock may have been wrong: check its GPS or NTP"
+                    self.say(self._path, message, hint, "time", recording.stream.seed)
 
 
 def _contents(path: Path, span: tuple[int, int] | None) -> Iterator[tuple[Path, bytes | None]]:

@@ -16,21 +16,22 @@ import numpy as np
 from pymseed import configure_logging, get_error_messages
 from pymseed.clib import clibmseed, ffi
 
-from agent.sources.channels import Channel, Skipped, identify, identify_source, is_text, not_motion, unusable
+from agent.sources.channels import Channel, Skipped, band, identify, identify_source, is_text, not_motion, unusable
 from agent.sources.framing import Piece, pieces
-from agent.types import MAX_BLOCK_S, NS, BlockQuality, SampleBlock, Samples, StreamId
+from agent.sources.recording import cut
+from agent.types import MAX_BLOCK_S, BlockQuality, SampleBlock, Samples, StreamId
 
 MAX_CHANNELS = 4096
 """So many channels are remembered; damaged headers could name any number of them."""
 
 _QUESTIONABLE, _LOCKED = 0x02, 0x04
 """miniSEED 3 flags; the decoder maps those of miniSEED 2 to them."""
-_TYPES: dict[bytes, np.dtype[Any]] = {b"i": np.dtype(np.int32), b"f": np.dtype(np.float32), b"d": np.dtype(np.float64)}
+TYPES: dict[bytes, np.dtype[Any]] = {b"i": np.dtype(np.int32), b"f": np.dtype(np.float32), b"d": np.dtype(np.float64)}
 _HEADER = clibmseed.MSF_VALIDATECRC | clibmseed.MSF_ATENDOFFILE
 """A record is given to libmseed alone, also one that does not state its own length."""
-_DECODE = _HEADER | clibmseed.MSF_UNPACKDATA
-_VERSION_3 = b"MS\x03"
-_MESSAGE_BYTES = 200
+DECODE = _HEADER | clibmseed.MSF_UNPACKDATA
+_VERSION_3, _M = b"MS\x03", 77
+MESSAGE_BYTES = 200
 _MANY = 256
 """Different timing qualities of a channel that are remembered."""
 _PREFIX = re.compile(r"^(?:Error: )?(?:X?FDSN:[^ ]* |[^ ]*: )?(?:Warning: )?")
@@ -57,21 +58,39 @@ class Record(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Clock:
+class Clock:
     """A channel's clock: whether its recorder ever reported a lock, and what was made of each state so far."""
 
     locked: bool = False
     qualities: dict[tuple[int, bytes], BlockQuality] = field(default_factory=dict)
 
+    def quality(self, flags: int, extra: bytes) -> BlockQuality:
+        """What a record says of its time, by its flags and extra headers (JSON) as miniSEED 3 has them."""
+        found = self.qualities.get((flags, extra))
+        if found is not None:
+            return found
+        locked = bool(flags & _LOCKED)
+        if locked and not self.locked:
+            self.locked = True
+            self.qualities.clear()
+        found = BlockQuality(
+            timing_percent=_percent(extra) if extra else None,
+            clock_locked=locked if self.locked else None,
+            time_questionable=bool(flags & _QUESTIONABLE),
+        )
+        if len(self.qualities) < _MANY:
+            self.qualities[flags, extra] = found
+        return found
 
-class _Known(NamedTuple):
+
+class Known(NamedTuple):
     """A channel that was met before. ``stream`` is None where nothing of it is used; ``refusal`` says why."""
 
     channel: Channel
     station: str
     stream: StreamId | None
     refusal: Skipped | None
-    clock: _Clock
+    clock: Clock
 
 
 class RecordReader:
@@ -87,9 +106,9 @@ class RecordReader:
     def __init__(self, on_renamed: Callable[[Channel], None] = lambda channel: None) -> None:
         self._on_renamed = on_renamed
         self._handle = ffi.gc(ffi.new("MS3Record **"), clibmseed.msr3_free)
-        self._message = ffi.new("char[]", _MESSAGE_BYTES)
-        self._channels: dict[bytes, _Known] = {}
-        self._clocks: dict[StreamId | None, _Clock] = {}
+        self._message = ffi.new("char[]", MESSAGE_BYTES)
+        self._channels: dict[bytes, Known] = {}
+        self._clocks: dict[StreamId | None, Clock] = {}
 
     def read(self, payload: bytes) -> Record:
         """Decode one record. Never raises for what is in it: whatever cannot be used comes back as ``skipped``."""
@@ -118,9 +137,9 @@ class RecordReader:
                 yield piece, None
 
     def _read(self, data: bytes, buffer: Any, begin: int, end: int, samples: bool) -> Record:
-        wanted = _DECODE if samples else _HEADER
+        wanted = DECODE if samples else _HEADER
         status = clibmseed.msr3_parse(buffer + begin, end - begin, self._handle, wanted, 0)
-        if status or clibmseed.ms_rlog_pop(ffi.NULL, self._message, _MESSAGE_BYTES, 0) > 0:
+        if status or clibmseed.ms_rlog_pop(ffi.NULL, self._message, MESSAGE_BYTES, 0) > 0:
             doubt = self._doubt(status)
             if doubt is not None:
                 return self._damaged(data, begin, doubt, None if status else self._handle[0].starttime)
@@ -128,18 +147,17 @@ class RecordReader:
         rate_hz, start_ns = head.samprate, head.starttime
         if rate_hz < 0:
             rate_hz = -1.0 / rate_hz
-        key = _codes(data, begin)
-        known = self._channels.get(key) or self._meet(key, rate_hz)
+        known = self.meet(codes_of(data, begin), rate_hz)
         stream = known.stream
         if stream is None or head.encoding == clibmseed.DE_TEXT:
             return Record(known.station, start_ns, skipped=known.refusal or is_text(known.channel))
         refusal = unusable(stream, rate_hz, start_ns, head.samplecnt)
         if refusal is not None or not samples:
             return Record(known.station, start_ns, skipped=refusal)
-        dtype = _TYPES[head.sampletype]
+        dtype = TYPES[head.sampletype]
         values: Samples = np.frombuffer(ffi.buffer(head.datasamples, head.numsamples * dtype.itemsize)[:], dtype)
         flags, extra = head.flags, ffi.unpack(head.extra, head.extralength) if head.extralength else b""
-        quality = known.clock.qualities.get((flags, extra)) or _quality(known.clock, flags, extra)
+        quality = known.clock.quality(flags, extra)
         block = SampleBlock(stream, start_ns, rate_hz, values, quality)
         return Record(known.station, start_ns, cut(block, MAX_BLOCK_S))
 
@@ -154,28 +172,36 @@ class RecordReader:
 
     def _damaged(self, data: bytes, begin: int, doubt: str, start_ns: int | None) -> Record:
         """A gap is honest; samples that may have decoded to anything are a step that was never recorded."""
-        key = _codes(data, begin)
+        key = codes_of(data, begin)
         known = self._channels.get(key)
         channel = known.channel if known is not None else _named(key, 0.0)
         return Record(channel.station, start_ns, skipped=Skipped("damaged", doubt, channel.name, _DAMAGED_HINT))
 
-    def _meet(self, key: bytes, rate_hz: float) -> _Known:
-        """A channel's first record."""
-        channel = _named(key, rate_hz)
+    def meet(self, codes: bytes, rate_hz: float) -> Known:
+        """The channel that a record's ``codes`` name; ``rate_hz`` is the record's rate."""
+        known, key = self._channels.get(codes), codes
+        if known is not None and not known.channel.has_band:
+            key = codes + band(rate_hz).encode()
+            known = self._channels.get(key)
+        if known is not None:
+            return known
+        channel = _named(codes, rate_hz)
         refusal = channel.refusal if channel.stream is None else not_motion(channel.stream)
-        clock = self._clocks.get(channel.stream, _Clock())
-        known = _Known(channel, channel.station, None if refusal else channel.stream, refusal, clock)
+        clock = self._clocks.get(channel.stream, Clock())
+        known = Known(channel, channel.station, None if refusal else channel.stream, refusal, clock)
         if len(self._channels) < MAX_CHANNELS:
             self._channels[key] = known
+            if not channel.has_band:
+                self._channels[codes + band(rate_hz).encode()] = known
             self._clocks[channel.stream] = clock
             if channel.original is not None and refusal is None:
                 self._on_renamed(channel)
         return known
 
 
-def _codes(data: bytes, begin: int) -> bytes:
+def codes_of(data: bytes, begin: int) -> bytes:
     """The part of a record's header that names its channel."""
-    if data.startswith(_VERSION_3, begin):
+    if data[begin] == _M:
         return _VERSION_3 + data[begin + 40 : begin + 40 + data[begin + 33]]
     return data[begin + 8 : begin + 20]
 
@@ -184,21 +210,6 @@ def _named(codes: bytes, rate_hz: float) -> Channel:
     if codes.startswith(_VERSION_3):
         return identify_source(codes.removeprefix(_VERSION_3), rate_hz)
     return identify((codes[10:], codes[:5], codes[5:7], codes[7:10]), rate_hz)
-
-
-def _quality(clock: _Clock, flags: int, extra: bytes) -> BlockQuality:
-    locked = bool(flags & _LOCKED)
-    if locked and not clock.locked:
-        clock.locked = True
-        clock.qualities.clear()
-    quality = BlockQuality(
-        timing_percent=_percent(extra) if extra else None,
-        clock_locked=locked if clock.locked else None,
-        time_questionable=bool(flags & _QUESTIONABLE),
-    )
-    if len(clock.qualities) < _MANY:
-        clock.qualities[flags, extra] = quality
-    return quality
 
 
 def _percent(extra: bytes) -> int | None:
@@ -213,22 +224,3 @@ def _plain(message: str) -> str:
     """A message of libmseed's without its prefixes, at most 120 characters."""
     text = _PREFIX.sub("", " ".join(message.split()))
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def cut(block: SampleBlock, longest_s: float) -> tuple[SampleBlock, ...]:
-    """A block in pieces of at most ``longest_s`` seconds, at least a sample; times are exact, nothing is summed up."""
-    start_ns, rate_hz, samples = block.start_ns, block.rate_hz, block.samples
-    size = max(1, int(longest_s * rate_hz))
-    if len(samples) <= size:
-        return (block,)
-    return tuple(
-        SampleBlock(
-            block.stream,
-            start_ns + round(at * NS / rate_hz),
-            rate_hz,
-            samples[at : at + size],
-            block.quality,
-            stamps=() if at else None,
-        )
-        for at in range(0, len(samples), size)
-    )

@@ -40,7 +40,7 @@ def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: Non
         SourceError: nothing in the file can be used; the message says why.
     """
     problems: list[SourceProblem] = []
-    blocks = Intake(problems.append).read(Path(path))
+    blocks = [block for recording in Intake(problems.append).read(Path(path)) for block in recording.blocks()]
     found = stations(blocks)
     if not found:
         if blocks:

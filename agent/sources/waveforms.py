@@ -23,8 +23,8 @@ from agent.errors import SourceError
 from agent.sources.channels import Channel, Skipped, identify, not_motion, unusable
 from agent.sources.framing import holds_record
 from agent.sources.isolated import FORMATS, SAFE_HEADERS, read_isolated
-from agent.sources.miniseed import cut
-from agent.types import SampleBlock, Samples
+from agent.sources.recording import Recording
+from agent.types import UNKNOWN_QUALITY, Samples, StreamId
 
 if TYPE_CHECKING:
     from obspy import Trace
@@ -55,13 +55,13 @@ def format_of(file: Path, head: bytes) -> str:
 
 def read_traces(
     file: Path, notes: list[tuple[str, str]], *, headers: bool = False
-) -> Iterator[SampleBlock | Skipped | Channel]:
+) -> Iterator[Recording | Skipped | Channel]:
     """The samples of a file that is not miniSEED, and what is left out or was renamed.
 
     Args:
         file: a plain file, of a format for which ``format_of`` has a name.
         notes: doubts about the samples are added, as message and hint.
-        headers: leave the samples out where the format allows it: one block a trace, which is empty.
+        headers: leave the samples out where the format allows it: empty recordings.
 
     Raises:
         SourceError: it cannot be read.
@@ -92,7 +92,7 @@ def _read(file: Path, headers: bool) -> tuple[list[Trace], list[warnings.Warning
             raise
 
 
-def accept(trace: Trace, *, headers: bool = False) -> Iterator[SampleBlock | Skipped | Channel]:
+def accept(trace: Trace, *, headers: bool = False) -> Iterator[Recording | Skipped | Channel]:
     """What of a trace can be used; see ``read_traces``."""
     stats = trace.stats
     rate_hz = float(stats.sampling_rate)
@@ -111,14 +111,18 @@ def accept(trace: Trace, *, headers: bool = False) -> Iterator[SampleBlock | Ski
     if channel.original is not None:
         yield channel
     if headers:
-        yield SampleBlock(stream, stats.starttime.ns, rate_hz, np.empty(0, np.int32))
+        yield _recording(stream, stats.starttime.ns, rate_hz, np.empty(0, np.int32))
         return
     for piece in trace.split() if np.ma.isMaskedArray(trace.data) else [trace]:
         samples = _samples(piece.data)
         if isinstance(samples, str):
             yield Skipped("text", f"{stream.seed} holds {samples}, not samples", stream.seed, "leave it out")
         elif len(samples):
-            yield from cut(SampleBlock(stream, piece.stats.starttime.ns, rate_hz, samples), PACKET_S)
+            yield _recording(stream, piece.stats.starttime.ns, rate_hz, samples)
+
+
+def _recording(stream: StreamId, start_ns: int, rate_hz: float, samples: Samples) -> Recording:
+    return Recording(stream, samples, [start_ns], [rate_hz], [len(samples)], [UNKNOWN_QUALITY], PACKET_S)
 
 
 def _samples(data: Any) -> Samples | str:
