@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-from pymseed import configure_logging
 from pymseed.clib import clibmseed, ffi
 
 from agent.sources.channels import Skipped, is_text, unusable
 from agent.sources.framing import Piece, headers, length
-from agent.sources.miniseed import DECODE, MESSAGE_BYTES, TYPES, Clock, Record, RecordReader, codes_of
+from agent.sources.miniseed import DECODE, MESSAGE_BYTES, TYPES, Clock, Record, RecordReader, begin_messages, codes_of
 from agent.sources.recording import Columns, Recording, in_order
 from agent.types import SampleBlock, Samples, StreamId
 
@@ -94,7 +93,7 @@ class _Together:
     def decode(self) -> bool:
         """Gather them; False where that cannot be done."""
         data = self._data
-        configure_logging()  # of this thread; without it libmseed writes to the terminal
+        begin_messages()
         buffer, traces = ffi.from_buffer(data), ffi.gc(ffi.new("MS3TraceList **"), _free)
         count = clibmseed.mstl3_readbuffer(traces, buffer, len(data), 0, _FLAGS, ffi.NULL, 0)
         if clibmseed.ms_rlog_pop(ffi.NULL, ffi.new("char[]", MESSAGE_BYTES), MESSAGE_BYTES, 0) > 0 or count <= 0:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from pymseed import configure_logging, get_error_messages
+from pymseed import clear_error_messages, configure_logging, get_error_messages
 from pymseed.clib import clibmseed, ffi
 
 from agent.sources.channels import Channel, Skipped, band, identify, identify_source, is_text, not_motion, unusable
@@ -128,7 +128,7 @@ class RecordReader:
             final: nothing follows; see ``pieces``.
             samples: False to read headers alone.
         """
-        configure_logging()  # of this thread; without it libmseed writes to the terminal
+        begin_messages()
         buffer = ffi.from_buffer(data)
         for piece in pieces(data, final=final):
             if piece.is_record:
@@ -197,6 +197,12 @@ class RecordReader:
             if channel.original is not None and refusal is None:
                 self._on_renamed(channel)
         return known
+
+
+def begin_messages() -> None:
+    """Have libmseed keep what it says, in this thread, and forget what it said before."""
+    configure_logging()
+    clear_error_messages()
 
 
 def codes_of(data: bytes, begin: int) -> bytes:
