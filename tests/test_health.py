@@ -10,18 +10,19 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from broker_support import STATION, make_event
+from broker_support import STATION, make_alert, make_event, make_other
 
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.config.station import TriggerConfig
 from agent.detect.pipeline import MAX_STATIONS
 from agent.dsp.rsam import MINUTE_NS, Minute
-from agent.errors import DataError
+from agent.errors import DataError, DeliveryError
 from agent.health.rates import Rates, rsam_health
 from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, for_the_broker
 from agent.host import machine
 from agent.messages.schema import HealthMessage, StageHealth
 from agent.reasons import CODES, Code, Reason
+from agent.service import threads
 from agent.service.assemble import Line, build_line
 from agent.service.threads import Runner
 from agent.types import NS, BlockQuality, Discard, Event, SampleBlock, StationId, StreamId
@@ -211,6 +212,34 @@ def test_discards_are_counted_by_their_code_whatever_their_words(tmp_path: Path)
     health.decided(Discard(STATION, T0, "too_short", "another wording"))
     health.decided(Discard(STATION, T0, "too_many_open", "8 events are open, at this station, already"))
     assert health.message(1, HealthInputs()).discards_hour == {"too_short": 2, "too_many_open": 1}
+
+
+def test_a_network_that_fails_is_a_reason_for_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a label nothing alerts, unless the policy says so: the count alone would be overlooked."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    health.decided(dataclasses.replace(make_event(), classification=None, reason="the runtime is out of memory"))
+    (reason,) = [one for one in health.message(1, HealthInputs()).reasons if one.code == "no_verdict"]
+    assert "failed once" in reason.text
+    assert "out of memory" in reason.text
+    now[0] += 3601
+    assert "no_verdict" not in {one.code for one in health.message(1, HealthInputs()).reasons}
+
+
+def test_messages_that_found_room_nowhere_are_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "HELD_MESSAGES", 5)
+
+    def refuse(_: object) -> None:
+        raise DeliveryError("the disk is full")
+
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    runner = Runner(Given([]), line, Health(Identity(STATION, BOOT), tmp_path), refuse)
+    runner._send([make_other(n) for n in range(5)])
+    assert {one.code for one in runner.troubles()} == {"disk_refuses"}
+    runner._send([make_alert(n) for n in range(7)])
+    (lost,) = [one for one in runner.troubles() if one.code == "messages_lost"]
+    assert lost.text.startswith("2 events or alerts were lost")
 
 
 def test_every_reason_has_a_code_a_meaning_and_a_row_in_the_manual() -> None:

@@ -116,6 +116,7 @@ class Health:
         self._discards_total: Counter[str] = Counter()
         self._rates = Rates()
         self._inference_failures = 0
+        self._no_verdict: deque[tuple[float, str]] = deque(maxlen=1000)
         self._started = time.monotonic()
         self._cpu = (self._started, time.process_time())
 
@@ -149,6 +150,7 @@ class Health:
                 return
             if output.reason is not None:
                 self._inference_failures += 1
+                self._no_verdict.append((now, output.reason))
             verdict = output.classification
             label = "unclassified" if verdict is None else verdict.label
             self._open.pop(output.id, None)
@@ -186,6 +188,7 @@ class Health:
             discards = _last_hour(self._discards, now)
             events_total, discards_total = dict(self._events_total), dict(self._discards_total)
             failures = self._inference_failures
+            no_verdict = [reason for at, reason in self._no_verdict if now - at <= HOUR_S]
         disk_mb, memory, temperatures = (
             machine.disk_free_mb(self._state_dir), machine.memory_mb(), machine.temperatures_c()
         )  # fmt: skip
@@ -221,6 +224,10 @@ class Health:
         elif inputs.stations and not heard:
             text = "no channel is a component: its code ends in E, N, Z, 1, 2 or 3"
             reasons.append(Reason("no_component", text))
+        if no_verdict:
+            times = "once" if len(no_verdict) == 1 else f"{len(no_verdict)} times"
+            text = f"the network failed {times} in the last hour, and the event has no label: {no_verdict[-1]}"
+            reasons.append(Reason("no_verdict", text))
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
             reasons.append(Reason("disk_low", f"{disk_mb:.0f} MB of disk are left for {self._state_dir}"))
         if memory is not None and memory[0] < LOW_MEMORY_MB:

@@ -111,6 +111,8 @@ class Runner:
         self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
         self._held: deque[Message] = deque()
+        self._held_lost = 0
+        """Events and alerts that found no room in memory either."""
         self._refused = 0
         self._refusal: tuple[float, str] | None = None
         """When a packet was refused last, and why."""
@@ -216,6 +218,9 @@ class Runner:
         if self._held:
             text = f"{self.held} messages wait in memory: the disk refuses them"
             found.append(Reason("disk_refuses", text))
+        if self._held_lost:
+            text = f"{self._held_lost} events or alerts were lost: the disk refused them, and memory was full"
+            found.append(Reason("messages_lost", text))
         refusal = self._refusal
         if refusal is not None and time.monotonic() - refusal[0] < REFUSED_S:
             found.append(Reason("packets_refused", refusal[1]))
@@ -369,6 +374,7 @@ class Runner:
         while len(self._held) > HELD_MESSAGES:
             lost = max(self._held, key=lambda message: (message.priority, message.expendable))
             self._held.remove(lost)
+            self._held_lost += lost.priority is not Priority.OTHER and not lost.expendable
             self._throttled.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
 
 
