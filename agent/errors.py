@@ -8,7 +8,7 @@
     │   ├── BundleError  hash, labels, shapes, manifest, signature
     │   └── BackendError the runtime failed or disagrees with the golden windows
     ├── DeliveryError    the outbox or the broker
-    ├── ControlError     an order from afar that is not obeyed
+    ├── ControlError     a remote order that is not obeyed
     └── UsageError       the command line (exit status 2)
 
 Foreign exceptions are mapped to these where they first appear, and nowhere else.
@@ -65,7 +65,7 @@ class DeliveryError(TalusError):
 
 
 class ControlError(TalusError):
-    """An order from afar that is not obeyed, or a key that cannot be used. ``kind`` is one word for programs."""
+    """A remote order that is not obeyed, or a key that cannot be used. ``kind`` is one word for programs."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)

@@ -78,7 +78,7 @@ CODES: Mapping[Code, str] = {
     "config_file": "the configuration file was read anew and is not used: the previous settings apply",
     "connection_unstable": "the connection to the broker is lost again and again",
     "constant": "a component's samples never change",
-    "control": "changes from afar cannot be taken or kept",
+    "control": "remote changes cannot be accepted or kept",
     "copies": "two components have the same samples",
     "data_age_unknown": "data and this machine's clock differ, and the clock is not synchronised",
     "data_clock": "a recorder's clock is in doubt",

@@ -1,4 +1,4 @@
-"""``python -m demo.remote``: a station changed from afar, from the key to the model, on this machine.
+"""``python -m demo.remote``: a station changed remotely, from the key to the model, on this machine.
 
 A real broker, the real service on a synthetic site, and the commands as an operator types them, each shown with what
 it printed.

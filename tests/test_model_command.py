@@ -98,7 +98,7 @@ def publish(
         connection.close()
 
 
-def test_a_model_from_afar_serves_through_restarts_and_can_be_taken_back(tmp_path: Path, broker: Mosquitto) -> None:
+def test_a_remote_model_serves_through_restarts_and_can_be_taken_back(tmp_path: Path, broker: Mosquitto) -> None:
     place = Place(tmp_path, broker, probation_s=1)
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")

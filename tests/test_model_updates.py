@@ -1,4 +1,4 @@
-"""A model from afar: every step leaves a station that answers, and one that knows which model it trusts."""
+"""A remote model: every step leaves a station that answers, and one that knows which model it trusts."""
 
 from __future__ import annotations
 

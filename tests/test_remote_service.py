@@ -148,7 +148,7 @@ def test_replayed_altered_foreign_and_oversized_messages_are_refused_and_reporte
         publish(broker.settings(), envelope(signing, 9, {"trigger": {"on": 7.0}}))
         wait_for(lambda: has(collector, "trial", 9), 30)
         assert [line["revision"] for line in reports(collector)[-1]["history"]] == [5, 5, 9]
-        assert agent.log.count("a change from afar is refused") < 20
+        assert agent.log.count("a remote change is refused") < 20
 
 
 @needs_mosquitto

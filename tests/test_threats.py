@@ -83,7 +83,7 @@ def test_a_stolen_password_gives_a_flood_of_commands_but_no_command(tmp_path: Pa
             answers = [body["status"] for body in heard.bodies("/response")]
             assert answers.count("done") == 3
             assert 1 <= answers.count("refused") <= 20, "and does not talk much"
-            assert agent.log.count("an order from afar is refused") < 20, "the log is no place for a flood"
+            assert agent.log.count("a remote order is refused") < 20, "the log is no place for a flood"
             assert resident_kb(agent.process.pid) < memory_kb + 50_000
             assert "Traceback" not in agent.log
 

@@ -273,7 +273,7 @@ def _broker(config: Config) -> Iterator[Finding]:
         yield Finding("skip", "topics", detail, "use a broker with MQTT 5, or look into its access list and log")
     if report.orders_refused:
         hint = "topic read PREFIX/NET/STA/config/set, model/set, model/chunk and command (talus docs mqtt)"
-        yield Finding("bad", "orders", "the broker refuses the subscription to orders from afar", hint)
+        yield Finding("bad", "orders", "the broker refuses the subscription to remote orders", hint)
 
 
 def _unknown_stations(config: Config) -> str:

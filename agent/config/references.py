@@ -56,7 +56,7 @@ def remarks(config: Config) -> Iterator[Remark]:
     if config.mqtt is not None:
         yield from _mqtt(config.mqtt)
     elif config.control.keys:
-        yield Remark(("control", "keys"), "nothing can come from afar without a section mqtt", False)
+        yield Remark(("control", "keys"), "no remote order can come without a section mqtt", False)
 
 
 def _too_slow(index: int, server: SeedLinkServerConfig, low_hz: float) -> Iterator[Remark]:

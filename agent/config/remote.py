@@ -1,4 +1,4 @@
-"""Settings of what may be changed from afar, and by whom."""
+"""The settings of the remote configuration: what may be changed, and by whom."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Limits:
 
 
 class ModelsConfig(Section):
-    """When a model from afar is taken."""
+    """The conditions for taking a remote model."""
 
     shadow_windows: int = Field(
         default=20, ge=1, le=10_000, description="windows that it answers beside the live one before it is judged"
@@ -73,7 +73,7 @@ class ModelsConfig(Section):
 
 
 class ControlConfig(Section):
-    """Signed changes from afar."""
+    """The signed remote changes that the station accepts."""
 
     keys: tuple[KeyConfig, ...] = Field(
         default=(), strict=False, max_length=MAX_KEYS, description="who may change the tunables; without a key, nobody"
@@ -93,7 +93,7 @@ class ControlConfig(Section):
         description="share of the recorded events (the newest 20 records) that a change of the trigger may lose",
     )  # fmt: skip
 
-    models: ModelsConfig = Field(default=ModelsConfig(), description="models from afar")
+    models: ModelsConfig = Field(default=ModelsConfig(), description="remote models")
     commands: tuple[Literal["evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"], ...] = Field(
         default=("evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"),
         strict=False,

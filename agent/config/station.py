@@ -192,7 +192,7 @@ class ReportingConfig(Section):
 
 
 class TunablesConfig(Section):
-    """The only part that may later be changed from afar."""
+    """The only part that may later be changed remotely."""
 
     trigger: TriggerConfig = Field(default=TriggerConfig(), description="the band-pass and the STA/LTA trigger")
     verdict: VerdictConfig = Field(default=VerdictConfig(), description="when the network is asked")
@@ -349,7 +349,7 @@ class Config(Section):
         description="other stations whose data the source brings, with their positions (for CAP and QuakeML)",
     )
     tunables: TunablesConfig = Field(
-        default=TunablesConfig(), description="detection, verdicts, alerts: what may change from afar"
+        default=TunablesConfig(), description="detection, verdicts, alerts: what may change remotely"
     )
     site: SiteConfig = Field(default=SiteConfig(), description="several stations of one site")
     classifier: ClassifierConfig = Field(default=ClassifierConfig(), description="the network")
@@ -361,7 +361,7 @@ class Config(Section):
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
     health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
     control: ControlConfig = Field(
-        default=ControlConfig(), description="who may change the tunables from afar, and on what conditions"
+        default=ControlConfig(), description="who may change the tunables remotely, and on what conditions"
     )
     log: LogConfig = Field(default=LogConfig(), description="the agent's own log")
 

@@ -438,7 +438,7 @@ class Connection:
         if not self._subscription.required and any(code.is_failure for code in codes):
             self.refused_subscription = True
             _log.warning(
-                "%s refused the subscription for changes from afar\n  hint: see its access list", self._settings.address
+                "%s refused the subscription for remote changes\n  hint: see its access list", self._settings.address
             )
 
 

@@ -41,9 +41,7 @@ def _connection(link: LinkStatus) -> Iterator[Reason]:
         text = f"the connection to the broker was lost {link.losses} times in the last 10 minutes"
         yield Reason("connection_unstable", text)
     if link.orders == "refused":
-        yield Reason(
-            "orders_refused", "the broker refuses the subscription to orders: nothing can be changed from afar"
-        )
+        yield Reason("orders_refused", "the broker refuses the subscription to orders: nothing can be changed remotely")
     elif link.orders == "ignored":
         text = "orders are not listened to for 10 minutes: somebody sends more than can be held"
         yield Reason("orders_ignored", text)

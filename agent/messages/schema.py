@@ -515,7 +515,7 @@ class ConfigReport(Payload):
     boot_id: BootId
     seq: Seq
     time: Time
-    status: Literal["file", "trial", "kept"] = Field(description="file: nothing from afar rules")
+    status: Literal["file", "trial", "kept"] = Field(description="file: no remote configuration is active")
     revision: Count | None = Field(description="of the envelope that rules")
     highest: Count = Field(description="highest revision that was ever accepted; the next one must be above it")
     tunables_sha256: Sha256

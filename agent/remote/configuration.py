@@ -222,7 +222,7 @@ class RemoteConfig:
         self._refusals += 1
         self._refused.append(refused(envelope, order, error))
         self._dirty = True
-        self._throttled.warn(f"a change from afar is refused: {error}", key=error.kind)
+        self._throttled.warn(f"a remote change is refused: {error}", key=error.kind)
 
     def _tell_at_once(self) -> None:
         """What rules has changed, which only a trusted key or the station itself brings about."""

@@ -1,4 +1,4 @@
-"""Whether a model from afar ends the agent again and again although it was kept: then the one before it serves.
+"""The crash guard: a remote model with which the agent dies again and again gives way to the one before it.
 
 Each run notes its start before it opens the model, and takes the note back if it ends in order. A power cut is not the
 model's fault, so only the notes of this boot of the machine count.
@@ -41,7 +41,7 @@ class CrashGuard:
         try:
             if len(deaths) >= DEATHS:
                 slots.change(kept=chosen.before, before=None)
-                reason = f"with model {chosen.kept[:12]} from afar the agent died {len(deaths)} times within a day"
+                reason = f"with the remote model {chosen.kept[:12]} the agent died {len(deaths)} times within a day"
                 _log.error("the model before it serves again: %s", reason)
                 self._file.unlink(missing_ok=True)  # pushed again, it has a new life
                 deaths = []

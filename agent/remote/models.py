@@ -1,4 +1,4 @@
-"""A model from afar, step by step: fetched, tried in a process of its own, run in the shadow of the live one, taken on
+"""A remote model, step by step: fetched, tried in a process of its own, run in the shadow of the live one, taken on
 probation, kept; or refused, or taken back, with the reason. The live model answers every window meanwhile.
 
     order -> fetching -> trying -> shadow -> (ready -> command) -> probation -> kept

@@ -1,4 +1,4 @@
-"""Which model the station runs: the one that it was installed with, or one that came from afar and proved itself.
+"""Which model the station runs: the one that it was installed with, or a remote one that passed its trial.
 
 One small file, replaced as a whole, so that a power cut leaves the old one or the new one. A model on trial that the
 agent finds at its start did not survive its probation: it is not tried twice.

@@ -1,4 +1,4 @@
-"""What a station has accepted from afar, on disk, so that a power cut at any byte leaves the last state or the new one.
+"""The remote orders that a station has accepted, on disk; a power cut leaves the last state or the new one.
 
 Two files take turns (``NAME.0`` and ``NAME.1``). Each has a number that rises and a SHA-256 over number and content,
 and is written beside its place, forced to the disk, and renamed. The newest that is whole counts; one that is torn is

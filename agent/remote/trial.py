@@ -1,4 +1,4 @@
-"""A bundle that came from afar is first opened in a process of its own, with little memory and little time.
+"""A remote bundle is first opened in a process of its own, with little memory and little time.
 
 Its files are data, but ONNX Runtime is a large parser: what makes it crash or swell must not do so beside the station's
 detector. The child runs the golden windows; only a bundle that passes there is loaded by the agent.

@@ -137,7 +137,7 @@ def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -
 
 
 def open_chosen(settings: ClassifierConfig, state_dir: Path | None) -> tuple[Classifier, list[str]]:
-    """The model that came from afar and was kept, else the one before it, else the configured one.
+    """The remote model that was kept, else the one before it, else the configured one.
 
     Raises:
         ModelError: there is none.
@@ -147,7 +147,7 @@ def open_chosen(settings: ClassifierConfig, state_dir: Path | None) -> tuple[Cla
         try:
             classifier, fallbacks = open_classifier(settings.model_copy(update={"bundle": path}), state_dir)
         except ModelError as error:
-            reasons.append(f"{path.name} from afar cannot serve: {error.message}")
+            reasons.append(f"the remote model {path.name} cannot serve: {error.message}")
         else:
             return classifier, [*reasons, *fallbacks]
     classifier, fallbacks = open_classifier(settings, state_dir)

@@ -1,4 +1,4 @@
-"""Models and commands from afar: which message is for whom, who may give it, and what is said back.
+"""Remote models and commands: which message is for whom, who may give it, and what is said back.
 
 Every order is a signed envelope (``agent.remote.envelope``) whose revision rises. Pieces of a model are not signed one
 by one: their hashes stand in the order. The main thread judges orders; a model's way goes on in a thread of its own.
@@ -198,7 +198,7 @@ class RemoteOrders:
                 self._put(message)
 
     def _refuse(self, name: str, asked: Asked, outcome: Outcome, error: ControlError, now: float) -> None:
-        self._throttled.warn(f"an order from afar is refused: {error}", key=error.kind)
+        self._throttled.warn(f"a remote order is refused: {error}", key=error.kind)
         if name == MODEL:
             self._refused = outcome
             if self._progress is not None:

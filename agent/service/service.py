@@ -214,7 +214,7 @@ class Service:
         signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
 
     def _orders(self, station: StationId) -> RemoteOrders | None:
-        """Who takes models and commands from afar; nobody where no key is trusted."""
+        """The receiver of remote models and commands; None where no key is trusted."""
         if self._config.mqtt is None or not self._config.control.keys:
             return None
         from agent.service.remote_orders import RemoteOrders
@@ -222,7 +222,7 @@ class Service:
         try:
             return RemoteOrders(self._config, station)
         except ControlError as error:
-            _log.error("no model and no command is taken from afar: %s", error)
+            _log.error("no remote model or command is accepted: %s", error)
             return None
 
     def _attend(
@@ -269,7 +269,7 @@ class Service:
                 notifier.say("WATCHDOG=1")
 
     def _tune(self, tunables: Tunables, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
-        """Take what came from the file or from afar."""
+        """Apply changes of the file and of the remote configuration."""
         if self._hangup.is_set() and self._reread is not None:
             self._hangup.clear()
             tunables.reload(self._reread)
@@ -351,7 +351,7 @@ def _position(place: StationConfig | DeclaredStationConfig | None) -> PositionPa
 
 
 def _both(tunables: Subscription | None, orders: RemoteOrders | None) -> Subscription | None:
-    """One subscription for all that comes from afar."""
+    """The one subscription for all remote orders."""
     if tunables is None or orders is None:
         return tunables
     return replace(

@@ -1,4 +1,4 @@
-"""Which tunables rule at this moment: those of the file, or what came from afar on top of them."""
+"""Which tunables rule at this moment: those of the file, or the remote configuration on top of them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Tunables:
             try:
                 store = Store(config.state_dir / "control", KIND)
             except ControlError as error:
-                _log.error("nothing can be changed from afar: %s", error)
-                self._complaints.append(f"nothing can be changed from afar: {error.message}")
+                _log.error("nothing can be changed remotely: %s", error)
+                self._complaints.append(f"nothing can be changed remotely: {error.message}")
                 return
             self._remote = RemoteConfig(config.control, station, config.tunables, store, inbox)
             self.subscription = Subscription(tuple(inbox.topics), inbox.offer, required=False, largest=LARGEST_PACKET)

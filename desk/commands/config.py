@@ -1,4 +1,4 @@
-"""``talus config``: change a station's tunables from afar, signed."""
+"""``talus config``: change a station's tunables remotely, signed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``talus model``: change a station's model from afar, signed."""
+"""``talus model``: change a station's model remotely, signed."""
 
 from __future__ import annotations
 
