@@ -115,6 +115,19 @@ def test_raise_escalate_retract_and_again() -> None:
     assert "fallen back" in alerts[2].reason
 
 
+def test_an_alarm_of_old_data_is_raised_again_when_new_data_bear_it_out() -> None:
+    """Raised while a backlog was made up for, it woke nobody; the next event that is not late must."""
+    watch = RateWatch(rules())
+    for k in range(24):
+        watch.consider(ended(k * HOUR))
+    events = [dataclasses.replace(ended(DAY + 60 * k), late=k < 12) for k in range(14)]
+    found = [alert for event in events for alert in watch.consider(event)]
+    assert [(alert.action, alert.late) for alert in found] == [("raise", True), ("raise", False)]
+    first, second = (alert.about_rate for alert in found)
+    assert first and second
+    assert (second.id, second.revision) == (first.id, 1)
+
+
 def test_a_rate_that_stays_high_for_a_day_becomes_the_usual_one() -> None:
     alerts = run([*(k * HOUR for k in range(30)), *(30 * HOUR + 360 * k for k in range(10 * 40))])
     assert [alert.action for alert in alerts] == ["raise", "retract"]

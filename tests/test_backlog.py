@@ -162,6 +162,24 @@ def test_of_a_file_that_goes_on_only_what_is_old_is_left_out(tmp_path: Path, sta
         assert reader.gets(1000, "HHN")
 
 
+def test_what_is_written_now_does_not_wait_for_an_archive(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of a hundred thousand old files is looked through between two looks for new data."""
+    monkeypatch.setattr("agent.sources.folder._LATER", 1)
+    for number in range(40):
+        file(tmp_path / "disk" / f"a{number}", YEAR_S + number)
+    file(tmp_path / "disk" / "z", 1.0, "HHN")
+    old = -1
+    with reading(tmp_path / "disk", state, backlog_s=BACKLOG_S) as reader:
+        assert reader.gets(100 * SECONDS, "HHN")
+        old = reader.source.counters().get("old", 0)
+        assert eventually(lambda: reader.source.counters().get("old", 0) == 40)
+        assert eventually(lambda: bool(reader.problems))
+    assert old < 40
+    assert [problem.message[:8] for problem in reader.problems] == ["40 files"]
+
+
 def test_it_is_said_once_with_counts_and_how_to_replay_it(disk: Path, state: Path) -> None:
     with reading(disk, state, backlog_s=BACKLOG_S) as reader:
         assert eventually(lambda: bool(reader.problems))

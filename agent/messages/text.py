@@ -49,7 +49,8 @@ def describe(body: Payload) -> str:
         if body.evidence is not None:
             text += f"  (record: {body.id})"
     elif isinstance(body, SummaryMessage):
-        done = "" if body.action is None else f"{body.action} {body.severity}  "
+        late = "late " if body.late else ""
+        done = "" if body.action is None else f"{late}{body.action} {body.severity}  "
         text = f"last {body.kind}  {done}{_place(body)}  {body.label or 'unclassified'}"
     elif isinstance(body, StateMessage):
         model = "no model" if body.model is None else f"{body.model.name} on {body.backend}, {body.precision}"

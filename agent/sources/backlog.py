@@ -74,6 +74,14 @@ class Backlog:
         """Files are going to be looked at: what is in them is compared with what was there before."""
         self._reference_ns = self._newest_ns
 
+    def is_recent(self, path: Path) -> bool:
+        """Whether a file was written within the backlog, or may have been; without a clock that is set all were."""
+        moment = self._clock.now()
+        try:
+            return not moment.is_set or (moment.ns - path.stat().st_mtime_ns) / NS <= self._backlog_s
+        except OSError:
+            return True  # the attempt to read it says more
+
     def waits(self) -> bool:
         """Whether files that were never seen are left alone for now, as their age cannot be told yet."""
         return not self._clock.now().is_set and time.monotonic() - self._begun_s < WAIT_S

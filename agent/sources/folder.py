@@ -32,8 +32,10 @@ _SAVE_S = 1.0
 
 _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
 """A file that cannot be read is tried again after so long, and then at twice the interval, up to the longest."""
-_PEEK_BYTES = 64 << 10
-"""End of a file in which its newest record is looked for."""
+_PEEK_BYTES = (8 << 10, 64 << 10)
+"""End of a file in which its newest record is looked for: mostly the first is enough."""
+_LATER = 100
+"""So many files that were not written lately are looked at between two looks for new data."""
 
 _Key: TypeAlias = tuple[bytes, Path]
 _Entry: TypeAlias = tuple[int, int, SampleBlock, "_Tail"]
@@ -87,6 +89,8 @@ class FolderSource:
         self.backlog = Backlog(self._where, backlog_s, clock or MachineClock(), on_problem)
         self._waiting: set[Path] = set()
         """Files that were never seen, while the clock is not set."""
+        self._later: deque[Path] = deque()
+        """Files that were not written lately: those that were come first."""
         self._watcher: Watcher | None = None
         self._retry: dict[Path, _Retry] = {}
         """Files that could not be read."""
@@ -168,9 +172,11 @@ class FolderSource:
         try:
             positions.forget_gone()
             while not self._stop.is_set():
-                yield from self._merge(self._due(watcher.wait(_WAIT_S)), positions, reader)
+                changed = watcher.wait(0.0 if self._later else _WAIT_S)
+                yield from self._merge(self._due(changed), positions, reader)
                 self._listen()
-                self.backlog.tell()
+                if not self._later:
+                    self.backlog.tell()
                 self._save_now_and_then(positions)
         finally:
             with self._lock:
@@ -186,7 +192,11 @@ class FolderSource:
         if self._waiting and not self.backlog.waits():
             due |= self._waiting
             self._waiting.clear()
-        return sorted(due.union(changed))
+        due.update(changed)
+        late = {path for path in due if not self.backlog.is_recent(path)}
+        self._later.extend(sorted(late))
+        some = [self._later.popleft() for _ in range(min(_LATER, len(self._later)))]
+        return sorted(due.difference(late).union(some))
 
     def _merge(self, paths: Sequence[Path], positions: Positions, reader: RecordReader) -> Iterator[SampleBlock]:
         """What is new in these files, in the order of time."""
@@ -377,16 +387,18 @@ class _Tail:
             OSError: the file cannot be read.
         """
         with self.key[1].open("rb") as file:
-            offset = max(0, file.seek(0, os.SEEK_END) - _PEEK_BYTES)
-            file.seek(offset)
-            data = file.read(_PEEK_BYTES)
-        found = [
-            (record.sound_ns, offset + piece.end)
-            for piece, record in reader.read_all(data, final=False, samples=False)
-            if record is not None
-        ]
-        times = [start_ns for start_ns, _ in found if start_ns is not None]
-        return (max(times), found[-1][1]) if times else None
+            size = file.seek(0, os.SEEK_END)
+            for length in _PEEK_BYTES:
+                offset = file.seek(max(0, size - length))
+                found = [
+                    (record.sound_ns, offset + piece.end)
+                    for piece, record in reader.read_all(file.read(length), final=False, samples=False)
+                    if record is not None
+                ]
+                times = [start_ns for start_ns, _ in found if start_ns is not None]
+                if times:
+                    return max(times), found[-1][1]
+        return None
 
     def skip(self, offset: int) -> None:
         """Count all before this offset as read.
