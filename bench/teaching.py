@@ -20,7 +20,7 @@ from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Temperature
 from agent.inference.calibration import Calibration, softmax
 from agent.inference.selftest import SCALE
 from agent.types import LABELS
-from quantize import teach
+from quantize import lesson, teach
 from quantize.augment import calibration_windows
 from quantize.config import read_config
 from quantize.export import export_int8
@@ -38,7 +38,7 @@ from quantize.site import site_windows
 from quantize.views import VIEWS, view_windows
 
 SIZES = (0, 5, 10, 20)
-DRAWS = 4
+DRAWS = 3
 TEMPERATURE = 0.7
 """Of the shipped network."""
 KEPT = 2
@@ -55,7 +55,7 @@ class Region:
     site: teach.Examples
     asked: teach.Examples
     bank: Replay
-    errors: np.ndarray
+    differences: np.ndarray
     golden: np.ndarray
     """Features of the golden windows in each of the three files, ``[3, n, features]``."""
 
@@ -94,9 +94,10 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
             bank.append((r, length, run(view_windows(VIEWS[int(rng.integers(2))], r, [length], preparation))[0]))
         few = np.concatenate([view_windows("recorded", r, LENGTHS_S, preparation) for r in inside[:: len(inside) // 8]])
         exact = run(few)
-        errors = np.sqrt(sum(((networks[name].of(few) - exact) ** 2).mean(axis=0) for name in (TRT_MODEL, FP16_MODEL)))
         synthetic = (golden_windows()[0] / SCALE).astype(np.float32)
         golden = np.stack([networks[name].of(synthetic) for name in (FP16_MODEL, CPU_MODEL, TRT_MODEL)])
+        differences = [networks[name].of(few) - exact for name in (TRT_MODEL, FP16_MODEL)]
+        differences += [golden[2] - golden[1], golden[0] - golden[1]]
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
@@ -112,7 +113,7 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
             bank_event=np.array([numbers[b[0].row.event] for b in bank]),
             weight=head.weight,
             bias=head.bias,
-            errors=errors,
+            differences=np.concatenate(differences),
             golden=golden,
         )
     with np.load(path) as a:
@@ -126,13 +127,21 @@ def region(lab: Lab, fold: int, cache: Path) -> Region:
         learned = a["bank_event"] % 5 != 0
         where = np.zeros(len(learned), dtype=np.int64)
         bank_examples = Replay(a["bank"], a["bank_label"], a["bank_seconds"], a["bank_event"], where, learned, head)
-        return Region(name, site_examples, asked_examples, bank_examples, a["errors"], a["golden"])
+        differences = a["differences"].copy()
+        differences[-2 * len(a["golden"][0]) :] *= lesson.GOLDEN
+        return Region(name, site_examples, asked_examples, bank_examples, differences, a["golden"])
 
 
-def measured(one: Region, size: int, draws: int, *, share: float = teach.SHARES[0]) -> dict[str, float]:
+def bearable(learned: teach.Examples, one: Region, scale: Scale, calibration: Calibration) -> Head:
+    """The layer with the largest share of the site at which other regions lose a point at most, as in a lesson."""
+    share, _ = teach._bearable(learned, one.bank, scale, calibration)
+    return teach.taught(learned, one.bank, scale, share=share)
+
+
+def measured(one: Region, size: int, draws: int) -> dict[str, float]:
     """Figures of a region after ``size`` events of each of its classes were learned; mean of ``draws``."""
     calibration = Calibration([TemperatureAt(seconds=FULL_S, temperature=1.0)])
-    scales = [Scale.of(one.bank.features, one.errors, rounding) for rounding in teach.ROUNDING]
+    scales = [Scale.of(one.bank.features, one.differences, rounding) for rounding in teach.ROUNDING]
     by_class = {int(c): np.unique(one.asked.event[one.asked.label == c]) for c in np.unique(one.asked.label)}
     found: dict[str, list[float]] = {}
     for draw in range(draws if size else 1):
@@ -144,7 +153,7 @@ def measured(one: Region, size: int, draws: int, *, share: float = teach.SHARES[
         if size and len(chosen):
             learned = one.site.take(np.isin(one.site.event, chosen))
             for scale in scales:
-                head = teach.taught(learned, one.bank, scale, share=share)
+                head = bearable(learned, one, scale, calibration)
                 if agree(one.golden, head):
                     break
         rest = one.asked.take(~np.isin(one.asked.event, chosen))

@@ -24,8 +24,10 @@ from quantize.taught_bundle import digest, patched, require_agreement, require_b
 from quantize.teach import Examples, learn, require_enough, text
 
 _CHUNK = 16
-_SOME = 12
-"""Records on which the files of a bundle are compared."""
+_SOME, _COMPARED = 24, 120
+"""Records and windows on which the files of a bundle are compared."""
+GOLDEN = 6.0
+"""How much more a golden window counts there: every backend is checked by them."""
 OFFERED = 20
 """Random windows that are offered for labelling."""
 _WINDOW_S = 120
@@ -58,7 +60,7 @@ def teach(
     require_enough({label: len({row.event for row in rows if row.label == label}) for label in {r.label for r in rows}})
     network = Features(parent.file(CPU_MODEL))
     learned = examples(rows, network, parent.preparation)
-    errors = _errors(parent, network, site_windows(rows[:: max(1, len(rows) // _SOME)], parent.preparation))
+    differences = _differences(parent, network, site_windows(rows[:: max(1, len(rows) // _SOME)], parent.preparation))
 
     def agrees(head: Head) -> bool:
         try:
@@ -67,7 +69,7 @@ def teach(
             return False
         return True
 
-    lesson = learn(learned, bank, parent.manifest.temperature, errors, agrees=agrees)
+    lesson = learn(learned, bank, parent.manifest.temperature, differences, agrees=agrees)
     report = text(lesson, named)
     if lesson.refused:
         return f"{report}\nNo bundle is written.", lesson.refused
@@ -75,17 +77,17 @@ def teach(
     return f"{report}\n{target}: {manifest.name} {manifest.version}, parent {parent.manifest.version}", ()
 
 
-def _errors(parent: Bundle, network: Features, windows: SiteWindows) -> NDArray[np.float64]:
-    """By how much each feature differs between the files of a bundle, root mean square over windows of the site and the
-    golden ones."""
+def _differences(parent: Bundle, network: Features, windows: SiteWindows) -> NDArray[np.float64]:
+    """By how much the features of some windows of the site, and of the golden ones, differ between the files of a
+    bundle, ``[m, features]``; the golden ones times ``GOLDEN``."""
+    network_of = {name: Features(parent.file(name)) for name in (TRT_MODEL, FP16_MODEL) if name in parent.files}
+    rows = [np.zeros((1, network.head.weight.shape[1]))]
     golden = np.stack([window.data for window in read_golden(parent).windows])
-    asked = np.concatenate([windows.data[:: max(1, len(windows.data) // 40)], golden])
-    exact = network.of(asked).astype(np.float64)
-    total = np.zeros(exact.shape[1])
-    for name in (TRT_MODEL, FP16_MODEL):
-        if name in parent.files:
-            total += ((Features(parent.file(name)).of(asked) - exact) ** 2).mean(axis=0)
-    return np.sqrt(total)
+    some = windows.data[:: max(1, len(windows.data) // _COMPARED)]
+    for asked, weight in ((some, 1.0), (golden, GOLDEN)):
+        exact = network.of(asked).astype(np.float64)
+        rows += [weight * (other.of(asked) - exact) for other in network_of.values()]
+    return np.concatenate(rows)
 
 
 def examples(rows: Sequence[Row], network: Features, preparation: Preparation) -> Examples:

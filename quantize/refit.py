@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 
 _KEPT = LABELS.index("collapse")
 _MEMORY, _STEPS, _ENOUGH = 10, 60, 1e-4
+_SHRUNK = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,21 +28,29 @@ class Scale:
     """Mean and spread of each feature over the replay bank; the pull towards the old layer is alike for all features
     once they are divided by their spread.
 
-    A feature that eight bits get wrong is given more spread, so that no weight grows on it: a layer that leans on such
-    features answers one thing in one file of a bundle and another in the next.
+    ``differences`` ``[m, features]``: by how much the features of some windows differ between the files of a bundle.
+    What a layer makes of them is part of the cost, times ``rounding``: a layer that leans on what eight bits get wrong
+    answers one thing in one file and another in the next.
     """
 
     mean: Array
     spread: Array
+    differences: Array
+    rounding: float
 
     @classmethod
-    def of(cls, features: NDArray[np.floating], errors: NDArray[np.floating], rounding: float) -> Scale:
-        """``errors``: root mean square by which each feature differs between the files of a bundle; ``rounding``: how
-        much that counts, against the variance of the feature."""
-        variance = features.var(axis=0, dtype=np.float64)
-        least = 1e-6 * max(float(variance.max()), 1e-12)
-        spread = np.sqrt(np.maximum(variance, least) + rounding * np.asarray(errors, dtype=np.float64) ** 2)
-        return cls(features.mean(axis=0, dtype=np.float64), spread)
+    def of(cls, features: NDArray[np.floating], differences: NDArray[np.floating], rounding: float) -> Scale:
+        """From the features of the bank."""
+        spread = features.std(axis=0, dtype=np.float64)
+        spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-6))
+        return cls(features.mean(axis=0, dtype=np.float64), spread, np.asarray(differences, dtype=np.float64), rounding)
+
+    def errors(self) -> Array:
+        """A square matrix E, so that the mean squared error of the logits of a row w of a scaled layer is w E w."""
+        scaled = self.differences / self.spread
+        made: Array = scaled.T @ scaled / max(len(scaled), 1)
+        # Windows that are not among these err in other directions as well.
+        return (1 - _SHRUNK) * made + _SHRUNK * np.diag(np.diag(made))
 
 
 def refit(
@@ -62,6 +71,7 @@ def refit(
     share = weights / weights.sum()
     hot = np.eye(len(LABELS))[labels]
     before = _scaled(old, scale)
+    errors = scale.rounding * scale.errors()
 
     def cost(flat: Array) -> tuple[float, Array]:
         theta = flat.reshape(before.shape)
@@ -72,8 +82,11 @@ def refit(
         told = (logits[np.arange(len(labels)), labels] - np.log(total[:, 0])) @ share
         away = theta - before
         gradient = ((powers / total - hot) * share[:, None]).T @ x + pull * away
+        wrong = theta[:, :-1] @ errors
+        gradient[:, :-1] += wrong
         gradient[_KEPT] = 0.0
-        return float(-told + pull / 2 * (away**2).sum()), gradient.ravel()
+        price = pull / 2 * (away**2).sum() + (wrong * theta[:, :-1]).sum() / 2
+        return float(price - told), gradient.ravel()
 
     first = before if start is None else _scaled(start, scale)
     found: Array = _lbfgs(cost, first.ravel().copy()).reshape(before.shape)

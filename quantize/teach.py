@@ -39,8 +39,9 @@ SHARES = (0.6, 0.4, 0.25, 0.1)
 """Shares of the site in the fit, tried in this order."""
 PULL = 2e-3
 """How strongly the layer is held to the old one."""
-ROUNDING = (1e2, 1e3, 1e4, 3e4, 1e5, 1e6)
-"""How much it counts that files of a bundle differ in a feature: the first of these at which their answers agree."""
+ROUNDING = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+"""How much it counts what a layer makes of the differences between the files of a bundle: the first of these at which
+their answers agree."""
 HALF = 5.0
 """Events of the site at which it has half of its share."""
 DRAWS = 1000
@@ -112,19 +113,19 @@ def learn(
     site: Examples,
     replay: Replay,
     temperature: tuple[TemperatureAt, ...],
-    errors: NDArray[np.floating],
+    differences: NDArray[np.floating],
     *,
     agrees: Callable[[Head], bool] = lambda _: True,
     seed: int = 0,
 ) -> Lesson:
     """Fit the last layer to ``site`` and the bank, and judge it.
 
-    ``errors``: see ``Scale.of``; ``agrees``: whether the files of a bundle give the same answers with a layer.
+    ``differences``: see ``Scale``; ``agrees``: whether the files of a bundle give the same answers with a layer.
     """
     events = count_events(site)
     calibration = Calibration(temperature)
     for rounding in ROUNDING:
-        scale = Scale.of(replay.features, errors, rounding)
+        scale = Scale.of(replay.features, differences, rounding)
         share, others = _bearable(site, replay, scale, calibration)
         head = taught(site, replay, scale, share=share)
         if agrees(head):
