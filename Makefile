@@ -4,11 +4,17 @@ PY := $(VENV)/bin/python
 DATA ?= ../shared/data
 WORK ?= $(HOME)/.cache/talus
 
-.PHONY: demo test test-train check model clean test-tensorrt-api test-aarch64
+.PHONY: demo desk test test-train check model clean test-tensorrt-api test-aarch64
 
 demo:
 	@.ci/setup $(VENV) demo
 	@$(PY) -m demo.demo
+
+# The pages of the desk over a simulated site, until Ctrl-C: PORT=8088 make desk
+desk:
+	@.ci/setup $(VENV) demo mosquitto
+	@.ci/setup $(VENV) desk
+	@$(PY) -m demo.desk --port $${PORT:-8088}
 
 # One worker more than there are cores: many tests wait for a broker, a clock or a restart.
 test:
