@@ -139,23 +139,31 @@ class Fetcher:
         return True
 
     def _due(self, now_ns: int) -> tuple[int, str, str, str | None, int] | None:
+        """The record to ask for: event, its identifier, the agent that has it, its hash, how often it was asked for."""
         v, e = t.evidence.c, t.event.c
+        online = t.station.c.availability == "online"
+        with self._store.engine.connect() as connection:
+            states = connection.execute(select(t.station.c.code, t.station.c.state).where(online)).all()
+        agents = {part["station"]: row.code for row in states for part in (row.state or {}).get("stations", [])}
         statement = (
-            select(v.event_id, e.uid, t.station.c.code, v.sha256, v.tries)
+            select(v.event_id, e.uid, t.station.c.code, t.station.c.availability, v.sha256, v.tries)
             .join(t.event, e.id == v.event_id)
             .join(t.sensor, t.sensor.c.id == e.sensor_id)
             .join(t.station, t.station.c.id == t.sensor.c.station_id)
             .where(
                 v.state == "offered",
                 (v.asked_ns.is_(None)) | (v.asked_ns <= now_ns),
-                t.station.c.availability == "online",
+                online | t.station.c.code.in_(agents),
             )
         )
         if self._only_alerts:
             statement = statement.where(e.uid.in_(select(t.alert.c.event_uid)))
         with self._store.engine.connect() as connection:
             row = connection.execute(statement.order_by(v.tries, e.onset_ns.desc()).limit(1)).first()
-        return None if row is None else (row.event_id, row.uid, row.code, row.sha256, row.tries)
+        if row is None:
+            return None
+        agent = row.code if row.availability == "online" else agents[row.code]
+        return row.event_id, row.uid, agent, row.sha256, row.tries
 
     def _ask(self, station: StationId, uid: str, sha256: str | None) -> bytes:
         payload = command(self._key, station, {"do": "evidence", "event": uid})
