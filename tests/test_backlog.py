@@ -196,8 +196,8 @@ def test_it_is_said_once_with_counts_and_how_to_replay_it(disk: Path, state: Pat
 def test_where_nothing_but_old_data_comes_the_reason_says_so(tmp_path: Path, state: Path) -> None:
     file(tmp_path / "disk" / "a", 3 * 86_400)
     with reading(tmp_path / "disk", state, backlog_s=BACKLOG_S, timeout_s=0.3) as reader:
-        assert eventually(lambda: bool(reader.source.troubles()))
-        assert reader.source.troubles()[0].endswith(
+        assert eventually(lambda: bool(reader.source.problems()))
+        assert reader.source.problems()[0].endswith(
             "for 0.3 s: what comes is 3.0 d old and is taken as read (backlog_s: 7200)"
         )
 
@@ -239,13 +239,13 @@ def test_files_that_were_never_seen_wait_for_a_clock_that_is_set(disk: Path, sta
     """At 1970 all files are of the future. Then a time service sets the clock, and their ages can be told."""
     clock = Clock(NOT_YET, AT_1970_S)
     with reading(disk, state, backlog_s=BACKLOG_S, rescan_s=0.2, clock=clock) as reader:
-        assert eventually(lambda: bool(reader.source.troubles()))
-        assert reader.source.troubles() == [f"4 files in {disk} wait until this machine's clock is set"]
+        assert eventually(lambda: bool(reader.source.problems()))
+        assert reader.source.problems() == [f"4 files in {disk} wait until this machine's clock is set"]
         assert reader.blocks == []
         clock.off_s, clock.keeper = 0.0, SYNCHRONISED
         clock.look()
         assert reader.gets(100 * SECONDS, "HHN")
-        assert eventually(lambda: reader.source.troubles() == [])
+        assert eventually(lambda: reader.source.problems() == [])
     assert reader.samples("HHZ") == []
 
 

@@ -435,11 +435,11 @@ def test_a_file_that_could_not_be_read_at_first_sight_is_read_once_it_can_be(
     append(folder / "a", miniseed(counts(300)))
     (folder / "a").chmod(0)
     with reading(folder, open_folder / "state.sqlite3") as reader:
-        assert eventually(lambda: reader.source.troubles() != [])
-        assert reader.source.troubles() == [f"{folder / 'a'} cannot be read (Permission denied); tried again"]
+        assert eventually(lambda: reader.source.problems() != [])
+        assert reader.source.problems() == [f"{folder / 'a'} cannot be read (Permission denied); tried again"]
         (folder / "a").chmod(0o644)
         assert reader.gets(300, within_s=0.9), "at once: the change of rights is told"
-        assert eventually(lambda: reader.source.troubles() == [])
+        assert eventually(lambda: reader.source.problems() == [])
     assert [problem.message for problem in reader.problems] == [f"{folder / 'a'} cannot be read (Permission denied)"]
 
 
@@ -450,13 +450,13 @@ def test_a_file_that_fails_in_the_reading_is_tried_again_at_growing_intervals(fo
     elsewhere.symlink_to("/proc/self/mem")
     (folder / "a").symlink_to(elsewhere)
     with reading(folder, state, rescan_s=3600.0) as reader:
-        assert eventually(lambda: reader.source.troubles() != [])
-        assert "cannot be read (Input/output error)" in reader.source.troubles()[0]
+        assert eventually(lambda: reader.source.problems() != [])
+        assert "cannot be read (Input/output error)" in reader.source.problems()[0]
         (folder.parent / "whole").write_bytes(miniseed(counts(300)))
         (folder.parent / "link").symlink_to(folder.parent / "whole")
         (folder.parent / "link").replace(elsewhere)
         assert reader.gets(300, within_s=5.0)
-        assert eventually(lambda: reader.source.troubles() == [])
+        assert eventually(lambda: reader.source.problems() == [])
     assert reader.source.counters()["unreadable"] == 1
 
 
@@ -481,25 +481,25 @@ def test_a_folder_that_is_not_there_or_cannot_be_listed_is_a_reason(open_folder:
     closed.chmod(0)
     with reading(folder, open_folder / "state.sqlite3", rescan_s=0.2) as reader:
         assert eventually(
-            lambda: reader.source.troubles() == [f"{folder} cannot be listed (No such file or directory)"]
+            lambda: reader.source.problems() == [f"{folder} cannot be listed (No such file or directory)"]
         )
         folder.mkdir()
-        assert eventually(lambda: reader.source.troubles() == [])
+        assert eventually(lambda: reader.source.problems() == [])
     with reading(closed, open_folder / "other.sqlite3", rescan_s=0.2) as reader:
-        assert eventually(lambda: reader.source.troubles() == [f"{closed} cannot be listed (Permission denied)"])
+        assert eventually(lambda: reader.source.problems() == [f"{closed} cannot be listed (Permission denied)"])
         closed.chmod(0o755)
         append(closed / "a", miniseed(counts(300)))
         assert reader.gets(300)
-        assert reader.source.troubles() == []
+        assert reader.source.problems() == []
 
 
 def test_silence_is_told_and_so_is_its_end(folder: Path, state: Path) -> None:
     with reading(folder, state, timeout_s=0.3) as reader:
         assert eventually(lambda: bool(reader.problems))
-        assert "no new data" in reader.source.troubles()[0]
+        assert "no new data" in reader.source.problems()[0]
         append(folder / "a", miniseed(counts(300)))
         assert eventually(lambda: reader.problems[-1].message == "new data again")
-        assert reader.source.troubles() == []
+        assert reader.source.problems() == []
     assert reader.problems[0].message == "no new data for 0.3 s"
 
 

@@ -192,7 +192,7 @@ def test_packets_that_the_pipeline_refuses_are_told_of(tmp_path: Path) -> None:
     runner.start()
     assert runner.ended.wait(60)
     assert runner.counters()["refused_packets"] == 3
-    (trouble,) = runner.troubles()
+    (trouble,) = runner.problems()
     assert trouble.code == "packets_refused"
     assert "are dropped" in trouble.text
     assert "too few for the trigger" in trouble.text
@@ -236,9 +236,9 @@ def test_messages_that_found_room_nowhere_are_a_reason(tmp_path: Path, monkeypat
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
     runner = Runner(Given([]), line, Health(Identity(STATION, BOOT), tmp_path), refuse)
     runner._send([make_other(n) for n in range(5)])
-    assert {one.code for one in runner.troubles()} == {"disk_refuses"}
+    assert {one.code for one in runner.problems()} == {"disk_refuses"}
     runner._send([make_alert(n) for n in range(7)])
-    (lost,) = [one for one in runner.troubles() if one.code == "messages_lost"]
+    (lost,) = [one for one in runner.problems() if one.code == "messages_lost"]
     assert lost.text.startswith("2 events or alerts were lost")
 
 

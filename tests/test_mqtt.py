@@ -332,11 +332,11 @@ def test_alerts_that_the_disk_refuses_arrive_in_order_and_once_stored_as_copies(
     with running(tmp_path) as broker, linked(broker.settings(), outbox) as link, Collector(broker.settings()) as seen:
         wait_for(lambda: link.status().connected and seen.connects > 0)
         for alert in alerts[:3]:
-            link.urge(alert)
+            link.send_now(alert)
         wait_for(lambda: len(seen.bodies("/alert")) == 3)
         broker.stop()
         wait_for(lambda: not link.status().connected)
-        link.urge(alerts[3])
+        link.send_now(alerts[3])
         broker.start()
         wait_for(lambda: link.status().acknowledged == 4)
         assert outbox.stats().depth == 0, "none of it was on disk"
@@ -362,7 +362,7 @@ def test_an_alert_that_no_one_will_take_holds_up_no_other_and_none_hides_what_is
     ):
         wait_for(lambda: link.status().connected and seen.connects > 0)
         for alert in (giant, make_alert(1)):
-            link.urge(alert)
+            link.send_now(alert)
         outbox.put([summary_message(make_event(1), stamp())])
         wait_for(lambda: len(seen.bodies("/alert")) == 1 and seen.bodies("/last_event"), 4)
         assert "larger than" in str(link.status().error)

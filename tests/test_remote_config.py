@@ -407,7 +407,7 @@ def test_the_file_may_change_below_what_was_laid_over_it(site: Site) -> None:
     site.tick()
     site.tick()
     assert site.remote.effective.trigger.on == 9.0
-    assert "does not fit" in site.remote.troubles()[0]
+    assert "does not fit" in site.remote.problems()[0]
 
 
 def test_a_key_that_is_taken_from_the_file_is_not_obeyed(site: Site) -> None:
@@ -425,7 +425,7 @@ def test_a_torn_store_is_reported_and_the_other_half_used(site: Site) -> None:
     newest = max(site.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes()[:-5])
     again = site.again()
-    assert "torn" in again.remote.troubles()[0]
+    assert "torn" in again.remote.problems()[0]
     assert outcomes(again)[-1] == (1, "rolled_back", "restart")
 
 

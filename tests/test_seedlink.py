@@ -204,10 +204,10 @@ def test_no_gap_when_the_server_goes_and_returns(protocol: str) -> None:
             got.wait(20)
             server.stop()
             server.feed(packets(10, 21))
-            wait_for(lambda: got.source.troubles() and "refuses" in got.source.troubles()[0])
+            wait_for(lambda: got.source.problems() and "refuses" in got.source.problems()[0])
             server.start()
             got.wait(30)
-            assert got.source.troubles() == []
+            assert got.source.problems() == []
             server.stalled.set()
             server.feed(packets(10, 31))
             wait_for(lambda: heard.said("silent"), 10)
@@ -394,8 +394,8 @@ def test_station_that_never_sent_is_a_trouble() -> None:
         with receiving(source_of(server, requests=(REQUEST, StationRequest("XX_B")), timing=timing)) as got:
             streaming(server)
             server.feed(packets(1, 1))
-            wait_for(lambda: any("XX_B yet" in trouble for trouble in got.source.troubles()))
-            assert not any("XX_A" in trouble for trouble in got.source.troubles())
+            wait_for(lambda: any("XX_B yet" in trouble for trouble in got.source.problems()))
+            assert not any("XX_A" in trouble for trouble in got.source.problems())
 
 
 def test_keep_alive_holds_an_idle_connection() -> None:

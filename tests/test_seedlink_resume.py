@@ -348,7 +348,7 @@ def test_a_real_ringserver_that_lost_its_ring(
     source = SeedLinkSource((Server(endpoint, REQUESTS),), QUICK, tmp_path / "state", on_problem=heard.append)
     real.feed(recent(1, 0))
     with receiving(source) as got:
-        wait_for(lambda: source.troubles() == [])
+        wait_for(lambda: source.problems() == [])
         time.sleep(0.3)
         real.feed(recent(10, 1))
         got.wait(60)
@@ -371,7 +371,7 @@ def test_a_real_ringserver_sends_nothing_twice_after_a_restart(tmp_path: Path, r
         return SeedLinkSource((Server(endpoint, REQUESTS),), QUICK, tmp_path / "state", on_problem=Heard().append)
 
     with receiving(source()) as got:
-        wait_for(lambda: got.source.troubles() == [])
+        wait_for(lambda: got.source.problems() == [])
         time.sleep(0.3)
         real.feed(recent(20, 1))
         got.wait(120)

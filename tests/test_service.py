@@ -344,7 +344,7 @@ def test_alerts_and_nothing_else_go_out_when_the_disk_refuses(tmp_path: Path) ->
     disk, source = Disk(), Packets()
     urged: list[Message] = []
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
-    work = Runner(source, line, Health(Identity(STATION, "0" * 16), tmp_path), disk.put, urge=urged.append)
+    work = Runner(source, line, Health(Identity(STATION, "0" * 16), tmp_path), disk.put, send_now=urged.append)
     event, alert = make_message(), make_alert()
     disk.full = False
     work._send([event, alert])

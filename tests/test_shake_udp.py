@@ -342,10 +342,10 @@ def test_a_silent_digitizer_is_told_once_and_so_is_its_return() -> None:
         bench.take(b"TERM")
         bench.tick(1.0)
     told = [p.message for p in bench.problems if "a datagram" not in p.message]
-    assert told == bench.receiver.troubles() == [f"nothing usable from AM.R1234 ({ADDRESS}) for 10 s"]
+    assert told == bench.receiver.problems() == [f"nothing usable from AM.R1234 ({ADDRESS}) for 10 s"]
     bench.take(datagram(200))
     assert bench.problems[-1].message.startswith(f"AM.R1234 ({ADDRESS}) is back after 3")
-    assert bench.receiver.troubles() == []
+    assert bench.receiver.problems() == []
 
 
 # Hostile input

@@ -122,9 +122,9 @@ class MqttLink:
         self._sender.hint()
         self._wake()
 
-    def urge(self, message: Message) -> None:
+    def send_now(self, message: Message) -> None:
         """Publish what could not be put on disk, before all else; it is sent until it is acknowledged, or this ends."""
-        self._sender.urge(message)
+        self._sender.send_now(message)
         self._wake()
 
     def status(self) -> LinkStatus:

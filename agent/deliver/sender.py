@@ -8,8 +8,8 @@ What the broker has not acknowledged stays in the outbox, and a refusal never st
 - every topic that the broker refuses is listed (``Refusals``) until a message on it is acknowledged;
 - what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
   acknowledged what it had not written down;
-- an alert that the disk refuses is sent all the same (`urge`), before all else; once the disk takes it, it is sent as
-  what it then is, a copy;
+- an alert that the disk refuses is sent all the same (`send_now`), before all else; once the disk takes it, it is sent
+  again as what it then is, a copy;
 - a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
   its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
 """
@@ -94,7 +94,7 @@ class Retained:
             return [self._messages[topic] for topic in topics]
 
 
-class Urgent:
+class UnstoredAlerts:
     """Alerts that the disk refused, in order. Each stays until it is acknowledged; what is beyond ``MOST_URGENT`` waits
     for the disk alone. From any thread."""
 
@@ -195,7 +195,7 @@ class Sender:
         self._outbox = outbox
         self._retained = retained
         self._retained_version = 0
-        self._urgent = Urgent()
+        self._unstored = UnstoredAlerts()
         self._fresh = threading.Event()
         self._fresh.set()
         self._throttled = ThrottledLog(_log.warning)
@@ -215,9 +215,9 @@ class Sender:
         """There is something new to send. May be called from any thread."""
         self._fresh.set()
 
-    def urge(self, message: Message) -> None:
+    def send_now(self, message: Message) -> None:
         """Send what could not be put on disk. May be called from any thread."""
-        self._urgent.put(message)
+        self._unstored.put(message)
         self._fresh.set()
 
     def serve(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
@@ -269,10 +269,10 @@ class Sender:
         if room <= 0 or not (fresh or 2 * room >= window):
             return 0
         held = [*self._topic_backoff.active(), *self._poison_backoff.active()]
-        urgent = self._urgent.first(held)
-        if urgent is not None and not any(sent.urgent for sent in self._sent.values()):
+        unstored = self._unstored.first(held)
+        if unstored is not None and not any(sent.urgent for sent in self._sent.values()):
             # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
-            self._publish(connection, urgent, None)
+            self._publish(connection, unstored, None)
             return 1
         self._fresh.clear()
         if fresh:
@@ -342,7 +342,7 @@ class Sender:
         self._poison_backoff.lift(sent.message.topic)
         self._culprits.pop(sent.message.topic, None)
         if sent.urgent:
-            self._urgent.done(sent.message)
+            self._unstored.done(sent.message)
         if sent.entry is not None:
             self._row_backoff.lift(sent.entry.id)
             self._outbox.settle([sent.entry.id])
@@ -361,7 +361,7 @@ class Sender:
         self.counters.refused += 1
         self.last_refusal = f"{name}: refused by the broker: {reason}"
         if code in _HOPELESS and sent.urgent:
-            self._urgent.done(sent.message)
+            self._unstored.done(sent.message)
             self.refusals.add(name, reason)
             self._throttled.warn(f"{self.last_refusal}; the message is left to the disk")
             return

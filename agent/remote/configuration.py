@@ -114,7 +114,7 @@ class RemoteConfig:
         order = self._ruling()
         return None if order is None else order.revision
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """What is wrong with the store, or with what was kept."""
         return [*self._store.faults, *([self._mismatch] if self._mismatch else [])]
 

@@ -52,12 +52,12 @@ class Monitor:
         state: Callable[[], StateMessage],
         *,
         clock: MachineClock,
-        troubles: Callable[[], list[Reason]] = list,
+        problems: Callable[[], list[Reason]] = list,
         memory: HearingMemory | None = None,
     ) -> None:
-        """``state`` words what runs at the station now, ``troubles`` what is wrong that only others know; ``memory``
+        """``state`` words what runs at the station now, ``problems`` what is wrong that only others know; ``memory``
         keeps what is usual at each sensor."""
-        self._troubles, self._memory = troubles, memory
+        self._problems, self._memory = problems, memory
         self._runner, self._health, self._delivery, self._state = runner, health, delivery, state
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._interval_s = config.tunables.reporting.health_interval_s
@@ -148,7 +148,7 @@ class Monitor:
     def _look(self, now: float) -> HealthMessage:
         """How everything is; an outbox that cannot even be read is part of it."""
         runner, clock = self._runner, self._host_clock(now)
-        problems = [*self._complaints, *self._troubles(), *runner.troubles()]
+        problems = [*self._complaints, *self._problems(), *runner.problems()]
         if runner.clocks is not None:
             runner.clocks.host(is_wrong=clock.is_wrong)
         problems += self._times(clock)

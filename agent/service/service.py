@@ -153,14 +153,14 @@ class Service:
         )
         delivery = self._delivery(station, _both(tunables.subscription, orders))
         clocks = DataClocks() if is_live(config) else None
-        urge = delivery.link.urge if delivery else None
+        send_now = delivery.link.send_now if delivery else None
         runner = Runner(
             open_source(config, _warn, clock),
             line,
             health,
             delivery.put if delivery else _print,
             clocks=clocks,
-            urge=urge,
+            send_now=send_now,
         )
         evidence = self._keep_evidence(line)
         tunables.serve(runner, evidence)
@@ -177,7 +177,7 @@ class Service:
             delivery,
             lambda: self._state(line, line.backend_status(), health, tunables),
             clock=clock,
-            troubles=lambda: [
+            problems=lambda: [
                 *of("state_in_memory", filter(None, [self._unwell])),
                 *tunables.reasons(),
             ],

@@ -99,12 +99,12 @@ class Runner:
         put: Callable[[list[Message]], None],
         *,
         clocks: DataClocks | None = None,
-        urge: Callable[[Message], None] | None = None,
+        send_now: Callable[[Message], None] | None = None,
     ) -> None:
-        """``clocks`` judges the times of packets that come as they are recorded; None for all others. ``urge`` sends an
-        alert that the disk refused."""
+        """``clocks`` judges the times of packets that come as they are recorded; None for all others. ``send_now``
+        sends an alert that the disk refused."""
         self.line, self.clocks = line, clocks
-        self._source, self._health, self._put, self._urge = source, health, put, urge
+        self._source, self._health, self._put, self._send_now = source, health, put, send_now
         self._holdback = HoldBack(line.pipeline, source.acknowledge) if isinstance(source, Resumable) else None
         self.watch: TriggerWatch | None = None
         """Is shown what each packet gave rise to; to be set before the start."""
@@ -212,7 +212,7 @@ class Runner:
         """Messages that wait in memory because the disk refuses them."""
         return len(self._held)
 
-    def troubles(self) -> list[Reason]:
+    def problems(self) -> list[Reason]:
         """What is wrong with the way in and out."""
         found = []
         if self._held:
@@ -225,7 +225,7 @@ class Runner:
         if refusal is not None and time.monotonic() - refusal[0] < REFUSED_S:
             found.append(Reason("packets_refused", refusal[1]))
         if isinstance(self._source, Telling):
-            found += of("source", self._source.troubles())
+            found += of("source", self._source.problems())
         if self.clocks is not None:
             found += of("data_clock", self.clocks.doubts())
         if trouble := self.line.reporter.trouble():
@@ -345,9 +345,9 @@ class Runner:
             if message.name == "event":
                 log_event(parse(EventMessage, message.payload))
             if message.name == "alert":
-                if place >= stored and message.priority is Priority.ALERT and self._urge is not None:
+                if place >= stored and message.priority is Priority.ALERT and self._send_now is not None:
                     # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
-                    self._urge(message)
+                    self._send_now(message)
                 _log.warning("%s", readable(message))
 
     def _store(self) -> None:

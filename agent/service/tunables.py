@@ -82,7 +82,7 @@ class Tunables:
 
     def reasons(self) -> list[Reason]:
         """What is wrong, for the health message."""
-        control = self._complaints + (self._remote.troubles() if self._remote else [])
+        control = self._complaints + (self._remote.problems() if self._remote else [])
         return [*of("config_file", filter(None, [self._file_fault])), *of("control", control)]
 
     def serve(self, runner: Runner, evidence: EvidenceStore | None = None) -> None:

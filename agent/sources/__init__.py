@@ -74,6 +74,6 @@ class Counting(Protocol):
 class Telling(Protocol):
     """A source that knows what is wrong with it at present."""
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """What is wrong now, a line each, for the health report; empty if all is well. Any thread may ask."""
         ...

@@ -131,7 +131,7 @@ class FolderSource:
     def _reach(self, key: _Key, position: Position) -> None:
         self._unsaved[key] = position
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """See ``Telling``."""
         old = self.backlog.trouble(self._heard_s)
         found = []
@@ -147,7 +147,7 @@ class FolderSource:
             more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
             found.append(f"{path} cannot be read ({retry.reason}){more}; tried again")
         watcher = self._watcher
-        return found + (watcher.troubles() if watcher is not None else [])
+        return found + (watcher.problems() if watcher is not None else [])
 
     def counters(self) -> dict[str, int]:
         """Since the start: ``blocks`` and ``samples`` handed on, ``old`` that were taken as read, and what was dropped

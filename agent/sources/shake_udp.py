@@ -164,7 +164,7 @@ class Receiver:
             **self._losses.counters(),
         }
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Who is silent now."""
         return [f"nothing usable from {s.sender.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
 
@@ -343,9 +343,9 @@ class ShakeUdpSource:
         """See ``Receiver.counters``; from any thread."""
         return self._receiver.counters()
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """See ``Telling``."""
-        return self._receiver.troubles()
+        return self._receiver.problems()
 
     def blocks(self) -> Iterator[SampleBlock]:
         """Packets as they come, until ``close``.

@@ -43,7 +43,7 @@ class Watcher:
             self._inotify.close()
             self._inotify = None
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Folders that cannot be listed now, a line each. Any thread may ask."""
         return [f"{name} cannot be listed ({reason})" for name, reason in self._denied.copy().items()]
 

@@ -150,9 +150,9 @@ class SeedLinkSource:
         """See ``Resumable``."""
         return sum(link.in_flight for link in self._links)
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """See ``Telling``."""
-        return [trouble for link in self._links for trouble in link.troubles()]
+        return [trouble for link in self._links for trouble in link.problems()]
 
     def counters(self) -> dict[str, int]:
         """See ``Counting``: ``packets`` received and ``samples`` passed on; packets that gave none, by reason and with
@@ -249,7 +249,7 @@ class _Link:
             # The thread that saves may have ended while the pipeline still worked on what had come.
             self._save(durable=False)
 
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         trouble, since = self._trouble, time.monotonic() - self._trouble_since
         if trouble is not None:
             return [f"seedlink: {trouble} (for {since:.0f} s)"]
