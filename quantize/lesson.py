@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.alert.evidence import encode
 from agent.dsp.window import Preparation
-from agent.errors import BundleError, DataError
+from agent.errors import BundleError, DataError, SourceError
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, open_bundle
 from agent.inference.calibration import Calibration
 from agent.inference.selftest import read_golden
-from agent.types import LABELS, NS, format_ns
+from agent.sources.records import read_records
+from agent.types import COMPONENTS, LABELS, NS, Segment, StationId, StreamId, format_ns
 from quantize.data import Row
 from quantize.graph import ExportError
 from quantize.head import Head
@@ -130,32 +133,30 @@ def offer(files: Sequence[Path], target: Path, *, seed: int = 0) -> str:
     Raises:
         DataError: a file cannot be read, or none holds two minutes without a gap.
     """
-    from obspy import Stream, read
-
-    streams = Stream()
+    sensors: dict[StationId, dict[int, list[Segment]]] = {}
     for path in files:
         try:
-            streams += read(str(path))
-        except Exception as error:  # ObsPy has no base of its own for a damaged file
-            raise DataError(f"{path} cannot be read: {error}", "give miniSEED files of the station") from error
-    stations = sorted({(t.stats.network, t.stats.station, t.stats.location) for t in streams})
+            for station, found in read_records(path):
+                for row, segments in found.items():
+                    sensors.setdefault(station, {}).setdefault(row, []).extend(segments)
+        except SourceError as error:
+            raise DataError(error.message, error.hint) from error
+    stations = sorted(sensors)
     rng, rows = np.random.default_rng(seed), []
     target.mkdir(parents=True, exist_ok=True)
     for number in range(OFFERED):
-        chosen = stations[number % len(stations)]
-        here = streams.select(*chosen)
-        long = [t for t in here if t.stats.endtime - t.stats.starttime > _WINDOW_S]
+        station = stations[number % len(stations)]
+        long = [part for parts in sensors[station].values() for part in parts if _spare_ns(part) > 0]
         if not long:
             continue
-        spans = np.array([t.stats.endtime - t.stats.starttime - _WINDOW_S for t in long])
-        trace = long[int(rng.choice(len(long), p=spans / spans.sum()))]
-        start = trace.stats.starttime + float(rng.uniform(0, trace.stats.endtime - trace.stats.starttime - _WINDOW_S))
-        cut = here.slice(start, start + _WINDOW_S)
-        name = f"offered-{number:02d}.{chosen[0]}.{chosen[1]}.mseed"
-        cut.write(str(target / name), format="MSEED")
-        event = f"{chosen[0]}.{chosen[1]}-{format_ns(start.ns)}"
+        spare = np.array([_spare_ns(part) for part in long])
+        chosen = long[int(rng.choice(len(long), p=spare / spare.sum()))]
+        start_ns = chosen.start_ns + int(rng.uniform(0, _spare_ns(chosen)))
+        name = f"offered-{number:02d}.{station.network}.{station.station}.mseed"
+        (target / name).write_bytes(encode(_cut(station, sensors[station], start_ns)))
+        event = f"{station.network}.{station.station}-{format_ns(start_ns)}"
         rows.append({"trace_name": name, "source_id": event, "source_type": "noise"})
-        rows[-1]["trace_onset_time"] = format_ns(start.ns + _WINDOW_S * NS // 2)
+        rows[-1]["trace_onset_time"] = format_ns(start_ns + _WINDOW_S * NS // 2)
     if not rows:
         raise DataError("no file holds two minutes without a gap", "give longer records")
     with (target / TABLE).open("w", newline="", encoding="utf-8") as handle:
@@ -166,3 +167,23 @@ def offer(files: Sequence[Path], target: Path, *, seed: int = 0) -> str:
         f"{target / TABLE}: {len(rows)} random windows, all called noise. Look at each, correct source_type where one "
         "is no noise, and add the lines to your labels"
     )
+
+
+def _spare_ns(segment: Segment) -> int:
+    """How much longer than a window it is."""
+    return segment.end_ns - segment.start_ns - _WINDOW_S * NS
+
+
+def _cut(station: StationId, rows: Mapping[int, Sequence[Segment]], start_ns: int) -> dict[StreamId, list[Segment]]:
+    """The window from ``start_ns`` on of every component."""
+    found: dict[StreamId, list[Segment]] = {}
+    for row, segments in rows.items():
+        for segment in segments:
+            step_ns = NS / segment.rate_hz
+            first = max(0, math.ceil((start_ns - segment.start_ns) / step_ns))
+            last = math.ceil((start_ns + _WINDOW_S * NS - segment.start_ns) / step_ns)
+            samples = segment.samples[first : max(first, last)]
+            if len(samples):
+                part = Segment(segment.start_ns + round(first * step_ns), segment.rate_hz, samples)
+                found.setdefault(StreamId(station, COMPONENTS[row]), []).append(part)
+    return found

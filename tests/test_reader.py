@@ -23,7 +23,7 @@ from agent.sources.archive import ArchiveSource
 from agent.sources.bulk import recordings, together
 from agent.sources.channels import identify, identify_source
 from agent.sources.folder import FolderSource
-from agent.sources.framing import Piece, headers, pieces
+from agent.sources.framing import Piece, earliest_ns, headers, pieces
 from agent.sources.miniseed import Record, RecordReader
 from agent.sources.positions import Positions
 from agent.sources.records import read_records
@@ -380,3 +380,12 @@ def test_headers_are_found_alike_in_small_and_large_pieces(chance: Random) -> No
     data = b"".join(some_records(chance) for _ in range(chance.randint(1, 3)))[:20_000] + junk(chance, 60)
     small, large = headers(data), headers(data + bytes(40_000))
     assert [at for at in small if at + 48 <= len(data)] == [at for at in large if at + 48 <= len(data)]
+
+
+@fuzz(60)
+def test_no_record_begins_before_what_the_headers_say(chance: Random) -> None:
+    """By that time a part of a large archive is read; later would be too late."""
+    data = b"".join(some_records(chance) for _ in range(chance.randint(1, 4)))
+    found = earliest_ns(data)
+    starts = [record.start_ns for _, record in RecordReader().read_all(data) if record is not None and record.blocks]
+    assert not starts or found[0] <= min(start_ns for start_ns in starts if start_ns is not None)

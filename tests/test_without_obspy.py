@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from agent_support import ROOT, write_records
+from broker_support import make_event, needs_mosquitto, running, stamp
 from records_support import counts, trace, write
+from test_watch import Publisher
+
+from agent.messages.payloads import event_message
 
 BLOCKED = "import sys; sys.modules['obspy'] = None; from agent.cli import main; sys.exit(main(sys.argv[1:]))"
 """What Python does where ObsPy is not installed."""
@@ -71,3 +76,28 @@ def test_no_command_imports_obspy_before_it_meets_another_format(record: Path) -
     )
     done = subprocess.run([sys.executable, "-c", code, record], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+READS = {"agent/sources/waveforms.py", "agent/sources/isolated.py"}
+
+
+def test_obspy_is_asked_to_read_in_two_places_alone() -> None:
+    """Its ``read`` without a format unpickles what looks like a pickle, and knows other rules for codes and damage."""
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("agent", "desk", "quantize", "demo")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^\s*from obspy|obspy\.read", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found == READS
+
+
+@needs_mosquitto
+def test_an_event_becomes_quakeml(tmp_path: Path) -> None:
+    with running(tmp_path) as broker:
+        watching = ("watch", "--broker", f"127.0.0.1:{broker.port}", "--format", "quakeml", "--session", "q")
+        assert bare(*watching, "--timeout", "0.1").returncode == 0
+        Publisher(broker).send_message(event_message(make_event(), stamp()))
+        done = bare(*watching, "--limit", "1", "--timeout", "20")
+    assert done.returncode == 0, done.stderr
+    assert "<type>landslide</type>" in done.stdout
