@@ -12,8 +12,8 @@ could have heard it (``agent.dsp.hearing``: averages warm, samples plausible, th
 goes on sending, has just started or has a gap there could not, and must not cost anyone an alert.
 
 Time is that of the data. Verdicts are taken in the order of their own times, whichever came in first: each waits until
-all stations are decided up to it, except for those that are ``max_lag_s`` behind the foremost, which count as dead. So
-a replay puts together what the station put together.
+all stations are decided up to it, except for those that are ``max_lag_s`` behind the begin of the newest packet, which
+count as dead. So a replay puts together what the station put together.
 
 The fused probability of a label is the weighted geometric mean of the members', scaled to a sum of one:
 
@@ -108,6 +108,8 @@ class _Heard:
     """What one sensor has recorded."""
 
     decided_ns: int = 0
+    begun_ns: int = 0
+    """Begin of the newest packet: nobody can have been expected to be further by then."""
     hearing: Hearing | None = None
     runs: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MAX_RUNS))
     """When the sensor could see: begin and end, in the order of time."""
@@ -167,6 +169,7 @@ class CoincidenceJudge:
         if decided_ns < sensor.decided_ns:
             sensor.runs.clear()  # its clock was set back
         sensor.decided_ns, sensor.hearing = decided_ns, hearing
+        sensor.begun_ns = min(decided_ns, block.start_ns)
         runs, start_ns, end_ns = sensor.runs, block.start_ns, block.end_ns
         if not runs:
             runs.append((start_ns + self._warm_up_ns, end_ns))
@@ -272,17 +275,17 @@ class CoincidenceJudge:
 
     # Time
 
-    def _times(self) -> list[int]:
-        return [heard.decided_ns for sensors in self._stations.copy().values() for heard in sensors.copy().values()]
+    def _sensors(self) -> list[_Heard]:
+        return [heard for sensors in self._stations.copy().values() for heard in sensors.copy().values()]
 
     def _foremost_ns(self) -> int:
-        return max(self._times(), default=0)
+        """Begin of the newest packet of all: records of a minute make nobody a minute late."""
+        return max((heard.begun_ns for heard in self._sensors()), default=0)
 
     def _horizon_ns(self) -> int:
         """Up to here every station that lives is decided."""
-        times = self._times()
-        oldest = max(times, default=0) - self._lag_ns
-        return min((time for time in times if time >= oldest), default=0)
+        oldest = self._foremost_ns() - self._lag_ns
+        return min((heard.decided_ns for heard in self._sensors() if heard.decided_ns >= oldest), default=0)
 
     def _lives(self, name: str, foremost_ns: int) -> bool:
         sensors = self._stations.get(name, {}).copy()
