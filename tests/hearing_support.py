@@ -37,6 +37,8 @@ class Sensor:
         self.line: Line = build_line(tunables, ClassifierConfig(backends=("constant:noise",)), "talus/v1")
         self.sensor, self.second = sensor, 0
         self.events: list[Event] = []
+        self.last: dict[str, Event] = {}
+        """Newest revision of each event."""
 
     def play(self, seconds: int, make: Make | None = None) -> Sensor:
         made = make or noise()
@@ -50,7 +52,9 @@ class Sensor:
 
     def feed(self, component: str, samples: NDArray[np.int32], start_ns: int, rate_hz: float = RATE_HZ) -> None:
         packet = SampleBlock(StreamId(self.sensor, component), start_ns, rate_hz, samples)
-        self.events += [output for output in self.line.pipeline.feed(packet) if isinstance(output, Event)]
+        found = [output for output in self.line.pipeline.feed(packet) if isinstance(output, Event)]
+        self.events += found
+        self.last |= {event.id: event for event in found}
 
     def figures(self, silent_s: float = 0.0) -> Figures:
         return self.line.pipeline.stations[self.sensor].hearing.figures(silent_s)

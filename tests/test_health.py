@@ -116,11 +116,10 @@ def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     assert body.memory_total_mb
 
 
-def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_channels_the_broker_hears_of_the_worst(tmp_path: Path) -> None:
     """64 stations of three: the report has all, the message those that are ill, and it says how many there are."""
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    health = Health(Identity(STATION, BOOT), tmp_path)
+    health = Health(Identity(STATION, BOOT), tmp_path, clock=lambda: now[0])
     streams = [StreamId(StationId("XX", f"S{k:02d}", "", "HH"), c) for k in range(64) for c in "ENZ"]
     dead, doubted, slow = streams[100:107], streams[180], streams[190]
     for stream in streams:
@@ -154,14 +153,11 @@ def test_a_report_is_shortened_to_what_the_broker_takes_and_keeps_its_reasons(tm
     assert (short.reasons, short.streams_total) == (report.reasons, 64)
 
 
-def test_a_channel_whose_clock_was_set_back_is_not_well_while_nothing_of_it_is_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_channel_whose_clock_was_set_back_is_not_well_while_nothing_of_it_is_new(tmp_path: Path) -> None:
     """Packets come every second, all pass for copies of what is known, and the station is blind."""
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
-    health = Health(Identity(STATION, BOOT), tmp_path)
+    health = Health(Identity(STATION, BOOT), tmp_path, clock=lambda: now[0])
     status = []
     for second in (*range(300), *range(100, 400)):
         hear(line, health, block(T0 + second * NS, np.ones(100, np.int32)), T0 + 400 * NS)
@@ -181,6 +177,32 @@ class Given:
 
     def close(self) -> None:
         pass
+
+
+def test_a_start_without_samples_is_no_fault_for_a_minute(tmp_path: Path) -> None:
+    now = [0.0]
+    health = Health(Identity(STATION, BOOT), tmp_path, clock=lambda: now[0])
+    report = health.message(1, HealthInputs())
+    assert (report.status, [reason.code for reason in report.reasons]) == ("starting", ["no_samples"])
+    now[0] = 61.0
+    report = health.message(1, HealthInputs())
+    assert (report.status, [reason.code for reason in report.reasons]) == ("degraded", ["no_samples"])
+
+
+def test_a_sensor_without_a_component_is_named(tmp_path: Path) -> None:
+    """An infrasound channel beside a geophone is no sensor of its own; alone it is a station that hears nothing."""
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    pressure = dataclasses.replace(
+        block(T0, np.ones(100, np.int32)), stream=StreamId(dataclasses.replace(STATION, band_source="HD"), "F")
+    )
+    hear(line, health, pressure, T0 + NS)
+    report = health.message(1, HealthInputs(stations=tuple(line.pipeline.stations.values())))
+    assert [reason.code for reason in report.reasons] == ["no_component"]
+    hear(line, health, block(T0, np.ones(100, np.int32)), T0 + NS)
+    report = health.message(1, HealthInputs(stations=tuple(line.pipeline.stations.values())))
+    assert (report.status, [reason.code for reason in report.reasons]) == ("starting", ["listening"])
+    assert [one.station for one in report.hearing] == [str(STATION)]
 
 
 def test_packets_that_the_pipeline_refuses_are_told_of(tmp_path: Path) -> None:

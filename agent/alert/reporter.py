@@ -107,7 +107,9 @@ class Reporter:
             messages += self._tell(event, received_ns)
         return messages
 
-    def after(self, block: SampleBlock, decided_ns: int, received_ns: int, hearing: Hearing) -> list[Message]:
+    def after(
+        self, block: SampleBlock, decided_ns: int, received_ns: int, hearing: Hearing | None = None
+    ) -> list[Message]:
         """What follows for the site from a packet whose sensor is decided up to ``decided_ns``."""
         if self._site is None or not self._site.has(block.stream.station):
             return []

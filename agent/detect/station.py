@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from agent.types import (
     EventPhase,
     Quality,
     SampleBlock,
+    Samples,
     Segment,
     StationId,
     StreamId,
@@ -54,10 +55,8 @@ _NEVER = 1 << 63
 _LEAST_MEASURED_NS = NS
 _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
-INSPECT_NS = 60 * NS
-"""The raw samples are looked at so often ..."""
-INSPECTED_NS = 20 * NS
-"""... and so many of them."""
+INSPECTED_NS = 10 * NS
+"""So much of the raw samples is looked at, now and then."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -127,6 +126,7 @@ class Station:
         self._continuity = Continuity()
         self._recorded = Recorded()
         self._detector = Detector(station, trigger)
+        self._detector.hearing.look = self._inspect
         self._transition: RetuneTransition | None = None
         self._rings: dict[int, RingBuffer] = {}
         self._former: dict[int, RingBuffer] = {}
@@ -137,7 +137,6 @@ class Station:
         self._settled_ns = _settled_ns(trigger)
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
-        self._inspect_at_ns = 0
         self._ended_ns = 0
         """End of the last trigger that is over."""
 
@@ -198,7 +197,6 @@ class Station:
                 # The times at which open events would be decided may never come now, and their data go.
                 outputs += self.flush()
                 self._former.pop(row, None)
-                self._inspect_at_ns = 0
             if ring is None or not same_rate(piece.rate_hz, ring.rate_hz):
                 if ring is not None:
                     self._former[row] = ring
@@ -207,23 +205,20 @@ class Station:
             ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
             triggers += self._hear(self._detector.feed(piece))
-        if self._detector.time_ns >= self._inspect_at_ns:
-            self._inspect()
         if triggers or self._open:
             outputs += self._advance(triggers, self._detector.time_ns)
         return outputs
 
-    def _inspect(self) -> None:
-        """Once a minute of data, look at the raw samples of its end."""
-        until_ns = self._detector.time_ns // INSPECT_NS * INSPECT_NS
-        self._inspect_at_ns = until_ns + INSPECT_NS
-        samples = {}
+    def _inspect(self, until_ns: int) -> None:
+        """Look at the raw samples of the last seconds."""
+        samples: dict[str, Samples] = {}
         for row, ring in self._rings.items():
-            runs = ring.segments(until_ns - INSPECTED_NS, until_ns)
+            runs = [run.samples for run in ring.segments(until_ns - INSPECTED_NS, until_ns)]
             if runs:
-                samples[self._streams[row].component] = np.concatenate([run.samples for run in runs])
+                joined = runs[0] if len(runs) == 1 else cast("Samples", np.concatenate(runs))
+                samples[self._streams[row].component] = joined
         if samples:
-            self.hearing.inspected(inspect(samples), whole=all(x.dtype.kind in "iu" for x in samples.values()))
+            self.hearing.inspected(inspect(samples))
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""
@@ -292,6 +287,7 @@ class Station:
         for event in self._open:
             event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
         retune.detector.hearing.follow(old.hearing, now_ns)
+        retune.detector.hearing.look = self._inspect
         self._detector = retune.detector
         still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
         self._transition = RetuneTransition(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)

@@ -98,7 +98,8 @@ class Detector:
         new = _Grid(self.station, self._trigger, block, self.rsam, self.hearing)
         triggers = self.flush()
         self._grid = new
-        self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz)
+        whole = block.samples.dtype.kind in "iu"
+        self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz, whole=whole)
         return triggers + new.feed(block, self.warm_up_s)
 
     def flush(self) -> list[TriggerOn | TriggerOff]:

@@ -18,8 +18,9 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from statistics import median
 
 from agent.config.station import TriggerConfig
@@ -29,9 +30,10 @@ from agent.types import NS
 
 STEP_S = 10
 STEP_NS = STEP_S * NS
+FIRST_LOOK_NS, LOOK_NS = 60 * NS, 300 * NS
 TEN_MINUTES = 60
 """Steps in ten minutes."""
-HOUR = 360
+HALF_HOUR, HOUR = 180, 360
 DAY_S = 86_400
 SLOT = TEN_MINUTES
 """Steps of which a slot is the median; a day's slots make up what is usual."""
@@ -44,25 +46,31 @@ LAST_BIT = 1.0
 """Band-passed amplitude (RMS, counts) of integer samples below which they are the recorder's rounding alone."""
 GRACE_S = 30.0
 """Past the time at which a sensor should have begun to listen, after which it counts as one that does not."""
+_REFRESHED = 12
+"""Steps after which what is usual is looked at anew before there is a slot."""
 _KNOWN = SLOT
 """Steps that must be known before anything is called unusual."""
 _USABLE = SLOT // 2
 _NO_CHANCE = 3
 """A flaw is there for so many steps, or it is not worth a word."""
+_LONG_NS = 60 * NS
+"""A trigger that lasts longer hides what comes after."""
 _NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Ten seconds. ``number`` counts them since 1970. ``threshold`` (counts) is None where nothing could trigger,
-    ``levels`` are the components' band-passed amplitudes (RMS, counts), ``triggered`` the share in a trigger."""
+    """Ten seconds. ``number`` counts them since 1970. ``threshold`` (counts) is None where nothing could trigger, and
+    ``masked`` says that it is far above its usual; ``levels`` are the components' band-passed amplitudes (RMS, counts),
+    ``stuck`` is the share in a trigger that has lasted for a minute already."""
 
     number: int
     armed: float
     threshold: float | None
     levels: Mapping[str, float]
     flaws: frozenset[Flaw]
-    triggered: float
+    stuck: float = 0.0
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +89,10 @@ class Figures:
     ``armed_10min`` and ``armed_hour`` are shares, counted from when the sensor began to listen, ``unarmed_s`` what is
     missing of the ten minutes; ``listening_in_s`` says when it will listen, and is None from then on. ``threshold`` is
     the median of the last ten minutes, ``usual`` that of the last day, of which ``usual_s`` seconds are known; both in
-    counts. ``masked_10min`` and ``masked_hour``: share of the armed time in which the threshold was more than ten times
-    its usual. ``flaws``: share of the last ten minutes in which each was there. ``can_trigger`` is False where the
-    settings make an event of no amplitude."""
+    counts. ``masked_10min`` and ``masked_30min``: share of the armed time in which the threshold was more than ten
+    times its usual; ``stuck_10min`` and ``stuck_30min``: share in a trigger that had lasted for a minute. ``flaws``:
+    share of the last ten minutes in which each was there. ``can_trigger`` is False where the settings make an event of
+    no amplitude."""
 
     listening_in_s: float | None = None
     armed_10min: float | None = None
@@ -92,10 +101,10 @@ class Figures:
     usual: float | None = None
     usual_s: int = 0
     masked_10min: float = 0.0
-    masked_hour: float = 0.0
+    masked_30min: float = 0.0
     flaws: Mapping[Flaw, float] = field(default_factory=dict)
-    levels: Mapping[str, float] = field(default_factory=dict)
-    triggered_10min: float = 0.0
+    stuck_10min: float = 0.0
+    stuck_30min: float = 0.0
     unarmed_s: float = 0.0
     can_trigger: bool = True
 
@@ -122,6 +131,7 @@ class _Begin:
     time_ns: int
     rate_hz: float
     high_hz: float
+    whole: bool
 
 
 @dataclass(slots=True)
@@ -139,7 +149,6 @@ class _Trigger:
 @dataclass(slots=True)
 class _Raw:
     flaws: frozenset[Flaw]
-    whole: bool
 
 
 @dataclass(slots=True)
@@ -152,6 +161,9 @@ class Hearing:
 
     def __init__(self, trigger: TriggerConfig) -> None:
         self._trigger = trigger
+        self.look: Callable[[int], None] | None = None
+        """Looks at the raw samples before a time and tells ``inspected``; called every five minutes of data."""
+        self._look_at_ns = 0
         self._lock = threading.Lock()
         self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
         # What follows is worked up from the news, under the lock.
@@ -172,9 +184,11 @@ class Hearing:
 
     # The detector's thread
 
-    def begin(self, time_ns: int, rate_hz: float, high_hz: float) -> None:
-        """The detector begins (anew), at this rate, with this upper corner of its band."""
-        self._news.append(_Begin(time_ns, rate_hz, high_hz))
+    def begin(self, time_ns: int, rate_hz: float, high_hz: float, *, whole: bool = False) -> None:
+        """The detector begins (anew), at this rate, with this upper corner of its band; ``whole``: the samples are
+        integers."""
+        self._news.append(_Begin(time_ns, rate_hz, high_hz, whole))
+        self._look_at_ns = time_ns + FIRST_LOOK_NS
 
     def alive(self, time_ns: int, letters: frozenset[str]) -> None:
         """From now on these components count."""
@@ -189,13 +203,17 @@ class Hearing:
         ``STEP_S``, and the average before and after it."""
         self._news.append(_Levels(letter, start_ns, levels))
 
-    def inspected(self, flaws: frozenset[Flaw], *, whole: bool) -> None:
-        """What the raw samples look like from now on; ``whole``: they are integers."""
-        self._news.append(_Raw(flaws, whole))
+    def inspected(self, flaws: frozenset[Flaw]) -> None:
+        """What the raw samples look like from now on."""
+        self._news.append(_Raw(flaws))
 
     def close(self, time_ns: int) -> None:
         """All before this time is handed over."""
         self._news.append(_Closed(time_ns))
+        if not 0 < self._look_at_ns - time_ns <= LOOK_NS:
+            at_ns, self._look_at_ns = self._look_at_ns, (time_ns // LOOK_NS + 1) * LOOK_NS
+            if self.look is not None:
+                self.look(min(at_ns, time_ns))
         if len(self._news) > 5000:
             self._work()
 
@@ -232,6 +250,13 @@ class Hearing:
         with self._lock:
             return tuple(self._slots)
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The complete steps of the last hour, oldest first."""
+        self._work()
+        with self._lock:
+            return tuple(self._steps)
+
     def remember(self, slots: Iterable[Slot]) -> None:
         """What an earlier run knew; before the first data."""
         with self._lock:
@@ -248,14 +273,13 @@ class Hearing:
         self._work()
         with self._lock:
             first, last = begin_ns // STEP_NS, (end_ns - 1) // STEP_NS
-            usual, _ = self._usual()
             until = self._next if self._next is not None else first
             if as_of_ns is not None:
                 until = min(until, as_of_ns // STEP_NS - 1)
             found = {step.number: step for step in self._steps if step.number < until}
             for number in range(first, min(last + 1, until)):
                 step = found.get(number)
-                if step is None or not _hears(step, usual):
+                if step is None or not _hears(step):
                     return False
             before = found.get(until - 1) if until <= first else None
             if before is not None and not before.armed:
@@ -304,14 +328,14 @@ class Hearing:
             if isinstance(news, _Levels):
                 self._take_levels(news)
             elif isinstance(news, _Begin):
-                self._rate_hz, self._high_hz = news.rate_hz, news.high_hz
+                self._rate_hz, self._high_hz, self._whole = news.rate_hz, news.high_hz, news.whole
                 self._take_alive(_Alive(news.time_ns, _NOTHING))
             elif isinstance(news, _Alive):
                 self._take_alive(news)
             elif isinstance(news, _Trigger):
                 self._on.append(news)
             elif isinstance(news, _Raw):
-                self._raw, self._whole = news.flaws, news.whole
+                self._raw = news.flaws
             else:
                 self._advance(news.time_ns)
 
@@ -339,7 +363,7 @@ class Hearing:
     def _set_back(self, time_ns: int) -> None:
         """The clock was set back: what was heard moves along, so that it lies before what comes."""
         shift = self._now_ns // STEP_NS - time_ns // STEP_NS
-        steps = [Step(s.number - shift, s.armed, s.threshold, s.levels, s.flaws, s.triggered) for s in self._steps]
+        steps = [replace(step, number=step.number - shift) for step in self._steps]
         self._steps.clear()
         self._steps.extend(steps)
         self._levels.clear()
@@ -367,24 +391,29 @@ class Hearing:
         for letter, runs in self._levels.items():
             while len(runs) > 1 and runs[0].end_ns <= begin_ns and runs[1].end_ns <= end_ns:
                 runs.popleft()
-            inside = [run for run in runs if run.begin_ns < end_ns and run.end_ns > begin_ns]
-            if inside:
-                weights = [min(run.end_ns, end_ns) - max(run.begin_ns, begin_ns) for run in inside]
-                mean = sum(w * run.mean for w, run in zip(weights, inside, strict=True)) / sum(weights)
-                levels[letter] = math.sqrt(mean)
+            total = span = 0.0
+            for run in runs:
+                begin = run.begin_ns if run.begin_ns > begin_ns else begin_ns
+                end = run.end_ns if run.end_ns < end_ns else end_ns
+                if begin < end:
+                    total += (end - begin) * run.mean
+                    span += end - begin
+            if span:
+                levels[letter] = math.sqrt(total / span)
             if runs:
                 long[letter] = runs[0].long
-        _, usual_levels = self._usual()
-        flaws = self._raw | _by_level(levels, usual_levels, whole=self._whole)
-        broken = {letter for fault, letter in flaws if fault not in _LOUD}
-        armed_ns, alive = self._armed(begin_ns, end_ns, frozenset(broken))
+        usual, usual_levels = self._usual()
+        flaws = _by_level(levels, usual_levels, whole=self._whole) | self._raw
+        broken = frozenset([letter for fault, letter in flaws if fault not in _LOUD]) if flaws else _NOTHING
+        armed_ns, alive = self._armed(begin_ns, end_ns, broken)
         threshold = self._threshold({name: long[name] for name in alive if name in long}, broken) if armed_ns else None
         if threshold is not None and math.isinf(threshold):
             armed_ns, threshold = 0, None
         if not levels:
             flaws = frozenset()  # nothing came, of which anything could be said
-        triggered = _share(self._on, begin_ns, end_ns)
-        self._steps.append(Step(number, armed_ns / STEP_NS, threshold, levels, flaws, triggered))
+        stuck = _share(self._on, begin_ns, end_ns)
+        masked = threshold is not None and usual is not None and threshold > FAR_ABOVE * usual
+        self._steps.append(Step(number, armed_ns / STEP_NS, threshold, levels, flaws, stuck, masked))
         if (number + 1) % SLOT == 0:
             self._end_slot(number + 1)
 
@@ -410,7 +439,7 @@ class Hearing:
     def _can_trigger(self) -> bool:
         return not self._rate_hz or not math.isinf(least_energy(self._trigger, self._rate_hz, self._high_hz))
 
-    def _threshold(self, energies: Mapping[str, float], broken: set[str]) -> float | None:
+    def _threshold(self, energies: Mapping[str, float], broken: frozenset[str]) -> float | None:
         """Counts, from the long averages of what is alive; infinite where no event would trigger, None where nothing is
         known of the background."""
         working = [letter for letter in energies if letter not in broken]
@@ -426,12 +455,14 @@ class Hearing:
         return each[needed - 1] if len(each) >= needed else math.inf
 
     def _end_slot(self, until: int) -> None:
-        steps = [step for step in self._steps if step.number >= until - SLOT and _is_usable(step)]
-        if len(steps) < _USABLE:
-            return
+        # What is far above the usual does not become usual before all that was is a day old.
+        steps = [step for step in self._last(SLOT, until) if _is_usable(step)]
         start_s = (until - SLOT) * STEP_S
         while self._slots and not start_s - DAY_S < self._slots[0].start_s < start_s:
             self._slots.popleft()
+            self._usual_now = None
+        if len(steps) < _USABLE:
+            return
         if self._slots and self._slots[-1].start_s >= start_s:
             self._slots.clear()  # they are of another time
         self._slots.append(_slot(start_s, steps))
@@ -439,11 +470,8 @@ class Hearing:
 
     def _usual(self) -> tuple[float | None, Mapping[str, float]]:
         """Threshold and levels of the last day; nothing before ten minutes of it are known."""
-        if self._usual_now is None:
-            found = self._find_usual()
-            if not self._slots:
-                return found
-            self._usual_now = found
+        if self._usual_now is None or not (self._slots or self._next is None or self._next % _REFRESHED):
+            self._usual_now = self._find_usual()
         return self._usual_now
 
     def _find_usual(self) -> tuple[float | None, Mapping[str, float]]:
@@ -468,7 +496,7 @@ class Hearing:
             return Figures()
         now = max(self._next, (self._now_ns + round(silent_s * NS)) // STEP_NS - 1)
         usual, _ = self._usual()
-        usual_s = len(self._slots) * SLOT * STEP_S or sum(_is_usable(step) for step in self._steps) * STEP_S
+        usual_s = STEP_S * (len(self._slots) * SLOT or sum(map(_is_usable, self._steps)))
         due_ns = self._due_ns()
         listening_in_s = None
         if not self._armed_ns:
@@ -477,27 +505,35 @@ class Hearing:
         if listening_in_s is not None:
             return Figures(listening_in_s, usual=usual, usual_s=usual_s)
         since = math.ceil((self._armed_ns or due_ns) / STEP_NS)
-        recent = [step for step in self._steps if max(since, now - TEN_MINUTES) <= step.number < now]
-        hour = [step for step in self._steps if max(since, now - HOUR) <= step.number < now]
+        hour = self._last(min(HOUR, now - since), now)
+        half = self._last(min(HALF_HOUR, now - since), now)
+        recent = self._last(min(TEN_MINUTES, now - since), now)
+        armed = sum([step.armed for step in recent])
         came = [step for step in recent if step.levels]
         thresholds = [step.threshold for step in recent if step.threshold is not None]
         flaws = Counter(flaw for step in came for flaw in step.flaws)
-        letters = {letter for step in came for letter in step.levels}
         return Figures(
             None,
-            _over(sum(step.armed for step in recent), min(TEN_MINUTES, now - since)),
-            _over(sum(step.armed for step in hour), min(HOUR, now - since)),
+            _over(armed, min(TEN_MINUTES, now - since)),
+            _over(sum([step.armed for step in hour]), min(HOUR, now - since)),
             median(thresholds) if thresholds else None,
             usual,
             usual_s,
-            _masked(recent, usual),
-            _masked(hour, usual),
+            _masked(recent),
+            _masked(half),
             {flaw: count / len(came) for flaw, count in flaws.items() if count >= _NO_CHANCE},
-            {letter: median(s.levels[letter] for s in came if letter in s.levels) for letter in letters},
-            sum(step.triggered for step in recent) / TEN_MINUTES,
-            STEP_S * max(0.0, min(TEN_MINUTES, now - since) - sum(step.armed for step in recent)),
+            sum([step.stuck for step in recent]) / TEN_MINUTES,
+            sum([step.stuck for step in half]) / max(TEN_MINUTES, len(half)),
+            STEP_S * max(0.0, min(TEN_MINUTES, now - since) - armed),
             self._can_trigger(),
         )
+
+    def _last(self, count: int, until: int) -> list[Step]:
+        """The steps of the last ``count`` before number ``until``, as far as they are complete and known."""
+        if not self._steps:
+            return []
+        count -= until - 1 - self._steps[-1].number
+        return list(islice(self._steps, max(0, len(self._steps) - max(0, count)), None))
 
 
 _LOUD: tuple[Fault, ...] = ("copies", "clipped", "louder_than_neighbours", "louder_than_usual")
@@ -508,21 +544,17 @@ def _over(total: float, steps: int) -> float | None:
     return min(1.0, total / steps) if steps > 0 else None
 
 
-def _hears(step: Step, usual: float | None) -> bool:
-    return step.armed > 0.999 and not _is_masked(step, usual)
+def _hears(step: Step) -> bool:
+    return step.armed > 0.999 and not step.masked
 
 
-def _is_masked(step: Step, usual: float | None) -> bool:
-    return usual is not None and step.threshold is not None and step.threshold > FAR_ABOVE * usual
-
-
-def _masked(steps: Sequence[Step], usual: float | None) -> float:
-    armed = sum(step.armed for step in steps)
-    return sum(step.armed for step in steps if _is_masked(step, usual)) / armed if armed else 0.0
+def _masked(steps: Sequence[Step]) -> float:
+    armed = sum([step.armed for step in steps])
+    return sum([step.armed for step in steps if step.masked]) / armed if armed else 0.0
 
 
 def _is_usable(step: Step) -> bool:
-    return step.armed >= 0.5 and step.threshold is not None and not step.flaws
+    return step.armed >= 0.5 and step.threshold is not None and not (step.flaws or step.masked)
 
 
 def _slot(start_s: int, steps: Sequence[Step]) -> Slot:
@@ -532,14 +564,14 @@ def _slot(start_s: int, steps: Sequence[Step]) -> Slot:
 
 
 def _share(changes: deque[_Trigger], begin_ns: int, end_ns: int) -> float:
-    """Share of a span in which a trigger was on; forgets what lies before it."""
+    """Share of a span in which a trigger had been on for a minute; forgets what lies before it."""
     while len(changes) > 1 and changes[1].time_ns <= begin_ns:
         changes.popleft()
     total = 0
     for i, change in enumerate(changes):
         until = changes[i + 1].time_ns if i + 1 < len(changes) else end_ns
         if change.on:
-            total += max(0, min(until, end_ns) - max(change.time_ns, begin_ns))
+            total += max(0, min(until, end_ns) - max(change.time_ns + _LONG_NS, begin_ns))
     return total / (end_ns - begin_ns)
 
 
@@ -550,10 +582,8 @@ def _by_level(levels: Mapping[str, float], usual: Mapping[str, float], *, whole:
         if whole and level < LAST_BIT:
             flaws.add(("last_bit", letter))
         known = usual.get(letter, 0.0)
-        if known and level > FAR_OFF * known:
-            flaws.add(("louder_than_usual", letter))
-        elif known and level < known / FAR_OFF:
-            flaws.add(("quieter_than_usual", letter))
+        if known and not known < FAR_OFF * level < FAR_OFF * FAR_OFF * known:
+            flaws.add(("louder_than_usual" if level > known else "quieter_than_usual", letter))
     ranked = sorted(levels, key=lambda letter: levels[letter])
     if len(ranked) >= 2:
         if levels[ranked[-1]] > FAR_OFF * levels[ranked[-2]] > 0:

@@ -43,13 +43,13 @@ def inspect(recorded: Mapping[str, Samples]) -> frozenset[Flaw]:
     flaws: set[Flaw] = set()
     varying: dict[str, Samples] = {}
     for letter, samples in recorded.items():
-        lowest, highest = samples.min(), samples.max()
-        if lowest == highest:
+        bottom, top = int(samples.argmin()), int(samples.argmax())
+        if samples[bottom] == samples[top]:
             flaws.add(("constant", letter))
             continue
         varying[letter] = samples
-        span = float(highest) - float(lowest)
-        if span >= _LEAST_SPAN and (_is_cut_off(samples, highest, span) or _is_cut_off(samples, lowest, span)):
+        span = float(samples[top]) - float(samples[bottom])
+        if span >= _LEAST_SPAN and (_is_cut_off(samples, top, span) or _is_cut_off(samples, bottom, span)):
             flaws.add(("clipped", letter))
     for (one, first), (other, second) in combinations(varying.items(), 2):
         if _are_copies(first, second):
@@ -63,10 +63,11 @@ def _are_copies(first: Samples, second: Samples) -> bool:
     return int(np.count_nonzero(first[1:] != first[:-1])) >= _LEAST_CHANGES
 
 
-def _is_cut_off(samples: Samples, extreme: np.generic, span: float) -> bool:
-    """Whether the waveform runs against ``extreme`` again and again and stays there for two samples and more. A smooth
-    wave is flat at its top as well, once it is rounded to counts, but it comes there slowly."""
-    at_top = samples == extreme
+def _is_cut_off(samples: Samples, at: int, span: float) -> bool:
+    """Whether the waveform runs against its extreme, which it first has at sample ``at``, again and again and stays
+    there for two samples and more. A smooth wave is flat at its top as well, once it is rounded to counts, but it comes
+    there slowly."""
+    at_top = samples == samples[at]
     if int(np.count_nonzero(at_top)) < _LEAST_TOP:
         return False
     edges = np.flatnonzero(np.diff(at_top.astype(np.int8), prepend=0, append=0))

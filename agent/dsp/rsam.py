@@ -42,6 +42,8 @@ class Rsam:
         self._sum = 0.0
         self._count = 0
         self._rate_hz = 1.0
+        self._due = self._until = -1
+        """Numbers of the next sample, and of the first one of the next minute."""
 
     def take(self, filtered: NDArray[np.float64], first: int, time_ns: Callable[[int], int], rate_hz: float) -> None:
         """Consecutive samples, counts; ``time_ns`` gives the time of a sample's number, ``first`` is that of the first.
@@ -49,6 +51,12 @@ class Rsam:
         A minute is complete when a sample of another one comes.
         """
         amplitude, begin, count = np.abs(filtered), 0, len(filtered)
+        if first == self._due and first + count <= self._until:
+            # Most packets lie within the minute that has begun.
+            self._sum += float(np.add.reduce(amplitude))
+            self._count += count
+            self._due += count
+            return
         self._rate_hz = rate_hz
         while begin < count:
             now_ns = time_ns(first + begin)
@@ -60,7 +68,9 @@ class Rsam:
                 self._minute = minute
             self._sum += float(np.add.reduce(amplitude[begin:end]))
             self._count += end - begin
+            self._until = first + begin + max(1, left)
             begin = end
+        self._due = first + count
 
     def follow(self, earlier: Rsam) -> None:
         """Take over the minutes of another meter; of a minute that both have, the one that is better covered."""

@@ -13,11 +13,12 @@ from agent.types import StationId
 LEAST_ARMED = 0.9
 MOST_UNARMED_S = 60.0
 MOST_MASKED = 0.1
-"""Share of the armed time, both of ten minutes and of an hour, in which the threshold may be far above its usual. One
-large event raises it for a minute or two, which is no fault."""
+"""Share of the armed time, both of ten minutes and of half an hour, in which the threshold may be far above its usual.
+One large event raises it for a minute or two, which is no fault."""
 MOST_FLAWED = 0.1
 """Share of the last ten minutes in which samples may look as no working sensor's do."""
-MOST_TRIGGERED = 0.9
+MOST_STUCK = 0.1
+"""Share, both of ten minutes and of half an hour, in triggers that had lasted for a minute: in them no event begins."""
 
 _CODE: Mapping[Fault, Code] = {
     "constant": "constant",
@@ -76,7 +77,7 @@ def problems(station: StationId, figures: Figures, limit_counts: float | None = 
         text = f"could trigger for only {figures.armed_10min:.0%} of the last 10 minutes"
         found.append(Reason("not_armed", f"{name}: {text}", name))
     threshold, usual = figures.threshold, figures.usual
-    if min(figures.masked_10min, figures.masked_hour) > MOST_MASKED and threshold is not None and usual is not None:
+    if min(figures.masked_10min, figures.masked_30min) > MOST_MASKED and threshold is not None and usual is not None:
         text = (
             f"for {figures.masked_10min:.0%} of the last 10 minutes only events more than {FAR_ABOVE:g} times as large "
             f"as usual would trigger (median {threshold:.3g} counts, usually {usual:.3g})"
@@ -85,8 +86,8 @@ def problems(station: StationId, figures: Figures, limit_counts: float | None = 
     if limit_counts is not None and threshold is not None and threshold > limit_counts:
         text = f"only events above {threshold:.3g} counts would trigger, the limit is {limit_counts:g}"
         found.append(Reason("threshold_limit", f"{name}: {text}", name))
-    if figures.triggered_10min > MOST_TRIGGERED:
-        text = f"triggered for {figures.triggered_10min:.0%} of the last 10 minutes"
+    if min(figures.stuck_10min, figures.stuck_30min) > MOST_STUCK:
+        text = f"for {figures.stuck_10min:.0%} of the last 10 minutes in a trigger that did not end after a minute"
         found.append(Reason("always_triggered", f"{name}: {text}", name))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,8 +99,11 @@ class Health:
         stalled_s: float = STALLED_S,
         *,
         hearing_limit_counts: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``hearing_limit_counts``: the largest event that may go unheard."""
+        """``hearing_limit_counts``: the largest event that may go unheard; ``clock``: seconds, for silence and the last
+        hour."""
+        self._clock = clock
         self._identity = identity
         self._hearing_limit = hearing_limit_counts
         self.stalled_s = stalled_s
@@ -117,7 +120,7 @@ class Health:
         self._rates = Rates()
         self._inference_failures = 0
         self._no_verdict: deque[tuple[float, str]] = deque(maxlen=1000)
-        self._started = time.monotonic()
+        self._started = self._clock()
         self._cpu = (self._started, time.process_time())
 
     @property
@@ -128,7 +131,7 @@ class Health:
     def saw(self, block: SampleBlock, received_ns: int, *, used: bool) -> None:
         """A packet came in at ``received_ns`` (host clock). One that is not ``used``, as it was refused or brought
         nothing new, is no sign that its channel is well."""
-        arrived, latency_s = time.monotonic(), (received_ns - block.end_ns) / NS
+        arrived, latency_s = self._clock(), (received_ns - block.end_ns) / NS
         with self._lock:
             stream = self._streams.get(block.stream)
             if stream is None:
@@ -142,7 +145,7 @@ class Health:
 
     def decided(self, output: Event | Discard) -> None:
         """The pipeline spoke."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             if isinstance(output, Discard):
                 self._discards.append((now, output.code))
@@ -163,13 +166,13 @@ class Health:
 
     def silent(self) -> frozenset[str]:
         """Channels that have delivered nothing for longer than they should."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             return frozenset(str(s) for s, entry in self._streams.items() if now - entry.arrived > self.stalled_s)
 
     def message(self, seq: int, inputs: HealthInputs) -> HealthMessage:
         """The present state, with all channels; ``for_the_broker`` makes of it what is published."""
-        now, clock = time.monotonic(), inputs.clock
+        now, clock = self._clock(), inputs.clock
         counts = {station.id: station.counts for station in inputs.stations}
         with self._lock:
             streams = sorted(self._streams.items())
