@@ -236,11 +236,10 @@ def test_discards_are_counted_by_their_code_whatever_their_words(tmp_path: Path)
     assert health.message(1, HealthInputs()).discards_hour == {"too_short": 2, "too_many_open": 1}
 
 
-def test_a_network_that_fails_is_a_reason_for_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_fails_is_a_reason_for_an_hour(tmp_path: Path) -> None:
     """Without a label nothing alerts, unless the policy says so: the count alone would be overlooked."""
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    health = Health(Identity(STATION, BOOT), tmp_path)
+    health = Health(Identity(STATION, BOOT), tmp_path, clock=lambda: now[0])
     health.decided(dataclasses.replace(make_event(), classification=None, reason="the runtime is out of memory"))
     (reason,) = [one for one in health.message(1, HealthInputs()).reasons if one.code == "no_verdict"]
     assert "failed once" in reason.text
