@@ -51,6 +51,9 @@ def miniseed3(data: Any, start_ns: int = NOON) -> bytes:
     return b"".join(bytes(part) for part in record.generate(data_samples=list(map(int, data)), sample_type="i"))
 
 
+THREE_SECONDS = miniseed(counts(300))
+"""Written while the tests still have their own rights: ObsPy reads files of the environment when it writes records."""
+
 ANY_AGE: dict[str, Any] = {"backlog_s": math.inf}
 """The records of most tests have times of their own; ages have tests of their own."""
 
@@ -432,7 +435,7 @@ def test_a_file_that_could_not_be_read_at_first_sight_is_read_once_it_can_be(
     """A recorder that creates its files with narrow rights and widens them later; a reason while it lasts."""
     folder = open_folder / "data"
     folder.mkdir()
-    append(folder / "a", miniseed(counts(300)))
+    append(folder / "a", THREE_SECONDS)
     (folder / "a").chmod(0)
     with reading(folder, open_folder / "state.sqlite3") as reader:
         assert eventually(lambda: reader.source.problems() != [])
@@ -488,7 +491,7 @@ def test_a_folder_that_is_not_there_or_cannot_be_listed_is_a_reason(open_folder:
     with reading(closed, open_folder / "other.sqlite3", rescan_s=0.2) as reader:
         assert eventually(lambda: reader.source.problems() == [f"{closed} cannot be listed (Permission denied)"])
         closed.chmod(0o755)
-        append(closed / "a", miniseed(counts(300)))
+        append(closed / "a", THREE_SECONDS)
         assert reader.gets(300)
         assert reader.source.problems() == []
 
