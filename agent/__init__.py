@@ -6,4 +6,4 @@ import os
 # they are loaded. A station talks to its broker and its recorder, and to nobody else.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -285,7 +285,7 @@ def test_retained_values_are_published_again_to_a_broker_that_forgot_them(tmp_pa
         with linked(broker.settings(), box) as link:
             link.publish_retained(state)
             box.put([make_message(7), summary_message(make_event(7), stamp())])
-            wait_for(lambda: box.depth == 0)
+            wait_for(lambda: box.depth == 0 and link.status().acknowledged >= 3)
             broker.kill()
             wait_for(lambda: not link.status().connected)
             link.publish_retained(dataclasses.replace(state, payload=b'{"newer":1}'))
