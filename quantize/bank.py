@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.atomic import ANYONE, replace_file
 from agent.dsp.window import Preparation
 from agent.errors import DataError
 from agent.types import LABELS, WINDOW_SAMPLES
@@ -160,7 +161,7 @@ def open_bank(folder: Path, plan: Plan, seed: int) -> Bank:
         # Forked, so that the records are there without a copy. Chunks come back in order: what is noted is on disk.
         with multiprocessing.get_context("fork").Pool(processors(), _take, (path, plan, seed)) as pool:
             for stop in pool.imap(_fill, range(done, count, _CHUNK)):
-                _write(progress, json.dumps(stop))
+                replace_file(progress, json.dumps(stop).encode(), mode=ANYONE, durable=False)
                 if (stop // _CHUNK) % 20 == 0:
                     log.info("%s: %d of %d windows", folder, stop, count)
     return Bank(np.load(path, mmap_mode="r"), plan.record, plan.label, plan.part)
@@ -193,12 +194,6 @@ def _claim(folder: Path, plan: Plan, seed: int) -> None:
     }
     path = folder / "plan.json"
     if not path.is_file():
-        _write(path, json.dumps(claim))
+        replace_file(path, json.dumps(claim).encode(), mode=ANYONE)
     elif json.loads(path.read_text(encoding="utf-8")) != claim:
         raise DataError(f"{folder} holds a bank of other records or another seed", "name another --work folder")
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

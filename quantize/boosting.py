@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from agent.atomic import replacing
 from agent.errors import DataError
 from agent.types import LABELS
 from quantize.bank import Bank
@@ -25,9 +26,8 @@ def feature_table(bank: Bank, path: Path, limit: int) -> Table:
         for start in range(0, count, 64):
             stop = min(start + 64, count)
             made[start:stop] = features(np.asarray(bank.windows[start:stop], dtype=np.float32))
-        scratch = path.with_suffix(".tmp.npy")
-        np.save(scratch, made)
-        scratch.replace(path)
+        with replacing(path) as file:
+            np.save(file, made)
     table: Table = np.load(path)
     return table
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue
 
+from agent.atomic import ANYONE, replace_file
 from agent.dsp.window import Preparation
 from agent.inference.bundle import (
     CPU_MODEL,
@@ -109,9 +110,7 @@ def zip_bundle(folder: Path, target: Path) -> None:
     Raises:
         BundleError: the folder is not a bundle that the agent accepts.
     """
-    scratch = target.with_name(target.name + ".tmp")
-    scratch.write_bytes(pack(folder))
-    scratch.replace(target)
+    replace_file(target, pack(folder), mode=ANYONE)
 
 
 def _card(files: Int8Files, spec: BundleSpec, contents: Mapping[str, bytes], golden: GoldenSpec) -> str:

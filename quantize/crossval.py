@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agent.atomic import replacing
 from quantize.evaluate import Array, OutOfFold, predict, softmax
 from quantize.lab import Lab
 from quantize.lengths import LENGTHS_S
@@ -51,9 +52,8 @@ def answers(lab: Lab, name: str, fold: int | None) -> dict[str, Array]:
         logits = method(name)(lab, fold)
         held = [lab.records[int(i)] for i in lab.held_out(fold)]
         made = {str(view): predict(logits, held, view, LENGTHS_S, lab.config.preparation) for view in VIEWS}
-        scratch = path.with_suffix(".tmp.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(scratch, allow_pickle=False, **made)
-        scratch.replace(path)
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, **made)
     with np.load(path) as saved:
         return {str(view): saved[view] for view in VIEWS}

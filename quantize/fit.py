@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
+from agent.atomic import replacing
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.bank import UNLABELLED, Bank
@@ -148,9 +149,8 @@ def fit(
             if step + 1 < steps:
                 _save(work / "state.pt", model, average, optimiser, step + 1)
     average.cpu()
-    scratch = done.with_suffix(".tmp")
-    torch.save(average.state_dict(), scratch)
-    scratch.replace(done)
+    with replacing(done) as file:
+        torch.save(average.state_dict(), file)
     (work / "state.pt").unlink(missing_ok=True)
     return average.eval()
 
@@ -236,14 +236,11 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.o
 
 
 def _save(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    scratch = path.with_suffix(".tmp")
-    torch.save(
-        {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-        },
-        scratch,
-    )
-    scratch.replace(path)
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+    }
+    with replacing(path) as file:
+        torch.save(state, file)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from agent.atomic import replacing
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize import infer, qat
@@ -284,8 +285,8 @@ def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], nam
             for start in range(0, len(index), _CHUNK):
                 some = index[start : start + _CHUNK]
                 answers[some] = softmax(logits(np.asarray(bank.windows[some], dtype=np.float32)))
-            np.save(path.with_suffix(".tmp.npy"), answers)
-            path.with_suffix(".tmp.npy").replace(path)
+            with replacing(path) as file:
+                np.save(file, answers)
         total += np.load(path)
     return (total / len(lab.config.distil.teachers)).astype(np.float32)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 import agent
+from agent.atomic import ANYONE, replace_file
 from agent.errors import UsageError
 from agent.types import LABELS
 from quantize import infer, report
@@ -193,9 +194,7 @@ def probe_recording(lab: Lab) -> dict[str, JsonValue]:
 def leave_study(work: Path, name: str, values: dict[str, JsonValue]) -> None:
     """Write one of ``STUDIES`` into the work folder; atomic."""
     work.mkdir(parents=True, exist_ok=True)
-    scratch = work / f"{name}.tmp"
-    scratch.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    scratch.replace(work / f"{name}.json")
+    replace_file(work / f"{name}.json", json.dumps(values).encode() + b"\n", mode=ANYONE)
 
 
 def studies(work: Path) -> dict[str, JsonValue]:

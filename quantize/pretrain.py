@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import signal
 from torch import nn
 
+from agent.atomic import replacing
 from agent.errors import DataError
 from agent.types import WINDOW_RATE_HZ, parse_ns
 from quantize.data import Record, read_csv
@@ -247,6 +248,5 @@ class Windows:
 
 
 def _save(path: Path, content: object) -> None:
-    scratch = path.with_suffix(".tmp")
-    torch.save(content, scratch)
-    scratch.replace(path)
+    with replacing(path) as file:
+        torch.save(content, file)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from agent.atomic import replacing
 from agent.errors import ConfigError
 from quantize.export import export_fp32
 from quantize.fit import Source, claim
@@ -127,9 +128,8 @@ def fine_tune(
         schedule.step()
         if (step + 1) % 100 == 0:
             log.info("step %d of %d: divergence from FP32 %.5f", step + 1, config.steps, float(loss.detach()))
-    scratch = done.with_suffix(".tmp")
-    torch.save(grid.state_dict(), scratch)
-    scratch.replace(done)
+    with replacing(done) as file:
+        torch.save(grid.state_dict(), file)
     return grid.student.eval()
 
 

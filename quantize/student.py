@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from agent.atomic import replacing
 from agent.errors import BundleError, ConfigError
 from agent.types import LABELS, WINDOW_SAMPLES
 
@@ -91,9 +92,8 @@ def parameter_count(model: nn.Module) -> int:
 
 def save_student(path: Path, model: Student, config: StudentConfig, notes: dict[str, Any]) -> None:
     """Write weights, shape and notes (plain values) so that ``torch.load(weights_only=True)`` reads them; atomic."""
-    scratch = path.with_suffix(".tmp")
-    torch.save({"config": asdict(config), "state": model.state_dict(), "notes": notes}, scratch)
-    scratch.replace(path)
+    with replacing(path) as file:
+        torch.save({"config": asdict(config), "state": model.state_dict(), "notes": notes}, file)
 
 
 def load_student(path: Path) -> Student:

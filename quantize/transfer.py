@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from agent.atomic import replacing
 from agent.errors import BundleError, ConfigError
 from agent.types import LABELS
 from quantize.prime_dp import PrimeDP
@@ -80,10 +81,9 @@ def prepare_transfer(teacher: EventTeacher, recipe: Recipe, weight_decay: float)
 
 def save_teacher(path: Path, teacher: EventTeacher, notes: dict[str, Any]) -> None:
     """Write the weights and what they are (plain values), atomically."""
-    scratch = path.with_suffix(".tmp")
     content = {"variant": teacher.prime.variant, "pool": teacher.pool, "state": teacher.state_dict(), "notes": notes}
-    torch.save(content, scratch)
-    scratch.replace(path)
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def load_teacher(path: Path) -> EventTeacher:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.atomic import ANYONE, replace_file
 from agent.types import Evidence, Segment, StreamId
 
 _log = logging.getLogger(__name__)
@@ -46,9 +47,7 @@ class EvidenceStore:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             path = self._path(event)
             self._make_room(path, len(raw))
-            scratch = path.with_suffix(".tmp")
-            scratch.write_bytes(raw)
-            scratch.replace(path)
+            replace_file(path, raw, mode=ANYONE, durable=False)
         except (OSError, RuntimeError, ValueError) as error:  # pymseed's own errors are RuntimeErrors
             _log.warning("the record of %s is not kept: %s", event, error)
             return None

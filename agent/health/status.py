@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from agent.atomic import ANYONE, replace_file
 from agent.errors import TalusError
 from agent.messages.schema import (
     AlertMessage,
@@ -76,11 +77,9 @@ class StatusFile:
 
     def write(self, body: StatusMessage) -> None:
         """Replace the file; a disk that refuses is told once, and is no reason to stop."""
-        new = self.path.with_name(f".{FILE}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(body.model_dump_json().encode() + b"\n")
-            new.replace(self.path)
+            replace_file(self.path, body.model_dump_json().encode() + b"\n", mode=ANYONE, durable=False)
             self._failed = False
         except OSError as error:
             if not self._failed:

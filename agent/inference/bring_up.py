@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import __version__
+from agent.atomic import ANYONE, replace_file
 from agent.errors import ModelError
 from agent.inference import Backend, open_classifier
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
@@ -186,9 +187,7 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    replace_file(path, json.dumps(report, indent=2).encode() + b"\n", mode=ANYONE)
 
 
 def _line(run: dict[str, Any]) -> str:

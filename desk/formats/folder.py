@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.atomic import ANYONE, replace_file
 from agent.errors import DataError, TalusError
 from desk.formats import Document
 
@@ -34,15 +35,10 @@ class DocumentFolder:
         path = self.path / document.name
         if path.parent != self.path or document.name.startswith("."):
             raise DataError(f"{document.name!r} is not a file name", "see who publishes under the station's topics")
-        new = path.with_name(f".{document.name}.{os.getpid()}")
+        scratch = path.with_name(f".{document.name}.{os.getpid()}")  # another program may write the same documents
         try:
-            with new.open("wb") as file:
-                file.write(document.text + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
+            replace_file(path, document.text + b"\n", mode=ANYONE, scratch=scratch)
         except OSError as error:
-            new.unlink(missing_ok=True)
             raise _refused(path, error) from error
         return path
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.atomic import ANYONE, replace_file
 from agent.inference.trt.probe import Platform
 
 MAGIC = b"talus-engine/1\n"
@@ -163,11 +164,7 @@ class EngineCache:
 
     def _place(self, path: Path, raw: bytes) -> None:
         with self.scratch(path.suffix) as new:
-            with new.open("wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
+            replace_file(path, raw, mode=ANYONE, scratch=new)
 
     def _make_room(self, kept: Path) -> None:
         """Delete what a crash left behind, then the engines least recently used, but never ``kept``."""

@@ -8,7 +8,6 @@ with all that came before it from that station. Until then the packet is in flig
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from agent.atomic import ANYONE, replace_file
 from agent.errors import DataError
 from agent.sources.in_flight import InFlight, Origin
 from agent.types import SampleBlock, format_ns, parse_ns
@@ -208,21 +208,11 @@ class Progress:
                 self._changed = False
                 content = self._content()
             try:
-                self._write(self._path, content, durable)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(self._path, content.encode(), mode=ANYONE, durable=durable)
             except OSError:
                 self._changed = True
                 raise
-
-    @staticmethod
-    def _write(path: Path, content: str, durable: bool) -> None:
-        beside = path.with_suffix(".new")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        beside.replace(path)
 
     def _reach(self, station: str, packet: _Packet) -> None:
         _put(self._done, station, packet)
