@@ -23,7 +23,7 @@ RATE = 100.0
 WAVE_S = 30.0
 
 
-def record(sensor: str = "XX.SLP.00.HH") -> bytes:
+def record(sensor: str = "XX.SLP.00.HH", onset_ns: int = START_NS) -> bytes:
     """Three components of 60 s from 20 s before the onset, an 8 Hz wave at the onset, 5 s of Z missing at the end."""
     network, station, location, band = sensor.split(".")
     rng = np.random.default_rng(7)
@@ -34,7 +34,7 @@ def record(sensor: str = "XX.SLP.00.HH") -> bytes:
         t = np.arange(1000) / RATE
         x[2000:3000] += 900 * np.sin(2 * np.pi * 8 * t) * np.exp(-t / 3)
         x = (x + 5000).astype(np.int32)
-        begin = START_NS - 20 * NS
+        begin = onset_ns - 20 * NS
         if name == "Z":
             data[stream] = [Segment(begin, RATE, x[:4000]), Segment(begin + 45 * NS, RATE, x[4500:])]
         else:

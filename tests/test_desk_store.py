@@ -14,10 +14,11 @@ from test_formats import state
 
 from agent.errors import ConfigError, DataError
 from agent.health.report import Health, HealthInputs, Identity
-from agent.messages.schema import PositionPart, StationPart
-from agent.types import LABELS, NS, StationId
+from agent.messages.schema import HealthMessage, HearingHealth, PositionPart, StationPart
+from agent.types import LABELS, NS, StationId, format_ns
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
+from desk.web.views import hearing_words
 
 HOUR = 3600 * NS
 ANN, BEN = answers.Person("ann"), answers.Person("ben")
@@ -207,3 +208,24 @@ def test_the_reasons_of_a_degraded_station_are_kept_by_the_hour(tmp_path: Path, 
         (row,) = connection.execute(select(tables.health_hour)).all()
     assert row.degraded == 1
     assert "no_samples" in [reason["code"] for reason in json.loads(row.reasons)]
+
+
+def test_an_hour_counts_as_heard_by_what_the_deafest_sensor_heard(store: Store) -> None:
+    def health(minute: int, shares: list[float | None]) -> HealthMessage:
+        found = Health(Identity(StationId("XX", "SLP", "", ""), "0123456789abcdef"), Path()).message(1, HealthInputs())
+        parts = [
+            HearingHealth(
+                station="XX.SLP.00.HH", listening_in_s=None, armed_10min=share, armed_hour=share, threshold_counts=None,
+                usual_counts=None, usual_hours=0.0, plausible=True,
+            )
+            for share in shares
+        ]  # fmt: skip
+        return found.model_copy(update={"time": format_ns(START_NS + minute * 60 * NS), "hearing": parts})
+
+    store.ingest(arrivals(health(0, [1.0, 0.5]), health(1, [1.0, 1.0]), health(2, [None]), health(61, [None])))
+    with store.engine.connect() as connection:
+        told = (
+            connection.execute(select(tables.health_hour.c.armed).order_by(tables.health_hour.c.hour)).scalars().all()
+        )
+    assert told == [pytest.approx(0.75), None]
+    assert hearing_words([{"armed_10min": 0.5}, {"armed_10min": None}, {"armed_10min": 1.0}]) == "50 %"

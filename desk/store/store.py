@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -273,7 +273,9 @@ class Store:
         table = t.health_hour
         bad = int(body.status != "ok")
         reasons = json.dumps([reason.model_dump() for reason in body.reasons])
-        row = {"station_id": key, "hour": hour, "messages": 1, "degraded": bad, "reasons": reasons}
+        shares = [one.armed_10min for one in body.hearing if one.armed_10min is not None]
+        armed = min(shares, default=None)
+        row = {"station_id": key, "hour": hour, "messages": 1, "degraded": bad, "reasons": reasons, "armed": armed}
         statement = self._upsert(table).values(row)
         changes: dict[str, Any] = {
             "messages": table.c.messages + 1,
@@ -281,6 +283,9 @@ class Store:
         }
         if bad:
             changes["reasons"] = statement.excluded.reasons
+        if row["armed"] is not None:
+            mean = (table.c.armed * table.c.messages + row["armed"]) / (table.c.messages + 1)
+            changes["armed"] = func.coalesce(mean, row["armed"])
         connection.execute(statement.on_conflict_do_update(index_elements=["station_id", "hour"], set_=changes))
 
 

@@ -195,7 +195,8 @@ health_hour = Table(
     Column("armed", Float),
     Column("reasons", Text, nullable=False, server_default="[]"),
 )
-"""``hour``: hours since 1970. ``armed``: mean share of the time in which the sensors could trigger, where told."""
+"""``hour``: hours since 1970. ``armed``: mean share of the time in which the sensor that hears least could
+trigger, where told."""
 
 silence = Table(
     "silence",

@@ -52,7 +52,7 @@ async def stations(request: Request) -> Response:
 async def events(request: Request) -> Response:
     """A page of events: ``station``, ``sensor``, ``class``, ``from``, ``to``, ``reviewed``, ``alerted``, ``exercise``,
     ``order=unsure``, ``limit``, and ``cursor`` for the next page."""
-    limit = _number(request, "limit", queries.PAGE, MOST)
+    limit = number_of(request, "limit", queries.PAGE, MOST)
     if request.query_params.get("order") == "unsure":
         rows = await read(request, lambda c: queries.queue(c, limit=limit))
     else:
@@ -89,7 +89,7 @@ async def event(request: Request) -> Response:
 @allowed("viewer")
 async def alerts(request: Request) -> Response:
     """The newest alerts; ``open=1`` for those that wait for someone."""
-    only_open, limit = request.query_params.get("open") == "1", _number(request, "limit", queries.PAGE, MOST)
+    only_open, limit = request.query_params.get("open") == "1", number_of(request, "limit", queries.PAGE, MOST)
     rows = await read(request, lambda c: queries.alerts(c, only_open=only_open, limit=limit))
     return JSONResponse({"alerts": [views.alert(row) for row in rows]})
 
@@ -101,7 +101,7 @@ async def counts(request: Request) -> Response:
     from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
     if not 0 < to_ns - from_ns <= LONGEST_COUNT_NS:
         raise HTTPException(400, "`from` is before `to`, by ten years at most")
-    hours = _number(request, "hours", 1, 24 * 31)
+    hours = number_of(request, "hours", 1, 24 * 31)
     sensor, station = request.query_params.get("sensor"), request.query_params.get("station")
 
     def ask(connection: Connection) -> dict[str, Any]:
@@ -215,7 +215,8 @@ def time_of(request: Request, name: str, default: _D) -> int | _D:
         raise HTTPException(400, f"`{name}`: {error.message}") from None
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
+def number_of(request: Request, name: str, default: int, most: int) -> int:
+    """A number from 1 to ``most`` from a request's parameters."""
     text = request.query_params.get(name)
     if not text:
         return default

@@ -26,7 +26,7 @@ from desk.call.link import Links
 from desk.evidence import Records
 from desk.store import tables
 from desk.store.store import Store
-from desk.web import ack, api, fdsn, pages
+from desk.web import ack, api, drums, fdsn, pages
 from desk.web import records as record_pages
 from desk.web.guard import Headers, find_user, is_program
 from desk.web.live import Live
@@ -61,6 +61,7 @@ def application(
         routes=[
             *pages.ROUTES,
             *record_pages.ROUTES,
+            *drums.ROUTES,
             *ack.ROUTES,
             *(fdsn.ROUTES if fdsnws else ()),
             Mount("/api/v1", routes=api.ROUTES),

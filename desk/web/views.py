@@ -67,7 +67,7 @@ def station(row: queries.StationRow, now_ns: int | None = None) -> dict[str, Any
 
 def hearing_words(hearing: list[dict[str, Any]]) -> str | None:
     """The least share of the last ten minutes in which a sensor could trigger, in words; None where none is told."""
-    shares = [one["armed"] for one in hearing if isinstance(one.get("armed"), (int, float))]
+    shares = [one["armed_10min"] for one in hearing if isinstance(one.get("armed_10min"), (int, float))]
     return f"{100 * min(shares):.0f} %" if shares else None
 
 
