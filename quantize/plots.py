@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sources.synthesis.events import KINDS
+from agent.sources.synthesis.medium import SAMPLES
 from agent.types import LABELS, WINDOW_RATE_HZ
 from quantize import tables
 from quantize.evaluate import CLASSES
 from quantize.generator import ONSET, generate
-from quantize.generator.events import KINDS
-from quantize.generator.medium import SAMPLES
 from quantize.generator.transients import TRANSIENTS
 
 

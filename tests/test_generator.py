@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from agent.errors import ConfigError
+from agent.sources.synthesis.events import KINDS, collapse, earthquake, rockfall, slopequake
+from agent.sources.synthesis.medium import FREQUENCIES, arrivals, coda, crust, loss, slope, surface_wave
+from agent.sources.synthesis.source import brune, corner_hz, impulses, ripple
 from agent.types import LABELS
 from quantize.generator import ONSET, SAMPLES, as_record, generate
-from quantize.generator.events import KINDS, collapse, earthquake, rockfall, slopequake
-from quantize.generator.medium import FREQUENCIES, arrivals, coda, crust, loss, slope, surface_wave
-from quantize.generator.source import brune, corner_hz, impulses, ripple
 from quantize.generator.transients import TRANSIENTS
 
 

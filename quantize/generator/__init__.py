@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from agent.errors import ConfigError
+from agent.sources.synthesis.events import KINDS, Motion
+from agent.sources.synthesis.medium import FREQUENCIES, ONSET, SAMPLES, log_uniform
+from agent.sources.synthesis.scatter import echo
 from agent.types import LABELS, NS, WINDOW_RATE_HZ
 from quantize.data import TRANSIENT, Record, Row
-from quantize.generator.events import KINDS, Motion
-from quantize.generator.medium import FREQUENCIES, ONSET, SAMPLES, log_uniform
-from quantize.generator.scatter import echo
 from quantize.generator.transients import TRANSIENTS
 from quantize.signals import random_phase_noise
 

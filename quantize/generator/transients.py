@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sources.synthesis.medium import FREQUENCIES, ONSET, SAMPLES, TIMES, log_uniform, train
+from agent.sources.synthesis.source import convolve, impact
 from agent.types import WINDOW_RATE_HZ
-from quantize.generator.medium import FREQUENCIES, ONSET, SAMPLES, TIMES, log_uniform, train
-from quantize.generator.source import convolve, impact
 
 Array = NDArray[np.float64]
 _START = ONSET / WINDOW_RATE_HZ

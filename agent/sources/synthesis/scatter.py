@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
+from agent.sources.synthesis.medium import FREQUENCIES, SAMPLES
 from agent.types import WINDOW_RATE_HZ
-from quantize.generator.medium import FREQUENCIES, SAMPLES
 
 Array = NDArray[np.float64]
 
@@ -97,5 +97,7 @@ def echo(rng: np.random.Generator, decay_s: float, share: float) -> NDArray[np.c
     energy = np.exp(-2 * np.arange(count) / (decay_s * WINDOW_RATE_HZ))
     response = rng.standard_normal((3, count)) * np.sqrt(energy * share / energy.sum())
     response[:, 0] += (1 - share) ** 0.5
-    result: NDArray[np.complex64] = fft.rfft(response.astype(np.float32), SAMPLES, axis=1)
+    result: NDArray[np.complex64] = fft.rfft(response.astype(np.float32), SAMPLES, axis=1).astype(
+        np.complex64, copy=False
+    )
     return result

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
+from agent.sources.synthesis.medium import FREQUENCIES, SAMPLES
 from agent.types import WINDOW_RATE_HZ
-from quantize.generator.medium import FREQUENCIES, SAMPLES
 
 Array = NDArray[np.float64]
 

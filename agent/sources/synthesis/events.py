@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
-from agent.types import WINDOW_RATE_HZ
-from quantize.generator.body import Radiation, body_waves
-from quantize.generator.medium import (
+from agent.sources.synthesis.body import Radiation, body_waves
+from agent.sources.synthesis.medium import (
     FREQUENCIES,
     ONSET,
     SAMPLES,
@@ -26,8 +25,9 @@ from quantize.generator.medium import (
     surface_wave,
     train,
 )
-from quantize.generator.scatter import diffuse_2d
-from quantize.generator.source import convolve, corner_hz, double_couple, impact, impulses, ripple
+from agent.sources.synthesis.scatter import diffuse_2d
+from agent.sources.synthesis.source import convolve, corner_hz, double_couple, impact, impulses, ripple
+from agent.types import WINDOW_RATE_HZ
 
 Array = NDArray[np.float64]
 _START = ONSET / WINDOW_RATE_HZ
@@ -204,7 +204,7 @@ def _from_impacts(rng: np.random.Generator, medium: Medium, distance_km: float, 
     responses = rng.standard_normal((3, SAMPLES)) * np.exp(-TIMES / decay) * (8 * decay > TIMES)
     # Every blow pushes downward, so that the part that does not scatter has the same sign each time.
     responses[2, 0] += rng.uniform(0, 3) * np.sqrt(decay * WINDOW_RATE_HZ)
-    data = convolve(hits, np.fft.rfft(responses, axis=1) * spectrum)
+    data = convolve(hits, fft.rfft(responses, axis=1) * spectrum)
     return data / max(float(np.abs(data).max()), 1e-30)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
+from agent.sources.synthesis.medium import FREQUENCIES, ONSET, SAMPLES, TIMES, Medium, loss, phases, site
+from agent.sources.synthesis.scatter import absorbed, broadened, diffuse_3d, painted
 from agent.types import WINDOW_RATE_HZ
-from quantize.generator.medium import FREQUENCIES, ONSET, SAMPLES, TIMES, Medium, loss, phases, site
-from quantize.generator.scatter import absorbed, broadened, diffuse_3d, painted
 
 Array = NDArray[np.float64]
 _POSITIVE = np.maximum(FREQUENCIES, 1e-3)
