@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 DATA ?= ../shared/data
 WORK ?= $(HOME)/.cache/talus
 
-.PHONY: demo desk test test-train check model clean test-tensorrt-api test-aarch64
+.PHONY: demo desk test test-train check model release clean test-tensorrt-api test-aarch64
 
 demo:
 	@.ci/setup $(VENV) demo
@@ -39,6 +39,16 @@ check:
 model:
 	@.ci/setup $(VENV) train
 	$(PY) -m quantize model --data $(DATA) --work $(WORK) --out agent/models/default
+
+# Wheel, source archive, list of components (CycloneDX) and checksums in dist/; the same bytes from the same commit.
+release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+release:
+	@.ci/setup $(VENV) release
+	rm -rf dist
+	$(PY) -m build --outdir dist
+	$(VENV)/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml -o dist/sbom.cdx.json systemd/requirements.txt
+	cp systemd/requirements.txt dist/
+	cd dist && sha256sum * > SHA256SUMS
 
 # Not part of `make test`: fetches about a gigabyte, and what it compares changes only with a new TensorRT.
 test-tensorrt-api:

@@ -6,10 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SHARED = re.compile(r"/opt/talus(?:-[\d.]+)?/share/talus/([\w./-]+)")
@@ -22,6 +26,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = f"from hatchling.build import build_wheel; build_wheel({str(folder)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     (found,) = folder.glob("*.whl")
+    return found
+
+
+def built(folder: Path, kind: str, source: Path = ROOT) -> Path:
+    """A wheel or a source archive (``kind``: ``wheel``, ``sdist``) as the project's own backend makes it."""
+    folder.mkdir()
+    code = f"from hatchling.build import build_{kind}; build_{kind}({str(folder)!r})"
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "1790000000"}
+    subprocess.run([sys.executable, "-c", code], cwd=source, env=env, check=True, capture_output=True)
+    (found,) = folder.iterdir()
     return found
 
 
@@ -100,3 +114,29 @@ def test_what_is_no_page_is_answered_with_the_list() -> None:
     assert done.returncode == 2
     assert "there is no page 'nonsense'" in done.stderr
     assert "configuration" in done.stderr
+
+
+def test_a_release_has_the_same_bytes_each_time_and_its_source_builds_the_same_wheel(tmp_path: Path) -> None:
+    """Whoever doubts a wheel can build it again; a source archive that lacks a file makes another wheel."""
+    wheel, again = built(tmp_path / "1", "wheel"), built(tmp_path / "2", "wheel")
+    assert wheel.read_bytes() == again.read_bytes()
+    archive = built(tmp_path / "3", "sdist")
+    assert archive.read_bytes() == built(tmp_path / "4", "sdist").read_bytes()
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "5")  # noqa: S202 - it was made here
+    (source,) = (tmp_path / "5").iterdir()
+    assert built(tmp_path / "6", "wheel", source).read_bytes() == wheel.read_bytes()
+
+
+def test_the_pinned_list_of_a_station_meets_every_dependency_with_hashes() -> None:
+    """``systemd/requirements.txt`` is made by a tool from pyproject.toml: it must be made again when that changes."""
+    pinned: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "systemd" / "requirements.txt").read_text("utf-8").replace("\\\n", " ").splitlines():
+        if line and not line.startswith("#"):
+            assert "--hash=sha256:" in line, line
+            found = Requirement(line.partition(" --hash")[0])
+            pinned.setdefault(canonicalize_name(found.name), []).append(found)
+    for wanted in map(Requirement, requires("talus-agent") or ()):
+        if wanted.marker is None or "extra" not in str(wanted.marker):
+            versions = [pin.version for one in pinned[canonicalize_name(wanted.name)] for pin in one.specifier]
+            assert versions and all(version in wanted.specifier for version in versions), wanted
