@@ -114,7 +114,7 @@ CODES: Mapping[Code, str] = {
     "source": "the source reports a fault",
     "stage_ended": "a thread of the agent has ended",
     "stage_stuck": "a thread of the agent does nothing although packets wait for it",
-    "state_in_memory": "state_dir cannot be written: what waits is held in memory",
+    "state_in_memory": "state_dir cannot be written: pending messages are held in memory",
     "threshold_high": "the smallest event that would trigger is more than ten times as large as usual",
     "threshold_limit": "the smallest event that would trigger is larger than health.hearing_limit_counts",
     "topic_refused": "the broker refuses a topic",

@@ -196,10 +196,9 @@ def _source(config: Config) -> Finding:
 def _running(config: Config) -> int | None:
     """Process of the agent that works with this configuration's state."""
     from agent.health.status import read
-    from agent.service.refuge import in_use
 
     try:
-        status = read(in_use(config))
+        status = read(config.state_dir)
     except TalusError:
         return None
     return status.said.pid if status.verdict in ("ok", "degraded", "silent") else None
@@ -287,14 +286,12 @@ def _availability(config: Config) -> str | None:
     where the agent's state cannot be read."""
     from agent.health.status import FILE, read
     from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
-    from agent.service.refuge import in_use
 
-    folder = in_use(config)
     try:
-        status = read(folder)
+        status = read(config.state_dir)
     except TalusError:
         try:
-            return None if (folder / FILE).exists() else STOPPED
+            return None if (config.state_dir / FILE).exists() else STOPPED
         except OSError:
             return None
     link = status.said.health.link

@@ -41,15 +41,13 @@ def main(args: argparse.Namespace) -> int:
     """0; 1 where messages are set aside or a corrupt file was moved aside, so that scripts can ask."""
     from agent.config.file import load
     from agent.deliver import set_aside
-    from agent.service.refuge import in_use
 
     config = load(args.config)
-    folder = in_use(config)
-    path = config.model_copy(update={"state_dir": folder}).outbox_path
+    path = config.outbox_path
     if args.action == "list":
         if args.number or args.all:
             raise UsageError("numbers and --all go with retry or drop", "talus outbox retry --all --config FILE")
-        return _list(path, folder, as_json=args.json)
+        return _list(path, config.state_dir, as_json=args.json)
     if bool(args.number) == args.all:
         raise UsageError(f"name the messages to {args.action}, or give --all", f"talus outbox {args.action} 12 13")
     numbers = None if args.all else args.number

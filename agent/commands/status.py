@@ -28,9 +28,8 @@ def main(args: argparse.Namespace) -> int:
     folder = args.state
     if args.config is not None:
         from agent.config.file import load
-        from agent.service.refuge import in_use
 
-        folder = in_use(load(args.config))
+        folder = load(args.config).state_dir
     status = read(folder)
     if args.json:
         import json

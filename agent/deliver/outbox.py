@@ -19,6 +19,9 @@ records; each is committed together with its message.
 
 A file that SQLite calls corrupt, or that holds what was never put, is moved aside, what can still be read is carried
 over, and a fresh one takes its place. SQLite has no checksums: a bit that flipped in a row shows only when it is read.
+
+On a disk that is read-only, or too full for the file, the outbox is in memory: it begins with what can be read from the
+disk, and ends with the process. What was on the disk and acknowledged meanwhile is sent again from there: as copies.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from agent.backoff import ThrottledLog
 from agent.deliver.outbox_file import (
@@ -54,9 +57,11 @@ from agent.deliver.outbox_file import (
     put_back,
     readable,
     readable_journal,
+    readable_retained,
     row_bytes,
 )
 from agent.errors import DeliveryError
+from agent.host.disk import readable_copy, refuses
 from agent.messages.payloads import Message, Priority
 from agent.types import NS
 
@@ -66,6 +71,7 @@ _LOOK_AHEAD = 8
 _ASIDE_KEPT = 1000
 _JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
+_MOST_IN_MEMORY = 16 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -88,7 +94,8 @@ class OutboxStats:
     dropped for want of room since the file was made, ``lost`` the events and alerts among it, the last one
     ``lost_age_s`` ago (None: never). ``set_aside`` messages, among them ``set_aside_alerts``, were refused for good by
     the broker, the last one for ``set_aside_reason``; ``set_aside_total`` counts since the file was made.
-    ``moved_aside`` are the corrupt files in the folder.
+    ``moved_aside`` are the corrupt files in the folder. ``in_memory`` is what the disk says that takes nothing, where
+    messages are kept in memory (None: they are on disk).
     """
 
     depth: int
@@ -103,6 +110,7 @@ class OutboxStats:
     set_aside_reason: str
     set_aside_total: int
     moved_aside: tuple[Path, ...]
+    in_memory: str | None = None
 
 
 class Outbox:
@@ -124,17 +132,23 @@ class Outbox:
         self._throttled = ThrottledLog(_log.error)
         self._depth = self._bytes = self._version = self._data_version = 0
         self._counters: dict[str, int] = {}
+        self._lock_file: IO[bytes] | None = None
+        self._in_memory: str | None = None
+        """Why the messages are kept in memory; None where they are on disk."""
         self._oldest = (0, 0.0)
         """The message that has waited longest, and when it was first found to be that."""
         with mapped(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock_file = locked(path)
             try:
-                self._db = self._open()
-            except DAMAGE as error:
-                if not is_corruption(error):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock_file = locked(path)
+                self._db = self._open(path)
+            except (OSError, *DAMAGE) as error:
+                if refuses(error):
+                    self._work_in_memory(error)
+                elif is_corruption(error):
+                    self._replace(error)
+                else:
                     raise
-                self._replace(error)
 
     @property
     def depth(self) -> int:
@@ -354,6 +368,7 @@ class Outbox:
                 set_aside_reason=reason,
                 set_aside_total=counters["set_aside"],
                 moved_aside=corrupt_files(self.path),
+                in_memory=self._in_memory,
             )
         if more:
             for listener in self._listeners:
@@ -399,10 +414,12 @@ class Outbox:
         """Write everything into the main file and unlock it."""
         with self._lock, mapped(self.path):
             self._db.close()
-            self._lock_file.close()
+            if self._lock_file is not None:
+                self._lock_file.close()
 
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
+    def _open(self, path: Path | None) -> sqlite3.Connection:
+        """The file, or a database in memory."""
+        db = sqlite3.connect(path or ":memory:", timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA journal_size_limit=16777216")
@@ -411,7 +428,7 @@ class Outbox:
                 db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             else:
                 check_version(self.path, version)
-            if self.path.stat().st_size <= _CHECK_LIMIT:
+            if path is not None and path.stat().st_size <= _CHECK_LIMIT:
                 verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
                     raise sqlite3.DatabaseError(verdict)
@@ -431,8 +448,23 @@ class Outbox:
                 self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
         self.path.with_name(self.path.name + "-shm").unlink(missing_ok=True)
         version = self._version
-        self._db = self._open()
+        self._db = self._open(self.path)
         self._version = max(self._version, version)
+        saved = self._carry_over(aside)
+        _log.error("outbox was corrupt (%s): kept as %s, %d messages carried over", error, aside, saved)
+
+    def _work_in_memory(self, error: Exception) -> None:
+        """Go on without the disk, with what it still shows of an earlier outbox."""
+        self._in_memory = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self._max_bytes = min(self._max_bytes, _MOST_IN_MEMORY)
+        self._db = self._open(None)
+        with readable_copy(self.path) as copy:
+            saved = self._carry_over(copy) if copy is not None else 0
+        kept = f"pending messages are held in memory, {saved} of them from the disk"
+        _log.error("outbox %s: %s; %s", self.path, self._in_memory, kept)
+
+    def _carry_over(self, aside: Path) -> int:
+        """Copy what can be read of another outbox file into this one; how many messages wait."""
         saved = 0
         self._db.execute("BEGIN IMMEDIATE")
         for row in readable(aside, "queue"):
@@ -443,6 +475,9 @@ class Outbox:
         for row in readable(aside, "set_aside"):
             self._db.execute("INSERT OR IGNORE INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         self._db.executemany("INSERT INTO journal(record) VALUES (?)", readable_journal(aside))
+        for topic, payload in readable_retained(aside):
+            self._version += 1
+            self._db.execute("INSERT OR IGNORE INTO retained VALUES (?, ?, ?)", (topic, payload, self._version))
         # Messages handed out from the old file are still acknowledged by their number: no new one may get it.
         self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'queue' AND seq < ?", (self._highest_taken,))
         self._db.execute(
@@ -451,14 +486,14 @@ class Outbox:
             (self._highest_taken,),
         )
         self._db.execute("COMMIT")
-        _log.error("outbox was corrupt (%s): kept as %s, %d messages carried over", error, aside, saved)
+        return saved
 
     def _guarded(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
         with mapped(self.path):
             try:
                 return action(self._db)
             except DAMAGE as error:
-                if not is_corruption(error):
+                if not is_corruption(error) or self._in_memory:
                     raise
                 with contextlib.suppress(sqlite3.Error):
                     self._db.close()

@@ -142,6 +142,14 @@ def readable_journal(path: Path) -> Iterator[tuple[bytes]]:
                 yield (record,)
 
 
+def readable_retained(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Retained messages of a corrupt file, up to the first that cannot be read."""
+    with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
+        for topic, payload in db.execute("SELECT topic, payload FROM retained"):
+            if isinstance(topic, str) and isinstance(payload, bytes):
+                yield topic, payload
+
+
 def _text_or_none(raw: bytes) -> str | None:
     try:
         return raw.decode()

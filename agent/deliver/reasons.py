@@ -77,6 +77,9 @@ def _outbox(outbox: OutboxStats, link: LinkStatus) -> Iterator[Reason]:
     if outbox.lost_age_s is not None and outbox.lost_age_s < LOSS_S:
         text = f"{outbox.lost} events or alerts dropped undelivered, the last {_ago(outbox.lost_age_s)} ago"
         yield Reason("messages_dropped", text)
+    if outbox.in_memory is not None:
+        text = f"the disk refuses the outbox ({outbox.in_memory}): pending messages are held in memory"
+        yield Reason("state_in_memory", f"{text} and will be lost when the agent stops or the power fails")
     for path in outbox.moved_aside:
         text = f"a corrupt outbox was moved aside to {path}: keep it for analysis elsewhere, or delete it"
         yield Reason("outbox_corrupt", text, str(path))

@@ -6,6 +6,7 @@ replaced as a whole every few seconds and is not forced to the disk: it describe
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from agent.atomic import ANYONE, replace_file
 from agent.errors import TalusError
+from agent.host.disk import folder_in_memory
 from agent.messages.schema import (
     AlertMessage,
     Amount,
@@ -76,14 +78,18 @@ class StatusFile:
         self._failed = False
 
     def write(self, body: StatusMessage) -> None:
-        """Replace the file; a disk that refuses is told once, and is no reason to stop."""
+        """Replace the file, or one in memory where the disk refuses; that is logged once, and is no reason to stop."""
+        raw = body.model_dump_json().encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, body.model_dump_json().encode() + b"\n", mode=ANYONE, durable=False)
+            replace_file(self.path, raw, mode=ANYONE, durable=False)
             self._failed = False
         except OSError as error:
-            if not self._failed:
-                self._complain(f"{self.path}: {error.strerror}; `talus status` will show old figures")
+            try:
+                replace_file(_spare(self.path.parent), raw, mode=ANYONE, durable=False)
+            except OSError:
+                if not self._failed:
+                    self._complain(f"{self.path}: {error.strerror}; `talus status` will show old figures")
             self._failed = True
 
 
@@ -93,7 +99,7 @@ def read(state_dir: Path, now_ns: int | None = None) -> Status:
     Raises:
         TalusError: no agent has used it, or the file may not be read or is not what it should be.
     """
-    path = state_dir / FILE
+    path = max(state_dir / FILE, _spare(state_dir), key=_written)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES)
@@ -106,6 +112,20 @@ def read(state_dir: Path, now_ns: int | None = None) -> Status:
     said = parse(StatusMessage, raw)
     age_s = ((time.time_ns() if now_ns is None else now_ns) - parse_ns(said.written)) / NS
     return Status(said, age_s, _verdict(said, age_s))
+
+
+def _spare(state_dir: Path) -> Path:
+    """Where the file is written when the disk refuses it; several agents may share the folder."""
+    name = hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:16]
+    return folder_in_memory() / f"status-{name}.json"
+
+
+def _written(path: Path) -> float:
+    """When a file was written; 0 where there is none, or where only its user may look."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _verdict(said: StatusMessage, age_s: float) -> Verdict:

@@ -41,11 +41,9 @@ from agent.host.data_age import DataAges
 from agent.inference.switch import BackendStatus
 from agent.messages.payloads import Message, state_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
-from agent.reasons import of
 from agent.remote.crash_guard import CrashGuard
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.service.monitor import Monitor
-from agent.service.refuge import settle
 from agent.service.threads import Runner
 from agent.service.tunables import Tunables
 from agent.sources import SourceProblem
@@ -99,8 +97,6 @@ class Service:
         self._failure: tuple[str, BaseException] | None = None
         self._taken_back: str | None = None
         self._announcer: Announcer | None = None
-        self._unwell: str | None = None
-        """What is wrong with the disk."""
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
@@ -109,9 +105,6 @@ class Service:
             TalusError: the service cannot start: no model, no outbox, no secret.
         """
         self._heed_signals()
-        self._config, self._unwell = settle(self._config)
-        if self._unwell and self._reread:
-            self._reread = _kept(self._reread, self._config)
         crash_guard = CrashGuard(self._config.state_dir / "models")
         self._taken_back = crash_guard.begin()
         try:
@@ -177,10 +170,7 @@ class Service:
             delivery,
             lambda: self._state(line, line.backend_status(), health, tunables),
             clock=clock,
-            problems=lambda: [
-                *of("state_in_memory", filter(None, [self._unwell])),
-                *tunables.reasons(),
-            ],
+            problems=tunables.reasons,
             memory=self._remember(line),
         )
         monitor.report_every(tunables.effective.reporting.health_interval_s)
@@ -359,12 +349,6 @@ def _both(tunables: Subscription | None, orders: RemoteOrders | None) -> Subscri
         filters=(*tunables.filters, *orders.topics),
         handler=lambda message: tunables.handler(message) and orders.offer(message),
     )
-
-
-def _kept(reread: Callable[[], Config], config: Config) -> Callable[[], Config]:
-    """The configuration file read anew, with the places that the agent works in."""
-    places = {name: getattr(config, name) for name in ("state_dir", "outbox", "evidence")}
-    return lambda: reread().model_copy(update=places)
 
 
 def _print(messages: Sequence[Message]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import SourceError
+from agent.host.disk import is_read_only, readable_copy
 
 HEAD_BYTES = 64
 """The first record's header: channel, time and number of samples, which no two files share."""
@@ -47,6 +48,9 @@ class Positions:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            if is_read_only(path.parent):
+                self._db = self._in_memory()
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open()
         except (OSError, sqlite3.Error) as error:
@@ -54,8 +58,19 @@ class Positions:
                 f"{path}: positions cannot be kept ({error})", "see its permissions, and the disk"
             ) from None
 
+    def _in_memory(self) -> sqlite3.Connection:
+        """On a disk that takes nothing: the positions that it shows, kept in memory from now on."""
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        with readable_copy(self._path) as copy:
+            if copy is not None:
+                with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as stored:
+                    stored.backup(db)
+        return self._prepared(db)
+
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None)
+        return self._prepared(sqlite3.connect(self._path, isolation_level=None))
+
+    def _prepared(self, db: sqlite3.Connection) -> sqlite3.Connection:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,51 @@
+"""A disk that takes nothing: read-only, full or failing. What is on it can still be read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_REFUSALS = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""What no permission explains."""
+_MOST_BYTES = 64 << 20
+
+
+def refuses(error: Exception) -> bool:
+    """Whether the disk itself is what failed, and not a permission or a path."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error) or "disk I/O" in str(error)
+    return isinstance(error, OSError) and error.errno in _REFUSALS
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether the file system of a folder, which need not be there, is mounted read-only."""
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return bool(os.statvfs(nearest).f_flag & os.ST_RDONLY)
+
+
+def folder_in_memory() -> Path:
+    """The service's own folder in memory (systemd's ``RuntimeDirectory``), which need not be there."""
+    return Path(os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or "/run/talus")
+
+
+@contextlib.contextmanager
+def readable_copy(path: Path) -> Iterator[Path | None]:
+    """Yield a copy of a SQLite file and its write-ahead log in memory, since SQLite cannot read a log on a disk to
+    which it cannot write; None where there is no file, it is larger than 64 MB, or there is no memory for it."""
+    with contextlib.ExitStack() as stack:
+        copy = None
+        with contextlib.suppress(OSError):
+            found = [part for part in (path, Path(f"{path}-wal")) if part.exists()]
+            if path in found and sum(part.stat().st_size for part in found) <= _MOST_BYTES:
+                folder = next((one for one in (folder_in_memory(), Path("/dev/shm")) if os.access(one, os.W_OK)), None)  # noqa: S108 - a new folder below it
+                made = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+                for part in found:
+                    shutil.copyfile(part, made / part.name)
+                copy = made / path.name
+        yield copy
