@@ -1,7 +1,9 @@
-"""A day of one station as the smallest and largest sample of each second, from the records of its events."""
+"""A day of one station as the smallest and largest sample of each second: as the station sends them, or else from the
+records of its events."""
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from agent.errors import TalusError
+from agent.messages.envelope import LONGEST, Packed, unpack
 from agent.types import NS
 from desk.evidence import Records
 from desk.record import LONGEST_S, Trace, traces
@@ -61,9 +64,34 @@ class Drum:
 
 
 def drum_of(connection: Connection, records: Records | None, station: str, begin_ns: int) -> Drum:
-    """The day of a station that begins at ``begin_ns``: of its sensor with the most to show."""
-    found = [] if records is None else _of_records(connection, records, station, begin_ns)
+    """The day of a station that begins at ``begin_ns``: of its sensor with the most to show. Records of events stand in
+    where it sends no envelope."""
+    found = _of_envelopes(connection, station, begin_ns)
+    if not found and records is not None:
+        found = _of_records(connection, records, station, begin_ns)
     return max(found, key=_seconds, default=Drum("", "Z", "none", *_empty()))
+
+
+def _of_envelopes(connection: Connection, station: str, begin_ns: int) -> list[Drum]:
+    v = t.envelope.c
+    statement = (
+        select(t.sensor.c.code, v.component, v.start_ns, v.seconds, v.scale, v.data)
+        .join(t.sensor, t.sensor.c.id == v.sensor_id)
+        .join(t.station, t.station.c.id == t.sensor.c.station_id)
+        .where(t.station.c.code == station)
+        .where(v.start_ns > begin_ns - LONGEST * NS, v.start_ns < begin_ns + DAY_S * NS)
+        .order_by(v.start_ns)
+    )
+    days: dict[tuple[str, str], tuple[Floats, Floats]] = {}
+    for row in connection.execute(statement):
+        lows, highs = unpack(Packed(row.seconds, row.scale, base64.b64encode(row.data).decode()))
+        low, high = days.setdefault((row.code, row.component), _empty())
+        at = (row.start_ns - begin_ns) // NS
+        first, last = max(0, at), min(DAY_S, at + row.seconds)
+        if first < last:
+            low[first:last] = np.fmin(low[first:last], lows[first - at : last - at])
+            high[first:last] = np.fmax(high[first:last], highs[first - at : last - at])
+    return [Drum(code, name, "envelope", *levelled(*day)) for (code, name), day in days.items()]
 
 
 def _of_records(connection: Connection, records: Records, station: str, begin_ns: int) -> list[Drum]:

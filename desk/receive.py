@@ -19,14 +19,15 @@ from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
+from agent.messages.envelope import Packed, unpack
 from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
-from agent.messages.schema import MODELS, parse
+from agent.messages.schema import MODELS, MinMaxMessage, parse
 from agent.types import parse_ns
 from desk.store.store import Arrival, Change, Store
 
 LARGEST = 512 * 1024
 """Bytes of a packet; a broker that sends a larger one is hung up on."""
-NAMES = ("event", "alert", "availability", "state", "health")
+NAMES = ("event", "alert", "availability", "state", "health", "envelope")
 SESSION_EXPIRY_S = 30 * 86_400
 BATCH = 500
 """Messages in one transaction at most ..."""
@@ -179,7 +180,9 @@ class Receiver:
         said = str(getattr(body, "station", ""))
         if not f"{said}.".startswith(f"{code}."):
             raise DataError(f"it says that it is from {said}")
-        onset = getattr(body, "onset", None) or getattr(body, "time", None)
+        if isinstance(body, MinMaxMessage):
+            unpack(Packed(body.count, body.scale, body.data))
+        onset = next((time for name in ("onset", "time", "start") if (time := getattr(body, name, None))), None)
         if onset is not None and not _EARLIEST_NS <= parse_ns(onset) <= _LATEST_NS:
             raise DataError(f"its time {onset} cannot be")
         return Arrival(code, body, now_ns)

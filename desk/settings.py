@@ -139,6 +139,9 @@ class DeskConfig(Section):
     targets: tuple[TargetConfig, ...] = Field(default=(), strict=False, max_length=64, description="who is called")
     late: bool = Field(default=False, description="let alerts on old data call, too")
     evidence: EvidenceConfig = Field(default=EvidenceConfig(), description="records of events")
+    envelope_days: int = Field(
+        default=400, ge=1, le=10_000, description="days for which minima and maxima for drum plots are kept"
+    )
     watch: WatchConfig = Field(default=WatchConfig(), description="stations that are not well")
     heartbeat: HeartbeatConfig | None = Field(default=None, description="the desk's own sign of life")
 

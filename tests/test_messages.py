@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import yaml
 from broker_support import BOOT, ONSET_NS, STATION, make_event, stamp
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from agent.errors import DataError
@@ -28,6 +30,7 @@ from agent.messages.payloads import (
     Stamp,
     alert_message,
     config_message,
+    envelope_message,
     event_message,
     evidence_topic,
     health_message,
@@ -226,10 +229,21 @@ def every_message() -> dict[str, Message]:
         "summary of an alert": summary_message(an_alert(), stamp()),
         "state": state_message(state(), STATION),
         "health": health_message(health(), STATION),
+        "envelope": envelope_message(STATION, "Z", ONSET_NS // NS * NS, extremes(), stamp()),
         "report of the configuration": config_message(config_report(), STATION),
         "report of the model": model_message(model_report(), STATION),
         "answer to a command": response_message(an_answer(), STATION),
     }
+
+
+def extremes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ten minutes of noise with an event, and a minute without samples."""
+    rng = np.random.default_rng(3)
+    samples = rng.normal(40.0, 300.0, (600, 100))
+    samples[200:230] += rng.normal(0, 40_000.0, (30, 100))
+    low, high = np.round(samples.min(axis=1)), np.round(samples.max(axis=1))
+    low[300:360] = high[300:360] = np.nan
+    return low, high
 
 
 @pytest.mark.parametrize("name", list(every_message()))

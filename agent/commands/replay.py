@@ -125,6 +125,7 @@ def main(args: argparse.Namespace) -> int:
             delivery.prefix if delivery else DEFAULT_PREFIX,
             exercise=sends and not args.as_live,
             site=open_site(config) if config else None,
+            envelope=config.envelope.component if config else None,
         )
         for reason in line.fallbacks:
             print(f"talus replay: {reason}", file=sys.stderr)

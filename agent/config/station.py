@@ -325,6 +325,15 @@ class EvidenceConfig(Section):
     max_mb: float = Field(default=200, ge=0, le=100_000, description="megabytes; the oldest make room; 0: none")
 
 
+class EnvelopeConfig(Section):
+    """The smallest and largest sample of each second, for drum plots at the desk over a thin link."""
+
+    component: Literal["Z", "N", "E"] | None = Field(
+        default=None,
+        description="component that is sent, ten minutes a message, about 250 kB a day and sensor; without it, nothing",
+    )
+
+
 class LogConfig(Section):
     """The agent's own log."""
 
@@ -358,6 +367,7 @@ class Config(Section):
     )
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="messages on disk until they are acknowledged")
     evidence: EvidenceConfig = Field(default=EvidenceConfig(), description="records of events")
+    envelope: EnvelopeConfig = Field(default=EnvelopeConfig(), description="minimum and maximum of each second")
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")
     health: HealthConfig = Field(default=HealthConfig(), description="health for others on this machine")
     control: ControlConfig = Field(

@@ -68,6 +68,8 @@ def probes(config: Config, availability: str | None) -> list[Probe]:
     if availability is not None:
         found.insert(0, Probe(topic(prefix, own, "availability"), availability.encode()))
     found += [Probe(topic(prefix, other, name)) for other in others for name in OTHERS]
+    if config.envelope.component is not None:
+        found += [Probe(topic(prefix, one, "envelope")) for one in (own, *others)]
     if config.mqtt.home_assistant is not None:
         told = announcements(
             own, config.station.name, prefix, config.mqtt.home_assistant.prefix, [other.short for other in others]

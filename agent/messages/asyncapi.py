@@ -26,6 +26,7 @@ _CHANNELS: Mapping[str, tuple[bool, str]] = {
     "health": (True, "Periodic figures of streams, clock, machine, outbox and event rates."),
     "event": (False, "Every revision of every event. Revisions of one event arrive in order."),
     "alert": (False, "Alerts: raise, escalate, retract. They overtake events. MQTT 5 message expiry is set."),
+    "envelope": (False, "Smallest and largest sample of each second, ten minutes at a time, where switched on."),
     "last_event": (True, "Summary of the latest event, for those who subscribe later."),
     "last_alert": (True, "Summary of the latest alert, for those who subscribe later."),
     "config/reported": (True, "Which tunables rule, and what became of the orders to change them."),

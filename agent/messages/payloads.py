@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.config.broker import DEFAULT_PREFIX
 from agent.errors import DataError
+from agent.messages.envelope import pack
 from agent.messages.schema import (
     TEXT_LIMIT,
     AlertMessage,
@@ -26,6 +30,7 @@ from agent.messages.schema import (
     EvidencePart,
     HealthMessage,
     Label,
+    MinMaxMessage,
     ModelPart,
     ModelReport,
     Payload,
@@ -275,6 +280,33 @@ def state_message(body: StateMessage, station: StationId, prefix: str = DEFAULT_
 def health_message(body: HealthMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
     """How the station is: hand it to the link's ``publish_retained``."""
     return Message(topic(prefix, station, "health"), encode(body), Priority.OTHER, retain=True)
+
+
+def envelope_message(
+    sensor: StationId,
+    component: str,
+    start_ns: int,
+    extremes: tuple[NDArray[np.float64], NDArray[np.float64]],
+    stamp: Stamp,
+    *,
+    prefix: str = DEFAULT_PREFIX,
+    exercise: bool = False,
+) -> Message:
+    """The smallest and largest sample of each second from ``start_ns`` on, counts, NaN where none came."""
+    packed = pack(*extremes)
+    body = MinMaxMessage(
+        station=str(sensor),
+        component=component,
+        start=format_ns(start_ns),
+        count=packed.count,
+        scale=packed.scale,
+        data=packed.data,
+        exercise=exercise,
+        boot_id=stamp.boot_id,
+        seq=stamp.seq,
+    )
+    place = topic(prefix, sensor, "envelope")
+    return Message(place, encode(body), Priority.OTHER, key=f"envelope {sensor}", expendable=True)
 
 
 def config_message(body: ConfigReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:

@@ -495,6 +495,24 @@ class HealthMessage(Payload):
     inference_failures: Count
 
 
+class MinMaxMessage(Payload):
+    """The smallest and largest sample of each second of one component, for drum plots. ``data``: base64 of zlib of
+    2 x ``count`` unsigned 32-bit numbers in four planes, lowest bytes first: zigzag differences of the minima, then
+    maximum - minimum + 1, or 0 for a second without samples; in steps of ``scale`` counts. A block that comes twice
+    with different content is one that a restart divided: both count."""
+
+    schema_: Literal["talus/minmax/1"] = Field(default="talus/minmax/1", alias="schema")
+    station: Station
+    component: Annotated[str, Field(pattern=r"^[A-Z0-9]$")]
+    start: Time = Field(description="of the first second; a full second, in the time of the data")
+    count: Annotated[int, Field(ge=1, le=3600, description="seconds")]
+    scale: Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False, description="counts of one step")]
+    data: Annotated[str, Field(max_length=49_152, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+    exercise: bool
+    boot_id: BootId
+    seq: Seq
+
+
 class Outcome(Payload):
     """What became of one signed order: on trial, kept, rolled back, or refused, and why."""
 
@@ -589,6 +607,7 @@ MODELS: Mapping[str, type[Payload]] = {
     "last_alert": SummaryMessage,
     "state": StateMessage,
     "health": HealthMessage,
+    "envelope": MinMaxMessage,
     "config/reported": ConfigReport,
     "config/set": EnvelopeMessage,
     "model/reported": ModelReport,

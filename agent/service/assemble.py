@@ -11,6 +11,7 @@ from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.seedlink import SeedLinkConfig
 from agent.config.sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, SimulatorConfig
+from agent.detect.envelopes import Envelopes
 from agent.detect.pipeline import Pipeline
 from agent.errors import ConfigError, ModelError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
@@ -55,6 +56,8 @@ class Line:
     fallbacks: list[str]
     timed: Timed
     """How long verdicts take."""
+    envelopes: Envelopes | None = None
+    """The minima and maxima of the seconds, where they are sent."""
 
     def feed(self, block: SampleBlock, received_ns: int) -> Fed:
         """Take one packet that came in at ``received_ns`` (host clock).
@@ -71,7 +74,7 @@ class Line:
         """The data end here: close what is open, and wait for no station any more."""
         outputs = self.pipeline.flush()
         messages = self._report(outputs, received_ns)
-        return Fed(outputs, messages + self.reporter.finish(received_ns))
+        return Fed(outputs, messages + self.reporter.finish(received_ns) + self.rest())
 
     def _report(self, outputs: list[Output], received_ns: int) -> list[Message]:
         return [
@@ -91,7 +94,12 @@ class Line:
         station = self.pipeline.stations.get(block.stream.station)
         if station is None:
             return []
-        return self.reporter.after(block, station.time_ns, received_ns, station.hearing)
+        messages = self.reporter.after(block, station.time_ns, received_ns, station.hearing)
+        return messages if self.envelopes is None else messages + self.envelopes.feed(block)
+
+    def rest(self) -> list[Message]:
+        """What is not about events and has not been sent when the data end."""
+        return [] if self.envelopes is None else self.envelopes.flush()
 
     def backend_status(self) -> BackendStatus:
         """Which backend serves at this moment, and why."""
@@ -163,9 +171,10 @@ def build_line(
     state_dir: Path | None = None,
     site: CoincidenceJudge | None = None,
     ages: DataAges | None = None,
+    envelope: str | None = None,
 ) -> Line:
     """Everything between the source and the outbox; ``state_dir`` as for ``open_classifier``, ``site`` and ``ages`` as
-    for ``Reporter``.
+    for ``Reporter``; ``envelope`` is the component whose minima and maxima are sent.
 
     Raises:
         ModelError: no backend serves the bundle.
@@ -175,7 +184,8 @@ def build_line(
     timed = Timed(classifier)
     pipeline = Pipeline(tunables.trigger, tunables.verdict.at_s, timed, exercise=exercise)
     reporter = Reporter(Policy(tunables.policy), prefix, tunables.reporting.alert_expiry_s, site=site, ages=ages)
-    return Line(pipeline, reporter, classifier, fallbacks, timed)
+    envelopes = None if envelope is None else Envelopes(envelope, prefix, reporter.stamp, exercise=exercise)
+    return Line(pipeline, reporter, classifier, fallbacks, timed, envelopes)
 
 
 def open_site(config: Config) -> CoincidenceJudge | None:

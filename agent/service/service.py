@@ -134,6 +134,7 @@ class Service:
             state_dir=config.state_dir,
             site=open_site(config.model_copy(update={"tunables": tunables.effective})),
             ages=None if exercise else DataAges(clock),
+            envelope=config.envelope.component,
         )
         for reason in line.fallbacks:
             _log.warning("%s", reason)

@@ -323,7 +323,7 @@ class Runner:
         if block is not None:
             messages += self.line.after(block, received_ns)
         else:
-            messages += reporter.finish(received_ns, cut=cut)
+            messages += reporter.finish(received_ns, cut=cut) + self.line.rest()
         self._send(messages)
 
     def _report(self, outputs: Sequence[Event | Discard], received_ns: int, *, cut: bool = False) -> list[Message]:

@@ -161,6 +161,7 @@ def main(args: argparse.Namespace) -> int:
                 delivery.prefix if delivery else DEFAULT_PREFIX,
                 exercise=True,
                 site=open_site(config) if config else None,
+                envelope=config.envelope.component if config else None,
             )
             if delivery:
                 delivery.link.start()

@@ -51,7 +51,12 @@ def _triggers_of_sqlite() -> list[str]:
     ]
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = ()
+def _add_envelope(connection: Connection) -> None:
+    """Minima and maxima for drum plots."""
+    tables.envelope.create(connection)
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope,)
 """From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
 
 

@@ -6,6 +6,7 @@ a repetition. The revision with the highest number of each event and alert stand
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, create_engine, event, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from agent.errors import ConfigError, DeliveryError
-from agent.messages.schema import AlertMessage, ClassificationPart, EventMessage, HealthMessage, Payload, StateMessage
+from agent.messages.envelope import Packed, merged
+from agent.messages.schema import (
+    AlertMessage,
+    ClassificationPart,
+    EventMessage,
+    HealthMessage,
+    MinMaxMessage,
+    Payload,
+    StateMessage,
+)
 from agent.types import LABELS, NS, parse_ns
 from desk.store import tables as t
 from desk.store.migrations import migrate
@@ -61,14 +71,17 @@ class Store:
     Every method raises DeliveryError when the database refuses (full, locked, gone); nothing is changed then.
     """
 
-    def __init__(self, url: str, on_alert: AlertHook | None = None) -> None:
-        """Open or make the database of ``url`` (``sqlite:///path`` or ``postgresql+psycopg://...``).
+    def __init__(self, url: str, on_alert: AlertHook | None = None, *, envelope_days: int = 400) -> None:
+        """Open or make the database of ``url`` (``sqlite:///path`` or ``postgresql+psycopg://...``). Minima and maxima
+        for drum plots are kept for ``envelope_days``.
 
         Raises:
             ConfigError: not a database that the desk can use, or one of a newer program.
         """
         self.engine = _engine(url)
         self._on_alert = on_alert
+        self.envelope_days = envelope_days
+        self._pruned_ns = 0
         self._lock = threading.RLock()
         self._stations: dict[str, int] = {}
         self._declared: dict[str, dict[str, Any]] = {}
@@ -108,6 +121,8 @@ class Store:
             for arrival in arrivals:
                 if isinstance(arrival.body, AlertMessage):
                     self._ingest_alert(connection, arrival, arrival.body, changed)
+                elif isinstance(arrival.body, MinMaxMessage):
+                    self._ingest_envelope(connection, arrival, arrival.body)
                 elif not isinstance(arrival.body, EventMessage):
                     self._ingest_station(connection, arrival, changed)
             return note_changes(connection, list(changed), max((a.received_ns for a in arrivals), default=0))
@@ -217,6 +232,30 @@ class Store:
             changed["alert", body.id] = 1
             if self._on_alert is not None:
                 self._on_alert(connection, key, body, arrival.received_ns)
+
+    # -- envelopes
+
+    def _ingest_envelope(self, connection: Connection, arrival: Arrival, body: MinMaxMessage) -> None:
+        """Keep the minima and maxima of some seconds. Of a block that comes twice, as after a restart in the middle of
+        it, both count."""
+        table = t.envelope
+        key = {
+            "sensor_id": self.sensor_id(connection, arrival.station, body.station, arrival.received_ns),
+            "component": body.component,
+            "start_ns": parse_ns(body.start),
+        }
+        packed = Packed(body.count, body.scale, body.data)
+        mine = and_(*(table.c[name] == value for name, value in key.items()))
+        known = connection.execute(select(table.c.seconds, table.c.scale, table.c.data).where(mine)).first()
+        if known is not None:
+            packed = merged(packed, Packed(known.seconds, known.scale, base64.b64encode(known.data).decode()))
+        values = {"seconds": packed.count, "scale": packed.scale, "data": base64.b64decode(packed.data)}
+        statement = self._upsert(table).values({**key, **values})
+        connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+        if arrival.received_ns - self._pruned_ns > HOUR_NS:
+            self._pruned_ns = arrival.received_ns
+            oldest_ns = arrival.received_ns - self.envelope_days * 24 * HOUR_NS
+            connection.execute(table.delete().where(table.c.start_ns < oldest_ns))
 
     # -- stations
 

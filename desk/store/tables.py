@@ -185,6 +185,19 @@ evidence = Table(
 )
 """``state``: ``offered`` by the station, ``asked`` for, ``here`` (``path`` below the desk's folder) or ``lost``."""
 
+envelope = Table(
+    "envelope",
+    metadata,
+    Column("sensor_id", Integer, ForeignKey("sensor.id"), primary_key=True),
+    Column("component", String(1), primary_key=True),
+    Column("start_ns", BigInteger, primary_key=True),
+    Column("seconds", Integer, nullable=False),
+    Column("scale", Float, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("envelope_by_time", "start_ns"),
+)
+"""Smallest and largest sample of each of ``seconds``, packed as ``agent.messages.envelope`` has it (not base64)."""
+
 health_hour = Table(
     "health_hour",
     metadata,
