@@ -8,7 +8,7 @@ events on which the last verdict abstains. Below it, verdict by verdict (3, 5, 1
 what the station that was there calls each listed landslide, and the alerts that were out by then. The station that was
 there is the one with the largest amplitude over its own noise; a site's other stations do not vote.
 
-An alert belongs to a listed event if its onset lies in the listed interval, widened by five seconds. ``truth.csv``
+An alert belongs to a listed event if its trigger overlaps the listed interval, widened by five seconds. ``truth.csv``
 holds published events (high), a rule on the envelope (Merapi, medium: by the same shape that a detector looks for) and
 the hints of another model (Luhu, medium and low: its mask is noisy). Landslides that were cut as labelled records count
 as listed too, but only to explain an alert. Intervals of unknown kind (``*_unclassified.csv``) make an alert neither
@@ -56,7 +56,9 @@ class Listed:
     counts: bool = True
 
     def holds(self, event: Event) -> bool:
-        return self.begin_ns - SLACK_NS <= event.onset_ns <= self.end_ns + SLACK_NS
+        """Whether the event began in the interval, or was still triggered at its begin."""
+        off_ns = event.onset_ns + round(event.detection.duration_s * NS)
+        return off_ns >= self.begin_ns - SLACK_NS and event.onset_ns <= self.end_ns + SLACK_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +130,14 @@ def judge(replayed: Replayed, listed: Sequence[Listed], policy: PolicyConfig) ->
             if alert.action == "raise":
                 raised.setdefault(alert.id, alert)
             taken_back += alert.action == "retract"
-    last = replayed.last
+    last = {event.id: event for event in replayed.revisions}
     found = [Found(entry) for entry in listed if entry.label == "landslide" and entry.counts]
     score = Score(replayed, found, [], [], [], taken_back)
     for one in found:
-        one.events = [event for event in last if one.listed.holds(event)]
-        one.alerts = [alert for alert in raised.values() if one.listed.holds(alert.event)]
+        one.events = [event for event in last.values() if one.listed.holds(event)]
+        one.alerts = [alert for alert in raised.values() if one.listed.holds(last[alert.id])]
     for alert in raised.values():
-        labels = {entry.label for entry in listed if entry.holds(alert.event)}
+        labels = {entry.label for entry in listed if entry.holds(last[alert.id])}
         if "landslide" in labels:
             continue
         if "unknown" in labels:
