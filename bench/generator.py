@@ -21,12 +21,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from agent.dsp.window import Preparation
-from quantize.data import Record, Row, default_root, load_records, read_table
-from quantize.features import NAMES, features
-from quantize.generator import as_record, generate
-from quantize.lengths import FULL_S
-from quantize.signals import background
-from quantize.views import main_component, neutral_windows
+from quantize.data.generator import as_record, generate
+from quantize.data.lengths import FULL_S
+from quantize.data.records import Record, Row, default_root, load_records, read_table
+from quantize.data.signals import background
+from quantize.data.views import main_component, neutral_windows
+from quantize.train.features import NAMES, features
 
 Array = NDArray[np.float64]
 

@@ -29,7 +29,7 @@ from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, TRT_MODEL
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
 from agent.inference.selftest import golden_drift, read_golden
 from agent.types import Window
-from quantize.qdq import dequantise
+from quantize.quantise.qdq import dequantise
 
 LIMIT_MS, LIMIT_VNNI_MS = 1.0, 0.6
 FASTER = {"tinny": 30.0, "middle": 150.0}
@@ -67,8 +67,8 @@ def teachers(student: Callable[[int], object], rounds: int) -> dict[str, np.ndar
     """Milliseconds of the student, and of each teacher's event path on one thread, in turns."""
     import torch
 
-    from quantize.fill import reference_input
-    from quantize.prime_dp import PrimeDP
+    from quantize.train.fill import reference_input
+    from quantize.train.prime_dp import PrimeDP
 
     torch.set_num_threads(1)
     window = torch.from_numpy(reference_input()[:1].copy())

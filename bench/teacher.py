@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from agent.types import WINDOW_SAMPLES
-from quantize.fill import reference_input
-from quantize.prime_dp import PrimeDP
+from quantize.train.fill import reference_input
+from quantize.train.prime_dp import PrimeDP
 
 WARM_UP = 3
 

@@ -20,22 +20,23 @@ from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Temperature
 from agent.inference.calibration import Calibration, softmax
 from agent.inference.selftest import SCALE
 from agent.types import LABELS
-from quantize import lesson, teach
-from quantize.augment import calibration_windows
 from quantize.config import read_config
-from quantize.export import export_int8
-from quantize.golden import golden_windows
-from quantize.half import half
-from quantize.head import Head
-from quantize.lab import Lab
-from quantize.last_features import Features
-from quantize.lengths import FULL_S, LENGTHS_S
-from quantize.methods import mixed_student
+from quantize.data.augment import calibration_windows
+from quantize.data.lengths import FULL_S, LENGTHS_S
+from quantize.data.views import VIEWS, view_windows
 from quantize.pipeline import open_lab
-from quantize.refit import Scale
-from quantize.replay import Replay
-from quantize.site import site_windows
-from quantize.views import VIEWS, view_windows
+from quantize.quantise.export import export_int8
+from quantize.quantise.golden import golden_windows
+from quantize.quantise.half import half
+from quantize.teach import learn as teach
+from quantize.teach import lesson
+from quantize.teach.features import Features
+from quantize.teach.head import Head
+from quantize.teach.refit import Scale
+from quantize.teach.replay import Replay
+from quantize.teach.site import site_windows
+from quantize.train.lab import Lab
+from quantize.train.methods import mixed_student
 
 SIZES = (0, 5, 10, 20)
 DRAWS = 3

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import DataError, TalusError, UsageError
 
 if TYPE_CHECKING:
-    from quantize.lab import Division, Lab
+    from quantize.train.lab import Division, Lab
 
 BUNDLE = Path(__file__).resolve().parents[1] / "agent" / "models" / "default"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quantize"
@@ -180,7 +180,7 @@ def _add_tools(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _teacher(facts: Path | None) -> int:
     """Print the largest difference of each output; the status is 1 if one is beyond the tolerance."""
-    from quantize.teacher_check import check, facts_folder, table
+    from quantize.train.teacher_check import check, facts_folder, table
 
     rows = check(facts or facts_folder())
     print(table(rows))
@@ -189,13 +189,13 @@ def _teacher(facts: Path | None) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     """Print every check; the status is 1 if one is breached."""
-    from quantize.data import default_root, load_records, read_table
-    from quantize.verify import text, verify
+    from quantize.data.records import default_root, load_records, read_table
+    from quantize.quantise.verify import text, verify
 
     teacher = None
     if options.teacher is not None:
-        from quantize.methods import module_logits
-        from quantize.transfer import load_teacher
+        from quantize.train.methods import module_logits
+        from quantize.train.transfer import load_teacher
 
         teacher = module_logits(load_teacher(options.teacher))
     data = None if options.golden else options.data or default_root()
@@ -210,7 +210,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _lint(files: Sequence[Path], tensorrt: str) -> int:
     """Print every breach; the status is 1 if there is one."""
     from agent.inference.bundle import TRT_MODEL, open_bundle
-    from quantize.rules import RULES, lint
+    from quantize.quantise.rules import RULES, lint
 
     broken = False
     for file in files:
@@ -227,7 +227,7 @@ def _lint(files: Sequence[Path], tensorrt: str) -> int:
 def _pictures(options: argparse.Namespace) -> int:
     """Draw what there are values for."""
     from agent.inference.bundle import open_bundle
-    from quantize import plots
+    from quantize.study import plots
 
     made = [plots.generator_picture(options.out / "generator.png")]
     comparison: Any = dict(open_bundle(options.bundle).manifest.metrics).get("comparison")
@@ -245,10 +245,10 @@ def _pictures(options: argparse.Namespace) -> int:
 def _replay(data: Path, options: argparse.Namespace) -> int:
     """Write the bundle with a replay bank of the records it learned from."""
     from agent.inference.bundle import open_bundle
-    from quantize.data import load_records, read_table
-    from quantize.regions import read_regions
-    from quantize.replay_bank import replay_bank
-    from quantize.taught_bundle import add_replay
+    from quantize.data.records import load_records, read_table
+    from quantize.data.regions import read_regions
+    from quantize.teach.replay_bank import replay_bank
+    from quantize.teach.taught import add_replay
 
     bundle = open_bundle(options.bundle)
     rows = [row for row in read_table(data) if row.dataset not in options.without]
@@ -263,9 +263,9 @@ def _replay(data: Path, options: argparse.Namespace) -> int:
 def _float(source: Path, target: Path) -> int:
     import onnx
 
-    from quantize.half import widen
-    from quantize.qdq import dequantise
-    from quantize.rules import load_network
+    from quantize.quantise.half import widen
+    from quantize.quantise.qdq import dequantise
+    from quantize.quantise.rules import load_network
 
     onnx.save(widen(dequantise(load_network(source))), target)
     print(f"{target}: the network of {source} in float32")
@@ -278,7 +278,7 @@ def _data(named: Path | None) -> Path:
     Raises:
         UsageError: there is none.
     """
-    from quantize.data import default_root
+    from quantize.data.records import default_root
 
     data = named or default_root()
     if data is None:
@@ -288,10 +288,11 @@ def _data(named: Path | None) -> Path:
 
 def _run(options: argparse.Namespace) -> int:
     data = _data(options.data)
-    from quantize import pipeline, tables
+    from quantize import pipeline
     from quantize.config import read_config
-    from quantize.crossval import cross_validate
-    from quantize.methods import method, pretrained
+    from quantize.study import tables
+    from quantize.study.crossval import cross_validate
+    from quantize.train.methods import method, pretrained
 
     for name in getattr(options, "methods", None) or ():
         method(name)
@@ -333,7 +334,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace, lab: Lab) -> None:
-    from quantize import curve, pipeline, search, tables
+    from quantize import pipeline
+    from quantize.study import curve, search, tables
 
     if options.stage == "search":
         print(search.table(pipeline.search_shapes(lab, range(options.folds))))
@@ -360,11 +362,11 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     """Print the figures of a bundle and the studies it carries; the status is 1 if the figures are not its card's."""
     from agent.inference import load
     from agent.inference.bundle import open_bundle
-    from quantize import report, tables
-    from quantize.data import load_records, read_table
-    from quantize.overlap import apart
-    from quantize.trust import is_judged
-    from quantize.unlabelled import read_streams, read_unlabelled
+    from quantize.data.overlap import apart
+    from quantize.data.records import load_records, read_table
+    from quantize.data.trust import is_judged
+    from quantize.data.unlabelled import read_streams, read_unlabelled
+    from quantize.study import report, tables
 
     opened = open_bundle(bundle)
     training: dict[str, Any] = dict(opened.manifest.training)

@@ -11,11 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.dsp.window import Preparation
 from agent.errors import ConfigError
-from quantize.augment import Augmentation
-from quantize.fit import Count, FitConfig
-from quantize.pretrain import PretrainConfig
-from quantize.student import StudentConfig
-from quantize.transfer import Pool, Recipe
+from quantize.data.augment import Augmentation
+from quantize.train.fit import Count, FitConfig
+from quantize.train.pretrain import PretrainConfig
+from quantize.train.student import StudentConfig
+from quantize.train.transfer import Pool, Recipe
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class BankConfig:
     """How many windows are made: of labelled records, of records without a class, of the generator's. ``without``: data
     sets whose labelled records are judged but not learned from. ``doubt``: doubtful labels are drawn less often, see
-    ``quantize.trust``."""
+    ``quantize.data.trust``."""
 
     labelled: Count = 32_768
     unlabelled: int = 2_048
@@ -36,7 +36,7 @@ class BankConfig:
 
 @dataclass(frozen=True, slots=True)
 class TeacherConfig:
-    """How PRIME-DP is transferred, see ``quantize.transfer``."""
+    """How PRIME-DP is transferred, see ``quantize.train.transfer``."""
 
     recipe: Recipe = "all"
     pool: Pool = "mean"

@@ -17,35 +17,36 @@ import agent
 from agent.atomic import ANYONE, replace_file
 from agent.errors import UsageError
 from agent.types import LABELS
-from quantize import infer, report
-from quantize.augment import calibration_windows
-from quantize.bundle import BundleSpec, write_bundle
-from quantize.by_region import study
-from quantize.card import card
-from quantize.checkpoint import load_checkpoint
-from quantize.compare import compare
-from quantize.confidence import Confidence, fit_confidence
 from quantize.config import BuildConfig
-from quantize.crossval import cross_validate, together
-from quantize.curve import METHODS as CURVED
-from quantize.curve import learning_curve
-from quantize.data import load_records, read_table
-from quantize.evaluate import Array, OutOfFold, Truth, predict
-from quantize.fit import claim
-from quantize.lab import FOLDS, Division, Lab
-from quantize.layers import layer_errors
-from quantize.lengths import LENGTHS_S
-from quantize.methods import distilled_student, int8_student, method, module_logits, pretrained, transferred
-from quantize.prime_dp import shape_of
-from quantize.probe import probe, recording
-from quantize.regions import TABLE, read_regions
-from quantize.search import Tried, search
-from quantize.seeds import repeat
-from quantize.student import parameter_count, save_student
-from quantize.transfer import Recipe, save_teacher
-from quantize.unlabelled import read_streams, read_unlabelled
-from quantize.verify import stated_tolerances
-from quantize.views import VIEWS
+from quantize.data.augment import calibration_windows
+from quantize.data.lengths import LENGTHS_S
+from quantize.data.records import load_records, read_table
+from quantize.data.regions import TABLE, read_regions
+from quantize.data.unlabelled import read_streams, read_unlabelled
+from quantize.data.views import VIEWS
+from quantize.quantise import infer
+from quantize.quantise.bundle import BundleSpec, write_bundle
+from quantize.quantise.layers import layer_errors
+from quantize.quantise.verify import stated_tolerances
+from quantize.study import report
+from quantize.study.by_region import study
+from quantize.study.card import card
+from quantize.study.compare import compare
+from quantize.study.confidence import Confidence, fit_confidence
+from quantize.study.crossval import cross_validate, together
+from quantize.study.curve import METHODS as CURVED
+from quantize.study.curve import learning_curve
+from quantize.study.evaluate import Array, OutOfFold, Truth, predict
+from quantize.study.probe import probe, recording
+from quantize.study.search import Tried, search
+from quantize.study.seeds import repeat
+from quantize.train.checkpoint import load_checkpoint
+from quantize.train.fit import claim
+from quantize.train.lab import FOLDS, Division, Lab
+from quantize.train.methods import distilled_student, int8_student, method, module_logits, pretrained, transferred
+from quantize.train.prime_dp import shape_of
+from quantize.train.student import parameter_count, save_student
+from quantize.train.transfer import Recipe, save_teacher
 
 log = logging.getLogger("quantize.pipeline")
 

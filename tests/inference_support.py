@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from agent.dsp.window import Preparation
 from agent.types import LABELS, WINDOW_SAMPLES, Window
-from quantize import infer
-from quantize.bundle import BundleSpec, write_bundle
-from quantize.golden import golden_windows
-from quantize.graph import INPUT, IR_VERSION, OPSET, OUTPUT
-from quantize.int8 import Int8Files, int8_files
+from quantize.quantise import infer
+from quantize.quantise.bundle import BundleSpec, write_bundle
+from quantize.quantise.golden import golden_windows
+from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
+from quantize.quantise.int8 import Int8Files, int8_files
 
 
 class NetworkBuilder:

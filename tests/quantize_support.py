@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from obspy import Stream, Trace, UTCDateTime
 
-from quantize.data import COLUMNS
+from quantize.data.records import COLUMNS
 
 START = UTCDateTime("2020-01-01T00:00:00Z")
 ONSET_S = 40.0

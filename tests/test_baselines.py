@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from agent.types import LABELS, WINDOW_SAMPLES
-from quantize.boosting import train_boosting
-from quantize.features import NAMES, features
-from quantize.stft_network import StftNetwork, spectrogram
+from quantize.train.boosting import train_boosting
+from quantize.train.features import NAMES, features
+from quantize.train.stft_network import StftNetwork, spectrogram
 
 pytestmark = learning_support.TRAIN
 

@@ -21,9 +21,9 @@ from agent.dsp.window import Preparation
 from agent.errors import BundleError, ModelError
 from agent.inference.bundle import MANIFEST, open_bundle
 from agent.inference.selftest import read_golden
-from quantize.bundle import write_bundle, zip_bundle
-from quantize.graph import IR_VERSION, OPSET, ExportError
-from quantize.int8 import Int8Files
+from quantize.quantise.bundle import write_bundle, zip_bundle
+from quantize.quantise.graph import IR_VERSION, OPSET, ExportError
+from quantize.quantise.int8 import Int8Files
 
 Edit = Callable[[dict[str, Any]], object]
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from agent.errors import BundleError, ConfigError
-from quantize.checkpoint import load_checkpoint
-from quantize.fill import fill, reference_input
-from quantize.prime_dp import PrimeDP
+from quantize.train.checkpoint import load_checkpoint
+from quantize.train.fill import fill, reference_input
+from quantize.train.prime_dp import PrimeDP
 
 pytestmark = [learning_support.TRAIN, pytest.mark.filterwarnings("ignore:Detected pickle protocol")]
 
@@ -98,7 +98,7 @@ def test_an_unknown_file_is_warned_about_and_a_known_one_is_not(
 ) -> None:
     path = _save(tmp_path / "weights.pt", state)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with caplog.at_level(logging.WARNING, "quantize.checkpoint"):
+    with caplog.at_level(logging.WARNING, "quantize.train.checkpoint"):
         assert load_checkpoint(path, published={digest: "ours"}).published == "ours"
         assert caplog.text == ""
         assert load_checkpoint(path).published is None

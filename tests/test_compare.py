@@ -13,13 +13,13 @@ from test_quantize_evaluate import rows_of
 
 from agent.errors import ConfigError, DataError
 from agent.types import LABELS
-from quantize import tables
-from quantize.compare import FIGURES, compare, crossfitted, paired_differences
-from quantize.data import TRANSIENT, Row, read_table
-from quantize.evaluate import OutOfFold, Truth, calibration_error, score, softmax
-from quantize.lengths import FULL_S, LENGTHS_S
-from quantize.plots import comparison_pictures
-from quantize.probe import COLUMNS, probe, recording
+from quantize.data.lengths import FULL_S, LENGTHS_S
+from quantize.data.records import TRANSIENT, Row, read_table
+from quantize.study import tables
+from quantize.study.compare import FIGURES, compare, crossfitted, paired_differences
+from quantize.study.evaluate import OutOfFold, Truth, calibration_error, score, softmax
+from quantize.study.plots import comparison_pictures
+from quantize.study.probe import COLUMNS, probe, recording
 
 pytestmark = learning_support.TRAIN
 

@@ -67,7 +67,7 @@ def test_only_undisputed_answers_with_a_record_become_training_data(
 
 
 def test_training_reads_what_the_desk_exports(desk: tuple[Store, Records], tmp_path: Path) -> None:
-    data = pytest.importorskip("quantize.data")
+    data = pytest.importorskip("quantize.data.records")
     store, records = desk
     answered(store, ANN, 0, "landslide")
     export(store, records, tmp_path / "out")

@@ -10,11 +10,11 @@ from inference_support import spec, stored_windows
 from torch import nn
 
 from agent.inference import load
-from quantize import infer
-from quantize.bundle import write_bundle
-from quantize.export import export_fp32, export_int8
-from quantize.graph import ExportError
-from quantize.student import StudentConfig, build_student
+from quantize.quantise import infer
+from quantize.quantise.bundle import write_bundle
+from quantize.quantise.export import export_fp32, export_int8
+from quantize.quantise.graph import ExportError
+from quantize.train.student import StudentConfig, build_student
 
 pytestmark = learning_support.TRAIN
 

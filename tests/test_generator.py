@@ -12,8 +12,8 @@ from agent.sources.synthesis.events import KINDS, collapse, earthquake, rockfall
 from agent.sources.synthesis.medium import FREQUENCIES, arrivals, coda, crust, loss, slope, surface_wave
 from agent.sources.synthesis.source import brune, corner_hz, impulses, ripple
 from agent.types import LABELS
-from quantize.generator import ONSET, SAMPLES, as_record, generate
-from quantize.generator.transients import TRANSIENTS
+from quantize.data.generator import ONSET, SAMPLES, as_record, generate
+from quantize.data.generator.transients import TRANSIENTS
 
 
 def rng(seed: int = 0) -> np.random.Generator:

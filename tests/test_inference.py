@@ -31,9 +31,9 @@ from agent.inference.constant import ConstantBackend
 from agent.inference.onnxruntime import OnnxRuntimeBackend
 from agent.inference.selftest import check_golden, golden_drift, read_golden
 from agent.types import LABELS, WINDOW_SAMPLES
-from quantize import infer
-from quantize.golden import MOTIONS, golden_windows
-from quantize.graph import INPUT, OUTPUT
+from quantize.quantise import infer
+from quantize.quantise.golden import MOTIONS, golden_windows
+from quantize.quantise.graph import INPUT, OUTPUT
 
 
 @pytest.fixture(scope="module")

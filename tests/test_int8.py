@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 from agent.inference.calibration import softmax
 from agent.types import LABELS, WINDOW_SAMPLES
-from quantize import calibrate, infer
-from quantize.graph import INPUT, OUTPUT, ExportError
-from quantize.int8 import int8_files, unfused_convolutions
-from quantize.qdq import CPU, CPU_FULL, TENSORRT, Range, dequantise, quantise
+from quantize.quantise import calibrate, infer
+from quantize.quantise.graph import INPUT, OUTPUT, ExportError
+from quantize.quantise.int8 import int8_files, unfused_convolutions
+from quantize.quantise.qdq import CPU, CPU_FULL, TENSORRT, Range, dequantise, quantise
 
 
 def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:

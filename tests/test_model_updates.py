@@ -28,8 +28,8 @@ from agent.remote.models import MOST_BEGUN, ModelRules, ModelUpdates, Progress
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
-from quantize.bundle import zip_bundle
-from quantize.graph import INPUT, IR_VERSION, OPSET, OUTPUT
+from quantize.quantise.bundle import zip_bundle
+from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
 
 LABELS_OFF = dict.fromkeys(LABELS, 1.0)
 RULES = ModelRules(shadow_windows=4, shadow_s=60.0, probation_s=0.0)

@@ -13,10 +13,10 @@ import torch
 from quantize_support import write_folder
 
 from agent.errors import DataError
-from quantize.data import Record, load_records, read_table
-from quantize.pretrain import PretrainConfig, Windows, losses, pretrain, read_arrivals
-from quantize.prime_dp import PrimeDP
-from quantize.unlabelled import read_streams, read_unlabelled
+from quantize.data.records import Record, load_records, read_table
+from quantize.data.unlabelled import read_streams, read_unlabelled
+from quantize.train.pretrain import PretrainConfig, Windows, losses, pretrain, read_arrivals
+from quantize.train.prime_dp import PrimeDP
 
 pytestmark = learning_support.TRAIN
 
@@ -110,7 +110,7 @@ def test_a_folder_without_unlabelled_records_has_none(folder: Path) -> None:
 
 
 def test_streams_are_cut_into_pieces_of_one_station() -> None:
-    from quantize.data import default_root
+    from quantize.data.records import default_root
 
     root = default_root()
     if root is None or not (root / "streams").is_dir():

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from agent.errors import ConfigError, DataError
-from quantize.fill import fill, fill_value, reference_input
-from quantize.prime_dp import TASKS, VARIANTS, Attention, PrimeDP, Transformer, TransformerLayer
-from quantize.teacher_check import (
+from quantize.train.fill import fill, fill_value, reference_input
+from quantize.train.prime_dp import TASKS, VARIANTS, Attention, PrimeDP, Transformer, TransformerLayer
+from quantize.train.teacher_check import (
     CHECKED,
     TOLERANCE,
     Agreement,

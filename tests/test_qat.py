@@ -13,16 +13,16 @@ from inference_support import small_files, stored_windows
 from agent.errors import ConfigError
 from agent.inference.calibration import softmax
 from agent.types import WINDOW_SAMPLES
-from quantize import infer
-from quantize.bank import UNLABELLED, Bank
-from quantize.calibrate import calibrate
-from quantize.export import export_fp32, export_int8
-from quantize.fit import Source
-from quantize.layers import layer_errors
-from quantize.qat import OnGrid, TuneConfig, fine_tune, folded
-from quantize.qdq import CPU, Dialect, quantise, quantised_tensors
-from quantize.student import Student, StudentConfig, build_student
-from quantize.tables import layers
+from quantize.data.bank import UNLABELLED, Bank
+from quantize.quantise import infer
+from quantize.quantise.calibrate import calibrate
+from quantize.quantise.export import export_fp32, export_int8
+from quantize.quantise.layers import layer_errors
+from quantize.quantise.qat import OnGrid, TuneConfig, fine_tune, folded
+from quantize.quantise.qdq import CPU, Dialect, quantise, quantised_tensors
+from quantize.study.tables import layers
+from quantize.train.fit import Source
+from quantize.train.student import Student, StudentConfig, build_student
 
 pytestmark = learning_support.TRAIN
 

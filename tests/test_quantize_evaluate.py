@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from agent.types import LABELS
-from quantize.confidence import HIGHEST, LOWEST, RISK, fit_confidence, thresholds
-from quantize.data import Row
-from quantize.evaluate import (
+from quantize.data.lengths import LENGTHS_S
+from quantize.data.records import Row
+from quantize.study.confidence import HIGHEST, LOWEST, RISK, fit_confidence, thresholds
+from quantize.study.evaluate import (
     Truth,
     calibration_error,
     confusion_matrix,
@@ -21,8 +22,7 @@ from quantize.evaluate import (
     softmax,
     summarise,
 )
-from quantize.lengths import LENGTHS_S
-from quantize.report import Answers, calibrated, measure, numbers, text
+from quantize.study.report import Answers, calibrated, measure, numbers, text
 
 
 def rows_of(*labels_and_events: tuple[str, str], subtype: str = "") -> list[Row]:

@@ -22,24 +22,24 @@ from quantize_support import write_folder
 from agent.dsp.window import Preparation
 from agent.errors import BundleError, ConfigError, DataError, UsageError
 from agent.types import LABELS
-from quantize import search, tables
-from quantize.augment import Augmentation
-from quantize.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
-from quantize.boosting import train_boosting
 from quantize.cli import CONFIGS, main
-from quantize.compare import FIGURES
 from quantize.config import BuildConfig, read_config
-from quantize.data import Record, load_records, read_table
-from quantize.fit import FitConfig, Source, _draw, fit
-from quantize.hardware import ahead
-from quantize.lab import Lab, learned_from
-from quantize.methods import folder as folder_of
-from quantize.methods import pretrained
+from quantize.data.augment import Augmentation
+from quantize.data.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
+from quantize.data.records import Record, load_records, read_table
 from quantize.pipeline import evaluate_regions, open_lab
-from quantize.plots import front_picture
-from quantize.prime_dp import PrimeDP
-from quantize.seeds import repeat
-from quantize.student import (
+from quantize.study import search, tables
+from quantize.study.compare import FIGURES
+from quantize.study.plots import front_picture
+from quantize.study.seeds import repeat
+from quantize.train.boosting import train_boosting
+from quantize.train.fit import FitConfig, Source, _draw, fit
+from quantize.train.hardware import ahead
+from quantize.train.lab import Lab, learned_from
+from quantize.train.methods import folder as folder_of
+from quantize.train.methods import pretrained
+from quantize.train.prime_dp import PrimeDP
+from quantize.train.student import (
     Student,
     StudentConfig,
     build_student,
@@ -48,7 +48,7 @@ from quantize.student import (
     parameter_count,
     save_student,
 )
-from quantize.transfer import EventTeacher, load_teacher, prepare_transfer, save_teacher
+from quantize.train.transfer import EventTeacher, load_teacher, prepare_transfer, save_teacher
 
 pytestmark = learning_support.TRAIN
 
@@ -93,10 +93,10 @@ def everything(bank: Bank) -> list[Source]:
 KILLED = """
     import sys
     from pathlib import Path
-    from quantize.data import load_records, read_table
-    from quantize.lab import Lab
+    from quantize.data.records import load_records, read_table
+    from quantize.train.lab import Lab
     from test_quantize_fit import REDUCED, TINY, everything, student
-    from quantize.fit import fit
+    from quantize.train.fit import fit
     data, lab, work = map(Path, sys.argv[1:])
     bank = Lab(load_records(read_table(data)), [], [], REDUCED, lab, data).bank()
     fit(student(), everything(bank), TINY, work, save_every=2)
@@ -265,7 +265,7 @@ def test_a_teacher_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 def test_smoothing_gives_collapse_nothing(bank: Bank) -> None:
-    from quantize.fit import smoothed
+    from quantize.train.fit import smoothed
 
     target = smoothed(torch.tensor([0]), 0.2)[0]
     assert target[LABELS.index("collapse")] == 0

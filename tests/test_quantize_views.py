@@ -10,11 +10,11 @@ from quantize_support import row, write_folder, write_record, write_table
 
 from agent.dsp.window import Preparation, prepare
 from agent.types import LABELS, NS, WINDOW_ONSET, Segment
-from quantize.augment import SHARES, Augmentation, Augmenter, Sampler
-from quantize.data import Record, load_record, load_records, read_table
-from quantize.lengths import FULL_S, LENGTHS_S
-from quantize.signals import background, butterworth_response, fill, random_phase_noise, window
-from quantize.views import neutral_windows, recorded_windows
+from quantize.data.augment import SHARES, Augmentation, Augmenter, Sampler
+from quantize.data.lengths import FULL_S, LENGTHS_S
+from quantize.data.records import Record, load_record, load_records, read_table
+from quantize.data.signals import background, butterworth_response, fill, random_phase_noise, window
+from quantize.data.views import neutral_windows, recorded_windows
 
 PREPARATION = Preparation(highpass_hz=1.0)
 OFF = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 0.0))

@@ -12,15 +12,15 @@ from quantize_support import row, write_folder, write_record, write_table
 from agent.dsp.window import Preparation
 from agent.errors import DataError
 from agent.types import parse_ns
-from quantize import by_region, tables
-from quantize.augment import Augmentation, Augmenter, Sampler
-from quantize.bands import both_bands, limited
-from quantize.data import Record, Row, load_records, read_table
-from quantize.evaluate import OutOfFold, softmax
-from quantize.lengths import LENGTHS_S
-from quantize.regions import left_out, numbers, read_regions
-from quantize.trust import in_working_hours, is_judged, trust
-from quantize.unlabelled import read_weak_labels
+from quantize.data.augment import Augmentation, Augmenter, Sampler
+from quantize.data.bands import both_bands, limited
+from quantize.data.lengths import LENGTHS_S
+from quantize.data.records import Record, Row, load_records, read_table
+from quantize.data.regions import left_out, numbers, read_regions
+from quantize.data.trust import in_working_hours, is_judged, trust
+from quantize.data.unlabelled import read_weak_labels
+from quantize.study import by_region, tables
+from quantize.study.evaluate import OutOfFold, softmax
 
 BASE = Row(Path("a__XX.AAA.mseed"), "a", "uw", "e", "earthquake", "", "train", ("HHZ",), 100.0, 0)
 

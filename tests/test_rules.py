@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 from agent.inference import open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE, TRT_MODEL
 from agent.types import LABELS
-from quantize.calibrate import calibrate
 from quantize.cli import main
-from quantize.graph import INPUT, OUTPUT
-from quantize.qdq import TENSORRT, quantise
-from quantize.rules import OLDEST, RULES, TARGETS, lint
+from quantize.quantise.calibrate import calibrate
+from quantize.quantise.graph import INPUT, OUTPUT
+from quantize.quantise.qdq import TENSORRT, quantise
+from quantize.quantise.rules import OLDEST, RULES, TARGETS, lint
 
 
 def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:

@@ -24,16 +24,16 @@ from agent.errors import BundleError, DataError
 from agent.inference import load
 from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, FP16_MODEL, GOLDEN, TRT_MODEL, open_bundle
 from agent.types import LABELS
-from quantize.data import read_segments
-from quantize.head import Head, read_head, replace_head, with_features
-from quantize.last_features import Features
-from quantize.lesson import teach
-from quantize.refit import Scale, refit
-from quantize.replay import REPLAY, read_replay, write_replay
-from quantize.rules import lint
-from quantize.site import read_site, site_windows, together
-from quantize.taught_bundle import require_bank, taught_of
-from quantize.verify import verify
+from quantize.data.records import read_segments
+from quantize.quantise.rules import lint
+from quantize.quantise.verify import verify
+from quantize.teach.features import Features
+from quantize.teach.head import Head, read_head, replace_head, with_features
+from quantize.teach.lesson import teach
+from quantize.teach.refit import Scale, refit
+from quantize.teach.replay import REPLAY, read_replay, write_replay
+from quantize.teach.site import read_site, site_windows, together
+from quantize.teach.taught import require_bank, taught_of
 
 NETWORKS = (CPU_MODEL, TRT_MODEL, FP16_MODEL)
 
@@ -271,7 +271,8 @@ def test_random_windows_are_offered_for_labelling(tmp_path: Path) -> None:
 
 def test_teaching_needs_neither_torch_nor_scipy_nor_onnx() -> None:
     script = (
-        "import sys, quantize.lesson; print([m for m in ('torch', 'scipy', 'onnx', 'sklearn') if m in sys.modules])"
+        "import sys, quantize.teach.lesson; "
+        "print([m for m in ('torch', 'scipy', 'onnx', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -161,7 +161,7 @@ def test_an_error_shows_no_password_of_an_address(tmp_path: Path, words: tuple[s
     assert SECRET not in out + err
 
 
-@pytest.mark.parametrize("module", ["agent.inference.onnxruntime", "quantize.infer"])
+@pytest.mark.parametrize("module", ["agent.inference.onnxruntime", "quantize.quantise.infer"])
 def test_nothing_is_told_to_the_maker_of_the_runtime(tmp_path: Path, module: str) -> None:
     """Where it reports, ONNX Runtime also keeps an identifier of the machine and a queue in the home folder."""
     program = f"""

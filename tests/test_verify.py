@@ -14,12 +14,12 @@ from onnx import numpy_helper
 from quantize_support import write_folder
 
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL
-from quantize import infer
-from quantize.agreement import disagreements
 from quantize.cli import BUNDLE, main
-from quantize.golden import golden_windows
-from quantize.half import half, widen
-from quantize.verify import NETWORKS, STEPS, Line, text, verify
+from quantize.quantise import infer
+from quantize.quantise.agreement import disagreements
+from quantize.quantise.golden import golden_windows
+from quantize.quantise.half import half, widen
+from quantize.quantise.verify import NETWORKS, STEPS, Line, text, verify
 
 LOOSE = {f"{a} -> {b}": {"mean": 0.05, "same": 0.7, "lost": 0.2} for a, b in STEPS}
 """Random weights lose more to INT8 than a trained network does."""

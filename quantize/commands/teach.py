@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Teach, print what came of it, and write the bundle; the status is 1 where it is refused."""
-    from quantize.lesson import offer, teach
+    from quantize.teach.lesson import offer, teach
 
     if args.offer:
         print(offer(args.offer, args.out))

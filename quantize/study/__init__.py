@@ -1,0 +1,1 @@
+"""How well methods do, in figures, tables and pictures."""

@@ -1,0 +1,1 @@
+"""Networks, and how each of them is trained."""
