@@ -89,6 +89,34 @@ def test_events_do_not_depend_on_packets(classifier: Classifier, expected: list[
     assert _run(_blocks(DATA, cuts), classifier) == expected
 
 
+class _Keeps:
+    """Says noise, and keeps the windows it was shown."""
+
+    preparation = Preparation()
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+
+    def classify(self, window: Window) -> Classification:
+        self.windows.append(window)
+        probabilities = (0.0, 0.0, 0.0, 0.0, 1.0)
+        return Classification("noise", 1.0, probabilities, False, window.seconds, "keeps", "0" * 64, "none", "none")
+
+
+def test_the_next_event_does_not_enter_the_window_of_the_one_before() -> None:
+    """Else a rockfall is named after the earthquake that follows it within the minute."""
+    shown = _Keeps()
+    events = _events(_run(_blocks(_record(300, [(150.0, 1.0), (162.5, 3.0)]), [100] * 300), shown))
+    first, second = sorted({event.onset_ns for event in events})
+    own = [window for window in shown.windows if window.onset_ns == first]
+    assert [window.seconds for window in own] == [3.0, 5.0, 10.0, (second - first) / NS]
+    assert all(not window.data[:, 2048 + round(100 * window.seconds) :].any() for window in own)
+    last = [event for event in events if event.onset_ns == first][-1]
+    assert last.phase == "end" and last.data_ns > second
+    assert last.classification is not None and last.classification.window_s == own[-1].seconds
+    assert max(window.seconds for window in shown.windows if window.onset_ns == second) == 81.92
+
+
 def test_a_short_trigger_is_discarded_with_its_reason(classifier: Classifier) -> None:
     trigger = TriggerConfig(min_duration_s=30.0)
     outputs = _run(_blocks(DATA, [100] * 300), classifier, trigger)

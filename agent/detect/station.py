@@ -370,7 +370,7 @@ class Station:
 
     def _revise(self, event: _Open, phase: EventPhase, now_ns: int) -> Event:
         """Classify what was recorded up to ``now_ns`` and word the next revision."""
-        until = min(now_ns, event.onset_ns + AFTER_NS)
+        until = min(now_ns, event.onset_ns + AFTER_NS, self._next_onset_ns(event, now_ns))
         seconds = (until - event.onset_ns) / NS
         window = prepare(
             self._segments(event.onset_ns - BEFORE_NS - WARM_UP_NS, until),
@@ -403,6 +403,11 @@ class Station:
             exercise=self._exercise,
             recorded_s=event.recorded_s,
         )
+
+    def _next_onset_ns(self, event: _Open, now_ns: int) -> int:
+        """Onset of the next event as known at ``now_ns``: what it brings must not rename this one."""
+        later = (other.onset_ns for other in self._open if event.onset_ns < other.onset_ns < now_ns)
+        return min(later, default=_NEVER)
 
     def _detect(self, event: _Open, now_ns: int) -> Detection:
         """Measured over the trigger alone: what follows is coda or another event."""
