@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select, update
 
 from agent.atomic import replace_file
-from agent.backoff import ThrottledLog
 from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
-from agent.errors import ControlError, DeliveryError, TalusError
+from agent.errors import ControlError, TalusError
 from agent.types import NS, StationId
 from desk.push.models import ask, command
 from desk.store import tables as t
-from desk.store.store import Change, Store, note_changes
+from desk.store.store import Store, note_changes
+from desk.worker import Worker
 
 WAIT_S = 120.0
 """For a station's answer and its pieces."""
 TRIES = 6
 FIRST_RETRY_NS = 60 * NS
+LONGEST_RETRY_NS = 600 * NS
 PAUSE_S = 11.0
 """Between two questions to stations: they take six commands a minute."""
 _UID = re.compile(r"[A-Z0-9.-]{1,64}Z")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +62,24 @@ class Records:
         return path
 
 
-class Fetcher:
-    """One thread, from ``start`` to ``stop``: asks for the records that stations have offered, one after another."""
+class Fetcher(Worker):
+    """Asks for the records that stations have offered, one after another."""
 
     def __init__(
-        self, settings: MqttSettings, store: Store, records: Records, key: SigningKey, *, only_alerts: bool
-    ) -> None:
+        self, settings: MqttSettings, store: Store, records: Records, key: SigningKey, *, only_alerts: bool,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """``changed`` is called after each answer that is stored."""
+        super().__init__("evidence")
         self._settings, self._store, self._records, self._key = settings, store, records, key
-        self._only_alerts = only_alerts
-        self._stopping, self._waker = threading.Event(), threading.Event()
-        self._throttled = ThrottledLog(_log.warning)
-        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._only_alerts, self._changed = only_alerts, changed
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Begin to ask; returns at once."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Look for offered records now. Any thread may call."""
-        self._waker.set()
-
-    def stop(self, timeout_s: float = 2.0) -> None:
-        """End, in the middle of a question if need be: it is asked again."""
-        self._stopping.set()
-        self._waker.set()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                asked = self.fetch_one(time.time_ns())
-            except DeliveryError as error:
-                self._throttled.warn(str(error))
-                asked = False
-            if asked:
-                self._stopping.wait(PAUSE_S)
-            else:
-                self._waker.wait(10.0)
-                self._waker.clear()
+    def step(self) -> float:
+        """See ``Worker``. A stop in the middle of a question costs a repetition of it."""
+        if not self.fetch_one(time.time_ns()):
+            return 10.0
+        self.pause(PAUSE_S)
+        return 0.0
 
     def fetch_one(self, now_ns: int) -> bool:
         """Ask for the record that is due; whether there was one."""
@@ -118,7 +91,7 @@ class Fetcher:
         try:
             raw = self._ask(StationId(network, code, "", ""), uid, sha256)
         except TalusError as error:
-            self._throttled.warn(f"the record of {uid} did not come: {error}", key=station)
+            self.throttled.warn(f"the record of {uid} did not come: {error}", key=station)
             lost = tries + 1 >= TRIES or (isinstance(error, ControlError) and error.kind == "unknown_event")
             wait_ns = FIRST_RETRY_NS << min(tries, 8)
             values: dict[str, object] = {
@@ -128,7 +101,13 @@ class Fetcher:
             }
             self._write(key, uid, {**values, "error": error.message[:500]})
             return True
-        path = self._records.keep(uid, raw)
+        try:
+            path = self._records.keep(uid, raw)
+        except OSError as error:
+            words = f"the record of {uid} cannot be kept: {error}"
+            self.throttled.warn(words, key="disk")
+            self._write(key, uid, {"asked_ns": now_ns + LONGEST_RETRY_NS, "error": words[:500]})
+            return True
         values = {
             "state": "here",
             "path": str(path.relative_to(self._records.folder)),
@@ -142,7 +121,7 @@ class Fetcher:
         """The record to ask for: event, its identifier, the agent that has it, its hash, how often it was asked for."""
         v, e = t.evidence.c, t.event.c
         online = t.station.c.availability == "online"
-        with self._store.engine.connect() as connection:
+        with self._store.reading() as connection:
             states = connection.execute(select(t.station.c.code, t.station.c.state).where(online)).all()
         agents = {part["station"]: row.code for row in states for part in (row.state or {}).get("stations", [])}
         statement = (
@@ -158,7 +137,7 @@ class Fetcher:
         )
         if self._only_alerts:
             statement = statement.where(e.uid.in_(select(t.alert.c.event_uid)))
-        with self._store.engine.connect() as connection:
+        with self._store.reading() as connection:
             row = connection.execute(statement.order_by(v.tries, e.onset_ns.desc()).limit(1)).first()
         if row is None:
             return None
@@ -177,7 +156,8 @@ class Fetcher:
             raise ControlError("evidence", "what came is not what the station announced")
         return raw
 
-    def _write(self, key: int, uid: str, values: dict[str, object]) -> list[Change]:
+    def _write(self, key: int, uid: str, values: dict[str, object]) -> None:
         with self._store.writing() as connection:
             connection.execute(update(t.evidence).where(t.evidence.c.event_id == key).values(values))
-            return note_changes(connection, [("evidence", uid)], time.time_ns())
+            note_changes(connection, [("evidence", uid)], time.time_ns())
+        self._changed()

@@ -8,13 +8,12 @@ passed the schema; what does not pass is counted, named once in a while, and ack
 from __future__ import annotations
 
 import contextlib
-import logging
-import threading
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent.backoff import ThrottledLog, delays
+from agent.backoff import delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.waker import Waker
@@ -24,6 +23,7 @@ from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
 from agent.messages.schema import MODELS, MinMaxMessage, parse
 from agent.types import parse_ns
 from desk.store.store import Arrival, Change, Store
+from desk.worker import Worker
 
 LARGEST = 512 * 1024
 """Bytes of a packet; a broker that sends a larger one is hung up on."""
@@ -37,8 +37,9 @@ RETRY_S = 2.0
 """After the database has refused."""
 _EARLIEST_NS, _LATEST_NS = parse_ns("1970-01-01T00:00:00Z"), parse_ns("2200-01-01T00:00:00Z")
 """What the database can hold. A station whose clock is wrong by years is still heard."""
-
-_log = logging.getLogger(__name__)
+_STATION = re.compile(r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}")
+_UNFIT = (DataError, ValueError, ArithmeticError, LookupError, TypeError)
+"""What a message can raise that the schema lets through and the database cannot hold."""
 
 
 @dataclass(slots=True)
@@ -54,8 +55,8 @@ class Tally:
     """When the last message came, on the monotonic clock."""
 
 
-class Receiver:
-    """One thread, from ``start`` to ``stop``. ``changed`` is called in it after each commit."""
+class Receiver(Worker):
+    """Receives and stores. ``changed`` is called in its thread after each commit."""
 
     def __init__(
         self,
@@ -66,43 +67,32 @@ class Receiver:
     ) -> None:
         """``session`` is the client identifier under which the broker keeps what comes meanwhile; every desk has its
         own."""
+        super().__init__("receiver")
         self.tally = Tally()
         self._settings, self._store, self._session, self._changed = settings, store, session, changed
-        self._waker = Waker()
-        self._stopping = threading.Event()
+        self._socket_waker = Waker()
         self._batch: list[Received] = []
-        self._throttled = ThrottledLog(_log.warning)
-        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._waits = delays(settings.backoff_min_s, settings.backoff_max_s)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+    def wake(self) -> None:
+        """End the wait for the broker, too."""
+        super().wake()
+        self._socket_waker.wake()
 
-    def start(self) -> None:
-        """Connect and receive; returns at once."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End after the batch at hand."""
-        self._stopping.set()
-        self._waker.wake()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            try:
-                self._once()
-            except DeliveryError as error:
-                self.tally.error = error.message
-                self._throttled.warn(str(error))
-                if time.monotonic() - began > self._settings.backoff_max_s:
-                    waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
-                self._stopping.wait(next(waits))
-            finally:
-                self.tally.connected = False
+    def step(self) -> float:
+        """See ``Worker``: one connection, and how long to wait until the next."""
+        began = time.monotonic()
+        try:
+            self._once()
+        except DeliveryError as error:
+            self.tally.error = error.message
+            self.throttled.warn(str(error))
+            if time.monotonic() - began > self._settings.backoff_max_s:
+                self._waits = delays(self._settings.backoff_min_s, self._settings.backoff_max_s)
+            return next(self._waits)
+        finally:
+            self.tally.connected = False
+        return 0.0
 
     def _once(self) -> None:
         """One connection, until it is lost or ``stop`` is called."""
@@ -111,14 +101,14 @@ class Receiver:
         connection = Connection.open(
             self._settings,
             self._session,
-            self._waker,
-            subscription=Subscription(filters, self._hold, SESSION_EXPIRY_S, largest=LARGEST),
-            cancelled=self._stopping.is_set,
+            self._socket_waker,
+            subscription=Subscription(filters, self._hold, SESSION_EXPIRY_S, largest=LARGEST, at_once=BATCH),
+            cancelled=lambda: self.stopping,
         )
         with contextlib.closing(connection):
             self.tally.connects += 1
             self.tally.connected, self.tally.error = True, None
-            while not self._stopping.is_set():
+            while not self.stopping:
                 self._gather(connection)
                 if self._batch:
                     self._write(connection)
@@ -144,21 +134,41 @@ class Receiver:
             try:
                 arrivals.append(self._checked(message, now_ns))
             except DataError as error:
-                self.tally.refused += 1
-                topic = message.topic[:200].encode("ascii", "backslashreplace").decode()
-                self._throttled.warn(f"refused a message on {topic}: {error.message}", key=topic)
+                self._refuse(message.topic, error.message)
         try:
-            changes = self._store.ingest(arrivals) if arrivals else []
+            changes = self._store_all(arrivals)
         except DeliveryError:
             # The broker keeps what is not acknowledged, and sends it again with the next connection.
-            self._stopping.wait(RETRY_S)
+            self.pause(RETRY_S)
             raise
         for message in self._batch:
             connection.acknowledge(message)
-        self.tally.written += len(arrivals)
         self._batch.clear()
         if changes:
             self._changed(changes)
+
+    def _store_all(self, arrivals: Sequence[Arrival]) -> list[Change]:
+        """Store a batch; where the database cannot hold it, message by message, so that only the one is refused.
+
+        Raises:
+            DeliveryError: the database takes nothing at present.
+        """
+        if not arrivals:
+            return []
+        try:
+            changes = self._store.ingest(arrivals)
+        except _UNFIT as error:
+            if len(arrivals) == 1:
+                self._refuse(arrivals[0].station, str(error))
+                return []
+            return [change for arrival in arrivals for change in self._store_all([arrival])]
+        self.tally.written += len(arrivals)
+        return changes
+
+    def _refuse(self, topic: str, why: str) -> None:
+        self.tally.refused += 1
+        topic = topic[:200].encode("ascii", "backslashreplace").decode()
+        self.throttled.warn(f"refused a message on {topic}: {why}", key=topic)
 
     def _checked(self, message: Received, now_ns: int) -> Arrival:
         """The message if it is what its topic promises.
@@ -171,6 +181,8 @@ class Receiver:
             raise DataError("not a topic of Talus")
         network, station, name = parts
         code = f"{network}.{station}"
+        if not _STATION.fullmatch(code):
+            raise DataError("not the topic of a station")
         if name == "availability":
             word = message.payload[:40].decode("utf-8", "replace")
             if word not in (ONLINE, OFFLINE, STOPPED):
@@ -182,6 +194,9 @@ class Receiver:
             raise DataError(f"it says that it is from {said}")
         if isinstance(body, MinMaxMessage):
             unpack(Packed(body.count, body.scale, body.data))
+        uid = str(getattr(body, "id", said))
+        if not uid.startswith((f"{code}.", f"{code}-")) and uid != said:
+            raise DataError(f"it is about {uid}, another station's")
         onset = next((time for name in ("onset", "time", "start") if (time := getattr(body, name, None))), None)
         if onset is not None and not _EARLIEST_NS <= parse_ns(onset) <= _LATEST_NS:
             raise DataError(f"its time {onset} cannot be")

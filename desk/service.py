@@ -14,7 +14,6 @@ from typing import Any
 
 import uvicorn
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
@@ -30,9 +29,11 @@ from desk.pictures.of_store import picture_of
 from desk.receive import Receiver
 from desk.settings import DeskConfig
 from desk.store import tables
+from desk.store.listener import FeedListener
 from desk.store.store import Change, Store
 from desk.web.application import application
 from desk.web.live import Live
+from desk.worker import Worker
 
 GRACE_S = 60.0
 """After the start, and after a connection is lost, the desk does not call itself ill for so long."""
@@ -60,7 +61,7 @@ class Desk:
         targets = [target.target() for target in config.targets]
         self._calls = Calls(targets, late=config.late)
         self.store = Store(config.database_url, self._calls.on_alert, envelope_days=config.envelope_days)
-        self.live = Live(self.store.engine)
+        self.live = Live(self.store)
         self._links = Links.of(config.state_dir)
         self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
         self.receiver = Receiver(settings, self.store, config.session, self._changed)
@@ -71,31 +72,28 @@ class Desk:
         if config.evidence.key is not None and config.evidence.fetch != "none":
             key = SigningKey.load(config.evidence.key)
             only_alerts = config.evidence.fetch == "alerts"
-            self._fetcher = Fetcher(settings, self.store, self.records, key, only_alerts=only_alerts)
+            self._fetcher = Fetcher(
+                settings, self.store, self.records, key, only_alerts=only_alerts, changed=self.live.wake
+            )
         beat = config.heartbeat
         self._heartbeat = None if beat is None else Heartbeat(beat.url, beat.every_s, self.problem)
+        listener = FeedListener(self.store, self.live.wake) if self.store.is_postgresql else None
+        several: tuple[Worker | None, ...] = (
+            self.receiver, self._sender, self._watch, self._fetcher, self._heartbeat, listener,
+        )  # fmt: skip
+        self._workers = [one for one in several if one is not None]
         self._well_at = time.monotonic()
         self._targets = [f"{one.name}, after {one.wait_min:g} min the next" for one in config.targets]
 
     def start(self) -> None:
         """Start every thread."""
-        self.receiver.start()
-        self._sender.start()
-        self._watch.start()
-        if self._fetcher is not None:
-            self._fetcher.start()
-        if self._heartbeat is not None:
-            self._heartbeat.start()
+        for worker in self._workers:
+            worker.start()
 
     def stop(self) -> None:
         """Stop every thread and close the database."""
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        self.receiver.stop()
-        self._watch.stop()
-        self._sender.stop()
-        if self._fetcher is not None:
-            self._fetcher.stop()
+        for worker in self._workers:
+            worker.stop()
         self.store.close()
 
     def serve(self, listener: socket.socket) -> None:
@@ -133,22 +131,17 @@ class Desk:
         tally = self.receiver.tally
         if tally.connected:
             self._well_at = time.monotonic()
-        alive = {
-            "receiver": self.receiver.alive,
-            "sender of calls": self._sender.alive,
-            "watch on the stations": self._watch.alive,
-        }
-        if not all(alive.values()):
-            return f"the {next(name for name in alive if not alive[name])} has ended; restart the desk"
+        if self.store.refusal is not None:
+            return self.store.refusal
+        for worker in self._workers:
+            if worker.failure is not None:
+                return worker.failure
+            if not worker.alive:
+                return f"the {worker.name} has ended; restart the desk"
         if not tally.connected and time.monotonic() - self._well_at > GRACE_S:
             return f"no connection to the broker: {tally.error or 'it does not answer'}"
         if self._sender.tally.last_error:
             return f"a call does not go out: {self._sender.tally.last_error}"
-        try:
-            with self.store.engine.connect() as connection:
-                connection.execute(select(tables.version.c.number)).scalar_one()
-        except SQLAlchemyError as error:
-            return f"the database does not answer: {type(error).__name__}"
         return None if self._heartbeat is None else self._heartbeat.error
 
     def first_account(self) -> tuple[str, str] | None:
@@ -161,7 +154,7 @@ class Desk:
         return name, password
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        self.live.publish(changes)
+        self.live.wake()
         kinds = {change.kind for change in changes}
         if "alert" in kinds:
             self._sender.wake()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_support import Cluster, cluster
 
 from agent.inference import Classifier, load
 from agent.inference.bundle import DEFAULT_BUNDLE
@@ -34,3 +36,19 @@ def data_dir() -> Path:
     if not (folder / "metadata.csv").is_file():
         pytest.skip(f"no data in {folder} (set TALUS_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """A PostgreSQL server of the tests' own."""
+    with cluster() as found:
+        yield found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new, empty database of each kind that the desk knows."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/desk.db"
+    server: Cluster = request.getfixturevalue("postgresql")
+    return server.database()

@@ -45,8 +45,8 @@ class Given:
         self.notes.append((target.name, note.title))
 
 
-def desk(tmp_path: Path, *targets: Target, late: bool = False) -> tuple[Store, CallSender, Given]:
-    store = Store(f"sqlite:///{tmp_path}/desk.db", Calls(targets, late=late).on_alert)
+def desk(database: str, *targets: Target, late: bool = False) -> tuple[Store, CallSender, Given]:
+    store = Store(database, Calls(targets, late=late).on_alert)
     way = Given()
     return store, CallSender(store, targets, way), way
 
@@ -55,8 +55,8 @@ def told(store: Store, body: object, at_ns: int = START_NS) -> None:
     store.ingest([Arrival("XX.SLP", body, at_ns)])  # type: ignore[arg-type]
 
 
-def test_the_next_target_is_called_when_nobody_answers_and_not_once_somebody_has(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path, ANN, BEN, CHIEF)
+def test_the_next_target_is_called_when_nobody_answers_and_not_once_somebody_has(database: str) -> None:
+    store, sender, way = desk(database, ANN, BEN, CHIEF)
     told(store, alert(0))
     sender.send_due(START_NS)
     sender.send_due(START_NS + 4 * MINUTE)
@@ -71,8 +71,8 @@ def test_the_next_target_is_called_when_nobody_answers_and_not_once_somebody_has
     assert [name for name, _ in way.notes] == ["ann", "ben", "ann"]
 
 
-def test_an_escalation_calls_again_although_the_smaller_alert_was_answered(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path, ANN)
+def test_an_escalation_calls_again_although_the_smaller_alert_was_answered(database: str) -> None:
+    store, sender, way = desk(database, ANN)
     told(store, alert(0))
     sender.send_due(START_NS)
     answers.acknowledge(store, answers.Person("ann"), alert().id, START_NS + NS)
@@ -81,8 +81,8 @@ def test_an_escalation_calls_again_although_the_smaller_alert_was_answered(tmp_p
     assert [title for _, title in way.notes] == ["SEVERE: landslide at XX.SLP", "EXTREME: landslide at XX.SLP"]
 
 
-def test_a_retraction_tells_those_who_were_called_and_stops_the_rest(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path, ANN, BEN)
+def test_a_retraction_tells_those_who_were_called_and_stops_the_rest(database: str) -> None:
+    store, sender, way = desk(database, ANN, BEN)
     told(store, alert(0))
     sender.send_due(START_NS)
     told(store, alert(1, "retract"), START_NS + NS)
@@ -90,9 +90,9 @@ def test_a_retraction_tells_those_who_were_called_and_stops_the_rest(tmp_path: P
     assert way.notes == [("ann", "SEVERE: landslide at XX.SLP"), ("ann", "Retracted: landslide at XX.SLP")]
 
 
-def test_exercises_and_silenced_stations_call_nobody_but_who_wants_them(tmp_path: Path) -> None:
+def test_exercises_and_silenced_stations_call_nobody_but_who_wants_them(database: str) -> None:
     eager = Target("eager", "json://eager", exercises=True)
-    store, sender, way = desk(tmp_path, ANN, eager)
+    store, sender, way = desk(database, ANN, eager)
     told(store, alert(0, exercise=True))
     sender.send_due(START_NS + 3600 * NS)
     assert [name for name, _ in way.notes] == ["eager"]
@@ -106,8 +106,8 @@ def test_exercises_and_silenced_stations_call_nobody_but_who_wants_them(tmp_path
         assert {row.error for row in held} == {"silenced"}
 
 
-def test_what_a_service_refuses_is_tried_again_until_it_takes_it(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path, ANN)
+def test_what_a_service_refuses_is_tried_again_until_it_takes_it(database: str) -> None:
+    store, sender, way = desk(database, ANN)
     told(store, alert(0))
     way.broken = True
     sender.send_due(START_NS)
@@ -120,8 +120,8 @@ def test_what_a_service_refuses_is_tried_again_until_it_takes_it(tmp_path: Path)
     assert sender.tally.last_error is None
 
 
-def test_a_desk_that_dies_while_sending_sends_again_after_the_lease_and_not_before(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path, ANN)
+def test_a_desk_that_dies_while_sending_sends_again_after_the_lease_and_not_before(database: str) -> None:
+    store, sender, way = desk(database, ANN)
     told(store, alert(0))
     sender._lease(START_NS)
     again = CallSender(store, [ANN], way)
@@ -136,8 +136,8 @@ def test_an_unknown_severity_is_called_for_like_the_highest() -> None:
     assert [target.name for target, _ in schedule([ANN, BEN, CHIEF], "minor", exercise=False)] == ["ann"]
 
 
-def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path, ANN)
+def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(database: str) -> None:
+    store, sender, way = desk(database, ANN)
     watch = StationWatch(store, Calls([ANN]), Patience(offline_s=300))
     told(store, "online")
     for minute in range(12):
@@ -154,11 +154,11 @@ def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(tmp_
     assert [title for _, title in way.notes] == ["XX.SLP is silent", "XX.SLP is well again"]
 
 
-def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(tmp_path: Path) -> None:
-    store, _, _ = desk(tmp_path, ANN)
+def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(database: str, tmp_path: Path) -> None:
+    store, _, _ = desk(database, ANN)
     links = Links.of(tmp_path)
     told(store, alert(0))
-    live = Live(store.engine)
+    live = Live(store)
     claim = Claim(alert().id, "ann", 2**62)
     with TestClient(application(store, live, links=links)) as client:
         address = f"/ack/{links.token(claim)}"
@@ -229,8 +229,8 @@ def test_a_desk_that_is_not_well_gives_no_sign_of_life(service: tuple[str, list[
     assert not Heartbeat("http://127.0.0.1:1/", 60, lambda: None).beat()
 
 
-def test_an_alert_without_a_target_is_stored_all_the_same(tmp_path: Path) -> None:
-    store, sender, way = desk(tmp_path)
+def test_an_alert_without_a_target_is_stored_all_the_same(database: str) -> None:
+    store, sender, way = desk(database)
     told(store, alert(0))
     told(store, event(0))
     assert sender.send_due(START_NS) == 0

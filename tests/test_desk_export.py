@@ -90,7 +90,7 @@ def served(desk: tuple[Store, Records]) -> Iterator[str]:
     )  # fmt: skip
     store.ingest([Arrival("XX.SLP", state, START_NS)])
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application(store, Live(store.engine), fdsnws=True), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(application(store, Live(store), fdsnws=True), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

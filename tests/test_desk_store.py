@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from desk_support import START_NS, alert, event, verdict
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 from test_formats import state
@@ -29,8 +30,20 @@ def arrivals(*bodies: object, at_ns: int = START_NS) -> list[Arrival]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/desk.db")
+def store(database: str) -> Iterator[Store]:
+    opened = Store(database)
+    yield opened
+    opened.close()
+
+
+def empty(store: Store) -> None:
+    """Delete every row."""
+    with store.writing() as connection:
+        for table in reversed(tables.metadata.sorted_tables):
+            if table is not tables.version:
+                connection.execute(table.delete())
+    store._stations.clear()
+    store._sensors.clear()
 
 
 def shown(store: Store, uid: str) -> queries.EventRow:
@@ -48,10 +61,17 @@ def tallied(store: Store) -> dict[str, int]:
     return found
 
 
-@settings(derandomize=True, max_examples=25, deadline=None)
+@settings(
+    derandomize=True,
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
-def test_the_last_revision_stands_whatever_the_order_and_however_often_messages_come(data: st.DataObject) -> None:
-    store = Store("sqlite://")
+def test_the_last_revision_stands_whatever_the_order_and_however_often_messages_come(
+    store: Store, data: st.DataObject
+) -> None:
+    empty(store)
     labels = {(number, revision): data.draw(st.sampled_from(LABELS)) for number in range(3) for revision in range(4)}
     messages = [
         event(revision, onset_ns=START_NS + number * 60 * NS, classification=verdict(label))
@@ -108,9 +128,9 @@ def test_one_unknown_event_among_many_reviews_changes_none(store: Store) -> None
     assert shown(store, event().id).name == "landslide"
 
 
-def test_an_alert_is_told_once_a_revision_and_in_the_same_transaction(tmp_path: Path) -> None:
+def test_an_alert_is_told_once_a_revision_and_in_the_same_transaction(database: str) -> None:
     told = []
-    store = Store(f"sqlite:///{tmp_path}/desk.db", lambda _c, key, body, _at: told.append((key, body.revision)))
+    store = Store(database, lambda _c, key, body, _at: told.append((key, body.revision)))
     for _ in range(3):
         store.ingest(arrivals(alert(0), alert(1, "escalate")))
     store.ingest(arrivals(alert(0)))
@@ -177,8 +197,8 @@ def test_the_queue_shows_the_least_sure_first_and_nothing_that_is_answered(store
         assert [row.uid for row in queries.queue(connection)] == [unsure.id, sure.id]
 
 
-def test_a_database_of_a_newer_program_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/desk.db"
+def test_a_database_of_a_newer_program_is_refused(database: str) -> None:
+    url = database
     store = Store(url)
     with store.writing() as connection:
         connection.execute(tables.version.update().values(number=99))

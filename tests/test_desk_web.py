@@ -41,7 +41,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Test
     bodies: list[Any] = [event(n) for n in range(4)]
     bodies += [event(3, onset_ns=START_NS + 60 * NS, classification=verdict("blast", 0.5)), alert(0), "online"]
     store.ingest([Arrival("XX.SLP", body, START_NS) for body in bodies])
-    live = Live(store.engine)
+    live = Live(store)
     with TestClient(application(store, live), base_url="http://desk", follow_redirects=False) as client:
         yield store, client
 
@@ -205,7 +205,7 @@ def test_large_requests_are_refused_before_they_are_read(desk: tuple[Store, Test
 def test_health_of_the_desk_needs_no_login_and_names_the_problem(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/desk.db")
     problem: dict[str, Any] = {"problem": None}
-    with TestClient(application(store, Live(store.engine), describe=lambda: problem)) as client:
+    with TestClient(application(store, Live(store), describe=lambda: problem)) as client:
         assert client.get("/healthz").status_code == 200
         problem["problem"] = "no connection to the broker"
         answer = client.get("/healthz")

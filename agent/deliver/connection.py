@@ -81,13 +81,16 @@ class Subscription:
     keeps what comes while the subscriber is away.
 
     Where a subscription is not ``required``, one that the broker refuses is only logged. ``largest``: bytes of the
-    largest packet that is read at all; a broker that sends more, or otherwise more than can be held, is hung up on."""
+    largest packet that is read at all; a broker that sends more, or otherwise more than can be held, is hung up on.
+    ``at_once``: messages that an MQTT 5 broker may send before the first of them is acknowledged; None leaves it to the
+    broker (20 with Mosquitto)."""
 
     filters: Sequence[str]
     handler: Callable[[Received], bool]
     session_expiry_s: int = 0
     required: bool = True
     largest: int | None = None
+    at_once: int | None = None
 
 
 class Connection:
@@ -306,6 +309,8 @@ class Connection:
                 properties.SessionExpiryInterval = subscription.session_expiry_s
             if subscription is not None and subscription.largest is not None:
                 properties.MaximumPacketSize = subscription.largest
+            if subscription is not None and subscription.at_once is not None:
+                properties.ReceiveMaximum = subscription.at_once
         try:
             if five:
                 client.connect(

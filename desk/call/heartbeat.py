@@ -6,57 +6,42 @@ the desk stops them: a crash, the power, the network, a broker that it no longer
 
 from __future__ import annotations
 
-import logging
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from agent.backoff import ThrottledLog
+from desk.worker import Worker
 
 TIMEOUT_S = 10.0
-_log = logging.getLogger(__name__)
 
 
-class Heartbeat:
-    """One thread, from ``start`` to ``stop``."""
+class Heartbeat(Worker):
+    """Gives a sign every ``every_s`` seconds."""
 
     def __init__(self, url: str, every_s: float, problem: Callable[[], str | None]) -> None:
         """``problem`` says what is wrong with the desk; while it is anything, no sign is given."""
+        super().__init__("heartbeat")
         self.error: str | None = None
         """Why the last sign did not arrive."""
         self._url, self._every_s, self._problem = url, every_s, problem
-        self._stopping = threading.Event()
-        self._throttled = ThrottledLog(_log.warning)
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def start(self) -> None:
-        """Begin; returns at once."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 2.0) -> None:
-        """End."""
-        self._stopping.set()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while True:
-            self.beat()
-            if self._stopping.wait(self._every_s):
-                return
+    def step(self) -> float:
+        """See ``Worker``."""
+        self.beat()
+        return self._every_s
 
     def beat(self) -> bool:
         """Give one sign, if the desk is well; whether it arrived."""
         problem = self._problem()
         if problem is not None:
-            self._throttled.warn(f"no sign of life is given: {problem}")
+            self.throttled.warn(f"no sign of life is given: {problem}")
             return False
         try:
             with urllib.request.urlopen(self._url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http and https alone
                 answer.read(1)
         except (OSError, urllib.error.URLError, ValueError) as error:
             self.error = f"the sign of life does not arrive: {error}"
-            self._throttled.warn(self.error)
+            self.throttled.warn(self.error)
             return False
         self.error = None
         return True

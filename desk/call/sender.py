@@ -8,7 +8,6 @@ it again when the lease is over.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +17,18 @@ from urllib.parse import quote
 
 from sqlalchemy import or_, select, update
 
-from agent.backoff import ThrottledLog
 from agent.errors import DeliveryError
 from agent.types import NS
 from desk.call.targets import Target
 from desk.store import tables as t
 from desk.store.store import Store
+from desk.worker import Worker
 
 LEASE_NS = 60 * NS
 TICK_S = 1.0
 FIRST_RETRY_NS, LONGEST_RETRY_NS = 15 * NS, 600 * NS
 GIVEN_UP_NS = 24 * 3600 * NS
 """An alert that could not be sent for a day is of no use to anyone."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +97,8 @@ class _Due:
     made_ns: int
 
 
-class CallSender:
-    """One thread, from ``start`` to ``stop``."""
+class CallSender(Worker):
+    """Sends what is due, once a second and whenever it is woken."""
 
     def __init__(
         self,
@@ -114,55 +111,28 @@ class CallSender:
     ) -> None:
         """``link`` makes the address that acknowledges an alert (its identifier, the target's name); ``picture`` gives
         the image of an event."""
+        super().__init__("sender of calls")
         self.tally = Sent()
         self._store, self._way, self._link, self._picture = store, way, link, picture
         self._targets: Mapping[str, Target] = {target.name: target for target in targets}
-        self._stopping, self._waker = threading.Event(), threading.Event()
-        self._throttled = ThrottledLog(_log.warning)
-        self._thread = threading.Thread(target=self._run, name="call-sender", daemon=True)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Begin to send; returns at once."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Look for what is due now. Any thread may call."""
-        self._waker.set()
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End after the note at hand."""
-        self._stopping.set()
-        self._waker.set()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                if self.send_due(time.time_ns()):
-                    continue
-            except DeliveryError as error:
-                self._throttled.warn(str(error))
-            self._waker.wait(TICK_S)
-            self._waker.clear()
+    def step(self) -> float:
+        """See ``Worker``."""
+        return 0.0 if self.send_due(time.time_ns()) else TICK_S
 
     def send_due(self, now_ns: int) -> int:
         """Send the notifications that are due; returns how many were tried."""
         due = self._lease(now_ns)
         for one in due:
             self._send(one, now_ns)
-            if self._stopping.is_set():
+            if self.stopping:
                 break
         return len(due)
 
     def _lease(self, now_ns: int) -> list[_Due]:
         n, a = t.notification.c, t.alert.c
         ready = or_(n.state == "waiting", n.state == "sending") & (n.due_ns <= now_ns)
-        with self._store.engine.connect() as connection:
+        with self._store.reading() as connection:
             if connection.execute(select(n.id).where(ready).limit(1)).first() is None:
                 return []
         with self._store.writing() as connection:
@@ -196,13 +166,13 @@ class CallSender:
             try:
                 picture = self._picture(due.event)
             except (OSError, ValueError) as error:
-                self._throttled.warn(f"no picture of {due.event}: {error}")
+                self.throttled.warn(f"no picture of {due.event}: {error}")
         try:
             self._way.send(target, Note(due.title, due.text, link, picture))
         except DeliveryError as error:
             self.tally.failed += 1
             self.tally.last_error = error.message
-            self._throttled.warn(f"{due.subject}: {error}", key=due.target)
+            self.throttled.warn(f"{due.subject}: {error}", key=due.target)
             self._again(due, error.message, now_ns)
             return
         self.tally.sent += 1

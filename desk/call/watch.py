@@ -6,27 +6,22 @@ clock, and calls when one has been offline, silent or degraded for longer than a
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
-from agent.backoff import ThrottledLog
-from agent.errors import DeliveryError
 from agent.types import NS
 from desk.call.calls import Calls, Words
 from desk.store import queries
 from desk.store import tables as t
 from desk.store.answers import is_silenced
 from desk.store.store import Store
+from desk.worker import Worker
 
 EVERY_S = 10.0
 FAULTS = ("offline", "silent", "degraded", "failed")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,41 +36,25 @@ class Patience:
         return self.degraded_s if kind == "degraded" else self.offline_s
 
 
-class StationWatch:
-    """One thread, from ``start`` to ``stop``."""
+class StationWatch(Worker):
+    """Looks at every station every ``EVERY_S``."""
 
     def __init__(
         self, store: Store, calls: Calls, patience: Patience, called: Callable[[], None] = lambda: None
     ) -> None:
+        super().__init__("station watch")
         self._store, self._calls, self._patience, self._called = store, calls, patience, called
-        self._stopping = threading.Event()
-        self._throttled = ThrottledLog(_log.warning)
-        self._thread = threading.Thread(target=self._run, name="station-watch", daemon=True)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Begin to look; returns at once."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End."""
-        self._stopping.set()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(EVERY_S):
-            try:
-                self.look(time.time_ns())
-            except DeliveryError as error:
-                self._throttled.warn(str(error))
+    def step(self) -> float:
+        """See ``Worker``. The broker sends what stations said last before the first look."""
+        self.pause(EVERY_S)
+        if not self.stopping:
+            self.look(time.time_ns())
+        return 0.0
 
     def look(self, now_ns: int) -> None:
         """Open, tell and close troubles as of now."""
-        with self._store.engine.connect() as connection:
+        with self._store.reading() as connection:
             rows = queries.stations(connection)
             troubles = {
                 row.station: row for row in connection.execute(select(t.trouble).where(t.trouble.c.ended_ns.is_(None)))
@@ -92,12 +71,19 @@ class StationWatch:
             elif not known.told and now_ns - known.since_ns >= self._patience.of(status) * NS:
                 self._tell(row, known.id, status, known.since_ns, now_ns)
 
+    # Another desk over the same database looks at the same stations: each change is made only where the trouble is
+    # still as it was read.
+
     def _begin(self, row: queries.StationRow, status: str, before: int | None, now_ns: int) -> None:
         told = False
         with self._store.writing() as connection:
-            if before is not None:
+            still = select(t.trouble.c.id, t.trouble.c.told).where(*_open(row.code))
+            found = connection.execute(still).first()
+            if (None if found is None else found.id) != before:
+                return
+            if found is not None:
                 # Another fault of the same station goes on from the one before it: who was told is not told again.
-                told = connection.execute(select(t.trouble.c.told).where(t.trouble.c.id == before)).scalar_one()
+                told = found.told
                 connection.execute(update(t.trouble).where(t.trouble.c.id == before).values(ended_ns=now_ns))
             values = {
                 "station": row.code,
@@ -116,17 +102,20 @@ class StationWatch:
             f"for {minutes} minutes: {_reasons(row, status)}",
         )
         with self._store.writing() as connection:
-            connection.execute(update(t.trouble).where(t.trouble.c.id == key).values(told=True))
+            mine = (t.trouble.c.id == key, t.trouble.c.told.is_(False), t.trouble.c.ended_ns.is_(None))
+            if not connection.execute(update(t.trouble).where(*mine).values(told=True)).rowcount:
+                return
             self._plan(connection, row.code, words, now_ns)
         self._called()
 
     def _end(self, code: str, key: int, *, told: bool, now_ns: int) -> None:
         with self._store.writing() as connection:
-            connection.execute(update(t.trouble).where(t.trouble.c.id == key).values(ended_ns=now_ns))
+            mine = (t.trouble.c.id == key, t.trouble.c.ended_ns.is_(None))
+            if not connection.execute(update(t.trouble).where(*mine).values(ended_ns=now_ns)).rowcount:
+                return
             if told:
-                self._plan(
-                    connection, code, Words(f"station {code} well {now_ns}", f"{code} is well again", ""), now_ns
-                )
+                words = Words(f"station {code} well {now_ns}", f"{code} is well again", "")
+                self._plan(connection, code, words, now_ns)
         if told:
             self._called()
 
@@ -134,6 +123,10 @@ class StationWatch:
         why = "silenced" if is_silenced(connection, code, "", now_ns) else None
         due = [(target, 0.0) for target in self._calls.targets]
         self._calls.plan(connection, words, due, now_ns, held_back=why)
+
+
+def _open(code: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return t.trouble.c.station == code, t.trouble.c.ended_ns.is_(None)
 
 
 def _reasons(row: queries.StationRow, status: str) -> str:

@@ -14,6 +14,8 @@ from sqlalchemy import LargeBinary
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from agent.messages.schema import Payload
+
 LARGEST = 4 * 1024 * 1024
 """Bytes of JSON that a body may have. Every topic has a lower limit of its own."""
 
@@ -36,15 +38,15 @@ _SAMPLES = {1: _FIRST_SAMPLE}
 _NEWEST = 1
 
 
-def pack(body: dict[str, Any]) -> bytes:
+def pack(body: Payload) -> bytes:
     """The stored form: the dictionary's number, then the compressed JSON."""
     packer = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_DEFAULT_STRATEGY, _SAMPLES[_NEWEST])
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    text = body.model_dump_json(by_alias=True).encode()
     return bytes([_NEWEST]) + packer.compress(text) + packer.flush()
 
 
 def unpack(stored: bytes) -> dict[str, Any]:
-    """What ``pack`` was given.
+    """What ``pack`` was given, as JSON has it.
 
     Raises:
         ValueError: the stored bytes are damaged.
@@ -57,13 +59,13 @@ def unpack(stored: bytes) -> dict[str, Any]:
     return body
 
 
-class Body(TypeDecorator[dict[str, Any]]):
-    """A column of message bodies."""
+class Body(TypeDecorator[Any]):
+    """A column of message bodies: a checked payload on the way in, a dictionary on the way out."""
 
     impl = LargeBinary
     cache_ok = True
 
-    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> bytes | None:
+    def process_bind_param(self, value: Payload | None, dialect: Dialect) -> bytes | None:
         """Compress on the way in."""
         return None if value is None else pack(value)
 

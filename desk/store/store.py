@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, create_engine, event, exc, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.engine import URL, make_url
 
-from agent.errors import ConfigError, DeliveryError
+from agent.errors import ConfigError, DataError, DeliveryError
 from agent.messages.envelope import Packed, merged
 from agent.messages.schema import (
     AlertMessage,
@@ -37,8 +36,17 @@ from desk.store.migrations import migrate
 
 FEED_KEPT = 20_000
 """Changes that a page may have missed and still read on from."""
+FEED_CHANNEL = "talus_feed"
+"""PostgreSQL's channel on which a desk tells the others that the feed has grown."""
 HOUR_NS = 3600 * NS
 _PHASES = ("new", "update", "end")
+_WRITER = 7_100_121
+"""Number of the advisory lock in PostgreSQL that every writer of the desk's database holds until its commit."""
+_POSTGRESQL = (
+    "-c lock_timeout=20000 -c statement_timeout=60000 -c idle_in_transaction_session_timeout=60000"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
+"""Milliseconds and seconds. What a desk held that is gone, also with its network, is free again after half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the feed: ``kind`` (event, alert, station, ack, review, silence, evidence) and whose."""
+    """What an entry of the feed says: ``kind`` (event, alert, station, ack, review, silence, evidence) and whose."""
 
-    id: int
     kind: str
     subject: str
 
@@ -66,9 +73,11 @@ message, and when it was received (ns). What it writes is committed with the ale
 
 
 class Store:
-    """Safe to use from any thread. Writes are one at a time; readers see what is committed.
+    """Safe to use from any thread. Writes are one at a time, of all the desks over one database; readers see what is
+    committed. So the keys of the feed are committed in their order, and a page that read up to one has missed none.
 
-    Every method raises DeliveryError when the database refuses (full, locked, gone); nothing is changed then.
+    Every method raises DeliveryError when the database refuses (full, locked, gone), and DataError when it cannot hold
+    what it is given; nothing is changed then.
     """
 
     def __init__(self, url: str, on_alert: AlertHook | None = None, *, envelope_days: int = 400) -> None:
@@ -79,38 +88,71 @@ class Store:
             ConfigError: not a database that the desk can use, or one of a newer program.
         """
         self.engine = _engine(url)
+        self.is_postgresql = self.engine.dialect.name == "postgresql"
+        self._writer = self.engine.execution_options(talus_writes=True)
         self._on_alert = on_alert
         self.envelope_days = envelope_days
         self._pruned_ns = 0
         self._lock = threading.RLock()
+        self._read_error: str | None = None
+        self._write_error: str | None = None
         self._stations: dict[str, int] = {}
         self._declared: dict[str, dict[str, Any]] = {}
         """Positions of stations as the agent that works on their data tells them."""
         self._sensors: dict[str, int] = {}
-        self._upsert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        self._upsert = postgresql.insert if self.is_postgresql else sqlite.insert
         try:
-            with self.engine.begin() as connection:
+            with self.writing() as connection:
                 migrate(connection)
-        except OperationalError as error:
+        except (DeliveryError, DataError) as error:
             raise ConfigError(
-                f"the desk's database cannot be opened: {_why(error)}", f"see the address {url}"
+                f"the desk's database cannot be opened: {error.message}", f"see the address {_without_password(url)}"
             ) from None
 
     def close(self) -> None:
         """Close every connection to the database."""
         self.engine.dispose()
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the database did not take or give what it was last asked for; None while all is well."""
+        return self._write_error or self._read_error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that reads.
+
+        Raises:
+            DeliveryError: the database does not answer.
+        """
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except exc.DBAPIError as error:
+            self._read_error = f"the desk's database does not answer: {_why(error)}"
+            raise DeliveryError(self._read_error, "see its log") from None
+        self._read_error = None
+
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction for one writer."""
         with self._lock:
             try:
-                with self.engine.begin() as connection:
+                with self._writer.begin() as connection:
+                    if self.is_postgresql:
+                        connection.execute(select(func.pg_advisory_xact_lock(_WRITER)))
                     yield connection
-            except OperationalError as error:
+            except BaseException as error:
+                # Keys of rows that were not committed.
                 self._stations.clear()
                 self._sensors.clear()
-                raise DeliveryError(f"the desk's database refuses: {_why(error)}", "is its disk full?") from None
+                if isinstance(error, exc.DBAPIError) and not isinstance(error, (exc.DataError, exc.IntegrityError)):
+                    self._write_error = f"the desk's database refuses: {_why(error)}"
+                    raise DeliveryError(self._write_error, "is its disk full?") from None
+                if isinstance(error, exc.StatementError):
+                    raise DataError(f"the desk's database cannot hold this: {_why(error)}") from None
+                raise
+            self._write_error = None
 
     def ingest(self, arrivals: Sequence[Arrival]) -> list[Change]:
         """Store a batch in one transaction; returns what changed. What is known already changes nothing."""
@@ -191,7 +233,7 @@ class Store:
             "peak_counts": body.detection.peak_counts,
             "exercise": body.exercise,
             "received_ns": arrival.received_ns,
-            "body": body.model_dump(mode="json", by_alias=True),
+            "body": body,
         }
 
     # -- alerts
@@ -210,7 +252,7 @@ class Store:
             "label": body.label,
             "exercise": body.exercise,
             "raised_ns": arrival.received_ns,
-            "body": body.model_dump(mode="json", by_alias=True),
+            "body": body,
         }
         connection.execute(self._upsert(t.alert).on_conflict_do_nothing(index_elements=["uid"]), [row])
         key: int = connection.execute(select(t.alert.c.id).where(t.alert.c.uid == body.id)).scalar_one()
@@ -288,11 +330,11 @@ class Store:
         if isinstance(body, str):
             values |= {"availability": body, "availability_ns": now_ns}
         elif isinstance(body, HealthMessage):
-            values |= {"health": body.model_dump(mode="json", by_alias=True), "health_ns": parse_ns(body.time)}
+            values |= {"health": body, "health_ns": parse_ns(body.time)}
             newer &= t.station.c.health_ns.is_(None) | (t.station.c.health_ns <= values["health_ns"])
             self._count_health(connection, key, body)
         elif isinstance(body, StateMessage):
-            values["state"] = body.model_dump(mode="json", by_alias=True)
+            values["state"] = body
             if body.position is not None:
                 values |= body.position.model_dump()
             self._place_others(connection, body)
@@ -344,14 +386,15 @@ def doubt_of(verdict: ClassificationPart | None) -> float:
 
 def note_changes(connection: Connection, changes: Sequence[tuple[str, str]], when_ns: int) -> list[Change]:
     """Append to the feed: (kind, subject) each. The oldest entries beyond ``FEED_KEPT`` go."""
-    noted = []
-    for kind, subject in changes:
-        done = connection.execute(insert(t.feed).values(when_ns=when_ns, kind=kind, subject=subject))
-        key = done.inserted_primary_key
-        noted.append(Change(int(key[0]) if key is not None else 0, kind, subject))
-    if noted and noted[-1].id % 1000 < len(noted):
-        connection.execute(t.feed.delete().where(t.feed.c.id <= noted[-1].id - FEED_KEPT))
-    return noted
+    if changes:
+        rows = [{"when_ns": when_ns, "kind": kind, "subject": subject} for kind, subject in changes]
+        connection.execute(insert(t.feed), rows)
+        newest: int = connection.execute(select(func.max(t.feed.c.id))).scalar_one()
+        if newest % 1000 < len(changes):
+            connection.execute(t.feed.delete().where(t.feed.c.id <= newest - FEED_KEPT))
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_notify(FEED_CHANNEL, "")))
+    return [Change(kind, subject) for kind, subject in changes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,23 +442,39 @@ def _newest_last(arrivals: Sequence[Arrival]) -> list[Arrival]:
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except exc.ArgumentError:
         raise ConfigError(f"{url!r} is no address of a database", "write sqlite:///desk.db") from None
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"timeout": 10.0, "check_same_thread": False})
-        event.listen(engine, "connect", _prepare_sqlite)
-        return engine
+    name = parsed.get_backend_name()
+    if name == "sqlite":
+        return _sqlite(parsed)
+    if name != "postgresql":
+        raise ConfigError(f"the desk does not know {name} databases", "use sqlite:///... or postgresql+psycopg://...")
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    given = {"connect_timeout": 10, **({} if "options" in parsed.query else {"options": _POSTGRESQL})}
     try:
-        return create_engine(parsed, pool_pre_ping=True)
-    except ImportError as error:
+        return create_engine(parsed, pool_pre_ping=True, connect_args=given)
+    except (ImportError, exc.NoSuchModuleError) as error:
         raise ConfigError(
-            f"the driver of this database is not installed: {error}", "pip install 'talus-agent[desk]'"
+            f"the driver of this database is not installed: {error}", "pip install 'talus-agent[desk,postgres]'"
         ) from None
 
 
+def _sqlite(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{url.database}: {error.strerror}", "name a file that the desk may write") from None
+    engine = create_engine(url, connect_args={"timeout": 10.0, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # Python's module would begin a transaction only before the first change, and none for a table that is made.
+    connection.isolation_level = None
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",
@@ -426,5 +485,14 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _why(error: OperationalError) -> str:
-    return str(error.orig).splitlines()[0]
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("talus_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _without_password(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _why(error: exc.StatementError) -> str:
+    return (str(error.orig).splitlines() or [type(error.orig).__name__])[0]

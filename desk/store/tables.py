@@ -60,7 +60,7 @@ sensor = Table(
     "sensor",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("code", String(40), nullable=False, unique=True),
+    Column("code", String(48), nullable=False, unique=True),
     Column("station_id", Integer, ForeignKey("station.id"), nullable=False),
 )
 
@@ -176,7 +176,7 @@ evidence = Table(
     Column("event_id", Key, ForeignKey("event.id"), primary_key=True),
     Column("state", String(8), nullable=False),
     Column("sha256", String(64)),
-    Column("bytes", Integer),
+    Column("bytes", BigInteger),
     Column("path", Text),
     Column("asked_ns", BigInteger),
     Column("tries", Integer, nullable=False, server_default="0"),

@@ -32,9 +32,9 @@ async def acknowledge(request: Request) -> Response:
         return _page(request, 404, error="there is no such alert any more")
     if request.method == "POST":
         store, person = store_of(request), Person(claim.target, address_of(request), "link")
-        change = await run_in_threadpool(answers.acknowledge, store, person, claim.alert, time.time_ns())
+        await run_in_threadpool(answers.acknowledge, store, person, claim.alert, time.time_ns())
         live: Live = request.app.state.live
-        live.publish([] if change is None else [change])
+        live.wake()
     return _page(request, 200, alert=views.alert(rows[0]), done=request.method == "POST", target=claim.target)
 
 

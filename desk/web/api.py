@@ -131,8 +131,7 @@ async def acknowledge(request: Request) -> Response:
     """Acknowledge an alert; ``note`` may say more."""
     form = await _body(request)
     uid, person, note = request.path_params["uid"], person_of(request), str(form.get("note", ""))[:1000]
-    change = await _change(lambda: answers.acknowledge(store_of(request), person, uid, time.time_ns(), note))
-    _publish(request, [] if change is None else [change])
+    change = await _change(request, lambda: answers.acknowledge(store_of(request), person, uid, time.time_ns(), note))
     return JSONResponse({"acknowledged": uid, "again": change is None})
 
 
@@ -147,8 +146,7 @@ async def review(request: Request) -> Response:
         raise HTTPException(400, "`label` is a label or null")
     said = answers.Answer(label, form.get("sure") is not False, str(form.get("note", ""))[:1000])
     person = person_of(request)
-    changes = await _change(lambda: answers.answer(store_of(request), person, uids, said, time.time_ns()))
-    _publish(request, changes)
+    changes = await _change(request, lambda: answers.answer(store_of(request), person, uids, said, time.time_ns()))
     return JSONResponse({"reviewed": len(changes)})
 
 
@@ -164,7 +162,7 @@ async def silence(request: Request) -> Response:
         str(form.get("station", "")), str(form.get("label", "")), until_ns, str(form.get("reason", ""))
     )
     person = person_of(request)
-    key = await _change(lambda: answers.silence(store_of(request), person, wanted, time.time_ns()))
+    key = await _change(request, lambda: answers.silence(store_of(request), person, wanted, time.time_ns()))
     return JSONResponse({"silence": key})
 
 
@@ -235,16 +233,15 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-async def _change(act: Callable[[], _T]) -> _T:
+async def _change(request: Request, act: Callable[[], _T]) -> _T:
+    """Let a person's act be done in a thread, and the pages be told."""
     try:
-        return await run_in_threadpool(act)
+        done = await run_in_threadpool(act)
     except DataError as error:
         raise HTTPException(400, f"{error.message}: {error.hint}") from None
-
-
-def _publish(request: Request, changes: list[Any]) -> None:
     live: Live = request.app.state.live
-    live.publish(changes)
+    live.wake()
+    return done
 
 
 ROUTES = [

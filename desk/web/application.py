@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import DataError as UnfitError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from agent.errors import DeliveryError
 from desk.accounts import Attempts
 from desk.call.link import Links
 from desk.evidence import Records
@@ -69,7 +71,12 @@ def application(
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         middleware=[Middleware(Headers, tiles=tiles), Middleware(GZipMiddleware, minimum_size=1000)],
-        exception_handlers={HTTPException: _refused, SQLAlchemyError: _broken, Exception: _broken},
+        exception_handlers={
+            HTTPException: _refused,
+            SQLAlchemyError: _broken,
+            DeliveryError: _broken,
+            Exception: _broken,
+        },
         lifespan=lifespan,
     )
     app.state.store, app.state.live, app.state.attempts = store, live, Attempts()
@@ -112,7 +119,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
+    if isinstance(error, UnfitError):
+        return await _refused(request, HTTPException(400, "no database can hold what the request says"))
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    if isinstance(error, SQLAlchemyError):
+    if isinstance(error, (SQLAlchemyError, DeliveryError)):
         return await _refused(request, HTTPException(503, "the database does not answer; the desk's log says why"))
     return await _refused(request, HTTPException(500, "the desk failed; its log says why"))

@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sse_starlette.event import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from desk.store import queries
-from desk.store.store import Change
+from desk.store.store import Store
 from desk.web import views
+from desk.worker import Worker
 
 WAITING = 1000
 """Changes that wait for a page that reads slowly; it is then told to load anew."""
+LOOK_S = 1.0
+"""The feed is looked at so often although nothing was told: another program may have written."""
 
 
-class Live:
-    """One for the whole desk. ``publish`` may be called from any thread, the rest from the event loop."""
+class Live(Worker):
+    """Reads the feed whenever it has grown, and pushes what is new to every page. ``wake`` may be called from any
+    thread; the streams belong to the event loop of ``open``."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: Store) -> None:
+        super().__init__("pages")
+        self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pages: set[asyncio.Queue[_Event | None]] = set()
+        self._reached: int | None = None
+        """Key of the feed up to which all pages have been told; None while there is no page."""
+        self._lock = threading.Lock()
         self._closed = False
 
     @property
@@ -39,23 +48,35 @@ class Live:
         return len(self._pages)
 
     def open(self) -> None:
-        """Take the running event loop as the one of the pages."""
-        self._loop = asyncio.get_running_loop()
+        """Take the running event loop as the one of the pages, and begin."""
+        self._loop, self._closed = asyncio.get_running_loop(), False
+        self.start()
 
     def close(self) -> None:
         """End every stream, so that the server can stop."""
         self._closed = True
         for page in self._pages:
             page.put_nowait(None)
+        self.stop()
 
-    def publish(self, changes: Sequence[Change]) -> None:
-        """Push committed changes to every page; each is put into words once, whatever the number of pages."""
+    def step(self) -> float:
+        """Push what was committed since the last call; each change is put into words once, whatever the number of
+        pages, and one that was overtaken by a later change of the same kind not at all."""
         loop = self._loop
-        if loop is None or loop.is_closed() or not self._pages:
-            return
-        with self._engine.connect() as connection:
-            ready = [_event(connection, change.id, change.kind, change.subject) for change in changes]
-        loop.call_soon_threadsafe(self._spread, ready)
+        with self._lock:
+            if loop is None or loop.is_closed() or not self._pages:
+                self._reached = None
+                return LOOK_S
+            with self._store.reading() as connection:
+                if self._reached is None:
+                    self._reached = queries.feed_span(connection)[1]
+                rows = queries.feed_since(connection, self._reached)
+                newest = {(kind, subject): key for key, kind, subject in rows}
+                ready = [_event(connection, key, *change) for change, key in sorted(newest.items(), key=lambda i: i[1])]
+            if rows:
+                self._reached = rows[-1][0]
+                loop.call_soon_threadsafe(self._spread, ready)
+        return 0.0 if rows else LOOK_S
 
     def _spread(self, ready: list[_Event]) -> None:
         for page in self._pages:
@@ -63,7 +84,7 @@ class Live:
                 if page.qsize() < WAITING:
                     page.put_nowait(event)
 
-    async def stream(self, last: int | None) -> AsyncIterator[ServerSentEvent]:
+    async def stream(self, last: int | None) -> AsyncIterator[bytes]:
         """What a page gets: changes after ``last`` (None: from now on)."""
         page: asyncio.Queue[_Event | None] = asyncio.Queue()
         self._pages.add(page)
@@ -90,18 +111,21 @@ class Live:
             self._pages.discard(page)
 
     def _span(self) -> tuple[int, int]:
-        with self._engine.connect() as connection:
-            return queries.feed_span(connection)
+        with self._lock, self._store.reading() as connection:
+            first, newest = queries.feed_span(connection)
+            if self._reached is None:
+                self._reached = newest
+            return first, newest
 
     def _missed(self, last: int) -> list[_Event]:
-        with self._engine.connect() as connection:
+        with self._store.reading() as connection:
             return [_event(connection, *row) for row in queries.feed_since(connection, last)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Event:
     key: int
-    sent: ServerSentEvent
+    sent: bytes
 
 
 def _event(connection: Connection, key: int, kind: str, subject: str) -> _Event:
@@ -114,8 +138,8 @@ def _event(connection: Connection, key: int, kind: str, subject: str) -> _Event:
     elif kind == "station":
         row = next((views.station(one) for one in queries.stations(connection, code=subject)), None)
     data = json.dumps({"kind": kind, "subject": subject, "row": row}, separators=(",", ":"))
-    return _Event(key, ServerSentEvent(data=data, id=str(key), event="change"))
+    return _Event(key, ServerSentEvent(data=data, id=str(key), event="change").encode())
 
 
-def _word(key: int, word: str) -> ServerSentEvent:
-    return ServerSentEvent(data=word, id=str(key), event=word)
+def _word(key: int, word: str) -> bytes:
+    return ServerSentEvent(data=word, id=str(key), event=word).encode()
