@@ -107,6 +107,7 @@ class Desk:
             records=self.records,
             links=self._links,
             fdsnws=web.fdsnws,
+            metrics=web.metrics,
             tiles=web.tiles,
         )
         server = uvicorn.Server(
@@ -124,7 +125,18 @@ class Desk:
         tally = self.receiver.tally
         called = "" if self.config.targets else "Nobody is called: the configuration names no target."
         listening = f"The desk listens to {self.config.mqtt.host}." if tally.connected else ""
-        return {"problem": self.problem(), "called": called, "listening": listening}
+        sent = self._sender.tally
+        figures = {
+            "written": tally.written,
+            "refused": tally.refused,
+            "connects": tally.connects,
+            "connected": int(tally.connected),
+            "quiet_s": time.monotonic() - tally.heard,
+            "sent": sent.sent,
+            "failed": sent.failed,
+            "pages": self.live.pages,
+        }
+        return {"problem": self.problem(), "called": called, "listening": listening, "figures": figures}
 
     def problem(self) -> str | None:
         """What keeps the desk from hearing, storing or calling; None while all is well."""

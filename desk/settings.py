@@ -32,6 +32,7 @@ class WebConfig(Section):
     fdsnws: bool = Field(
         default=False, description="answer /fdsnws/event/1 (events as QuakeML or text) without a login"
     )
+    metrics: bool = Field(default=False, description="answer /metrics (for Prometheus) without a login")
     tiles: str | None = Field(
         default=None,
         examples=["https://tile.example.org/{z}/{x}/{y}.png"],

@@ -8,17 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from desk_support import START_NS, alert, event, verdict
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from agent.types import NS
+from agent.types import NS, format_ns
 from desk import accounts
 from desk.store import answers, queries
 from desk.store.store import Arrival, Store
+from desk.web import openapi
 from desk.web.application import application
 from desk.web.guard import safe_target
 from desk.web.live import Live
+from desk.web.openapi import flat
 
 PASSWORD = "correct horse battery"  # noqa: S105
 PAGES = (
@@ -221,3 +225,72 @@ def test_time_to_acknowledge_is_that_of_the_desks_own_clock(tmp_path: Path) -> N
         (row,) = queries.alerts(connection)
     assert row.acked_ns is not None
     assert row.acked_ns - row.raised_ns == 90 * NS
+
+
+def test_the_description_of_the_interface_has_every_route_and_what_each_takes(desk: tuple[Store, TestClient]) -> None:
+    _, client = desk
+    client.cookies.clear()
+    told = client.get("/api/v1/openapi.json").json()
+    app: Any = client.app
+    served = {
+        (re.sub(r":\w+}", "}", path), method.lower())
+        for path, route in flat(app.routes)
+        if path.startswith("/api/v1")
+        for method in route.methods - {"HEAD"}
+    }
+    assert {(path, method) for path, operations in told["paths"].items() for method in operations} == served
+    assert len(served) >= 13
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], path
+            in_path = {one["name"] for one in operation["parameters"] if one["in"] == "path"}
+            assert in_path == set(re.findall(r"{(\w+)}", path)), path
+            assert ("security" in operation) == (path != "/api/v1/openapi.json"), path
+            assert ("requestBody" in operation) == (method == "post"), path
+    source = "".join(path.read_text() for path in Path(openapi.__file__).parent.glob("*.py"))
+    asked = set(re.findall(r'query_params\.get\("(\w+)"', source)) - {"station", "date", "next"}
+    described = {one["name"] for ops in told["paths"].values() for op in ops.values() for one in op["parameters"]}
+    assert asked <= described, "a parameter that is read and not described"
+
+
+def test_what_the_description_says_of_a_body_is_what_is_taken(desk: tuple[Store, TestClient]) -> None:
+    _, client = desk
+    headers = logged_in(client, "omar")
+    told = client.get("/api/v1/openapi.json").json()["paths"]
+    until = format_ns(time.time_ns() + 3600 * NS)
+    examples: dict[str, dict[str, Any]] = {
+        "/api/v1/alerts/{uid}/ack": {"note": "seen"},
+        "/api/v1/events/reviews": {"events": [event().id], "label": "blast", "sure": False, "note": "x"},
+        "/api/v1/silences": {"station": "XX.NONE", "label": "", "until": until, "reason": "test"},
+    }
+    assert {path for path, operations in told.items() if "post" in operations} == set(examples)
+    for path, body in examples.items():
+        schema = told[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        jsonschema.validate(body, schema)
+        assert set(body) == set(schema["properties"])
+        address = path.replace("{uid}", alert().id)
+        assert client.post(address, json=body, headers=headers).status_code == 200, path
+        for name in schema["required"]:
+            less = {key: value for key, value in body.items() if key != name}
+            assert client.post(address, json=less, headers=headers).status_code == 400, (path, name)
+
+
+def test_prometheus_reads_the_figures_where_they_are_offered_and_nowhere_else(
+    tmp_path: Path, desk: tuple[Store, TestClient]
+) -> None:
+    _, closed = desk
+    assert closed.get("/metrics").status_code == 404
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    now_ns = time.time_ns()
+    store.ingest([Arrival("XX.SLP", body, now_ns) for body in (event(3, onset_ns=now_ns), alert(0), "online")])
+    with TestClient(application(store, Live(store), metrics=True)) as client:
+        text = client.get("/metrics").text
+    found = {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["talus_desk_events_day", ("landslide",)] == 1
+    assert found["talus_desk_alerts_open", ()] == 1
+    assert found["talus_desk_station_status", ("XX.SLP", "unknown")] == 1
+    assert found["process_resident_memory_bytes", ()] > 1e6

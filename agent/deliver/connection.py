@@ -302,15 +302,7 @@ class Connection:
             client.manual_ack_set(True)
             client.on_message = self._on_message
             self._subscription = subscription
-        properties = None
-        if five:
-            properties = _properties(PacketTypes.CONNECT)
-            if subscription is not None and keep:
-                properties.SessionExpiryInterval = subscription.session_expiry_s
-            if subscription is not None and subscription.largest is not None:
-                properties.MaximumPacketSize = subscription.largest
-            if subscription is not None and subscription.at_once is not None:
-                properties.ReceiveMaximum = subscription.at_once
+        properties = _connect_properties(subscription) if five else None
         try:
             if five:
                 client.connect(
@@ -452,6 +444,18 @@ def _confirm_at_once(sock: object) -> None:
     long. The kernel forgets this option, so it is set again before every read."""
     if isinstance(sock, socket.socket) and hasattr(socket, "TCP_QUICKACK"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _connect_properties(subscription: Subscription | None) -> Properties:
+    properties = _properties(PacketTypes.CONNECT)
+    if subscription is not None:
+        if subscription.session_expiry_s > 0:
+            properties.SessionExpiryInterval = subscription.session_expiry_s
+        if subscription.largest is not None:
+            properties.MaximumPacketSize = subscription.largest
+        if subscription.at_once is not None:
+            properties.ReceiveMaximum = subscription.at_once
+    return properties
 
 
 def _properties(packet: int) -> Properties:

@@ -15,7 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
+class Family:
     """One metric; ``samples`` are labels and value."""
 
     name: str
@@ -26,8 +26,13 @@ class _Family:
 
 def render(health: HealthMessage, state: StateMessage) -> bytes:
     """The page. What the machine does not tell is left out; a family without samples too."""
+    return page(_families(health, state))
+
+
+def page(families: Iterable[Family]) -> bytes:
+    """Families in the text format; one without samples is left out."""
     lines: list[str] = []
-    for family in _families(health, state):
+    for family in families:
         samples = [(labels, value) for labels, value in family.samples if value is not None]
         if samples:
             lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
@@ -35,16 +40,16 @@ def render(health: HealthMessage, state: StateMessage) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
+def _families(health: HealthMessage, state: StateMessage) -> Iterator[Family]:
     yield _info(state)
     yield _one("talus_ok", "1 while nothing is degraded.", int(health.status == "ok"))
-    yield _Family(
+    yield Family(
         "talus_status", "gauge", "1 for the status that holds.",
         [({"status": status}, int(health.status == status)) for status in ("ok", "starting", "degraded")],
     )  # fmt: skip
     yield _one("talus_problems", "Reasons for being degraded.", len(health.reasons))
     codes = Counter(reason.code for reason in health.reasons)
-    yield _Family(
+    yield Family(
         "talus_reason", "gauge", "Reasons for being degraded, by code.",
         [({"code": code}, count) for code, count in codes.items()],
     )  # fmt: skip
@@ -58,7 +63,7 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
     yield from _machine(health)
 
 
-def _info(state: StateMessage) -> _Family:
+def _info(state: StateMessage) -> Family:
     model = state.model
     labels = {
         "station": state.station,
@@ -68,15 +73,15 @@ def _info(state: StateMessage) -> _Family:
         "precision": state.precision or "",
         "exercise": str(state.exercise).lower(),
     }
-    return _Family("talus_info", "gauge", "What runs at the station; always 1.", [(labels, 1)])
+    return Family("talus_info", "gauge", "What runs at the station; always 1.", [(labels, 1)])
 
 
-def _streams(streams: Iterable[StreamHealth]) -> Iterator[_Family]:
+def _streams(streams: Iterable[StreamHealth]) -> Iterator[Family]:
     streams = list(streams)
 
-    def per_stream(name: str, kind: Literal["gauge", "counter"], text: str, attribute: str) -> _Family:
+    def per_stream(name: str, kind: Literal["gauge", "counter"], text: str, attribute: str) -> Family:
         values = ((stream, getattr(stream, attribute)) for stream in streams)
-        return _Family(name, kind, text, [({"stream": s.stream}, int(v) if v is True or v is False else v)
+        return Family(name, kind, text, [({"stream": s.stream}, int(v) if v is True or v is False else v)
                                           for s, v in values])  # fmt: skip
 
     yield per_stream("talus_stream_latency_seconds", "gauge", "Age of the newest sample when it came.", "latency_s")
@@ -90,27 +95,27 @@ def _streams(streams: Iterable[StreamHealth]) -> Iterator[_Family]:
     yield per_stream("talus_stream_restarts_total", "counter", "Changes of rate, clocks set back.", "restarts")
 
 
-def _stages(health: HealthMessage) -> Iterator[_Family]:
+def _stages(health: HealthMessage) -> Iterator[Family]:
     stages = health.stages
-    yield _Family(
+    yield Family(
         "talus_stage_alive", "gauge", "1 while the thread runs.", [({"stage": s.name}, int(s.alive)) for s in stages]
     )
-    yield _Family(
+    yield Family(
         "talus_stage_idle_seconds",
         "gauge",
         "Since it last did something.",
         [({"stage": s.name}, s.idle_s) for s in stages],
     )
-    yield _Family(
+    yield Family(
         "talus_stage_waiting", "gauge", "What it has yet to take.", [({"stage": s.name}, s.waiting) for s in stages]
     )
-    yield _Family(
+    yield Family(
         "talus_source_total", "counter", "The source's own counters.",
         [({"what": name}, value) for name, value in health.source.items()],
     )  # fmt: skip
 
 
-def _delivery(health: HealthMessage) -> Iterator[_Family]:
+def _delivery(health: HealthMessage) -> Iterator[Family]:
     box, link = health.outbox, health.link
     if box is not None:
         yield _one("talus_outbox_messages", "Messages that wait for the broker.", box.depth)
@@ -131,12 +136,12 @@ def _delivery(health: HealthMessage) -> Iterator[_Family]:
         yield _one("talus_link_refused_topics", "Topics that the broker refuses now.", len(link.refused))
 
 
-def _hearing(sensors: Iterable[HearingHealth]) -> Iterator[_Family]:
+def _hearing(sensors: Iterable[HearingHealth]) -> Iterator[Family]:
     sensors = list(sensors)
 
-    def per_sensor(name: str, text: str, attribute: str) -> _Family:
+    def per_sensor(name: str, text: str, attribute: str) -> Family:
         values = ((one.station, getattr(one, attribute)) for one in sensors)
-        return _Family(name, "gauge", text, [({"station": s}, int(v) if isinstance(v, bool) else v) for s, v in values])
+        return Family(name, "gauge", text, [({"station": s}, int(v) if isinstance(v, bool) else v) for s, v in values])
 
     yield per_sensor("talus_hearing_armed_10min_ratio", "Share of 10 min in which it could trigger.", "armed_10min")
     yield per_sensor("talus_hearing_armed_hour_ratio", "Share of the hour in which it could trigger.", "armed_hour")
@@ -146,37 +151,37 @@ def _hearing(sensors: Iterable[HearingHealth]) -> Iterator[_Family]:
     yield per_sensor("talus_hearing_listening_in_seconds", "Until the averages are warm.", "listening_in_s")
 
 
-def _events(health: HealthMessage) -> Iterator[_Family]:
+def _events(health: HealthMessage) -> Iterator[Family]:
     # Counters begin at 0 for each label, or the first event of a label would be no increase.
-    yield _Family(
+    yield Family(
         "talus_events_total", "counter", "Events that ended.",
         [({"label": label}, health.events_total.get(label, 0))
          for label in dict.fromkeys([*_LABELS, *health.events_total])],
     )  # fmt: skip
     alerts = {(one.action, one.label): one.count for one in health.alerts_total}
     every = dict.fromkeys([*((action, label) for action in get_args(AlertAction) for label in LABELS), *alerts])
-    yield _Family(
+    yield Family(
         "talus_alerts_total", "counter", "Alerts raised, escalated and retracted.",
         [({"action": action, "label": label}, alerts.get((action, label), 0)) for action, label in every],
     )  # fmt: skip
-    yield _Family(
+    yield Family(
         "talus_discards_total", "counter", "Triggers discarded.",
         [({"reason": code}, health.discards_total.get(code, 0))
          for code in dict.fromkeys([*get_args(DiscardCode), *health.discards_total])],
     )  # fmt: skip
-    yield _Family(
+    yield Family(
         "talus_events_last_hour", "gauge", "Events that ended in the last hour.",
         [({"label": label}, count) for label, count in health.events_hour.items()],
     )  # fmt: skip
-    yield _Family(
+    yield Family(
         "talus_discards_last_hour", "gauge", "Triggers discarded in the last hour.",
         [({"reason": reason}, count) for reason, count in health.discards_hour.items()],
     )  # fmt: skip
-    yield _Family(
+    yield Family(
         "talus_event_rate_per_hour", "gauge", "Events in the last hour of data.",
         [({"station": rate.station, "label": rate.label}, rate.per_hour) for rate in health.rates],
     )  # fmt: skip
-    yield _Family(
+    yield Family(
         "talus_rsam_counts", "gauge", "Mean absolute amplitude of the band-passed vertical in the last minute.",
         [({"station": one.station}, one.counts) for one in health.rsam],
     )  # fmt: skip
@@ -184,17 +189,17 @@ def _events(health: HealthMessage) -> Iterator[_Family]:
     yield _one("talus_inference_failures_total", "Verdicts that failed.", health.inference_failures, "counter")
 
 
-def _machine(health: HealthMessage) -> Iterator[_Family]:
+def _machine(health: HealthMessage) -> Iterator[Family]:
     yield _one("talus_cpu_ratio", "Processor time over time, cores.", _over(health.cpu_percent, 100))
     yield _one("talus_resident_memory_bytes", "Memory of the agent.", _times(health.rss_mb, 1e6))
     yield _one("talus_memory_available_bytes", "Memory left on the machine.", _times(health.memory_free_mb, 1e6))
     yield _one("talus_disk_free_bytes", "Left on the disk of the state folder.", _times(health.disk_free_mb, 1e6))
     yield _one("talus_clock_offset_seconds", "How far the machine's clock is ahead.", health.clock_offset_s)
-    yield _Family(
+    yield Family(
         "talus_temperature_celsius", "gauge", "Thermal zones.",
         [({"zone": zone}, degrees) for zone, degrees in health.temperatures_c.items()],
     )  # fmt: skip
-    yield _Family(
+    yield Family(
         "talus_power_watts",
         "gauge",
         "Supply rails.",
@@ -202,8 +207,8 @@ def _machine(health: HealthMessage) -> Iterator[_Family]:
     )
 
 
-def _one(name: str, text: str, value: float | None, kind: Literal["gauge", "counter"] = "gauge") -> _Family:
-    return _Family(name, kind, text, [({}, value)])
+def _one(name: str, text: str, value: float | None, kind: Literal["gauge", "counter"] = "gauge") -> Family:
+    return Family(name, kind, text, [({}, value)])
 
 
 def _times(value: float | None, factor: float) -> float | None:

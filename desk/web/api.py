@@ -15,17 +15,26 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.errors import DataError
-from agent.types import NS, parse_ns
+from agent.types import LABELS, NS, parse_ns
 from desk.store import answers, queries
 from desk.store.tables import CLASSES
 from desk.web import views
 from desk.web.guard import allowed, person_of, store_of
 from desk.web.live import Live
+from desk.web.openapi import takes
 
 MOST = 1000
 """Rows of one answer."""
 DAY_NS = 86_400 * NS
 LONGEST_COUNT_NS = 3700 * DAY_NS
+
+_SPAN = {"from": "onset from (ISO 8601, or a date)", "to": "onset before"}
+_LIMIT = {"limit": f"rows, 1 to {MOST}"}
+_FILTER = {
+    "station": "NET.STA", "sensor": "NET.STA.LOC.BS", "class": f"one of {', '.join(CLASSES)}", **_SPAN,
+    "reviewed": "1: answered by a person; 0: not", "alerted": "1: with an alert", "exercise": "1: exercises; 0: none",
+}  # fmt: skip
+_TEXT = {"type": "string", "default": ""}
 
 _T = TypeVar("_T")
 
@@ -40,6 +49,7 @@ async def read(request: Request, question: Callable[[Connection], _T]) -> _T:
     return await run_in_threadpool(ask)
 
 
+@takes()
 @allowed("viewer")
 async def stations(request: Request) -> Response:
     """All stations."""
@@ -48,6 +58,7 @@ async def stations(request: Request) -> Response:
     return JSONResponse({"stations": [views.station(row, now_ns) for row in rows]})
 
 
+@takes({**_FILTER, **_LIMIT, "order": "unsure: the review queue", "cursor": "`next` of the page before"})
 @allowed("viewer")
 async def events(request: Request) -> Response:
     """A page of events: ``station``, ``sensor``, ``class``, ``from``, ``to``, ``reviewed``, ``alerted``, ``exercise``,
@@ -62,6 +73,7 @@ async def events(request: Request) -> Response:
     return JSONResponse({"events": [views.event(row) for row in rows], "next": following})
 
 
+@takes()
 @allowed("viewer")
 async def event(request: Request) -> Response:
     """One event: its line, newest message, verdicts, alerts and neighbours."""
@@ -86,6 +98,7 @@ async def event(request: Request) -> Response:
     return JSONResponse(answer)
 
 
+@takes({"open": "1: those that wait for someone", **_LIMIT})
 @allowed("viewer")
 async def alerts(request: Request) -> Response:
     """The newest alerts; ``open=1`` for those that wait for someone."""
@@ -94,6 +107,7 @@ async def alerts(request: Request) -> Response:
     return JSONResponse({"alerts": [views.alert(row) for row in rows]})
 
 
+@takes({**_SPAN, "hours": "of a bin, 1 to 744", "sensor": "NET.STA.LOC.BS", "station": "its coverage, too"})
 @allowed("viewer")
 async def counts(request: Request) -> Response:
     """Events by class in bins of ``hours``, and the station's coverage where ``station`` is given."""
@@ -118,6 +132,7 @@ async def counts(request: Request) -> Response:
     return JSONResponse(await read(request, ask))
 
 
+@takes({"last": "key of the last change that was seen; or the header Last-Event-ID"}, gives="text/event-stream")
 @allowed("viewer")
 async def stream(request: Request) -> Response:
     """Changes as server-sent events; ``Last-Event-ID`` (or ``?last=``) reads on from there."""
@@ -126,6 +141,7 @@ async def stream(request: Request) -> Response:
     return EventSourceResponse(live.stream(int(text) if text.isascii() and text.isdigit() else None), ping=20)
 
 
+@takes(body={"note": _TEXT})
 @allowed("operator")
 async def acknowledge(request: Request) -> Response:
     """Acknowledge an alert; ``note`` may say more."""
@@ -135,6 +151,14 @@ async def acknowledge(request: Request) -> Response:
     return JSONResponse({"acknowledged": uid, "again": change is None})
 
 
+@takes(
+    body={
+        "events": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST},
+        "label": {"enum": [*LABELS, None], "default": None},
+        "sure": {"type": "boolean", "default": True},
+        "note": _TEXT,
+    }
+)
 @allowed("operator")
 async def review(request: Request) -> Response:
     """Answer one or many events: ``events`` (identifiers), ``label`` (null takes it back), ``sure``, ``note``."""
@@ -150,6 +174,14 @@ async def review(request: Request) -> Response:
     return JSONResponse({"reviewed": len(changes)})
 
 
+@takes(
+    body={
+        "station": _TEXT,
+        "label": _TEXT,
+        "until": {"type": "string", "format": "date-time"},
+        "reason": {"type": "string"},
+    }
+)
 @allowed("operator")
 async def silence(request: Request) -> Response:
     """Hold back notifications: ``station``, ``label`` (empty: all), ``until`` and ``reason``."""

@@ -28,7 +28,8 @@ from desk.call.link import Links
 from desk.evidence import Records
 from desk.store import tables
 from desk.store.store import Store
-from desk.web import ack, api, drums, fdsn, pages
+from desk.web import ack, api, drums, fdsn, openapi, pages
+from desk.web import metrics as figures
 from desk.web import records as record_pages
 from desk.web.guard import Headers, find_user, is_program
 from desk.web.live import Live
@@ -46,12 +47,12 @@ def application(
     records: Records | None = None,
     links: Links | None = None,
     fdsnws: bool = False,
+    metrics: bool = False,
     tiles: str | None = None,
 ) -> Starlette:
     """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are the names
-    of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws``
-    answers programs without a login; ``tiles`` is the
-    origin of a map's tiles."""
+    of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws`` and
+    ``metrics`` answer programs without a login; ``tiles`` is the origin of a map's tiles."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -66,6 +67,8 @@ def application(
             *drums.ROUTES,
             *ack.ROUTES,
             *(fdsn.ROUTES if fdsnws else ()),
+            *(figures.ROUTES if metrics else ()),
+            Route("/api/v1/openapi.json", openapi.openapi),
             Mount("/api/v1", routes=api.ROUTES),
             Route("/healthz", healthz),
             Mount("/static", StaticFiles(directory=HERE / "static")),

@@ -15,8 +15,10 @@ from agent.types import parse_ns
 from desk.drum import drum_of
 from desk.web.api import number_of, read
 from desk.web.guard import allowed
+from desk.web.openapi import takes
 
 
+@takes({"step": "seconds of a minimum and maximum, 1 to 60"})
 @allowed("viewer")
 async def drum(request: Request) -> Response:
     """The day from its first second on; ``step`` (1 to 60, seconds) says how fine. Seconds without samples are in no

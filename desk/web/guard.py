@@ -118,6 +118,7 @@ def allowed(role: Role) -> Callable[[Endpoint], Endpoint]:
                 await _check_token(request, user)
             return await endpoint(request)
 
+        vars(guarded)["role"] = role
         return guarded
 
     return decorate

@@ -19,6 +19,7 @@ from desk.record import Trace, packed, png, spectrogram, traces
 from desk.store import queries, tables
 from desk.web.api import read
 from desk.web.guard import allowed
+from desk.web.openapi import takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class _Found:
     path: Path
 
 
+@takes(gives="application/vnd.fdsn.mseed")
 @allowed("viewer")
 async def record(request: Request) -> Response:
     """The record of an event as miniSEED, as the station sent it."""
@@ -35,6 +37,7 @@ async def record(request: Request) -> Response:
     return FileResponse(found.path, media_type="application/vnd.fdsn.mseed", filename=found.path.name)
 
 
+@takes(gives="application/octet-stream")
 @allowed("viewer")
 async def waveform(request: Request) -> Response:
     """The traces for a page; see ``desk.record.packed``."""
@@ -52,6 +55,7 @@ async def waveform(request: Request) -> Response:
     return Response(await run_in_threadpool(draw, shown), media_type="application/octet-stream")
 
 
+@takes(gives="image/png")
 @allowed("viewer")
 async def strip(request: Request) -> Response:
     """The spectrogram of the vertical as an image."""
