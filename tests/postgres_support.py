@@ -98,10 +98,10 @@ class Cluster:
             found.execute(statement.encode())
 
     def database(self) -> str:
-        """The address of a new, empty database."""
+        """The address of a new, empty schema; to the desk it is a database of its own."""
         name = f"desk{next(self._count)}"
-        self.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://talus@127.0.0.1:{self.port}/{name}"
+        self.execute(f"CREATE SCHEMA {name}")
+        return f"postgresql+psycopg://talus@127.0.0.1:{self.port}/postgres?options=-csearch_path%3D{name}"
 
     def stop(self, number: int = signal.SIGQUIT) -> None:
         """End the server; the default is an immediate shutdown, as after a crash."""

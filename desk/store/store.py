@@ -260,17 +260,17 @@ class Store:
         connection.execute(
             update(t.alert).where((t.alert.c.id == key) & (t.alert.c.revision < body.revision)).values(newer)
         )
-        done = connection.execute(
-            self._upsert(t.alert_revision).on_conflict_do_nothing(index_elements=["alert_id", "number"]),
-            {
-                "alert_id": key,
-                "number": body.revision,
-                "received_ns": arrival.received_ns,
-                "action": body.action,
-                "body": row["body"],
-            },
-        )
-        if done.rowcount:
+        told = (t.alert_revision.c.alert_id == key) & (t.alert_revision.c.number == body.revision)
+        if connection.execute(select(t.alert_revision.c.number).where(told)).first() is None:
+            connection.execute(
+                insert(t.alert_revision).values(
+                    alert_id=key,
+                    number=body.revision,
+                    received_ns=arrival.received_ns,
+                    action=body.action,
+                    body=body,
+                )
+            )
             changed["alert", body.id] = 1
             if self._on_alert is not None:
                 self._on_alert(connection, key, body, arrival.received_ns)
@@ -451,7 +451,8 @@ def _engine(url: str) -> Engine:
         raise ConfigError(f"the desk does not know {name} databases", "use sqlite:///... or postgresql+psycopg://...")
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    given = {"connect_timeout": 10, **({} if "options" in parsed.query else {"options": _POSTGRESQL})}
+    options = f"{_POSTGRESQL} {parsed.query.get('options', '')}"
+    given = {"connect_timeout": 10, "options": options.strip()}
     try:
         return create_engine(parsed, pool_pre_ping=True, connect_args=given)
     except (ImportError, exc.NoSuchModuleError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,11 +34,10 @@ def takes(
 
 async def openapi(request: Request) -> Response:
     """This description; it needs no login."""
-    return JSONResponse(described(tuple(request.app.routes)))
+    return JSONResponse(described(request.app.routes))
 
 
-@functools.lru_cache(1)
-def described(routes: tuple[BaseRoute, ...]) -> dict[str, Any]:
+def described(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """The document for the routes below ``PREFIX``."""
     paths: dict[str, dict[str, Any]] = {}
     for path, route in flat(routes):
