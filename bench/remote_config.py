@@ -115,7 +115,10 @@ def main() -> int:
             for number in range(1, rounds + 1):
                 now_ns = time.time_ns()
                 content = {"trigger": {"on": 4.0 + number / 100}}
-                body = Body("config", ("XX.BENCH",), number, now_ns, now_ns + 600 * NS, content)
+                body = Body(
+                    kind="config", stations=("XX.BENCH",), revision=number, issued_ns=now_ns,
+                    expires_ns=now_ns + 600 * NS, content=content,
+                )  # fmt: skip
                 payload = seal(body, key)
                 name_of_it = json.dumps(hashlib.sha256(payload).hexdigest()).encode()
                 sent = publish(connection, f"{ROOT}/config/set", payload)

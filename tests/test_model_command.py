@@ -26,10 +26,9 @@ from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Received
 from agent.deliver.waker import Waker
 from agent.remote.crash_guard import DEATHS
-from agent.remote.inbox import MAX_CORRELATION
+from agent.remote.gate import MAX_CORRELATION, Store, Stored
 from agent.remote.model_order import CHUNK_BYTES, wrap
 from agent.remote.slots import ModelSlots
-from agent.remote.store import Store, Stored
 from agent.service.remote_orders import RemoteOrders
 from agent.types import StationId
 from desk.push.models import command, offer
@@ -323,7 +322,8 @@ def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, bro
 
 
 def test_a_piece_that_nobody_can_take_yet_is_not_acknowledged(tmp_path: Path, broker: Mosquitto) -> None:
-    """The broker keeps it for the next connection. RemoteOrders and commands wait in the inbox."""
+    """The broker keeps it for the next connection. Orders and commands wait at the gate."""
     orders = RemoteOrders(load(Place(tmp_path, broker).config), STATION)
-    assert not orders.offer(Received("talus/v1/XX/SLP/model/chunk", wrap(0, b"piece"), False, None, 1))
-    assert orders.offer(Received("talus/v1/XX/SLP/command", b"{}", False, None, 2))
+    piece, order = (f"talus/v1/XX/SLP/{name}" for name in ("model/chunk", "command"))
+    assert not orders.handlers[piece](Received(piece, wrap(0, b"piece"), False, None, 1))
+    assert orders.handlers[order](Received(order, b"{}", False, None, 2))

@@ -7,7 +7,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,13 +17,14 @@ from inference_support import edit_manifest, replace_file, small_bundle, stored_
 from onnx import TensorProto, helper, numpy_helper
 from seedlink_server import authority
 
+from agent.config.remote import ControlConfig, ModelsConfig
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, load, open_bundle
 from agent.inference.live import LiveClassifier
 from agent.inference.shadow import Shadow
 from agent.remote.download import Download, fetch
 from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
-from agent.remote.models import MOST_BEGUN, ModelRules, ModelUpdates, Progress
+from agent.remote.models import MOST_BEGUN, ModelUpdates, Progress
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
@@ -32,7 +32,15 @@ from quantize.quantise.bundle import zip_bundle
 from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
 
 LABELS_OFF = dict.fromkeys(LABELS, 1.0)
-RULES = ModelRules(shadow_windows=4, shadow_s=60.0, probation_s=0.0)
+
+
+def rules(probation_s: float = 0.0, **changes: float) -> ControlConfig:
+    """Settings that are over sooner than a file may have them."""
+    models = ModelsConfig().model_copy(update={"shadow_windows": 4, "shadow_s": 60.0, **changes})
+    return ControlConfig().model_copy(update={"probation_s": probation_s, "models": models})
+
+
+RULES = rules()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def zipped(bundle: Path) -> Path:
 class Desk:
     """Someone who sends the pieces that the station asks for, and remembers what it said."""
 
-    def __init__(self, folder: Path, installed: Path, rules: ModelRules = RULES) -> None:
+    def __init__(self, folder: Path, installed: Path, rules: ControlConfig = RULES) -> None:
         self.installed = installed
         self.rules = rules
         self.live = LiveClassifier(self.open(None))
@@ -166,7 +174,7 @@ def test_hold_waits_for_the_command_and_can_be_ordered_back(desk: Desk, newer: P
 
 
 def test_few_windows_are_no_proof(tmp_path: Path, installed: Path, newer: Path) -> None:
-    desk = Desk(tmp_path / "models", installed, replace(RULES, shadow_windows=100, shadow_s=0.2))
+    desk = Desk(tmp_path / "models", installed, rules(shadow_windows=100, shadow_s=0.2))
     desk.updates.start()
     desk.send(*order_for(newer))
     assert "too few" in str(desk.until("ready").reason)
@@ -189,7 +197,7 @@ class Fails:
 
 
 def test_a_failure_on_probation_costs_no_verdict(tmp_path: Path, installed: Path, newer: Path) -> None:
-    desk = Desk(tmp_path / "models", installed, replace(RULES, probation_s=3600.0))
+    desk = Desk(tmp_path / "models", installed, rules(probation_s=3600.0))
     plain = desk.open
     opener = lambda path, final: Fails(plain(path), 8) if final else plain(path)  # noqa: E731
     desk.updates = ModelUpdates(ModelSlots(tmp_path / "models"), desk.live, opener, desk.rules, desk.hear)
@@ -230,7 +238,7 @@ def test_ordered_back_gives_up_what_is_on_its_way(tmp_path: Path, installed: Pat
     first.send(*order_for(newer))
     first.until("kept")
     first.updates.close()
-    desk = Desk(folder, installed, replace(RULES, shadow_windows=10_000))
+    desk = Desk(folder, installed, rules(shadow_windows=10_000))
     desk.updates.start()
     (tmp_path / "third").mkdir()
     third = zipped(small_bundle(tmp_path / "third", version="3.0.0"))
@@ -256,7 +264,7 @@ def test_ordered_back_gives_up_the_first_candidate_of_all(desk: Desk, newer: Pat
 
 def test_what_was_on_probation_at_a_crash_is_not_tried_again(tmp_path: Path, installed: Path, newer: Path) -> None:
     folder = tmp_path / "models"
-    first = Desk(folder, installed, replace(RULES, probation_s=3600.0))
+    first = Desk(folder, installed, rules(probation_s=3600.0))
     first.updates.start()
     first.see()
     first.send(*order_for(newer))
@@ -274,7 +282,7 @@ def test_a_model_that_ends_the_agent_is_not_tried_for_ever(tmp_path: Path, insta
     folder = tmp_path / "models"
 
     def start() -> Desk:
-        desk = Desk(folder, installed, replace(RULES, shadow_windows=10_000))
+        desk = Desk(folder, installed, rules(shadow_windows=10_000))
         desk.updates.start()
         return desk
 
@@ -316,7 +324,7 @@ def test_a_download_goes_on_where_it_was_broken_off(tmp_path: Path, newer: Path)
 def test_another_order_leaves_nothing_of_the_one_before(tmp_path: Path, newer: Path) -> None:
     _, order = order_for(newer)
     Download(tmp_path, order)
-    Download(tmp_path, replace(order, sha256="0" * 64))
+    Download(tmp_path, order.model_copy(update={"sha256": "0" * 64}))
     assert [path.stem for path in tmp_path.glob("*.part")] == ["0" * 64]
 
 

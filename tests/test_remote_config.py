@@ -24,10 +24,10 @@ from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.payloads import Stamp
 from agent.messages.schema import ConfigReport
 from agent.remote.configuration import RemoteConfig, TrialInputs
-from agent.remote.inbox import CAPACITY, Inbox
+from agent.remote.envelope import MAX_BYTES
+from agent.remote.gate import CAPACITY, Gate, Refused
 from agent.remote.known_events import RECORDS, compare
-from agent.remote.store import Store
-from agent.remote.trigger_watch import Limits, TriggerWatch
+from agent.remote.trigger_watch import TriggerWatch
 from agent.types import NS, Event, StationId
 
 HERE = StationId("XX", "SLP", "", "")
@@ -43,16 +43,15 @@ class Site:
     def __init__(self, folder: Path, signing: SigningKey, base: TunablesConfig | None = None, **limits: float) -> None:
         self.folder = folder
         self.signing = signing
-        self.inbox = Inbox({TOPIC: "config"})
         self.base = base or TunablesConfig()
         settings = ControlConfig.model_validate_json(control(signing, **{"probation_s": 100.0, **limits}))
-        self.remote = RemoteConfig(settings, HERE, self.base, Store(folder, "config"), self.inbox)
+        self.remote = RemoteConfig(settings, HERE, self.base, folder)
         trigger = self.remote.effective.trigger
         self.pipeline = Pipeline(trigger, self.remote.effective.verdict.at_s, NOISE)
         self.applied: list[TunablesConfig] = []
         self.now = 0.0
         self.report: ConfigReport | None = None
-        self.remote.serve(self.apply)
+        self.remote.start(self.apply)
         self.tick()
 
     def apply(self, tunables: TunablesConfig, then: Callable[[], None]) -> Future[None]:
@@ -73,7 +72,7 @@ class Site:
         self.report = self.remote.report(self.now, lambda: Stamp("0" * 16, 1, 0, 0)) or self.report
 
     def hears(self, payload: bytes) -> ConfigReport:
-        self.inbox.offer(Received(TOPIC, payload, retain=True))
+        self.remote.gate.offer(Received(TOPIC, payload, retain=True))
         self.tick()
         self.tick()
         assert self.report is not None
@@ -314,7 +313,7 @@ def test_a_change_that_loses_known_events_rolls_back_and_one_that_loses_none_is_
 ) -> None:
     records = recorded(tmp_path / "evidence")
     (tmp_path / "evidence" / "XX.SLP..HH-20260301T000000.000Z.mseed").write_bytes(b"no record")
-    site.remote.serve(site.apply, lambda before, after: compare([*records, *tmp_path.glob("evidence/*000Z.mseed")],
+    site.remote.start(site.apply, lambda before, after: compare([*records, *tmp_path.glob("evidence/*000Z.mseed")],
                                                                 before, after))  # fmt: skip
     site.feed(100)
     site.hears(envelope(site.signing, 1, {"trigger": {"on": 1.1, "off": 0.1}}))
@@ -343,7 +342,7 @@ def test_a_lively_slope_is_no_flood(tmp_path: Path, signing: SigningKey) -> None
             watch.fed(packet, pipeline.stations, pipeline.feed(packet))
 
     feed(180, 0)
-    watch.begin(Limits(5.0, 0.5))
+    watch.begin(ControlConfig())
     feed(180, 180)
     assert watch.sanity.harm is None
     assert watch.sanity.data_s == pytest.approx(180, abs=1)
@@ -365,7 +364,7 @@ def test_a_link_that_goes_down_in_the_trial_and_stays_down_rolls_back(site: Site
 def test_a_channel_that_falls_silent_in_the_trial_rolls_back(site: Site) -> None:
     silent = TrialInputs(link_up=True, silent={"FDSN:XX_SLP__H_H_E"})
     site.tick(around=silent)
-    site.inbox.offer(Received(TOPIC, envelope(site.signing, 1, {}), retain=True))
+    site.remote.gate.offer(Received(TOPIC, envelope(site.signing, 1, {}), retain=True))
     for _ in range(3):
         site.tick(around=silent)
     assert outcomes(site)[-1] == (1, "trial", None)
@@ -418,20 +417,21 @@ def test_a_key_that_is_taken_from_the_file_is_not_obeyed(site: Site) -> None:
     assert refusal(site) == "unknown_key"
 
 
-def test_a_torn_store_is_reported_and_the_other_half_used(site: Site) -> None:
+def test_a_damaged_store_is_reported_and_the_file_is_active(site: Site) -> None:
     site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
     site.feed(70)
     site.tick(101)
-    newest = max(site.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    newest.write_bytes(newest.read_bytes()[:-5])
+    (stored,) = site.folder.iterdir()
+    stored.write_bytes(stored.read_bytes()[:-5])
     again = site.again()
-    assert "torn" in again.remote.problems()[0]
-    assert outcomes(again)[-1] == (1, "rolled_back", "restart")
+    assert "damaged" in again.remote.problems()[0]
+    assert again.remote.effective == site.base
+    again.hears(envelope(site.signing, 2, {"trigger": {"on": 7.0}}))
+    assert again.remote.effective.trigger.on == 7.0
 
 
 def test_a_disk_that_refuses_changes_nothing(site: Site) -> None:
-    for name in (".config.0.new", ".config.1.new"):
-        (site.folder / name).mkdir()
+    (site.folder / ".config.json.new").mkdir()
     site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
     assert refusal(site) == "store"
     assert site.applied == []
@@ -439,17 +439,17 @@ def test_a_disk_that_refuses_changes_nothing(site: Site) -> None:
 
 def test_a_disk_that_refuses_at_the_start_after_a_cut_trial_keeps_no_station_from_starting(site: Site) -> None:
     site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
-    (site.folder / ".config.0.new").mkdir()
+    (site.folder / ".config.json.new").mkdir()
     again = site.again()
     assert again.remote.effective == site.base
     assert outcomes(again)[-1] == (1, "rolled_back", "restart")
-    (site.folder / ".config.0.new").rmdir()
+    (site.folder / ".config.json.new").rmdir()
     assert outcomes(site.again())[-1] == (1, "rolled_back", "restart")
 
 
 def test_what_a_full_disk_refused_is_taken_when_it_comes_again(site: Site) -> None:
     order = envelope(site.signing, 1, {"trigger": {"on": 6.0}})
-    obstacle = site.folder / ".config.1.new"
+    obstacle = site.folder / ".config.json.new"
     obstacle.mkdir()
     site.hears(order)
     assert refusal(site) == "store"
@@ -458,23 +458,25 @@ def test_what_a_full_disk_refused_is_taken_when_it_comes_again(site: Site) -> No
     assert outcomes(site) == [(1, "trial", None)]
 
 
-def test_an_inbox_is_bounded_and_takes_what_it_is_for(site: Site) -> None:
-    inbox = Inbox({TOPIC: "config"}, largest=100)
-    for payload in (b"", b"x" * 101):
-        assert inbox.offer(Received(TOPIC, payload, retain=True))
-    assert inbox.offer(Received("talus/v1/XX/ELSE/config/set", b"x", retain=True))
-    assert inbox.take() is None
-    for number in range(10 * CAPACITY):
-        assert inbox.offer(Received(TOPIC, b"%d" % number, retain=False))
-    assert inbox.lost == 9 * CAPACITY + 1
-    taken = iter(inbox.take, None)
-    assert len([arrived.payload for arrived in taken]) == CAPACITY
+def test_what_waits_at_the_gate_is_bounded_and_the_newest_counts(
+    tmp_path: Path, signing: SigningKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate("config", HERE, tmp_path, [], lambda content: content)
+    for payload in (b"", b"x" * (MAX_BYTES + 1)):
+        assert gate.offer(Received(TOPIC, payload, retain=True))
+    assert gate.next() is None
+    assert "1 messages" in caplog.text
+    sent = [b"%d" % number for number in range(10 * CAPACITY)]
+    for payload in sent:
+        assert gate.offer(Received(TOPIC, payload, retain=False))
+    judged = [refused.outcome.envelope for refused in iter(gate.next, None) if isinstance(refused, Refused)]
+    assert judged == [hashlib.sha256(payload).hexdigest() for payload in sent[-CAPACITY:]]
 
 
 def test_a_storm_of_rubbish_makes_few_reports(site: Site) -> None:
     reports = 0
     for number in range(500):
-        site.inbox.offer(Received(TOPIC, b"%d" % number, retain=False))
+        site.remote.gate.offer(Received(TOPIC, b"%d" % number, retain=False))
         site.now += 0.01
         site.remote.tick(site.now, WELL)
         reports += site.remote.report(site.now, lambda: Stamp("0" * 16, 1, 0, 0)) is not None

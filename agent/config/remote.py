@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -48,14 +47,6 @@ class KeyConfig(Section):
         from agent.config.keys import TrustedKey
 
         return TrustedKey.parse(self.name, self.public, self.may)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a change on trial may do: events a minute, and the share of its time that a station is triggered."""
-
-    max_events_per_min: float
-    max_trigger_share: float
 
 
 class ModelsConfig(Section):
@@ -104,8 +95,3 @@ class ControlConfig(Section):
     def trusted(self) -> tuple[TrustedKey, ...]:
         """The keys, ready for use."""
         return tuple(key.trusted() for key in self.keys)
-
-    def limits(self) -> Limits:
-        """As the probation takes them."""
-
-        return Limits(self.max_events_per_min, self.max_trigger_share)

@@ -18,6 +18,7 @@ from agent.backoff import RateLimit
 from agent.errors import ControlError, TalusError
 from agent.messages.payloads import Message, Priority, Stamp, alert_message, evidence_topic, response_message, topic
 from agent.messages.schema import TEXT_LIMIT, Response
+from agent.remote.gate import Request
 from agent.remote.models import ModelUpdates
 from agent.types import (
     UNKNOWN_QUALITY,
@@ -51,15 +52,6 @@ class CommandContext:
     self_test: Callable[[], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The message that brought a command: its SHA-256, by which the answer names it, and the MQTT 5 correlation data
-    that the answer gives back. Only the former can be relied on: correlation data are not signed."""
-
-    envelope: str
-    correlation: bytes | None = None
-
-
 class Commands:
     """Owned by the main thread."""
 
@@ -71,7 +63,7 @@ class Commands:
         """Obey these from now on, and so many a minute."""
         self._allowed, self._rate_limit = allowed, RateLimit(per_min)
 
-    def obey(self, asked: Asked, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
+    def obey(self, request: Request, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
         """Carry out one command; what is to be sent because of it, the answer last."""
         name = content.get("do")
         try:
@@ -83,14 +75,14 @@ class Commands:
                 raise ControlError("rate", f"more than {self._rate_limit.per_min} commands a minute; try again later")
             messages, result = self._do(name, key, content)
         except ControlError as error:
-            return [self.refusal(asked, error, str(name) if name in NAMES else None)]
+            return [self.refusal(request, error, str(name) if name in NAMES else None)]
         except TalusError as error:
-            return [self._answer(asked, name, "failed", reason=error.message)]
-        return [*messages, self._answer(asked, name, "done", result=result)]
+            return [self._answer(request, name, "failed", reason=error.message)]
+        return [*messages, self._answer(request, name, "done", result=result)]
 
-    def refusal(self, asked: Asked, error: ControlError, name: str | None = None) -> Message:
+    def refusal(self, request: Request, error: ControlError, name: str | None = None) -> Message:
         """The answer to a command that is not carried out."""
-        return self._answer(asked, name, "refused", kind=error.kind, reason=error.message)
+        return self._answer(request, name, "refused", kind=error.kind, reason=error.message)
 
     def _do(self, name: str, key: str, content: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
         match name:
@@ -145,7 +137,7 @@ class Commands:
 
     def _answer(
         self,
-        asked: Asked,
+        request: Request,
         name: str | None,
         status: Literal["done", "refused", "failed"],
         *,
@@ -159,11 +151,11 @@ class Commands:
             boot_id=stamp.boot_id,
             seq=stamp.seq,
             time=format_ns(time.time_ns()),
-            request=asked.envelope,
+            request=request.envelope,
             command=name,
             status=status,
             kind=kind,
             reason=None if reason is None else reason[:TEXT_LIMIT],
             result=dict(result or {}),
         )
-        return response_message(body, self._context.station, self._context.prefix, asked.correlation)
+        return response_message(body, self._context.station, self._context.prefix, request.correlation)

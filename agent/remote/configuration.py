@@ -6,30 +6,28 @@
 
 The trial is on disk before it is applied, so a power cut during one finds it there at the next start, and it is rolled
 back. What is refused never touches the disk. All of this is the main thread's, except that settings are applied by the
-pipeline's thread between two packets, and that the link's thread fills the inbox.
+pipeline's thread between two packets, and that the link's thread fills the gate's queue.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from agent.backoff import ThrottledLog
 from agent.config.file import ControlConfig, TunablesConfig, digest
 from agent.errors import ControlError, TalusError
 from agent.messages.payloads import Stamp
 from agent.messages.schema import TEXT_LIMIT, ConfigReport, Outcome
-from agent.remote.envelope import admit, unseal
-from agent.remote.inbox import Inbox
+from agent.remote.gate import Gate, Order, Refused, Stored
 from agent.remote.known_events import Compare, Known
 from agent.remote.overlay import laid_over
-from agent.remote.store import Order, Store, Stored, refused
 from agent.remote.trigger_watch import LEAST_DATA_S, TriggerWatch
 from agent.types import StationId, format_ns
 
@@ -42,10 +40,8 @@ REFUSALS_KEPT = 5
 HISTORY_SHOWN = 20
 GRACE_S = 60.0
 """How long the link may be down in a trial."""
-PASSING = ("store", "ahead")
-"""Reasons that may be gone when the same message comes again."""
 _REPORT_S = 1.0
-"""Refusals are told no more often, whoever provokes them."""
+"""Refusals are reported no more often, whoever provokes them."""
 _RETRY_S = 5.0
 _A_TICK = 32
 """Messages judged at once: a signature costs a fraction of a millisecond."""
@@ -74,89 +70,85 @@ class _Trial:
 
 
 class RemoteConfig:
-    """Which tunables rule at a station. Owned by the main thread."""
+    """Which tunables are active at a station. Owned by the main thread."""
 
-    def __init__(
-        self, settings: ControlConfig, station: StationId, base: TunablesConfig, store: Store, inbox: Inbox
-    ) -> None:
-        """``base``: what the file says. A trial that a restart cut short is rolled back here."""
+    def __init__(self, settings: ControlConfig, station: StationId, base: TunablesConfig, folder: Path) -> None:
+        """``base``: what the file says. A trial that a restart cut short is rolled back here.
+
+        Raises:
+            ControlError: the folder cannot be used.
+        """
         self.watch = TriggerWatch()
         self._settings = settings
         self._station = station
         self._base = base
-        self._store = store
-        self._inbox = inbox
-        self._trusted = settings.trusted()
+        self.gate = Gate(KIND, station, folder, settings.trusted(), self._checked, accepted=_on_trial)
+        self._store = self.gate.store
         self._trial: _Trial | None = None
         self._applying: Future[None] | None = None
         """Settings on their way into the pipeline."""
         self._apply: Apply | None = None
         self._compare: Compare | None = None
         self._mismatch: str | None = None
-        self._wanted = False
+        self._reloaded = False
         self._dirty = True
         self._next_report = 0.0
         self._retry_at = 0.0
         self._refused: deque[Outcome] = deque(maxlen=REFUSALS_KEPT)
         self._refusals = 0
-        self._last_refused = ""
-        self._lost = 0
         self._throttled = ThrottledLog(_log.warning)
-        for fault in store.faults:
-            _log.error("%s", fault)
-        if store.stored.trial is not None:
-            self._end_trial(store.stored.trial, "restart", "the agent was restarted during the probation")
-        self.effective = self._before = self._in_force()
+        if self._store.fault is not None:
+            _log.error("%s", self._store.fault)
+        if self._store.stored.trial is not None:
+            self._end_trial(self._store.stored.trial, "restart", "the agent was restarted during the probation")
+        self.effective = self._before = self._due()
 
     @property
     def revision(self) -> int | None:
-        """Of the envelope that rules, None where only the file does."""
-        order = self._ruling()
+        """Of the envelope that is active, None where only the file is."""
+        order = self._active()
         return None if order is None else order.revision
 
     def problems(self) -> list[str]:
         """What is wrong with the store, or with what was kept."""
-        return [*self._store.faults, *([self._mismatch] if self._mismatch else [])]
+        return [fault for fault in (self._store.fault, self._mismatch) if fault]
 
-    def serve(self, apply: Apply, compare: Compare | None = None) -> None:
+    def start(self, apply: Apply, compare: Compare | None = None) -> None:
         """From now on settings are applied with ``apply``, and other triggers tried with ``compare`` on the events that
         are on record, if any are kept."""
         self._apply, self._compare = apply, compare
 
     def reload(self, settings: ControlConfig, base: TunablesConfig) -> None:
-        """The file has changed: its tunables rule from the next tick on, below what was laid over them."""
-        self._settings, self._base, self._trusted = settings, base, settings.trusted()
-        self._wanted = True
+        """The file has changed: its tunables are active from the next tick on, below what was laid over them."""
+        self._settings, self._base, self.gate.trusted = settings, base, settings.trusted()
+        self._reloaded = True
 
     def tick(self, now: float, around: TrialInputs) -> None:
         """Go on with whatever is at hand; ``now`` is the monotonic clock. Never waits for anything but the disk."""
         if self._applying is not None and not self._applied(now, around):
             return
-        if self._wanted:
-            self._wanted = False
-            self._change(self._in_force())
+        if self._reloaded:
+            self._reloaded = False
+            self._change(self._due())
             return
         if self._trial is not None and now >= self._retry_at:
-            self._judge(self._trial, now, around)
+            self._check_trial(self._trial, now, around)
         for _ in range(_A_TICK):
-            if self._applying is not None:
+            if self._applying is not None or (admitted := self.gate.next()) is None:
                 return
-            arrived = self._inbox.take()
-            if arrived is None:
-                break
-            self._hear(arrived.payload)
-        if self._inbox.lost > self._lost:
-            self._throttled.warn(
-                f"{self._inbox.lost - self._lost} messages from the broker were not looked at", key="lost"
-            )
-            self._lost = self._inbox.lost
+            if isinstance(admitted, Refused):
+                self._refusals += 1
+                self._refused.append(admitted.outcome)
+                self._dirty = True
+            else:
+                self._change(admitted.content)
 
     def report(self, now: float, stamp: Callable[[], Stamp]) -> ConfigReport | None:
         """What is to be published, None where nothing has changed since the last time."""
         if not self._dirty or now < self._next_report:
             return None
         self._dirty, self._next_report = False, now + _REPORT_S
-        stored, order, who = self._store.stored, self._ruling(), stamp()
+        stored, order, who = self._store.stored, self._active(), stamp()
         status: Literal["file", "trial", "kept"] = "file"
         if order is not None:
             status = "trial" if stored.trial is not None else "kept"
@@ -176,12 +168,15 @@ class RemoteConfig:
             history=list(stored.history[-HISTORY_SHOWN:]),
         )
 
-    def _ruling(self) -> Order | None:
+    def _checked(self, content: Mapping[str, Any]) -> TunablesConfig:
+        return laid_over(self._base, content)
+
+    def _active(self) -> Order | None:
         return self._store.stored.trial or self._store.stored.kept
 
-    def _in_force(self) -> TunablesConfig:
-        """What ought to rule; what no longer fits the file does not."""
-        order, self._mismatch = self._ruling(), None
+    def _due(self) -> TunablesConfig:
+        """What should be active: the order over the file, or the file alone where the order no longer fits it."""
+        order, self._mismatch = self._active(), None
         if order is None:
             return self._base
         try:
@@ -191,76 +186,45 @@ class RemoteConfig:
             _log.error("%s", self._mismatch)
             return self._base
 
-    def _hear(self, payload: bytes) -> None:
-        envelope = hashlib.sha256(payload).hexdigest()
-        stored = self._store.stored
-        # A retained message comes with every connection; it is heard once.
-        if envelope in (stored.newest, self._last_refused):
-            return
-        order = None
-        try:
-            opened = unseal(payload, self._trusted)
-            body = opened.body
-            order = Order(revision=body.revision, envelope=envelope, key=opened.key.name, content=dict(body.content))
-            admit(opened, self._station, KIND, stored.highest, time.time_ns())
-            tunables = laid_over(self._base, body.content)
-            if stored.trial is not None:
-                stored = _rolled_back(
-                    stored, stored.trial, "superseded", f"revision {order.revision} came during the probation"
-                )
-            self._store.write(
-                stored.with_outcome(_outcome(order, "trial"), trial=order, highest=order.revision, newest=envelope)
-            )
-        except ControlError as error:
-            self._refuse(envelope, order, error)
-            return
-        self._change(tunables)
-
-    def _refuse(self, envelope: str, order: Order | None, error: ControlError) -> None:
-        if error.kind not in PASSING:
-            self._last_refused = envelope
-        self._refusals += 1
-        self._refused.append(refused(envelope, order, error))
-        self._dirty = True
-        self._throttled.warn(f"a remote change is refused: {error}", key=error.kind)
-
-    def _tell_at_once(self) -> None:
-        """What rules has changed, which only a trusted key or the station itself brings about."""
+    def _report_at_once(self) -> None:
+        """What is active has changed, which only a trusted key or the station itself brings about."""
         self._dirty, self._next_report = True, 0.0
 
     def _change(self, tunables: TunablesConfig) -> None:
         """Have the pipeline go on with ``tunables``; a trial begins, or begins anew, when it does."""
         self._trial = None
         self._before, self.effective = self.effective, tunables
-        self._tell_at_once()
+        self._report_at_once()
         if self._apply is None:
             return
-        limits = self._settings.limits() if self._store.stored.trial is not None else None
+        limits = self._settings if self._store.stored.trial is not None else None
         self._applying = self._apply(tunables, lambda: self.watch.begin(limits))
 
     def _applied(self, now: float, around: TrialInputs) -> bool:
         """Whether the change that was under way is through, one way or the other."""
-        applying, ruling = self._applying, self._store.stored.trial
+        applying, order = self._applying, self._store.stored.trial
         if applying is None or not applying.done():
             return applying is None
         self._applying = None
-        self._tell_at_once()
+        self._report_at_once()
         error = applying.exception()
         if error is not None:
             words = error.message if isinstance(error, TalusError) else str(error)
             _log.error("new settings cannot be used: %s", words)
-            if ruling is not None:
-                self._roll_back(ruling, "unusable", f"the pipeline cannot use it: {words}")
+            if order is not None:
+                self._roll_back(order, "unusable", f"the pipeline cannot use it: {words}")
             else:
                 self.effective, self._mismatch = self._before, f"the settings of the file cannot be used: {words}"
-        elif ruling is not None:
-            _log.warning("revision %d rules on trial for %g s", ruling.revision, self._settings.probation_s)
+        elif order is not None:
+            _log.warning(
+                "revision %d by %s is active, on trial for %g s", order.revision, order.key, self._settings.probation_s
+            )
             self._trial = _Trial(now, frozenset(around.silent), comparison=self._comparison())
         else:
-            _log.info("the tunables of %s rule", f"revision {self.revision}" if self.revision else "the file")
+            _log.info("the tunables of %s are active", f"revision {self.revision}" if self.revision else "the file")
         return True
 
-    def _judge(self, trial: _Trial, now: float, around: TrialInputs) -> None:
+    def _check_trial(self, trial: _Trial, now: float, around: TrialInputs) -> None:
         """Keep the trial, roll it back, or let it go on."""
         order = self._store.stored.trial
         if order is None:
@@ -295,7 +259,7 @@ class RemoteConfig:
             self._keep(order, now)
 
     def _comparison(self) -> Iterator[Known] | None:
-        """Of the recorded events under the settings that ruled before the trial, and under those on trial; a record at
+        """Of the recorded events under the settings before the trial, and under those on trial; a record at
         a tick."""
         if self._compare is None:
             return None
@@ -327,12 +291,12 @@ class RemoteConfig:
             self._throttled.warn(f"revision {order.revision} cannot be kept yet: {error}", key="keep")
             return
         self._trial = None
-        self._tell_at_once()
+        self._report_at_once()
         _log.warning("revision %d is kept", order.revision)
 
     def _roll_back(self, order: Order, kind: str, reason: str) -> None:
         self._end_trial(order, kind, reason)
-        self._change(self._in_force())
+        self._change(self._due())
 
     def _end_trial(self, order: Order, kind: str, reason: str) -> None:
         stored = _rolled_back(self._store.stored, order, kind, reason)
@@ -343,6 +307,14 @@ class RemoteConfig:
             self._store.stored = stored
             self._throttled.warn(str(error), key="roll back")
         _log.warning("revision %d is rolled back: %s", order.revision, reason)
+
+
+def _on_trial(stored: Stored, order: Order) -> Stored:
+    """The state with an order that was accepted; one that was still on trial gives way."""
+    if stored.trial is not None:
+        reason = f"revision {order.revision} came during the probation"
+        stored = _rolled_back(stored, stored.trial, "superseded", reason)
+    return stored.with_outcome(_outcome(order, "trial"), trial=order)
 
 
 def _rolled_back(stored: Stored, order: Order, kind: str, reason: str) -> Stored:

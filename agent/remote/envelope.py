@@ -1,9 +1,9 @@
-"""A signed envelope: one order to some stations, from someone whom they trust, until a certain time.
+"""A signed envelope: one order to some stations, from a trusted signer, acceptable until a certain time.
 
     {"schema": "talus/envelope/1", "key": KEY-ID, "body": BASE64, "signature": BASE64}
 
 The signature (Ed25519) is over a fixed prefix and the very bytes of the body, so that nothing depends on how JSON is
-written; only after it was verified is the body parsed:
+written; the body is parsed only after its signature was verified:
 
     {"kind": "config", "stations": ["XX.SLOPE"], "revision": 7, "issued": TIME, "expires": TIME, "content": {...}}
 
@@ -14,68 +14,79 @@ and refuses what is not above it. ``expires`` bounds how late the order may stil
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, ValidationInfo
 
-from agent.config.keys import SIGNATURE_BYTES, SigningKey, TrustedKey
+from agent.config.keys import SigningKey, TrustedKey
 from agent.errors import ControlError, DataError
 from agent.messages.schema import EnvelopeMessage
-from agent.remote import strict_json
 from agent.types import NS, StationId, format_ns, parse_ns
 
 SCHEMA = "talus/envelope/1"
-MAX_BYTES = strict_json.MAX_BYTES
+MAX_BYTES = 64 * 1024
 MAX_BODY_BYTES = 48_000
 """In base64, and with what is around it, it fits ``MAX_BYTES``."""
 EVERY_STATION = "*"
 MAX_STATIONS = 256
 MAX_AHEAD_S = 3600.0
 """Issued further in the future than this: one of the clocks is wrong, and nobody can say whether it has expired."""
+LARGEST_INT = 2**53
+"""Every reader of JSON understands whole numbers up to this one as they were written."""
 
 _PREFIX = b"talus/envelope/1\x00"
 """What is signed is told apart from whatever else the same key may sign."""
-STATION_NAME = re.compile(r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}")
-_KIND = re.compile(r"[a-z_]{1,16}")
+_STATION = r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}"
+STATION_NAME = re.compile(_STATION)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+def _time(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str):
+        if info.mode == "json":
+            raise ValueError("must be a time, written as text")
+        return value
+    try:
+        return parse_ns(value)
+    except DataError as error:
+        raise ValueError(f"is not a time; {error.hint}") from None
+
+
+class Body(BaseModel):
     """An order. ``stations`` are ``NET.STA``, or ``*`` for all; times are UTC nanoseconds."""
 
-    kind: str
-    stations: tuple[str, ...]
-    revision: int
-    issued_ns: int
-    expires_ns: int
-    content: Mapping[str, Any]
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
-    def __post_init__(self) -> None:
-        if not _KIND.fullmatch(self.kind):
-            raise _malformed("kind is not a word")
-        if not 1 <= len(self.stations) <= MAX_STATIONS or not all(
-            name == EVERY_STATION or STATION_NAME.fullmatch(name) for name in self.stations
-        ):
-            raise _malformed(f"stations must be 1 to {MAX_STATIONS} of NET.STA, or '*'")
-        if not 1 <= self.revision <= strict_json.LARGEST_INT:
-            raise _malformed("revision must be a whole number from 1 on")
-        if self.expires_ns <= self.issued_ns:
-            raise _malformed("it expires before it was issued")
+    kind: Annotated[str, Field(pattern=r"^[a-z_]{1,16}$")]
+    stations: tuple[Annotated[str, Field(pattern=rf"^(\*|{_STATION})$")], ...] = Field(
+        strict=False, min_length=1, max_length=MAX_STATIONS
+    )
+    revision: Annotated[int, Field(ge=1, le=LARGEST_INT)]
+    issued_ns: Annotated[int, BeforeValidator(_time), PlainSerializer(format_ns), Field(alias="issued")]
+    expires_ns: Annotated[int, BeforeValidator(_time), PlainSerializer(format_ns), Field(alias="expires")]
+    content: dict[str, Any]
+
+    @property
+    def scope(self) -> str | None:
+        """What a key must be trusted with for this order; None where every trusted key will do."""
+        if self.kind in ("config", "model"):
+            return self.kind
+        name = self.content.get("do") if self.kind == "command" else None
+        if name in ("promote_model", "roll_back_model"):
+            return "model"
+        return str(name) if name in ("evidence", "test_alarm") else None
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What came in a genuine envelope, and who signed it. ``sha256`` names the body."""
+    """The body of a genuine envelope, and the key that signed it."""
 
     body: Body
     key: TrustedKey
-    sha256: str
 
 
 def seal(body: Body, key: SigningKey) -> bytes:
@@ -84,29 +95,15 @@ def seal(body: Body, key: SigningKey) -> bytes:
     Raises:
         ControlError: it would be too large.
     """
-    raw = json.dumps(
-        {
-            "kind": body.kind,
-            "stations": list(body.stations),
-            "revision": body.revision,
-            "issued": format_ns(body.issued_ns),
-            "expires": format_ns(body.expires_ns),
-            "content": body.content,
-        },
-        separators=(",", ":"),
-        allow_nan=False,
-    ).encode()
+    raw = json.dumps(body.model_dump(by_alias=True, mode="json"), separators=(",", ":"), allow_nan=False).encode()
     if len(raw) > MAX_BODY_BYTES:
         raise ControlError("malformed", f"the order has {len(raw)} bytes, stations take {MAX_BODY_BYTES}")
-    return (
-        EnvelopeMessage(
-            key=key.trusted("").id,
-            body=base64.b64encode(raw).decode(),
-            signature=base64.b64encode(key.sign(_PREFIX + raw)).decode(),
-        )
-        .model_dump_json()
-        .encode()
+    made = EnvelopeMessage(
+        key=key.trusted("").id,
+        body=base64.b64encode(raw).decode(),
+        signature=base64.b64encode(key.sign(_PREFIX + raw)).decode(),
     )
+    return made.model_dump_json().encode()
 
 
 def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
@@ -115,13 +112,8 @@ def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
     Raises:
         ControlError: ``malformed``, ``unknown_key``, ``signature`` or ``scope``.
     """
-    try:
-        outer = EnvelopeMessage.model_validate(_mapping(payload, "the envelope"))
-    except ValidationError:
-        raise _malformed(f"not a message as {SCHEMA} has it") from None
+    outer = _outer(payload)
     raw, signature = _base64(outer.body, "body"), _base64(outer.signature, "signature")
-    if len(signature) != SIGNATURE_BYTES:
-        raise _malformed(f"signature has {len(signature)} bytes, not {SIGNATURE_BYTES}")
     key = next((key for key in trusted if key.id == outer.key), None)
     if key is None:
         raise ControlError(
@@ -132,33 +124,30 @@ def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
             "signature", f"the signature is not that of {key.name}", "altered on its way, or not signed by that key"
         )
     body = _body(raw)
-    scope = _scope(body)
-    if scope is not None and scope not in key.may:
+    if body.scope is not None and body.scope not in key.may:
         raise ControlError(
             "scope",
-            f"{key.name} may not order this ({scope})",
+            f"{key.name} may not order this ({body.scope})",
             "sign with another key, or extend `may` in control.keys",
         )
-    return Opened(body, key, hashlib.sha256(raw).hexdigest())
+    return Opened(body, key)
 
 
-def _scope(body: Body) -> str | None:
-    """What a key must be trusted with for this order; None where every trusted key will do."""
-    if body.kind in ("config", "model"):
-        return body.kind
-    name = body.content.get("do") if body.kind == "command" else None
-    if name in ("promote_model", "roll_back_model"):
-        return "model"
-    return str(name) if name in ("evidence", "test_alarm") else None
+def unverified_body(payload: bytes) -> Body:
+    """The body of an envelope whose signature nobody has checked: to show it, not to obey it.
+
+    Raises:
+        ControlError: ``malformed``.
+    """
+    return _body(_base64(_outer(payload).body, "body"))
 
 
-def admit(opened: Opened, station: StationId, kind: str, above: int, now_ns: int) -> None:
-    """Whether a genuine envelope is for this station, now; ``above`` is the highest revision accepted so far.
+def admit(body: Body, station: StationId, kind: str, above: int, now_ns: int) -> None:
+    """Check that a genuine order is for this station, now; ``above`` is the highest revision accepted so far.
 
     Raises:
         ControlError: ``other_kind``, ``other_station``, ``old_revision``, ``expired`` or ``ahead``.
     """
-    body = opened.body
     if body.kind != kind:
         raise ControlError("other_kind", f"holds a {body.kind}, not a {kind}", "publish it to the topic of its kind")
     if EVERY_STATION not in body.stations and station.short not in body.stations:
@@ -179,40 +168,64 @@ def admit(opened: Opened, station: StationId, kind: str, above: int, now_ns: int
         )  # fmt: skip
 
 
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a value, in words; the value itself is not repeated."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, fault["loc"]))[:80]
+    return f"{place}: {fault['msg']}" if place else fault["msg"]
+
+
+def _outer(payload: bytes) -> EnvelopeMessage:
+    """A name that is given twice does no harm here: whichever body is meant, its signature is checked."""
+    if len(payload) > MAX_BYTES:
+        raise _malformed(f"{len(payload)} bytes, at most {MAX_BYTES} are read")
+    try:
+        return EnvelopeMessage.model_validate_json(payload)
+    except ValidationError as error:
+        raise _malformed(f"not a message as {SCHEMA} has it ({first_fault(error)})") from None
+
+
 def _body(raw: bytes) -> Body:
-    inner = _mapping(raw, "the body")
-    _exactly(inner, {"kind": str, "stations": list, "revision": int, "issued": str, "expires": str, "content": dict})
-    if not all(isinstance(name, str) for name in inner["stations"]):
-        raise _malformed("stations must be text")
+    """Pydantic bounds the depth and the digits, and refuses NaN, half characters and all but UTF-8. Of names given
+    twice it would take the last; two readers of one text must not understand two things."""
     try:
-        issued_ns, expires_ns = parse_ns(inner["issued"]), parse_ns(inner["expires"])
-    except DataError:
-        raise _malformed("issued or expires is not a time") from None
-    return Body(inner["kind"], tuple(inner["stations"]), inner["revision"], issued_ns, expires_ns, inner["content"])
-
-
-def _mapping(text: bytes, what: str) -> dict[str, Any]:
-    try:
-        value = strict_json.loads(text, MAX_BYTES)
+        body = Body.model_validate_json(raw)
+        json.loads(raw, object_pairs_hook=_each_once, parse_constant=_refused, parse_float=_finite, parse_int=_exact)
+    except ValidationError as error:
+        raise _malformed(f"the body is not an order ({first_fault(error)})") from None
     except ValueError as error:
-        raise _malformed(f"{what}: {error}") from None
-    if not isinstance(value, dict):
-        raise _malformed(f"{what} is not an object")
+        raise _malformed(f"the body is not an order ({error})") from None
+    if body.expires_ns <= body.issued_ns:
+        raise _malformed("it expires before it was issued")
+    return body
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name is given twice")
+    return dict(pairs)
+
+
+def _refused(_: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number that is not finite")
     return value
 
 
-def _exactly(value: Mapping[str, Any], fields: Mapping[str, type]) -> None:
-    if value.keys() != fields.keys():
-        raise _malformed(f"must have the fields {', '.join(fields)} and no others")
-    for name, kind in fields.items():
-        if not isinstance(value[name], kind) or isinstance(value[name], bool):
-            raise _malformed(f"{name} has the wrong type")
+def _exact(text: str) -> int:
+    if abs(value := int(text)) > LARGEST_INT:
+        raise ValueError("an integer beyond 53 bits")
+    return value
 
 
 def _base64(text: str, name: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise _malformed(f"{name} is not base64") from None
 
 

@@ -9,12 +9,13 @@ on the broker can delay an update and not spoil it. ``url`` (https) says where t
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.errors import ControlError
+from agent.remote.envelope import first_fault
 
 KIND = "model"
 CHUNK_BYTES = 32 * 1024
@@ -26,30 +27,30 @@ MAX_PIECE = CHUNK_BYTES + _INDEX_BYTES
 """Largest message that carries a piece."""
 
 Promote: TypeAlias = Literal["auto", "hold"]
-_HEX = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,31}")
-_URL = re.compile(r"https://[!-~]{1,480}")
-_FIELDS: Mapping[str, type] = {
-    "name": str, "version": str, "sha256": str, "bytes": int, "chunks": list, "promote": str, "url": str
-}  # fmt: skip
-_OPTIONAL = {"url"}
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOrder:
+class ModelOrder(BaseModel):
     """A bundle to fetch, try and take: zip of ``size`` bytes in pieces of ``CHUNK_BYTES`` (the last one is shorter).
 
     ``promote``: ``auto`` takes it when it has agreed with the live model for long enough, ``hold`` waits for a command.
     """
 
-    name: str
-    version: str
-    sha256: str
-    size: int
-    chunks: tuple[str, ...]
-    promote: Promote = "auto"
-    url: str | None = None
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
+    sha256: _Hash
+    size: Annotated[int, Field(alias="bytes", ge=1, le=MAX_BYTES)]
+    chunks: tuple[_Hash, ...] = Field(strict=False)
+    promote: Promote
+    url: Annotated[str, Field(pattern=r"^https://[!-~]{1,480}$")] | None = None
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> ModelOrder:
+        if len(self.chunks) != -(-self.size // CHUNK_BYTES):
+            raise ValueError(f"{self.size} bytes are not {len(self.chunks)} pieces of {CHUNK_BYTES}")
+        return self
 
     @property
     def title(self) -> str:
@@ -62,15 +63,7 @@ class ModelOrder:
 
     def content(self) -> dict[str, Any]:
         """The envelope's content."""
-        made: dict[str, Any] = {
-            "name": self.name,
-            "version": self.version,
-            "sha256": self.sha256,
-            "bytes": self.size,
-            "chunks": list(self.chunks),
-            "promote": self.promote,
-        }
-        return made if self.url is None else {**made, "url": self.url}
+        return self.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
 def wrap(index: int, piece: bytes) -> bytes:
@@ -93,8 +86,17 @@ def order_of(
     """
     pieces = [zipped[start : start + CHUNK_BYTES] for start in range(0, len(zipped), CHUNK_BYTES)]
     chunks = [hashlib.sha256(piece).hexdigest() for piece in pieces]
-    made = ModelOrder(name, version, hashlib.sha256(zipped).hexdigest(), len(zipped), tuple(chunks), promote, url)
-    return parse(made.content())
+    return parse(
+        {
+            "name": name,
+            "version": version,
+            "sha256": hashlib.sha256(zipped).hexdigest(),
+            "bytes": len(zipped),
+            "chunks": chunks,
+            "promote": promote,
+            **({} if url is None else {"url": url}),
+        }
+    )
 
 
 def parse(content: Mapping[str, Any]) -> ModelOrder:
@@ -103,30 +105,9 @@ def parse(content: Mapping[str, Any]) -> ModelOrder:
     Raises:
         ControlError: ``malformed``.
     """
-    missing = _FIELDS.keys() - _OPTIONAL - content.keys()
-    if missing or content.keys() - _FIELDS.keys():
-        raise _malformed(f"must have the fields {', '.join(_FIELDS)} ({', '.join(_OPTIONAL)} may lack)")
-    for field, kind in _FIELDS.items():
-        if field in content and (not isinstance(content[field], kind) or isinstance(content[field], bool)):
-            raise _malformed(f"{field} has the wrong type")
-    chunks = content["chunks"]
-    if not 1 <= content["bytes"] <= MAX_BYTES:
-        raise _malformed(f"a bundle's zip has 1 to {MAX_BYTES} bytes")
-    if len(chunks) != -(-content["bytes"] // CHUNK_BYTES):
-        raise _malformed(f"{content['bytes']} bytes are not {len(chunks)} pieces of {CHUNK_BYTES}")
-    if not all(isinstance(text, str) and _HEX.fullmatch(text) for text in (*chunks, content["sha256"])):
-        raise _malformed("a hash is not 64 hex digits")
-    if not _NAME.fullmatch(content["name"]) or not _VERSION.fullmatch(content["version"]):
-        raise _malformed("name or version is not that of a bundle")
-    if content["promote"] not in ("auto", "hold"):
-        raise _malformed("promote is auto or hold")
-    url = content.get("url")
-    if url is not None and not _URL.fullmatch(url):
-        raise _malformed("url is not an https address")
-    return ModelOrder(
-        content["name"], content["version"], content["sha256"], content["bytes"], tuple(chunks), content["promote"], url
-    )
-
-
-def _malformed(reason: str) -> ControlError:
-    return ControlError("malformed", reason, "make the order with `talus model push`")
+    try:
+        return ModelOrder.model_validate(content)
+    except ValidationError as error:
+        raise ControlError(
+            "malformed", f"not an order of a model ({first_fault(error)})", "make the order with `talus model push`"
+        ) from None

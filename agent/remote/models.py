@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from agent.config.remote import ControlConfig
 from agent.errors import ControlError, ModelError
 from agent.inference import Classifier
 from agent.inference.live import LiveClassifier
@@ -50,18 +51,6 @@ _RESERVED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRules:
-    """When a candidate is taken: after ``shadow_windows`` windows of which it answers ``agreement_share`` as the live
-    model does and fails on none; kept after ``probation_s``. After ``shadow_s`` with fewer windows it waits for a
-    command."""
-
-    shadow_windows: int = 20
-    shadow_s: float = 6 * 3600.0
-    agreement_share: float = 0.8
-    probation_s: float = 600.0
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
     """How an order stands. ``missing``: pieces that are asked for."""
 
@@ -82,17 +71,20 @@ class ModelUpdates:
         slots: ModelSlots,
         live: LiveClassifier,
         opener: Callable[[Path | None, bool], Classifier],
-        rules: ModelRules,
+        settings: ControlConfig,
         report: Callable[[Progress], None],
         *,
         taken_back: str | None = None,
     ) -> None:
-        """``taken_back``: why the model that was kept does not serve any more, if it does not.
+        """A candidate is taken after ``settings.models.shadow_windows`` windows of which it answers ``agreement_share``
+        as the live model does and fails on none, and kept after ``settings.probation_s``. After ``shadow_s`` with fewer
+        windows it waits for a command. ``taken_back``: why the model that was kept does not serve any more, if it does
+        not.
 
         ``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
         whether it is to serve (else it is only tried, on the CPU)."""
         self._slots, self._live, self._opener = slots, live, opener
-        self.rules = rules
+        self.settings = settings
         """May be replaced at any time."""
         self._report = report
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue(_QUEUE)
@@ -289,7 +281,7 @@ class ModelUpdates:
             self._watch(now)
 
     def _judge(self, seen: Agreement, now: float) -> None:
-        order, rules = self._ordered(), self.rules
+        order, rules = self._ordered(), self.settings.models
         if seen.failures:
             raise ControlError("bundle", f"it failed on {seen.failures} of {seen.windows + seen.failures} windows")
         if seen.windows >= rules.shadow_windows:
@@ -326,7 +318,7 @@ class ModelUpdates:
         if self._live.failed is not None:
             self._slots.change(trial=None, order=None)
             self._say("rolled_back", reason=self._live.failed)
-        elif now - self._since > self.rules.probation_s:
+        elif now - self._since > self.settings.probation_s:
             chosen = self._slots.chosen
             self._slots.change(kept=chosen.trial, before=chosen.kept, trial=None, order=None)
             self._live.settle()

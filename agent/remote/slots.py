@@ -7,25 +7,25 @@ agent finds at its start did not survive its probation: it is not tried twice.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from agent.atomic import replace_file
-from agent.errors import ControlError
-from agent.remote.model_order import ModelOrder, parse
+from agent.remote.model_order import ModelOrder
 
 _FILE = "selected.json"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(BaseModel):
     """``kept`` serves (a zip's SHA-256; None: the installed bundle), ``before`` is the last good one before it, and
     ``trial`` is on probation. ``order`` is not done yet, with its revision; ``begun``: so often it was tried by an
     agent that did not live to say how it went."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     kept: str | None = None
     before: str | None = None
@@ -61,11 +61,9 @@ class ModelSlots:
         Raises:
             OSError: the disk does not take it; nothing has changed then.
         """
-        chosen = replace(self.chosen, **fields)
+        chosen = self.chosen.model_copy(update=fields)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        values = asdict(chosen)
-        values["order"] = None if chosen.order is None else chosen.order.content()
-        replace_file(self.folder / _FILE, json.dumps(values).encode())
+        replace_file(self.folder / _FILE, chosen.model_dump_json(by_alias=True).encode())
         self.chosen = chosen
         wanted = chosen.used | ({chosen.order.sha256} if chosen.order else set())
         for other in self.folder.glob("*.zip"):
@@ -74,15 +72,13 @@ class ModelSlots:
                     other.unlink()
 
     def _read(self) -> Chosen:
-        """What the file says; the installed bundle where there is none or it says nothing of use."""
+        """What the file says; the installed bundle where there is none or it cannot be used."""
         path = self.folder / _FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            order = values.pop("order")
-            return Chosen(**values, order=None if order is None else parse(order))
+            return Chosen.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return Chosen()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, ControlError) as error:
+        except (OSError, ValueError) as error:
             # The station must not be down for that, but whoever sent a model must not think that it serves.
-            _log.warning("%s says nothing of use (%s); the installed model serves: send another again", path, error)
+            _log.warning("%s cannot be used (%s); the installed model serves: send another again", path, error)
             return Chosen()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agent.config.remote import Limits
+from agent.config.remote import ControlConfig
 from agent.detect.station import Output, Station
 from agent.dsp.hearing import Hearing
 from agent.types import NS, Discard, SampleBlock, StationId
@@ -72,12 +72,12 @@ class TriggerWatch:
 
     def __init__(self) -> None:
         self.sanity = Sanity()
-        self._limits: Limits | None = None
+        self._limits: ControlConfig | None = None
         self._sites: dict[StationId, _Site] = {}
 
-    def begin(self, limits: Limits | None) -> None:
-        """A trial begins with the next packet; None: there is none any more."""
-        self._limits, self.sanity = limits, Sanity()
+    def begin(self, settings: ControlConfig | None) -> None:
+        """A trial under these settings begins with the next packet; None: there is none any more."""
+        self._limits, self.sanity = settings, Sanity()
         for site in self._sites.values():
             site.begin()
 
@@ -109,12 +109,12 @@ class TriggerWatch:
             site.armed_before = station.hearing.armed_since(block.end_ns - TEN_MINUTES_NS)
         site.trial_ns += step_ns
         site.triggered_ns += step_ns if station.is_triggered else 0
-        self._judge(block.stream.station, site, self._limits)
+        self._check_rate(block.stream.station, site, self._limits)
         if block.end_ns - site.listened_ns >= _LISTEN_NS:
             site.listened_ns = block.end_ns
-            self._listen(block.stream.station, site, station.hearing)
+            self._check_hearing(block.stream.station, site, station.hearing)
 
-    def _listen(self, name: StationId, site: _Site, hearing: Hearing) -> None:
+    def _check_hearing(self, name: StationId, site: _Site, hearing: Hearing) -> None:
         """Judge what could be heard since the trial began."""
         if self.sanity.harm is not None:
             return
@@ -130,7 +130,7 @@ class TriggerWatch:
         if harm is not None:
             self.sanity = Sanity(harm, self.sanity.data_s, "deaf")
 
-    def _judge(self, name: StationId, site: _Site, limits: Limits) -> None:
+    def _check_rate(self, name: StationId, site: _Site, limits: ControlConfig) -> None:
         if self.sanity.harm is not None:
             return
         seconds = site.trial_ns / NS

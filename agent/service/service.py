@@ -19,7 +19,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from agent.alert.evidence import EvidenceStore
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config, StationConfig
 from agent.config.stations import DeclaredStationConfig, others
-from agent.deliver.connection import Subscription
+from agent.deliver.connection import Received, Subscription
 from agent.deliver.delivery import Delivery
 from agent.detect.lag import DataClocks, is_live
 from agent.dsp.window import BEFORE_NS
@@ -58,6 +57,8 @@ TICK_S = 0.25
 STOP_S = 4.0
 SILENCE_SPARE_S = 30.0
 """How much longer than a channel may be silent before that is reported, nothing may come without a report."""
+LARGEST_PACKET = 96 * 1024
+"""Bytes that the broker may send at once: an envelope, its topic, and room for what a broker adds."""
 DRAIN_S = 30.0
 """At the end of an archive, how long a broker that takes nothing is waited for."""
 
@@ -145,7 +146,7 @@ class Service:
             stalled_s,
             hearing_limit_counts=config.health.hearing_limit_counts,
         )
-        delivery = self._delivery(station, _both(tunables.subscription, orders))
+        delivery = self._delivery(station, _subscription(tunables, orders))
         clocks = DataClocks() if is_live(config) else None
         send_now = delivery.link.send_now if delivery else None
         runner = Runner(
@@ -157,7 +158,7 @@ class Service:
             send_now=send_now,
         )
         evidence = self._keep_evidence(line)
-        tunables.serve(runner, evidence)
+        tunables.start(runner, evidence)
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
@@ -177,7 +178,7 @@ class Service:
         monitor.report_every(tunables.effective.reporting.health_interval_s)
         if delivery:
             if orders:
-                orders.serve(line, delivery, evidence, monitor.in_short, self._taken_back)
+                orders.start(line, delivery, evidence, monitor.in_short, self._taken_back)
             delivery.link.start()  # not before whatever the broker may send can be taken
         runner.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
@@ -341,15 +342,15 @@ def _position(place: StationConfig | DeclaredStationConfig | None) -> PositionPa
     return PositionPart(latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m)
 
 
-def _both(tunables: Subscription | None, orders: RemoteOrders | None) -> Subscription | None:
-    """The one subscription for all remote orders."""
-    if tunables is None or orders is None:
-        return tunables
-    return replace(
-        tunables,
-        filters=(*tunables.filters, *orders.topics),
-        handler=lambda message: tunables.handler(message) and orders.offer(message),
-    )
+def _subscription(tunables: Tunables, orders: RemoteOrders | None) -> Subscription | None:
+    """The one subscription for all remote orders; None where nobody is trusted."""
+    handlers = {**tunables.handlers, **(orders.handlers if orders else {})}
+
+    def handle(message: Received) -> bool:
+        handler = handlers.get(message.topic)
+        return handler is None or handler(message)
+
+    return Subscription(tuple(handlers), handle, required=False, largest=LARGEST_PACKET) if handlers else None
 
 
 def _print(messages: Sequence[Message]) -> None:

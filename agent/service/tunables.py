@@ -1,28 +1,24 @@
-"""Which tunables rule at this moment: those of the file, or the remote configuration on top of them."""
+"""Which tunables are active: those of the file, or the remote configuration on top of them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 
 from agent.alert.evidence import EvidenceStore
 from agent.config.file import Config, ConfigFileError, ControlConfig, TunablesConfig, digest
 from agent.config.station import TriggerConfig
-from agent.deliver.connection import Subscription
+from agent.deliver.connection import Received
 from agent.errors import ConfigError, ControlError, TalusError
 from agent.messages.payloads import Message, Stamp, config_message, topic
 from agent.reasons import Reason, of
-from agent.remote.configuration import KIND, RemoteConfig, TrialInputs
-from agent.remote.inbox import Inbox
+from agent.remote.configuration import RemoteConfig, TrialInputs
 from agent.remote.known_events import RECORDS, Known, compare
-from agent.remote.store import Store
 from agent.service.threads import Runner
 from agent.types import StationId
 
-LARGEST_PACKET = 96 * 1024
-"""Bytes: an envelope, its topic, and room for what a broker adds."""
 _LIVE = {"tunables", "control", "log"}
 
 _log = logging.getLogger(__name__)
@@ -47,22 +43,23 @@ class Tunables:
         self._retuning: tuple[Future[None], Config] | None = None
         """Settings of the file on their way to the pipeline, and the configuration before them."""
         self._runner: Runner | None = None
-        self.subscription: Subscription | None = None
-        """For the link to the broker; None where nobody is trusted."""
         if config.mqtt is not None and config.control.keys:
-            inbox = Inbox({topic(self._prefix, station, "config/set"): KIND})
             try:
-                store = Store(config.state_dir / "control", KIND)
+                self._remote = RemoteConfig(config.control, station, config.tunables, config.state_dir / "control")
             except ControlError as error:
                 _log.error("nothing can be changed remotely: %s", error)
                 self._complaints.append(f"nothing can be changed remotely: {error.message}")
-                return
-            self._remote = RemoteConfig(config.control, station, config.tunables, store, inbox)
-            self.subscription = Subscription(tuple(inbox.topics), inbox.offer, required=False, largest=LARGEST_PACKET)
+
+    @property
+    def handlers(self) -> Mapping[str, Callable[[Received], bool]]:
+        """What takes the messages of which topic; empty where nobody is trusted."""
+        if self._remote is None:
+            return {}
+        return {topic(self._prefix, self._station, "config/set"): self._remote.gate.offer}
 
     @property
     def effective(self) -> TunablesConfig:
-        """What rules."""
+        """What is active."""
         return self._remote.effective if self._remote else self._config.tunables
 
     @property
@@ -72,12 +69,12 @@ class Tunables:
 
     @property
     def revision(self) -> int | None:
-        """Of the envelope that rules, None where the file does."""
+        """Of the envelope that is active, None where the file is."""
         return self._remote.revision if self._remote else None
 
     @property
     def sha256(self) -> str:
-        """Of the whole configuration, as it rules."""
+        """Of the whole configuration, as it is active."""
         return digest(self._config.model_copy(update={"tunables": self.effective}))
 
     def reasons(self) -> list[Reason]:
@@ -85,12 +82,12 @@ class Tunables:
         control = self._complaints + (self._remote.problems() if self._remote else [])
         return [*of("config_file", filter(None, [self._file_fault])), *of("control", control)]
 
-    def serve(self, runner: Runner, evidence: EvidenceStore | None = None) -> None:
+    def start(self, runner: Runner, evidence: EvidenceStore | None = None) -> None:
         """The pipeline runs: changes may come. ``evidence`` has the records of events on which they are tried."""
         self._runner = runner
         if self._remote:
             runner.watch = self._remote.watch
-            self._remote.serve(runner.retune, None if evidence is None else partial(known_events, evidence))
+            self._remote.start(runner.retune, None if evidence is None else partial(known_events, evidence))
 
     def reload(self, read: Callable[[], Config]) -> None:
         """Go on with what the file says now. A file with errors changes nothing, and is a reason until it is read anew

@@ -139,7 +139,14 @@ def _sign(args: argparse.Namespace) -> int:
     now_ns = time.time_ns()
     revision = now_ns // NS if args.revision is None else args.revision
     expires_ns = now_ns + round(args.valid * 86_400) * NS
-    body = Body("config", stations, revision, now_ns, expires_ns, content)
+    body = Body(
+        kind="config",
+        stations=stations,
+        revision=revision,
+        issued_ns=now_ns,
+        expires_ns=expires_ns,
+        content=content,
+    )
     text = seal(body, SigningKey.load(args.key))
     if args.out is None:
         print(text.decode())

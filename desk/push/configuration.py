@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import time
 from collections.abc import Callable, Collection
@@ -10,8 +9,8 @@ from dataclasses import dataclass, field
 
 from agent.config.broker import MqttSettings
 from agent.errors import ControlError, DataError
-from agent.messages.schema import ConfigReport, EnvelopeMessage, Outcome, parse
-from agent.remote import strict_json
+from agent.messages.schema import ConfigReport, Outcome, parse
+from agent.remote.envelope import unverified_body
 from agent.types import StationId
 from desk.push.listening import listening
 
@@ -83,11 +82,7 @@ def stations_of(payload: bytes) -> list[str]:
     Raises:
         ControlError: not an envelope.
     """
-    try:
-        outer = EnvelopeMessage.model_validate_json(payload)
-        return list(strict_json.loads(base64.b64decode(outer.body))["stations"])
-    except (ValueError, KeyError, TypeError):
-        raise ControlError("malformed", "this is no envelope", "`talus config sign` makes one") from None
+    return list(unverified_body(payload).stations)
 
 
 def _into(seen: Seen) -> Callable[[str, bytes], None]:

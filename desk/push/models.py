@@ -62,7 +62,14 @@ def command(key: SigningKey, station: StationId, content: dict[str, object]) -> 
 def _body(kind: str, station: StationId, content: dict[str, object], valid_s: float) -> Body:
     now_ns = time.time_ns()
     # Milliseconds rise from order to order, whoever signs, and say when by themselves.
-    return Body(kind, (station.short,), now_ns // 1_000_000, now_ns, now_ns + round(valid_s * NS), content)
+    return Body(
+        kind=kind,
+        stations=(station.short,),
+        revision=now_ns // 1_000_000,
+        issued_ns=now_ns,
+        expires_ns=now_ns + round(valid_s * NS),
+        content=content,
+    )
 
 
 def push(
