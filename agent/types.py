@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal, TypeAlias
@@ -191,6 +192,13 @@ class Segment:
     @property
     def end_ns(self) -> int:
         return self.start_ns + round(len(self.samples) * NS / self.rate_hz)
+
+    def packets(self, stream: StreamId, packet_s: float) -> Iterator[SampleBlock]:
+        """Cut it into packets of ``packet_s`` seconds, rounded to whole samples, at least one; the last is shorter."""
+        size = max(1, round(packet_s * self.rate_hz))
+        for at in range(0, len(self.samples), size):
+            start_ns = self.start_ns + round(at * NS / self.rate_hz)
+            yield SampleBlock(stream, start_ns, self.rate_hz, self.samples[at : at + size])
 
 
 @dataclass(frozen=True, slots=True)

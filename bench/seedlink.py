@@ -30,9 +30,8 @@ from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
 from support import row
 
-from agent.sources.seedlink.request import StationRequest
-from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
-from agent.sources.seedlink.wire import Endpoint
+from agent.config.seedlink import SeedLinkConfig
+from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import NS
 
 ROOT = Path(__file__).parents[1]
@@ -194,8 +193,18 @@ def recovery(cycles: int, cut_s: float, down_s: float) -> None:
         proxy = Proxy(server.port)
         clients = {"Talus": Counted(), "seedlink-client": Counted(), "ObsPy's client": Counted()}
         source = SeedLinkSource(
-            (Server(Endpoint("127.0.0.1", proxy.port), (StationRequest("XX_BENCH", ("HH?",)),)),),
-            Timing(),
+            SeedLinkConfig.model_validate(
+                {
+                    "kind": "seedlink",
+                    "servers": [
+                        {
+                            "host": "127.0.0.1",
+                            "port": proxy.port,
+                            "stations": [{"station": "XX_BENCH", "selectors": ["HH?"]}],
+                        }
+                    ],
+                }
+            ),
             None,
             on_problem=print,
         )

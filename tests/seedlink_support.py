@@ -14,15 +14,35 @@ from broker_support import wait_for
 from numpy.typing import NDArray
 from seedlink_server import SeedLinkServer, made
 
+from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig, SeedLinkStationConfig
+from agent.config.tls import TlsConfig
 from agent.sources import SourceProblem
-from agent.sources.seedlink.request import StationRequest
-from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
-from agent.sources.seedlink.wire import Endpoint
+from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import NS, SampleBlock
 
 START_NS = 1_700_000_000 * NS
-QUICK = Timing(connect_s=2.0, receive_s=2.0, stalled_s=30.0, retry_s=0.5)
-REQUEST = StationRequest("XX_A")
+QUICK = {"connect_timeout_s": 2.0, "receive_timeout_s": 2.0, "stalled_s": 30.0, "retry_s": 0.5}
+
+
+def request(station: str, *selectors: str) -> SeedLinkStationConfig:
+    return SeedLinkStationConfig(station=station, selectors=selectors)
+
+
+REQUEST = request("XX_A")
+
+
+def server_at(
+    port: int, *stations: SeedLinkStationConfig, protocol: Any = "auto", ca: Path | None = None
+) -> SeedLinkServerConfig:
+    tls = None if ca is None else TlsConfig(ca_file=ca)
+    return SeedLinkServerConfig(
+        host="127.0.0.1", port=port, stations=stations or (REQUEST,), protocol=protocol, tls=tls
+    )
+
+
+def configured(*servers: SeedLinkServerConfig, **timing: float) -> SeedLinkConfig:
+    """Time-outs may be shorter than a file may have them."""
+    return SeedLinkConfig(kind="seedlink", servers=servers).model_copy(update={**QUICK, **timing})
 
 
 def packets(number: int, first: int = 0, station: str = "XX_A", component: str = "Z", **changes: Any) -> list[bytes]:
@@ -79,15 +99,15 @@ class Heard(list[SourceProblem]):
 
 def source_of(
     *servers: SeedLinkServer,
-    requests: tuple[StationRequest, ...] = (REQUEST,),
+    requests: tuple[SeedLinkStationConfig, ...] = (REQUEST,),
     state: Path | None = None,
     heard: Heard | None = None,
-    timing: Timing = QUICK,
     protocol: str = "auto",
+    **timing: float,
 ) -> SeedLinkSource:
-    endpoints = [Endpoint("127.0.0.1", server.port, None, protocol) for server in servers]
+    asked = [server_at(server.port, *requests, protocol=protocol) for server in servers]
     sink = Heard() if heard is None else heard
-    return SeedLinkSource(tuple(Server(e, requests) for e in endpoints), timing, state, on_problem=sink.append)
+    return SeedLinkSource(configured(*asked, **timing), state, on_problem=sink.append)
 
 
 @contextlib.contextmanager

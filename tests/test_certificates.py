@@ -14,8 +14,9 @@ from broker_support import needs_mosquitto, running
 from certificates_support import Authority
 from test_mosquitto_configs import Example
 
-from agent.config.broker import MqttSettings, TlsSettings
+from agent.config.broker import MqttSettings
 from agent.config.file import check
+from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection
 from agent.deliver.hints import unreachable
 from agent.deliver.waker import Waker
@@ -69,7 +70,7 @@ def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_pat
     try:
         shake_hands(with_password, strict(tmp_path / "ca.pem"))
         shake_hands(mutual, strict(tmp_path / "ca.pem", *own))
-        tls = TlsSettings(str(tmp_path / "ca.pem"), str(own[0]), str(own[1]))
+        tls = TlsConfig(ca_file=tmp_path / "ca.pem", cert_file=own[0], key_file=own[1])
         Connection.open(MqttSettings("127.0.0.1", mutual, tls=tls), "station-abc", Waker()).close()
     finally:
         broker.stop()
@@ -118,15 +119,15 @@ def test_each_kind_of_refusal_has_a_hint_of_its_own(
 ) -> None:
     issuer = Authority(tmp_path, days=days)
     certificate, key = issuer.issue("broker", host)
-    trusted = str(issuer.ca)
+    trusted = issuer.ca
     if words == "not trusted":
         (tmp_path / "other").mkdir()
-        trusted = str(Authority(tmp_path / "other").ca)
+        trusted = Authority(tmp_path / "other").ca
     with (
         running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker,
         pytest.raises(DeliveryError, match=words) as caught,
     ):
-        settings = MqttSettings("127.0.0.1", broker.port, tls=TlsSettings(ca=trusted))
+        settings = MqttSettings("127.0.0.1", broker.port, tls=TlsConfig(ca_file=trusted))
         Connection.open(settings, "station", Waker())
     assert todo in caught.value.hint
 

@@ -13,7 +13,8 @@ from agent_support import talus
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
 from certificates_support import Authority
 
-from agent.config.broker import MqttSettings, TlsSettings
+from agent.config.broker import MqttSettings
+from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
@@ -64,7 +65,7 @@ def centre(folder: Path) -> Iterator[tuple[Example, dict[str, int]]]:
 
 
 def settings(folder: Path, port: int, **changes: Any) -> MqttSettings:
-    tls = changes.pop("tls", TlsSettings(ca=str(folder / "ca.pem")))
+    tls = changes.pop("tls", TlsConfig(ca_file=folder / "ca.pem"))
     return MqttSettings("127.0.0.1", port, tls=tls, backoff_min_s=0.05, backoff_max_s=0.3, **changes)
 
 
@@ -97,7 +98,9 @@ def test_a_station_with_a_password_over_tls(tmp_path: Path) -> None:
 def test_a_station_with_a_certificate_of_its_own(tmp_path: Path) -> None:
     """Its common name is its user; without a certificate nobody gets in."""
     with centre(tmp_path) as (_, ports), control_room(tmp_path, ports["8883"]) as collector:
-        own = TlsSettings(str(tmp_path / "ca.pem"), str(tmp_path / "station.pem"), str(tmp_path / "station.key"))
+        own = TlsConfig(
+            ca_file=tmp_path / "ca.pem", cert_file=tmp_path / "station.pem", key_file=tmp_path / "station.key"
+        )
         sends(settings(tmp_path, ports["8884"], tls=own), Outbox(tmp_path / "o.db"), collector)
         with pytest.raises(DeliveryError):
             Connection.open(settings(tmp_path, ports["8884"], connect_timeout_s=2), "nobody", Waker())

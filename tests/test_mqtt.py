@@ -35,7 +35,8 @@ from broker_support import (
 )
 from certificates_support import Authority
 
-from agent.config.broker import MqttSettings, TlsSettings
+from agent.config.broker import MqttSettings
+from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.link import MqttLink
 from agent.deliver.outbox import Outbox
@@ -599,17 +600,17 @@ def test_tls_is_verified(tmp_path: Path, outbox: Outbox) -> None:
     lines = (f"certfile {certificate}", f"keyfile {key}")
     with running(tmp_path, *lines) as broker:
         with pytest.raises(DeliveryError, match="not trusted"):
-            open_connection(broker.settings(tls=TlsSettings()))
+            open_connection(broker.settings(tls=TlsConfig()))
         with pytest.raises(DeliveryError):
             open_connection(broker.settings(connect_timeout_s=1))
         with pytest.raises(DeliveryError, match="TLS files"):
-            open_connection(broker.settings(tls=TlsSettings(ca=str(tmp_path / "absent.pem"))))
-        settings = broker.settings(tls=TlsSettings(ca=str(issuer.ca)))
+            open_connection(broker.settings(tls=TlsConfig(ca_file=tmp_path / "absent.pem")))
+        settings = broker.settings(tls=TlsConfig(ca_file=issuer.ca))
         with Collector(settings) as collector, linked(settings, outbox):
             outbox.put([make_message(n) for n in range(100)])
             wait_for(lambda: len(collector.bodies("/event")) == 100)
     with running(tmp_path) as plain, pytest.raises(DeliveryError, match=r"TLS with|closed the connection"):
-        open_connection(plain.settings(tls=TlsSettings(insecure=True)))
+        open_connection(plain.settings(tls=TlsConfig()))
 
 
 @needs_mosquitto
@@ -735,7 +736,7 @@ def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
 def test_addresses() -> None:
     settings = MqttSettings.from_url("mqtts://slope:s%40fe@broker.example/site/a")
     assert (settings.host, settings.port, settings.username) == ("broker.example", 8883, "slope")
-    assert (settings.password, settings.prefix, settings.tls) == ("s@fe", "site/a", TlsSettings())
+    assert (settings.password, settings.prefix, settings.tls) == ("s@fe", "site/a", TlsConfig())
     assert "s@fe" not in repr(settings)
     assert MqttSettings.from_url("localhost").address == "localhost:1883"
     assert MqttSettings.from_url("localhost:1884").port == 1884

@@ -16,11 +16,20 @@ import obspy
 import pytest
 from broker_support import wait_for
 from seedlink_server import SeedLinkServer, authority, made, records_of
-from seedlink_support import QUICK, REQUEST, START_NS, Heard, packets, receiving, source_of, streaming
+from seedlink_support import (
+    REQUEST,
+    START_NS,
+    Heard,
+    configured,
+    packets,
+    receiving,
+    request,
+    server_at,
+    source_of,
+    streaming,
+)
 
-from agent.sources.seedlink.request import StationRequest
-from agent.sources.seedlink.source import SeedLinkSource, Server, Timing
-from agent.sources.seedlink.wire import Endpoint
+from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import MAX_BLOCK_S, NS, BlockQuality
 
 both = pytest.mark.parametrize("protocol", ["3", "4"])
@@ -67,7 +76,7 @@ def test_blocks_are_the_records_as_obspy_decodes_them(real: list[bytes], protoco
     """Samples, times and rate of real records, time corrections included."""
     with SeedLinkServer() as server:
         server.feed(real[:1])
-        with receiving(source_of(server, requests=(StationRequest("BW_BGLD"),), protocol=protocol)) as got:
+        with receiving(source_of(server, requests=(request("BW_BGLD"),), protocol=protocol)) as got:
             streaming(server)
             server.feed(real[1:])
             got.wait(9)
@@ -147,9 +156,9 @@ def test_clock_quality_of_both_formats(obspy_data: Path) -> None:
 def test_selectors_and_wildcards(protocol: str) -> None:
     """Either notation with either version; '!' excludes; what is not asked for does not come."""
     requests = (
-        StationRequest("XX_A", ("00HH?", "!00_H_H_N")),
-        StationRequest("XX_B", ("*_H_H_Z",)),
-        StationRequest("YY_*", ("HHZ",)),
+        request("XX_A", "00HH?", "!00_H_H_N"),
+        request("XX_B", "*_H_H_Z"),
+        request("YY_*", "HHZ"),
     )
     channels = [(s, c) for s in ("XX_A", "XX_B", "YY_C", "YY_D", "ZZ_E") for c in "ENZ"]
     with SeedLinkServer() as server:
@@ -169,11 +178,7 @@ def test_several_servers() -> None:
         one.feed(packets(1))
         other.feed(packets(1, station="XX_B"))
         source = SeedLinkSource(
-            tuple(
-                Server(Endpoint("127.0.0.1", server.port), (StationRequest(station),))
-                for server, station in ((one, "XX_A"), (other, "XX_B"))
-            ),
-            QUICK,
+            configured(server_at(one.port, request("XX_A")), server_at(other.port, request("XX_B"))),
             None,
             on_problem=print,
         )
@@ -256,10 +261,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import agent.sources.seedlink.source as seedlink
-from agent.sources.seedlink.source import Endpoint, SeedLinkSource, Server, Timing, StationRequest
+from agent.config.seedlink import SeedLinkConfig
 seedlink.SAVE_S = 0.01
-source = SeedLinkSource((Server(Endpoint("127.0.0.1", int(sys.argv[1])), (StationRequest("XX_A"),)),), Timing(),
-                        Path(sys.argv[2]), on_problem=print)
+server = {"host": "127.0.0.1", "port": int(sys.argv[1]), "stations": [{"station": "XX_A"}]}
+config = SeedLinkConfig.model_validate({"kind": "seedlink", "servers": [server]})
+source = seedlink.SeedLinkSource(config, Path(sys.argv[2]), on_problem=print)
 for block in source.blocks():
     source.acknowledge(block)
     print(int(block.samples[0]), flush=True)
@@ -291,12 +297,12 @@ for block in source.blocks():
 @pytest.mark.parametrize(("info", "waits"), [(True, True), (False, True), (False, False)])
 def test_server_that_numbers_anew(protocol: str, info: bool, waits: bool) -> None:
     """A server that lost its count: what it still holds is asked for by time, whether it tells its range or not."""
-    timing = Timing(connect_s=2.0, receive_s=1.0, stalled_s=1.0, retry_s=0.5)
+    timing = {"receive_timeout_s": 1.0, "stalled_s": 1.0}
     with SeedLinkServer() as server:
         server.refuse_info, server.waits_for_future = not info, waits
         server.feed(packets(1))
         server.number_from(5000)
-        with receiving(source_of(server, timing=timing, protocol=protocol)) as got:
+        with receiving(source_of(server, **timing, protocol=protocol)) as got:
             streaming(server)
             server.feed(packets(10, 1))
             got.wait(10)
@@ -368,12 +374,10 @@ def test_silent_station_is_asked_for_again_and_named(monkeypatch: pytest.MonkeyP
     """One of two stations stops: it is asked for again without a loss for the other, and less and less often."""
     monkeypatch.setattr("agent.sources.seedlink.source.TICK_S", 0.05)
     heard = Heard()
-    timing = Timing(connect_s=2.0, receive_s=5.0, stalled_s=0.3, retry_s=0.5)
+    timing = {"receive_timeout_s": 5.0, "stalled_s": 0.3}
     with SeedLinkServer() as server:
         server.feed([*packets(1), *packets(1, station="XX_B")])
-        with receiving(
-            source_of(server, requests=(REQUEST, StationRequest("XX_B")), heard=heard, timing=timing)
-        ) as got:
+        with receiving(source_of(server, requests=(REQUEST, request("XX_B")), heard=heard, **timing)) as got:
             streaming(server)
             server.feed(packets(1, 1, "XX_B", rate_hz=1000.0))
             for k in range(1, 71):
@@ -388,10 +392,10 @@ def test_silent_station_is_asked_for_again_and_named(monkeypatch: pytest.MonkeyP
 
 
 def test_station_that_never_sent_is_a_trouble() -> None:
-    timing = Timing(connect_s=2.0, receive_s=5.0, stalled_s=0.3, retry_s=0.5)
+    timing = {"receive_timeout_s": 5.0, "stalled_s": 0.3}
     with SeedLinkServer() as server:
         server.feed([*packets(1), *packets(1, station="XX_B")])
-        with receiving(source_of(server, requests=(REQUEST, StationRequest("XX_B")), timing=timing)) as got:
+        with receiving(source_of(server, requests=(REQUEST, request("XX_B")), **timing)) as got:
             streaming(server)
             server.feed(packets(1, 1))
             wait_for(lambda: any("XX_B yet" in trouble for trouble in got.source.problems()))
@@ -400,11 +404,11 @@ def test_station_that_never_sent_is_a_trouble() -> None:
 
 def test_keep_alive_holds_an_idle_connection() -> None:
     """A server that has nothing to send answers INFO, and is left alone."""
-    timing = Timing(connect_s=2.0, receive_s=1.0, stalled_s=60.0, retry_s=0.5)
+    timing = {"receive_timeout_s": 1.0, "stalled_s": 60.0}
     with SeedLinkServer(versions=(3,)) as old, SeedLinkServer() as new:
         for server in (old, new):
             server.feed(packets(1))
-        with receiving(source_of(old, new, timing=timing)) as got:
+        with receiving(source_of(old, new, **timing)) as got:
             streaming(old)
             streaming(new)
             time.sleep(1.8)
@@ -420,13 +424,13 @@ def test_time_outs_are_obeyed_and_close_is_prompt() -> None:
     """A port that accepts and says nothing: given up after the time-out; and closing does not wait for it."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         heard = Heard()
-        endpoint = Endpoint("127.0.0.1", deaf.getsockname()[1])
-        quick = SeedLinkSource((Server(endpoint, (REQUEST,)),), Timing(0.5, 5, 60, 0.5), None, on_problem=heard.append)
+        server = server_at(deaf.getsockname()[1])
+        quick = SeedLinkSource(configured(server, connect_timeout_s=0.5), None, on_problem=heard.append)
         began = time.monotonic()
         with receiving(quick):
             wait_for(lambda: heard.said("does not answer HELLO"), 10)
             assert 0.4 < time.monotonic() - began < 5
-        patient = SeedLinkSource((Server(endpoint, (REQUEST,)),), Timing(60, 60, 60, 1), None, on_problem=heard.append)
+        patient = SeedLinkSource(configured(server, connect_timeout_s=60.0), None, on_problem=heard.append)
         with receiving(patient):
             time.sleep(0.2)
             began = time.monotonic()
@@ -440,8 +444,8 @@ def test_time_outs_are_obeyed_and_close_is_prompt() -> None:
 def test_refused_stations_and_selectors_do_not_hold_the_others(protocol: str) -> None:
     heard = Heard()
     requests = (
-        StationRequest("XX_NONE"),
-        StationRequest("XX_B", ("0_H_H_Z" if protocol == "3" else "H_H_Z",)),
+        request("XX_NONE"),
+        request("XX_B", "0_H_H_Z" if protocol == "3" else "H_H_Z"),
         REQUEST,
     )
     with SeedLinkServer() as server:
@@ -566,8 +570,6 @@ def test_death_of_a_thread_ends_the_source(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
-    from agent.config.seedlink import SeedLinkConfig
-
     ca, context = authority(tmp_path)
     (tmp_path / "other").mkdir()
     other_ca, other = authority(tmp_path / "other", "digitizer.example")
@@ -578,14 +580,8 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
         heard = Heard()
         with SeedLinkServer(tls=served) as server:
             server.feed(packets(1))
-            asked = {
-                "host": "127.0.0.1",
-                "port": server.port,
-                "tls": {"ca_file": trusted},
-                "stations": [{"station": "XX_A"}],
-            }
-            config = SeedLinkConfig.model_validate({"kind": "seedlink", "servers": [asked]})
-            with receiving(SeedLinkSource.from_config(config, None, heard.append)) as got:
+            source = SeedLinkSource(configured(server_at(server.port, ca=trusted)), None, on_problem=heard.append)
+            with receiving(source) as got:
                 if name == "sound":
                     streaming(server)
                     server.feed(packets(50, 1))

@@ -11,14 +11,14 @@ from random import Random
 
 import pytest
 from fuzz_support import fuzz, junk, one_of, several, spoilt
-from seedlink_support import packets
+from seedlink_support import packets, request, server_at
 
 from agent.errors import SourceError
 from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink.frames import ForeignError, Frames, Packet
-from agent.sources.seedlink.request import StationRequest, in_notation, subscribe
+from agent.sources.seedlink.request import in_notation, subscribe
 from agent.sources.seedlink.resume import Cursor, Past, Position, Progress, Reached
-from agent.sources.seedlink.wire import Connection, Endpoint
+from agent.sources.seedlink.wire import Connection
 from agent.types import MAX_BLOCK_S
 
 GOOD = [*packets(1), *packets(1, version=3), *packets(1, encoding=4, reclen=1024), *packets(1, encoding=1)]
@@ -167,15 +167,15 @@ def test_any_server_is_understood_or_named(listener: socket.socket, chance: Rand
 
     server = threading.Thread(target=serve)
     server.start()
-    connection = Connection(Endpoint("127.0.0.1", listener.getsockname()[1]), 5.0)
+    connection = Connection(server_at(listener.getsockname()[1]), 5.0)
     try:
         connection.open()
         position = Position(
             chance.choice((0, 5, 2**24 - 1, 2**64 - 1)), 1_700_000_000_000_000_000, chance.choice((3, 4))
         )
         requests = [
-            StationRequest("XX_A", chance.choice(((), ("HH?",), ("0_H_H_Z", "!00_L_*_*")))),
-            StationRequest("X?_*"),
+            request("XX_A", *chance.choice(((), ("HH?",), ("0_H_H_Z", "!00_L_*_*")))),
+            request("X?_*"),
         ]
         past = Past(
             {"XX_A": Reached(position), "XX_B": Reached(position)},

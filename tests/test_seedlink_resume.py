@@ -6,7 +6,6 @@ ringserver 4.5.3 (``SeedLinkServer(ringserver=True)``). A real ringserver is use
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +14,28 @@ import pytest
 from broker_support import wait_for
 from ringserver_support import RingServer, needs_ringserver
 from seedlink_server import SeedLinkServer, authority, made
-from seedlink_support import QUICK, REQUEST, START_NS, Heard, Reception, packets, receiving, source_of, streaming
+from seedlink_support import (
+    START_NS,
+    Heard,
+    Reception,
+    configured,
+    packets,
+    receiving,
+    request,
+    server_at,
+    source_of,
+    streaming,
+)
 
 from agent.sources.in_flight import Origin
 from agent.sources.seedlink.plan import Beginning, Holding, plan
-from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.resume import Cursor, Numbering, Past, Position, Progress, Reached
-from agent.sources.seedlink.source import SeedLinkSource, Server
-from agent.sources.seedlink.wire import Endpoint
+from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import NS
 
 both = pytest.mark.parametrize("protocol", ["3", "4"])
 COMPONENTS = "ENZ"
-REQUESTS = (StationRequest("XX_A"), StationRequest("XX_B"))
+REQUESTS = (request("XX_A"), request("XX_B"))
 
 
 def site(number: int, first: int = 0, stations: str = "A", components: str = COMPONENTS) -> list[bytes]:
@@ -61,9 +69,8 @@ def test_a_ringserver_that_lost_its_ring_is_asked_by_time(tmp_path: Path, protoc
     heard = Heard()
     with SeedLinkServer(ringserver=True, tls=context if secured else None) as server:
         server.feed(site(1))
-        tls = ssl.create_default_context(cafile=ca) if secured else None
-        endpoint = Endpoint("127.0.0.1", server.port, tls, protocol)
-        source = SeedLinkSource((Server(endpoint, (REQUEST,)),), QUICK, tmp_path, on_problem=heard.append)
+        asked = server_at(server.port, protocol=protocol, ca=ca if secured else None)
+        source = SeedLinkSource(configured(asked), tmp_path, on_problem=heard.append)
         with receiving(source) as got:
             streaming(server)
             server.feed(site(10, 1))
@@ -342,10 +349,10 @@ def test_a_real_ringserver_that_lost_its_ring(
     tmp_path: Path, real: RingServer, protocol: str, secured: bool, overlap: bool
 ) -> None:
     """kill -9, ring folder emptied, numbers that have or have not reached the old ones: all that it holds comes."""
-    tls = ssl.create_default_context(cafile=real.ca) if secured else None
-    endpoint = Endpoint("127.0.0.1", real.tls_port if secured else real.port, tls, protocol)
+    port, ca = (real.tls_port, real.ca) if secured else (real.port, None)
     heard = Heard()
-    source = SeedLinkSource((Server(endpoint, REQUESTS),), QUICK, tmp_path / "state", on_problem=heard.append)
+    asked = configured(server_at(port, *REQUESTS, protocol=protocol, ca=ca))
+    source = SeedLinkSource(asked, tmp_path / "state", on_problem=heard.append)
     real.feed(recent(1, 0))
     with receiving(source) as got:
         wait_for(lambda: source.problems() == [])
@@ -364,11 +371,11 @@ def test_a_real_ringserver_that_lost_its_ring(
 @needs_ringserver
 @both
 def test_a_real_ringserver_sends_nothing_twice_after_a_restart(tmp_path: Path, real: RingServer, protocol: str) -> None:
-    endpoint = Endpoint("127.0.0.1", real.port, None, protocol)
+    asked = configured(server_at(real.port, *REQUESTS, protocol=protocol))
     real.feed(recent(1, 0))
 
     def source() -> SeedLinkSource:
-        return SeedLinkSource((Server(endpoint, REQUESTS),), QUICK, tmp_path / "state", on_problem=Heard().append)
+        return SeedLinkSource(asked, tmp_path / "state", on_problem=Heard().append)
 
     with receiving(source()) as got:
         wait_for(lambda: got.source.problems() == [])

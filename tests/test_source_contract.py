@@ -17,12 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 from seedlink_server import SeedLinkServer, made
-from seedlink_support import START_NS, source_of, streaming
+from seedlink_support import START_NS, request, source_of, streaming
 
 from agent.sources import Resumable
 from agent.sources.folder import FolderSource
 from agent.sources.in_flight import InFlight
-from agent.sources.seedlink.request import StationRequest
 from agent.types import NS, SampleBlock, StreamId
 
 STATIONS, COMPONENTS = ("XX_A", "XX_B"), "NZ"
@@ -77,7 +76,7 @@ class SeedLinkRig:
                 server.feed(record(channel, k) for channel in CHANNELS)
 
     def source(self) -> Any:
-        requests = tuple(StationRequest(station) for station in STATIONS)
+        requests = tuple(request(station) for station in STATIONS)
         return source_of(*self.servers, requests=requests, state=self.state, protocol=self.protocol)
 
     def started(self, runs: int) -> None:

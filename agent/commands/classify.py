@@ -21,7 +21,6 @@ from agent.types import (
     WINDOW_ONSET,
     WINDOW_RATE_HZ,
     WINDOW_SAMPLES,
-    SampleBlock,
     Segment,
     StationId,
     StreamId,
@@ -169,15 +168,10 @@ def strongest_trigger(station: StationId, rows: Mapping[int, Sequence[Segment]],
 
     detector = Detector(station, trigger)
     blocks = [
-        SampleBlock(
-            StreamId(station, COMPONENTS[row]),
-            run.start_ns + round(first * NS / run.rate_hz),
-            run.rate_hz,
-            run.samples[first : first + round(PACKET_S * run.rate_hz)],
-        )
+        block
         for row, runs in rows.items()
         for run in runs
-        for first in range(0, len(run.samples), round(PACKET_S * run.rate_hz))
+        for block in run.packets(StreamId(station, COMPONENTS[row]), PACKET_S)
     ]
     ends = [
         output

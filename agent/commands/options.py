@@ -41,14 +41,15 @@ def settings_of(args: argparse.Namespace) -> MqttSettings:
         ConfigError: not the address of a broker.
         UsageError: ``--ca`` without TLS.
     """
-    from agent.config.broker import MqttSettings, TlsSettings
+    from agent.config.broker import MqttSettings
+    from agent.config.tls import TlsConfig
 
     settings = MqttSettings.from_url(args.broker or "", os.environ.get(PASSWORD_VARIABLE))
     if args.ca is None:
         return settings
     if settings.tls is None or args.broker is None:
         raise UsageError("--ca is for TLS", "write --broker mqtts://...")
-    return dataclasses.replace(settings, tls=TlsSettings(ca=args.ca))
+    return dataclasses.replace(settings, tls=TlsConfig(ca_file=Path(args.ca)))
 
 
 def add_action(actions: Actions, name: str, summary: str, example: str) -> argparse.ArgumentParser:

@@ -6,20 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from agent.config.tls import TlsConfig
 from agent.errors import ConfigError
 
 DEFAULT_PREFIX = "talus/v1"
 """Root of all topics."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """Files in PEM. Without ``ca`` the system's authorities count; ``insecure`` checks nothing (tests only)."""
-
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
-    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +24,7 @@ class MqttSettings:
     client_id: str = ""
     prefix: str = DEFAULT_PREFIX
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
-    tls: TlsSettings | None = None
+    tls: TlsConfig | None = None
     keepalive_s: int = 60
     connect_timeout_s: float = 10.0
     ack_timeout_s: float = 30.0
@@ -66,7 +57,7 @@ class MqttSettings:
             password=password or (unquote(parts.password) if parts.password else None),
             prefix=parts.path.strip("/") or DEFAULT_PREFIX,
             protocol=cast("Literal['auto', '5', '3.1.1']", protocol),
-            tls=TlsSettings() if secure else None,
+            tls=TlsConfig() if secure else None,
         )
 
     @property

@@ -53,6 +53,11 @@ class SeedLinkStationConfig(Section):
         description="channels, in quotes: 'HH?', '00HH?' or '00_H_H_?'; '!' before one excludes it; none: all channels",
     )
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it may stand for several stations."""
+        return "*" in self.station or "?" in self.station
+
 
 class SeedLinkServerConfig(Section):
     """One server and what is asked of it."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
-from agent.config.broker import MqttSettings, TlsSettings
+from agent.config.broker import MqttSettings
 from agent.config.coincidence import SiteConfig
 from agent.config.health import HealthConfig, HomeAssistantConfig
 from agent.config.policy import PolicyConfig, RulesConfig
@@ -80,10 +80,6 @@ def _served(value: tuple[str, ...]) -> tuple[str, ...]:
     if "tensorrt" in value and (value.index("tensorrt") != 0 or len(value) == 1):
         raise ValueError("must have tensorrt first, and behind it one that serves while its engine is built")
     return value
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 Backend = Annotated[str, AfterValidator(_backend)]
@@ -296,7 +292,7 @@ class MqttConfig(Section):
         Raises:
             ConfigError: the password cannot be had.
         """
-        password, tls = self.password(), self.tls
+        password = self.password()
         return MqttSettings(
             host=self.host,
             port=self.broker_port,
@@ -305,7 +301,7 @@ class MqttConfig(Section):
             client_id=client_id,
             prefix=self.prefix,
             protocol=self.protocol,
-            tls=None if tls is None else TlsSettings(_text(tls.ca_file), _text(tls.cert_file), _text(tls.key_file)),
+            tls=self.tls,
             keepalive_s=self.keepalive_s,
         )
 

@@ -25,7 +25,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.config.broker import MqttSettings, TlsSettings
+from agent.config.broker import MqttSettings
+from agent.config.tls import TlsConfig
 from agent.deliver.hints import refusal_hint, unreachable
 from agent.deliver.waker import Waker
 from agent.deliver.wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
@@ -470,16 +471,12 @@ class _OtherProtocolError(DeliveryError):
     """The broker may speak another version of the protocol."""
 
 
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
+def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
     try:
-        context = client_context(tls.ca, tls.cert, tls.key)
+        return client_context(tls.ca_file, tls.cert_file, tls.key_file)
     except (OSError, ValueError) as error:
-        files = ", ".join(name for name in (tls.ca, tls.cert, tls.key) if name)
+        files = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise DeliveryError(
             f"TLS files cannot be used ({files}): {why}", "these must be readable PEM files (mqtt.tls, or --ca)"
         ) from None
-    if tls.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

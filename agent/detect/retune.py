@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from agent.config.station import TriggerConfig
 from agent.dsp.detector import Detector
 from agent.dsp.rsam import Rsam
-from agent.types import NS, SampleBlock, Segment, StationId, StreamId, TriggerOff, TriggerOn
+from agent.types import NS, Segment, StationId, StreamId, TriggerOff, TriggerOn
 
 _PACKET_S = 10.0
 _LEAST_WARM_UP_S = 30.0
@@ -30,7 +30,7 @@ def warmed(
     """
     detector = Detector(station, trigger)
     packets = sorted(
-        (packet for stream, runs in recorded.items() for run in runs for packet in _packets(stream, run)),
+        (packet for stream, runs in recorded.items() for run in runs for packet in run.packets(stream, _PACKET_S)),
         key=lambda packet: packet.start_ns,
     )
     span_s = (packets[-1].end_ns - packets[0].start_ns) / NS if packets else 0.0
@@ -39,14 +39,6 @@ def warmed(
     detector.warm_up_s = None
     detector.rsam.follow(rsam)
     return detector, found
-
-
-def _packets(stream: StreamId, run: Segment) -> list[SampleBlock]:
-    size = max(1, round(_PACKET_S * run.rate_hz))
-    return [
-        SampleBlock(stream, run.start_ns + round(at * NS / run.rate_hz), run.rate_hz, run.samples[at : at + size])
-        for at in range(0, len(run.samples), size)
-    ]
 
 
 @dataclass(slots=True)

@@ -130,9 +130,5 @@ def _led_in(run: Segment, onset_ns: int) -> Segment:
 
 def _packets(record: StationRecord, onset_ns: int) -> Iterator[SampleBlock]:
     for row, runs in record.rows.items():
-        stream = StreamId(record.station, COMPONENTS[row])
         for run in [_led_in(runs[0], onset_ns), *runs[1:]] if runs else []:
-            size = max(1, round(_PACKET_S * run.rate_hz))
-            for at in range(0, len(run.samples), size):
-                start_ns = run.start_ns + round(at * NS / run.rate_hz)
-                yield SampleBlock(stream, start_ns, run.rate_hz, run.samples[at : at + size])
+            yield from run.packets(StreamId(record.station, COMPONENTS[row]), _PACKET_S)

@@ -206,7 +206,7 @@ def open_source(config: Config, on_problem: ProblemSink, clock: MachineClock | N
         case SeedLinkConfig() as seedlink:
             from agent.sources.seedlink.source import SeedLinkSource
 
-            return SeedLinkSource.from_config(seedlink, config.state_dir, on_problem)
+            return SeedLinkSource(seedlink, config.state_dir, on_problem=on_problem)
         case FolderConfig() as folder:
             from agent.sources.folder import FolderSource
 

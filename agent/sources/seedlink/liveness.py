@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent.backoff import Backoff
-from agent.sources.seedlink.request import StationRequest
 from agent.sources.seedlink.resume import match
 from agent.types import NS, SampleBlock
+
+if TYPE_CHECKING:
+    from agent.config.seedlink import SeedLinkStationConfig
 
 LONGEST_S = 3600.0
 """Longest time between two attempts to wake a channel."""
@@ -40,10 +43,10 @@ class Liveness:
         self._signs: dict[str, _Sign] = {}
         """By station (``NET_STA``) and by channel (``NET.STA.LOC.CHA``)."""
         self._backoff = Backoff[str](stalled_s, LONGEST_S)
-        self._requests: Sequence[StationRequest] = ()
+        self._requests: Sequence[SeedLinkStationConfig] = ()
         self._asked_at = time.monotonic()
 
-    def asked(self, requests: Sequence[StationRequest]) -> None:
+    def asked(self, requests: Sequence[SeedLinkStationConfig]) -> None:
         """All has just been asked for; nobody is silent yet."""
         self._requests, self._asked_at = requests, time.monotonic()
 

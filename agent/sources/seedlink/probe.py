@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from agent.errors import SourceError
 from agent.sources.freshness import Freshness, judge
 from agent.sources.miniseed import RecordReader
-from agent.sources.seedlink.request import StationRequest, held, subscribe
+from agent.sources.seedlink.request import held, subscribe
 from agent.sources.seedlink.resume import Past, match
-from agent.sources.seedlink.source import Server, server_of, timing_of
 from agent.sources.seedlink.wire import Connection
 from agent.types import NS, SampleBlock
 
 if TYPE_CHECKING:
-    from agent.config.seedlink import SeedLinkConfig
+    from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig, SeedLinkStationConfig
 
 DATA_S = 20.0
 """How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
@@ -32,21 +31,21 @@ def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Freshness]
     """
     for section in config.servers:
         try:
-            yield from _look(server_of(section), timing_of(config).connect_s, wait_s)
+            yield from _look(section, config.connect_timeout_s, wait_s)
         except SourceError as error:
             yield Freshness(False, error.message, error.hint or _NO_HINT)
 
 
-def _look(server: Server, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
-    connection = Connection(server.endpoint, timeout_s)
+def _look(server: SeedLinkServerConfig, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
+    connection = Connection(server, timeout_s)
     refusals: list[SourceError] = []
     try:
         connection.open()
-        yield Freshness(True, f"{server.endpoint}: SeedLink {connection.version}, {connection.software}")
+        yield Freshness(True, f"{server.address}: SeedLink {connection.version}, {connection.software}")
         stations = sorted(held(connection) or {})
         try:
             accepted = subscribe(
-                connection, server.requests, Past({}), (), lambda _, error: refusals.append(error)
+                connection, server.stations, Past({}), (), lambda _, error: refusals.append(error)
             ).requests
         finally:
             yield from (Freshness(False, error.message, _hint(error, stations)) for error in refusals)
@@ -64,7 +63,7 @@ def _hint(error: SourceError, stations: list[str]) -> str:
 
 
 def _receive(
-    connection: Connection, requests: list[StationRequest], wait_s: float
+    connection: Connection, requests: list[SeedLinkStationConfig], wait_s: float
 ) -> dict[str, tuple[SampleBlock, float]]:
     """For each station that sent samples its last block, and the smallest lag of all of its blocks, seconds."""
     reader = RecordReader()
@@ -82,7 +81,7 @@ def _receive(
     return found
 
 
-def _judge(request: StationRequest, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
+def _judge(request: SeedLinkStationConfig, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
     name = next(filter(match(request.station), newest), None)
     if name is None:
         hint = "check that the recorder runs, and the selectors; the server accepted both"

@@ -8,26 +8,18 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from agent.errors import SourceError
 from agent.sources.seedlink.plan import Beginning, Holding, Plan, plan
 from agent.sources.seedlink.resume import Cursor, Past, match
 from agent.sources.seedlink.wire import Connection, RefusedError
 
+if TYPE_CHECKING:
+    from agent.config.seedlink import SeedLinkStationConfig
+
 _WHOLE_3, _WHOLE_4 = 1 << 24, 1 << 64
 _MAX_NAMED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class StationRequest:
-    """A station as ``NET_STA``, possibly with wildcards, and selectors in either version's notation."""
-
-    station: str
-    selectors: tuple[str, ...] = ()
-
-    @property
-    def is_pattern(self) -> bool:
-        return "*" in self.station or "?" in self.station
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +30,7 @@ class Subscribed:
     goes on, None if that is not one packet.
     """
 
-    requests: list[StationRequest]
+    requests: list[SeedLinkStationConfig]
     beginnings: dict[str, Beginning]
     reasons: Mapping[str, str]
     cursor: Cursor | None
@@ -46,7 +38,7 @@ class Subscribed:
 
 def subscribe(
     connection: Connection,
-    requests: Sequence[StationRequest],
+    requests: Sequence[SeedLinkStationConfig],
     past: Past,
     distrusted: Collection[str],
     refused: Callable[[str, SourceError], None],
@@ -69,7 +61,7 @@ def subscribe(
     }
     holdings = held(connection, list(known)) if known else None
     planned = plan(connection.version, replace(past, stations=known), holdings, distrusted, time.time_ns())
-    accepted: list[StationRequest] = []
+    accepted: list[SeedLinkStationConfig] = []
     beginnings: dict[str, Beginning] = {}
     reason: SourceError | None = None
     # A server with one place to read from takes a number beside a time for the place, if its packet is of that time.
@@ -92,7 +84,7 @@ def subscribe(
     return Subscribed(accepted, beginnings, planned.reasons, planned.cursor if exact else None)
 
 
-def _expanded(requests: Sequence[StationRequest], past: Past) -> list[StationRequest]:
+def _expanded(requests: Sequence[SeedLinkStationConfig], past: Past) -> list[SeedLinkStationConfig]:
     """Stations known by name come first and each with its own position; a pattern stands for the rest."""
     named = [request for request in requests if not request.is_pattern]
     patterns = [request for request in requests if request.is_pattern]
@@ -101,14 +93,14 @@ def _expanded(requests: Sequence[StationRequest], past: Past) -> list[StationReq
         fits = match(pattern.station)
         for station in sorted(past.stations):
             if station not in asked and fits(station):
-                named.append(StationRequest(station, pattern.selectors))
+                named.append(pattern.model_copy(update={"station": station}))
                 asked.add(station)
     return named + patterns
 
 
 def _ask(
     connection: Connection,
-    request: StationRequest,
+    request: SeedLinkStationConfig,
     planned: Plan,
     holding: Holding | None,
     refused: Callable[[str, SourceError], None],

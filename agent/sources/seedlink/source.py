@@ -1,27 +1,25 @@
 """SeedLink servers as a source: one connection and one thread a server, made anew for as long as it takes.
 
-seedlink_wire.py     a connection; seedlink_frames.py its bytes
-seedlink_request.py  what is asked for; seedlink_plan.py from where on
-seedlink_state.py    what was received and done with, on disk
-seedlink_liveness.py what has fallen silent
+wire.py      a connection; frames.py its bytes
+request.py   what is asked for; plan.py from where on
+resume.py    what was received and done with, on disk
+liveness.py  what has fallen silent
 """
 
 from __future__ import annotations
 
 import queue
-import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.backoff import delays
 from agent.errors import SourceError
-from agent.host.tls import client_context
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
 from agent.sources.in_flight import Origin
@@ -29,14 +27,13 @@ from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink.frames import Packet
 from agent.sources.seedlink.liveness import Liveness
 from agent.sources.seedlink.plan import recent
-from agent.sources.seedlink.request import StationRequest, Subscribed, subscribe
+from agent.sources.seedlink.request import Subscribed, subscribe
 from agent.sources.seedlink.resume import Position, Progress, Reached, ahead, match, state_file
-from agent.sources.seedlink.wire import Connection, Endpoint, SilentError
+from agent.sources.seedlink.wire import Connection, SilentError
 from agent.types import NS, SampleBlock, format_ns
 
 if TYPE_CHECKING:
     from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig
-    from agent.config.tls import TlsConfig
 
 QUEUE_BLOCKS = 256
 """Between the servers' threads and the one that consumes ``blocks()``; when it is full the servers wait."""
@@ -57,24 +54,6 @@ class _AskAgainError(SourceError):
     """The connection is sound, but something must be asked for in another way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long to wait for what, seconds; see ``SeedLinkConfig``."""
-
-    connect_s: float = 10.0
-    receive_s: float = 30.0
-    stalled_s: float = 60.0
-    retry_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A server and what is wanted of it."""
-
-    endpoint: Endpoint
-    requests: tuple[StationRequest, ...]
-
-
 class SeedLinkSource:
     """Blocks from SeedLink servers as they come, each station from where the pipeline had got to.
 
@@ -83,29 +62,16 @@ class SeedLinkSource:
     the server no longer holds is a gap.
 
     Args:
-        servers: at least one.
-        timing: time-outs.
+        config: servers, what is asked of them, and time-outs.
         state_dir: where positions are kept; None keeps none, and every start begins with what comes next.
         on_problem: told of lost connections, refused stations and damaged records; of each again after five minutes.
     """
 
-    def __init__(
-        self, servers: tuple[Server, ...], timing: Timing, state_dir: Path | None, *, on_problem: ProblemSink
-    ) -> None:
+    def __init__(self, config: SeedLinkConfig, state_dir: Path | None, *, on_problem: ProblemSink) -> None:
         self._on_problem = on_problem
         self._stop = threading.Event()
         self._queue: queue.Queue[_Item] = queue.Queue(QUEUE_BLOCKS)
-        self._links = [_Link(server, timing, state_dir, self._queue, self._stop) for server in servers]
-
-    @classmethod
-    def from_config(cls, config: SeedLinkConfig, state_dir: Path | None, on_problem: ProblemSink) -> SeedLinkSource:
-        """As configured.
-
-        Raises:
-            SourceError: a certificate or key cannot be used.
-        """
-        servers = tuple(server_of(server) for server in config.servers)
-        return cls(servers, timing_of(config), state_dir, on_problem=on_problem)
+        self._links = [_Link(server, config, state_dir, self._queue, self._stop) for server in config.servers]
 
     def blocks(self) -> Iterator[SampleBlock]:
         """Packets as they come, until ``close``.
@@ -161,45 +127,19 @@ class SeedLinkSource:
         return dict(sum((link.counts() for link in self._links), Counter[str]()))
 
 
-def timing_of(config: SeedLinkConfig) -> Timing:
-    """The time-outs of a configuration."""
-    return Timing(config.connect_timeout_s, config.receive_timeout_s, config.stalled_s, config.retry_s)
-
-
-def server_of(config: SeedLinkServerConfig) -> Server:
-    """A configured server.
-
-    Raises:
-        SourceError: a certificate or key cannot be used.
-    """
-    tls = None if config.tls is None else _context(config.tls)
-    endpoint = Endpoint(config.host, config.server_port, tls, config.protocol)
-    return Server(endpoint, tuple(StationRequest(station.station, station.selectors) for station in config.stations))
-
-
-def _context(tls: TlsConfig) -> ssl.SSLContext:
-    try:
-        return client_context(tls.ca_file, tls.cert_file, tls.key_file)
-    except OSError as error:
-        named = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
-        raise SourceError(
-            f"the certificates for SeedLink cannot be used ({error.strerror or error})", f"check {named}: PEM is needed"
-        ) from None
-
-
 class _Link:
     """One server's thread: connect, ask, receive, and once more from the beginning."""
 
     def __init__(
         self,
-        server: Server,
-        timing: Timing,
+        server: SeedLinkServerConfig,
+        config: SeedLinkConfig,
         state_dir: Path | None,
         out: queue.Queue[_Item],
         stop: threading.Event,
     ) -> None:
-        self._server, self._timing, self._queue, self._stop = server, timing, out, stop
-        self._name = str(server.endpoint)
+        self._server, self._config, self._queue, self._stop = server, config, out, stop
+        self._name = server.address
         path = None if state_dir is None else state_file(state_dir, self._name)
         self._progress = Progress(path, self._name, self)
         self._reader = RecordReader(self._tell_renamed)
@@ -208,7 +148,7 @@ class _Link:
         self._trouble: str | None = "not connected yet"
         self._trouble_since = time.monotonic()
         self._told: dict[str, float] = {}
-        self._liveness = Liveness(timing.stalled_s)
+        self._liveness = Liveness(config.stalled_s)
         self._distrusted: set[str] = set()
         """Stations whose sequence numbers are out of date: the server numbers anew."""
         self._numbered: dict[str, Reached] = {}
@@ -220,7 +160,7 @@ class _Link:
         self._looked_at = self._saved_at = time.monotonic()
         self._delivered = False
         self._counts: Counter[str] = Counter()
-        self._asked = [match(request.station) for request in server.requests]
+        self._asked = [match(request.station) for request in server.stations]
 
     def start(self) -> None:
         self._thread.start()
@@ -267,7 +207,7 @@ class _Link:
     def _serve(self) -> None:
         if self._progress.problem is not None:
             self._tell("state", self._progress.problem, "delete the file")
-        waits = delays(FIRST_RETRY_S, self._timing.retry_s)
+        waits = delays(FIRST_RETRY_S, self._config.retry_s)
         while not self._stop.is_set():
             at_once = self._delivered = False
             try:
@@ -284,7 +224,7 @@ class _Link:
                 self._count("cut_off_bytes", connection.waiting_bytes)
                 connection.close()
             if self._delivered:
-                waits = delays(FIRST_RETRY_S, self._timing.retry_s)
+                waits = delays(FIRST_RETRY_S, self._config.retry_s)
             self._save()
             if not at_once:
                 self._stop.wait(next(waits))
@@ -295,12 +235,12 @@ class _Link:
         Raises:
             SourceError: why it ended.
         """
-        connection = self._connection = Connection(self._server.endpoint, self._timing.connect_s)
+        connection = self._connection = Connection(self._server, self._config.connect_timeout_s)
         connection.open()
         if self._stop.is_set():
             return
         past = self._progress.past()
-        subscribed = subscribe(connection, self._server.requests, past, self._distrusted, self._refused)
+        subscribed = subscribe(connection, self._server.stations, past, self._distrusted, self._refused)
         self._progress.connected(subscribed.cursor)
         self._resume(subscribed, past.stations)
         self._liveness.asked(subscribed.requests)
@@ -313,11 +253,11 @@ class _Link:
             if packet is not None:
                 heard, asked = now, False
                 self._take(packet, connection.version)
-            elif now - heard > self._timing.receive_s:
+            elif now - heard > self._config.receive_timeout_s:
                 raise SilentError(
                     f"{self._name} has been silent for {now - heard:.0f} s", "the server or the link is dead"
                 )
-            elif now - heard > self._timing.receive_s / 2 and not asked:
+            elif now - heard > self._config.receive_timeout_s / 2 and not asked:
                 connection.ask("ID")
                 asked = True
             if now - self._saved_at > SAVE_S:
@@ -423,7 +363,7 @@ class _Link:
         # Of what was asked for by number and sent nothing, the server may wait for a number that it will not reach.
         self._distrusted.update(self._numbered.keys() & self._silent & set(due))
         if due:
-            limit = self._timing.stalled_s
+            limit = self._config.stalled_s
             raise _AskAgainError(f"no samples from {_listed(due)} for {limit:g} s: asking again", "see the recorder")
 
     # What is said.

@@ -13,12 +13,16 @@ import ssl
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.errors import SourceError
-from agent.host.tls import refusal
+from agent.host.tls import client_context, refusal
 from agent.sources.seedlink.frames import MAX_LINE, ForeignError, Frames, Packet
+
+if TYPE_CHECKING:
+    from agent.config.seedlink import SeedLinkServerConfig
+    from agent.config.tls import TlsConfig
 
 _RECORD_HEAD_BYTES = 48
 _MAX_INFO = 32 << 20
@@ -33,30 +37,17 @@ class SilentError(SourceError):
     """Nothing came in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a server is and how it is talked to; ``protocol`` is ``"auto"``, ``"3"`` or ``"4"``."""
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None = None
-    protocol: str = "auto"
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
 class Connection:
     """One connection to one server. Not thread-safe, but any thread may call ``abort``."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+    def __init__(self, server: SeedLinkServerConfig, timeout_s: float) -> None:
         """Nothing is sent before ``open``.
 
         Args:
-            endpoint: the server.
+            server: where it is and how it is talked to.
             timeout_s: longest wait for the connection, and for each answer to a command.
         """
-        self.endpoint = endpoint
+        self._server, self.address = server, server.address
         self.software = self.organization = ""
         """What the server says it is, and whose."""
         self.capabilities: frozenset[str] = frozenset()
@@ -65,15 +56,15 @@ class Connection:
         self._socket = socket.socket()  # not connected yet; there is always one to abort
 
     def open(self) -> None:
-        """Connect, greet, and settle the protocol version.
+        """Connect, greet, and agree on the protocol version.
 
         Raises:
             SourceError: it cannot be had; the hint says what to look at.
         """
         self._socket.close()
-        self._socket = _connect(self.endpoint, self._timeout_s)
+        self._socket = _connect(self._server, self._timeout_s)
         self.software, self.organization, self.capabilities = self._greet()
-        self._frames.version = self._settle(self.capabilities)
+        self._frames.version = self._agree(self.capabilities)
 
     @property
     def version(self) -> int:
@@ -154,17 +145,15 @@ class Connection:
                 heard, waiting = time.monotonic(), len(self._frames)
             if packet is None:
                 if time.monotonic() - heard > self._timeout_s:
-                    raise SilentError(f"{self.endpoint} did not answer INFO {item}", "the server may be overloaded")
+                    raise SilentError(f"{self.address} did not answer INFO {item}", "the server may be overloaded")
                 continue
             if packet.form == "E":
-                raise RefusedError(
-                    f"{self.endpoint} refused INFO {item}", "the server does not tell; that can be borne"
-                )
+                raise RefusedError(f"{self.address} refused INFO {item}", "the server does not tell; that can be borne")
             answer += _log_text(packet.payload) if packet.form == "X" else packet.payload
             if packet.last:
                 return bytes(answer)
             if len(answer) > _MAX_INFO:
-                raise SourceError(f"{self.endpoint} does not stop answering INFO {item}", "see what serves there")
+                raise SourceError(f"{self.address} does not stop answering INFO {item}", "see what serves there")
 
     def receive(self, wait_s: float) -> Packet | None:
         """The next packet; None when none is complete within ``wait_s``. Nothing is lost in between.
@@ -179,7 +168,7 @@ class Connection:
             try:
                 packet = self._frames.packet()
             except ForeignError as error:
-                raise _foreign(self.endpoint, error.found) from None
+                raise _foreign(self.address, error.found) from None
             if packet is not None:
                 return packet
             if not self._fill(deadline - time.monotonic()):
@@ -192,10 +181,10 @@ class Connection:
             if line is not None:
                 return line
             if len(self._frames) >= MAX_LINE:
-                raise _foreign(self.endpoint, self._frames.take(20))
+                raise _foreign(self.address, self._frames.take(20))
             if not self._fill(deadline - time.monotonic()):
                 raise SilentError(
-                    f"{self.endpoint} does not answer {what}",
+                    f"{self.address} does not answer {what}",
                     "check the port: another service may listen there, or the server hangs",
                 )
 
@@ -204,26 +193,26 @@ class Connection:
         if answer.startswith("OK"):
             return
         if not answer.startswith("ERROR"):
-            raise _foreign(self.endpoint, answer.encode())
+            raise _foreign(self.address, answer.encode())
         reason = answer[5:].strip()
-        raise RefusedError(f"{self.endpoint} refused {text!r}" + (f" ({reason})" if reason else ""), _advice(text))
+        raise RefusedError(f"{self.address} refused {text!r}" + (f" ({reason})" if reason else ""), _advice(text))
 
     def _greet(self) -> tuple[str, str, frozenset[str]]:
         self._send("HELLO")
         first = self._read_line("HELLO")
         if not first.lower().startswith("seedlink"):
-            raise _foreign(self.endpoint, first.encode())
+            raise _foreign(self.address, first.encode())
         software, _, capabilities = first.partition("::")
         return software.strip(), self._read_line("HELLO"), frozenset(capabilities.split())
 
-    def _settle(self, offered: frozenset[str]) -> int:
+    def _agree(self, offered: frozenset[str]) -> int:
         speaks_4 = any(word.startswith("SLPROTO:4") for word in offered)
-        wanted = self.endpoint.protocol
+        wanted = self._server.protocol
         if wanted == "3" or (wanted == "auto" and not speaks_4):
             return 3
         if not speaks_4:
             raise SourceError(
-                f"{self.endpoint} does not speak SeedLink 4 ({self.software})", "set protocol to auto, or to 3"
+                f"{self.address} does not speak SeedLink 4 ({self.software})", "set protocol to auto, or to 3"
             )
         self.command("SLPROTO 4.0")
         with contextlib.suppress(RefusedError):  # a courtesy, which a server may do without
@@ -235,7 +224,7 @@ class Connection:
         try:
             self._socket.sendall("".join(f"{text}\r\n" for text in texts).encode("ascii"))
         except OSError as error:
-            raise _lost(self.endpoint, error) from None
+            raise _lost(self.address, error) from None
 
     def _fill(self, wait_s: float) -> bool:
         """Read what there is; False when nothing came in time.
@@ -251,9 +240,9 @@ class Connection:
         except (TimeoutError, ssl.SSLWantReadError):
             return False
         except OSError as error:
-            raise _lost(self.endpoint, error) from None
+            raise _lost(self.address, error) from None
         if not piece:
-            raise SourceError(f"{self.endpoint} closed the connection", "")
+            raise SourceError(f"{self.address} closed the connection", "")
         self._frames.add(piece)
         return True
 
@@ -267,56 +256,66 @@ def _log_text(record: bytes) -> bytes:
     return b""
 
 
-def _connect(endpoint: Endpoint, timeout_s: float) -> socket.socket:
+def _connect(server: SeedLinkServerConfig, timeout_s: float) -> socket.socket:
     """Raises SourceError with what is wrong: the name, the port, the way, the certificate."""
+    address = server.address
     try:
-        plain = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
+        plain = socket.create_connection((server.host, server.server_port), timeout_s)
     except (socket.gaierror, UnicodeError):  # what no name can be, such as a..b, is a UnicodeError
         raise SourceError(
-            f"there is no host {endpoint.host!r}", "check the host's name, and this machine's name server"
+            f"there is no host {server.host!r}", "check the host's name, and this machine's name server"
         ) from None
     except ConnectionRefusedError:
         raise SourceError(
-            f"{endpoint} refuses connections",
+            f"{address} refuses connections",
             "check the port (SeedLink: 18000, with TLS 18500) and whether the server runs",
         ) from None
     except TimeoutError:
         raise SilentError(
-            f"{endpoint} cannot be reached within {timeout_s:g} s", "check the address, the link and firewalls"
+            f"{address} cannot be reached within {timeout_s:g} s", "check the address, the link and firewalls"
         ) from None
     except OSError as error:
-        raise SourceError(f"{endpoint} cannot be reached ({error.strerror or error})", "check the link") from None
+        raise SourceError(f"{address} cannot be reached ({error.strerror or error})", "check the link") from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if endpoint.tls is None:
+    if server.tls is None:
         return plain
     try:
-        return endpoint.tls.wrap_socket(plain, server_hostname=endpoint.host)
+        return _context(server.tls).wrap_socket(plain, server_hostname=server.host)
     except ssl.SSLCertVerificationError as error:
         plain.close()
-        raise SourceError(*refusal(str(endpoint), error, "tls.ca_file of this server")) from None
+        raise SourceError(*refusal(address, error, "tls.ca_file of this server")) from None
     except ssl.SSLError as error:
         plain.close()
         raise SourceError(
-            f"{endpoint} does not speak TLS ({error.reason or error})",
+            f"{address} does not speak TLS ({error.reason or error})",
             "check the port (SeedLink with TLS: 18500), or remove the section tls",
         ) from None
     except OSError as error:
         plain.close()
         raise SourceError(
-            f"{endpoint} broke off the TLS hand-shake ({error.strerror or error})",
+            f"{address} broke off the TLS hand-shake ({error.strerror or error})",
             "check the port (SeedLink with TLS: 18500), or remove the section tls",
         ) from None
 
 
-def _lost(endpoint: Endpoint, error: OSError) -> SourceError:
-    return SourceError(f"the connection to {endpoint} is lost ({error.strerror or error})", "")
+def _context(tls: TlsConfig) -> ssl.SSLContext:
+    try:
+        return client_context(tls.ca_file, tls.cert_file, tls.key_file)
+    except (OSError, ValueError) as error:
+        named = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise SourceError(
+            f"the certificates for SeedLink cannot be used ({reason})", f"check {named}: PEM is needed"
+        ) from None
 
 
-def _foreign(endpoint: Endpoint, found: bytes) -> SourceError:
+def _lost(address: str, error: OSError) -> SourceError:
+    return SourceError(f"the connection to {address} is lost ({error.strerror or error})", "")
+
+
+def _foreign(address: str, found: bytes) -> SourceError:
     shown = found[:40].decode("ascii", "replace").encode("unicode_escape").decode()
-    return SourceError(
-        f"what answers at {endpoint} is not a SeedLink server (it sent '{shown}')", "check host and port"
-    )
+    return SourceError(f"what answers at {address} is not a SeedLink server (it sent '{shown}')", "check host and port")
 
 
 def _advice(command: str) -> str:
