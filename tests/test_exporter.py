@@ -17,7 +17,7 @@ from test_messages import health
 
 from agent.config.health import HealthConfig
 from agent.errors import TalusError
-from agent.health.exporter import CLIENTS, PATIENCE_S, REQUEST_BYTES, Exporter
+from agent.health.exporter import CLIENTS, PATIENCE_S, Exporter
 from agent.health.prometheus import CONTENT_TYPE, render
 from agent.messages.schema import AlertCount, HearingHealth, RateHealth, RsamHealth, StageHealth
 
@@ -143,7 +143,7 @@ def test_a_reader_that_does_not_read_is_dropped(exporter: Exporter) -> None:
         b"\r\n\r\n",
         b"GET",
         b"\x16\x03\x01" + b"\x00" * 100,
-        b"A" * (3 * REQUEST_BYTES),
+        b"A" * 200_000,
         b"GET " * 2000,
         b"\xff\n\n",
     ],

@@ -21,7 +21,7 @@ from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.service.tunables import LARGEST_PACKET
+from agent.service.service import LARGEST_PACKET
 from agent.types import NS
 
 SET = "talus/v1/XX/SLP/config/set"

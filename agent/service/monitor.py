@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config
@@ -17,7 +18,6 @@ from agent.deliver.delivery import Delivery
 from agent.detect.station import Station
 from agent.dsp.hearing import Slot
 from agent.errors import DeliveryError, TalusError
-from agent.health.exporter import Exporter
 from agent.health.hearing_memory import HearingMemory
 from agent.health.prometheus import render
 from agent.health.report import Health, HealthInputs, for_the_broker
@@ -29,6 +29,9 @@ from agent.reasons import Reason
 from agent.service.assemble import is_recorded_once
 from agent.service.threads import Runner
 from agent.types import StationId
+
+if TYPE_CHECKING:
+    from agent.health.exporter import Exporter
 
 LOOK_S = 10.0
 FIRST_LOOK_S = 2.0
@@ -81,6 +84,8 @@ class Monitor:
         """A port that is taken is reported; the slope is watched all the same."""
         if config.health.prometheus is None:
             return None
+        from agent.health.exporter import Exporter
+
         try:
             exporter = Exporter(*split_address(config.health.prometheus))
         except TalusError as error:
