@@ -49,8 +49,8 @@ late, came, used = (array("q") for _ in range(3))  # compact, so that the notes 
 got, gaps, ends = {}, {}, {}
 
 class Noted(Line):
-    def after(self, block, received_ns):
-        messages = super().after(block, received_ns)
+    def feed(self, block, received_ns):
+        fed = super().feed(block, received_ns)
         late.append(time.time_ns() - received_ns)
         came.append(received_ns)
         used.append(time.thread_time_ns())
@@ -59,7 +59,7 @@ class Noted(Line):
             gaps[stream] = gaps.get(stream, 0) + 1
         ends[stream] = block.end_ns
         got.setdefault(stream, [block.start_ns, 0])[1] += len(block.samples)
-        return messages
+        return fed
 
 def build(*args, **kwargs):
     line = build_line(*args, **kwargs)

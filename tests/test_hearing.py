@@ -259,7 +259,7 @@ def test_what_is_usual_outlives_a_restart_and_a_change_of_settings() -> None:
     later.play(700, changed(lambda c, x: x * 30))
     assert later.figures().usual == pytest.approx(usual, rel=0.2)
     assert "threshold_high" in later.codes()
-    sensor.line.retune(TunablesConfig(trigger=TriggerConfig(on=10.0)))
+    sensor.line.retune(TunablesConfig(trigger=TriggerConfig(on=10.0)), 0)
     sensor.play(60)
     figures = sensor.figures()
     assert figures.usual == pytest.approx(usual, rel=0.05)

@@ -119,13 +119,13 @@ class _Blocks:
         wide = np.linalg.matrix_power(one_step.astype(np.longdouble), chunk)
         # Outputs and the state after them, in one product.
         self.step = np.vstack([self.output, np.hstack([forced, wide.astype(np.float64)])])
-        self.over_chunks = _Ladder(wide)
-        self.over_groups = _Ladder(np.linalg.matrix_power(wide, GROUP))
+        self.over_chunks = _Propagation(wide)
+        self.over_groups = _Propagation(np.linalg.matrix_power(wide, GROUP))
         self.step_state = _steady_state(sos)
         self.chunk, self.states = chunk, states
 
 
-class _Ladder:
+class _Propagation:
     """Over ``GROUP`` steps of a transition: what the state at the start (``kept``) and the additions of each step
     (``added``) leave after each of the steps. Powers are taken in extended precision: errors would grow with them."""
 

@@ -47,7 +47,7 @@ class Fed:
 class Line:
     """The station's work from packet to message. ``fallbacks`` says why no earlier backend served at the start.
 
-    ``feed`` every packet in the order of arrival, ``finish`` at the end. The service does the same in its own steps.
+    ``feed`` every packet in the order of arrival, ``finish`` at the end. For one thread.
     """
 
     pipeline: Pipeline
@@ -66,40 +66,30 @@ class Line:
             DataError: the packet cannot be used; the next one may be.
         """
         outputs = self.pipeline.feed(block)
-        messages = self.before(block, received_ns)
+        station = self.pipeline.stations.get(block.stream.station)
+        if station is None:
+            return Fed(outputs, self._report(outputs, received_ns))
+        reporter = self.reporter
+        messages = reporter.overdue(station.id, station.time_ns, received_ns)
         messages += self._report(outputs, received_ns)
-        return Fed(outputs, messages + self.after(block, received_ns))
+        messages += reporter.after(block, station.time_ns, received_ns, station.hearing)
+        return Fed(outputs, messages if self.envelopes is None else messages + self.envelopes.feed(block))
 
-    def finish(self, received_ns: int) -> Fed:
-        """The data end here: close what is open, and wait for no station any more."""
+    def finish(self, received_ns: int, *, cut: bool = False) -> Fed:
+        """The data end here: close what is open, and wait for no station any more. With ``cut`` the agent is told to
+        stop, and what is open goes on with its next run."""
         outputs = self.pipeline.flush()
-        messages = self._report(outputs, received_ns)
-        return Fed(outputs, messages + self.reporter.finish(received_ns) + self.rest())
+        messages = self._report(outputs, received_ns, cut=cut)
+        messages += self.reporter.finish(received_ns, cut=cut)
+        return Fed(outputs, messages if self.envelopes is None else messages + self.envelopes.flush())
 
-    def _report(self, outputs: list[Output], received_ns: int) -> list[Message]:
+    def _report(self, outputs: list[Output], received_ns: int, *, cut: bool = False) -> list[Message]:
         return [
             message
             for output in outputs
             if isinstance(output, Event)
-            for message in self.reporter.report(output, received_ns)
+            for message in self.reporter.report(output, received_ns, cut=cut)
         ]
-
-    def before(self, block: SampleBlock, received_ns: int) -> list[Message]:
-        """What is to be said of events that an earlier run left open, once the pipeline was fed with a packet."""
-        station = self.pipeline.stations.get(block.stream.station)
-        return [] if station is None else self.reporter.overdue(station.id, station.time_ns, received_ns)
-
-    def after(self, block: SampleBlock, received_ns: int) -> list[Message]:
-        """What follows for the site, once the pipeline was fed with a packet and its events were reported."""
-        station = self.pipeline.stations.get(block.stream.station)
-        if station is None:
-            return []
-        messages = self.reporter.after(block, station.time_ns, received_ns, station.hearing)
-        return messages if self.envelopes is None else messages + self.envelopes.feed(block)
-
-    def rest(self) -> list[Message]:
-        """What is not about events and has not been sent when the data end."""
-        return [] if self.envelopes is None else self.envelopes.flush()
 
     def backend_status(self) -> BackendStatus:
         """Which backend serves at this moment, and why."""
@@ -110,11 +100,11 @@ class Line:
             return active.backend_status()
         return BackendStatus(active.backend, active.precision, tuple(self.fallbacks))
 
-    def retune(self, tunables: TunablesConfig) -> list[Output]:
-        """Go on with other settings, between two packets; see ``Pipeline.retune``. For the pipeline's thread alone."""
+    def retune(self, tunables: TunablesConfig, received_ns: int) -> Fed:
+        """Go on with other settings, between two packets; see ``Pipeline.retune``."""
         outputs = self.pipeline.retune(tunables.trigger, tunables.verdict.at_s)
         self.reporter.retune(tunables)
-        return outputs
+        return Fed(outputs, self._report(outputs, received_ns))
 
     def close(self) -> None:
         """End what runs beside the classifier."""

@@ -22,7 +22,7 @@ from agent.messages.payloads import Message, Priority
 from agent.messages.schema import EventMessage, StageHealth, parse
 from agent.messages.text import readable
 from agent.reasons import Reason, of
-from agent.service.assemble import Line
+from agent.service.assemble import Fed, Line
 from agent.sources import Counting, Resumable, Source, Telling
 from agent.types import Discard, Event, SampleBlock, format_ns
 
@@ -135,9 +135,10 @@ class Runner:
         The future fails with what the pipeline says against them, and nothing has changed then."""
 
         def work() -> None:
-            outputs = self.line.retune(tunables)
+            fed = self.line.retune(tunables, time.time_ns())
             then()
-            self._send(self._report(outputs, time.time_ns()))
+            self._note(fed.outputs)
+            self._send(fed.messages)
 
         done: Future[None] = Future()
         self._work.append((work, done))
@@ -269,16 +270,19 @@ class Runner:
             if self.clocks and self.clocks.was_set_back(packet, received_ns, self._busy_since):
                 _log.warning("the clock of %s was set back; it begins anew", block.stream)
                 self.line.pipeline.forget(block.stream)
-            outputs = self._feed(block, received_ns)
+            fed = self._feed(block, received_ns)
             if self.watch is not None:
-                self.watch.fed(block, self.line.pipeline.stations, outputs)
-            self._deliver(outputs, received_ns, block)
+                self.watch.fed(block, self.line.pipeline.stations, fed.outputs)
+            self._send(fed.messages)
             if self._holdback is not None:
                 self._holdback.add(packet)
                 if not self._held:
                     self._holdback.release()
             self._decided_at, self._busy_since = time.monotonic(), None
-        self._deliver(self.line.pipeline.flush(), received_ns, None)
+        # After a source that died the agent starts again, and what was open goes on, as after a stop.
+        fed = self.line.finish(received_ns, cut=self.stopping.is_set() or self.failure() is not None)
+        self._note(fed.outputs)
+        self._send(fed.messages)
         while self._held and not self.stopping.wait(PUT_RETRY_S):
             self._store()
         self._retry_at = 0.0
@@ -286,19 +290,20 @@ class Runner:
         if self._held:
             _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
 
-    def _feed(self, block: SampleBlock, received_ns: int) -> list[Event | Discard]:
-        """What the pipeline makes of a packet; whether it could use it goes into the health report."""
-        pipeline, used, outputs = self.line.pipeline, False, []
+    def _feed(self, block: SampleBlock, received_ns: int) -> Fed:
+        """What the line makes of a packet; whether it could use it goes into the health report."""
+        pipeline, used, fed = self.line.pipeline, False, Fed([], [])
         before = pipeline.used(block.stream)
         try:
-            outputs = pipeline.feed(block)
+            fed = self.line.feed(block, received_ns)
             used = pipeline.used(block.stream) > before
         except DataError as error:
             self._refused += 1
             self._refusal = time.monotonic(), f"packets of {block.stream} are dropped: {error.message}"
             self._throttled.warn(f"packets of {block.stream} are dropped: {error}", key=str(block.stream))
         self._health.saw(block, received_ns, used=used)
-        return outputs
+        self._note(fed.outputs)
+        return fed
 
     def _next(self) -> tuple[SampleBlock, int] | _Wake | None:
         silent_s = 0.0
@@ -313,28 +318,11 @@ class Runner:
                 # The whole site is silent, and with it the time of the data: nobody is waited for any more.
                 self._send(self.line.reporter.finish(time.time_ns()))
 
-    def _deliver(self, outputs: Sequence[Event | Discard], received_ns: int, block: SampleBlock | None) -> None:
-        """``block`` is the packet that led to the outputs; None at the end of all."""
-        reporter = self.line.reporter
-        # After a source that died the agent starts again, and what was open goes on, as after a stop.
-        cut = block is None and (self.stopping.is_set() or self.failure() is not None)
-        messages = self.line.before(block, received_ns) if block is not None else []
-        messages += self._report(outputs, received_ns, cut=cut)
-        if block is not None:
-            messages += self.line.after(block, received_ns)
-        else:
-            messages += reporter.finish(received_ns, cut=cut) + self.line.rest()
-        self._send(messages)
-
-    def _report(self, outputs: Sequence[Event | Discard], received_ns: int, *, cut: bool = False) -> list[Message]:
-        messages: list[Message] = []
+    def _note(self, outputs: Sequence[Event | Discard]) -> None:
         for output in outputs:
             self._health.decided(output)
             if isinstance(output, Discard):
                 _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
-                continue
-            messages += self.line.reporter.report(output, received_ns, cut=cut)
-        return messages
 
     def _send(self, messages: Sequence[Message]) -> None:
         self._held += messages
