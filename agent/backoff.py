@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -51,30 +52,46 @@ class Backoff(Generic[_K]):
         return [thing for thing, (until, _) in self._until.items() if until > now]
 
 
+class Throttle:
+    """Lets each kind of thing through at once, and then not again for ``every_s``. For one thread."""
+
+    def __init__(self, every_s: float = 300.0, most: int = 1000) -> None:
+        """``most``: kinds that are remembered; beyond it all are forgotten."""
+        self._every_s, self._most = every_s, most
+        self._seen: dict[Hashable, tuple[float, int]] = {}
+
+    def passes(self, kind: Hashable) -> int | None:
+        """How many of a kind were held back since the last one that passed; None where this one is held back too."""
+        now = time.monotonic()
+        at, held_back = self._seen.get(kind, (-math.inf, 0))
+        if now - at < self._every_s:
+            self._seen[kind] = (at, held_back + 1)
+            return None
+        if len(self._seen) >= self._most:
+            self._seen.clear()
+        self._seen[kind] = (now, 0)
+        return held_back
+
+    def reset(self) -> None:
+        """Forget what passed: the next of any kind passes at once."""
+        self._seen.clear()
+
+
 class ThrottledLog:
     """Writes the same warning at once and then at most every five minutes, with the number of those left out."""
 
-    def __init__(self, say: Callable[[str], object], every_s: float = 300.0) -> None:
-        self._say = say
-        self._every_s = every_s
-        self._seen: dict[str, tuple[float, int]] = {}
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say, self._throttle = say, Throttle()
 
     def warn(self, text: str, key: str | None = None) -> None:
         """Write ``text``, unless one with the same ``key`` (else the same text) was written a short while ago."""
-        key = text if key is None else key
-        now = time.monotonic()
-        at, unsaid = self._seen.get(key, (now - self._every_s, 0))
-        if now - at < self._every_s:
-            self._seen[key] = (at, unsaid + 1)
-            return
-        if len(self._seen) >= 100:
-            self._seen.clear()
-        self._seen[key] = (now, 0)
-        self._say(f"{text} (and {unsaid} times before)" if unsaid else text)
+        unsaid = self._throttle.passes(text if key is None else key)
+        if unsaid is not None:
+            self._say(f"{text} (and {unsaid} times before)" if unsaid else text)
 
     def reset(self) -> None:
         """Forget what was written: the next warning of any kind is written at once."""
-        self._seen.clear()
+        self._throttle.reset()
 
 
 class RateLimit:

@@ -29,7 +29,7 @@ from records_support import NOON, counts, seconds, trace
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.folder import FolderSource
-from agent.sources.framing import Piece, holds_record, is_miniseed, pieces
+from agent.sources.framing import Piece, headers, is_miniseed, pieces
 from agent.sources.miniseed import Record, RecordReader
 from agent.sources.positions import Positions
 from agent.types import MAX_BLOCK_S, SampleBlock
@@ -594,7 +594,7 @@ def test_any_file_that_grows_is_read_or_counted(shared: Path, chance: Random) ->
     reached = max((position.offset for position in source._reached.values()), default=0)
     dropped = sum(number for name, number in source.counters().items() if name.endswith("_bytes"))
     assert reader.used + dropped == reached <= len(data)
-    assert len(data) - reached < 64 or holds_record(data[reached:]) or not data[reached:].strip(b"\0")
+    assert len(data) - reached < 64 or headers(data[reached:]) or not data[reached:].strip(b"\0")
 
 
 def test_what_was_not_done_with_comes_again(folder: Path, state: Path) -> None:

@@ -44,7 +44,8 @@ class Site:
         self.folder = folder
         self.signing = signing
         self.base = base or TunablesConfig()
-        settings = ControlConfig.model_validate_json(control(signing, **{"probation_s": 100.0, **limits}))
+        self.control = control(signing, **{"probation_s": 100.0, **limits})
+        settings = ControlConfig.model_validate_json(self.control)
         self.remote = RemoteConfig(settings, HERE, self.base, folder)
         trigger = self.remote.effective.trigger
         self.pipeline = Pipeline(trigger, self.remote.effective.verdict.at_s, NOISE)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PUBLIC_BYTES = 32
-SIGNATURE_BYTES = 64
 _MAX_FILE = 10_000
 
 _WEAK = frozenset(

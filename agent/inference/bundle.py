@@ -25,7 +25,6 @@ from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW
 
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
 MANIFEST = "manifest.json"
-SIGNATURE = "manifest.sig"
 GOLDEN = "golden.npz"
 CPU_MODEL = "model.cpu.onnx"
 TRT_MODEL = "model.trt.onnx"
@@ -260,7 +259,7 @@ def _require_fit(manifest: Manifest, origin: str) -> None:
     if GOLDEN not in manifest.files:
         raise BundleError(f"{origin}: the manifest lists no {GOLDEN}, so no backend could be checked", _REBUILD)
     for name in manifest.files:
-        if not _NAME.match(name) or name in (MANIFEST, SIGNATURE):
+        if not _NAME.match(name) or name == MANIFEST:
             raise BundleError(f"{origin}: {name!r} cannot be the name of a bundle's file", _REBUILD)
 
 

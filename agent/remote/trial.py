@@ -34,7 +34,6 @@ class Tried:
     """What the child found: the model's name, and the largest drift on the golden windows."""
 
     model: str
-    manifest_sha256: str
     drift: float
 
 
@@ -55,7 +54,7 @@ def try_bundle(path: Path, limit_s: float = LIMIT_S, stopped: Callable[[], bool]
         start_new_session=True,  # Ctrl-C at a terminal stops the agent, and is not the bundle's fault
     ) as child:
         try:
-            while (said_raw := _hear(child)) is None:
+            while (answer := _answer(child)) is None:
                 if stopped():
                     raise ControlError("stopped", "the agent stopped during the trial")
                 if time.monotonic() > deadline:
@@ -64,20 +63,20 @@ def try_bundle(path: Path, limit_s: float = LIMIT_S, stopped: Callable[[], bool]
                     )
         finally:
             child.kill()
-    out, err = said_raw
+    out, err = answer
     if child.returncode < 0:
         raise ControlError("bundle", f"opening it killed a process (signal {-child.returncode})", "do not trust it")
     try:
         said = json.loads(out)
         if "error" in said:
             raise ControlError("bundle", str(said["error"])[:300], "build it again, then `python -m quantize verify`")
-        return Tried(str(said["model"]), str(said["manifest_sha256"]), float(said["drift"]))
+        return Tried(str(said["model"]), float(said["drift"]))
     except (ValueError, KeyError, TypeError):
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
         raise ControlError("bundle", f"opening it failed: {last[0][:200]}", "do not trust it") from None
 
 
-def _hear(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes] | None:
+def _answer(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes] | None:
     """What the child has said, once it has ended; None as long as it has not."""
     try:
         return child.communicate(timeout=_TICK_S)
@@ -102,7 +101,7 @@ def main(path: Path) -> None:
         bundle = open_bundle(path)
         classifier = open_classifier(bundle, "onnxruntime")
         drift = check_golden(classifier, bundle, CPU_MODEL)
-        said: dict[str, object] = {"model": classifier.model, "manifest_sha256": bundle.sha256, "drift": drift}
+        said: dict[str, object] = {"model": classifier.model, "drift": drift}
     except ModelError as error:
         said = {"error": error.message}
     print(json.dumps(said))

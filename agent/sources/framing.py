@@ -110,11 +110,6 @@ def earliest_ns(data: bytes) -> list[int]:
     return [(int(seconds.min()) - 1) * NS]
 
 
-def holds_record(data: bytes) -> bool:
-    """Whether a record seems to begin anywhere in the bytes."""
-    return bool(headers(data))
-
-
 def is_miniseed(head: bytes) -> bool:
     """Whether a file that begins with these bytes is miniSEED, or a SEED volume."""
     return length(ffi.from_buffer(head), 0, len(head)) is not None or is_volume(head, 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.backoff import Throttle
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.bulk import recordings
@@ -29,7 +31,7 @@ class Intake:
 
     def __init__(self, on_problem: ProblemSink) -> None:
         self._on_problem = on_problem
-        self._said: set[tuple[str, ...]] = set()
+        self._once = Throttle(math.inf, most=100_000)
         self._path = Path()
         self._reader = RecordReader(self._say_renamed)
         self._left_out: Counter[str] = Counter()
@@ -83,8 +85,7 @@ class Intake:
     def say(self, path: Path | str, message: str, hint: str, *key: str) -> None:
         """Report a problem once per ``key`` (once per path and message where none is given)."""
         key = key or (str(path), message)
-        if key not in self._said:
-            self._said.add(key)
+        if self._once.passes(key) is not None:
             self._on_problem(SourceProblem(str(path), message, hint))
 
     def say_unreadable(self, path: Path | str, error: OSError) -> None:

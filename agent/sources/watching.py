@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.backoff import Throttle
 from agent.sources import ProblemSink, SourceProblem
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Watcher:
         self._roots = list(roots)
         self._rescan_s = rescan_s
         self._on_problem = on_problem
-        self._said: set[str] = set()
+        self._once = Throttle(math.inf)
         self._denied: dict[str, str] = {}
         """Folders that could not be listed, and why."""
         self._seen: dict[Path, tuple[int, int, int, int]] = {}
@@ -151,6 +153,5 @@ class Watcher:
         return path.is_file()
 
     def _say(self, key: str, message: str, hint: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
+        if self._once.passes(key) is not None:
             self._on_problem(SourceProblem(", ".join(map(str, self._roots)), message, hint))

@@ -21,7 +21,7 @@ import numpy as np
 
 from agent.errors import SourceError
 from agent.sources.channels import Channel, Skipped, identify, not_motion, unusable
-from agent.sources.framing import holds_record
+from agent.sources.framing import headers
 from agent.sources.isolated import FORMATS, SAFE_HEADERS, read_isolated
 from agent.sources.recording import Recording
 from agent.types import UNKNOWN_QUALITY, Samples, StreamId
@@ -46,7 +46,7 @@ def format_of(file: Path, head: bytes) -> str:
     found = _detect(file) if importlib.util.find_spec("obspy") else None
     if found is not None:
         return found
-    if holds_record(head):
+    if headers(head):
         return "MSEED"
     if not importlib.util.find_spec("obspy"):
         raise SourceError("is not miniSEED; other formats are read by ObsPy, which is not installed", INSTALL)

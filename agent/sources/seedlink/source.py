@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from agent.backoff import delays
+from agent.backoff import Throttle, delays
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
@@ -42,7 +42,6 @@ SAVE_S = 5.0
 CLOSE_S = 1.0
 """How long the end waits for a server's thread to store its positions; one that is connecting does not hear."""
 FIRST_RETRY_S = 0.5
-TOLD_S = 300.0
 _TOLERANCE_NS, _TOLERANCE = 120_000_000, 0.006
 """A first packet that is later than the known samples by this much, and by this share of its length, does not continue
 them: stamps jitter, clocks drift, and headers hold a rate that was measured."""
@@ -147,7 +146,7 @@ class _Link:
         self._connection: Connection | None = None
         self._trouble: str | None = "not connected yet"
         self._trouble_since = time.monotonic()
-        self._told: dict[str, float] = {}
+        self._throttle = Throttle()
         self._liveness = Liveness(config.stalled_s)
         self._distrusted: set[str] = set()
         """Stations whose sequence numbers are out of date: the server numbers anew."""
@@ -399,13 +398,8 @@ class _Link:
         self._tell(f"name {channel.original}", *channel.renaming)
 
     def _tell(self, key: str, message: str, hint: str) -> None:
-        now = time.monotonic()
-        if now - self._told.get(key, now - TOLD_S) < TOLD_S:
-            return
-        if len(self._told) > 1000:
-            self._told.clear()
-        self._told[key] = now
-        self._put(SourceProblem(self._name, message.removeprefix(f"{self._name} "), hint))
+        if self._throttle.passes(key) is not None:
+            self._put(SourceProblem(self._name, message.removeprefix(f"{self._name} "), hint))
 
     def _put(self, item: _Item) -> None:
         while not self._stop.is_set():
