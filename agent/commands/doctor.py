@@ -207,7 +207,7 @@ def _running(config: Config) -> int | None:
 def _first_packet(config: Config) -> Finding:
     from agent.detect.lag import is_live
     from agent.service.assemble import open_source
-    from agent.sources.freshness import judge
+    from agent.sources.freshness import assess
 
     heard: list[SourceProblem] = []
     source = open_source(config, on_problem=heard.append)
@@ -221,7 +221,7 @@ def _first_packet(config: Config) -> Finding:
             what = f"{config.source.kind}: {block.stream} at {block.rate_hz:g} Hz"
             if not is_live(config):
                 return Finding("ok", "source", what)
-            freshness = judge(what, block, lag_s)
+            freshness = assess(what, block, lag_s)
             return Finding("ok" if freshness.well else "bad", "source", freshness.detail, freshness.hint)
     finally:
         patience.cancel()

@@ -187,11 +187,11 @@ class Announcer:
                 self._station, self._name, self._delivery.prefix, self._discovery, self._stations[1:]
             )
         try:
-            _tell(self._delivery, self._station, wanted, keep_alerts=bool(wanted) and not self._complete)
+            _publish(self._delivery, self._station, wanted, keep_alerts=bool(wanted) and not self._complete)
         except DeliveryError as error:
             _log.warning("Home Assistant is not told of the station: %s", error)
 
-    def meet(self, stations: Iterable[str]) -> None:
+    def announce_new(self, stations: Iterable[str]) -> None:
         """Data of these stations (NET.STA) have come."""
         new = sorted({*stations} - {*self._stations})
         if not new:
@@ -204,7 +204,7 @@ class Announcer:
             self.announce()
 
 
-def _tell(delivery: Delivery, station: StationId, wanted: list[Message], *, keep_alerts: bool) -> None:
+def _publish(delivery: Delivery, station: StationId, wanted: list[Message], *, keep_alerts: bool) -> None:
     told, _ = delivery.outbox.retained(0)
     keep = {message.topic for message in wanted}
     if keep_alerts:

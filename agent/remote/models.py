@@ -116,7 +116,7 @@ class ModelUpdates:
     def chunk(self, index: int, data: bytes) -> None:
         """A piece, from wherever; a flood of them leaves room for orders."""
         if self._queue.qsize() < _QUEUE - _RESERVED:
-            self._post(lambda: self._take(index, data))
+            self._post(lambda: self._add_piece(index, data))
 
     def promote(self) -> None:
         """Take the candidate now.
@@ -137,14 +137,14 @@ class ModelUpdates:
         chosen = self._slots.chosen
         if chosen.trial is None and chosen.kept is None and chosen.order is None:
             raise ControlError("nothing", "the installed model serves: there is none before it")
-        self._post(self._return)
+        self._post(self._return_to_previous)
 
     def _post(self, work: Callable[[], None]) -> None:
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(work)
 
     def _work(self) -> None:
-        self._guard(self._take_up)
+        self._guard(self._resume)
         while not self._stop.is_set():
             try:
                 work = self._queue.get(timeout=TICK_S)
@@ -170,7 +170,7 @@ class ModelUpdates:
             _log.exception("the model update failed")
             self._refuse(f"{type(error).__name__}: {error}")
 
-    def _say(self, phase: Phase, *, reason: str | None = None, missing: tuple[int, ...] = ()) -> None:
+    def _enter(self, phase: Phase, *, reason: str | None = None, missing: tuple[int, ...] = ()) -> None:
         before = self._progress
         chosen = self._slots.chosen
         self._progress = Progress(
@@ -187,12 +187,12 @@ class ModelUpdates:
             _log.info("model %s: %s%s", order.title if order else "", phase, f": {reason}" if reason else "")
         self._report(self._progress)
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         """At the start: a model that was on probation is given up, a download goes on."""
         chosen = self._slots.chosen
         if chosen.trial is not None:
             self._slots.change(trial=None, order=None)
-            self._say("rolled_back", reason="the agent stopped before the new model had proved itself")
+            self._enter("rolled_back", reason="the agent stopped before the new model had proved itself")
         elif chosen.order is not None:
             self._begin(chosen.revision, chosen.order)
         else:
@@ -200,14 +200,14 @@ class ModelUpdates:
 
     def _begin(self, revision: int, order: ModelOrder) -> None:
         if self._slots.chosen.trial is not None:
-            self._back("another model was ordered")
+            self._end_probation("another model was ordered")
         self._end_shadow()
         begun = self._slots.chosen.begun if revision == self._slots.chosen.revision else 0
         self._slots.change(order=order, revision=revision, begun=begun)
         self._progress = Progress("fetching", revision, order)
         if order.sha256 == self._slots.chosen.kept:
             self._slots.change(order=None)
-            self._say("kept", reason="this model serves already")
+            self._enter("kept", reason="this model serves already")
             return
         if self._slots.path(order.sha256).is_file():
             self._try()
@@ -224,9 +224,9 @@ class ModelUpdates:
             self._try()
             return
         self._asked_at = time.monotonic()
-        self._say("fetching", missing=missing)
+        self._enter("fetching", missing=missing)
 
-    def _take(self, index: int, data: bytes) -> None:
+    def _add_piece(self, index: int, data: bytes) -> None:
         if self._download is None or not self._download.put(index, data):
             return
         self._asked_at = time.monotonic()
@@ -242,7 +242,7 @@ class ModelUpdates:
             if download.got > before:
                 self._fetch_at = time.monotonic() + FETCH_ON_S
             _log.warning("%s", error)
-            self._say("fetching", reason=error.message)
+            self._enter("fetching", reason=error.message)
             return
         self._ask(download)
 
@@ -253,7 +253,7 @@ class ModelUpdates:
             raise ControlError("bundle", f"the agent did not survive it {begun} times")
         # On disk first: a model that ends the agent must not do so at every start.
         self._slots.change(begun=begun + 1)
-        self._say("trying")
+        self._enter("trying")
         path = self._slots.path(order.sha256)
         found = try_bundle(path, stopped=self._stop.is_set)
         if found.model != order.title:
@@ -266,7 +266,7 @@ class ModelUpdates:
         self._shadow = Shadow(candidate, self._live.recent())
         self._live.set_shadow(self._shadow)
         self._since = time.monotonic()
-        self._say("shadow")
+        self._enter("shadow")
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -276,11 +276,11 @@ class ModelUpdates:
             elif now - self._asked_at > ASK_AGAIN_S:
                 self._ask(self._download)
         elif self._shadow is not None and self._progress.phase == "shadow":
-            self._judge(self._shadow.agreement(), now)
+            self._check_shadow(self._shadow.agreement(), now)
         elif self._progress.phase == "probation":
-            self._watch(now)
+            self._check_probation(now)
 
-    def _judge(self, seen: Agreement, now: float) -> None:
+    def _check_shadow(self, seen: Agreement, now: float) -> None:
         order, rules = self._ordered(), self.settings.models
         if seen.failures:
             raise ControlError("bundle", f"it failed on {seen.failures} of {seen.windows + seen.failures} windows")
@@ -298,7 +298,7 @@ class ModelUpdates:
 
     def _wait(self, reason: str) -> None:
         self._slots.change(begun=0)  # it has run long enough: a power cut in the days to come is not its fault
-        self._say("ready", reason=reason)
+        self._enter("ready", reason=reason)
 
     def _promote_ready(self) -> None:
         if self._shadow is not None and self._progress.phase in ("shadow", "ready"):
@@ -311,41 +311,41 @@ class ModelUpdates:
         candidate = self._opener(self._slots.path(order.sha256), True)
         self._live.promote(candidate)
         self._since = time.monotonic()
-        self._say("probation")
+        self._enter("probation")
         self._end_shadow()
 
-    def _watch(self, now: float) -> None:
+    def _check_probation(self, now: float) -> None:
         if self._live.failed is not None:
             self._slots.change(trial=None, order=None)
-            self._say("rolled_back", reason=self._live.failed)
+            self._enter("rolled_back", reason=self._live.failed)
         elif now - self._since > self.settings.probation_s:
             chosen = self._slots.chosen
             self._slots.change(kept=chosen.trial, before=chosen.kept, trial=None, order=None)
             self._live.settle()
-            self._say("kept")
+            self._enter("kept")
 
-    def _back(self, reason: str) -> None:
+    def _end_probation(self, reason: str) -> None:
         self._live.take_back(reason)
         self._slots.change(trial=None, order=None)
-        self._say("rolled_back", reason=reason)
+        self._enter("rolled_back", reason=reason)
 
-    def _return(self) -> None:
+    def _return_to_previous(self) -> None:
         """Ordered back: from a trial to the kept model, from that to the one before. A candidate is given up."""
         chosen = self._slots.chosen
         self._end_shadow()
         self._end_download()
         if chosen.trial is not None:
-            self._back("ordered")
+            self._end_probation("ordered")
         elif chosen.kept is not None:
             before = chosen.before
             classifier = self._opener(None if before is None else self._slots.path(before), True)
             self._live.promote(classifier)
             self._live.settle()
             self._slots.change(kept=before, before=None, order=None)
-            self._say("rolled_back", reason="ordered")
+            self._enter("rolled_back", reason="ordered")
         elif chosen.order is not None:
             self._slots.change(order=None, begun=0)
-            self._say("rolled_back", reason="ordered")
+            self._enter("rolled_back", reason="ordered")
 
     def _refuse(self, reason: str) -> None:
         self._end_shadow()
@@ -356,7 +356,7 @@ class ModelUpdates:
             self._slots.change(order=None, trial=None, begun=0)
         except OSError as error:
             _log.error("%s: %s", self._slots.folder, error)
-        self._say("refused", reason=reason[:300])
+        self._enter("refused", reason=reason[:300])
 
     def _end_download(self) -> None:
         if self._download is not None:

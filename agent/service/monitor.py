@@ -97,7 +97,7 @@ class Monitor:
 
     def in_short(self) -> dict[str, str | float | None]:
         """How everything is, for who asks for a word."""
-        report = self._look(time.monotonic())
+        report = self._collect(time.monotonic())
         reason = report.reasons[0].text if report.reasons else None
         return {"status": report.status, "reason": reason, "disk_free_mb": report.disk_free_mb, "rss_mb": report.rss_mb}
 
@@ -105,12 +105,12 @@ class Monitor:
         """Another ``reporting.health_interval_s``, from the next report on."""
         self._interval_s, self._look_s = interval_s, min(LOOK_S, interval_s)
 
-    def go(self, now: float) -> None:
+    def tick(self, now: float) -> None:
         """Look and tell, if it is time; ``now`` is the monotonic clock."""
         if now < min(self._next_look, self._next_report):
             return
         self._next_look = now + self._look_s
-        report = self._look(now)
+        report = self._collect(now)
         self.degraded = report.status != "ok"
         codes = {reason.code for reason in report.reasons}
         changed = codes != self._reported and now - self._reported_at >= CHANGE_S
@@ -118,7 +118,7 @@ class Monitor:
             self._next_report = now + self._interval_s
             self._reported_at, self._reported = now, codes
             report = self._publish(report)
-        self._tell(report, stopped=False)
+        self._write(report, stopped=False)
         if self._memory is not None:
             self._memory.tick(now, self._usual)
 
@@ -137,11 +137,11 @@ class Monitor:
         self._ending = True
         if self._exporter is not None:
             self._exporter.stop()
-        self._tell(self._look(time.monotonic()), stopped=True)
+        self._write(self._collect(time.monotonic()), stopped=True)
         if self._memory is not None:
             self._memory.write(self._usual())
 
-    def _tell(self, report: HealthMessage, *, stopped: bool) -> None:
+    def _write(self, report: HealthMessage, *, stopped: bool) -> None:
         state, reporter = self._state(), self._runner.line.reporter
         last_event, last_alert = reporter.last_event, reporter.last_alert
         self._file.write(
@@ -150,7 +150,7 @@ class Monitor:
         if self._exporter is not None:
             self._exporter.show(render(report, state))
 
-    def _look(self, now: float) -> HealthMessage:
+    def _collect(self, now: float) -> HealthMessage:
         """How everything is; an outbox that cannot even be read is part of it."""
         runner, clock = self._runner, self._host_clock(now)
         problems = [*self._complaints, *self._problems(), *runner.problems()]

@@ -74,7 +74,7 @@ class Notifier:
         self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and process == str(os.getpid()) else None
         """How often to feed the watchdog, None where systemd does not ask."""
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         if not self._address:
             return
         try:
@@ -105,11 +105,11 @@ class Service:
         Raises:
             TalusError: the service cannot start: no model, no outbox, no secret.
         """
-        self._heed_signals()
+        self._install_signal_handlers()
         crash_guard = CrashGuard(self._config.state_dir / "models")
         self._taken_back = crash_guard.begin()
         try:
-            self._serve()
+            self._run()
         except TalusError:
             crash_guard.end()
             raise
@@ -118,7 +118,7 @@ class Service:
             crash_guard.end()
         return 0 if self._failure is None else 1
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         config = self._config
         notifier = Notifier()
         station = StationId(config.station.network, config.station.station, "", "")
@@ -182,11 +182,11 @@ class Service:
             delivery.link.start()  # not before whatever the broker may send can be taken
         runner.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
-        notifier.say("READY=1")
+        notifier.notify("READY=1")
         try:
             self._attend(runner, health, delivery, notifier, monitor, tunables=tunables, orders=orders)
         finally:
-            notifier.say("STOPPING=1")
+            notifier.notify("STOPPING=1")
             runner.stop(STOP_S)
             monitor.end()
             if orders:
@@ -194,13 +194,13 @@ class Service:
             line.close()
             self._failure = runner.failure()
             if self._failure is not None:
-                _tell_death(*self._failure)
+                _log_death(*self._failure)
             if delivery:
                 rest = delivery.close()
                 if rest.waiting:
                     _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
 
-    def _heed_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
@@ -245,9 +245,9 @@ class Service:
             self._tune(tunables, runner, health, delivery, now)
             if orders:
                 orders.tick(now, tunables.control)
-            monitor.go(now)
+            monitor.tick(now)
             if self._announcer is not None:
-                self._announcer.meet(sensor.short for sensor in runner.line.pipeline.stations.copy())
+                self._announcer.announce_new(sensor.short for sensor in runner.line.pipeline.stations.copy())
             before, backend_status = backend_status, runner.line.backend_status()
             if tuned is not tunables.effective:
                 monitor.report_every(tunables.effective.reporting.health_interval_s)
@@ -258,7 +258,7 @@ class Service:
             moves = runner.advances(health.stalled_s + SILENCE_SPARE_S) or monitor.degraded
             if notifier.watchdog_s and now >= next_watchdog and runner.works() and moves:
                 next_watchdog = now + notifier.watchdog_s
-                notifier.say("WATCHDOG=1")
+                notifier.notify("WATCHDOG=1")
 
     def _tune(self, tunables: Tunables, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
         """Apply changes of the file and of the remote configuration."""
@@ -359,7 +359,7 @@ def _print(messages: Sequence[Message]) -> None:
             print(message.payload.decode(), flush=True)
 
 
-def _tell_death(stage: str, error: BaseException) -> None:
+def _log_death(stage: str, error: BaseException) -> None:
     """A fault of the input is told in words, one of the agent itself with its traceback."""
     _log.error("the %s died: %s", stage, error, exc_info=None if isinstance(error, TalusError) else error)
 

@@ -152,7 +152,7 @@ class ArchiveSource:
             start_ns = recording.starts_ns[0]
             if newest_ns is not None and start_ns < newest_ns:
                 hint = "they are passed on late: correct the file's name if it is wrong"
-                self._intake.say(part.path, "holds data older than its name or headers say", hint)
+                self._intake.report(part.path, "holds data older than its name or headers say", hint)
             if self._grid_ns is None:
                 self._grid_ns = start_ns
             packets = recording.blocks()
@@ -181,7 +181,7 @@ class ArchiveSource:
             try:
                 stamp = _stamp(path)
             except OSError as error:
-                self._intake.say_unreadable(path, error)
+                self._intake.report_unreadable(path, error)
             else:
                 todo.append(_Part(bound_ns, path, None, stamp[0], stamp, planned=False))
         if not todo and not self._stop.is_set():
@@ -200,17 +200,17 @@ class ArchiveSource:
                 else:
                     self._intake.read(path, span)  # says why
         except OSError as error:
-            self._intake.say_unreadable(path, error)
+            self._intake.report_unreadable(path, error)
 
     def _open(self, part: _Part) -> tuple[list[_Part], list[Recording]]:
         """What is in a part whose time has come: smaller parts to come back for, or its samples."""
         try:
             stamp = _stamp(part.path)
         except OSError as error:
-            self._intake.say_unreadable(part.path, error)
+            self._intake.report_unreadable(part.path, error)
             return [], []
         if stamp != part.stamp:
-            self._intake.say(
+            self._intake.report(
                 part.path, "has changed since it was listed; read as it is now", "replay it again once it is complete"
             )
         if not part.planned and stamp[0] > _WHOLE_BYTES:

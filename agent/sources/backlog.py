@@ -105,7 +105,7 @@ class Backlog:
             age_s -= rollovers(age_s) * ROLLOVER_S
         return age_s > self._backlog_s
 
-    def takes(self, file: File, start_ns: int, end_ns: int, written_ns: int) -> bool:
+    def accepts(self, file: File, start_ns: int, end_ns: int, written_ns: int) -> bool:
         """Whether a record is to be processed; if not, it is taken as read.
 
         Args:
@@ -140,7 +140,7 @@ class Backlog:
         self._newest_ns = max(self._newest_ns or 0, last_ns)
         self._met = time.monotonic(), last_ns
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Tell of what was taken as read since the last time, unless that was a short while ago."""
         now_s, passed = time.monotonic(), self._passed
         if not passed.files or now_s - self._told_s < self._pause_s:

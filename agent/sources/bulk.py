@@ -103,12 +103,12 @@ class _Together:
         if count != len(starts) or length(buffer, starts[-1], len(data)) != len(data) - starts[-1]:
             return False
         base = buffer + 0
-        if not all(self._take(base, segment) for segment in _segments(traces[0])):
+        if not all(self._add_segment(base, segment) for segment in _segments(traces[0])):
             return False
         places = [place for columns in self.channels.values() for place in columns.places]
         return sorted(places + [piece.begin for piece, _ in self.left_out]) == starts
 
-    def _take(self, base: Any, segment: Any) -> bool:
+    def _add_segment(self, base: Any, segment: Any) -> bool:
         """Records that libmseed has put one after the other; False where they are not to be dealt with together."""
         entry = segment.recordlist.first
         places, starts_ns, rates_hz, counts, states = [], [], [], [], []
@@ -125,7 +125,7 @@ class _Together:
         codes = self._codes(places)
         if codes is None:
             return False
-        known = self._reader.meet(codes, rates_hz[0])
+        known = self._reader.channel_of(codes, rates_hz[0])
         if known.stream is None or segment.sampletype == b"t":
             self._leave_out(base, places, [known.refusal or is_text(known.channel)] * len(places), known.station)
             return True

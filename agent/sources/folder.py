@@ -165,7 +165,7 @@ class FolderSource:
         Raises:
             SourceError: positions cannot be kept.
         """
-        reader = RecordReader(self._tell_renamed)
+        reader = RecordReader(self._report_renamed)
         positions = Positions(self._state)
         self._watcher = watcher = Watcher(self._paths, self._rescan_s, self._on_problem)
         self._heard_s = time.monotonic()
@@ -176,7 +176,7 @@ class FolderSource:
                 yield from self._merge(self._due(changed), positions, reader)
                 self._listen()
                 if not self._later:
-                    self.backlog.tell()
+                    self.backlog.report()
                 self._save_now_and_then(positions)
         finally:
             with self._lock:
@@ -320,12 +320,12 @@ class FolderSource:
         with self._lock:
             return replace(block, origin=self._flight.send(key, position, block.stream))
 
-    def tell_rewritten(self, path: Path) -> None:
+    def report_rewritten(self, path: Path) -> None:
         """The file begins as before and goes on differently."""
         hint = "what was read before is passed on again, and dropped where it overlaps"
         self._on_problem(SourceProblem(str(path), "was rewritten; it is read from the beginning", hint))
 
-    def _tell_renamed(self, channel: Channel) -> None:
+    def _report_renamed(self, channel: Channel) -> None:
         self._on_problem(SourceProblem(self._where, *channel.renaming))
 
     def drop(self, reason: str, size: int, words: str, hint: str) -> None:
@@ -377,7 +377,7 @@ class _Tail:
                 return None
             position = next((p for p in known if p.offset <= size and p.tail == _digest_before(file, p.offset)), None)
         if position is None and known:
-            source.tell_rewritten(path)
+            source.report_rewritten(path)
         return cls((head, path), position or Position(0, digest(b"")), source, status, position is None)
 
     def newest(self, reader: RecordReader) -> tuple[int, int] | None:
@@ -442,7 +442,7 @@ class _Tail:
         blocks = piece.record.blocks
         if blocks:
             start_ns, end_ns = blocks[0].start_ns, blocks[-1].end_ns
-            if not self._source.backlog.takes(self.key, start_ns, end_ns, self.written_ns):
+            if not self._source.backlog.accepts(self.key, start_ns, end_ns, self.written_ns):
                 self._source.backlog.passed(self.key[1], piece.size, start_ns, end_ns)
                 return ()
         return blocks

@@ -21,7 +21,7 @@ class Freshness:
     hint: str = ""
 
 
-def judge(what: str, block: SampleBlock, lag_s: float) -> Freshness:
+def assess(what: str, block: SampleBlock, lag_s: float) -> Freshness:
     """Judge a block of ``what``, whose newest sample was so many seconds old when it came (negative: in the future)."""
     if weeks := rollovers(lag_s) * ROLLOVER_WEEKS:
         side = "behind" if weeks > 0 else "ahead"

@@ -33,7 +33,7 @@ class Intake:
         self._on_problem = on_problem
         self._once = Throttle(math.inf, most=100_000)
         self._path = Path()
-        self._reader = RecordReader(self._say_renamed)
+        self._reader = RecordReader(self._report_renamed)
         self._left_out: Counter[str] = Counter()
 
     def counters(self) -> dict[str, int]:
@@ -56,13 +56,13 @@ class Intake:
             for file, data in _contents(path, span):
                 found += self._traces(file) if data is None else self._records(data)
         except SourceError as error:
-            self.say(path, error.message, error.hint)
+            self.report(path, error.message, error.hint)
         except Exception as error:  # noqa: BLE001 - on a damaged file readers raise anything, struct.error to IndexError
             if isinstance(error, OSError) and error.errno is not None:
-                self.say_unreadable(path, error)
+                self.report_unreadable(path, error)
             else:
-                self.say(path, f"cannot be read ({brief(error)})", _FETCH_AGAIN)
-        self._say_odd_times(found)
+                self.report(path, f"cannot be read ({brief(error)})", _FETCH_AGAIN)
+        self._report_odd_times(found)
         return found
 
     def first_ns(self, path: Path, span: tuple[int, int] | None = None) -> int | None:
@@ -82,15 +82,15 @@ class Intake:
             return None
         return min(found, default=None)
 
-    def say(self, path: Path | str, message: str, hint: str, *key: str) -> None:
+    def report(self, path: Path | str, message: str, hint: str, *key: str) -> None:
         """Report a problem once per ``key`` (once per path and message where none is given)."""
         key = key or (str(path), message)
         if self._once.passes(key) is not None:
             self._on_problem(SourceProblem(str(path), message, hint))
 
-    def say_unreadable(self, path: Path | str, error: OSError) -> None:
+    def report_unreadable(self, path: Path | str, error: OSError) -> None:
         """Report what the operating system refused."""
-        self.say(path, f"cannot be read ({error.strerror or error})", "check that it exists, and its permissions")
+        self.report(path, f"cannot be read ({error.strerror or error})", "check that it exists, and its permissions")
 
     def _records(self, data: bytes) -> list[Recording]:
         """The records of a miniSEED file, or of a piece of one."""
@@ -124,9 +124,9 @@ class Intake:
             parts.append("cut off in its last record")
         if parts:
             hint = _FETCH_AGAIN if damaged or is_cut else "check what else writes to this file"
-            self.say(self._path, "; ".join(parts), hint)
+            self.report(self._path, "; ".join(parts), hint)
         elif not found and not other:
-            self.say(self._path, "holds no samples", "delete it, or fetch it again from the recorder")
+            self.report(self._path, "holds no samples", "delete it, or fetch it again from the recorder")
         return found
 
     def _traces(self, file: Path, *, headers: bool = False) -> list[Recording]:
@@ -135,35 +135,35 @@ class Intake:
         notes: list[tuple[str, str]] = []
         for item in read_traces(file, notes, headers=headers):
             if isinstance(item, Channel):
-                self._say_renamed(item)
+                self._report_renamed(item)
             elif isinstance(item, Skipped):
                 self._leave_out(item, 0)
             else:
                 found.append(item)
         for message, hint in notes:
-            self.say(self._path, message, hint)
+            self.report(self._path, message, hint)
         return found
 
     def _leave_out(self, skipped: Skipped, size: int) -> None:
         self._count(skipped.kind, size)
         if not skipped.expected:
-            self.say(self._path, skipped.reason, skipped.hint, skipped.kind, skipped.channel, skipped.reason)
+            self.report(self._path, skipped.reason, skipped.hint, skipped.kind, skipped.channel, skipped.reason)
 
     def _count(self, reason: str, size: int) -> None:
         self._left_out[reason] += 1
         self._left_out[f"{reason}_bytes"] += size
 
-    def _say_renamed(self, channel: Channel) -> None:
-        self.say(self._path, *channel.renaming, "name", channel.name, channel.original or "")
+    def _report_renamed(self, channel: Channel) -> None:
+        self.report(self._path, *channel.renaming, "name", channel.name, channel.original or "")
 
-    def _say_odd_times(self, recordings: list[Recording]) -> None:
+    def _report_odd_times(self, recordings: list[Recording]) -> None:
         latest_ns = time.time_ns() + _DAY_NS
         for recording in recordings:
             for start_ns in (recording.starts_ns[0], recording.starts_ns[-1]):
                 if not _YEAR_1971_NS <= start_ns <= latest_ns:
                     message = f"{recording.stream.seed} begins at {format_ns(start_ns)}, used as it is"
                     hint = "the recorder's clock may have been wrong: check its GPS or NTP"
-                    self.say(self._path, message, hint, "time", recording.stream.seed)
+                    self.report(self._path, message, hint, "time", recording.stream.seed)
 
 
 def _contents(path: Path, span: tuple[int, int] | None) -> Iterator[tuple[Path, bytes | None]]:

@@ -147,7 +147,7 @@ class RecordReader:
         rate_hz, start_ns = head.samprate, head.starttime
         if rate_hz < 0:
             rate_hz = -1.0 / rate_hz
-        known = self.meet(codes_of(data, begin), rate_hz)
+        known = self.channel_of(codes_of(data, begin), rate_hz)
         stream = known.stream
         if stream is None or head.encoding == clibmseed.DE_TEXT:
             return Record(known.station, start_ns, skipped=known.refusal or is_text(known.channel))
@@ -177,7 +177,7 @@ class RecordReader:
         channel = known.channel if known is not None else _named(key, 0.0)
         return Record(channel.station, start_ns, skipped=Skipped("damaged", doubt, channel.name, _DAMAGED_HINT))
 
-    def meet(self, codes: bytes, rate_hz: float) -> Known:
+    def channel_of(self, codes: bytes, rate_hz: float) -> Known:
         """The channel that a record's ``codes`` name; ``rate_hz`` is the record's rate."""
         known, key = self._channels.get(codes), codes
         if known is not None and not known.channel.has_band:

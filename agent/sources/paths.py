@@ -17,7 +17,7 @@ def files(paths: Iterable[str], intake: Intake) -> Iterator[Path]:
     for given in paths:
         found = [given] if os.path.lexists(given) else sorted(glob.iglob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not found:
-            intake.say(given, "does not exist", "check the path; a pattern needs at least one match")
+            intake.report(given, "does not exist", "check the path; a pattern needs at least one match")
         for name in found:
             for path in _below(Path(name), intake):
                 real = os.path.realpath(path)
@@ -27,12 +27,12 @@ def files(paths: Iterable[str], intake: Intake) -> Iterator[Path]:
                 try:
                     regular = stat.S_ISREG(path.stat().st_mode)
                 except OSError as error:
-                    intake.say_unreadable(path, error)
+                    intake.report_unreadable(path, error)
                     continue
                 if regular:
                     yield path
                 else:
-                    intake.say(path, "is not a regular file", "name a file or a folder")
+                    intake.report(path, "is not a regular file", "name a file or a folder")
 
 
 def _below(top: Path, intake: Intake) -> Iterator[Path]:
@@ -42,7 +42,7 @@ def _below(top: Path, intake: Intake) -> Iterator[Path]:
         return
 
     def denied(error: OSError) -> None:
-        intake.say(error.filename, f"cannot be listed ({error.strerror or error})", "check its permissions")
+        intake.report(error.filename, f"cannot be listed ({error.strerror or error})", "check its permissions")
 
     seen: set[str] = set()
     for folder, folders, names in os.walk(top, onerror=denied, followlinks=True):

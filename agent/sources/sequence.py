@@ -95,9 +95,9 @@ class ChannelSequence:
             return
         self._waiting.append(packet)
         self._waiting.sort(key=lambda waiting: waiting.start_ns)
-        yield from self.settle(packet.arrived_s)
+        yield from self.release(packet.arrived_s)
 
-    def settle(self, now_s: float) -> Iterator[Placed]:
+    def release(self, now_s: float) -> Iterator[Placed]:
         """Give up waiting where that has lasted long enough; ``now_s`` on the monotonic clock."""
         while (chain := self._believable(now_s)) is not None:
             self._waiting = [waiting for waiting in self._waiting if waiting not in chain]

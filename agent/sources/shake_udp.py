@@ -185,7 +185,7 @@ class Receiver:
         entry = self._channel(station, datagram.channel, len(data))
         if entry is None:
             return
-        self._hear(station, now_s)
+        self._mark_alive(station, now_s)
         station.rates[datagram.channel].see(datagram)
         stream, channel = entry
         for placed in channel.push(Packet(datagram.start_ns, datagram.samples, now_s, len(data))):
@@ -196,7 +196,7 @@ class Receiver:
         for station in self._stations:
             for stream, channel in station.channels.values():
                 if channel.waiting:
-                    for placed in channel.settle(now_s):
+                    for placed in channel.release(now_s):
                         yield self._block(stream, placed)
             if not station.silent and now_s - station.heard_s > self._timeout_s:
                 station.silent = True
@@ -252,7 +252,7 @@ class Receiver:
         station.rates[code] = _RateWatch(self._rate_hz, stream.seed, self._where, self._on_problem)
         return entry
 
-    def _hear(self, station: _Station, now_s: float) -> None:
+    def _mark_alive(self, station: _Station, now_s: float) -> None:
         if station.silent:
             station.silent = False
             message = f"{station.sender.name} is back after {now_s - station.heard_s:.0f} s"

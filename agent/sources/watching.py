@@ -62,7 +62,7 @@ class Watcher:
         if self._inotify is None:
             time.sleep(timeout_s)
             return []
-        return sorted(self._told(self._inotify, timeout_s))
+        return sorted(self._events(self._inotify, timeout_s))
 
     def _open(self) -> INotify | None:
         try:
@@ -70,10 +70,10 @@ class Watcher:
 
             return INotify()
         except (ImportError, OSError) as error:
-            self._say("inotify", f"changes are not told by the system ({error})", "folders are listed instead")
+            self._report("inotify", f"changes are not told by the system ({error})", "folders are listed instead")
             return None
 
-    def _told(self, inotify: INotify, timeout_s: float) -> set[Path]:
+    def _events(self, inotify: INotify, timeout_s: float) -> set[Path]:
         from inotify_simple import flags
 
         found: set[Path] = set()
@@ -109,7 +109,9 @@ class Watcher:
             if isinstance(error, FileNotFoundError) and Path(name) not in self._roots:
                 return  # it has just been removed
             self._denied[name] = reason
-            self._say(f"{name} {reason}", f"{name} cannot be listed ({reason})", "check that it exists, and its rights")
+            self._report(
+                f"{name} {reason}", f"{name} cannot be listed ({reason})", "check that it exists, and its rights"
+            )
 
         for name, folders, files in os.walk(top, onerror=denied, followlinks=True):
             real = os.path.realpath(name)
@@ -134,7 +136,7 @@ class Watcher:
             self._folders[self._inotify.add_watch(folder, mask)] = folder
         except OSError as error:
             hint = "raise fs.inotify.max_user_watches (sysctl); until then the folders are listed every second"
-            self._say("watches", f"{folder} cannot be watched ({error.strerror})", hint)
+            self._report("watches", f"{folder} cannot be watched ({error.strerror})", hint)
             self.close()
 
     def _note(self, path: Path) -> bool:
@@ -152,6 +154,6 @@ class Watcher:
         self._seen[path] = looks
         return path.is_file()
 
-    def _say(self, key: str, message: str, hint: str) -> None:
+    def _report(self, key: str, message: str, hint: str) -> None:
         if self._once.passes(key) is not None:
             self._on_problem(SourceProblem(", ".join(map(str, self._roots)), message, hint))

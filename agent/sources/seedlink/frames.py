@@ -66,7 +66,7 @@ class Frames:
             self._start = 0
         self._data += piece
 
-    def take(self, size: int) -> bytes:
+    def pop(self, size: int) -> bytes:
         """The next ``size`` bytes, or what there is, as they are."""
         piece = bytes(self._data[self._start : self._start + size])
         self._start += len(piece)
@@ -110,7 +110,7 @@ class Frames:
         line = bytes(self._data[self._start : end]).strip()
         if not re.fullmatch(rb"[\x20-\x7e\r]*", line):
             return None
-        self.take(end + 1 - self._start)
+        self.pop(end + 1 - self._start)
         return line.decode("ascii")
 
     def _packet_4(self, head: bytes) -> Packet | None:
@@ -121,9 +121,9 @@ class Frames:
             raise ForeignError(head)
         if len(self) < _V4_HEADER.size + name_size + size:
             return None
-        self.take(_V4_HEADER.size)
-        station = self.take(name_size).decode("ascii", "replace")
-        payload = self.take(size)
+        self.pop(_V4_HEADER.size)
+        station = self.pop(name_size).decode("ascii", "replace")
+        payload = self.pop(size)
         if form == b"J":
             return Packet(None, station, "E" if sub == b"E" else "J", payload)
         return Packet(sequence, station, form.decode("latin-1"), payload)
@@ -139,8 +139,8 @@ class Frames:
             size = _V3_RECORD_BYTES
         if have < size:
             return None
-        self.take(_V3_HEADER_BYTES)
-        payload = self.take(size)
+        self.pop(_V3_HEADER_BYTES)
+        payload = self.pop(size)
         if head[2:6] == b"INFO":
             return Packet(None, "", "X", payload, last=head[7:8] != b"*")
         return Packet(int(head[2:8], 16), "", "3" if payload.startswith(b"MS\x03") else "2", payload)
@@ -150,7 +150,7 @@ class Frames:
         match = _V3_HEADER.search(self._data, self._start + 1)
         lost = match.start() - self._start if match else max(0, len(self) - (_V3_HEADER_BYTES - 1))
         self.skipped_bytes += lost
-        found = self.take(lost)
+        found = self.pop(lost)
         if self.skipped_bytes > _V3_SEARCHED_BYTES:
             raise ForeignError(found[:20])
         return match is not None

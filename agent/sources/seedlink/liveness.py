@@ -50,7 +50,7 @@ class Liveness:
         """All has just been asked for; nobody is silent yet."""
         self._requests, self._asked_at = requests, time.monotonic()
 
-    def hear(self, station: str, blocks: Sequence[SampleBlock]) -> bool:
+    def note(self, station: str, blocks: Sequence[SampleBlock]) -> bool:
         """Samples of one channel came; whether they are new. Those that are sent once more are no sign of life."""
         sign = _Sign(time.monotonic(), (blocks[-1].end_ns - blocks[0].start_ns) / NS, blocks[-1].end_ns)
         new = False

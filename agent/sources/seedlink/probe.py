@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.errors import SourceError
-from agent.sources.freshness import Freshness, judge
+from agent.sources.freshness import Freshness, assess
 from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink.request import held, subscribe
 from agent.sources.seedlink.resume import Past, match
@@ -31,12 +31,12 @@ def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Freshness]
     """
     for section in config.servers:
         try:
-            yield from _look(section, config.connect_timeout_s, wait_s)
+            yield from _probe(section, config.connect_timeout_s, wait_s)
         except SourceError as error:
             yield Freshness(False, error.message, error.hint or _NO_HINT)
 
 
-def _look(server: SeedLinkServerConfig, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
+def _probe(server: SeedLinkServerConfig, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
     connection = Connection(server, timeout_s)
     refusals: list[SourceError] = []
     try:
@@ -53,7 +53,7 @@ def _look(server: SeedLinkServerConfig, timeout_s: float, wait_s: float) -> Iter
     finally:
         connection.close()
     for request in accepted:
-        yield _judge(request, newest, wait_s)
+        yield _assess(request, newest, wait_s)
 
 
 def _hint(error: SourceError, stations: list[str]) -> str:
@@ -81,11 +81,11 @@ def _receive(
     return found
 
 
-def _judge(request: SeedLinkStationConfig, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
+def _assess(request: SeedLinkStationConfig, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
     name = next(filter(match(request.station), newest), None)
     if name is None:
         hint = "check that the recorder runs, and the selectors; the server accepted both"
         return Freshness(False, f"{request.station} has sent no samples for {wait_s:g} s", hint)
     block, lag_s = newest[name]
     what = f"{name}: {block.stream.seed} at {block.rate_hz:g} Hz"
-    return judge(what, block, lag_s)
+    return assess(what, block, lag_s)

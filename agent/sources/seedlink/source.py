@@ -141,7 +141,7 @@ class _Link:
         self._name = server.address
         path = None if state_dir is None else state_file(state_dir, self._name)
         self._progress = Progress(path, self._name, self)
-        self._reader = RecordReader(self._tell_renamed)
+        self._reader = RecordReader(self._report_renamed)
         self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
         self._connection: Connection | None = None
         self._trouble: str | None = "not connected yet"
@@ -199,13 +199,13 @@ class _Link:
 
     def _run(self) -> None:
         try:
-            self._serve()
+            self._run_sessions()
         except BaseException as error:  # noqa: BLE001 - whatever it is ends the source, which reports it
             self._put(error)
 
-    def _serve(self) -> None:
+    def _run_sessions(self) -> None:
         if self._progress.problem is not None:
-            self._tell("state", self._progress.problem, "delete the file")
+            self._report("state", self._progress.problem, "delete the file")
         waits = delays(FIRST_RETRY_S, self._config.retry_s)
         while not self._stop.is_set():
             at_once = self._delivered = False
@@ -213,7 +213,7 @@ class _Link:
                 self._session()
             except _AskAgainError as error:
                 at_once = True
-                self._tell(error.message, error.message, error.hint)
+                self._report(error.message, error.message, error.hint)
             except SourceError as error:
                 if not self._stop.is_set():
                     self._lost(error)
@@ -251,7 +251,7 @@ class _Link:
             now = time.monotonic()
             if packet is not None:
                 heard, asked = now, False
-                self._take(packet, connection.version)
+                self._accept(packet, connection.version)
             elif now - heard > self._config.receive_timeout_s:
                 raise SilentError(
                     f"{self._name} has been silent for {now - heard:.0f} s", "the server or the link is dead"
@@ -265,7 +265,7 @@ class _Link:
                 self._looked_at = now
                 self._look_for_stalls()
 
-    def _take(self, packet: Packet, version: int) -> None:
+    def _accept(self, packet: Packet, version: int) -> None:
         if packet.sequence is None:
             return  # an answer to INFO: a sign of life
         self._counts["packets"] += 1
@@ -299,7 +299,7 @@ class _Link:
         origin = self._progress.send(station, position, newest)
         if newest is not None:
             self._counts["samples"] += sum(len(block.samples) for block in record.blocks)
-            self._delivered |= self._liveness.hear(station, record.blocks)
+            self._delivered |= self._liveness.note(station, record.blocks)
             self._put(replace(newest, origin=origin))
 
     # Going on where the last connection ended.
@@ -320,7 +320,7 @@ class _Link:
                 reason = subscribed.reasons.get(station, "its number was refused")
                 by_time.setdefault(reason, []).append(f"{station} {words[beginning.kind]}")
         for reason, stations in by_time.items():
-            self._tell(f"by time: {reason}", f"asking by time for {_listed(stations)}: {reason}", "")
+            self._report(f"by time: {reason}", f"asking by time for {_listed(stations)}: {reason}", "")
 
     def _is_repeated(self, station: str, position: Position, blocks: Sequence[SampleBlock]) -> bool:
         """Whether a packet was received before: some servers begin with the last one instead of the next, and one that
@@ -345,7 +345,7 @@ class _Link:
             if known is not None:
                 self._distrust(station, f"{name} goes on {late_ns / NS:.2f} s later than it was left")
             gap = f"{late_ns / NS:.2f} s from {format_ns(expected_ns)} on"
-            self._tell(f"gap {name}", f"{name}: {gap} are lost: the server was asked, and sent what follows", "")
+            self._report(f"gap {name}", f"{name}: {gap} are lost: the server was asked, and sent what follows", "")
         return False
 
     def _distrust(self, station: str, reason: str) -> None:
@@ -368,18 +368,18 @@ class _Link:
     # What is said.
 
     def _refused(self, what: str, error: SourceError) -> None:
-        self._tell(f"refused {what}", error.message, error.hint)
+        self._report(f"refused {what}", error.message, error.hint)
 
     def _lost(self, error: SourceError) -> None:
         if self._trouble is None:
             self._trouble_since = time.monotonic()
         self._trouble = error.message
-        self._tell(error.message, error.message, error.hint)
+        self._report(error.message, error.message, error.hint)
 
     def _drop(self, skipped: Skipped, packet: Packet) -> None:
         number = self._count_packet(skipped.kind, packet)
         name = skipped.channel or self._name
-        self._tell(
+        self._report(
             f"{skipped.kind} {skipped.channel}",
             f"{name}: {skipped.reason}; left out ({number} of this kind so far)",
             skipped.hint,
@@ -394,10 +394,10 @@ class _Link:
         if number:
             self._counts[what] += number
 
-    def _tell_renamed(self, channel: Channel) -> None:
-        self._tell(f"name {channel.original}", *channel.renaming)
+    def _report_renamed(self, channel: Channel) -> None:
+        self._report(f"name {channel.original}", *channel.renaming)
 
-    def _tell(self, key: str, message: str, hint: str) -> None:
+    def _report(self, key: str, message: str, hint: str) -> None:
         if self._throttle.passes(key) is not None:
             self._put(SourceProblem(self._name, message.removeprefix(f"{self._name} "), hint))
 
@@ -414,7 +414,7 @@ class _Link:
         try:
             self._progress.save(durable=durable)
         except OSError as error:
-            self._tell(
+            self._report(
                 "save", f"how far reception has got cannot be stored ({error.strerror or error})", "check state_dir"
             )
 

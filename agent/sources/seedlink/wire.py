@@ -181,7 +181,7 @@ class Connection:
             if line is not None:
                 return line
             if len(self._frames) >= MAX_LINE:
-                raise _foreign(self.address, self._frames.take(20))
+                raise _foreign(self.address, self._frames.pop(20))
             if not self._fill(deadline - time.monotonic()):
                 raise SilentError(
                     f"{self.address} does not answer {what}",
