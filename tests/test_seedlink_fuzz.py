@@ -19,7 +19,7 @@ from agent.sources.seedlink.frames import ForeignError, Frames, Packet
 from agent.sources.seedlink.request import in_notation, subscribe
 from agent.sources.seedlink.resume import Cursor, Past, Position, Progress, Reached
 from agent.sources.seedlink.wire import Connection
-from agent.types import MAX_BLOCK_S
+from agent.types import MAX_BLOCK_S, NS
 
 GOOD = [*packets(1), *packets(1, version=3), *packets(1, encoding=4, reclen=1024), *packets(1, encoding=1)]
 READER = RecordReader()
@@ -192,17 +192,17 @@ def test_any_server_is_understood_or_named(listener: socket.socket, chance: Rand
         server.join()
 
 
-AT = {"sequence": 5, "start": "2026-03-01T00:00:00.000000000Z", "protocol": 4}
+AT = {"sequence": 5, "start_ns": 1_772_323_200 * NS, "version": 4}
 STATE = json.dumps(
     {
-        "schema": "talus/seedlink-state/2",
+        "schema": "talus/seedlink-state/3",
         "server": "host:18000",
         "numbering": "together",
-        "cursor": AT | {"station": "XX_A"},
-        "stations": {"XX_A": AT | {"channels": {"XX.A.00.HHZ": "2026-03-01T00:00:01.000000000Z"}}},
+        "cursor": {"station": "XX_A", "position": AT},
+        "stations": {"XX_A": {"position": AT, "ends": {"XX.A.00.HHZ": 1_772_323_201 * NS}}},
     }
 ).encode()
-VALUES = (b"1e999", b"-5", b"null", b"[" * 5000, b"2", b"NaN", b'"x"', b"1" * 5000, b'"9999-99-99T00:00:00Z"', b"{}")
+VALUES = (b"1e999", b"-5", b"null", b"[" * 5000, b"2", b"NaN", b'"x"', b"1" * 5000, b"9" * 22, b"{}")
 
 
 @fuzz(60)
@@ -211,7 +211,7 @@ def test_any_state_file_is_used_or_told(tmp_path_factory: pytest.TempPathFactory
     content = STATE
     if chance.randrange(2):
         old = chance.choice(
-            (b"5", b'"2026-03-01T00:00:00.000000000Z"', b'"2026-03-01T00:00:01.000000000Z"', b"4,", b'{"XX_A"',
+            (b"5", b"1772323200000000000", b"1772323201000000000", b"4}", b'{"XX_A"',
              b'"together"', b'{"XX.A.00.HHZ"', b'{"station"')
         )  # fmt: skip
         content = content.replace(old, chance.choice(VALUES))

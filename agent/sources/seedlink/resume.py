@@ -7,20 +7,20 @@ with all that came before it from that station. Until then the packet is in flig
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
 
 from agent.atomic import ANYONE, replace_file
-from agent.errors import DataError
 from agent.sources.in_flight import InFlight, Origin
-from agent.types import SampleBlock, format_ns, parse_ns
+from agent.types import SampleBlock
 
-_SCHEMA = "talus/seedlink-state/2"
+_SCHEMA: Literal["talus/seedlink-state/3"] = "talus/seedlink-state/3"
 MAX_STATIONS = 4096
 """Of one server. A pattern may fit more of them; those beyond begin with what comes next."""
 MAX_CHANNELS = 64
@@ -30,6 +30,8 @@ TOGETHER_CHANGES = 20
 
 _HALF_3, _WHOLE_3 = 1 << 23, 1 << 24
 
+TimeNs: TypeAlias = Annotated[int, Field(ge=-(1 << 61), lt=1 << 62)]
+"""UTC nanoseconds, years 1897 to 2116: what a damaged file says must still be a date."""
 NumberingKind: TypeAlias = Literal["unknown", "together", "apart"]
 
 
@@ -45,9 +47,9 @@ class Position:
     """A packet: its sequence number, the time of its first sample (None: unknown), and the protocol version that
     numbered it (3 or 4; their numbers have nothing to do with each other)."""
 
-    sequence: int
-    start_ns: int | None
-    version: int
+    sequence: Annotated[int, Field(ge=0, lt=1 << 64)]
+    start_ns: TimeNs | None
+    version: Annotated[int, Field(ge=3, le=4)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Reached:
     after the last known one is due."""
 
     position: Position
-    ends: Mapping[str, int] = field(default_factory=dict)
+    ends: Mapping[str, TimeNs] = field(default_factory=dict)
 
     def then(self, packet: _Packet) -> Reached:
         """The same one packet later."""
@@ -73,6 +75,20 @@ class Cursor:
 
     station: str
     position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What is kept on disk; times are UTC nanoseconds."""
+
+    schema: Literal["talus/seedlink-state/3"]
+    server: str
+    numbering: NumberingKind
+    cursor: Cursor | None
+    stations: Mapping[str, Reached]
+
+
+_FILE = TypeAdapter(_State)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +225,7 @@ class Progress:
                 content = self._content()
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(self._path, content.encode(), mode=ANYONE, durable=durable)
+                replace_file(self._path, content, mode=ANYONE, durable=durable)
             except OSError:
                 self._changed = True
                 raise
@@ -218,81 +234,27 @@ class Progress:
         _put(self._done, station, packet)
         self._changed = True
 
-    def _content(self) -> str:
-        stations = {
-            name: {
-                "sequence": reached.position.sequence,
-                "start": None if reached.position.start_ns is None else format_ns(reached.position.start_ns),
-                "protocol": reached.position.version,
-                "channels": {channel: format_ns(end_ns) for channel, end_ns in sorted(reached.ends.items())},
-            }
-            for name, reached in sorted(self._done.items())
-        }
+    def _content(self) -> bytes:
         oldest = self._flight.oldest()
         cursor = self._last if oldest is None else oldest.before
-        return json.dumps(
-            {
-                "schema": _SCHEMA,
-                "server": self._server,
-                "numbering": self._numbering.kind,
-                "cursor": None if cursor is None else _cursor_to_json(cursor),
-                "stations": stations,
-            },
-            indent=1,
-        ) + "\n"  # fmt: skip
+        state = _State(_SCHEMA, self._server, self._numbering.kind, cursor, self._done)
+        return _FILE.dump_json(state, indent=1) + b"\n"
 
     def _load(self, path: Path) -> None:
         try:
-            whole = json.loads(path.read_text("utf-8"))
-            if whole["schema"] != _SCHEMA or whole["server"] != self._server:
-                return
-            done = {str(name): _reached(at) for name, at in whole["stations"].items()}
-            cursor = None if whole["cursor"] is None else _cursor(whole["cursor"])
-            kind = whole["numbering"]
-            if kind not in ("unknown", "together", "apart"):
-                raise ValueError(kind)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-            DataError,
-        ) as error:
+            state = _FILE.validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             self.problem = f"{path} cannot be used ({type(error).__name__}); reception begins with what comes now"
             return
-        self._done, self._received = done, dict(done)
-        self._last, self._numbering = cursor, Numbering(kind)
+        if state.server == self._server:
+            self._done, self._received = dict(state.stations), dict(state.stations)
+            self._last, self._numbering = state.cursor, Numbering(state.numbering)
 
 
 def _put(stations: dict[str, Reached], name: str, packet: _Packet) -> None:
     known = stations.get(name)
     if known is not None or len(stations) < MAX_STATIONS:
         stations[name] = (known or Reached(packet.position)).then(packet)
-
-
-def _position(at: Any) -> Position:
-    start = at["start"]
-    sequence, version = int(at["sequence"]), int(at["protocol"])
-    if not (0 <= sequence < 1 << 64 and version in (3, 4)):
-        raise ValueError(sequence)
-    return Position(sequence, None if start is None else parse_ns(start), version)
-
-
-def _reached(at: Any) -> Reached:
-    return Reached(_position(at), {str(name): parse_ns(end) for name, end in at["channels"].items()})
-
-
-def _cursor_to_json(cursor: Cursor) -> dict[str, Any]:
-    at = cursor.position
-    start = None if at.start_ns is None else format_ns(at.start_ns)
-    return {"station": cursor.station, "sequence": at.sequence, "start": start, "protocol": at.version}
-
-
-def _cursor(at: Any) -> Cursor:
-    return Cursor(str(at["station"]), _position(at))
 
 
 def state_file(folder: Path, server: str) -> Path:
