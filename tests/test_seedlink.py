@@ -445,7 +445,7 @@ def test_refused_stations_and_selectors_do_not_hold_the_others(protocol: str) ->
     heard = Heard()
     requests = (
         request("XX_NONE"),
-        request("XX_B", "0_H_H_Z" if protocol == "3" else "H_H_Z"),
+        request("XX_B").model_copy(update={"selectors": ("0_H_H_Z" if protocol == "3" else "H_H_Z",)}),
         REQUEST,
     )
     with SeedLinkServer() as server:
