@@ -69,7 +69,7 @@ def followed(path: Path, problems: list[SourceProblem]) -> tuple[list[SampleBloc
     """What the folder source hands on of a file, and its counters."""
     source = FolderSource([path.parent], path.parent / "unused", backlog_s=1e18, on_problem=problems.append)
     positions = Positions(Path(":memory:"))
-    blocks = list(source._merge([path], positions, RecordReader(source._tell_renamed)))
+    blocks = list(source._merge([path], positions, RecordReader(source._report_renamed)))
     positions.close()
     return blocks, source.counters()
 

@@ -620,7 +620,7 @@ def test_a_server_is_given_once(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text(text)
     (problem,) = check(tmp_path / "twice.yaml")
     assert (problem.field, problem.reason) == (
-        "source.servers[1]", "is the server of servers[0]; list its stations there",
+        "source.servers[1]", "is listed already as servers[0]; list its stations there",
     )  # fmt: skip
 
 

@@ -123,8 +123,4 @@ class SeedLinkConfig(Section):
     )
 
     def disagreements(self) -> Iterator[Disagreement]:
-        addresses = [server.address for server in self.servers]
-        for index, address in enumerate(addresses):
-            first = addresses.index(address)
-            if first < index:
-                yield Disagreement((f"servers.{index}",), f"is the server of servers[{first}]; list its stations there")
+        yield from repeated("servers", [server.address for server in self.servers], "list its stations there")
