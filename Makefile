@@ -55,10 +55,12 @@ test-tensorrt-api:
 	@.ci/setup $(VENV) dev
 	$(PY) tests/tensorrt_api/run.py $(WORK)/tensorrt-api
 
-# Every dependency as a wheel for a Jetson's Python; fetches about 150 MB a version.
+# As root, on Debian or Ubuntu with mmdebstrap and qemu-user-static: an arm64 system, the wheel in it, compared with this machine; then
+# whether every dependency has a wheel for the Python of each JetPack. Fetches about 600 MB.
 test-aarch64:
 	@.ci/setup $(VENV) dev
-	$(PY) tests/tensorrt_api/aarch64.py $(WORK)/aarch64
+	$(PY) tests/aarch64/run.py $(WORK)/aarch64
+	$(PY) tests/aarch64/wheels.py $(WORK)/aarch64
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

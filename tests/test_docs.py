@@ -1,4 +1,4 @@
-"""Documentation is executed: the commands of the README run as written, and no link leads nowhere."""
+"""Documentation is executed: the commands of the README and the tour run as written, and no link leads nowhere."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ def commands(page: Path) -> list[str]:
     return [line for line in found if line and not line.startswith(("#", *SET_UP))]
 
 
-README = [command for page in sorted(ROOT.glob("README*.md")) for command in commands(page)]
+SHOWN = [
+    command for page in (*sorted(ROOT.glob("README*.md")), ROOT / "docs" / "tour.md") for command in commands(page)
+]
 
 
-def test_the_readme_shows_what_there_is() -> None:
+def test_the_tour_shows_what_there_is() -> None:
     """Else the commands below would be none."""
-    assert {command.split()[1] for command in README if command.startswith("talus ")} >= {"classify", "replay", "check"}
-    text = "".join((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/operations.md"))
+    assert {command.split()[1] for command in SHOWN if command.startswith("talus ")} >= {"classify", "replay", "check"}
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/tour.md", "docs/operations.md"))
     assert all(f"talus {name}" in text for name in COMMANDS), "a command that nobody is told of"
 
 
-@pytest.mark.parametrize("command", list(dict.fromkeys(README)))
-def test_readme_commands_run_as_written(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", list(dict.fromkeys(SHOWN)))
+def test_commands_of_readme_and_tour_run_as_written(command: str, tmp_path: Path) -> None:
     folder = Path(sys.executable).parent
     if not (folder / "talus").exists():
         pytest.skip("the project is not installed here: pip install -e .")

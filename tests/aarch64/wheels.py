@@ -1,4 +1,4 @@
-"""``make test-aarch64``: is there a wheel of every dependency for the Python of each JetPack?"""
+"""Part of ``make test-aarch64``: is there a wheel of every dependency for the Python of each JetPack?"""
 
 from __future__ import annotations
 
