@@ -2,8 +2,8 @@
 
 Needs root on a Debian or Ubuntu machine with ``mmdebstrap``, ``qemu-user-static`` and ``mosquitto``. It makes an arm64
 Debian in a folder, installs the project's wheel there as a station does, and runs the network, ``doctor``,
-``classify``, ``replay`` and the service; what they answer is compared with this machine's own answers. Emulation proves results, not
-speed.
+``classify``, ``replay`` and the service; what they answer is compared with what this machine answers. Emulation proves
+results, not speed.
 
     python tests/aarch64/run.py FOLDER [--onnxruntime VERSION] [--suite bookworm]
 """
