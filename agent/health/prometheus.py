@@ -62,7 +62,7 @@ _HEARING: _Table = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
+class Family:
     """One metric, a counter if its name ends in ``_total``; ``samples`` are labels and value."""
 
     name: str
@@ -72,8 +72,13 @@ class _Family:
 
 def render(health: HealthMessage, state: StateMessage) -> bytes:
     """The page. What the machine does not tell is left out; a family without samples too."""
+    return page(_families(health, state))
+
+
+def page(families: Iterable[Family]) -> bytes:
+    """Families in the text format; one without samples is left out."""
     lines: list[str] = []
-    for family in _families(health, state):
+    for family in families:
         samples = [(labels, value) for labels, value in family.samples if value is not None]
         if samples:
             kind = "counter" if family.name.endswith("_total") else "gauge"
@@ -82,7 +87,7 @@ def render(health: HealthMessage, state: StateMessage) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
+def _families(health: HealthMessage, state: StateMessage) -> Iterator[Family]:
     model, codes = state.model, Counter(reason.code for reason in health.reasons)
     about = {
         "station": state.station,
@@ -93,7 +98,7 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
         "exercise": str(state.exercise).lower(),
     }
     status = {name: health.status == name for name in ("ok", "starting", "degraded")}
-    yield _Family("talus_info", "What runs at the station; always 1.", [(about, 1)])
+    yield Family("talus_info", "What runs at the station; always 1.", [(about, 1)])
     yield _one("talus_ok", "1 while nothing is degraded.", status["ok"])
     yield _by("talus_status", "1 for the status that holds.", "status", status)
     yield _one("talus_problems", "Reasons for being degraded.", len(health.reasons))
@@ -113,21 +118,21 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[_Family]:
     yield from _machine(health)
 
 
-def _events(health: HealthMessage) -> Iterator[_Family]:
+def _events(health: HealthMessage) -> Iterator[Family]:
     # Counters begin at 0 for each label, or the first event of a label would be no increase.
     events = dict.fromkeys((*LABELS, "unclassified"), 0) | health.events_total
     discards = dict.fromkeys(get_args(DiscardCode), 0) | health.discards_total
     alerts = {(action, label): 0 for action in get_args(AlertAction) for label in LABELS}
     alerts |= {(one.action, one.label): one.count for one in health.alerts_total}
     yield _by("talus_events_total", "Events that ended.", "label", events)
-    yield _Family(
+    yield Family(
         "talus_alerts_total", "Alerts raised, escalated and retracted.",
         [({"action": action, "label": label}, count) for (action, label), count in alerts.items()],
     )  # fmt: skip
     yield _by("talus_discards_total", "Triggers discarded.", "reason", discards)
     yield _by("talus_events_last_hour", "Events that ended in the last hour.", "label", health.events_hour)
     yield _by("talus_discards_last_hour", "Triggers discarded in the last hour.", "reason", health.discards_hour)
-    yield _Family(
+    yield Family(
         "talus_event_rate_per_hour", "Events in the last hour of data.",
         [({"station": rate.station, "label": rate.label}, rate.per_hour) for rate in health.rates],
     )  # fmt: skip
@@ -137,7 +142,7 @@ def _events(health: HealthMessage) -> Iterator[_Family]:
     yield _one("talus_inference_failures_total", "Verdicts that failed.", health.inference_failures)
 
 
-def _machine(health: HealthMessage) -> Iterator[_Family]:
+def _machine(health: HealthMessage) -> Iterator[Family]:
     yield _one("talus_cpu_ratio", "Processor time over time, cores.", health.cpu_percent, 1e-2)
     yield _one("talus_resident_memory_bytes", "Memory of the agent.", health.rss_mb, 1e6)
     yield _one("talus_memory_available_bytes", "Memory left on the machine.", health.memory_free_mb, 1e6)
@@ -147,20 +152,20 @@ def _machine(health: HealthMessage) -> Iterator[_Family]:
     yield _by("talus_power_watts", "Supply rails.", "rail", health.power_w)
 
 
-def _one(name: str, text: str, value: float | None, factor: float = 1) -> _Family:
-    return _Family(name, text, [({}, None if value is None else value * factor)])
+def _one(name: str, text: str, value: float | None, factor: float = 1) -> Family:
+    return Family(name, text, [({}, None if value is None else value * factor)])
 
 
-def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> _Family:
+def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Family:
     """A metric with one label."""
-    return _Family(name, text, [({label: key}, value) for key, value in values.items()])
+    return Family(name, text, [({label: key}, value) for key, value in values.items()])
 
 
-def _each(table: _Table, things: Iterable[tuple[Mapping[str, str], object]]) -> Iterator[_Family]:
+def _each(table: _Table, things: Iterable[tuple[Mapping[str, str], object]]) -> Iterator[Family]:
     """The metrics of a table, a sample for each thing."""
     things = list(things)
     for name, text, field in table:
-        yield _Family(name, text, [(labels, getattr(thing, field)) for labels, thing in things])
+        yield Family(name, text, [(labels, getattr(thing, field)) for labels, thing in things])
 
 
 def _labels(labels: Mapping[str, str]) -> str:
