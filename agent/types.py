@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,10 @@ MAX_BLOCK_S = 60.0
 
 Samples: TypeAlias = NDArray[np.int32] | NDArray[np.float32] | NDArray[np.float64]
 EventPhase: TypeAlias = Literal["new", "update", "end"]
+SLOW: Final = "slow"
+"""Kind of an event that swells over minutes, and the label of an alert about one."""
+EventKind: TypeAlias = Literal["trigger", "slow"]
+"""Found by STA/LTA, or by the level of minutes (``agent.dsp.slow``)."""
 AlertAction: TypeAlias = Literal["raise", "escalate", "retract"]
 DecisionCode: TypeAlias = Literal[
     "raised",
@@ -51,6 +55,8 @@ DecisionCode: TypeAlias = Literal[
     "duration",
     "confirm",
     "confirm_events",
+    "level",
+    "stations",
     "withdrawn",
     "refractory",
     "late",
@@ -320,8 +326,27 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Swell:
+    """What makes an event slow. Powers are those of the trigger's band, over the background's: ``ratio`` of the last
+    minute, ``peak_ratio`` of the loudest ten seconds. ``rise_s``: from the begin to these; ``held_s``: within 6 dB of
+    them. ``growth_db_min``: slope of the level up to them, dB a minute; ``envelope_db``: mean of each minute, the
+    newest last. ``centroid_hz`` of the last minute's spectrum, and ``centroid_growth_hz_min``, its change a minute;
+    None where too little was recorded."""
+
+    ratio: float
+    peak_ratio: float
+    rise_s: float
+    held_s: float
+    growth_db_min: float
+    envelope_db: tuple[float, ...]
+    centroid_hz: float | None = None
+    centroid_growth_hz_min: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """One revision of one event. ``classification`` is None when the network failed; ``reason`` then says why."""
+    """One revision of one event. ``classification`` is None when the network failed; ``reason`` then says why. The
+    network is not asked of a slow event, which has a ``swell``."""
 
     id: str
     revision: int
@@ -343,6 +368,21 @@ class Event:
     """Of an event that has ended: its record, if one is kept."""
     late: bool = False
     """Whether the newest sample was older than ``policy.max_age_s`` when this revision was decided on."""
+    swell: Swell | None = None
+    """Of a slow event."""
+
+    @property
+    def kind(self) -> EventKind:
+        """What found it."""
+        return "trigger" if self.swell is None else "slow"
+
+    @property
+    def called(self) -> str:
+        """Its label, ``undecided`` where the network abstains, ``unclassified`` where it failed, or ``slow``."""
+        verdict = self.classification
+        if verdict is None:
+            return "unclassified" if self.swell is None else SLOW
+        return "undecided" if verdict.abstained else verdict.label
 
 
 def is_alone(event: Event) -> bool:
@@ -446,12 +486,13 @@ def parse_ns(text: str) -> int:
     return round(whole.timestamp()) * NS + int((fraction or "0").ljust(9, "0"))
 
 
-def event_id(station: StationId, onset_ns: int) -> str:
+def event_id(station: StationId, onset_ns: int, kind: EventKind = "trigger") -> str:
     """``NET.STA.LOC.HH-20260301T120000.123Z``: the identity of an event for its whole life, the same in every replay.
 
-    It names the sensor, as two of one station see many an onset in the same millisecond; a site's is ``NET.STA-...``.
+    It names the sensor, as two of one station see many an onset in the same millisecond; a site's is ``NET.STA-...``. A
+    slow event's ends with ``-slow``.
     """
     millis = onset_ns // 1_000_000
     moment = datetime.fromtimestamp(millis // 1000, timezone.utc)
     name = station if station.band_source else station.short
-    return f"{name}-{moment:%Y%m%dT%H%M%S}.{millis % 1000:03d}Z"
+    return f"{name}-{moment:%Y%m%dT%H%M%S}.{millis % 1000:03d}Z{'' if kind == 'trigger' else f'-{kind}'}"

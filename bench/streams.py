@@ -87,7 +87,8 @@ class Found:
     @property
     def there(self) -> Event | None:
         """The event of the station that was there: the largest amplitude over the noise, the first among equals."""
-        return max(self.events, key=lambda event: event.detection.amplitude or 0.0, default=None)
+        triggered = (event for event in self.events if event.kind == "trigger")
+        return max(triggered, key=lambda event: event.detection.amplitude or 0.0, default=None)
 
 
 @dataclass(slots=True)
@@ -177,10 +178,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 def called(event: Event | None) -> str:
     """What a revision calls its event."""
-    if event is None:
-        return "no trigger"
-    verdict = event.classification
-    return "unclassified" if verdict is None else "abstained" if verdict.abstained else verdict.label
+    return "no trigger" if event is None else event.called
 
 
 def share(hits: int, of: int) -> str:
@@ -235,22 +233,27 @@ def summary(name: str, scores: Sequence[Score]) -> dict[str, Any]:
         for one, event in zip(found, there, strict=True)
     )
     unlisted = [alert for score in scores for alert in score.unlisted]
+    triggers = [event for event in last if event.kind == "trigger"]
+    alone = sum(bool(one.alerts) and all(alert.event.kind == "slow" for alert in one.alerts) for one in found)
     days = sum(score.replayed.hours for score in scores) / 24
     return {
         "streams": name,
         "station_days": round(days, 3),
-        "events": len(last),
+        "events": len(triggers),
+        "slow events": len(last) - len(triggers),
         "listed landslides": len(found),
-        "triggered": share(sum(bool(one.events) for one in found), len(found)),
+        "triggered": share(sum(event is not None for event in there), len(found)),
         "alerts, any station": share(sum(bool(one.alerts) for one in found), len(found)),
+        "of these by the level of minutes alone": alone,
         "alerts, the station that was there": share(hit, len(found)),
         "listed onset to alert": middle([value for score in scores for value in delays(score)]),
         "trigger to alert": middle([value for score in scores for value in own_delays(score)]),
         "unlisted alerts a station and day": rate(len(unlisted), days),
+        "of these slow": sum(alert.event.kind == "slow" for alert in unlisted),
         "of these on listed others": sum(len(score.of_other) for score in scores),
         "on intervals of unknown kind": sum(len(score.unknown) for score in scores),
         "alerts taken back": sum(score.taken_back for score in scores),
-        "undecided events": share(sum(called(event) == "abstained" for event in last), len(last)),
+        "undecided events": share(sum(called(event) == "undecided" for event in triggers), len(triggers)),
         "severity, listed": dict(severities),
         "severity, unlisted": dict(Counter(alert.severity for alert in unlisted)),
     }
@@ -277,10 +280,10 @@ def by_verdict(scores: Sequence[Score], at_s: Sequence[float]) -> Iterator[str]:
             explained = {event.id for one in score.landslides for event in one.events}
             false += sum(called(event) == "landslide" for event in newest.values() if event.id not in explained)
         of = calls.total()
-        other = of - calls["landslide"] - calls["abstained"] - calls["no trigger"]
+        other = of - calls["landslide"] - calls["undecided"] - calls["no trigger"]
         name = "last" if at == float("inf") else f"{at:g} s"
         yield (
-            f"  {name:<8}{calls['landslide']:>12} of {of:<3}{other:>7}{calls['abstained']:>9}{alerts:>16}"
+            f"  {name:<8}{calls['landslide']:>12} of {of:<3}{other:>7}{calls['undecided']:>9}{alerts:>16}"
             f"{false / days:>34.1f}"
         )
 

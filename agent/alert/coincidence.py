@@ -222,7 +222,7 @@ class CoincidenceJudge:
                 sites[event.id] = event
             elif is_alone(event):
                 alone[event.id] = event
-            elif self.has(event.station):
+            elif event.kind != "slow" and self.has(event.station):
                 own.setdefault(event.id, []).append(event)
         decided: dict[str, int] = {key: event.revision for key, event in alone.items()}
         for event in sites.values():

@@ -26,11 +26,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from agent.alert.rate_alerts import RateWatch
-from agent.config.policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, rank
-from agent.types import LABELS, NS, Alert, Classification, DecisionCode, DecisionReason, Event, StationId, is_alone
+from agent.config.policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, SlowRuleConfig, rank
+from agent.types import (
+    LABELS,
+    NS,
+    SLOW,
+    Alert,
+    Classification,
+    DecisionCode,
+    DecisionReason,
+    Event,
+    StationId,
+    Swell,
+    is_alone,
+)  # fmt: skip
 
 UNCLASSIFIED = "unclassified"
 """Label of an alert about a trigger on which the network failed."""
+
+MAX_SWELLING = 256
+"""Stations whose newest slow event is known."""
 
 MAX_OPEN_EVENTS = 4096
 """Events followed at once; beyond it the one heard of least recently counts as ended."""
@@ -151,6 +166,8 @@ class Policy:
         self._open: OrderedDict[EventKey, _Followed] = OrderedDict()
         self._ended: OrderedDict[EventKey, None] = OrderedDict()
         self._pasts: OrderedDict[Place, _Past] = OrderedDict()
+        self._swelling: OrderedDict[tuple[StationId, bool], tuple[int, int]] = OrderedDict()
+        """Onset and newest sample (ns) of each sensor's newest slow event, exercises apart."""
 
     @property
     def max_age_s(self) -> float:
@@ -192,14 +209,14 @@ class Policy:
         followed.revision = event.revision
         self._open.move_to_end(key)
         case = _Case(key, event, followed)
-        alerts, why = self._judge(case)
+        alerts, why = self._judge(case) if event.swell is None else self._judge_slow(case, event.swell)
         if followed.late and not event.late and followed.standing is not None:
             alerts, why = self._repeat(case, alerts, why)
         if event.coincidence is not None and event.coincidence.degraded is not None:
             alerts = tuple(replace(alert, reason=f"{alert.reason}; {event.coincidence.degraded}") for alert in alerts)
         if event.phase == "end":
             self._end(key)
-            rates = () if is_alone(event) else self._rates.consider(event)
+            rates = () if is_alone(event) or event.kind == "slow" else self._rates.consider(event)
             alerts += rates
             if rates:
                 words = "; ".join([why.words, *(alert.reason for alert in rates)])
@@ -380,6 +397,56 @@ class Policy:
         reason = f"{failure}; trigger of {duration:.1f} s, ratio {event.detection.ratio:.1f}"
         return (self._put_up(case, (UNCLASSIFIED, rule.severity), 0.0, reason),), DecisionReason("raised", reason)
 
+    def _judge_slow(self, case: _Case, swell: Swell) -> _Answer:
+        event, followed, rule = case.event, case.followed, self._settings.slow
+        self._swelling[event.station, event.exercise] = event.onset_ns, event.data_ns
+        self._swelling.move_to_end((event.station, event.exercise))
+        _trim(self._swelling, MAX_SWELLING)
+        stations, past = self._swelling_with(event, rule.within_s), self._past(event, SLOW)
+        severity = _severity(rule, event, 1.0, past, stations)
+        seen = (
+            f"power of the last minute {swell.ratio:.3g} times the background's, risen over {swell.rise_s:.0f} s, "
+            f"{event.detection.duration_s:.0f} s long"
+        )
+        if followed.standing is not None:
+            before = followed.standing[1]
+            if rank(severity) <= rank(before):
+                past.grow(case.key, event, before)
+                return (), DecisionReason("stands", f"the {SLOW} alert stands ({before})")
+            followed.standing = (SLOW, severity)
+            past.grow(case.key, event, severity)
+            reason = f"{before} to {severity}: {seen}"
+            alert = Alert(event, "escalate", severity, SLOW, reason, late=event.late)
+            return (alert,), DecisionReason("escalated", reason)
+        duration = event.detection.duration_s
+        checks: tuple[tuple[bool, DecisionCode, str], ...] = (
+            (rule.severity == "none", "no_rule", "slow events raise no alert (policy.slow.severity: none)"),
+            (duration < rule.min_duration_s, "duration", f"{seen}; {rule.min_duration_s:g} s are needed"),
+            (swell.ratio < rule.min_ratio, "level", f"{seen}; {rule.min_ratio:g} times are needed"),
+            (stations < rule.stations, "stations", f"{seen}; at {stations} of {rule.stations} stations needed"),
+        )
+        lacking = next((DecisionReason(code, words) for fails, code, words in checks if fails), None)
+        holder = past.holds_back(event, severity, rule.refractory_s)
+        if lacking is None and holder is not None:
+            lacking = _held_back(event, SLOW, severity, holder)
+        if lacking is not None:
+            return (), lacking
+        reason = f"slow event, {seen}" + (f", at {stations} stations" if stations > 1 else "")
+        return (self._put_up(case, (SLOW, severity), 0.0, reason),), DecisionReason("raised", reason)
+
+    def _swelling_with(self, event: Event, within_s: float) -> int:
+        """Stations, this one included, that have a slow event at the same time, or as near as that."""
+        margin_ns = round(within_s * NS)
+        return len(
+            {
+                sensor.short
+                for (sensor, exercise), (onset_ns, newest_ns) in self._swelling.items()
+                if exercise == event.exercise
+                and onset_ns <= event.data_ns + margin_ns
+                and newest_ns >= event.onset_ns - margin_ns
+            }
+        )
+
     def _put_up(self, case: _Case, standing: tuple[str, str], probability: float, reason: str) -> Alert:
         label, severity = case.followed.standing = standing
         case.followed.evidence[label] = probability
@@ -450,10 +517,12 @@ def _held_back(event: Event, label: str, severity: str, holder: _Raised) -> Deci
     return DecisionReason("refractory", words)
 
 
-def _severity(rule: RuleConfig, event: Event, probability: float, past: _Past) -> str:
-    """The highest severity whose conditions all hold."""
+def _severity(
+    rule: RuleConfig | SlowRuleConfig, event: Event, probability: float, past: _Past, stations: int = 1
+) -> str:
+    """The highest severity whose conditions all hold; ``stations`` that have the event, if it is not one of a site."""
     seen = event.detection
-    stations = 1 if event.coincidence is None else len(event.coincidence.votes)
+    stations = stations if event.coincidence is None else len(event.coincidence.votes)
     reached = [
         step.severity
         for step in rule.escalate

@@ -77,7 +77,7 @@ class Reporter:
         if self._site is not None:
             seen = self._site.resume(seen)
         for event in seen:
-            waits = self._site is not None and self._site.has(event.station)
+            waits = self._waits(event)
             if not waits or is_alone(event):
                 self._policy.consider(event)
             if waits:
@@ -157,10 +157,14 @@ class Reporter:
         """A number for a message made elsewhere; safe from any thread."""
         return next(self._seq)
 
+    def _waits(self, event: Event) -> bool:
+        """Whether it is judged together with those of other stations of its site. A slow one has a rule of its own."""
+        return self._site is not None and event.kind != "slow" and self._site.has(event.station)
+
     def _tell(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
         """A station's own event."""
         event = self._dated(event)
-        if self._site is None or not self._site.has(event.station):
+        if self._site is None or not self._waits(event):
             decision = self._policy.decide(event)
             return self._word(event, decision.alerts, decision.why, received_ns, cut=cut)
         why = self._alone.get(event.id) or self._site.standing(event)

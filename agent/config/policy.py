@@ -243,6 +243,38 @@ class UnclassifiedConfig(Section):
     )
 
 
+class SlowRuleConfig(Section):
+    """When a slow event (``trigger.slow``) becomes an alert. The network is not asked of it."""
+
+    severity: Severity = Field(
+        default="moderate", description="CAP severity of the alert; none: slow events never alert"
+    )
+    min_duration_s: float = Field(default=90.0, ge=0, le=3_600, description="duration so far, at least, seconds")
+    min_ratio: float = Field(
+        default=10.0, ge=1, le=1e6, description="median power of its last minute over the background's, at least"
+    )
+    stations: int = Field(
+        default=1, ge=1, le=64, description="stations of this agent that must have a slow event at once, at least"
+    )
+    within_s: float = Field(
+        default=120.0, ge=0, le=3_600, description="so far apart may theirs be from this one, seconds"
+    )
+    refractory_s: float = Field(
+        default=1_800.0, ge=0, le=86_400,
+        description="after such an alert, no other at this station but those of larger events, seconds of data",
+    )  # fmt: skip
+    escalate: tuple[EscalationConfig, ...] = Field(
+        default=(
+            EscalationConfig(severity="severe", min_duration_s=300.0),
+            EscalationConfig(severity="severe", min_amplitude=30.0),
+            EscalationConfig(severity="extreme", min_amplitude=300.0),
+        ),
+        strict=False,
+        max_length=8,
+        description="steps to higher severities; the highest that is reached counts",
+    )
+
+
 class PolicyConfig(Section):
     """Which events become alerts."""
 
@@ -259,3 +291,4 @@ class PolicyConfig(Section):
         default="mark", description="late alerts: sent with their mark, or not at all (their events are sent)"
     )
     rules: RulesConfig = Field(default=RulesConfig(), description="one rule a label")
+    slow: SlowRuleConfig = Field(default=SlowRuleConfig(), description="rule for slow events")

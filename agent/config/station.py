@@ -16,6 +16,7 @@ from agent.config.health import HealthConfig, HomeAssistantConfig
 from agent.config.policy import PolicyConfig, RulesConfig
 from agent.config.remote import ControlConfig
 from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
+from agent.config.slow import SlowTriggerConfig
 from agent.config.sources import SourceConfig
 from agent.config.stations import MAX_STATIONS, DeclaredStationConfig, both_or_neither
 from agent.config.tls import TlsConfig
@@ -140,6 +141,9 @@ class TriggerConfig(Section):
     )
     max_component_lag_s: float = Field(
         default=5.0, ge=0, le=600, description="how long the others wait for a late component, seconds of data"
+    )
+    slow: SlowTriggerConfig = Field(
+        default=SlowTriggerConfig(), description="the level trigger for slow slides and debris flows"
     )
 
     def disagreements(self) -> Iterator[Disagreement]:

@@ -7,7 +7,8 @@ source gives again with them:
 - an event that had ended is not told twice;
 - one that was open goes on under its identifier with the next revision; so does one that was ended by a stop of the
   agent only (``cut``);
-- one that was open and does not come again is ended, with the reason.
+- one that was open and does not come again is ended, with the reason; so is every slow one, whose background a
+  restarted station does not know for half an hour.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from agent.types import (
     Evidence,
     Quality,
     StationId,
+    Swell,
     Vote,
 )
 
@@ -70,6 +72,8 @@ def decode(record: bytes) -> JournalEntry:
         event["detection"] = Detection(**event["detection"])
         event["quality"] = Quality(**event["quality"] | {"clock": BlockQuality(**event["quality"]["clock"])})
         event["classification"] = _verdict(event["classification"])
+        if event.get("swell") is not None:
+            event["swell"] = Swell(**event["swell"] | {"envelope_db": tuple(event["swell"]["envelope_db"])})
         if event.get("evidence") is not None:
             event["evidence"] = Evidence(**event["evidence"])
         if together is not None:
@@ -151,6 +155,8 @@ class Recall:
     def _is_ghost(self, event: Event) -> bool:
         """Whether this comes of averages that have not settled: an event of data that come again, of which the earlier
         run, which decided them in the order of time, told nothing."""
+        if event.kind == "slow":
+            return False  # it needs half an hour of this run
         key = (event.station, event.id)
         if event.revision == 0 and key not in self._found and self._match(event) is None:
             again_s = (self._told_ns.get(event.station, 0) - event.data_ns) / NS
@@ -190,6 +196,7 @@ class Recall:
             for (station, _), known in self._known.items()
             if station == event.station
             and not known.found
+            and known.last.event.kind == event.kind
             and abs(known.last.event.onset_ns - event.onset_ns) <= SAME_ONSET_NS
         ]
         return min(near, key=lambda known: abs(known.last.event.onset_ns - event.onset_ns), default=None)

@@ -14,9 +14,10 @@ import numpy as np
 
 from agent.config.station import TriggerConfig
 from agent.detect.retune import RetuneTransition, warmed
+from agent.detect.slow import SlowEvents
 from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector
-from agent.dsp.hearing import Hearing
+from agent.dsp.hearing import STEP_NS, Hearing
 from agent.dsp.measure import NOISE_S, SETTLE_NS, measure, quiet_level
 from agent.dsp.plausible import inspect
 from agent.dsp.recorded import Recorded
@@ -127,6 +128,9 @@ class Station:
         self._recorded = Recorded()
         self._detector = Detector(station, trigger)
         self._detector.hearing.look = self._inspect
+        self._slow = SlowEvents(station, trigger, self._segments, exercise=exercise)
+        self._step_ns = 0
+        """When hearing's next step is complete."""
         self._transition: RetuneTransition | None = None
         self._rings: dict[int, RingBuffer] = {}
         self._former: dict[int, RingBuffer] = {}
@@ -207,7 +211,15 @@ class Station:
             triggers += self._hear(self._detector.feed(piece))
         if triggers or self._open:
             outputs += self._advance(triggers, self._detector.time_ns)
+        now_ns = self._detector.time_ns
+        if not 0 < self._step_ns - now_ns <= STEP_NS:
+            self._step_ns = (now_ns // STEP_NS + 1) * STEP_NS
+            outputs += self._slow.advance(now_ns, self.hearing, self._worst_clock)
         return outputs
+
+    def _worst_clock(self) -> BlockQuality:
+        """An event is as well timed as its worst component."""
+        return min(self._clock.values(), key=lambda clock: clock.trust, default=UNKNOWN_QUALITY)
 
     def _inspect(self, until_ns: int) -> None:
         """Look at the raw samples of the last seconds."""
@@ -249,6 +261,7 @@ class Station:
             event.off_known_ns = min(event.off_known_ns, now)
             outputs.append(self._close(event, now))
         self._open.clear()
+        outputs += self._slow.flush(now, self._worst_clock())
         return outputs
 
     def prepare_retune(self, trigger: TriggerConfig) -> Retune:
@@ -257,8 +270,9 @@ class Station:
         Raises:
             DataError: these settings do not go with the station's sampling rate.
         """
-        # The detector leaves the length of a trigger to the station.
-        if trigger.model_copy(update={"min_duration_s": self._trigger.min_duration_s}) == self._trigger:
+        # The detector leaves the length of a trigger to the station, and slow events to the hearing.
+        own = {"min_duration_s": self._trigger.min_duration_s, "slow": self._trigger.slow}
+        if trigger.model_copy(update=own) == self._trigger:
             return Retune(trigger)
         recorded = {self._streams[row]: ring.segments(0, _NEVER) for row, ring in self._rings.items()}
         try:
@@ -273,6 +287,8 @@ class Station:
         """Go on with other settings: no sample is lost, and an event that runs goes on. Returns what the new settings
         have to say about it at once."""
         old, now_ns = self._detector, self._detector.time_ns
+        slow = list(self._slow.flush(now_ns, self._worst_clock())) if retune.trigger != self._trigger else []
+        self._slow.retune(retune.trigger, now_ns)
         self._trigger, self._at_ns = retune.trigger, _verdict_times(verdict_at_s)
         self._min_duration_ns = round(self._trigger.min_duration_s * NS)
         self._merge_ns = round(self._trigger.merge_s * NS)
@@ -282,7 +298,7 @@ class Station:
             event.due = sum(event.onset_ns + at_ns <= now_ns for at_ns in self._at_ns)
         if retune.detector is None:
             self.hearing.retune(self._trigger)
-            return list(self._advance([], now_ns))
+            return slow + list(self._advance([], now_ns))
         running = [event.onset_ns for event in self._open if event.off_ns is None]
         for event in self._open:
             event.ratio = max(event.ratio, old.peak_ratio(event.onset_ns, now_ns))
@@ -291,7 +307,7 @@ class Station:
         self._detector = retune.detector
         still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
         self._transition = RetuneTransition(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)
-        return list(self._advance(self._hear(retune.triggers), min(now_ns, self._detector.time_ns)))
+        return slow + list(self._advance(self._hear(retune.triggers), min(now_ns, self._detector.time_ns)))
 
     def _hear(self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False) -> list[TriggerOn | TriggerOff]:
         """The detector's changes, sorted for as long as it is new."""
@@ -386,8 +402,6 @@ class Station:
         except ModelError as error:
             event.last, reason = None, error.message
         revision, event.revision = event.revision, event.revision + 1
-        # An event is as well timed as its worst component.
-        clock = min(self._clock.values(), key=lambda clock: clock.trust, default=UNKNOWN_QUALITY)
         covered = "".join(name for name, share in zip(COMPONENTS, window.coverage, strict=True) if share)
         return Event(
             id=event_id(self.id, event.onset_ns),
@@ -397,7 +411,7 @@ class Station:
             onset_ns=event.onset_ns,
             detection=self._detect(event, now_ns),
             classification=event.last,
-            quality=Quality(window.gap_s, covered, clock),
+            quality=Quality(window.gap_s, covered, self._worst_clock()),
             data_ns=now_ns,
             reason=reason,
             exercise=self._exercise,

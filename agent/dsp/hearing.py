@@ -257,6 +257,14 @@ class Hearing:
         with self._lock:
             return tuple(self._steps)
 
+    def newest(self, count: int) -> tuple[list[Step], Sequence[Slot]]:
+        """The last ``count`` complete steps, oldest first, and what is known of the last day. For the detector's
+        thread: a slot is not changed by others."""
+        self._work()
+        with self._lock:
+            steps = self._steps
+            return [steps[-k] for k in range(min(count, len(steps)), 0, -1)], self._slots
+
     def remember(self, slots: Iterable[Slot]) -> None:
         """What an earlier run knew; before the first data."""
         with self._lock:

@@ -24,9 +24,7 @@ class Rates:
 
     def add(self, event: Event) -> None:
         """An event has ended."""
-        verdict = event.classification
-        label = "unclassified" if verdict is None else "undecided" if verdict.abstained else verdict.label
-        self._events.append((event.onset_ns, event.station, label))
+        self._events.append((event.onset_ns, event.station, event.called))
 
     def report(self, newest_ns: Mapping[StationId, int]) -> list[RateHealth]:
         """Rates as of each station's newest sample; the inverse rate is that of Fukuzono (1985) and Voight (1988)."""

@@ -29,7 +29,7 @@ from agent.messages.schema import (
     StreamHealth,
 )
 from agent.reasons import Reason
-from agent.types import NS, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
+from agent.types import NS, SLOW, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_S = 3600.0
 STALLED_S = 60.0
@@ -155,7 +155,7 @@ class Health:
                 self._inference_failures += 1
                 self._no_verdict.append((now, output.reason))
             verdict = output.classification
-            label = "unclassified" if verdict is None else verdict.label
+            label = SLOW if output.kind == "slow" else "unclassified" if verdict is None else verdict.label
             self._open.pop(output.id, None)
             if output.phase == "end":
                 self._rates.add(output)

@@ -141,7 +141,8 @@ def _event(event: EventMessage | None) -> str:
     if event is None:
         return "none since the start"
     verdict = event.classification
-    label = "unclassified" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
+    nothing = "slow" if event.kind == "slow" else "unclassified"
+    label = nothing if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
     drill = " (exercise)" if event.exercise else ""
     said = f"{event.station}{drill}, {event.onset[:19].replace('T', ' ')}: {label}"
     return said if event.decision is None else f"{said}; {_outcome(event.decision)}"

@@ -40,11 +40,13 @@ from agent.messages.schema import (
     Response,
     StateMessage,
     SummaryMessage,
+    SwellPart,
     TimingPart,
     VotePart,
 )
 from agent.types import (
     NS,
+    SLOW,
     UNKNOWN_QUALITY,
     Alert,
     BlockQuality,
@@ -56,6 +58,7 @@ from agent.types import (
     Evidence,
     Quality,
     StationId,
+    Swell,
     Vote,
     event_id,
     format_ns,
@@ -153,8 +156,10 @@ def event_message(
         phase=event.phase,
         station=str(event.station),
         onset=format_ns(event.onset_ns),
+        kind=event.kind,
         detection=_detection(event.detection),
         classification=_classification(event.classification),
+        swell=_swell(event.swell),
         reason=None if event.reason is None else event.reason[:TEXT_LIMIT],
         timing=_timing(event, stamp),
         quality=_quality(event.quality),
@@ -199,8 +204,10 @@ def alert_message(
         phase=event.phase,
         station=str(event.station),
         onset=format_ns(event.onset_ns),
+        kind=event.kind,
         detection=_detection(event.detection),
         classification=_classification(event.classification),
+        swell=_swell(event.swell),
         timing=_timing(event, stamp),
         quality=_quality(event.quality),
         quakeml_type=_quakeml_type(event.classification) if alert.about_rate is None else None,
@@ -247,7 +254,8 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
     alert = what if isinstance(what, Alert) else None
     event = what.event if isinstance(what, Alert) else what
     verdict = event.classification
-    label: str | None = None if verdict is None else _classification_label(verdict)
+    nothing = SLOW if event.kind == SLOW else None
+    label: str | None = nothing if verdict is None else _classification_label(verdict)
     if alert is not None:
         label, verdict = alert.label, verdict if alert.label == label else None
     body = SummaryMessage(
@@ -259,7 +267,7 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
         onset=format_ns(event.onset_ns),
         label=label,
         probability=None if verdict is None else _round(verdict.probability, 4),
-        abstained=event.classification is None or event.classification.abstained,
+        abstained=event.kind != SLOW and (event.classification is None or event.classification.abstained),
         action=None if alert is None else alert.action,
         severity=None if alert is None else alert.severity,
         late=alert is not None and alert.late,
@@ -348,6 +356,21 @@ def _timing(event: Event, stamp: Stamp) -> TimingPart:
         received=format_ns(stamp.received_ns),
         decided=format_ns(stamp.decided_ns),
         handed=None,
+    )
+
+
+def _swell(swell: Swell | None) -> SwellPart | None:
+    if swell is None:
+        return None
+    return SwellPart(
+        ratio=round(swell.ratio, 2),
+        peak_ratio=round(swell.peak_ratio, 2),
+        rise_s=swell.rise_s,
+        held_s=swell.held_s,
+        growth_db_min=round(swell.growth_db_min, 2),
+        envelope_db=[round(level, 1) for level in swell.envelope_db],
+        centroid_hz=_round(swell.centroid_hz, 2),
+        centroid_growth_hz_min=_round(swell.centroid_growth_hz_min, 2),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.errors import DataError
-from agent.types import AlertAction, DecisionCode, EventPhase
+from agent.types import AlertAction, DecisionCode, EventKind, EventPhase
 
 TEXT_LIMIT = 500
 """Characters of a free text."""
@@ -32,8 +32,12 @@ Time = Annotated[
 EventId = Annotated[
     str,
     Field(
-        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z$",
-        description="the sensor, or the site, and the onset; the same for the event's whole life and in every replay",
+        pattern=(
+            r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?"
+            r"-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-slow)?$"
+        ),
+        description="the sensor, or the site, and the onset, with -slow for a slow event; the same for the event's "
+        "whole life and in every replay",
     ),
 ]
 Station = Annotated[
@@ -53,7 +57,10 @@ StationName = Annotated[
 AlertId = Annotated[
     str,
     Field(
-        pattern=r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-rate-[a-z]{1,16})?$",
+        pattern=(
+            r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?"
+            r"-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-slow)?(-rate-[a-z]{1,16})?$"
+        ),
         description="the event's id; with -rate-LABEL for an alert on the rate of events, after the one that tipped it",
     ),
 ]
@@ -87,6 +94,19 @@ class DetectionPart(Payload):
     noise_counts: Amount | None = Field(
         default=None, description="the sensor's own noise before the onset: mean absolute amplitude in the same band"
     )
+
+
+class SwellPart(Payload):
+    """What makes an event slow. Powers are those of the trigger's band, over the background of the last hours."""
+
+    ratio: Amount = Field(description="median power of the last minute")
+    peak_ratio: Amount = Field(description="power of the loudest ten seconds")
+    rise_s: Amount = Field(description="from the begin to the loudest ten seconds")
+    held_s: Amount = Field(description="within 6 dB of the loudest ten seconds")
+    growth_db_min: Number = Field(description="slope of the level up to the loudest ten seconds, dB a minute")
+    envelope_db: list[Number] = Field(max_length=30, description="mean level of each minute, the newest last")
+    centroid_hz: Amount | None = Field(description="of the last minute's spectrum")
+    centroid_growth_hz_min: Number | None = Field(description="its change a minute")
 
 
 class Probabilities(Payload):
@@ -187,7 +207,9 @@ class DecisionPart(Payload):
 
 
 class EventMessage(Payload):
-    """One revision of one event: new, update or end. Without a classification, ``reason`` says why."""
+    """One revision of one event: new, update or end. Without a classification, ``reason`` says why.
+
+    ``slow`` events swell over minutes: they have a ``swell``, and the network is not asked of them."""
 
     schema_: Literal["talus/event/1"] = Field(default="talus/event/1", alias="schema")
     id: EventId
@@ -195,8 +217,12 @@ class EventMessage(Payload):
     phase: EventPhase
     station: StationName
     onset: Time
-    detection: DetectionPart
+    kind: EventKind = "trigger"
+    detection: DetectionPart = Field(
+        description="of a slow event, ratio is the last minute's power over the background's"
+    )
     classification: ClassificationPart | None
+    swell: SwellPart | None = Field(default=None, description="of a slow event")
     reason: Text | None
     timing: TimingPart
     quality: QualityPart
@@ -239,8 +265,10 @@ class AlertMessage(Payload):
     phase: EventPhase
     station: StationName
     onset: Time
+    kind: EventKind = "trigger"
     detection: DetectionPart
     classification: ClassificationPart | None
+    swell: SwellPart | None = Field(default=None, description="of a slow event")
     timing: TimingPart
     quality: QualityPart
     quakeml_type: str | None = Field(max_length=40, description="QuakeML 1.2 event type, certainty suspected")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.messages.payloads import Message
-from agent.messages.schema import MODELS, AlertMessage, ClassificationPart, EventMessage, parse
+from agent.messages.schema import MODELS, AlertMessage, EventMessage, parse
 
 HEADER = (
     f"{'station':<16}{'onset (UTC)':<24}{'ratio':>6}  {'first verdict':<18}{'last verdict':<18}{'window':>7}  alert"
@@ -94,11 +94,12 @@ def _row(revisions: Sequence[EventMessage], alerts: Sequence[AlertMessage]) -> s
     raised = ", ".join(f"{alert.action} {alert.severity}" for alert in sorted(alerts, key=lambda body: body.revision))
     return (
         f"{last.station:<16}{last.onset[:22]:<24}{ratio:>6}  "
-        f"{_verdict(first.classification):<18}{_verdict(last.classification):<18}{window:>7}  {raised}"
+        f"{_verdict(first):<18}{_verdict(last):<18}{window:>7}  {raised}"
     )
 
 
-def _verdict(verdict: ClassificationPart | None) -> str:
+def _verdict(body: EventMessage) -> str:
+    verdict = body.classification
     if verdict is None:
-        return "no verdict"
+        return "no verdict" if body.swell is None else "slow"
     return f"{verdict.label} {verdict.probability:.2f}{'?' if verdict.abstained else ''}"

@@ -15,6 +15,7 @@ from agent.messages.schema import (
     Payload,
     StateMessage,
     SummaryMessage,
+    SwellPart,
     parse,
 )
 
@@ -40,7 +41,8 @@ def describe(body: Payload) -> str:
         seen = body.detection
         frequency = "" if seen.dominant_hz is None else f", {seen.dominant_hz:.1f} Hz"
         ratio = "" if seen.ratio is None else f"ratio {seen.ratio:.1f}, "
-        text = f"event {body.phase:<6} {_place(body)}  {_verdict(body.classification)}"
+        said = _verdict(body.classification) if body.swell is None else _swell(body.swell)
+        text = f"event {body.phase:<6} {_place(body)}  {said}"
         text += f"  [{ratio}{seen.duration_s:.1f} s{frequency}]"
         if body.coincidence is not None:
             text += f"  {_together(body.coincidence)}"
@@ -67,6 +69,10 @@ def describe(body: Payload) -> str:
 def _place(body: AlertMessage | EventMessage | SummaryMessage) -> str:
     network, station = body.station.split(".")[:2]
     return f"{network}.{station}  {body.onset[:10]} {body.onset[11:23]}"
+
+
+def _swell(swell: SwellPart) -> str:
+    return f"slow: {swell.peak_ratio:.3g} times the background's power, risen over {swell.rise_s:.0f} s"
 
 
 def _verdict(verdict: ClassificationPart | None) -> str:

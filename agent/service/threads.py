@@ -373,7 +373,8 @@ def _since(then: float | None, now: float) -> float | None:
 def log_event(event: EventMessage) -> None:
     """Write one line about an event's revision as it was sent."""
     verdict = event.classification
-    said = f"no verdict ({event.reason})" if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
+    nothing = "slow" if event.swell is not None else f"no verdict ({event.reason})"
+    said = nothing if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
     doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
     why = "" if event.decision is None else f"; {event.decision.code}: {event.decision.reason}"
     _log.info("%s %s r%d: %s%s%s", event.id, event.phase, event.revision, said, doubt, why)

@@ -31,7 +31,7 @@ from agent.sources.scenario import (
     steady,
 )
 from agent.sources.simulator import Sent, SentFault, SimulatedSite, SimulatorSource
-from agent.types import NS, Discard, StationId, format_ns, parse_ns
+from agent.types import NS, SLOW, Discard, StationId, format_ns, parse_ns
 
 if TYPE_CHECKING:
     from agent.config.file import Config
@@ -87,6 +87,13 @@ class _Detected:
     label: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Alerted:
+    action: str
+    severity: str
+    at_ns: int
+
+
 @dataclass(slots=True)
 class _Book:
     """What was sent and what came out, to be compared at the end."""
@@ -97,8 +104,8 @@ class _Book:
     detected: dict[str, _Detected] = field(default_factory=dict)
     discarded: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
-    raised: dict[str, str] = field(default_factory=dict)
-    """Of each event that alerted: when, and at which severity."""
+    told: dict[str, list[_Alerted]] = field(default_factory=dict)
+    """The alerts of each event that raised one, in order."""
     refused: dict[str, DecisionPart] = field(default_factory=dict)
     """Why there was no alert at the newest revision of each event; of those that were held back, that."""
 
@@ -125,14 +132,23 @@ class _Book:
         return [line.rstrip() for line in lines]
 
     def slides(self) -> list[str]:
-        """A line for each slide: its alert, or why there was none."""
+        """A line for each slide: the first alert that it raised or escalated, or why there was none."""
         lines = []
         for sent in (one for one in self.sent if one.planned.kind == "slide"):
             names = self._matches(sent)
-            alerts = [self.raised[name] for name in names if name in self.raised]
+            told = [alert for name in names for alert in self.told.get(name, ()) if alert.action != "retract"]
+            own = min(
+                (alert for alert in told if alert.at_ns >= sent.onset_ns), key=lambda one: one.at_ns, default=None
+            )
             reasons = [self.refused[name] for name in names if name in self.refused]
             why = "; ".join(f"{reason.code}: {reason.reason}" for reason in reasons) or "nothing was detected"
-            outcome = f"alert {alerts[0]}" if alerts else f"no alert: {why}"
+            if own is not None:
+                after_s = (own.at_ns - sent.onset_ns) / NS
+                outcome = (
+                    f"alert {own.action} {own.severity} at {self.clock(own.at_ns)}, {after_s:.0f} s after its onset"
+                )
+            else:
+                outcome = "an alert of before stands" if told else f"no alert: {why}"
             lines.append(f"slide of {self.clock(sent.onset_ns)} at {sent.station.short}: {outcome}")
         return lines
 
@@ -283,7 +299,8 @@ def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[M
             continue
         verdict = output.classification
         until_ns = output.onset_ns + round(output.detection.duration_s * NS)
-        label = "unclassified" if verdict is None else "abstained" if verdict.abstained else verdict.label
+        nothing = SLOW if output.kind == SLOW else "unclassified"
+        label = nothing if verdict is None else "abstained" if verdict.abstained else verdict.label
         book.detected[output.id] = _Detected(output.station, output.onset_ns, until_ns, label)
         if output.phase != "update":
             word = "detected" if output.phase == "new" else "ended"
@@ -294,7 +311,7 @@ def _take(fed: Fed, at_ns: int, book: _Book, say: Say, put: Callable[[Sequence[M
         if message.name == "alert":
             alert = parse(AlertMessage, message.payload)
             book.alerts[alert.action] += 1
-            book.raised[alert.id] = f"{alert.action} {alert.severity} at {book.clock(at_ns)}"
+            book.told.setdefault(alert.id, []).append(_Alerted(alert.action, alert.severity, at_ns))
             say(f"{book.clock(at_ns)}  {readable(message)}")
         if message.name == "event":
             event = parse(EventMessage, message.payload)

@@ -37,6 +37,7 @@ _EVENTS = {
     "earthquake": "Earthquake",
     "blast": "Blast",
     "noise": "Disturbance",
+    "slow": "Slow slide or debris flow",
     "unclassified": "Ground motion of unknown cause",
 }
 _MAX_EVENTS = 10_000

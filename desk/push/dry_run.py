@@ -91,11 +91,8 @@ def _count(tally: Tally, fed: Fed) -> None:
             continue
         tally.onsets[output.id] = output.station, output.onset_ns
         if output.phase == "end":
-            verdict = output.classification
             tally.triggers += 1
-            tally.events[
-                "unclassified" if verdict is None else "undecided" if verdict.abstained else verdict.label
-            ] += 1
+            tally.events[output.called] += 1
     for message in fed.messages:
         if message.priority is Priority.ALERT:
             alert = parse(AlertMessage, message.payload)
