@@ -29,7 +29,7 @@ from agent.config.broker import (
     MqttSettings,
 )
 from agent.config.file import ClassifierConfig, TunablesConfig
-from agent.deliver.link import MqttLink
+from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
 from agent.messages.payloads import Message, Stamp, event_message, summary_message
 from agent.service.assemble import Line, build_line
@@ -60,12 +60,16 @@ class TimedOutbox(Outbox):
         super().__init__(path)
         self.empty = threading.Event()
         self.acknowledged_at = 0.0
+        cursor = self.cursor("mqtt")
+        acknowledge = cursor.acknowledge
 
-    def settle(self, ids: Collection[int]) -> None:
-        self.acknowledged_at = time.perf_counter()
-        super().settle(ids)
-        if self.depth == 0:
-            self.empty.set()
+        def timed(ids: Collection[int]) -> None:
+            self.acknowledged_at = time.perf_counter()
+            acknowledge(ids)
+            if self.depth == 0:
+                self.empty.set()
+
+        cursor.acknowledge = timed  # type: ignore[method-assign]
 
 
 def event(number: int, revision: int = 0) -> Event:
@@ -93,7 +97,7 @@ def paced(rounds: int, send: Callable[[int], float]) -> np.ndarray:
 
 def through_the_outbox(broker: BrokerAddress, folder: Path, rounds: int) -> np.ndarray:
     outbox = TimedOutbox(folder / "latency.db")
-    link = MqttLink(MqttSettings.from_url(broker.url), outbox, STATION)
+    link = MqttSink(MqttSettings.from_url(broker.url), outbox.cursor("mqtt"), STATION)
     link.start()
 
     def send(number: int) -> float:
@@ -169,7 +173,7 @@ def whole_line(broker: BrokerAddress, folder: Path, seconds: int) -> np.ndarray:
     """Milliseconds from a packet that completes a verdict to the acknowledgement of all that it caused."""
     line: Line = build_line(TunablesConfig(), ClassifierConfig(), DEFAULT_PREFIX)
     outbox = TimedOutbox(folder / "line.db")
-    link = MqttLink(MqttSettings.from_url(broker.url), outbox, STATION)
+    link = MqttSink(MqttSettings.from_url(broker.url), outbox.cursor("mqtt"), STATION)
     link.start()
     times = []
     for block in packets(seconds):
@@ -192,7 +196,7 @@ def drained(broker: BrokerAddress, folder: Path, count: int) -> float:
     outbox = TimedOutbox(folder / "drain.db")
     for first in range(0, count, 100):
         outbox.put([messages(first + n)[0] for n in range(100)])
-    link = MqttLink(MqttSettings.from_url(broker.url), outbox, STATION)
+    link = MqttSink(MqttSettings.from_url(broker.url), outbox.cursor("mqtt"), STATION)
     begin = time.perf_counter()
     link.start()
     outbox.empty.wait()

@@ -117,7 +117,7 @@ def _spool(broker: BrokerAddress, path: Path, events: int) -> dict[str, float]:
     stats = delivery.outbox.stats()
     spooled_mb = rss_mb()
     began = time.monotonic()
-    delivery.link.start()
+    delivery.start()
     while delivery.outbox.depth:
         peak_mb = max(peak_mb, rss_mb())
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from certificates_support import Authority
 from agent.config.broker import MqttSettings
 from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.link import MqttLink
+from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
@@ -75,7 +75,7 @@ def control_room(folder: Path, port: int) -> Collector:
 
 def sends(link_settings: MqttSettings, box: Outbox, collector: Collector) -> None:
     """An alert and an event go out as this user and reach the control room."""
-    link = MqttLink(link_settings, box, STATION)
+    link = MqttSink(link_settings, box.cursor("mqtt"), STATION)
     link.start()
     try:
         box.put([make_message(1), make_alert(1)])
@@ -152,7 +152,7 @@ def test_a_control_room_that_is_away_gets_what_came_although_the_broker_was_kill
         heard: list[bytes] = []
         subscription = Subscription(["talus/#"], lambda message: heard.append(message.payload) is None, 3600)
         Connection.open(room, "room", Waker(), subscription=subscription).close()
-        link = MqttLink(settings(tmp_path, ports["8883"], **user), box, STATION)
+        link = MqttSink(settings(tmp_path, ports["8883"], **user), box.cursor("mqtt"), STATION)
         link.start()
         for number in (1, 2):
             box.put([make_alert(number)])
@@ -198,7 +198,7 @@ def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Pat
             box = Outbox(tmp_path / "o.db")
             sends(link_settings, box, collector)
             broker.stop()
-            link = MqttLink(link_settings, box, STATION)
+            link = MqttSink(link_settings, box.cursor("mqtt"), STATION)
             link.start()
             box.put([make_alert(2), make_alert(3)])
             wait_for(lambda: box.depth == 0, what="the station's own broker takes them")

@@ -38,8 +38,8 @@ from certificates_support import Authority
 from agent.config.broker import MqttSettings
 from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.link import MqttLink
-from agent.deliver.outbox import Outbox
+from agent.deliver.mqtt import MqttSink
+from agent.deliver.outbox import MAIN, Outbox
 from agent.deliver.sender import MOST_REPEATS
 from agent.deliver.waker import Waker
 from agent.errors import ConfigError, DeliveryError
@@ -60,8 +60,8 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 @contextlib.contextmanager
-def linked(settings: MqttSettings, outbox: Outbox) -> Iterator[MqttLink]:
-    link = MqttLink(settings, outbox, STATION)
+def linked(settings: MqttSettings, outbox: Outbox) -> Iterator[MqttSink]:
+    link = MqttSink(settings, outbox.cursor("mqtt"), STATION)
     link.start()
     try:
         yield link
@@ -159,12 +159,12 @@ def test_kill_9_between_outbox_and_acknowledgement_loses_nothing(tmp_path: Path)
         from pathlib import Path
         sys.path.insert(0, "tests")
         from broker_support import STATION, MqttSettings, make_event, event_message
-        from agent.deliver.link import MqttLink
+        from agent.deliver.mqtt import MqttSink
         from agent.messages.payloads import Stamp
-        from agent.deliver.outbox import Outbox
+        from agent.deliver.outbox import MAIN, Outbox
         path, port, first = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
         outbox = Outbox(path)
-        link = MqttLink(MqttSettings("127.0.0.1", port, backoff_min_s=0.05), outbox, STATION)
+        link = MqttSink(MqttSettings("127.0.0.1", port, backoff_min_s=0.05), outbox.cursor("mqtt"), STATION)
         link.start()
         for n in range(first, first + 1000):
             outbox.put([
@@ -247,9 +247,9 @@ def test_availability_tells_lost_from_stopped(tmp_path: Path) -> None:
         from pathlib import Path
         sys.path.insert(0, "tests")
         from broker_support import STATION, MqttSettings
-        from agent.deliver.link import MqttLink
-        from agent.deliver.outbox import Outbox
-        link = MqttLink(MqttSettings("127.0.0.1", int(sys.argv[2])), Outbox(Path(sys.argv[1])), STATION)
+        from agent.deliver.mqtt import MqttSink
+        from agent.deliver.outbox import MAIN, Outbox
+        link = MqttSink(MqttSettings("127.0.0.1", int(sys.argv[2])), Outbox(Path(sys.argv[1])).cursor("mqtt"), STATION)
         link.start()
         sys.stdin.readline()
         link.stop()
@@ -639,14 +639,14 @@ def test_two_agents_with_one_client_id_are_told(outbox: Outbox, caplog: pytest.L
 @needs_mosquitto
 def test_stop_sends_what_is_left_and_says_so(tmp_path: Path, outbox: Outbox) -> None:
     with running(tmp_path) as broker:
-        link = MqttLink(broker.settings(), outbox, STATION)
+        link = MqttSink(broker.settings(), outbox.cursor("mqtt"), STATION)
         link.start()
         wait_for(lambda: link.status().connected)
         outbox.put([make_message(n) for n in range(200)])
         assert link.stop(10.0) is True
         assert outbox.depth == 0
         assert not link.alive
-    absent = MqttLink(dataclasses.replace(broker.settings(), backoff_max_s=60), outbox, STATION)
+    absent = MqttSink(dataclasses.replace(broker.settings(), backoff_max_s=60), outbox.cursor("mqtt"), STATION)
     outbox.put([make_message()])
     absent.start()
     wait_for(lambda: absent.status().error)
@@ -672,7 +672,7 @@ def test_a_disk_that_fails_leaves_the_link_up_and_the_message_is_not_lost(
     caplog.set_level(logging.WARNING)
     box = Outbox(tmp_path / "o.db")
     with running(tmp_path) as broker:
-        link = MqttLink(broker.settings(), box, STATION)
+        link = MqttSink(broker.settings(), box.cursor("mqtt"), STATION)
         link.start()
         wait_for(lambda: link.status().connected)
         box.put([make_message(1)])
@@ -757,4 +757,4 @@ def test_addresses() -> None:
 def test_other_messages_keep_their_order_of_putting(outbox: Outbox) -> None:
     others = [make_other(n) for n in range(3)]
     outbox.put(others)
-    assert [entry.message for entry in outbox.take(5)] == others
+    assert [entry.message for entry in outbox.cursor(MAIN).fetch(5)] == others

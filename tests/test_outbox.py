@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -17,16 +18,19 @@ from pathlib import Path
 
 import pytest
 from broker_support import make_alert, make_message, make_other
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.deliver.outbox import Outbox
+from agent.deliver.cursor import Entry
+from agent.deliver.outbox import MAIN, Outbox
 from agent.deliver.outbox_file import TOO_LARGE
 from agent.deliver.set_aside import drop, listing
 from agent.errors import DeliveryError, UsageError
 from agent.messages.payloads import Message, Priority
 
 ROOT = Path(__file__).parent.parent
+SINKS = (MAIN, "file")
 
 
 @pytest.fixture
@@ -34,12 +38,12 @@ def outbox(tmp_path: Path) -> Outbox:
     return Outbox(tmp_path / "outbox.db")
 
 
-def drain(outbox: Outbox) -> list[Message]:
+def drain(outbox: Outbox, sink: str = MAIN) -> list[Message]:
     """Everything in the order of sending, acknowledged one by one."""
-    sent = []
-    while entries := outbox.take(1):
+    sent, cursor = [], outbox.cursor(sink)
+    while entries := cursor.fetch(1):
         sent.append(entries[0].message)
-        outbox.done([entries[0].id])
+        cursor.delete([entries[0].id])
     return sent
 
 
@@ -56,85 +60,130 @@ def test_messages_come_back_as_they_were_put_after_a_restart(tmp_path: Path) -> 
     assert Outbox(tmp_path / "o.db").depth == 0
 
 
-def test_alerts_go_before_events_before_the_rest(outbox: Outbox) -> None:
-    outbox.put([make_other(), make_message(1), make_alert(1), make_message(2), make_alert(2)])
-    priorities = [message.priority for message in drain(outbox)]
-    assert priorities == [Priority.ALERT, Priority.ALERT, Priority.EVENT, Priority.EVENT, Priority.OTHER]
-
-
 def test_a_revision_is_not_handed_out_before_the_one_before_it_is_acknowledged(outbox: Outbox) -> None:
     outbox.put([make_message(1, 0), make_message(1, 1, "update"), make_message(2, 0), make_message(1, 2, "end")])
-    first = outbox.take(10)
+    first = outbox.cursor(MAIN).fetch(10)
     assert [b'revision":0' in entry.message.payload for entry in first] == [True, True]
     assert len({entry.message.key for entry in first}) == 2
-    assert outbox.take(10) == []
-    outbox.release([first[0].id])
-    assert [entry.id for entry in outbox.take(10)] == [first[0].id], "released, it is the next again"
-    outbox.done([first[0].id])
-    assert b'revision":1' in outbox.take(10)[0].message.payload
+    assert outbox.cursor(MAIN).fetch(10) == []
+    outbox.cursor(MAIN).release([first[0].id])
+    assert [entry.id for entry in outbox.cursor(MAIN).fetch(10)] == [first[0].id], "released, it is the next again"
+    outbox.cursor(MAIN).delete([first[0].id])
+    assert b'revision":1' in outbox.cursor(MAIN).fetch(10)[0].message.payload
 
 
 def test_an_alert_overtakes_events_but_not_an_earlier_alert_of_its_event(outbox: Outbox) -> None:
     outbox.put([make_message(1), make_alert(1)])
     later = make_alert(1)
     outbox.put([later])
-    taken = outbox.take(10)
+    taken = outbox.cursor(MAIN).fetch(10)
     assert [entry.message.priority for entry in taken] == [Priority.ALERT, Priority.EVENT]
     assert taken[0].message != later
 
 
 def test_skipped_topics_and_rows_hold_up_nothing_else(outbox: Outbox) -> None:
     outbox.put([make_alert(1), make_message(1, 0), make_message(1, 1), make_message(2)])
-    taken = outbox.take(10, skip_topics=["talus/v1/XX/ABC/alert"])
+    taken = outbox.cursor(MAIN).fetch(10, skip_topics=["talus/v1/XX/ABC/alert"])
     assert all(entry.message.priority is Priority.EVENT for entry in taken)
     assert len(taken) == 2
-    outbox.release([entry.id for entry in taken])
-    taken = outbox.take(10, skip_topics=["talus/v1/XX/ABC/alert"], skip_ids=[taken[0].id])
+    outbox.cursor(MAIN).release([entry.id for entry in taken])
+    taken = outbox.cursor(MAIN).fetch(10, skip_topics=["talus/v1/XX/ABC/alert"], skip_ids=[taken[0].id])
     assert [entry.message.key for entry in taken] == [make_message(2).key], "revision 1 waits behind revision 0"
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["put", "take", "done", "release", "reopen"]), st.integers(0, 3), st.integers(1, 5)),
-        max_size=40,
-    )
-)
-def test_any_history_loses_nothing_and_keeps_the_order_of_each_event(
-    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int, int]]
-) -> None:
-    """Against a model in memory: whatever is put, taken, acknowledged, given back or interrupted by a restart."""
-    path = tmp_path_factory.mktemp("outbox") / "o.db"
-    outbox = Outbox(path)
-    revisions = [0] * 4
-    out: list[tuple[int, str, int]] = []
-    acknowledged: dict[str, list[int]] = {}
-    for action, event, count in history:
-        if action == "put":
-            batch = []
-            for _ in range(count):
-                batch.append(Message("t", str(revisions[event]).encode(), Priority.EVENT, key=str(event)))
-                revisions[event] += 1
-            outbox.put(batch)
-        elif action == "take":
-            out += [(entry.id, entry.message.key, int(entry.message.payload)) for entry in outbox.take(count)]
-        elif action == "done":
-            batch_done, out = out[:count], out[count:]
-            outbox.done([row_id for row_id, _, _ in batch_done])
-            for _, key, revision in batch_done:
-                acknowledged.setdefault(key, []).append(revision)
-        elif action == "release":
-            outbox.release([row_id for row_id, _, _ in out])
-            out = []
-        else:
-            outbox.close()
-            outbox, out = Outbox(path), []
-    outbox.release([row_id for row_id, _, _ in out])
-    for message in drain(outbox):
-        acknowledged.setdefault(message.key, []).append(int(message.payload))
-    outbox.close()
-    expected = {str(event): list(range(count)) for event, count in enumerate(revisions) if count}
-    assert acknowledged == expected
+class Histories(RuleBasedStateMachine):
+    """Any history of two sinks against a model in memory: nothing is lost, each sink has the messages of an event in
+    their order, alerts go first, and only the newest retained value counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "o.db"
+        self.put_count = [0] * 4
+        self.value = -1
+        self.out: dict[str, list[Entry]] = {name: [] for name in SINKS}
+        self.had: dict[str, list[list[int]]] = {name: [[] for _ in range(4)] for name in SINKS}
+        self.aside: dict[str, list[Entry]] = {name: [] for name in SINKS}
+        self.opened()
+
+    def opened(self) -> None:
+        self.outbox = Outbox(self.path, sinks=SINKS)
+        self.cursors = {name: self.outbox.cursor(name) for name in SINKS}
+
+    @rule(key=st.integers(0, 3), count=st.integers(1, 4))
+    def put(self, key: int, count: int) -> None:
+        """Key 0 is an alert's."""
+        priority = Priority.ALERT if key == 0 else Priority.EVENT
+        first, self.put_count[key] = self.put_count[key], self.put_count[key] + count
+        numbers = range(first, first + count)
+        self.outbox.put([Message("t", b"%d" % n, priority, key=str(key)) for n in numbers])
+
+    @rule()
+    def put_a_value(self) -> None:
+        self.value += 1
+        self.outbox.put([Message("t/last", b"%d" % self.value, Priority.OTHER, retain=True)])
+
+    @rule(sink=st.sampled_from(SINKS), limit=st.integers(1, 5))
+    def fetch(self, sink: str, limit: int) -> None:
+        entries = self.cursors[sink].fetch(limit)
+        priorities = [entry.message.priority for entry in entries]
+        assert priorities == sorted(priorities)
+        for entry in entries:
+            key, number = int(entry.message.key), int(entry.message.payload)
+            assert number == len(self.had[sink][key]), "the first that this sink has not had"
+            assert all(other.message.key != entry.message.key for other in self.out[sink])
+            self.out[sink].append(entry)
+
+    @rule(sink=st.sampled_from(SINKS), count=st.integers(1, 5))
+    def deliver(self, sink: str, count: int) -> None:
+        gone, self.out[sink] = self.out[sink][:count], self.out[sink][count:]
+        ids = [entry.id for entry in gone]
+        self.cursors[sink].acknowledge(ids)
+        self.cursors[sink].delete(ids)
+        for entry in gone:
+            self.had[sink][int(entry.message.key)].append(int(entry.message.payload))
+
+    @rule(sink=st.sampled_from(SINKS))
+    def give_back(self, sink: str) -> None:
+        self.cursors[sink].release([entry.id for entry in self.out[sink]])
+        self.out[sink] = []
+
+    @precondition(lambda self: self.out["mqtt"])
+    @rule(packets=st.booleans())
+    def refuse_and_take_back(self, packets: bool) -> None:
+        entry = self.out["mqtt"].pop(0)
+        self.cursors["mqtt"].refuse(entry.id, TOO_LARGE, "Packet too large")
+        assert self.outbox.stats().set_aside == 1
+        assert self.cursors["mqtt"].requeue(1 if packets else None) == (0 if packets else 1)
+        assert self.cursors["mqtt"].requeue(None) == (1 if packets else 0)
+
+    @rule()
+    def restart(self) -> None:
+        self.outbox.close()
+        self.opened()
+        self.out = {name: [] for name in SINKS}
+
+    @invariant()
+    def counts(self) -> None:
+        for sink in SINKS:
+            had = sum(map(len, self.had[sink]))
+            assert self.cursors[sink].depth == sum(self.put_count) - had
+        kept, _ = self.outbox.retained()
+        assert [int(message.payload) for message in kept] == ([] if self.value < 0 else [self.value])
+
+    def teardown(self) -> None:
+        for sink in SINKS:
+            self.give_back(sink)
+            for message in drain(self.outbox, sink):
+                self.had[sink][int(message.key)].append(int(message.payload))
+            assert self.had[sink] == [list(range(count)) for count in self.put_count]
+        assert self.outbox.stats().bytes == 0
+        self.outbox.close()
+        self.folder.cleanup()
+
+
+Histories.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestHistories = Histories.TestCase
 
 
 def test_a_full_outbox_drops_the_rest_then_updates_then_events_and_keeps_the_alerts(tmp_path: Path) -> None:
@@ -169,12 +218,12 @@ def json_phase(message: Message) -> str:
 def test_what_is_in_flight_is_not_dropped(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.db", max_bytes=50_000)
     outbox.put([make_other(0, 900)])
-    (flying,) = outbox.take(1)
+    (flying,) = outbox.cursor(MAIN).fetch(1)
     outbox.put([make_message(n) for n in range(60)][:40])
     outbox.put([make_message(n) for n in range(40, 60)])
     assert outbox.stats().dropped > 0
     before = outbox.depth
-    outbox.done([flying.id])
+    outbox.cursor(MAIN).delete([flying.id])
     assert outbox.depth == before - 1
 
 
@@ -186,34 +235,21 @@ def test_a_batch_larger_than_the_outbox_is_refused_whole(tmp_path: Path) -> None
     assert len(drain(outbox)) == 1
 
 
-def test_only_the_newest_retained_message_of_a_topic_is_kept(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "o.db")
-    for text in (b"1", b"2"):
-        outbox.put([Message("t/last_event", text, Priority.OTHER, retain=True)])
-    messages, version = outbox.retained(0)
-    assert [message.payload for message in messages] == [b"2"]
-    assert outbox.retained(version) == ([], version)
-    assert outbox.depth == 0, "a retained value is not part of the queue"
-    outbox.close()
-    messages, version = Outbox(tmp_path / "o.db").retained(0)
-    assert [message.payload for message in messages] == [b"2"]
-
-
 def test_what_is_refused_for_good_is_set_aside_and_goes_back_to_its_old_place(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.db")
     messages = [make_alert(1), make_message(1), make_message(2), make_message(3)]
     outbox.put(messages)
-    taken = outbox.take(2)
+    taken = outbox.cursor(MAIN).fetch(2)
     for entry in taken:
-        outbox.refuse(entry.id, TOO_LARGE, "larger than the broker's 900 bytes")
-    assert [entry.message for entry in outbox.take(4)] == messages[2:]
+        outbox.cursor(MAIN).refuse(entry.id, TOO_LARGE, "larger than the broker's 900 bytes")
+    assert [entry.message for entry in outbox.cursor(MAIN).fetch(4)] == messages[2:]
     outbox.close()
     outbox = Outbox(tmp_path / "o.db")
     stats = outbox.stats()
     assert (stats.depth, stats.set_aside, stats.set_aside_alerts, stats.set_aside_total) == (2, 2, 1, 2)
     assert stats.set_aside_reason == "larger than the broker's 900 bytes"
-    assert outbox.take_back(900) == 0, "still too large"
-    assert outbox.take_back(None) == 2
+    assert outbox.cursor(MAIN).requeue(900) == 0, "still too large"
+    assert outbox.cursor(MAIN).requeue(None) == 2
     stats = outbox.stats()
     assert (stats.depth, stats.set_aside, stats.set_aside_total) == (4, 0, 2)
     assert drain(outbox) == messages
@@ -221,18 +257,18 @@ def test_what_is_refused_for_good_is_set_aside_and_goes_back_to_its_old_place(tm
 
 def test_only_what_was_too_large_goes_back_by_itself(outbox: Outbox) -> None:
     outbox.put([make_message(1), make_message(2)])
-    first, second = outbox.take(2)
-    outbox.refuse(first.id, 0x90, "Topic name invalid")
-    outbox.refuse(second.id, TOO_LARGE, "Packet too large")
-    assert outbox.take_back(None) == 1
+    first, second = outbox.cursor(MAIN).fetch(2)
+    outbox.cursor(MAIN).refuse(first.id, 0x90, "Topic name invalid")
+    outbox.cursor(MAIN).refuse(second.id, TOO_LARGE, "Packet too large")
+    assert outbox.cursor(MAIN).requeue(None) == 1
     assert outbox.stats().set_aside == 1
     assert [message.key for message in drain(outbox)] == [make_message(2).key]
 
 
 def test_of_a_thousand_set_aside_the_alerts_stay_and_what_goes_is_counted(outbox: Outbox) -> None:
     outbox.put([make_alert(1), *(make_other(n, size=1) for n in range(1001))])
-    for entry in outbox.take(1002):
-        outbox.refuse(entry.id, 0x99, "Payload format invalid")
+    for entry in outbox.cursor(MAIN).fetch(1002):
+        outbox.cursor(MAIN).refuse(entry.id, 0x99, "Payload format invalid")
     stats = outbox.stats()
     assert (stats.set_aside, stats.set_aside_alerts, stats.dropped, stats.lost) == (1000, 1, 2, 0)
 
@@ -241,8 +277,8 @@ def test_another_process_lists_retries_and_drops_while_the_agent_has_the_file(tm
     woken = threading.Event()
     outbox.listen(woken.set)
     outbox.put([make_message(n) for n in range(1, 5)])
-    for entry in outbox.take(3):
-        outbox.refuse(entry.id, TOO_LARGE, "Packet too large")
+    for entry in outbox.cursor(MAIN).fetch(3):
+        outbox.cursor(MAIN).refuse(entry.id, TOO_LARGE, "Packet too large")
     woken.clear()
     code = textwrap.dedent("""
         import sys
@@ -268,8 +304,8 @@ def test_another_process_lists_retries_and_drops_while_the_agent_has_the_file(tm
 
 def test_numbers_that_are_not_set_aside_are_refused_and_nothing_is_done(outbox: Outbox) -> None:
     outbox.put([make_message(1), make_message(2)])
-    (entry,) = outbox.take(1)
-    outbox.refuse(entry.id, TOO_LARGE, "Packet too large")
+    (entry,) = outbox.cursor(MAIN).fetch(1)
+    outbox.cursor(MAIN).refuse(entry.id, TOO_LARGE, "Packet too large")
     with pytest.raises(UsageError, match="no message 99"):
         drop(outbox.path, [entry.id, 99])
     assert outbox.stats().set_aside == 1
@@ -391,15 +427,15 @@ def test_what_was_set_aside_is_carried_over_from_a_corrupt_file(tmp_path: Path) 
     path = tmp_path / "o.db"
     first = Outbox(path)
     first.put([make_alert(1), make_message(1)])
-    (entry,) = first.take(1)
-    first.refuse(entry.id, TOO_LARGE, "Packet too large")
+    (entry,) = first.cursor(MAIN).fetch(1)
+    first.cursor(MAIN).refuse(entry.id, TOO_LARGE, "Packet too large")
     first.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE counter")
         db.commit()
     outbox = Outbox(path)
     assert (outbox.stats().set_aside_alerts, len(outbox.stats().moved_aside)) == (1, 1)
-    assert outbox.take_back(None) == 1
+    assert outbox.cursor(MAIN).requeue(None) == 1
     assert [message.key for message in drain(outbox)] == [make_alert(1).key, make_message(1).key]
 
 
@@ -465,7 +501,7 @@ def test_corruption_while_running_is_survived_and_nothing_put_afterwards_is_lost
     outbox.put([make_message(n) for n in range(5000)])  # more than SQLite keeps in its cache
     outbox.close()
     outbox = Outbox(path)
-    flying = outbox.take(20)
+    flying = outbox.cursor(MAIN).fetch(20)
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xaa" * (path.stat().st_size - 4096))
@@ -477,7 +513,7 @@ def test_corruption_while_running_is_survived_and_nothing_put_afterwards_is_lost
     assert aside.exists()
     fresh = [make_message(10_000 + n) for n in range(40)]
     outbox.put(fresh)
-    outbox.done([entry.id for entry in flying])
+    outbox.cursor(MAIN).delete([entry.id for entry in flying])
     keys = [message.key for message in drain(outbox)]
     assert [key for key in keys if key in {message.key for message in fresh}] == [message.key for message in fresh]
 
@@ -501,7 +537,7 @@ def test_a_disk_that_is_full_is_an_error_and_the_put_can_be_repeated(tmp_path: P
             outbox.put(big)
         except DeliveryError as error:
             print("refused:", error.hint)
-        print("after refusal", outbox.depth, len(outbox.take(100)))
+        print("after refusal", outbox.depth, len(outbox.cursor("mqtt").fetch(100)))
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         outbox.put(big)
         print("in the end", outbox.depth)

@@ -15,7 +15,7 @@ from broker_support import STATION, make_alert, make_message, needs_mosquitto, r
 from agent.cli import main
 from agent.config.broker import MqttSettings
 from agent.deliver.delivery import Delivery
-from agent.deliver.outbox import Outbox
+from agent.deliver.outbox import MAIN, Outbox
 from agent.deliver.outbox_file import TOO_LARGE
 
 LIVELY = "{kind: simulator, speed: 20, rates: {slopequakes_per_hour: 400}}"
@@ -27,8 +27,8 @@ def config(tmp_path: Path) -> Path:
     path = write_config(tmp_path, "", source=LIVELY)
     outbox = Outbox(tmp_path / "state" / "outbox.sqlite3")
     outbox.put([make_alert(1), make_message(1), make_message(2), make_message(3)])
-    for entry in outbox.take(2):
-        outbox.refuse(entry.id, TOO_LARGE, "1264 bytes are larger than the broker's 900 bytes")
+    for entry in outbox.cursor(MAIN).fetch(2):
+        outbox.cursor(MAIN).refuse(entry.id, TOO_LARGE, "1264 bytes are larger than the broker's 900 bytes")
     outbox.close()
     return path
 
@@ -112,8 +112,8 @@ def test_a_running_agent_is_degraded_by_it_and_well_again_when_it_was_dealt_with
         settings = MqttSettings("127.0.0.1", broker.port)
         delivery = Delivery(settings, STATION, tmp_path / "state" / "outbox.sqlite3")
         delivery.put([make_alert(1)])
-        (entry,) = delivery.outbox.take(1)
-        delivery.outbox.refuse(entry.id, 0x99, "Payload format invalid")
+        (entry,) = delivery.outbox.cursor(MAIN).fetch(1)
+        delivery.outbox.cursor(MAIN).refuse(entry.id, 0x99, "Payload format invalid")
         delivery.outbox.close()
         with running_agent("run", "--config", config):
             wait_for(lambda: "messages_set_aside" in talus("status", "--config", config, "--json")[1], 30)

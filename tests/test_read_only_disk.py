@@ -14,7 +14,7 @@ from agent_support import Agent, by_revision, expected, talus, write_config, wri
 from broker_support import Collector, make_alert, make_event, running, stamp
 
 from agent.commands import doctor
-from agent.deliver.outbox import Outbox
+from agent.deliver.outbox import MAIN, Outbox
 from agent.messages.payloads import summary_message
 from agent.sources.positions import Position, Positions
 
@@ -87,9 +87,9 @@ def test_what_waits_on_the_disk_is_sent_from_memory_and_is_still_there_afterward
         assert outbox.depth == 2
         assert [message.name for message in outbox.retained()[0]] == ["last_event"]
         outbox.put([make_alert(2)])
-        taken = outbox.take(10)
+        taken = outbox.cursor(MAIN).fetch(10)
         assert [entry.message.key for entry in taken] == [make_alert(n).key for n in range(3)]
-        outbox.done([entry.id for entry in taken])
+        outbox.cursor(MAIN).delete([entry.id for entry in taken])
         assert outbox.depth == 0
     disk.remount("rw")
     with closing(Outbox(path)) as outbox:
@@ -104,7 +104,7 @@ def test_an_outbox_that_a_kill_left_behind_is_read_with_its_log(disk: Disk, memo
 import os
 from pathlib import Path
 from broker_support import make_alert
-from agent.deliver.outbox import Outbox
+from agent.deliver.outbox import MAIN, Outbox
 Outbox(Path({str(path)!r})).put([make_alert(n) for n in range(5)])
 os.kill(os.getpid(), 9)
 """
@@ -131,7 +131,7 @@ def test_what_waits_in_an_outbox_on_a_full_disk_is_sent(disk: Disk, memory: Path
         outbox.put([make_alert(0)])
     disk.fill()
     with closing(Outbox(path)) as outbox:
-        assert [entry.message.name for entry in outbox.take(10)] == ["alert"]
+        assert [entry.message.name for entry in outbox.cursor(MAIN).fetch(10)] == ["alert"]
 
 
 def test_a_folder_is_read_on_from_where_it_was_left_although_the_disk_is_read_only(disk: Disk, memory: Path) -> None:

@@ -19,10 +19,10 @@ from agent.config.broker import MqttSettings
 from agent.deliver import reasons as delivery_reasons
 from agent.deliver.connection import Subscription
 from agent.deliver.delivery import Delivery
-from agent.deliver.link import LinkStatus
+from agent.deliver.link_status import LinkStatus, Refusal
+from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import OutboxStats
-from agent.deliver.reasons import reasons
-from agent.deliver.sender import Refusal
+from agent.deliver.reasons import of_connection, of_outbox
 from agent.messages.payloads import Message, Priority, largest_alert
 from agent.reasons import Reason
 
@@ -35,11 +35,20 @@ EMPTY = OutboxStats(0, 0, 10**8, 0.0, 0, 0, None, 0, 0, "", 0, ())
 @contextlib.contextmanager
 def delivering(settings: MqttSettings, folder: Path, subscription: Subscription | None = None) -> Iterator[Delivery]:
     delivery = Delivery(settings, STATION, folder / "outbox.sqlite3", subscription=subscription)
-    delivery.link.start()
+    delivery.start()
     try:
         yield delivery
     finally:
         delivery.close(1.0)
+
+
+def reasons(outbox: OutboxStats, link: LinkStatus, alert_bytes: int) -> list[Reason]:
+    return [*of_connection(link, alert_bytes), *of_outbox(outbox, link)]
+
+
+def mqtt_of(delivery: Delivery) -> MqttSink:
+    assert delivery.mqtt is not None
+    return delivery.mqtt
 
 
 def found(delivery: Delivery) -> dict[str, Reason]:
@@ -126,7 +135,7 @@ def test_a_retained_topic_that_is_refused_is_a_reason_until_it_is_taken(tmp_path
     broker.start()
     try:
         with delivering(broker.settings(), tmp_path) as delivery:
-            delivery.link.publish_retained(HEALTH)
+            delivery.publish_retained(HEALTH)
             wait_for(lambda: "topic_refused" in found(delivery), 10)
             assert found(delivery)["topic_refused"].about == f"{PREFIX}/{name}"
             assert "Not authorized" in found(delivery)["topic_refused"].text
@@ -152,7 +161,7 @@ def test_availability_that_is_refused_is_tried_again_on_the_same_connection(
             acl(tmp_path, f"readwrite {PREFIX}/#")
             broker.reload()
             wait_for(lambda: not found(delivery), 20)
-            assert delivery.link.status().connects == 1
+            assert mqtt_of(delivery).status().connects == 1
     finally:
         broker.stop()
 
@@ -170,7 +179,7 @@ def test_a_packet_limit_below_an_alert_is_a_reason_from_the_connect_on_and_nothi
         assert codes.keys() == {"packet_limit", "messages_set_aside"}
         assert "2 messages refused for good by the broker, 1 of them alerts" in codes["messages_set_aside"].text
         small.stop()
-        wait_for(lambda: not delivery.link.status().connected)
+        wait_for(lambda: not mqtt_of(delivery).status().connected)
         with running(tmp_path, port=port) as large, Collector(large.settings(), session=False) as heard:
             wait_for(lambda: heard.bodies("/alert") or heard.connects > 1 or delivery.outbox.depth == 0, 10)
             wait_for(lambda: delivery.outbox.depth == 0, 10)
@@ -253,7 +262,7 @@ def test_orders_that_the_broker_does_not_let_through_are_a_reason(tmp_path: Path
 def test_an_alert_without_a_subscriber_is_a_reason_until_one_has_a_subscriber(tmp_path: Path) -> None:
     with running(tmp_path) as broker, delivering(broker.settings(), tmp_path) as delivery:
         delivery.put([make_message(1)])
-        wait_for(lambda: delivery.link.status().unheard)
+        wait_for(lambda: mqtt_of(delivery).status().unheard)
         assert not found(delivery), "an event that nobody hears wakes nobody anyway"
         delivery.put([make_alert(1)])
         wait_for(lambda: found(delivery).keys() == {"alert_unheard"}, 10)

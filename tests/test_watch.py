@@ -31,7 +31,7 @@ from broker_support import (
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
-from agent.deliver.link import MqttLink
+from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
 from agent.deliver.waker import Waker
 from agent.errors import DataError, DeliveryError
@@ -223,7 +223,7 @@ def test_a_session_misses_nothing_while_no_one_watches(broker: Mosquitto) -> Non
 def test_it_goes_on_when_the_broker_comes_back(tmp_path: Path, broker: Mosquitto) -> None:
     watching = Watching(broker.settings(), limit=2)
     box = Outbox(tmp_path / "o.db")
-    link = MqttLink(broker.settings(), box, STATION)
+    link = MqttSink(broker.settings(), box.cursor("mqtt"), STATION)
     link.start()
     wait_for(lambda: "online" in watching.out.getvalue())
     box.put([make_message(1)])

@@ -130,7 +130,7 @@ def main(args: argparse.Namespace) -> int:
         for reason in line.fallbacks:
             print(f"talus replay: {reason}", file=sys.stderr)
         if delivery:
-            delivery.link.start()
+            delivery.start()
         finished = _replay(paths, args, line, delivery)
     finally:
         rest = delivery.close() if delivery else None

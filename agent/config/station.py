@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from agent.config.broker import MqttSettings
 from agent.config.coincidence import SiteConfig
 from agent.config.health import HealthConfig, HomeAssistantConfig
+from agent.config.outputs import OutputsConfig
 from agent.config.policy import PolicyConfig, RulesConfig
 from agent.config.remote import ControlConfig
 from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
@@ -366,6 +367,7 @@ class Config(Section):
         default=None, description="the broker; without this section, replay prints what it would send"
     )
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="messages on disk until they are acknowledged")
+    outputs: OutputsConfig = Field(default=OutputsConfig(), description="ways out beside the broker")
     evidence: EvidenceConfig = Field(default=EvidenceConfig(), description="records of events")
     envelope: EnvelopeConfig = Field(default=EnvelopeConfig(), description="minimum and maximum of each second")
     state_dir: ConfigPath = Field(default=Path("/var/lib/talus"), description="folder for what must survive a restart")

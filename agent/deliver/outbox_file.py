@@ -9,36 +9,45 @@ import contextlib
 import fcntl
 import json
 import sqlite3
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from agent.errors import DeliveryError
-from agent.messages.payloads import PACKET_OVERHEAD, Priority
+from agent.messages.payloads import PACKET_OVERHEAD, Message, Priority
 
-VERSION = 3
+VERSION = 4
 """Of the layout of the tables."""
 TOO_LARGE = 0x95
 """MQTT 5: packet too large, the one refusal that another limit of the broker mends."""
 ROW_OVERHEAD = 200
 """Bytes a row costs beyond its payload: topic, key, columns, index entry."""
 
-SCHEMA = """
-CREATE TABLE queue(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, priority INTEGER NOT NULL, key TEXT NOT NULL, topic TEXT NOT NULL,
-    payload BLOB NOT NULL, expendable INTEGER NOT NULL, expiry_s INTEGER, put_ns INTEGER NOT NULL,
-    correlation BLOB);
-CREATE INDEX queue_order ON queue(priority, id);
+CHOSEN = "IN (SELECT value FROM json_each(?))"
+"""Of a list in JSON."""
+QUEUE = "id, waiting, priority, key, topic, expendable, expiry_s, put_ns, correlation, payload"
+_QUEUE = """
+    id INTEGER PRIMARY KEY, waiting INTEGER NOT NULL, priority INTEGER NOT NULL, key TEXT NOT NULL, topic TEXT NOT NULL,
+    expendable INTEGER NOT NULL, expiry_s INTEGER, put_ns INTEGER NOT NULL, correlation BLOB, payload BLOB NOT NULL"""
+SCHEMA = f"""
+CREATE TABLE sink(name TEXT PRIMARY KEY, bit INTEGER NOT NULL);
+CREATE TABLE queue({_QUEUE});
+CREATE INDEX queue_order ON queue(priority, id, waiting);
+CREATE TABLE set_aside({_QUEUE}, code INTEGER NOT NULL, reason TEXT NOT NULL, refused_ns INTEGER NOT NULL);
 CREATE TABLE retained(topic TEXT PRIMARY KEY, payload BLOB NOT NULL, version INTEGER NOT NULL);
-CREATE TABLE set_aside(
-    id INTEGER PRIMARY KEY, priority INTEGER NOT NULL, key TEXT NOT NULL, topic TEXT NOT NULL,
-    payload BLOB NOT NULL, expendable INTEGER NOT NULL, expiry_s INTEGER, put_ns INTEGER NOT NULL,
-    correlation BLOB, code INTEGER NOT NULL, reason TEXT NOT NULL, refused_ns INTEGER NOT NULL);
 CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counter VALUES ('dropped', 0), ('lost', 0), ('lost_ns', 0), ('set_aside', 0);
 CREATE TABLE journal(id INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
-"""``set_aside`` begins with the columns of ``queue``."""
+"""``waiting``: the bits of the sinks that have not had the message; of one that was set aside, whose it was."""
+_COLUMNS: dict[str, tuple[type | None, ...]] = {
+    "queue": (int, int, int, str, str, int, None, int, None, bytes),
+    "set_aside": (int, int, int, str, str, int, None, int, None, bytes, int, str, int),
+    "retained": (str, bytes, int),
+    "journal": (int, bytes),
+}
+"""What the columns hold; None: checked apart."""
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 """What reading a damaged file raises, among other things that are no damage; see ``is_corruption``."""
 
@@ -57,12 +66,32 @@ def put_back(db: sqlite3.Connection, ids: Collection[int]) -> int:
     """Move what was set aside back into the queue, under its old number and so in its old place."""
     chosen = json.dumps(list(ids))
     db.execute(
-        "INSERT OR IGNORE INTO queue"
-        " SELECT id, priority, key, topic, payload, expendable, expiry_s, put_ns, correlation FROM set_aside"
-        " WHERE id IN (SELECT value FROM json_each(?))",
+        f"INSERT INTO queue SELECT {QUEUE} FROM set_aside WHERE id {CHOSEN}"
+        " ON CONFLICT(id) DO UPDATE SET waiting = waiting | excluded.waiting",
         (chosen,),
     )
-    return db.execute("DELETE FROM set_aside WHERE id IN (SELECT value FROM json_each(?))", (chosen,)).rowcount
+    return db.execute(f"DELETE FROM set_aside WHERE id {CHOSEN}", (chosen,)).rowcount
+
+
+def values_of(message: Message, put_ns: int) -> tuple[Any, ...]:
+    """The columns of a message, after ``waiting``."""
+    m = message
+    return m.priority, m.key, m.topic, m.expendable, m.expiry_s, put_ns, m.correlation, m.payload
+
+
+def message_of(row: tuple[Any, ...]) -> tuple[Message, int]:
+    """The message in a row of the queue, and when it was put (ns)."""
+    _, _, priority, key, topic, expendable, expiry_s, put_ns, correlation, payload = row
+    return Message(topic, payload, Priority(priority), key, False, bool(expendable), expiry_s, correlation), put_ns
+
+
+def count(db: sqlite3.Connection, **more: int) -> None:
+    """Add to counters; the time of the last loss is kept with ``lost``."""
+    for name, value in more.items():
+        if value:
+            db.execute("UPDATE counter SET value = value + ? WHERE name = ?", (value, name))
+    if more.get("lost"):
+        db.execute("UPDATE counter SET value = ? WHERE name = 'lost_ns'", (time.time_ns(),))
 
 
 def corrupt_files(path: Path) -> tuple[Path, ...]:
@@ -101,53 +130,16 @@ def locked(path: Path) -> IO[bytes]:
     return file
 
 
-def add_dropped(db: sqlite3.Connection, rows: int, lost: int, now_ns: int) -> None:
-    """Count messages that are gone for good, ``lost`` of them events or alerts."""
-    if rows:
-        db.execute("UPDATE counter SET value = value + ? WHERE name = 'dropped'", (rows,))
-    if lost:
-        db.execute("UPDATE counter SET value = value + ? WHERE name = 'lost'", (lost,))
-        db.execute("UPDATE counter SET value = ? WHERE name = 'lost_ns'", (now_ns,))
-
-
-def delete(db: sqlite3.Connection, ids: Collection[int]) -> tuple[int, int]:
-    """Delete from the queue: how many rows, and their bytes."""
-    chosen = json.dumps(list(ids))
-    rows, freed = db.execute(
-        "SELECT count(*), coalesce(sum(length(payload) + ?), 0) FROM queue"
-        " WHERE id IN (SELECT value FROM json_each(?))",
-        (ROW_OVERHEAD, chosen),
-    ).fetchone()
-    db.execute("DELETE FROM queue WHERE id IN (SELECT value FROM json_each(?))", (chosen,))
-    return int(rows), int(freed)
-
-
-def readable(path: Path, table: Literal["queue", "set_aside"]) -> Iterator[tuple[Any, ...]]:
+def readable(path: Path, table: str) -> Iterator[tuple[Any, ...]]:
     """Sound rows of a corrupt file: from the first on up to one that cannot be read, and from the last down to it."""
-    seen: set[int] = set()
-    for order in ("id", "id DESC"):
+    seen: set[object] = set()
+    for order in ("rowid", "rowid DESC"):
         with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
             db.text_factory = _text_or_none
-            for row in db.execute(f"SELECT * FROM {table} ORDER BY {order}"):  # noqa: S608 - names of ours
-                if row[0] not in seen and is_sound(row):
+            for row in db.execute(f"SELECT * FROM {table} ORDER BY {order}"):
+                if row[0] not in seen and is_sound(table, row):
                     yield row
                 seen.add(row[0])
-
-
-def readable_journal(path: Path) -> Iterator[tuple[bytes]]:
-    """Records of a corrupt file, up to the first that cannot be read."""
-    with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
-        for (record,) in db.execute("SELECT record FROM journal ORDER BY id"):
-            if isinstance(record, bytes):
-                yield (record,)
-
-
-def readable_retained(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Retained messages of a corrupt file, up to the first that cannot be read."""
-    with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(path)) as db:
-        for topic, payload in db.execute("SELECT topic, payload FROM retained"):
-            if isinstance(topic, str) and isinstance(payload, bytes):
-                yield topic, payload
 
 
 def _text_or_none(raw: bytes) -> str | None:
@@ -157,19 +149,18 @@ def _text_or_none(raw: bytes) -> str | None:
         return None
 
 
-def is_sound(row: tuple[Any, ...]) -> bool:
-    """Whether every column holds what only `put` and `refuse` write there."""
-    if len(row) not in (9, 12):
+def is_sound(table: str, row: tuple[Any, ...]) -> bool:
+    """Whether every column holds what only the agent writes there."""
+    kinds = _COLUMNS[table]
+    if len(row) != len(kinds) or not all(
+        k is None or isinstance(value, k) for k, value in zip(kinds, row, strict=True)
+    ):
         return False
-    row_id, priority, key, topic, payload, expendable, expiry_s, put_ns, correlation, *refusal = row
-    if refusal and not (isinstance(refusal[0], int) and isinstance(refusal[1], str) and isinstance(refusal[2], int)):
-        return False
+    if table not in ("queue", "set_aside"):
+        return True
+    priority, expiry_s, correlation = row[2], row[6], row[8]
     return (
-        all(isinstance(value, int) for value in (row_id, priority, expendable, put_ns))
-        and priority in tuple(Priority)
-        and isinstance(key, str)
-        and isinstance(topic, str)
-        and isinstance(payload, bytes)
+        priority in tuple(Priority)
         and (expiry_s is None or (isinstance(expiry_s, int) and expiry_s >= 0))
         and (correlation is None or isinstance(correlation, bytes))
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.deliver.link import LinkStatus
+from agent.deliver.link_status import LinkStatus
 from agent.deliver.outbox import OutboxStats
 from agent.reasons import Reason
 
@@ -26,9 +26,14 @@ FULL_SHARE = 0.9
 """Of the size of the outbox: beyond it the next messages may push out the oldest."""
 
 
-def reasons(outbox: OutboxStats, link: LinkStatus, alert_bytes: int) -> list[Reason]:
-    """What stands between the station and its listeners; ``alert_bytes`` is the size of its largest alert's packet."""
-    return [*_connection(link), *_refusals(link, alert_bytes), *_outbox(outbox, link)]
+def of_connection(link: LinkStatus, alert_bytes: int) -> list[Reason]:
+    """What the broker or the way to it does; ``alert_bytes`` is the size of the station's largest alert's packet."""
+    return [*_connection(link), *_refusals(link, alert_bytes)]
+
+
+def of_outbox(outbox: OutboxStats, link: LinkStatus | None) -> list[Reason]:
+    """What is wrong with what waits; ``link``: how the connection is, None where no broker is configured."""
+    return list(_outbox(outbox, link))
 
 
 def _connection(link: LinkStatus) -> Iterator[Reason]:
@@ -61,12 +66,11 @@ def _refusals(link: LinkStatus, alert_bytes: int) -> Iterator[Reason]:
         yield Reason("alert_unheard", f"nobody was subscribed to the last alert ({minutes} min ago)")
 
 
-def _outbox(outbox: OutboxStats, link: LinkStatus) -> Iterator[Reason]:
+def _outbox(outbox: OutboxStats, link: LinkStatus | None) -> Iterator[Reason]:
     if outbox.set_aside:
         what = f"{_messages(outbox.set_aside)} refused for good by the broker, {outbox.set_aside_alerts} of them alerts"
         yield Reason("messages_set_aside", f"{what}: {outbox.set_aside_reason} (see `talus outbox`)")
-    waited_s = min(outbox.oldest_s, link.connected_s)
-    if link.connected and outbox.depth and waited_s > WAIT_S:
+    if link and link.connected and outbox.depth and min(outbox.oldest_s, link.connected_s) > WAIT_S:
         text = f"{_messages(outbox.depth)} waiting although the broker is there, the oldest for {outbox.oldest_s:.0f} s"
         yield Reason("messages_wait", text)
     if outbox.bytes >= FULL_SHARE * outbox.max_bytes:

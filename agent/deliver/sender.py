@@ -27,9 +27,11 @@ from dataclasses import dataclass
 from agent.backoff import Backoff, ThrottledLog
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection
+from agent.deliver.cursor import Cursor, Entry
 from agent.deliver.hints import refusal_hint
-from agent.deliver.outbox import Entry, Outbox
+from agent.deliver.link_status import Counters, Refusals
 from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
+from agent.deliver.sink import Retained, UnstoredAlerts
 from agent.errors import DeliveryError
 from agent.messages.payloads import Message, Priority, with_handed
 
@@ -49,122 +51,10 @@ LINGER_S = 5.0
 """How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
 LINGER_MESSAGES = 256
 """The most that lingers: while a backlog is drained, the time is shorter."""
-MOST_URGENT = 1000
 MOST_REPEATS = 3
 """So often an acknowledged message is sent again: a broker may crash because of it."""
 
 _log = logging.getLogger(__name__)
-
-
-class Retained:
-    """The newest retained message of each topic, and which of them this connection has not published yet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._messages: dict[str, Message] = {}
-        self._stale: set[str] = set()
-
-    def put(self, message: Message) -> None:
-        """A newer value. May be called from any thread."""
-        with self._lock:
-            self._messages[message.topic] = message
-            self._stale.add(message.topic)
-
-    def all_stale(self) -> None:
-        """A new connection: the broker may have forgotten everything."""
-        with self._lock:
-            self._stale.update(self._messages)
-
-    def drop(self, topic: str) -> None:
-        """There is no value of this topic any more."""
-        with self._lock:
-            self._messages.pop(topic, None)
-            self._stale.discard(topic)
-
-    def again(self, topic: str) -> None:
-        """This one was refused."""
-        with self._lock:
-            self._stale.add(topic)
-
-    def take(self, limit: int, skip: list[str]) -> list[Message]:
-        """Up to ``limit`` values that are to be published; they count as published."""
-        with self._lock:
-            topics = [topic for topic in self._messages if topic in self._stale and topic not in skip][:limit]
-            self._stale.difference_update(topics)
-            return [self._messages[topic] for topic in topics]
-
-
-class UnstoredAlerts:
-    """Alerts that the disk refused, in order. Each stays until it is acknowledged; what is beyond ``MOST_URGENT`` waits
-    for the disk alone. From any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._messages: list[Message] = []
-
-    def put(self, message: Message) -> None:
-        """One more."""
-        with self._lock:
-            if len(self._messages) < MOST_URGENT:
-                self._messages.append(message)
-
-    def first(self, skip: list[str]) -> Message | None:
-        """The oldest whose topic is not to be skipped."""
-        with self._lock:
-            return next((message for message in self._messages if message.topic not in skip), None)
-
-    def done(self, message: Message) -> None:
-        """The broker has it, or will never take it."""
-        with self._lock:
-            self._messages.remove(message)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A topic that the broker refuses: why, how many messages in a row, and when first (monotonic clock, s)."""
-
-    topic: str
-    reason: str
-    count: int
-    since: float
-
-
-class Refusals:
-    """The topics that the broker refuses, each until a message on it is acknowledged. From any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._topics: dict[str, Refusal] = {}
-
-    def add(self, topic: str, reason: str) -> None:
-        """One more message on this topic was refused."""
-        with self._lock:
-            known = self._topics.get(topic)
-            count, since = (0, time.monotonic()) if known is None else (known.count, known.since)
-            self._topics[topic] = Refusal(topic, reason, count + 1, since)
-
-    def lift(self, topic: str) -> None:
-        """A message on this topic was acknowledged."""
-        with self._lock:
-            self._topics.pop(topic, None)
-
-    def all(self) -> tuple[Refusal, ...]:
-        """As of now, in the order of the first refusal."""
-        with self._lock:
-            return tuple(self._topics.values())
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5); ``unheard_alerts``:
-    alerts among them that are no exercise, the last one at ``unheard_alert_at`` (monotonic clock, s; None: the newest
-    alert had a subscriber, or there was none)."""
-
-    acknowledged: int = 0
-    unheard: int = 0
-    unheard_alerts: int = 0
-    unheard_alert_at: float | None = None
-    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +77,12 @@ class _Sent:
 class Sender:
     """Owned by the network thread, for the life of the process; `serve` is called with each connection in turn."""
 
-    def __init__(self, settings: MqttSettings, outbox: Outbox, retained: Retained) -> None:
+    def __init__(self, settings: MqttSettings, cursor: Cursor, retained: Retained) -> None:
         self.counters = Counters()
         self.refusals = Refusals()
         self.last_refusal: str | None = None
         self._settings = settings
-        self._outbox = outbox
+        self._cursor = cursor
         self._retained = retained
         self._retained_version = 0
         self._unstored = UnstoredAlerts()
@@ -209,7 +99,7 @@ class Sender:
         self._handed: dict[int, int] = {}
         self._repeats: dict[int, int] = {}
         self._acks = 0
-        outbox.listen(self.hint)
+        cursor.listen(self.hint)
 
     def hint(self) -> None:
         """There is something new to send. May be called from any thread."""
@@ -246,14 +136,14 @@ class Sender:
             self._blame()
             raise
         finally:
-            self._outbox.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
+            self._cursor.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
             self._sent.clear()
             self._repeat()
 
     def _take_back(self, packet_limit: int | None) -> None:
         """What an earlier connection set aside as too large, and this one takes."""
         try:
-            moved = self._outbox.take_back(packet_limit)
+            moved = self._cursor.requeue(packet_limit)
         except DeliveryError as error:
             self._throttled.warn(str(error))
             return
@@ -277,7 +167,7 @@ class Sender:
         self._fresh.clear()
         if fresh:
             self._look_up_retained()
-        values = self._retained.take(max(1, room // 4), held)
+        values = self._retained.fetch(max(1, room // 4), held)
         entries = self._take(room - len(values), held) if room > len(values) else []
         for entry in entries:
             self._publish(connection, entry.message, entry)
@@ -287,7 +177,7 @@ class Sender:
 
     def _look_up_retained(self) -> None:
         try:
-            messages, self._retained_version = self._outbox.retained(self._retained_version)
+            messages, self._retained_version = self._cursor.retained(self._retained_version)
         except DeliveryError as error:
             self._throttled.warn(str(error))
             return
@@ -296,7 +186,7 @@ class Sender:
 
     def _take(self, limit: int, held: list[str]) -> list[Entry]:
         try:
-            return self._outbox.take(limit, held, self._row_backoff.active())
+            return self._cursor.fetch(limit, held, self._row_backoff.active())
         except DeliveryError as error:
             self._throttled.warn(str(error))
             return []
@@ -345,7 +235,7 @@ class Sender:
             self._unstored.done(sent.message)
         if sent.entry is not None:
             self._row_backoff.lift(sent.entry.id)
-            self._outbox.settle([sent.entry.id])
+            self._cursor.acknowledge([sent.entry.id])
             self._acknowledged.append((sent.entry.id, time.monotonic()))
 
     def _count_heard(self, message: Message, heard: bool) -> None:
@@ -368,18 +258,18 @@ class Sender:
         if code in _HOPELESS and sent.entry is not None:
             self._throttled.warn(f"{self.last_refusal}; the message is set aside")
             try:
-                self._outbox.refuse(sent.entry.id, code, reason)
+                self._cursor.refuse(sent.entry.id, code, reason)
                 self._handed.pop(sent.entry.id, None)
             except DeliveryError as error:
                 self._throttled.warn(str(error))
                 self._row_backoff.add(sent.entry.id)
-                self._outbox.release([sent.entry.id])
+                self._cursor.release([sent.entry.id])
             return
         self._topic_backoff.add(name)
         self.refusals.add(name, reason)
         self._throttled.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
         if sent.entry is not None:
-            self._outbox.release([sent.entry.id])
+            self._cursor.release([sent.entry.id])
         elif not sent.urgent:
             self._retained.again(name)
 
@@ -390,7 +280,7 @@ class Sender:
         if not due:
             return
         try:
-            self._outbox.done(due)
+            self._cursor.delete(due)
         except DeliveryError as error:
             self._throttled.warn(str(error))
             return
@@ -405,8 +295,8 @@ class Sender:
         self._repeats = {row_id: self._repeats.get(row_id, 0) + 1 for row_id in again}
         tired = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]
         with contextlib.suppress(DeliveryError):
-            self._outbox.done(tired)
-        self._outbox.release(again)
+            self._cursor.delete(tired)
+        self._cursor.release(again)
 
     def _check_patience(self) -> None:
         oldest = next(iter(self._sent.values()), None)

@@ -480,7 +480,7 @@ class HealthMessage(Payload):
     seq: Seq
     time: Time
     uptime_s: Amount
-    status: Literal["ok", "starting", "degraded", "failed"]
+    status: Literal["ok", "starting", "degraded"]
     reasons: list[ReasonPart] = Field(max_length=20, description="why it is degraded, empty when it is ok")
     streams: list[StreamHealth] = Field(
         max_length=1024, description="all, or to the broker the 64 that are worst, those first that send nothing"

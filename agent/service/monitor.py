@@ -129,7 +129,7 @@ class Monitor:
         report = report.model_copy(update={"seq": self._runner.line.reporter.next_seq()})
         station, limit = self._health.station, self._delivery.packet_limit
         room = None if limit is None else limit - PACKET_OVERHEAD - len(topic(self._prefix, station, "health"))
-        self._delivery.link.publish_retained(health_message(for_the_broker(report, room), station, self._prefix))
+        self._delivery.publish_retained(health_message(for_the_broker(report, room), station, self._prefix))
         return report
 
     def end(self) -> None:
@@ -223,4 +223,4 @@ class Monitor:
         if self._delivery is None:
             return []
         waiting = None if outbox is None else outbox.depth
-        return [StageHealth(name="link", alive=self._delivery.link.alive, idle_s=None, waiting=waiting)]
+        return [StageHealth(name="link", alive=self._delivery.failed_sink is None, idle_s=None, waiting=waiting)]

@@ -195,4 +195,4 @@ class RemoteOrders:
             reason=None if progress.reason is None else progress.reason[:TEXT_LIMIT],
             refused=self._refused,
         )
-        self._delivery.link.publish_retained(model_message(report, self._station, self._prefix))
+        self._delivery.publish_retained(model_message(report, self._station, self._prefix))

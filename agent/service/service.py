@@ -2,7 +2,7 @@
 
     source thread     source.blocks() -> bounded queue (``threads``; drivers may block)
     pipeline thread   queue -> pipeline -> policy -> outbox (``threads``; sole owner of DSP state and network)
-    link thread       outbox -> broker (``agent.deliver.link``)
+    sink threads      outbox -> broker, file (``agent.deliver``)
     main thread       signals, health, state, remote changes (``agent.remote``), systemd
 
 A stage that dies ends the process with status 1, and systemd starts it again; a silent sensor or an absent broker does
@@ -26,6 +26,7 @@ from agent import __version__
 from agent.alert.evidence import EvidenceStore
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config, StationConfig
+from agent.config.outputs import OutputsConfig
 from agent.config.stations import DeclaredStationConfig, others
 from agent.deliver.connection import Received, Subscription
 from agent.deliver.delivery import Delivery
@@ -148,7 +149,7 @@ class Service:
         )
         delivery = self._delivery(station, _subscription(tunables, orders))
         clocks = DataClocks() if is_live(config) else None
-        send_now = delivery.link.send_now if delivery else None
+        send_now = delivery.send_now if delivery else None
         runner = Runner(
             open_source(config, _warn, clock),
             line,
@@ -162,7 +163,7 @@ class Service:
         if delivery:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
-            delivery.link.publish_retained(self._state_message(line, line.backend_status(), health, tunables))
+            delivery.publish_retained(self._state_message(line, line.backend_status(), health, tunables))
             self._announcer = Announcer(delivery, config)
             self._announcer.announce()
         monitor = Monitor(
@@ -179,7 +180,7 @@ class Service:
         if delivery:
             if orders:
                 orders.start(line, delivery, evidence, monitor.in_short, self._taken_back)
-            delivery.link.start()  # not before whatever the broker may send can be taken
+            delivery.start()  # not before whatever the broker may send can be taken
         runner.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.notify("READY=1")
@@ -240,8 +241,10 @@ class Service:
                 monitor.clock_was_set()
             if runner.ended.is_set() and (runner.failure() or not delivery or delivery.drained(DRAIN_S)):
                 return
-            if delivery and not delivery.link.alive:
-                raise DeliveryError("the link to the broker died", "see the log above; systemd starts the agent again")
+            if delivery and (name := delivery.failed_sink):
+                raise DeliveryError(
+                    f"the thread of the sink {name} died", "see the log above; systemd starts the agent again"
+                )
             self._tune(tunables, runner, health, delivery, now)
             if orders:
                 orders.tick(now, tunables.control)
@@ -253,7 +256,7 @@ class Service:
                 monitor.report_every(tunables.effective.reporting.health_interval_s)
             served, model = model, runner.line.classifier.sha256
             if delivery and not (backend_status.same(before) and tuned is tunables.effective and model == served):
-                delivery.link.publish_retained(self._state_message(runner.line, backend_status, health, tunables))
+                delivery.publish_retained(self._state_message(runner.line, backend_status, health, tunables))
             tuned = tunables.effective
             moves = runner.advances(health.stalled_s + SILENCE_SPARE_S) or monitor.degraded
             if notifier.watchdog_s and now >= next_watchdog and runner.works() and moves:
@@ -268,11 +271,11 @@ class Service:
         told = tunables.tick(
             now,
             runner.line.reporter.stamp,
-            link_up=delivery is not None and delivery.link.status().connected,
+            link_up=delivery is not None and delivery.connected,
             silent=health.silent(),
         )
         if told is not None and delivery is not None:
-            delivery.link.publish_retained(told)
+            delivery.publish_retained(told)
 
     def _remember(self, line: Line) -> HearingMemory | None:
         """Go on with what was usual at each sensor; an archive or a simulation begins anew at each start."""
@@ -299,13 +302,15 @@ class Service:
 
     def _delivery(self, station: StationId, subscription: Subscription | None) -> Delivery | None:
         config = self._config
-        if config.mqtt is None:
+        outputs = config.outputs
+        if config.mqtt is None and outputs == OutputsConfig():
             _log.warning("no broker is configured: events and alerts go to standard output only")
             return None
-        settings, max_mb = config.mqtt.settings(config.client_id), config.outbox.max_mb
+        settings = config.mqtt.settings(config.client_id) if config.mqtt else None
+        path, max_mb = config.outbox_path, config.outbox.max_mb
         together = config.site.coincidence
         voters = 0 if together is None else len(together.stations)
-        return Delivery(settings, station, config.outbox_path, max_mb, subscription, voters=voters)
+        return Delivery(settings, station, path, max_mb, subscription, voters=voters, outputs=outputs)
 
     def _state_message(self, line: Line, backend_status: BackendStatus, health: Health, tunables: Tunables) -> Message:
         return state_message(self._state(line, backend_status, health, tunables), health.station, self._prefix)

@@ -43,7 +43,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A source that goes on after a restart with what was not done with. ``tests/test_source_contract.py`` has what
+    """A source that goes on after a restart with what was not done with. ``tests/contract/test_sources.py`` has what
     each of them must hold."""
 
     def acknowledge(self, block: SampleBlock) -> None:

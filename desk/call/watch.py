@@ -21,7 +21,7 @@ from desk.store.store import Store
 from desk.worker import Worker
 
 EVERY_S = 10.0
-FAULTS = ("offline", "silent", "degraded", "failed")
+FAULTS = ("offline", "silent", "degraded")
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def main(args: argparse.Namespace) -> int:
                 envelope=config.envelope.component if config else None,
             )
             if delivery:
-                delivery.link.start()
+                delivery.start()
             finished = _simulate(args, config, line, delivery)
         finally:
             rest = delivery.close() if delivery else None

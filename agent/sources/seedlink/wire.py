@@ -48,8 +48,8 @@ class Connection:
             timeout_s: longest wait for the connection, and for each answer to a command.
         """
         self._server, self.address = server, server.address
-        self.software = self.organization = ""
-        """What the server says it is, and whose."""
+        self.software = ""
+        """What the server says it is."""
         self.capabilities: frozenset[str] = frozenset()
         self._timeout_s = timeout_s
         self._frames = Frames()
@@ -63,7 +63,7 @@ class Connection:
         """
         self._socket.close()
         self._socket = _connect(self._server, self._timeout_s)
-        self.software, self.organization, self.capabilities = self._greet()
+        self.software, self.capabilities = self._greet()
         self._frames.version = self._agree(self.capabilities)
 
     @property
@@ -197,13 +197,14 @@ class Connection:
         reason = answer[5:].strip()
         raise RefusedError(f"{self.address} refused {text!r}" + (f" ({reason})" if reason else ""), _advice(text))
 
-    def _greet(self) -> tuple[str, str, frozenset[str]]:
+    def _greet(self) -> tuple[str, frozenset[str]]:
         self._send("HELLO")
         first = self._read_line("HELLO")
         if not first.lower().startswith("seedlink"):
             raise _foreign(self.address, first.encode())
         software, _, capabilities = first.partition("::")
-        return software.strip(), self._read_line("HELLO"), frozenset(capabilities.split())
+        self._read_line("HELLO")  # whose it is
+        return software.strip(), frozenset(capabilities.split())
 
     def _agree(self, offered: frozenset[str]) -> int:
         speaks_4 = any(word.startswith("SLPROTO:4") for word in offered)

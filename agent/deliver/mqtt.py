@@ -7,18 +7,21 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.backoff import ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError
+from agent.deliver.cursor import Cursor
 from agent.deliver.hints import refusal_hint
-from agent.deliver.outbox import Outbox
-from agent.deliver.sender import Refusal, Retained, Sender
+from agent.deliver.link_status import LinkStatus
+from agent.deliver.reasons import of_connection
+from agent.deliver.sender import Sender
+from agent.deliver.sink import Retained
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
-from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, topic
+from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_alert, topic
+from agent.reasons import Reason
 from agent.types import StationId
 
 DEAF_S = 600.0
@@ -31,53 +34,31 @@ LOSSES_S = 600.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkStatus:
-    """``connected`` only after an accepted CONNACK; then for ``connected_s`` seconds, short interruptions included.
-    ``answered``: whether this connection has acknowledged anything; ``unanswered``: how many before it, one after the
-    other, did not. ``losses``: connections lost in the last ten minutes.
-
-    ``unheard`` counts what the broker acknowledged with the remark that nobody subscribes to it (MQTT 5),
-    ``unheard_alerts`` the alerts among it, the newest of them ``unheard_alert_s`` ago (None: the newest had a
-    subscriber). ``refusals`` are the topics that the broker refuses now, ``packet_limit`` the size of the largest
-    packet that it takes (None: it told no limit). ``orders``: whether it lets the station listen; ``ignored``: it sent
-    more than can be held. ``error`` is why the link is down, or what the broker refused last."""
-
-    connected: bool = False
-    connected_s: float = 0.0
-    answered: bool = False
-    unanswered: int = 0
-    losses: int = 0
-    protocol: str | None = None
-    connects: int = 0
-    acknowledged: int = 0
-    unheard: int = 0
-    unheard_alerts: int = 0
-    unheard_alert_s: float | None = None
-    refused: int = 0
-    refusals: tuple[Refusal, ...] = ()
-    packet_limit: int | None = None
-    orders: Literal["none", "heard", "refused", "ignored"] = "none"
-    error: str | None = None
-
-
-class MqttLink:
+class MqttSink:
     """The way out. `start` and `stop` are called once, in this order; the rest from any thread at any time."""
 
     def __init__(
-        self, settings: MqttSettings, outbox: Outbox, station: StationId, subscription: Subscription | None = None
+        self,
+        settings: MqttSettings,
+        cursor: Cursor,
+        station: StationId,
+        subscription: Subscription | None = None,
+        *,
+        voters: int = 0,
     ) -> None:
         """``station`` is whose availability this connection stands for: MQTT allows one will a connection.
-        ``subscription`` is made anew with every connection; its handler must not wait."""
+        ``subscription`` is made anew with every connection; its handler must not wait. ``voters``: how many stations
+        an alert may name with their votes."""
         self._subscription = subscription
         self._deaf_until = 0.0
         self._settings = settings
-        self._outbox = outbox
+        self._cursor = cursor
+        self._alert_bytes = largest_alert(settings.prefix, voters)
         self._client_id = settings.client_id or f"talus-{station.short}"
         self._availability = topic(settings.prefix, station, "availability")
         self._waker = Waker()
         self._retained = Retained()
-        self._sender = Sender(settings, outbox, self._retained)
+        self._sender = Sender(settings, cursor, self._retained)
         self._stopping = threading.Event()
         self._flush_until = 0.0
         self._give_up_at = 0.0
@@ -94,7 +75,7 @@ class MqttLink:
         self._connects = 0
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
-        outbox.listen(self._wake)
+        cursor.listen(self._wake)
 
     @property
     def alive(self) -> bool:
@@ -114,7 +95,7 @@ class MqttLink:
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
             self._waker.close()
-        return self._outbox.depth == 0
+        return self._cursor.depth == 0
 
     def publish_retained(self, message: Message) -> None:
         """Publish a latest value (state, health) now if connected, and on every connect; only the newest counts."""
@@ -126,6 +107,10 @@ class MqttLink:
         """Publish what could not be put on disk, before all else; it is sent until it is acknowledged, or this ends."""
         self._sender.send_now(message)
         self._wake()
+
+    def reasons(self) -> list[Reason]:
+        """Why what is sent may not arrive."""
+        return of_connection(self.status(), self._alert_bytes)
 
     def status(self) -> LinkStatus:
         """How the link is."""
@@ -187,7 +172,7 @@ class MqttLink:
             self._begin(connection)
             self._announce(connection, ONLINE, time.monotonic() + self._settings.ack_timeout_s)
             self._answered, self._unanswered = True, 0
-            address, waiting = self._settings.address, self._outbox.depth
+            address, waiting = self._settings.address, self._cursor.depth
             _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
             self._sender.serve(connection, self._end_by)
             self._retained.drop(self._availability)
