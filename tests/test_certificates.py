@@ -17,8 +17,7 @@ from test_mosquitto_configs import Example
 from agent.config.broker import MqttSettings
 from agent.config.file import check
 from agent.config.tls import TlsConfig
-from agent.deliver.connection import Connection
-from agent.deliver.hints import unreachable
+from agent.deliver.connection import Connection, unreachable
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.host.tls import client_context, refusal

@@ -219,7 +219,7 @@ def test_a_model_taken_back_while_it_answers_costs_no_verdict(installed: Path, n
     plain = candidate.classify
 
     def closed(asked: Window) -> Classification:
-        live.take_back("ordered")
+        live.revert("ordered")
         return plain(asked)
 
     candidate.classify = closed  # type: ignore[method-assign]

@@ -27,11 +27,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.config.broker import MqttSettings
 from agent.config.tls import TlsConfig
-from agent.deliver.hints import refusal_hint, unreachable
 from agent.deliver.waker import Waker
 from agent.deliver.wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
 from agent.errors import DeliveryError
-from agent.host.tls import client_context
+from agent.host.tls import client_context, refusal
 from agent.messages.payloads import OFFLINE
 
 Protocol: TypeAlias = Literal["5", "3.1.1"]
@@ -111,7 +110,7 @@ class Connection:
         self._goodbye: ReasonCode | None = None
         self._properties: dict[tuple[bool, int | None], Properties] = {}
         self._granted: list[ReasonCode] = []
-        self._settled = False
+        self._unsubscribed = False
         self._handler_error: Exception | None = None
         self._subscription: Subscription | None = None
         self._framing = Framing(None)
@@ -249,7 +248,7 @@ class Connection:
         """Say goodbye, so that the broker does not publish the will."""
         if self._client.is_connected() and self._handler_error is None:
             if self._subscription is not None:
-                self._settle(timeout_s)
+                self._round_trip(timeout_s)
             self._client.disconnect()
             deadline = time.monotonic() + timeout_s
             while self._client.want_write() and time.monotonic() < deadline:
@@ -259,13 +258,13 @@ class Connection:
                     break
         self._drop()
 
-    def _settle(self, timeout_s: float) -> None:
+    def _round_trip(self, timeout_s: float) -> None:
         """A round trip, since a socket closed with messages unread resets the connection, and the broker then forgets
         the acknowledgements that it has not read."""
         deadline = time.monotonic() + timeout_s
         self._client.unsubscribe("talus/none")
         with contextlib.suppress(DeliveryError):
-            while not self._settled and time.monotonic() < deadline:
+            while not self._unsubscribed and time.monotonic() < deadline:
                 self.pump(0.05)
 
     def abandon(self) -> None:
@@ -415,17 +414,17 @@ class Connection:
         token = message.mid if message.qos else 0
         received = Received(topic, bytes(message.payload), message.retain, correlation, token)
         try:
-            taken = self._subscription.handler(received)
+            is_done = self._subscription.handler(received)
         except Exception as error:
             self._handler_error = error
             raise _HandlerError from error
-        if taken:
+        if is_done:
             self._client.ack(message.mid, message.qos)
 
     def _on_unsubscribe(
         self, _client: Client, _data: object, _token: int, _codes: list[ReasonCode], _properties: Properties | None
     ) -> None:
-        self._settled = True
+        self._unsubscribed = True
 
     def _on_subscribe(
         self, _client: Client, _data: object, _token: int, codes: list[ReasonCode], _properties: Properties | None
@@ -480,3 +479,46 @@ def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
         raise DeliveryError(
             f"TLS files cannot be used ({files}): {why}", "these must be readable PEM files (mqtt.tls, or --ca)"
         ) from None
+
+
+_HINTS = {
+    0x81: "the peer does not speak MQTT as expected: check the port",
+    0x85: "set mqtt.client_id to one that the broker accepts",
+    0x86: "check the user and the password",
+    0x87: "check the user and the password, and what the broker's access list allows that user",
+    0x88: "the broker is there but not in service: see its log",
+    0x89: "the broker is overloaded; the agent keeps trying",
+    0x8A: "the broker has banned this client",
+    0x8E: "another client uses the same mqtt.client_id: give each agent its own",
+    0x95: "the broker's limit for the size of a packet is too low",
+    0x97: "the broker's quota for this client is used up",
+    0x9A: "the broker must support retained messages",
+    0x9B: "the broker must support QoS 1",
+    0x9F: "the broker limits the rate of connections; the agent keeps trying",
+}
+"""What an operator can do about a refusal with this MQTT 5 reason code."""
+
+
+def refusal_hint(code: int) -> str:
+    """For a refusal with this MQTT 5 reason code."""
+    return _HINTS.get(code, "see the broker's log")
+
+
+def unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
+    """The error to raise for what the socket, the resolver or TLS raised."""
+    address = settings.address
+    if isinstance(error, socket.gaierror):
+        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check the name of the broker, and the DNS"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        text, hint = refusal(address, error, "mqtt.tls.ca_file, or --ca")
+    elif isinstance(error, ssl.SSLError):
+        text, hint = f"TLS with {address} fails: {error.reason or error}", "is this the broker's TLS port?"
+    elif isinstance(error, ConnectionRefusedError):
+        text, hint = f"{address} refused the connection", "is the broker running, and is this its port?"
+    elif isinstance(error, ConnectionResetError):
+        text, hint = f"{address} closed the connection", "is this the broker's port, and with or without TLS?"
+    elif isinstance(error, TimeoutError):
+        text, hint = f"{address} does not answer", "check the network, the firewall, and the name of the broker"
+    else:
+        text, hint = f"{address} cannot be reached: {error}", "check the network and the mqtt section"
+    return DeliveryError(text, hint)

@@ -11,9 +11,8 @@ from typing import Literal
 
 from agent.backoff import ThrottledLog, delays
 from agent.config.broker import MqttSettings
-from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError
+from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError, refusal_hint
 from agent.deliver.cursor import Cursor
-from agent.deliver.hints import refusal_hint
 from agent.deliver.link_status import LinkStatus
 from agent.deliver.reasons import of_connection
 from agent.deliver.sender import Sender
@@ -24,7 +23,7 @@ from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_
 from agent.reasons import Reason
 from agent.types import StationId
 
-DEAF_S = 600.0
+IGNORE_S = 600.0
 """Who sends more than can be held is not listened to for so long: what goes out matters more than what comes in."""
 SHORT_S = 60.0
 """An interruption below this does not begin anew the time for which the broker has been there."""
@@ -50,7 +49,7 @@ class MqttSink:
         ``subscription`` is made anew with every connection; its handler must not wait. ``voters``: how many stations
         an alert may name with their votes."""
         self._subscription = subscription
-        self._deaf_until = 0.0
+        self._ignore_until = 0.0
         self._settings = settings
         self._cursor = cursor
         self._alert_bytes = largest_alert(settings.prefix, voters)
@@ -144,11 +143,11 @@ class MqttSink:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                self._once()
+                self._run_connection()
             except DeliveryError as error:
                 self._connected, self._error = None, error.message
                 if isinstance(error, UnwantedError):
-                    self._deaf_until = time.monotonic() + DEAF_S
+                    self._ignore_until = time.monotonic() + IGNORE_S
                 if self._stopping.is_set():
                     break
                 self._throttled.warn(f"no connection to the broker: {error}")
@@ -158,14 +157,14 @@ class MqttSink:
                 self._stopping.wait(next(waits))
         self._connected = None
 
-    def _once(self) -> None:
+    def _run_connection(self) -> None:
         """One connection, from the CONNACK to its end."""
         connection = Connection.open(
             self._settings,
             self._client_id,
             self._waker,
             will_topic=self._availability,
-            subscription=self._subscription if time.monotonic() >= self._deaf_until else None,
+            subscription=self._subscription if time.monotonic() >= self._ignore_until else None,
             cancelled=self._stopping.is_set,
         )
         try:
@@ -174,7 +173,7 @@ class MqttSink:
             self._answered, self._unanswered = True, 0
             address, waiting = self._settings.address, self._cursor.depth
             _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
-            self._sender.serve(connection, self._end_by)
+            self._sender.run(connection, self._end_by)
             self._retained.drop(self._availability)
             self._announce(connection, STOPPED, self._give_up_at)
             connection.close()
@@ -200,7 +199,7 @@ class MqttSink:
     def _orders(self) -> Literal["none", "heard", "refused", "ignored"]:
         if self._subscription is None:
             return "none"
-        if time.monotonic() < self._deaf_until:
+        if time.monotonic() < self._ignore_until:
             return "ignored"
         connection = self._connection
         return "refused" if connection is not None and connection.refused_subscription else "heard"

@@ -26,9 +26,8 @@ from dataclasses import dataclass
 
 from agent.backoff import Backoff, ThrottledLog
 from agent.config.broker import MqttSettings
-from agent.deliver.connection import REFUSED, Ack, Connection
+from agent.deliver.connection import REFUSED, Ack, Connection, refusal_hint
 from agent.deliver.cursor import Cursor, Entry
-from agent.deliver.hints import refusal_hint
 from agent.deliver.link_status import Counters, Refusals
 from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
 from agent.deliver.sink import Retained, UnstoredAlerts
@@ -40,12 +39,12 @@ _HOPELESS = frozenset({0x90, TOO_LARGE, 0x99})
 """Topic name invalid, packet too large, payload format invalid: the same message will be refused for ever."""
 
 _SUSPECT_AFTER = 2
-"""Connections lost with a message in flight, after which messages are sent one by one to find the culprit."""
+"""Connections lost with a message in flight, after which messages are sent one by one: of which do they die?"""
 
-_CULPRIT_AFTER = 5
+_BLOCKING_AFTER = 5
 _EXERCISE = b'"exercise":true'
 """In a payload: nobody is to be woken, so that nobody need subscribe. Quotes in free text are escaped."""
-_POISON_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
+_BLOCKING_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
 _TICK_S = 1.0
 LINGER_S = 5.0
 """How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
@@ -75,7 +74,7 @@ class _Sent:
 
 
 class Sender:
-    """Owned by the network thread, for the life of the process; `serve` is called with each connection in turn."""
+    """Owned by the network thread, for the life of the process; `run` is called with each connection in turn."""
 
     def __init__(self, settings: MqttSettings, cursor: Cursor, retained: Retained) -> None:
         self.counters = Counters()
@@ -90,10 +89,10 @@ class Sender:
         self._fresh.set()
         self._throttled = ThrottledLog(_log.warning)
         self._topic_backoff: Backoff[str] = Backoff(5.0, 60.0)
-        self._poison_backoff: Backoff[str] = Backoff(5.0, 600.0)
+        self._blocking_backoff: Backoff[str] = Backoff(5.0, 600.0)
         self._row_backoff: Backoff[int] = Backoff(5.0, 60.0)
         self._losses: dict[int | str, int] = {}
-        self._culprits: dict[str, int] = {}
+        self._blocking: dict[str, int] = {}
         self._sent: dict[int, _Sent] = {}
         self._acknowledged: deque[tuple[int, float]] = deque()
         self._handed: dict[int, int] = {}
@@ -110,7 +109,7 @@ class Sender:
         self._unstored.put(message)
         self._fresh.set()
 
-    def serve(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
+    def run(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
         """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
 
         Raises:
@@ -119,7 +118,7 @@ class Sender:
         self._retained.all_stale()
         self._acks = 0
         self._topic_backoff.clear()  # this broker, or its access list, may be another one
-        self._take_back(connection.maximum_packet)
+        self._requeue_too_large(connection.maximum_packet)
         self._fresh.set()
         try:
             while True:
@@ -129,18 +128,18 @@ class Sender:
                     self._delete_acknowledged(0)
                     break
                 for ack in connection.pump(_TICK_S if deadline is None else 0.05):
-                    self._settle(ack)
+                    self._on_ack(ack)
                 self._delete_acknowledged()
-                self._check_patience()
+                self._check_ack_timeout()
         except DeliveryError:
-            self._blame()
+            self._count_losses()
             raise
         finally:
             self._cursor.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
             self._sent.clear()
-            self._repeat()
+            self._release_acknowledged()
 
-    def _take_back(self, packet_limit: int | None) -> None:
+    def _requeue_too_large(self, packet_limit: int | None) -> None:
         """What an earlier connection set aside as too large, and this one takes."""
         try:
             moved = self._cursor.requeue(packet_limit)
@@ -158,7 +157,7 @@ class Sender:
         fresh = self._fresh.is_set()
         if room <= 0 or not (fresh or 2 * room >= window):
             return 0
-        held = [*self._topic_backoff.active(), *self._poison_backoff.active()]
+        held = [*self._topic_backoff.active(), *self._blocking_backoff.active()]
         unstored = self._unstored.first(held)
         if unstored is not None and not any(sent.urgent for sent in self._sent.values()):
             # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
@@ -168,7 +167,7 @@ class Sender:
         if fresh:
             self._look_up_retained()
         values = self._retained.fetch(max(1, room // 4), held)
-        entries = self._take(room - len(values), held) if room > len(values) else []
+        entries = self._fetch(room - len(values), held) if room > len(values) else []
         for entry in entries:
             self._publish(connection, entry.message, entry)
         for message in values:
@@ -184,7 +183,7 @@ class Sender:
         for message in messages:
             self._retained.put(message)
 
-    def _take(self, limit: int, held: list[str]) -> list[Entry]:
+    def _fetch(self, limit: int, held: list[str]) -> list[Entry]:
         try:
             return self._cursor.fetch(limit, held, self._row_backoff.active())
         except DeliveryError as error:
@@ -215,7 +214,7 @@ class Sender:
             return
         self._sent[token] = _Sent(message, entry, time.monotonic())
 
-    def _settle(self, ack: Ack) -> None:
+    def _on_ack(self, ack: Ack) -> None:
         sent = self._sent.pop(ack.token, None)
         if sent is None:
             return
@@ -226,11 +225,11 @@ class Sender:
         if ack.code >= REFUSED:
             self._refuse(sent, ack.code, ack.reason)
             return
-        self._count_heard(sent.message, ack.code != _NO_SUBSCRIBERS)
+        self._count_acknowledged(sent.message, ack.code != _NO_SUBSCRIBERS)
         self.refusals.lift(sent.message.topic)
         self._topic_backoff.lift(sent.message.topic)
-        self._poison_backoff.lift(sent.message.topic)
-        self._culprits.pop(sent.message.topic, None)
+        self._blocking_backoff.lift(sent.message.topic)
+        self._blocking.pop(sent.message.topic, None)
         if sent.urgent:
             self._unstored.done(sent.message)
         if sent.entry is not None:
@@ -238,13 +237,13 @@ class Sender:
             self._cursor.acknowledge([sent.entry.id])
             self._acknowledged.append((sent.entry.id, time.monotonic()))
 
-    def _count_heard(self, message: Message, heard: bool) -> None:
+    def _count_acknowledged(self, message: Message, has_subscriber: bool) -> None:
         counters = self.counters
         counters.acknowledged += 1
-        counters.unheard += not heard
+        counters.unheard += not has_subscriber
         if message.priority == Priority.ALERT and not message.retain and _EXERCISE not in message.payload:
-            counters.unheard_alerts += not heard
-            counters.unheard_alert_at = None if heard else time.monotonic()
+            counters.unheard_alerts += not has_subscriber
+            counters.unheard_alert_at = None if has_subscriber else time.monotonic()
 
     def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
         name = sent.message.topic
@@ -288,17 +287,17 @@ class Sender:
             self._acknowledged.popleft()
             self._handed.pop(row_id, None)
 
-    def _repeat(self) -> None:
+    def _release_acknowledged(self) -> None:
         """The connection is lost: what was acknowledged last is sent again, unless that has been done often enough."""
         again = [row_id for row_id, _ in self._acknowledged]
         self._acknowledged.clear()
         self._repeats = {row_id: self._repeats.get(row_id, 0) + 1 for row_id in again}
-        tired = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]
+        exhausted = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]
         with contextlib.suppress(DeliveryError):
-            self._cursor.delete(tired)
+            self._cursor.delete(exhausted)
         self._cursor.release(again)
 
-    def _check_patience(self) -> None:
+    def _check_ack_timeout(self) -> None:
         oldest = next(iter(self._sent.values()), None)
         if oldest is not None and time.monotonic() - oldest.at > self._settings.ack_timeout_s:
             raise DeliveryError(
@@ -306,23 +305,23 @@ class Sender:
                 "the broker hangs, or the link loses packets; the message is sent again",
             )
 
-    def _blame(self) -> None:
+    def _count_losses(self) -> None:
         """The connection died with these in flight; find out whether it died of one of them."""
         self._losses = {sent.name: self._losses.get(sent.name, 0) + 1 for sent in self._sent.values()}
         if len(self._sent) != 1:
             return
         (sent,) = self._sent.values()
-        if self._losses[sent.name] < _CULPRIT_AFTER:
+        if self._losses[sent.name] < _BLOCKING_AFTER:
             return
         self._losses.clear()
         name = sent.message.topic
         reason = f"connections die with a message of {len(sent.message.payload)} bytes"
         self.last_refusal = f"{name}: {reason}"
         self.refusals.add(name, reason)
-        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_POISON_HINT}")
+        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_BLOCKING_HINT}")
         if sent.entry is None:
-            self._poison_backoff.add(name)
+            self._blocking_backoff.add(name)
             return
         self._row_backoff.add(sent.entry.id)
-        if self._culprits.setdefault(name, sent.entry.id) != sent.entry.id:
-            self._poison_backoff.add(name)
+        if self._blocking.setdefault(name, sent.entry.id) != sent.entry.id:
+            self._blocking_backoff.add(name)

@@ -63,7 +63,7 @@ class LiveClassifier:
             if before is None:
                 raise
             verdict = before.classify(window)  # raises as well when the window is at fault
-            self.take_back(f"{active.model} failed: {error.message}")
+            self.revert(f"{active.model} failed: {error.message}")
         self._recent.append((window, verdict))
         shadow = self._shadow
         if shadow is not None:
@@ -79,17 +79,17 @@ class LiveClassifier:
         self._shadow = shadow
 
     def promote(self, candidate: Classifier) -> None:
-        """``candidate`` takes the next window; the model so far stays at hand until ``settle`` or ``take_back``."""
+        """``candidate`` takes the next window; the model so far stays at hand until ``confirm`` or ``revert``."""
         with self._lock:
             self._before, self.active, self.failed = self.active, candidate, None
 
-    def settle(self) -> None:
+    def confirm(self) -> None:
         """The newest model has proved itself: let go of the one before."""
         with self._lock:
             before, self._before = self._before, None
         _let_go(before)
 
-    def take_back(self, reason: str) -> None:
+    def revert(self, reason: str) -> None:
         """The model before the newest one serves again."""
         with self._lock:
             if self._before is None:

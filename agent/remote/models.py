@@ -321,11 +321,11 @@ class ModelUpdates:
         elif now - self._since > self.settings.probation_s:
             chosen = self._slots.chosen
             self._slots.change(kept=chosen.trial, before=chosen.kept, trial=None, order=None)
-            self._live.settle()
+            self._live.confirm()
             self._enter("kept")
 
     def _end_probation(self, reason: str) -> None:
-        self._live.take_back(reason)
+        self._live.revert(reason)
         self._slots.change(trial=None, order=None)
         self._enter("rolled_back", reason=reason)
 
@@ -340,7 +340,7 @@ class ModelUpdates:
             before = chosen.before
             classifier = self._opener(None if before is None else self._slots.path(before), True)
             self._live.promote(classifier)
-            self._live.settle()
+            self._live.confirm()
             self._slots.change(kept=before, before=None, order=None)
             self._enter("rolled_back", reason="ordered")
         elif chosen.order is not None:
@@ -351,7 +351,7 @@ class ModelUpdates:
         self._end_shadow()
         self._end_download()
         if self._slots.chosen.trial is not None:
-            self._live.take_back(reason)
+            self._live.revert(reason)
         try:
             self._slots.change(order=None, trial=None, begun=0)
         except OSError as error:

@@ -268,14 +268,14 @@ class Service:
         if self._hangup.is_set() and self._reread is not None:
             self._hangup.clear()
             tunables.reload(self._reread)
-        told = tunables.tick(
+        report = tunables.tick(
             now,
             runner.line.reporter.stamp,
             link_up=delivery is not None and delivery.connected,
             silent=health.silent(),
         )
-        if told is not None and delivery is not None:
-            delivery.publish_retained(told)
+        if report is not None and delivery is not None:
+            delivery.publish_retained(report)
 
     def _remember(self, line: Line) -> HearingMemory | None:
         """Go on with what was usual at each sensor; an archive or a simulation begins anew at each start."""
