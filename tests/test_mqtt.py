@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from broker_support import (
     make_alert,
     make_event,
     make_message,
-    make_other,
     needs_mosquitto,
     running,
     stamp,
@@ -39,7 +37,7 @@ from agent.config.broker import MqttSettings
 from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.mqtt import MqttSink
-from agent.deliver.outbox import MAIN, Outbox
+from agent.deliver.outbox import Outbox
 from agent.deliver.sender import MOST_REPEATS
 from agent.deliver.waker import Waker
 from agent.errors import ConfigError, DeliveryError
@@ -151,55 +149,6 @@ def test_a_broker_that_crashes_again_and_again_does_not_get_the_same_for_ever(tm
 
 
 @needs_mosquitto
-def test_kill_9_between_outbox_and_acknowledgement_loses_nothing(tmp_path: Path) -> None:
-    """A publishing process is killed while it sends, again and again; what it put is all there in the end, and a copy
-    that comes twice has the same id, revision, boot id and sequence number."""
-    code = textwrap.dedent("""
-        import sys
-        from pathlib import Path
-        sys.path.insert(0, "tests")
-        from broker_support import STATION, MqttSettings, make_event, event_message
-        from agent.deliver.mqtt import MqttSink
-        from agent.messages.payloads import Stamp
-        from agent.deliver.outbox import MAIN, Outbox
-        path, port, first = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-        outbox = Outbox(path)
-        link = MqttSink(MqttSettings("127.0.0.1", port, backoff_min_s=0.05), outbox.cursor("mqtt"), STATION)
-        link.start()
-        for n in range(first, first + 1000):
-            outbox.put([
-                event_message(make_event(n, r, p), Stamp("%016x" % first, 3 * n + r, 1, 2))
-                for r, p in enumerate(("new", "update", "end"))
-            ])
-            print(n, flush=True)
-    """)
-    put: list[int] = []
-    with running(tmp_path) as broker, Collector(broker.settings(), session=False) as collector:
-        for round_ in range(4):
-            command = [sys.executable, "-c", code, str(tmp_path / "o.db"), str(broker.port), str(round_ * 1000)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    put.append(int(line))
-                    if len(put) >= 25 * (round_ + 1):
-                        process.send_signal(signal.SIGKILL)
-                        break
-                process.stdout.read()
-        box = Outbox(tmp_path / "o.db")
-        assert box.depth > 0, "nothing was left between outbox and acknowledgement: the test proves nothing"
-        with linked(broker.settings(), box):
-            wait_for(lambda: box.depth == 0)
-            wanted = {make_event(n).id for n in put}
-            wait_for(lambda: wanted <= first_order(collector.bodies("/event")).keys())
-        box.close()
-        bodies = collector.bodies("/event")
-    order = first_order(bodies)
-    assert all(order[name] == [0, 1, 2] for name in wanted)
-    identities = [(body["id"], body["revision"], body["boot_id"], body["seq"]) for body in bodies]
-    assert len({(body["id"], body["revision"]) for body in bodies}) == len(set(identities)), "copies are recognisable"
-
-
-@needs_mosquitto
 def test_alerts_overtake_a_backlog(tmp_path: Path, outbox: Outbox) -> None:
     outbox.put([make_message(n) for n in range(400)])
     outbox.put([make_alert(500)])
@@ -307,23 +256,6 @@ def test_retained_values_are_published_again_to_a_broker_that_forgot_them(tmp_pa
             wait_for(lambda: late.payloads("last_event"))
             assert json.loads(late.payloads("last_event")[0])["id"] == make_event(7).id
         box.close()
-
-
-@needs_mosquitto
-def test_retained_values_reach_a_connected_broker_at_once_and_only_the_newest_counts(
-    tmp_path: Path, outbox: Outbox
-) -> None:
-    with (
-        running(tmp_path) as broker,
-        Collector(broker.settings()) as collector,
-        linked(broker.settings(), outbox) as link,
-    ):
-        wait_for(lambda: link.status().connected)
-        for n in range(30):
-            link.publish_retained(Message("talus/v1/XX/ABC/health", b"%d" % n, Priority.OTHER, retain=True))
-        wait_for(lambda: b"29" in collector.payloads("health"))
-        values = [int(payload) for payload in collector.payloads("health")]
-        assert values == sorted(values)
 
 
 @needs_mosquitto
@@ -752,9 +684,3 @@ def test_addresses() -> None:
     ):
         with pytest.raises(ConfigError):
             MqttSettings.from_url(bad)
-
-
-def test_other_messages_keep_their_order_of_putting(outbox: Outbox) -> None:
-    others = [make_other(n) for n in range(3)]
-    outbox.put(others)
-    assert [entry.message for entry in outbox.cursor(MAIN).fetch(5)] == others

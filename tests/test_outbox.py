@@ -60,27 +60,6 @@ def test_messages_come_back_as_they_were_put_after_a_restart(tmp_path: Path) -> 
     assert Outbox(tmp_path / "o.db").depth == 0
 
 
-def test_a_revision_is_not_handed_out_before_the_one_before_it_is_acknowledged(outbox: Outbox) -> None:
-    outbox.put([make_message(1, 0), make_message(1, 1, "update"), make_message(2, 0), make_message(1, 2, "end")])
-    first = outbox.cursor(MAIN).fetch(10)
-    assert [b'revision":0' in entry.message.payload for entry in first] == [True, True]
-    assert len({entry.message.key for entry in first}) == 2
-    assert outbox.cursor(MAIN).fetch(10) == []
-    outbox.cursor(MAIN).release([first[0].id])
-    assert [entry.id for entry in outbox.cursor(MAIN).fetch(10)] == [first[0].id], "released, it is the next again"
-    outbox.cursor(MAIN).delete([first[0].id])
-    assert b'revision":1' in outbox.cursor(MAIN).fetch(10)[0].message.payload
-
-
-def test_an_alert_overtakes_events_but_not_an_earlier_alert_of_its_event(outbox: Outbox) -> None:
-    outbox.put([make_message(1), make_alert(1)])
-    later = make_alert(1)
-    outbox.put([later])
-    taken = outbox.cursor(MAIN).fetch(10)
-    assert [entry.message.priority for entry in taken] == [Priority.ALERT, Priority.EVENT]
-    assert taken[0].message != later
-
-
 def test_skipped_topics_and_rows_hold_up_nothing_else(outbox: Outbox) -> None:
     outbox.put([make_alert(1), make_message(1, 0), make_message(1, 1), make_message(2)])
     taken = outbox.cursor(MAIN).fetch(10, skip_topics=["talus/v1/XX/ABC/alert"])
@@ -213,6 +192,23 @@ def json_phase(message: Message) -> str:
     if message.priority is Priority.EVENT:
         return next(phase for phase in ("new", "update", "end") if f'"phase":"{phase}"'.encode() in message.payload)
     return message.priority.name.lower()
+
+
+def test_what_waits_for_another_way_out_alone_goes_first_when_there_is_no_room(tmp_path: Path) -> None:
+    """A file that cannot be written must not cost the broker a message, nor can a section that was taken out again."""
+    outbox = Outbox(tmp_path / "o.db", max_bytes=50_000, sinks=SINKS)
+    outbox.put([make_alert(n) for n in range(20)])
+    assert len(drain(outbox)) == 20
+    for n in range(20, 60):
+        outbox.put([make_other(n, 500)])
+    assert len(drain(outbox)) == 40, "all that the broker has not had is still there"
+    assert outbox.cursor("file").depth < 60
+    outbox.close()
+    alone = Outbox(tmp_path / "o.db", max_bytes=50_000)
+    for n in range(60, 100):
+        alone.put([make_other(n, 500)])
+    assert len(drain(alone)) == 40
+    assert alone.stats().bytes <= 50_000
 
 
 def test_what_is_in_flight_is_not_dropped(tmp_path: Path) -> None:

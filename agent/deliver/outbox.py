@@ -403,18 +403,18 @@ class Outbox:
         held = [row_id for cursor in self._cursors.values() for row_id in cursor.out]
         while freed < excess:
             chunk = db.execute(
-                f"SELECT id, length(payload), priority FROM queue WHERE NOT id {CHOSEN}"
+                f"SELECT id, length(payload), priority, waiting FROM queue WHERE NOT id {CHOSEN}"
                 " ORDER BY waiting & ? != 0, waiting & ? != 0, priority DESC, expendable DESC, id LIMIT 4096",
                 (json.dumps(held), self._main.bit, self._all),
             ).fetchall()
             if not chunk:
                 break
             gone = []
-            for row_id, length, priority in chunk:
+            for row_id, length, priority, waiting in chunk:
                 if freed < excess + self._max_bytes // 100:
                     gone.append(row_id)
                     freed += length + ROW_OVERHEAD
-                    lost += priority != Priority.OTHER
+                    lost += priority != Priority.OTHER and bool(waiting & self._all)
             db.execute(f"DELETE FROM queue WHERE id {CHOSEN}", (json.dumps(gone),))
             rows += len(gone)
         count(db, dropped=rows, lost=lost)

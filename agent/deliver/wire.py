@@ -76,33 +76,28 @@ class Framing:
             raise ValueError("a packet whose length does not end")
 
 
-class PlainSocket(socket.socket):
-    """A TCP socket whose packets are followed by ``framing``."""
+class _Followed:
+    """A socket whose packets are followed by ``framing``."""
 
     framing: Framing | None = None
 
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+    def recv(self, *args: int) -> bytes:
         """See ``socket.socket.recv``."""
-        data = super().recv(bufsize, flags)
+        data: bytes = super().recv(*args)  # type: ignore[misc]
         if self.framing is not None:
             self.framing.feed(data)
         return data
+
+
+class PlainSocket(_Followed, socket.socket):
+    """Over TCP."""
 
     def do_handshake(self) -> None:
         """There is none without TLS."""
 
 
-class TlsSocket(ssl.SSLSocket):
-    """A TLS socket whose packets are followed by ``framing``."""
-
-    framing: Framing | None = None
-
-    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        """See ``ssl.SSLSocket.recv``."""
-        data = super().recv(buflen, flags)
-        if self.framing is not None:
-            self.framing.feed(data)
-        return data
+class TlsSocket(_Followed, ssl.SSLSocket):
+    """Over TLS."""
 
 
 class PlainContext(ssl.SSLContext):
