@@ -199,8 +199,8 @@ class Cursor:
             f" WHERE id {CHOSEN} AND waiting & ?",
             (self.bit, ROW_OVERHEAD, chosen, self.bit),
         ).fetchone()
-        if rows:
-            db.execute(f"DELETE FROM queue WHERE id {CHOSEN} AND waiting = ?", (chosen, self.bit))
+        gone = db.execute(f"DELETE FROM queue WHERE id {CHOSEN} AND waiting = ?", (chosen, self.bit)).rowcount
+        if gone < rows:
             db.execute(
                 f"UPDATE queue SET waiting = waiting & ~? WHERE id {CHOSEN} AND waiting & ?",
                 (self.bit, chosen, self.bit),
