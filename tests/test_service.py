@@ -59,6 +59,19 @@ def availability(collector: Collector) -> list[bytes]:
     return collector.payloads("/availability")
 
 
+def test_without_a_broker_a_file_of_lines_is_the_way_out(tmp_path: Path, records: Path) -> None:
+    outputs = f"{{file: {{path: '{tmp_path}/lines.jsonl', max_mb: 0.01}}}}"
+    agent = Agent("run", "--config", write_config(tmp_path, records, outputs=outputs))
+    assert agent.end() == 0, agent.log
+    files = sorted(tmp_path.glob("lines.jsonl*"))
+    assert len(files) > 1, "it is rotated"
+    lines = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    events = [line["message"] for line in lines if line["topic"].endswith("/event")]
+    told = [{**body, "decision": None} for body in events]  # by other rules than a replay's
+    assert by_revision(told) == by_revision([{**body, "decision": None} for body in expected(records)])
+    assert {"state", "last_event"} <= {line["topic"].rpartition("/")[2] for line in lines}
+
+
 @needs_mosquitto
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_stops_in_order(tmp_path: Path, records: Path, number: signal.Signals) -> None:
