@@ -22,6 +22,7 @@ from agent.messages.envelope import Packed, unpack
 from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
 from agent.messages.schema import MODELS, MinMaxMessage, parse
 from agent.types import parse_ns
+from desk.pieces import Pieces
 from desk.store.store import Arrival, Change, Store
 from desk.worker import Worker
 
@@ -64,12 +65,14 @@ class Receiver(Worker):
         store: Store,
         session: str,
         changed: Callable[[Sequence[Change]], None] = lambda _: None,
+        pieces: Pieces | None = None,
     ) -> None:
         """``session`` is the client identifier under which the broker keeps what comes meanwhile; every desk has its
-        own."""
+        own. ``pieces`` takes the records that stations send by themselves; None leaves them."""
         super().__init__("receiver")
         self.tally = Tally()
         self._settings, self._store, self._session, self._changed = settings, store, session, changed
+        self._pieces = pieces
         self._socket_waker = Waker()
         self._batch: list[Received] = []
         self._waits = delays(settings.backoff_min_s, settings.backoff_max_s)
@@ -97,7 +100,8 @@ class Receiver(Worker):
     def _once(self) -> None:
         """One connection, until it is lost or ``stop`` is called."""
         self._batch.clear()
-        filters = [f"{self._settings.prefix}/+/+/{name}" for name in NAMES]
+        names = NAMES if self._pieces is None else (*NAMES, "evidence/+/+")
+        filters = [f"{self._settings.prefix}/+/+/{name}" for name in names]
         connection = Connection.open(
             self._settings,
             self._session,
@@ -128,8 +132,9 @@ class Receiver(Worker):
         now_ns = time.time_ns()
         self.tally.heard = time.monotonic()
         arrivals = []
+        pieces = [message for message in self._batch if "/evidence/" in message.topic]
         for message in self._batch:
-            if not message.payload:  # a stored value that is deleted, or a probe of `talus doctor`
+            if not message.payload or message in pieces:  # a stored value that is deleted, or a probe of `talus doctor`
                 continue
             try:
                 arrivals.append(self._checked(message, now_ns))
@@ -137,6 +142,7 @@ class Receiver(Worker):
                 self._refuse(message.topic, error.message)
         try:
             changes = self._store_all(arrivals)
+            changes += self._gather_records(pieces, now_ns)
         except DeliveryError:
             # The broker keeps what is not acknowledged, and sends it again with the next connection.
             self.pause(RETRY_S)
@@ -169,6 +175,19 @@ class Receiver(Worker):
         self.tally.refused += 1
         topic = topic[:200].encode("ascii", "backslashreplace").decode()
         self.throttled.warn(f"refused a message on {topic}: {why}", key=topic)
+
+    def _gather_records(self, pieces: Sequence[Received], now_ns: int) -> list[Change]:
+        """Records come after the events that announce them."""
+        changes: list[Change] = []
+        for message in pieces:
+            if self._pieces is None or not message.payload:
+                continue
+            event, number = message.topic.split("/")[-2:]
+            try:
+                changes += self._pieces.take(event, number, message.payload, now_ns)
+            except DataError as error:
+                self._refuse(message.topic, error.message)
+        return changes
 
     def _checked(self, message: Received, now_ns: int) -> Arrival:
         """The message if it is what its topic promises.

@@ -26,6 +26,7 @@ from desk.call.sender import AppriseWay, CallSender, Way
 from desk.call.watch import Patience, StationWatch
 from desk.evidence import Fetcher, Records
 from desk.pictures.of_store import picture_of
+from desk.pieces import Pieces
 from desk.receive import Receiver
 from desk.settings import DeskConfig
 from desk.store import tables
@@ -64,7 +65,7 @@ class Desk:
         self.live = Live(self.store)
         self._links = Links.of(config.state_dir)
         self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
-        self.receiver = Receiver(settings, self.store, config.session, self._changed)
+        self.receiver = Receiver(settings, self.store, config.session, self._changed, Pieces(self.store, self.records))
         self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link, picture=self._picture)
         patience = Patience(config.watch.offline_min * 60, config.watch.degraded_min * 60)
         self._watch = StationWatch(self.store, self._calls, patience, self._sender.wake)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from broker_support import make_event
 from obspy import read
 from pymseed import MS3TraceList
 
 from agent.alert.evidence import EvidenceStore, encode
-from agent.types import NS, Segment, StationId, StreamId
+from agent.alert.policy import Policy
+from agent.alert.records import AlertRecords
+from agent.alert.reporter import Reporter
+from agent.config.policy import PolicyConfig, RulesConfig
+from agent.messages.payloads import MAX_EVIDENCE, Message
+from agent.types import NS, Coincidence, Evidence, Segment, StationId, StreamId, Vote
 
+RULE = {"severity": "minor", "min_probability": 0.5, "refractory_s": 0, "min_window_s": 0, "min_duration_s": 0}
+RULE |= {"confirm": {"k": 1, "n": 1}}
 START = 1_700_000_000 * NS
 Z, N = StreamId.parse("XX.SLOPE.00.HHZ"), StreamId.parse("XX.SLOPE.00.HHN")
 
@@ -88,3 +97,52 @@ def test_nothing_to_keep_and_nowhere_to_keep_it(tmp_path: Path) -> None:
 def test_a_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.mseed").write_bytes(b"secret")
     assert EvidenceStore(tmp_path / "evidence", 1).read(name) is None
+
+
+def names(messages: list[Message]) -> list[str]:
+    return [message.topic.removeprefix("talus/v1/XX/SITE/evidence/") for message in messages]
+
+
+def test_the_record_of_an_alert_is_sent_once_whichever_of_them_comes_first() -> None:
+    records = {make_event(number).id: bytes(40_000) for number in range(3)}
+    sender = AlertRecords(records.get, StationId("XX", "SITE", "", ""), "talus/v1")
+    first, second, quiet = (make_event(number, 3, "end") for number in range(3))
+    place = first.id.replace(".", "_")
+    assert names(sender.alerted(first)) == []
+    assert names(sender.kept(first)) == [f"{place}/0", f"{place}/1"]
+    assert names(sender.kept(first) + sender.alerted(first)) == []
+    assert names(sender.kept(second)) == []
+    assert len(sender.alerted(second)) == 2
+    assert sender.kept(quiet) == []
+
+
+def test_an_alert_of_the_site_sends_the_records_of_its_members() -> None:
+    members = [make_event(number, 3, "end") for number in (1, 2)]
+    votes = tuple(Vote(e.station, e.id, e.revision, e.phase, e.onset_ns, 1.0, e.classification) for e in members)
+    site = dataclasses.replace(make_event(0), coincidence=Coincidence(2, 2, 10.0, votes, None))
+    sender = AlertRecords(lambda _: b"record", StationId("XX", "SITE", "", ""), "talus/v1")
+    assert sender.kept(members[0]) == []
+    sent = sender.alerted(site) + sender.kept(members[1])
+    assert names(sent) == [f"{member.id.replace('.', '_')}/0" for member in members]
+
+
+def test_what_is_too_large_is_not_sent_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    sender = AlertRecords(lambda _: bytes(MAX_EVIDENCE + 1), StationId("XX", "SITE", "", ""), "talus/v1")
+    event = make_event(0, 3, "end")
+    assert sender.alerted(event) + sender.kept(event) == []
+    assert "is not sent" in caplog.text
+
+
+def test_a_station_that_is_to_sends_the_record_behind_the_last_message_of_the_event() -> None:
+    reporter = Reporter(Policy(PolicyConfig(rules=RulesConfig.model_validate({"landslide": RULE}))), "talus/v1", 3600)
+    reporter.resume([])
+    reporter.keep = lambda event: Evidence("ab" * 32, 6, event.onset_ns, event.onset_ns)
+    reporter.records = AlertRecords(lambda _: b"record", StationId("XX", "SITE", "", ""), "talus/v1")
+    first = reporter.report(make_event(0, 0), 0)
+    last = reporter.report(make_event(0, 1, "end"), 0)
+    again = reporter.report(make_event(1, 0, "end", probability=0.3), 0)
+    assert [message.name for message in first] == ["alert", "event", "last_alert", "last_event"]
+    assert [message.topic.split("/")[4] for message in last] == ["event", "last_event", "evidence"]
+    assert "evidence" not in [message.topic.split("/")[4] for message in again]
+    cut = reporter.report(make_event(2, 0), 0) + reporter.report(make_event(2, 1, "end"), 0, cut=True)
+    assert "evidence" not in [message.topic.split("/")[4] for message in cut], "the next run goes on with it"

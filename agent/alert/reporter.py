@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
+from agent.alert.records import AlertRecords
 from agent.detect.resume import JournalEntry, Recall, as_seen, encode
 from agent.host.data_age import Age, DataAges, span
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
@@ -53,6 +54,8 @@ class Reporter:
         without it, as in a replay, nothing is late."""
         self.keep: Callable[[Event], Evidence | None] = lambda _: None
         """Keeps the record of an event that has ended."""
+        self.records: AlertRecords | None = None
+        """Sends the records of events that alerted, where the station is to do so."""
         self.boot_id = boot_id or new_boot_id()
         self._policy = policy
         self._prefix = prefix
@@ -78,10 +81,11 @@ class Reporter:
             seen = self._site.resume(seen)
         for event in seen:
             waits = self._waits(event)
-            if not waits or is_alone(event):
-                self._policy.consider(event)
+            alerts = self._policy.consider(event) if not waits or is_alone(event) else ()
             if waits:
-                self._policy.consider_rates(event)
+                alerts += self._policy.consider_rates(event)
+            if alerts and self.records is not None:
+                self.records.alerted(event)
         self._recall = Recall([one for one in past if not is_alone(one.event)])
 
     def report(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
@@ -214,6 +218,9 @@ class Reporter:
             # The journal's record goes behind the alerts: what is remembered as told must be on its way.
             messages[-1] = replace(messages[-1], journal=encode(event, cut=cut))
         messages += [summary_message(what, self._stamp(received_ns, decided_ns), self._prefix) for what in latest]
+        if self.records is not None:
+            messages += self.records.alerted(event) if alerts else []
+            messages += self.records.kept(event) if event.evidence is not None and not cut else []
         return messages
 
     def _age(self, event: Event) -> Age | None:

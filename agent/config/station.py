@@ -321,9 +321,18 @@ class OutboxConfig(Section):
 
 
 class EvidenceConfig(Section):
-    """Records of events, kept at the station until someone asks for them."""
+    """Records of events, kept at the station."""
 
     max_mb: float = Field(default=200, ge=0, le=100_000, description="megabytes; the oldest make room; 0: none")
+    send: Literal["asked", "alerts"] = Field(
+        default="asked",
+        description="asked: a record is sent when someone asks for it; alerts: also those of events that alerted, "
+        "by themselves (about 45 kB for three components at 100 Hz)",
+    )
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.send == "alerts" and not self.max_mb:
+            yield Disagreement(("send", "max_mb"), "sends records, and max_mb is 0: none is kept")
 
 
 class EnvelopeConfig(Section):

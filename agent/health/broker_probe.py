@@ -63,7 +63,8 @@ def probes(config: Config, availability: str | None) -> list[Probe]:
         return []
     prefix = config.mqtt.prefix
     own, *others = (_station(name) for name in stations_of(config).known)
-    names = [*OWN, *(ANSWERS if config.control.keys else ())]
+    answers = ANSWERS if config.control.keys else ANSWERS[-1:] if config.evidence.send == "alerts" else ()
+    names = [*OWN, *answers]
     found = [Probe(topic(prefix, own, name)) for name in names]
     if availability is not None:
         found.insert(0, Probe(topic(prefix, own, "availability"), availability.encode()))

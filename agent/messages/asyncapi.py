@@ -36,7 +36,10 @@ _CHANNELS: Mapping[str, tuple[bool, str]] = {
     "command": (False, "A signed command: evidence, test_alarm, self_test, promote_model, roll_back_model."),
     "response": (False, "The answer to a command, with its MQTT 5 correlation data. Expires after a day."),
     "model/chunk": (False, "A piece of a model's bundle: its number (4 bytes, big-endian), then up to 32 KiB."),
-    "evidence/{event}/{piece}": (False, "The record of an event, miniSEED, in pieces of up to 32 KiB, on request."),
+    "evidence/{event}/{piece}": (
+        False,
+        "The record of an event, miniSEED, up to 32 KiB a piece: on request or after an alert.",
+    ),
 }
 """End of the topic: whether it is retained, and what it is."""
 

@@ -84,6 +84,12 @@ _ANSWER_EXPIRY_S = 86_400
 _HANDED = b'"handed":null'
 
 
+PIECE_BYTES = 32 * 1024
+"""Of a record in one message."""
+MAX_EVIDENCE = 4 << 20
+"""Largest record that is sent."""
+
+
 class Priority(IntEnum):
     """Lower goes first, and is dropped last."""
 
@@ -315,6 +321,16 @@ def envelope_message(
     )
     place = topic(prefix, sensor, "envelope")
     return Message(place, encode(body), Priority.OTHER, key=f"envelope {sensor}", expendable=True)
+
+
+def evidence_messages(event: str, raw: bytes, agent: StationId, prefix: str = DEFAULT_PREFIX) -> list[Message]:
+    """The record of an event in pieces, under the topics of the agent that has it."""
+    place = topic(prefix, agent, evidence_topic(event))
+    pieces = (raw[start : start + PIECE_BYTES] for start in range(0, len(raw), PIECE_BYTES))
+    return [
+        Message(f"{place}/{number}", piece, Priority.OTHER, key=f"evidence {event}", expendable=True)
+        for number, piece in enumerate(pieces)
+    ]
 
 
 def config_message(body: ConfigReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:

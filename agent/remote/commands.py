@@ -16,7 +16,7 @@ from typing import Any, Literal
 from agent.alert.evidence import EvidenceStore
 from agent.backoff import RateLimit
 from agent.errors import ControlError, TalusError
-from agent.messages.payloads import Message, Priority, Stamp, alert_message, evidence_topic, response_message, topic
+from agent.messages.payloads import MAX_EVIDENCE, Message, Stamp, alert_message, evidence_messages, response_message
 from agent.messages.schema import TEXT_LIMIT, Response
 from agent.remote.gate import Request
 from agent.remote.models import ModelUpdates
@@ -32,9 +32,6 @@ from agent.types import (
 )
 
 NAMES = ("evidence", "test_alarm", "self_test", "promote_model", "roll_back_model")
-PIECE_BYTES = 32 * 1024
-MAX_EVIDENCE = 4 << 20
-"""Largest record that is sent."""
 TEST_EXPIRY_S = 600
 _FIELDS: Mapping[str, Collection[str]] = {"evidence": ("do", "event")}
 
@@ -108,13 +105,8 @@ class Commands:
             raise ControlError("no_evidence", "there is no record of that event (any more)")
         if len(raw) > MAX_EVIDENCE:
             raise ControlError("too_large", f"the record has {len(raw)} bytes, at most {MAX_EVIDENCE} are sent")
-        pieces = [raw[start : start + PIECE_BYTES] for start in range(0, len(raw), PIECE_BYTES)]
-        place = topic(self._context.prefix, self._context.station, evidence_topic(event))
-        messages = [
-            Message(f"{place}/{number}", piece, Priority.OTHER, key=f"evidence {event}", expendable=True)
-            for number, piece in enumerate(pieces)
-        ]
-        return messages, {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "pieces": len(pieces)}
+        messages = evidence_messages(event, raw, self._context.station, self._context.prefix)
+        return messages, {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "pieces": len(messages)}
 
     def _test_alarm(self, key: str) -> tuple[list[Message], dict[str, Any]]:
         """On the whole way that a real alarm goes from the outbox on, marked as an exercise."""

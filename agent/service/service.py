@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.alert.evidence import EvidenceStore
+from agent.alert.records import AlertRecords
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config, StationConfig
 from agent.config.outputs import OutputsConfig
@@ -298,6 +299,9 @@ class Service:
             return store.keep(event.id, station.recorded(event.onset_ns - BEFORE_NS, event.data_ns))
 
         line.reporter.keep = keep
+        if self._config.evidence.send == "alerts":
+            own = StationId(self._config.station.network, self._config.station.station, "", "")
+            line.reporter.records = AlertRecords(store.read, own, self._prefix)
         return store
 
     def _delivery(self, station: StationId, subscription: Subscription | None) -> Delivery | None:

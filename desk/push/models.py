@@ -14,9 +14,8 @@ from agent.config.broker import MqttSettings
 from agent.config.keys import SigningKey
 from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
-from agent.messages.payloads import ONLINE, evidence_topic
+from agent.messages.payloads import MAX_EVIDENCE, ONLINE, PIECE_BYTES, evidence_topic
 from agent.messages.schema import ModelReport, Response, parse
-from agent.remote.commands import MAX_EVIDENCE, PIECE_BYTES
 from agent.remote.envelope import Body, seal
 from agent.remote.model_order import CHUNK_BYTES, KIND, Promote, order_of, wrap
 from agent.types import NS, StationId
