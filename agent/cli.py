@@ -23,6 +23,7 @@ COMMANDS = {
     "outbox": "list what waits for the broker and what it refused; send that again, or drop it",
     "watch": "print events and alerts as they arrive at a broker",
     "desk": "receive, store, show and call: the observatory's side",
+    "plot": "draw an event, a day, a contact sheet or rates",
     "config": "change a station's settings remotely, signed",
     "model": "change a station's model remotely, signed",
     "docs": "print a page of the manual",
@@ -30,7 +31,7 @@ COMMANDS = {
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 
-HOMES = dict.fromkeys(("simulate", "watch", "desk", "config", "model", "ask"), "desk") | {"teach": "quantize"}
+HOMES = dict.fromkeys(("simulate", "watch", "desk", "plot", "config", "model", "ask"), "desk") | {"teach": "quantize"}
 """Package of a command, where it is not ``agent``."""
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.types import format_ns
 from desk.evidence import Records
@@ -12,6 +13,9 @@ from desk.record import spectrogram, traces
 from desk.store import queries
 from desk.store.store import Store
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def picture_of(store: Store, records: Records, folder: Path, uid: str) -> Path | None:
     """A small WebP of an event, drawn once a revision; None while its record is not here.
@@ -20,19 +24,33 @@ def picture_of(store: Store, records: Records, folder: Path, uid: str) -> Path |
         OSError: the folder cannot be written.
         DataError: the record cannot be read.
     """
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         found = queries.event(connection, uid)
-        if found is None:
+    if found is None or not records.path(uid).is_file():
+        return None
+    path = folder / f"{uid}-{found[0].revision}.webp"
+    if path.is_file():
+        return path
+    drawn = drawing_of(store, records, uid, small=True)
+    if drawn is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    save(drawn, path)
+    return path
+
+
+def drawing_of(store: Store, records: Records, uid: str, *, small: bool) -> Figure | None:
+    """An event drawn; None where there is none of that name, or its record is not here.
+
+    Raises:
+        DataError: the record cannot be read.
+    """
+    with store.reading() as connection:
+        found = queries.event(connection, uid)
+        if found is None or not records.path(uid).is_file():
             return None
         row = found[0]
         grown = queries.verdicts(connection, row.key)
-    record = records.path(uid)
-    if not record.is_file():
-        return None
-    path = folder / f"{uid}-{row.revision}.webp"
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
     share = "" if row.probability is None else f" {100 * row.probability:.0f} %"
     onset = format_ns(row.onset_ns)
     told = Told(
@@ -42,6 +60,5 @@ def picture_of(store: Store, records: Records, folder: Path, uid: str) -> Path |
         [(v.window_s, v.shares) for v in grown if v.window_s is not None and v.shares is not None],
         exercise=row.exercise,
     )
-    shown = traces(record, row.sensor, row.onset_ns)
-    save(draw(shown, spectrogram(shown[0]), told, small=True), path)
-    return path
+    shown = traces(records.path(uid), row.sensor, row.onset_ns)
+    return draw(shown, spectrogram(shown[0]), told, small=small)

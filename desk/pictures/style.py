@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError, UsageError
 
@@ -35,17 +35,27 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
+def check_name(path: Path) -> str:
+    """The format that a file's name says.
+
+    Raises:
+        UsageError: it says none.
+    """
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise UsageError(f"{path}: no format is known by that name", f"one of {', '.join(FORMATS)}")
+    return form
+
+
 def save(picture: Figure, path: Path) -> None:
     """Write a figure in the format that the file's name says.
 
     Raises:
         UsageError: the name says none, or the file cannot be written.
     """
-    form = FORMATS.get(path.suffix.lower())
-    if form is None:
-        raise UsageError(f"{path}: no format is known by that name", f"one of {', '.join(FORMATS)}")
-    options = {"quality": 72, "method": 4} if form == "webp" else None
+    form = check_name(path)
+    options: dict[str, Any] = {"pil_kwargs": {"quality": 72, "method": 4}} if form == "webp" else {}
     try:
-        picture.savefig(path, format=form, pil_kwargs=options)
+        picture.savefig(path, format=form, **options)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", "name a file in a folder that you may write") from None

@@ -212,6 +212,12 @@ def stations(connection: Connection, code: str | None = None) -> list[StationRow
     return found
 
 
+def sensors(connection: Connection, station: str) -> list[str]:
+    """Codes of a station's sensors."""
+    statement = select(t.sensor.c.code).join(t.station).where(t.station.c.code == station).order_by(t.sensor.c.code)
+    return list(connection.execute(statement).scalars())
+
+
 def alerts(
     connection: Connection,
     *,
@@ -256,20 +262,27 @@ def counts(
     return [(row.bin, t.CLASSES[row.name], int(row.n)) for row in connection.execute(statement) if row.n]
 
 
-def coverage(connection: Connection, station: str, from_ns: int, to_ns: int) -> list[tuple[int, float]]:
+def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: int) -> list[tuple[int, float]]:
     """Hours (since 1970) of which the station told anything, with the share of time in which it could trigger; where
-    that was not told, 1 for an hour without a fault and 0 for one that was degraded throughout."""
+    that was not told, 1 for an hour without a fault and 0 for one that was degraded throughout. Without a station: of
+    the one that heard least, and no hour of which one of those that ever told something told nothing."""
     h = t.health_hour
     statement = (
         select(h.c.hour, h.c.messages, h.c.degraded, h.c.armed)
         .join(t.station, t.station.c.id == h.c.station_id)
-        .where(t.station.c.code == station, h.c.hour >= from_ns // HOUR_NS, h.c.hour < -(-to_ns // HOUR_NS))
+        .where(h.c.hour >= from_ns // HOUR_NS, h.c.hour < -(-to_ns // HOUR_NS))
         .order_by(h.c.hour)
     )
-    return [
-        (row.hour, 1 - row.degraded / row.messages if row.armed is None else row.armed)
-        for row in connection.execute(statement)
-    ]
+    needed = 1
+    if station is not None:
+        statement = statement.where(t.station.c.code == station)
+    else:
+        needed = connection.execute(select(func.count(h.c.station_id.distinct()))).scalar_one()
+    found: dict[int, list[float]] = {}
+    for row in connection.execute(statement):
+        share = 1 - row.degraded / row.messages if row.armed is None else row.armed
+        found.setdefault(row.hour, []).append(share)
+    return [(hour, min(shares)) for hour, shares in found.items() if len(shares) >= needed]
 
 
 def feed_since(connection: Connection, key: int, limit: int = 1000) -> list[tuple[int, str, str]]:

@@ -1,0 +1,302 @@
+"""``talus plot``: events, days, contact sheets and rates as pictures, without the web."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import ConfigError, DataError, TalusError, UsageError
+from agent.types import NS, format_ns, parse_ns
+
+if TYPE_CHECKING:
+    from desk.evidence import Records
+    from desk.pictures.sheet import Cell
+    from desk.store.queries import EventRow
+    from desk.store.store import Store
+
+EXAMPLE = (
+    "talus plot event record.mseed -o event.png\n"
+    "  talus plot event XX.SLOPE.00.HH-20260101T030000.120Z --config /etc/talus/desk.yaml -o event.webp\n"
+    "  talus plot day XX.SLOPE 2026-01-01 -o day.png\n"
+    "  talus plot sheet --unsure -o sheet.png\n"
+    "  talus plot rate --hours 6 -o rate.svg\n"
+    "  talus plot rate catalogue.csv -o rate.png"
+)
+HOUR_NS = 3600 * NS
+DAY_NS = 24 * HOUR_NS
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    store: Store
+    records: Records
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    event = kinds.add_parser("event", help="one event: traces, spectrogram, STA/LTA, how the verdict grew")
+    event.add_argument("what", metavar="FILE|ID", help="a record, or an event of the desk")
+    event.add_argument("--onset", metavar="ISO", help="onset (UTC) in a file; without it the strongest trigger")
+    event.add_argument("--small", action="store_true", help="as it goes out with a notification")
+    day = kinds.add_parser("day", help="24 lines of an hour with events in the colours of their classes")
+    day.add_argument("station", metavar="NET.STA")
+    day.add_argument("date", metavar="DATE", help="such as 2026-01-01, UTC")
+    sheet = kinds.add_parser("sheet", help="many events at one sight")
+    sheet.add_argument("--station", metavar="NET.STA")
+    sheet.add_argument("--class", dest="name", metavar="CLASS", help="one class alone")
+    sheet.add_argument("--unsure", action="store_true", help="those of which the network was least sure")
+    sheet.add_argument("--limit", type=int, default=24, metavar="N", help="events (default 24, at most 200)")
+    rate = kinds.add_parser("rate", help="events per bin and class, cumulated, inverse rate; coverage shaded")
+    rate.add_argument(
+        "catalogue", nargs="?", type=Path, metavar="CSV",
+        help="columns trace_onset_time and source_type, as a scan writes; without it the desk's events",
+    )  # fmt: skip
+    rate.add_argument("--station", metavar="NET.STA", help="of the desk: one station alone")
+    rate.add_argument(
+        "--from", dest="begin", metavar="ISO", help="default: seven days ago, or the first event of a CSV"
+    )
+    rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or the last event of a CSV")
+    rate.add_argument("--hours", type=int, default=1, metavar="N", help="length of a bin, hours (default 1)")
+    for one in (event, day, sheet, rate):
+        one.add_argument(
+            "-o", "--out", type=Path, required=True, metavar="PICTURE", help="a .png, .svg, .webp or .pdf file"
+        )
+        one.add_argument("--config", type=Path, metavar="FILE", help="the desk's configuration file")
+        one.add_argument(
+            "--state", type=Path, metavar="FOLDER", help="without --config: where the desk keeps its state"
+        )
+
+
+def main(args: argparse.Namespace) -> int:
+    from desk.pictures.style import check_name
+
+    check_name(args.out)
+    match args.kind:
+        case "event":
+            _event(args)
+        case "day":
+            _day(args)
+        case "sheet":
+            _sheet(args)
+        case _:
+            _rate(args)
+    return 0
+
+
+@contextmanager
+def _desk(args: argparse.Namespace) -> Iterator[_Desk]:
+    """The desk's database and records.
+
+    Raises:
+        ConfigError: there is none where it was looked for, or the extra is not installed.
+    """
+    try:
+        from desk.evidence import Records
+        from desk.service import default_state_dir
+        from desk.settings import DeskConfig
+        from desk.store.store import Store
+    except ImportError as error:
+        raise ConfigError(f"the desk needs {error.name}", "pip install 'talus-agent[desk]'") from None
+    from agent.config.file import load_section
+
+    if args.config is not None:
+        config = load_section(DeskConfig, args.config)
+    else:
+        state = args.state or default_state_dir()
+        config = DeskConfig.model_validate({"mqtt": {"host": "localhost"}, "state_dir": str(state)})
+    file = config.state_dir / "desk.db"
+    if config.database is None and not file.is_file():
+        raise ConfigError(f"{file} does not exist", "name the desk with --config FILE or --state FOLDER")
+    store = Store(config.database_url)
+    try:
+        yield _Desk(store, Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9)))
+    finally:
+        store.close()
+
+
+def _event(args: argparse.Namespace) -> None:
+    from desk.pictures.style import save
+
+    path = Path(args.what)
+    if path.is_file():
+        from agent.config.file import ClassifierConfig
+        from agent.service.assemble import open_classifier
+        from desk.pictures.of_file import pictures_of
+
+        onset_ns = parse_ns(args.onset) if args.onset else None
+        classifier, _ = open_classifier(ClassifierConfig())
+        drawn = list(pictures_of(path, classifier, onset_ns, small=args.small))
+        for one in drawn:
+            out = args.out if len(drawn) == 1 else args.out.with_stem(f"{args.out.stem}-{one.sensor}")
+            save(one.picture, out)
+            print(f"{out}  {one.sensor}  {one.label}")
+        return
+    from desk.pictures.of_store import drawing_of
+
+    with _desk(args) as desk:
+        picture = drawing_of(desk.store, desk.records, args.what, small=args.small)
+    if picture is None:
+        raise DataError(
+            f"{args.what} is neither a file nor an event whose record is at the desk", "the page of the event says why"
+        )
+    save(picture, args.out)
+    print(args.out)
+
+
+def _day(args: argparse.Namespace) -> None:
+    from desk.drum import drum_of
+    from desk.pictures.day import Mark, draw
+    from desk.pictures.style import save
+    from desk.store import queries
+
+    begin_ns = parse_ns(f"{args.date}T00:00:00Z")
+    with _desk(args) as desk, desk.store.reading() as connection:
+        if not queries.stations(connection, args.station):
+            known = ", ".join(row.code for row in queries.stations(connection)) or "none"
+            raise DataError(f"the desk knows no station {args.station}", f"it knows: {known}")
+        wanted = queries.Filter(station=args.station, from_ns=begin_ns, to_ns=begin_ns + DAY_NS)
+        rows = queries.events(connection, wanted, limit=10_000)
+        drum = drum_of(connection, desk.records, args.station, begin_ns)
+    marks = [Mark((row.onset_ns - begin_ns) / NS, row.duration_s or 1.0, row.name) for row in reversed(rows)]
+    save(draw(drum, marks, f"{args.station}, {args.date}"), args.out)
+    print(f"{args.out}  {len(marks)} events")
+
+
+def _sheet(args: argparse.Namespace) -> None:
+    from desk.pictures.sheet import draw
+    from desk.pictures.style import save
+    from desk.store import queries
+    from desk.store.tables import CLASSES
+
+    if not 0 < args.limit <= 200:
+        raise UsageError(f"--limit {args.limit}", "give 1 to 200")
+    if args.name is not None and args.name not in CLASSES:
+        raise UsageError(f"--class {args.name}", f"one of {', '.join(CLASSES)}")
+    with _desk(args) as desk:
+        with desk.store.reading() as connection:
+            if args.unsure:
+                found = queries.queue(connection, limit=1000)
+                rows = [row for row in found if _is_wanted(row, args)][: args.limit]
+            else:
+                rows = queries.events(
+                    connection, queries.Filter(station=args.station, name=args.name), limit=args.limit
+                )
+        if not rows:
+            raise DataError("no event of the desk matches", "leave out --station, --class or --unsure")
+        cells = [_cell(desk.records, row) for row in rows]
+    order = "the least sure first" if args.unsure else "the newest first"
+    save(draw(cells, f"{len(cells)} events, {order}"), args.out)
+    print(f"{args.out}  {len(cells)} events")
+
+
+def _is_wanted(row: EventRow, args: argparse.Namespace) -> bool:
+    return args.name in (None, row.name) and (args.station is None or row.sensor.startswith(f"{args.station}."))
+
+
+def _cell(records: Records, row: EventRow) -> Cell:
+    from desk.pictures.sheet import Cell
+    from desk.record import traces
+
+    onset = format_ns(row.onset_ns)
+    share = "" if row.probability is None else f" {row.probability:.2f}"
+    title = f"{row.name}{share}  {'.'.join(row.sensor.split('.')[:2])}  {onset[5:10]} {onset[11:19]}"
+    trace = None
+    path = records.path(row.uid)
+    if path.is_file():
+        try:
+            trace = traces(path, row.sensor, row.onset_ns)[0]
+        except TalusError:
+            title += "  (unreadable)"
+    return Cell(title, row.name, row.duration_s, trace)
+
+
+def _rate(args: argparse.Namespace) -> None:
+    from desk.pictures.rate import draw
+    from desk.pictures.style import save
+
+    if not 0 < args.hours <= 24 * 31:
+        raise UsageError(f"--hours {args.hours}", "give 1 to 744")
+    begin_ns, end_ns = (None if text is None else _time(text) for text in (args.begin, args.end))
+    if args.catalogue is not None:
+        events = list(_catalogue(args.catalogue))
+        if not events:
+            raise DataError(f"{args.catalogue} holds no event", "is it the catalogue of a scan?")
+        begin_ns = begin_ns if begin_ns is not None else min(onset for onset, _ in events)
+        end_ns = end_ns if end_ns is not None else max(onset for onset, _ in events) + 1
+        kept = [(onset // HOUR_NS, name) for onset, name in events if begin_ns <= onset < end_ns]
+        tally = Counter((hour - hour % args.hours, name) for hour, name in kept)
+        counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
+        heard, title = _ledger(args.catalogue), args.catalogue.name
+    else:
+        from desk.store import queries
+
+        end_ns = end_ns if end_ns is not None else time.time_ns()
+        begin_ns = begin_ns if begin_ns is not None else end_ns - 7 * DAY_NS
+        with _desk(args) as desk, desk.store.reading() as connection:
+            sensors = [None] if args.station is None else queries.sensors(connection, args.station)
+            tally = Counter()
+            for sensor in sensors:
+                for hour, name, n in queries.counts(connection, begin_ns, end_ns, sensor=sensor, hours=args.hours):
+                    tally[hour, name] += n
+            counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
+            heard = dict(queries.coverage(connection, args.station, begin_ns, end_ns))
+            title = args.station or "all stations"
+    if begin_ns >= end_ns:
+        raise UsageError("--from is not before --to", "give another span")
+    span = begin_ns // HOUR_NS, -(-end_ns // HOUR_NS)
+    save(
+        draw(counts, heard, span, args.hours, f"{title}, {format_ns(begin_ns)[:10]} to {format_ns(end_ns)[:10]}"),
+        args.out,
+    )
+    print(f"{args.out}  {sum(n for *_, n in counts)} events")
+
+
+def _time(text: str) -> int:
+    """A time or a date, ns."""
+    return parse_ns(text if "T" in text else f"{text}T00:00:00Z")
+
+
+def _catalogue(path: Path) -> Iterator[tuple[int, str]]:
+    """Onsets (ns) and classes of a table.
+
+    Raises:
+        DataError: it cannot be read, or a column is missing.
+    """
+    from desk.pictures.style import COLOURS
+
+    for row in _table(path, ("trace_onset_time", "source_type")):
+        name = row["source_type"]
+        yield parse_ns(row["trace_onset_time"]), name if name in COLOURS else "unclassified"
+
+
+def _ledger(path: Path) -> Mapping[int, float] | None:
+    """Share of each hour (since 1970) that was heard, as the ledger beside a scan's catalogue has it."""
+    file = path.parent / "ledger.csv"
+    if not file.is_file():
+        return None
+    shares: dict[int, list[float]] = {}
+    for row in _table(file, ("day", "armed_by_hour")):
+        first = parse_ns(f"{row['day']}T00:00:00Z") // HOUR_NS
+        for number, share in enumerate(row["armed_by_hour"].split()):
+            shares.setdefault(first + number, []).append(float(share))
+    return {hour: min(found) for hour, found in shares.items()}
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            missing = set(columns) - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(f"{path} has no column {sorted(missing)[0]}", f"{', '.join(columns)} are needed")
+            yield from reader
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read as a table: {reason}", "give a CSV file in UTF-8") from None

@@ -1,0 +1,64 @@
+"""A contact sheet: many events at one sight, each with its trace, class and probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desk.pictures.style import COLOURS, figure
+from desk.record import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 4
+BEFORE_S, AFTER_S = 5.0, 40.0
+"""Of each record that is shown, about the onset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One event. ``trace`` is its vertical, or None where its record cannot be had."""
+
+    title: str
+    label: str
+    duration_s: float | None
+    trace: Trace | None
+
+
+def draw(cells: Sequence[Cell], title: str) -> Figure:
+    """The picture; each trace fills its own cell, and its largest amplitude is written there."""
+    rows = max(1, -(-len(cells) // COLUMNS))
+    picture = figure(11.0, 0.7 + 1.25 * rows)
+    places = picture.subplots(rows, COLUMNS, sharex=True, squeeze=False).ravel()
+    picture.suptitle(title, fontweight="bold")
+    for place, cell in zip(places, cells, strict=False):
+        colour = COLOURS.get(cell.label, COLOURS["unclassified"])
+        place.set_title(cell.title, fontsize=7, color=colour, loc="left", pad=2)
+        if cell.trace is None:
+            place.text(0.5, 0.5, "no record", transform=place.transAxes, ha="center", fontsize=8, color="#777f87")
+            continue
+        times = cell.trace.times_s
+        near = (times >= -BEFORE_S) & (times <= AFTER_S)
+        place.plot(times[near], cell.trace.samples[near], color="#1a2027", linewidth=0.5)
+        place.axvline(0, color=colour, linewidth=1)
+        if cell.duration_s:
+            place.axvspan(0, min(cell.duration_s, AFTER_S), color=colour, alpha=0.14, linewidth=0)
+        known = cell.trace.samples[near & np.isfinite(cell.trace.samples)]
+        if len(known):
+            place.text(
+                0.99, 0.04, f"{np.abs(known).max():.3g} counts", transform=place.transAxes, ha="right", fontsize=6
+            )
+    for number, place in enumerate(places):
+        place.set_yticks([])
+        place.tick_params(labelsize=6)
+        place.spines[["top", "right", "left"]].set_visible(False)
+        place.set_xlim(-BEFORE_S, AFTER_S)
+        if number >= len(cells):
+            place.axis("off")
+        elif number >= len(places) - COLUMNS:
+            place.set_xlabel("s after the onset", fontsize=6)
+    return picture

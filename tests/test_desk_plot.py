@@ -1,0 +1,157 @@
+"""``talus plot``: pictures that others can read, in the colours of the pages; what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broker_support import stamp
+from desk_support import START_NS, event, verdict
+from numpy.typing import NDArray
+from test_desk_record import record
+from test_messages import extremes
+
+from agent.cli import main
+from agent.messages.payloads import envelope_message
+from agent.messages.schema import MinMaxMessage, parse
+from agent.types import NS, StationId
+from desk.evidence import Records
+from desk.pictures.style import COLOURS
+from desk.store.store import Arrival, Store
+
+HOUR = 3600 * NS
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A desk's folder: two events with a record, one without, an hour of envelope with a minute missing."""
+    folder = tmp_path_factory.mktemp("state")
+    store, records = Store(f"sqlite:///{folder}/desk.db"), Records(folder / "evidence", 10**9)
+    onsets = [START_NS + n * HOUR for n in range(3)]
+    labels = ("landslide", "blast", "earthquake")
+    bodies = [
+        event(n, onset_ns=onset, classification=verdict(label, 0.95, window_s=3.0 + 10 * n))
+        for onset, label in zip(onsets, labels, strict=True)
+        for n in (0, 1, 3)
+    ]
+    for n in range(6):
+        payload = envelope_message(
+            StationId("XX", "SLP", "00", "HH"), "Z", START_NS + n * 600 * NS, extremes(), stamp()
+        )
+        bodies.append(parse(MinMaxMessage, payload.payload))  # type: ignore[arg-type]
+    store.ingest([Arrival("XX.SLP", body, START_NS) for body in bodies])
+    for onset in onsets[:2]:
+        records.keep(event(onset_ns=onset).id, record(onset_ns=onset))
+    store.close()
+    return folder
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    """The picture as [rows, columns, 3]."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def has(shown: NDArray[np.uint8], label: str, least: int = 20) -> bool:
+    """Whether the colour of a class is in a picture."""
+    colour = [int(COLOURS[label][place : place + 2], 16) for place in (1, 3, 5)]
+    return int((np.abs(shown.astype(int) - colour).max(axis=2) < 24).sum()) >= least
+
+
+def drawn(capsys: pytest.CaptureFixture[str], *arguments: object) -> None:
+    status = main(["plot", *map(str, arguments)])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_an_event_of_the_desk_as_a_small_picture_and_a_large_one(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {}
+    for name, more in (("large.png", ()), ("small.webp", ("--small",))):
+        drawn(capsys, "event", event().id, "--state", state, "-o", tmp_path / name, *more)
+        shown = pixels(tmp_path / name)
+        sizes[name] = shown.shape
+        assert has(shown, "landslide")
+        assert not has(shown, "blast")
+        assert shown.min() < 60
+    assert sizes["large.png"][1] == 900 and sizes["small.webp"][1] == 640
+    assert (tmp_path / "small.webp").stat().st_size < 80_000
+
+
+def test_a_file_is_drawn_with_what_the_network_says_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "event.mseed"
+    path.write_bytes(record())
+    drawn(capsys, "event", path, "--onset", "2026-03-01T00:00:00", "-o", tmp_path / "event.png")
+    said = capsys.readouterr().out.split()
+    assert said[:2] == [str(tmp_path / "event.png"), "XX.SLP.00.HH"]
+    assert has(pixels(tmp_path / "event.png"), said[2])
+
+
+def test_a_day_is_white_where_nothing_was_recorded(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn(capsys, "day", "XX.SLP", "2026-03-01", "--state", state, "-o", tmp_path / "day.png")
+    shown = pixels(tmp_path / "day.png")
+    assert all(has(shown, label) for label in ("landslide", "blast", "earthquake"))
+    inked = (shown.max(axis=2) < 90)[:, 100:-20]
+    middle = inked.sum(axis=1)
+    first = int(np.argmax(middle > 200))
+    assert first > 0, "the first hour is drawn"
+    assert middle[first + 80 : first + 500].max() < 40, "the hours behind it are white"
+    line = inked[first - 3 : first + 4].any(axis=0)
+    assert (~line).sum() > 5 * round(0.8 * len(line) * 60 / 3600), "six gaps of a minute"
+
+
+def test_a_sheet_shows_every_event_and_says_which_has_no_record(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn(capsys, "sheet", "--state", state, "-o", tmp_path / "sheet.png")
+    assert "3 events" in capsys.readouterr().out
+    shown = pixels(tmp_path / "sheet.png")
+    assert all(has(shown, label) for label in ("landslide", "blast", "earthquake"))
+    drawn(capsys, "sheet", "--state", state, "--class", "blast", "-o", tmp_path / "blast.svg")
+    assert b"<svg" in (tmp_path / "blast.svg").read_bytes()[:1000]
+
+
+def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    span = ("--from", "2026-03-01", "--to", "2026-03-02")
+    drawn(capsys, "rate", "--state", state, *span, "-o", tmp_path / "rate.png")
+    assert "3 events" in capsys.readouterr().out
+    assert all(has(pixels(tmp_path / "rate.png"), label) for label in ("landslide", "blast", "earthquake"))
+    catalogue = tmp_path / "catalogue.csv"
+    rows = [f"2026-03-01T{hour:02d}:10:00Z,landslide" for hour in (1, 1, 2, 20)]
+    catalogue.write_text("\n".join(["trace_onset_time,source_type", *rows]) + "\n")
+    drawn(capsys, "rate", catalogue, "-o", tmp_path / "bare.png")
+    assert "4 events" in capsys.readouterr().out
+    shares = " ".join("1" if hour < 6 else "0" for hour in range(24))
+    (tmp_path / "ledger.csv").write_text(f"day,armed_by_hour\n2026-03-01,{shares}\n")
+    drawn(capsys, "rate", catalogue, "-o", tmp_path / "shaded.png")
+    grey = [
+        int((pixels(tmp_path / name) == [0xD8, 0xDE, 0xE4]).all(axis=2).sum()) for name in ("bare.png", "shaded.png")
+    ]
+    assert grey[0] == 0
+    assert grey[1] > 20_000, "hours that were not heard are grey"
+
+
+def test_what_cannot_be_drawn_is_named(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    out = ("-o", tmp_path / "x.png")
+    cases = (
+        (("event", event().id, "--state", state, "-o", tmp_path / "x.bmp"), 2, "no format"),
+        (("event", "XX.NO.00.HH-20260301T000000.000Z", "--state", state, *out), 1, "neither a file nor an event"),
+        (("event", "../../etc/shadow", "--state", state, *out), 1, "neither a file nor an event"),
+        (("event", event().id, "--state", tmp_path / "none", *out), 1, "does not exist"),
+        (("day", "XX.TOE", "2026-03-01", "--state", state, *out), 1, "knows no station XX.TOE"),
+        (("day", "XX.SLP", "2026-13-01", "--state", state, *out), 1, "2026-13-01"),
+        (("sheet", "--class", "whale", "--state", state, *out), 2, "whale"),
+        (("rate", tmp_path / "bad.csv", *out), 1, "has no column"),
+        (("rate", "--hours", "0", "--state", state, *out), 2, "--hours 0"),
+    )
+    for arguments, status, words in cases:
+        assert main(["plot", *map(str, arguments)]) == status, arguments
+        assert words in capsys.readouterr().err, arguments
