@@ -163,17 +163,21 @@ def palette() -> NDArray[np.uint8]:
 
 
 def packed(uid: str, found: Sequence[Trace], marks: Sequence[dict[str, Any]], strip: Spectrogram | None) -> bytes:
-    """The traces for a page: length of a JSON header, the header, then float32 samples, one component after another."""
+    """The traces for a page: length of a JSON header, the header, then float32 samples, one component after another;
+    the last is the STA/LTA of the first."""
+    shown = [(one, "counts") for one in found]
+    first = found[0]
+    shown.append((Trace("STA/LTA", first.rate_hz, first.start_s, ratio(first)), "ratio"))
     header: dict[str, Any] = {
         "id": uid,
         "marks": list(marks),
         "components": [
-            {"name": one.name, "unit": "counts", "rate": one.rate_hz, "start": one.start_s, "n": len(one.samples)}
-            for one in found
+            {"name": one.name, "unit": unit, "rate": one.rate_hz, "start": one.start_s, "n": len(one.samples)}
+            for one, unit in shown
         ],
         "spectrogram": None if strip is None else {"component": strip.component, "top_hz": strip.top_hz},
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    samples = b"".join(one.samples.astype("<f4").tobytes() for one in found)
+    samples = b"".join(one.samples.astype("<f4").tobytes() for one, _ in shown)
     return struct.pack("<I", len(text)) + text + samples

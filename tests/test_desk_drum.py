@@ -70,7 +70,7 @@ def test_the_page_gets_the_day_and_a_wrong_question_is_named(store: Store, tmp_p
     keep_record(store, records)
     accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=time.time_ns())
     with TestClient(
-        application(store, Live(store.engine), records=records), base_url="http://desk", follow_redirects=False
+        application(store, Live(store), records=records), base_url="http://desk", follow_redirects=False
     ) as client:
         headers = logged_in(client, "vera")
         found = client.get("/api/v1/drum/XX.SLP/2026-03-01?step=2", headers=headers).json()

@@ -110,7 +110,7 @@ async def alerts(request: Request) -> Response:
 @takes({**_SPAN, "hours": "of a bin, 1 to 744", "sensor": "NET.STA.LOC.BS", "station": "its coverage, too"})
 @allowed("viewer")
 async def counts(request: Request) -> Response:
-    """Events by class in bins of ``hours``, and the station's coverage where ``station`` is given."""
+    """Events by class in bins of ``hours``, and the coverage of ``station``, or of the one that heard least."""
     now_ns = time.time_ns()
     from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
     if not 0 < to_ns - from_ns <= LONGEST_COUNT_NS:
@@ -120,7 +120,7 @@ async def counts(request: Request) -> Response:
 
     def ask(connection: Connection) -> dict[str, Any]:
         found = queries.counts(connection, from_ns, to_ns, sensor=sensor, hours=hours)
-        heard = queries.coverage(connection, station, from_ns, to_ns) if station else []
+        heard = queries.coverage(connection, station or None, from_ns, to_ns)
         return {
             "hours": hours,
             "from": views.moment(from_ns),

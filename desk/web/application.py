@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import select
 from sqlalchemy.exc import DataError as UnfitError
@@ -52,7 +53,8 @@ def application(
 ) -> Starlette:
     """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are the names
     of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws`` and
-    ``metrics`` answer programs without a login; ``tiles`` is the origin of a map's tiles."""
+    ``metrics`` answer programs without a login; ``tiles`` is the address of a map's tiles, with ``{z}``, ``{x}`` and
+    ``{y}``."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -73,7 +75,7 @@ def application(
             Route("/healthz", healthz),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
-        middleware=[Middleware(Headers, tiles=tiles), Middleware(GZipMiddleware, minimum_size=1000)],
+        middleware=[Middleware(Headers, tiles=origin_of(tiles)), Middleware(GZipMiddleware, minimum_size=1000)],
         exception_handlers={
             HTTPException: _refused,
             SQLAlchemyError: _broken,
@@ -84,9 +86,17 @@ def application(
     )
     app.state.store, app.state.live, app.state.attempts = store, live, Attempts()
     app.state.records, app.state.links = records, links or Links(secrets.token_bytes(32))
-    app.state.describe, app.state.targets = describe, list(targets)
+    app.state.describe, app.state.targets, app.state.tiles = describe, list(targets), tiles
     pages.templates.env.globals["asset"] = asset
     return app
+
+
+def origin_of(address: str | None) -> str | None:
+    """Scheme, host and port of an address."""
+    if address is None:
+        return None
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 async def healthz(request: Request) -> Response:

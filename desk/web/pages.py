@@ -54,8 +54,12 @@ async def now(request: Request) -> Response:
 
     def ask(connection: Connection) -> dict[str, Any]:
         wanted = queries.Filter(to_ns=time.time_ns() + DAY_NS)
+        stations = [views.station(row) for row in queries.stations(connection)]
+        placed = [one for one in stations if one["position"] is not None]
         return {
-            "stations": [views.station(row) for row in queries.stations(connection)],
+            "stations": stations,
+            "places": [{name: one[name] for name in ("code", "status", "position")} for one in placed],
+            "tiles": request.app.state.tiles,
             "alerts": [views.alert(row) for row in queries.alerts(connection, only_open=True)],
             "events": [views.event(row) for row in queries.events(connection, wanted, limit=60)],
             "ahead": len(queries.events(connection, queries.Filter(from_ns=time.time_ns() + DAY_NS))),
@@ -91,6 +95,7 @@ async def event(request: Request) -> Response:
         row, body = found
         station = ".".join(row.sensor.split(".")[:2])
         around = queries.Filter(station=station, from_ns=row.onset_ns - DAY_NS, to_ns=row.onset_ns + DAY_NS)
+        rows = queries.events(connection, around, limit=1000)
         reviews = select(tables.review).where(tables.review.c.event_id == row.key).order_by(tables.review.c.id.desc())
         record = select(tables.evidence).where(tables.evidence.c.event_id == row.key)
         return {
@@ -98,8 +103,13 @@ async def event(request: Request) -> Response:
             "message": body,
             "verdicts": [views.verdict(one) for one in queries.verdicts(connection, row.key)],
             "alerts": [views.alert(one) for one in queries.alerts(connection, event_uid=row.uid)],
-            "neighbours": [views.event(one) for one in queries.neighbours(connection, row)],
-            "around": [views.event(one) for one in queries.events(connection, around, limit=200)],
+            "neighbours": [
+                {**views.event(one), "after_s": (one.onset_ns - row.onset_ns) / NS}
+                for one in nearest(row, queries.neighbours(connection, row))
+            ],
+            "spans": since_words(row, rows),
+            "last": queries.feed_span(connection)[1],
+            "around": [views.event(one) for one in rows],
             "reviews": [
                 {"who": one.who, "when": views.moment(one.when_ns), "note": one.note, "sure": one.sure,
                  "label": None if one.label is None else LABELS[one.label]}
@@ -113,6 +123,33 @@ async def event(request: Request) -> Response:
     if answer is None:
         raise HTTPException(404, f"there is no event {uid[:80]}")
     return page(request, "event", **answer)
+
+
+def nearest(row: queries.EventRow, others: list[queries.EventRow]) -> list[queries.EventRow]:
+    """Of each other sensor the event that is nearest in time, the nearest first."""
+    found: dict[str, queries.EventRow] = {}
+    for one in sorted(others, key=lambda other: abs(other.onset_ns - row.onset_ns)):
+        found.setdefault(one.sensor, one)
+    return list(found.values())
+
+
+def since_words(row: queries.EventRow, around: list[queries.EventRow]) -> list[str]:
+    """How long before this event the last one was, and the last of its class, in words."""
+    before = [one for one in around if one.onset_ns < row.onset_ns and one.sensor == row.sensor]
+    same = [one for one in before if one.name == row.name]
+    found = []
+    if before:
+        found.append(f"The last event at this sensor was {_span(row.onset_ns - before[0].onset_ns)} before.")
+    if same and same[0] is not before[0]:
+        found.append(f"The last {row.name} was {_span(row.onset_ns - same[0].onset_ns)} before.")
+    return found
+
+
+def _span(time_ns: int) -> str:
+    seconds = time_ns / NS
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @allowed("viewer")
@@ -131,7 +168,9 @@ async def alerts(request: Request) -> Response:
 async def counts(request: Request) -> Response:
     """Events per hour and class, cumulated, the inverse rate, and the hours that were not heard."""
     now_ns = time.time_ns()
-    from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
+    first_ns = await read(request, _first_ns)
+    from_ns = time_of(request, "from", max(first_ns, now_ns - 7 * DAY_NS))
+    to_ns = time_of(request, "to", now_ns)
     sensors = await read(request, _sensors)
     given = dict(request.query_params)
     return page(request, "counts", sensors=sensors, given=given, start=views.moment(from_ns), end=views.moment(to_ns))
@@ -284,6 +323,13 @@ async def day(request: Request) -> Response:
 
 def _sensors(connection: Connection) -> list[str]:
     return [row.code for row in connection.execute(select(tables.sensor.c.code).order_by(tables.sensor.c.code))]
+
+
+def _first_ns(connection: Connection) -> int:
+    """When the first hour began of which anything is known; 0 where nothing is."""
+    columns = (tables.health_hour.c.hour, tables.tally.c.hour)
+    hours = [connection.execute(select(func.min(column)).where(column > 0)).scalar() for column in columns]
+    return min((hour for hour in hours if hour), default=0) * queries.HOUR_NS
 
 
 async def _do(act: Callable[[], object]) -> None:

@@ -15,9 +15,20 @@ def moment(time_ns: int | None) -> str | None:
     return None if time_ns is None else f"{format_ns(time_ns)[:23]}Z"
 
 
+ACTIONS = {"raise": "alert", "escalate": "escalated", "retract": "retracted"}
+"""What an alert did, as people say it."""
+
+
+def alert_words(action: str, severity: str) -> str:
+    """``alert: severe``."""
+    return f"{ACTIONS.get(action, action)}: {severity}"
+
+
 def event(row: queries.EventRow) -> dict[str, Any]:
     """A line of a list of events."""
     view = asdict(row)
+    view["alert_words"] = None if row.alert is None else alert_words(*row.alert.partition(" ")[::2])
+    view["place"] = ".".join(row.sensor.split(".")[:2])
     view["id"], view["class"] = view.pop("uid"), view.pop("name")
     view["onset"] = moment(view.pop("onset_ns"))
     view["cursor"] = f"{row.onset_ns}-{view.pop('key')}"
@@ -32,6 +43,7 @@ def alert(row: queries.AlertRow) -> dict[str, Any]:
     for name in ("onset", "raised", "acked"):
         view[name] = moment(view.pop(f"{name}_ns"))
     view["open"] = row.is_open
+    view["words"] = alert_words(row.action, row.severity)
     view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.raised_ns) / NS, 1)
     return view
 

@@ -1,5 +1,5 @@
 // Events per bin and class, cumulated, and the inverse rate of landslides; hours not heard are grey.
-import { ask, CLASSES, colour } from "./desk.js";
+import { ask, CLASSES, colour, mark } from "./desk.js";
 
 const place = document.getElementById("counts");
 const given = new URLSearchParams(location.search);
@@ -32,14 +32,12 @@ const x = (hour) => left + ((hour - from) / (to - from)) * (width - left - right
 
 function frame(row, title, top) {
   const y0 = row * (high + gap) + 18;
-  if (sensor) {
-    c.fillStyle = colour("line");
-    for (let hour = from; hour < to; hour++) {
-      const share = heard.get(hour) ?? 0;
-      if (share < 0.9) c.fillRect(x(hour), y0, Math.max(1, x(hour + 1) - x(hour)), high);
-    }
+  c.fillStyle = colour("line");
+  for (let hour = from; hour < to; hour++) {
+    if ((heard.get(hour) ?? 0) < 0.9) c.fillRect(x(hour), y0, Math.max(1, x(hour + 1) - x(hour)), high);
   }
   c.strokeStyle = colour("dim");
+  c.lineWidth = 1;
   c.strokeRect(left, y0, width - left - right, high);
   c.fillStyle = colour("ink");
   c.fillText(title, left, y0 - 5);
@@ -93,6 +91,12 @@ for (const [bin, value] of slides) {
   c.fill();
 }
 c.fillStyle = colour("dim");
-const step = Math.max(24, Math.ceil((to - from) / 8 / 24) * 24);
-for (let hour = Math.ceil(from / 24) * 24; hour <= to; hour += step) c.fillText(new Date(hour * 3.6e6).toISOString().slice(5, 10), x(hour), y0 + high + 14);
+const least = (to - from) / Math.max(2, Math.floor(width / 110));
+const step = [1, 2, 3, 6, 12].find((one) => one >= least) ?? Math.ceil(least / 24) * 24;
+for (let hour = Math.ceil(from / step) * step; hour < to; hour += step) {
+  const text = new Date(hour * 3.6e6).toISOString();
+  c.fillText(step < 24 ? `${text.slice(11, 16)}${hour % 24 ? "" : ` ${text.slice(5, 10)}`}` : text.slice(5, 10), x(hour), y0 + high + 14);
+  c.fillRect(x(hour), y0 + high, 1, 4);
+}
+document.getElementById("legend").append(...CLASSES.filter((one) => sums[one]).flatMap((one) => [mark(one), ` ${sums[one]} `]));
 place.dataset.drawn = "1";

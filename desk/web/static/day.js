@@ -37,7 +37,7 @@ function draw(drum) {
   c.fillStyle = colour("dim");
   for (let hour = 0; hour < 24; hour++) c.fillText(`${String(hour).padStart(2, "0")}:00`, 2, y(hour) + 4);
   c.textAlign = "center";
-  for (let minute = 10; minute < 60; minute += 10) c.fillText(`+${minute} min`, x(minute * 60), 10);
+  for (let minute = width < 600 ? 20 : 10; minute < 60; minute += width < 600 ? 20 : 10) c.fillText(`+${minute} min`, x(minute * 60), 10);
   c.textAlign = "left";
 
   const spots = [];
@@ -114,7 +114,7 @@ if (place.dataset.station) {
     note.textContent = WORDS[drum.source](drum);
     if (drum.source !== "none") {
       const size = element("span", { class: "number" });
-      const show = () => { size.textContent = ` From the middle of a line to its edge: ${(drum.scale / gain).toPrecision(2).replace(/e\+?(\d+)/, "·10^$1")} counts. `; };
+      const show = () => { size.textContent = ` From the middle of a line to its edge: ${Number((drum.scale / gain).toPrecision(2)).toLocaleString("en")} counts. `; };
       const button = (text, by) => element("button", { type: "button", onclick: () => { gain *= by; show(); draw(drum); } }, text);
       show();
       note.append(size, button("larger", 2), " ", button("smaller", 0.5));

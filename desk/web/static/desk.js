@@ -49,6 +49,7 @@ export function timeText(iso, seconds = true) {
 
 export function showTimes(root = document) {
   for (const node of root.querySelectorAll("time[data-utc]")) node.textContent = timeText(node.dataset.utc);
+  for (const node of root.querySelectorAll(".tz")) node.textContent = local() ? "local" : "UTC";
 }
 
 function ago(iso) {
@@ -74,7 +75,7 @@ export function mark(name) {
 export function eventRow(row) {
   const time = element("time", { data: { utc: row.onset } }, timeText(row.onset));
   const cells = [
-    element("td", {}, element("a", { href: `/event/${encodeURIComponent(row.id)}` }, time)),
+    element("td", {}, element("a", { href: `/event/${encodeURIComponent(row.id)}` }, time), element("span", { class: "under" }, row.place)),
     element("td", { class: "wide" }, row.sensor),
     element("td", {}, mark(row.class), row.review ? element("span", { class: "reviewed" }, "✓") : null),
     element("td", { class: "number" }, row.probability === null ? "" : row.probability.toFixed(2)),
@@ -82,7 +83,7 @@ export function eventRow(row) {
     element("td", { class: "number wide" }, row.duration_s === null ? "" : `${row.duration_s.toFixed(1)} s`),
     element("td", {},
       row.ended ? null : element("span", { class: "going" }, "going on "),
-      row.alert ? element("span", { class: "alert-word" }, row.alert) : null,
+      row.alert ? element("span", { class: "alert-word" }, row.alert_words) : null,
       row.exercise ? element("span", { class: "exercise-word" }, " exercise") : null),
   ];
   return element("tr", { class: row.exercise ? "exercise" : "", data: { id: row.id, onset: row.onset } }, ...cells);
@@ -135,7 +136,7 @@ function start() {
       button.textContent = `Not acknowledged: ${error.message}. Try again`;
     }
   });
-  if (!document.getElementById("now")) listen(() => {}, null);
+  if (!document.getElementById("now") && !document.getElementById("event")) listen(() => {}, null);
 }
 
 start();

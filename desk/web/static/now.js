@@ -1,5 +1,6 @@
 // The page "now": stations, open alerts and events, kept up to date by the stream of changes.
 import { element, eventRow, listen, may, timeText } from "./desk.js";
+import { sketch } from "./sketch.js";
 
 const KEPT = 60;
 const table = document.getElementById("events");
@@ -21,22 +22,39 @@ function showEvent(row) {
 
 function showAlert(row) {
   const known = [...alerts.children].find((card) => card.dataset.alert === row.id);
-  if (!row.open) known?.remove();
+  if (!row.open) {
+    known?.remove();
+    const words = row.acked_by ? `Acknowledged by ${row.acked_by} after ${Math.round(row.waited_s)} s` : "Retracted";
+    document.getElementById("told").textContent = `${words}: ${row.label}, ${row.sensor}.`;
+  }
   else {
-    const card = element("article", { class: `alert ${row.severity} ${row.exercise ? "exercise" : ""}`, data: { alert: row.id } },
-      element("h3", {}, element("a", { href: `/event/${encodeURIComponent(row.event)}` }, `${row.action} ${row.severity}: ${row.label}`)),
+    const card = element("article", { class: `alert ${row.severity} ${row.exercise ? "exercise" : ""}`, data: { alert: row.id, place: row.sensor.split(".").slice(0, 2).join(".") } },
+      element("h3", {}, element("a", { href: `/event/${encodeURIComponent(row.event)}` }, `${row.words} · ${row.label}`)),
       element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), row.exercise ? element("b", {}, " EXERCISE") : null),
       element("p", { class: "reason" }, row.reason),
       may("operator") ? element("button", { class: "ack", data: { ack: row.id } }, "Acknowledge") : null);
     if (known) known.replaceWith(card);
     else alerts.prepend(card);
   }
+  showMap();
   document.getElementById("open-count").textContent = alerts.children.length;
   document.getElementById("no-alerts").hidden = alerts.children.length > 0;
   document.title = alerts.children.length ? `(${alerts.children.length}) Alert · Talus desk` : "Now · Talus desk";
 }
 
+const map = document.getElementById("sketch");
+const known = new Map((map ? JSON.parse(map.dataset.stations) : []).map((one) => [one.code, one]));
+
+function showMap() {
+  const open = new Set([...alerts.children].map((card) => card.dataset.place));
+  if (map) sketch(map, [...known.values()], open);
+}
+
 function showStation(row) {
+  if (known.has(row.code) && known.get(row.code).status !== row.status) {
+    known.get(row.code).status = row.status;
+    showMap();
+  }
   const card = [...stations.children].find((one) => one.dataset.station === row.code);
   if (!card) {
     location.reload();
@@ -64,3 +82,6 @@ setInterval(async () => {
   const answer = await fetch("/api/v1/stations");
   if (answer.ok) for (const row of (await answer.json()).stations) showStation(row);
 }, 30_000);
+
+showMap();
+addEventListener("resize", showMap);

@@ -17,12 +17,16 @@ function show() {
   all[at]?.scrollIntoView({ block: "nearest" });
   const mine = ++shown;
   const id = all[at]?.dataset.id;
-  if (!id) return;
+  document.getElementById("at-hand").textContent = id ? `${at + 1} of ${all.length}: ${id}` : "Nothing waits for an answer.";
+  if (!id) {
+    place.replaceChildren();
+    return;
+  }
   setTimeout(async () => {
     if (mine !== shown) return;
     try {
       const found = await record(id);
-      if (mine === shown) draw(place, found, { height: 100 });
+      if (mine === shown) draw(place, found, innerWidth < 760 ? { height: 80, only: ["Z"] } : { height: 90 });
     } catch {
       if (mine === shown) place.replaceChildren(element("p", { class: "dim" }, "The record of this event is not here."));
     }
@@ -54,7 +58,8 @@ async function undo() {
   show();
 }
 
-const failed = (error) => alert(error.message);
+const failed = (error) => { document.getElementById("at-hand").textContent = `Not saved: ${error.message}`; };
+document.getElementById("undo").addEventListener("click", () => undo().catch(failed));
 
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -1,0 +1,239 @@
+"""The desk's pages in a real browser: pushed, answered by keys and by thumb, and deaf to what a station smuggles in."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from broker_support import stamp
+from browser_support import DESKTOP, PHONE, Desk, Visit, chromium, evidence, needs_chromium, serving, visit
+from desk_support import START_NS, alert, event, verdict
+from PIL import Image
+from test_desk_record import record
+from test_messages import extremes
+
+from agent.messages.payloads import envelope_message
+from agent.messages.schema import MinMaxMessage, PositionPart, parse
+from agent.types import NS, StationId
+from desk.store import queries
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = needs_chromium
+LIE = "<img src=//evil.example/x onerror=alert(1)><script>alert(2)</script>\"'>{{7*7}}"
+SENSOR = StationId("XX", "SLP", "00", "HH")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with serving(tmp_path) as found:
+        yield found
+
+
+def is_clean(seen: Visit, desk: Desk) -> bool:
+    """No script failed, nothing was executed that is not the desk's, and no other host was asked."""
+    assert seen.errors == []
+    assert seen.hosts <= {desk.address.removeprefix("http://")}
+    return True
+
+
+def review_of(desk: Desk, uid: str) -> str | None:
+    with desk.store.engine.connect() as connection:
+        found = queries.event(connection, uid)
+    assert found is not None
+    return found[0].review
+
+
+def test_an_event_its_alert_and_its_end_appear_without_a_reload(desk: Desk, browser: Browser) -> None:
+    with visit(browser, desk) as seen:
+        seen.page.evaluate("window.stays = 1")
+        seen.page.wait_for_selector("#link:text('live')")
+        desk.tell(event(0), alert(0))
+        row = seen.page.wait_for_selector(f"tr[data-id='{event().id}']")
+        assert row is not None
+        assert "going on" in row.inner_text()
+        seen.page.wait_for_selector("article.alert button.ack")
+        assert seen.page.title().startswith("(1)")
+        desk.tell(event(3, classification=verdict("blast", 0.8)))
+        seen.page.wait_for_selector(f"tr[data-id='{event().id}'] .class.blast")
+        assert "going on" not in seen.page.inner_text(f"tr[data-id='{event().id}']")
+        assert seen.page.locator("#events tr").count() == 1
+        assert seen.page.evaluate("window.stays") == 1, "the page was never loaded anew"
+        assert is_clean(seen, desk)
+
+
+def test_keys_answer_undo_and_answer_many_at_once(desk: Desk, browser: Browser) -> None:
+    unsure = [
+        event(3, onset_ns=START_NS + n * 60 * NS, classification=verdict(probability=0.5 + n / 10)) for n in range(4)
+    ]
+    desk.tell(*unsure)
+    first, second, third, fourth = (one.id for one in unsure)
+    with visit(browser, desk) as seen:
+        seen.page.goto(f"{desk.address}/review")
+        seen.page.wait_for_selector(f"tr.at[data-id='{first}']")
+        seen.page.keyboard.press("2")
+        seen.page.wait_for_selector(f"tr[data-id='{first}']", state="detached")
+        assert review_of(desk, first) == "blast"
+        seen.page.keyboard.press("u")
+        seen.page.wait_for_selector(f"tr.at[data-id='{first}']")
+        assert review_of(desk, first) is None
+        seen.page.keyboard.press("j")
+        seen.page.wait_for_selector(f"tr.at[data-id='{second}']")
+        seen.page.keyboard.press("k")
+        seen.page.keyboard.press("x")
+        for _ in range(2):
+            seen.page.keyboard.press("j")
+        seen.page.keyboard.press("x")
+        seen.page.keyboard.press("5")
+        seen.page.wait_for_selector(f"tr[data-id='{third}']", state="detached")
+        assert [review_of(desk, one) for one in (first, second, third, fourth)] == ["noise", None, "noise", None]
+        seen.errors = [one for one in seen.errors if "404" not in one]  # these events have no record
+        assert is_clean(seen, desk)
+
+
+def test_a_thumb_acknowledges_on_a_phone_and_every_other_page_sees_it(desk: Desk, browser: Browser) -> None:
+    desk.tell(event(0), alert(0))
+    with visit(browser, desk, PHONE) as phone, visit(browser, desk, DESKTOP) as other:
+        button = phone.page.wait_for_selector("button.ack")
+        assert button is not None
+        box = button.bounding_box()
+        assert box is not None
+        assert box["height"] >= 44 and box["x"] + box["width"] <= PHONE[0]
+        assert phone.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], "nothing is out of sight"
+        other.page.wait_for_selector("#link:text('live')")
+        button.tap()
+        phone.page.wait_for_selector("#told:text('Acknowledged by omar')")
+        other.page.wait_for_selector("#no-alerts:not([hidden])")
+        assert is_clean(phone, desk) and is_clean(other, desk)
+    with desk.store.engine.connect() as connection:
+        (row,) = queries.alerts(connection)
+    assert row.acked_by == "omar"
+
+
+def test_a_station_that_lies_is_shown_as_text_on_every_page(desk: Desk, browser: Browser) -> None:
+    from test_formats import state
+
+    raw = record()
+    model = {"name": LIE[:80], "sha256": "ab" * 32}
+    told = state().model_copy(update={"station": "XX.SLP", "versions": {"talus": LIE[:80]}, "backend": LIE[:80]})
+    told = told.model_copy(update={"position": PositionPart(latitude=46.0, longitude=8.0)})
+    desk.tell(
+        event(3, classification=verdict(model=model, backend=LIE[:80]), evidence=evidence(raw), decision=None),
+        event(3, onset_ns=START_NS + 10 * NS, classification=None, reason=LIE, quakeml_type="<b>x</b>"),
+        alert(3, reason=LIE), told, "online",
+    )  # fmt: skip
+    desk.keep(event().id, raw)
+    with visit(browser, desk) as seen:
+        days = ("/day?station=XX.SLP&date=2026-03-01", "/counts?from=2026-03-01")
+        for path in (
+            "/",
+            f"/event/{event().id}",
+            "/events",
+            *days,
+            "/review",
+            "/alerts",
+            "/settings",
+        ):
+            seen.page.goto(f"{desk.address}{path}")
+            seen.page.wait_for_selector("#link:text('live')")
+            assert seen.page.locator("img[src*=evil], main script").count() == 0, path
+        seen.page.goto(f"{desk.address}/alerts")
+        assert LIE in seen.page.inner_text("td.reason")
+        seen.page.goto(f"{desk.address}/event/{event(onset_ns=START_NS + 10 * NS).id}")
+        seen.page.click("summary")
+        assert "alert(2)" in seen.page.inner_text("pre"), "the message is shown, its markup escaped"
+        seen.errors = [one for one in seen.errors if "404" not in one]  # the queue asks for records that are not here
+        assert is_clean(seen, desk)
+
+
+def pixels(visit: Visit, selector: str) -> np.ndarray:
+    """The canvas as [rows, columns, 4]."""
+    code = visit.page.evaluate("(selector) => document.querySelector(selector).toDataURL('image/png')", selector)
+    with Image.open(io.BytesIO(base64.b64decode(code.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+def test_a_day_is_drawn_its_events_in_their_colours_and_what_is_missing_white(desk: Desk, browser: Browser) -> None:
+    for hour in (0, 1):
+        body = envelope_message(SENSOR, "Z", START_NS + hour * 3600 * NS, extremes(), stamp()).payload
+        desk.tell(parse(MinMaxMessage, body))
+    desk.tell(event(3, onset_ns=START_NS + 3800 * NS, detection={**DETECTION, "duration_s": 120.0}))
+    with visit(browser, desk) as seen:
+        seen.page.goto(f"{desk.address}/day?station=XX.SLP&date=2026-03-01")
+        seen.page.wait_for_selector("#drum[data-drawn][data-source=envelope]")
+        shown = pixels(seen, "#drum canvas")
+        assert is_clean(seen, desk)
+        canvas = seen.page.query_selector("#drum canvas")
+        assert canvas is not None
+        seen.page.mouse.click(*place_of(canvas.bounding_box(), 1, 210))
+        seen.page.wait_for_url(f"{desk.address}/event/*")
+    inked = shown[:, 46:, 3] > 0
+    rows = inked.any(axis=1)
+    assert rows[16 : 16 + 52].any()
+    assert not rows[16 + 3 * 26 :].any(), "hours without samples stay white"
+    wide = shown.shape[1] - 46 - 6
+    missing = slice(46 + round(wide * 305 / 3600), 46 + round(wide * 355 / 3600))
+    assert not (shown[16:42, missing, 3] > 0).any(), "a gap stays white"
+    landslide = (np.abs(shown[..., :3].astype(int) - [0xD5, 0x5E, 0x00]) < 8).all(axis=2) & (shown[..., 3] > 250)
+    assert landslide[42:68].any() and not landslide[16:33].any()
+
+
+DETECTION = {"ratio": 8.0, "duration_s": 12.0, "peak_counts": 900.0, "dominant_hz": 9.0}
+
+
+def place_of(box: dict[str, float] | None, hour: int, second: int) -> tuple[float, float]:
+    """Where on the drum a time is."""
+    assert box is not None
+    return box["x"] + 46 + (box["width"] - 52) * second / 3600, box["y"] + 16 + 26 * hour + 13
+
+
+def test_an_event_shows_its_record_zooms_all_traces_and_says_what_is_new(desk: Desk, browser: Browser) -> None:
+    raw = record()
+    desk.tell(event(0), event(1, classification=verdict(window_s=10.0)), event(2, evidence=evidence(raw)))
+    desk.keep(event().id, raw)
+    with visit(browser, desk) as seen:
+        page = seen.page
+        page.goto(f"{desk.address}/event/{event().id}")
+        page.wait_for_selector("#waveform[data-drawn][data-spectrogram]")
+        assert page.locator("#waveform .trace-title").all_inner_texts()[:4] == [
+            "Z, counts", "N, counts", "E, counts", "STA/LTA, ratio",
+        ]  # fmt: skip
+        assert page.locator("#waveform .uplot").count() == 4
+        before = pixels(seen, "#waveform .uplot:nth-of-type(1) canvas")
+        page.click("text=onset")
+        page.wait_for_timeout(100)
+        assert (pixels(seen, "#waveform .uplot:nth-of-type(1) canvas") != before).any()
+        assert (pixels(seen, "#grown canvas")[..., 3] > 0).sum() > 500
+        with page.expect_download() as download:
+            page.click("text=miniSEED")
+        assert Path(download.value.path()).read_bytes() == raw
+        page.wait_for_selector("#link:text('live')")
+        desk.tell(event(3, classification=verdict("blast", 0.9)))
+        page.wait_for_selector("#fresh:not([hidden])")
+        page.keyboard.press("2")
+        page.wait_for_selector("button.chosen.blast")
+        assert is_clean(seen, desk)
+    assert review_of(desk, event().id) == "blast"
+
+
+def test_an_exercise_is_marked_over_the_whole_page_and_wherever_it_is_listed(desk: Desk, browser: Browser) -> None:
+    desk.tell(event(3, exercise=True), alert(3, exercise=True))
+    with visit(browser, desk) as seen:
+        assert "exercise" in seen.page.inner_text(f"tr[data-id='{event().id}']").lower()
+        assert "EXERCISE" in seen.page.inner_text("article.alert")
+        seen.page.goto(f"{desk.address}/event/{event().id}")
+        assert "EXERCISE" in seen.page.inner_text(".banner.exercise")
+        assert seen.page.evaluate("getComputedStyle(document.body).backgroundImage").startswith("repeating-linear")
+        assert is_clean(seen, desk)
