@@ -19,10 +19,10 @@ from agent.config.broker import MqttSettings
 from agent.deliver import reasons as delivery_reasons
 from agent.deliver.connection import Subscription
 from agent.deliver.delivery import Delivery
-from agent.deliver.link_status import LinkStatus, Refusal
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import OutboxStats
-from agent.deliver.reasons import of_connection, of_outbox
+from agent.deliver.reasons import LinkStatus, of_connection, of_outbox
+from agent.deliver.sender import Refusal
 from agent.messages.payloads import Message, Priority, largest_alert
 from agent.reasons import Reason
 

@@ -14,10 +14,9 @@ from agent.config.broker import DEFAULT_PREFIX
 from agent.deliver.connection import Subscription
 from agent.deliver.cursor import Cursor
 from agent.deliver.file import FileSink
-from agent.deliver.link_status import LinkStatus
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import MAIN, Outbox
-from agent.deliver.reasons import of_outbox
+from agent.deliver.reasons import LinkStatus, of_outbox
 from agent.deliver.sink import Sink
 from agent.detect.resume import JournalEntry, decode
 from agent.errors import DataError

@@ -13,8 +13,7 @@ from agent.backoff import ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError, refusal_hint
 from agent.deliver.cursor import Cursor
-from agent.deliver.link_status import LinkStatus
-from agent.deliver.reasons import of_connection
+from agent.deliver.reasons import LinkStatus, of_connection
 from agent.deliver.sender import Sender
 from agent.deliver.sink import Retained
 from agent.deliver.waker import Waker

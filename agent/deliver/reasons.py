@@ -7,9 +7,11 @@ these figures make the station degraded, and since when.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-from agent.deliver.link_status import LinkStatus
 from agent.deliver.outbox import OutboxStats
+from agent.deliver.sender import Refusal
 from agent.reasons import Reason
 
 WAIT_S = 60.0
@@ -24,6 +26,36 @@ UNSTABLE = 5
 """So many connections lost in ten minutes are a reason."""
 FULL_SHARE = 0.9
 """Of the size of the outbox: beyond it the next messages may push out the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """``connected`` only after an accepted CONNACK; then for ``connected_s`` seconds, short interruptions included.
+    ``answered``: whether this connection has acknowledged anything; ``unanswered``: how many before it, one after the
+    other, did not. ``losses``: connections lost in the last ten minutes.
+
+    ``unheard`` counts what the broker acknowledged with the remark that nobody subscribes to it (MQTT 5),
+    ``unheard_alerts`` the alerts among it, the newest of them ``unheard_alert_s`` ago (None: the newest had a
+    subscriber). ``refusals`` are the topics that the broker refuses now, ``packet_limit`` the size of the largest
+    packet that it takes (None: it told no limit). ``orders``: whether it lets the station listen; ``ignored``: it sent
+    more than can be held. ``error`` is why the link is down, or what the broker refused last."""
+
+    connected: bool = False
+    connected_s: float = 0.0
+    answered: bool = False
+    unanswered: int = 0
+    losses: int = 0
+    protocol: str | None = None
+    connects: int = 0
+    acknowledged: int = 0
+    unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_s: float | None = None
+    refused: int = 0
+    refusals: tuple[Refusal, ...] = ()
+    packet_limit: int | None = None
+    orders: Literal["none", "heard", "refused", "ignored"] = "none"
+    error: str | None = None
 
 
 def of_connection(link: LinkStatus, alert_bytes: int) -> list[Reason]:

@@ -28,7 +28,6 @@ from agent.backoff import Backoff, ThrottledLog
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, refusal_hint
 from agent.deliver.cursor import Cursor, Entry
-from agent.deliver.link_status import Counters, Refusals
 from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
 from agent.deliver.sink import Retained, UnstoredAlerts
 from agent.errors import DeliveryError
@@ -54,6 +53,54 @@ MOST_REPEATS = 3
 """So often an acknowledged message is sent again: a broker may crash because of it."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A topic that the broker refuses: why, how many messages in a row, and when first (monotonic clock, s)."""
+
+    topic: str
+    reason: str
+    count: int
+    since: float
+
+
+class Refusals:
+    """The topics that the broker refuses, each until a message on it is acknowledged. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._topics: dict[str, Refusal] = {}
+
+    def add(self, topic: str, reason: str) -> None:
+        """One more message on this topic was refused."""
+        with self._lock:
+            known = self._topics.get(topic)
+            count, since = (0, time.monotonic()) if known is None else (known.count, known.since)
+            self._topics[topic] = Refusal(topic, reason, count + 1, since)
+
+    def lift(self, topic: str) -> None:
+        """A message on this topic was acknowledged."""
+        with self._lock:
+            self._topics.pop(topic, None)
+
+    def all(self) -> tuple[Refusal, ...]:
+        """As of now, in the order of the first refusal."""
+        with self._lock:
+            return tuple(self._topics.values())
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5); ``unheard_alerts``:
+    alerts among them that are no exercise, the last one at ``unheard_alert_at`` (monotonic clock, s; None: the newest
+    alert had a subscriber, or there was none)."""
+
+    acknowledged: int = 0
+    unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_at: float | None = None
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
