@@ -55,7 +55,7 @@ class MqttSink:
         self._client_id = settings.client_id or f"talus-{station.short}"
         self._availability = topic(settings.prefix, station, "availability")
         self._waker = Waker()
-        self._retained = Retained()
+        self._retained = Retained(cursor)
         self._sender = Sender(settings, cursor, self._retained)
         self._stopping = threading.Event()
         self._flush_until = 0.0

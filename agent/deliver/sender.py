@@ -21,7 +21,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agent.backoff import Backoff, ThrottledLog
@@ -130,7 +130,6 @@ class Sender:
         self._settings = settings
         self._cursor = cursor
         self._retained = retained
-        self._retained_version = 0
         self._unstored = UnstoredAlerts()
         self._fresh = threading.Event()
         self._fresh.set()
@@ -188,13 +187,17 @@ class Sender:
 
     def _requeue_too_large(self, packet_limit: int | None) -> None:
         """What an earlier connection set aside as too large, and this one takes."""
+        with self._disk_may_refuse():
+            if moved := self._cursor.requeue(packet_limit):
+                _log.warning("%d messages that were set aside as too large are sent: the broker takes them now", moved)
+
+    @contextlib.contextmanager
+    def _disk_may_refuse(self) -> Iterator[None]:
+        """Log what the disk says, and go on: the connection is well."""
         try:
-            moved = self._cursor.requeue(packet_limit)
+            yield
         except DeliveryError as error:
             self._throttled.warn(str(error))
-            return
-        if moved:
-            _log.warning("%d messages that were set aside as too large are sent: the broker takes them now", moved)
 
     def _send(self, connection: Connection) -> int:
         window = min(self._settings.inflight, connection.receive_maximum)
@@ -212,30 +215,17 @@ class Sender:
             return 1
         self._fresh.clear()
         if fresh:
-            self._look_up_retained()
-        values = self._retained.fetch(max(1, room // 4), held)
-        entries = self._fetch(room - len(values), held) if room > len(values) else []
+            with self._disk_may_refuse():
+                self._retained.look_up()
+        values, entries = self._retained.fetch(max(1, room // 4), held), []
+        if room > len(values):
+            with self._disk_may_refuse():
+                entries = self._cursor.fetch(room - len(values), held, self._row_backoff.active())
         for entry in entries:
             self._publish(connection, entry.message, entry)
         for message in values:
             self._publish(connection, message, None)
         return len(values) + len(entries)
-
-    def _look_up_retained(self) -> None:
-        try:
-            messages, self._retained_version = self._cursor.retained(self._retained_version)
-        except DeliveryError as error:
-            self._throttled.warn(str(error))
-            return
-        for message in messages:
-            self._retained.put(message)
-
-    def _fetch(self, limit: int, held: list[str]) -> list[Entry]:
-        try:
-            return self._cursor.fetch(limit, held, self._row_backoff.active())
-        except DeliveryError as error:
-            self._throttled.warn(str(error))
-            return []
 
     def _publish(self, connection: Connection, message: Message, entry: Entry | None) -> None:
         size = packet_bytes(message.topic, message.payload, message.correlation)
@@ -325,14 +315,11 @@ class Sender:
         due = [row_id for n, (row_id, at) in enumerate(self._acknowledged) if n < surplus or at <= old]
         if not due:
             return
-        try:
+        with self._disk_may_refuse():
             self._cursor.delete(due)
-        except DeliveryError as error:
-            self._throttled.warn(str(error))
-            return
-        for row_id in due:
-            self._acknowledged.popleft()
-            self._handed.pop(row_id, None)
+            for row_id in due:
+                self._acknowledged.popleft()
+                self._handed.pop(row_id, None)
 
     def _release_acknowledged(self) -> None:
         """The connection is lost: what was acknowledged last is sent again, unless that has been done often enough."""

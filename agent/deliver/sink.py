@@ -65,8 +65,9 @@ class Sink(Protocol):
 class Retained:
     """The newest retained message of each topic, and which of them have not been published yet. From any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, cursor: Cursor) -> None:
         self._lock = threading.Lock()
+        self._cursor, self._version = cursor, 0
         self._messages: dict[str, Message] = {}
         self._stale: set[str] = set()
 
@@ -75,6 +76,16 @@ class Retained:
         with self._lock:
             self._messages[message.topic] = message
             self._stale.add(message.topic)
+
+    def look_up(self) -> None:
+        """Add the newer values of the outbox.
+
+        Raises:
+            DeliveryError: it cannot be read.
+        """
+        newer, self._version = self._cursor.retained(self._version)
+        for message in newer:
+            self.put(message)
 
     def all_stale(self) -> None:
         """A new connection: the other side may have forgotten everything."""
@@ -130,8 +141,7 @@ class BatchSink(ABC):
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
-        self._retained, self._unstored = Retained(), UnstoredAlerts()
-        self._version = 0
+        self._retained, self._unstored = Retained(cursor), UnstoredAlerts()
         self._written: list[int] = []
         """Of the outbox: written, and not deleted there yet."""
         self._wake, self._stopping, self._stop_at = threading.Event(), threading.Event(), 0.0
@@ -203,9 +213,7 @@ class BatchSink(ABC):
             self.write([alert])
             self._unstored.done(alert)
             return True
-        newer, self._version = self._cursor.retained(self._version)
-        for message in newer:
-            self._retained.put(message)
+        self._retained.look_up()
         values = self._retained.fetch(_BATCH)
         entries = self._cursor.fetch(_BATCH)
         ids = [entry.id for entry in entries]
