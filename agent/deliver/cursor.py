@@ -37,7 +37,6 @@ class Entry:
 
     id: int
     message: Message
-    put_ns: int
 
 
 class Cursor:
@@ -107,7 +106,7 @@ class Cursor:
         row = db.execute("SELECT * FROM queue WHERE id = ?", (row_id,)).fetchone()
         if not is_sound("queue", row):
             raise sqlite3.DatabaseError(f"row {row_id} is damaged")
-        return Entry(row_id, *message_of(row))
+        return Entry(row_id, message_of(row))
 
     def acknowledge(self, ids: Collection[int]) -> None:
         """The other side has these: what is behind them may go. They stay on disk until ``delete``, but no longer count

@@ -79,10 +79,10 @@ def values_of(message: Message, put_ns: int) -> tuple[Any, ...]:
     return m.priority, m.key, m.topic, m.expendable, m.expiry_s, put_ns, m.correlation, m.payload
 
 
-def message_of(row: tuple[Any, ...]) -> tuple[Message, int]:
-    """The message in a row of the queue, and when it was put (ns)."""
-    _, _, priority, key, topic, expendable, expiry_s, put_ns, correlation, payload = row
-    return Message(topic, payload, Priority(priority), key, False, bool(expendable), expiry_s, correlation), put_ns
+def message_of(row: tuple[Any, ...]) -> Message:
+    """The message in a row of the queue."""
+    _, _, priority, key, topic, expendable, expiry_s, _, correlation, payload = row
+    return Message(topic, payload, Priority(priority), key, False, bool(expendable), expiry_s, correlation)
 
 
 def count(db: sqlite3.Connection, **more: int) -> None:
