@@ -499,7 +499,7 @@ def test_the_model_agrees_with_the_values_of_the_station() -> None:
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     """A number without a unit in its name is a count or a ratio, and those are listed here."""
     plain = {"order", "on", "off", "components_needed", "k", "n", "min_events", "speed", "threads", "port", "min_ratio"}
-    plain |= {"min_amplitude", "min_stations", "seed", "hours", "stations", "required", "shadow_windows"}
+    plain |= {"min_amplitude", "min_stations", "seed", "hours", "stations", "required", "shadow_windows", "older_files"}
     units = ("_hz", "_s", "_m", "_deg", "_mb", "_probability", "retract_below", "_counts", "_per_hour", "max_chance")
     units += ("_per_min", "_share")
     for path, entry in catalogue().items():
@@ -519,6 +519,7 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
     text = (
         "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}], "
         "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\ncontrol: {keys: [{}]}\nstations: [{}]\n"
+        "outputs: {file: {}}\n"
     )
     messages = told("station: {}\nsource: {}\n" + text)
     assert len(messages) == len(required) - 5 * (len(LABELS) - 1)

@@ -16,7 +16,7 @@ class FileOutputConfig(Section):
     max_mb: float = Field(
         default=10, ge=0.001, le=10_000, description="size at which the next file is begun, megabytes"
     )
-    keep: int = Field(default=10, ge=0, le=1_000, description="older files that are kept")
+    older_files: int = Field(default=10, ge=0, le=1_000, description="older files that are kept")
 
 
 class OutputsConfig(Section):

@@ -26,7 +26,7 @@ class FileSink(BatchSink):
 
     def __init__(self, settings: FileOutputConfig, cursor: Cursor) -> None:
         super().__init__(cursor)
-        self._path, self._keep, self._max_bytes = settings.path, settings.keep, round(settings.max_mb * 1e6)
+        self._path, self._keep, self._max_bytes = settings.path, settings.older_files, round(settings.max_mb * 1e6)
 
     def write(self, messages: Sequence[Message]) -> None:
         lines = b"".join(line_of(message) for message in messages)

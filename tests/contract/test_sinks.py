@@ -48,7 +48,7 @@ TESTS = Path(__file__).parents[1]
 def open_sink(kind: str, target: str, outbox: Outbox) -> Sink:
     """A sink to the other side at ``target``."""
     if kind == "file":
-        return FileSink(FileOutputConfig(path=Path(target), max_mb=0.05, keep=1000), outbox.cursor("file"))
+        return FileSink(FileOutputConfig(path=Path(target), max_mb=0.05, older_files=1000), outbox.cursor("file"))
     settings = MqttSettings("127.0.0.1", int(target), backoff_min_s=0.05, backoff_max_s=0.2)
     return MqttSink(settings, outbox.cursor("mqtt"), STATION)
 
