@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from agent.atomic import replace_file
 from agent.config.broker import MqttSettings
@@ -67,12 +67,14 @@ class Fetcher(Worker):
 
     def __init__(
         self, settings: MqttSettings, store: Store, records: Records, key: SigningKey, *, only_alerts: bool,
+        arrived: Callable[[Connection, str, int], None] = lambda _connection, _uid, _now_ns: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """``changed`` is called after each answer that is stored."""
+        """``arrived`` is called in the transaction that notes an event's record (connection, identifier, ns);
+        ``changed`` after each answer that is stored."""
         super().__init__("evidence")
         self._settings, self._store, self._records, self._key = settings, store, records, key
-        self._only_alerts, self._changed = only_alerts, changed
+        self._only_alerts, self._arrived, self._changed = only_alerts, arrived, changed
 
     def step(self) -> float:
         """See ``Worker``. A stop in the middle of a question costs a repetition of it."""
@@ -160,4 +162,6 @@ class Fetcher(Worker):
         with self._store.writing() as connection:
             connection.execute(update(t.evidence).where(t.evidence.c.event_id == key).values(values))
             note_changes(connection, [("evidence", uid)], time.time_ns())
+            if values.get("state") == "here":
+                self._arrived(connection, uid, time.time_ns())
         self._changed()

@@ -1,4 +1,5 @@
-"""What people answered, as training data: miniSEED and ``metadata.csv``, the columns of docs/training.md.
+"""What people answered, as training data: miniSEED and ``metadata.csv``, the columns of docs/training.md; or, for
+SeisBench, ``waveforms.hdf5`` and ``metadata.csv``.
 
 Only events whose record is here and whose answer is undisputed go out: where two people disagree, nobody learns from
 it. Events of one hour share a split, so that neighbours of one sequence are never on both sides.
@@ -6,6 +7,7 @@ it. Events of one hour share a split, so that neighbours of one sequence are nev
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import shutil
@@ -20,6 +22,8 @@ from agent.errors import UsageError
 from agent.sources.records import read_records
 from agent.types import COMPONENTS, LABELS, NS, format_ns
 from desk.evidence import Records
+from desk.formats.seisbench import COMPONENT_ORDER, WaveformFile, aligned
+from desk.record import traces
 from desk.store import tables as t
 from desk.store.store import Store
 
@@ -28,8 +32,10 @@ COLUMNS = (
     "station_code", "trace_channels", "trace_n_components", "trace_sampling_rate_hz", "trace_npts", "trace_start_time",
     "trace_onset_time", "trace_onset_source", "trace_weight", "notes",
 )  # fmt: skip
+SEISBENCH_COLUMNS = (*COLUMNS, "trace_onset_sample", "trace_component_order")
 HOUR_NS = 3600 * NS
 VALIDATION_SHARE = 0.2
+TABLE = "metadata.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,12 @@ class _Answered:
     notes: str
 
 
-def export(store: Store, records: Records, folder: Path, *, unsure: bool = False) -> Exported:
+def export(store: Store, records: Records, folder: Path, *, unsure: bool = False, seisbench: bool = False) -> Exported:
     """Write all answered events to a folder that is new or empty; with ``unsure``, also those that a person doubted.
 
     Raises:
         UsageError: the folder is not empty, or cannot be written.
+        ConfigError: ``seisbench`` is asked for and h5py is not installed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,20 +72,42 @@ def export(store: Store, records: Records, folder: Path, *, unsure: bool = False
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}", "name a folder that you may write") from None
     counts = {"written": 0, "without_record": 0, "disputed": 0, "unsure": 0}
-    with store.engine.connect() as connection, (folder / "metadata.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
+    with contextlib.ExitStack() as stack:
+        waveforms = stack.enter_context(WaveformFile(folder)) if seisbench else None
+        connection = stack.enter_context(store.reading())
+        file = stack.enter_context((folder / TABLE).open("w", newline="", encoding="utf-8"))
+        table = csv.DictWriter(file, COLUMNS if waveforms is None else SEISBENCH_COLUMNS)
         table.writeheader()
         for one in _answered(connection, counts, unsure=unsure):
             path = records.path(one.uid)
             if not path.is_file():
                 counts["without_record"] += 1
                 continue
-            name = f"records/{one.uid}.mseed"
-            (folder / "records").mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / name)
-            table.writerow({"trace_name": name, **_columns(one, path)})
+            table.writerow(_copied(one, path, folder) if waveforms is None else _added(one, path, waveforms))
             counts["written"] += 1
     return Exported(**counts)
+
+
+def _copied(one: _Answered, path: Path, folder: Path) -> dict[str, object]:
+    name = f"records/{one.uid}.mseed"
+    (folder / "records").mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / name)
+    return {"trace_name": name, **_columns(one, path)}
+
+
+def _added(one: _Answered, path: Path, waveforms: WaveformFile) -> dict[str, object]:
+    shown = traces(path, one.sensor, one.onset_ns)
+    start_s, samples = aligned(shown)
+    waveforms.add(one.uid, samples)
+    columns = _columns(one, path)
+    return columns | {
+        "trace_name": one.uid,
+        "split": "dev" if columns["split"] == "val" else columns["split"],
+        "trace_npts": samples.shape[1],
+        "trace_start_time": f"{format_ns(one.onset_ns + round(start_s * NS))[:26]}Z",
+        "trace_onset_sample": round(-start_s * shown[0].rate_hz),
+        "trace_component_order": COMPONENT_ORDER,
+    }
 
 
 def _answered(connection: Connection, counts: dict[str, int], *, unsure: bool) -> Iterator[_Answered]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from agent.atomic import replace_file
 from agent.errors import DataError, DeliveryError
@@ -33,8 +34,14 @@ class _Announced:
 class Pieces:
     """Used by one thread. Only records that an event has announced, with size and hash, are gathered."""
 
-    def __init__(self, store: Store, records: Records) -> None:
-        self._store, self._records = store, records
+    def __init__(
+        self,
+        store: Store,
+        records: Records,
+        arrived: Callable[[Connection, str, int], None] = lambda _connection, _uid, _now_ns: None,
+    ) -> None:
+        """``arrived`` is called in the transaction that notes an event's record (connection, identifier, ns)."""
+        self._store, self._records, self._arrived = store, records, arrived
         self._folder = records.folder / ".pieces"
 
     def take(self, event: str, number: str, payload: bytes, now_ns: int) -> list[Change]:
@@ -66,6 +73,7 @@ class Pieces:
         values = {"state": "here", "path": str(path.relative_to(self._records.folder)), "error": None}
         with self._store.writing() as connection:
             connection.execute(update(t.evidence).where(t.evidence.c.event_id == row.event_id).values(values))
+            self._arrived(connection, uid, now_ns)
             return note_changes(connection, [("evidence", uid)], now_ns)
 
     def _announced(self, uid: str) -> _Announced:

@@ -21,6 +21,7 @@ from agent.errors import DataError, DeliveryError
 from agent.messages.envelope import Packed, unpack
 from agent.messages.payloads import OFFLINE, ONLINE, STOPPED
 from agent.messages.schema import MODELS, MinMaxMessage, parse
+from agent.messages.text import printable
 from agent.types import parse_ns
 from desk.pieces import Pieces
 from desk.store.store import Arrival, Change, Store
@@ -174,7 +175,7 @@ class Receiver(Worker):
     def _refuse(self, topic: str, why: str) -> None:
         self.tally.refused += 1
         topic = topic[:200].encode("ascii", "backslashreplace").decode()
-        self.throttled.warn(f"refused a message on {topic}: {why}", key=topic)
+        self.throttled.warn(printable(f"refused a message on {topic}: {why}"), key=topic)
 
     def _gather_records(self, pieces: Sequence[Received], now_ns: int) -> list[Change]:
         """Records come after the events that announce them."""

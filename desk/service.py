@@ -65,7 +65,8 @@ class Desk:
         self.live = Live(self.store)
         self._links = Links.of(config.state_dir)
         self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
-        self.receiver = Receiver(settings, self.store, config.session, self._changed, Pieces(self.store, self.records))
+        pieces = Pieces(self.store, self.records, self._calls.on_record)
+        self.receiver = Receiver(settings, self.store, config.session, self._changed, pieces)
         self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link, picture=self._picture)
         patience = Patience(config.watch.offline_min * 60, config.watch.degraded_min * 60)
         self._watch = StationWatch(self.store, self._calls, patience, self._sender.wake)
@@ -74,8 +75,9 @@ class Desk:
             key = SigningKey.load(config.evidence.key)
             only_alerts = config.evidence.fetch == "alerts"
             self._fetcher = Fetcher(
-                settings, self.store, self.records, key, only_alerts=only_alerts, changed=self.live.wake
-            )
+                settings, self.store, self.records, key, only_alerts=only_alerts, arrived=self._calls.on_record,
+                changed=self._recorded,
+            )  # fmt: skip
         beat = config.heartbeat
         self._heartbeat = None if beat is None else Heartbeat(beat.url, beat.every_s, self.problem)
         listener = FeedListener(self.store, self.live.wake) if self.store.is_postgresql else None
@@ -166,10 +168,14 @@ class Desk:
         add_account(self.store, "setup", name, "admin", password, now_ns=time.time_ns())
         return name, password
 
+    def _recorded(self) -> None:
+        self.live.wake()
+        self._sender.wake()
+
     def _changed(self, changes: Sequence[Change]) -> None:
         self.live.wake()
         kinds = {change.kind for change in changes}
-        if "alert" in kinds:
+        if kinds & {"alert", "evidence"}:
             self._sender.wake()
         if self._fetcher is not None and kinds & {"event", "alert"}:
             self._fetcher.wake()

@@ -8,16 +8,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 from desk_support import START_NS, event, verdict
+from quantize_support import ONSET_S, START
+from teach_support import write_site
 from test_desk_record import record
 
 from agent.errors import UsageError
+from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.schema import StateMessage
-from agent.types import NS, format_ns
+from agent.types import NS, format_ns, parse_ns
 from desk.evidence import Records
 from desk.export import export
+from desk.record import traces
 from desk.service import listen
 from desk.store import answers
 from desk.store.store import Arrival, Store
@@ -73,6 +78,56 @@ def test_training_reads_what_the_desk_exports(desk: tuple[Store, Records], tmp_p
     export(store, records, tmp_path / "out")
     (found,) = data.read_table(tmp_path / "out")
     assert found.label == "landslide"
+
+
+@pytest.mark.timeout(300)
+def test_a_lesson_is_taught_by_what_the_desk_exports(tmp_path: Path) -> None:
+    lesson = pytest.importorskip("quantize.teach.lesson")
+    store, records = Store(f"sqlite:///{tmp_path}/desk.db"), Records(tmp_path / "evidence", 10**9)
+    folder = write_site(tmp_path / "site")
+    with (folder / "metadata.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    others = [{**rows[0], "source_type": "collapse"}]
+    for number, row in enumerate([*rows, *others]):
+        onset_ns = parse_ns(str(START + 600 * (number % len(rows)) + ONSET_S)) + number // len(rows) * NS
+        body = event(3, onset_ns=onset_ns, sensor="XX.AAA..HH", classification=verdict("noise", 0.5))
+        store.ingest([Arrival("XX.AAA", body, START_NS)])
+        records.keep(body.id, (folder / row["trace_name"]).read_bytes())
+        answers.answer(store, ANN, [body.id], answers.Answer(row["source_type"]), START_NS)
+    assert export(store, records, tmp_path / "out").written == len(rows) + 1
+    report, refused = lesson.teach(DEFAULT_BUNDLE, None, tmp_path / "out", tmp_path / "taught", "slope")
+    assert refused == (), report
+    assert (tmp_path / "taught" / "manifest.json").is_file()
+
+
+def test_seisbench_finds_waveforms_and_onsets_where_it_looks_for_them(
+    desk: tuple[Store, Records], tmp_path: Path
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    store, records = desk
+    for n, label in enumerate(("landslide", "blast", "noise")):
+        answered(store, ANN, n, label)
+    done = export(store, records, tmp_path / "out", seisbench=True)
+    assert done.written == 3
+    with (tmp_path / "out" / "metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} <= {"train", "dev"}
+    with h5py.File(tmp_path / "out" / "waveforms.hdf5") as file:
+        assert file["data_format/component_order"][()] == b"ZNE"
+        for n, row in enumerate(rows):
+            samples = file["data"][row["trace_name"]][()]
+            shown = traces(records.path(row["source_id"]), "XX.SLP.00.HH", START_NS + n * NS)
+            assert samples.shape == (3, int(row["trace_npts"]))
+            onset = int(row["trace_onset_sample"])
+            start_ns = parse_ns(row["trace_start_time"])
+            rate = float(row["trace_sampling_rate_hz"])
+            assert abs(start_ns + onset / rate * NS - (START_NS + n * NS)) <= NS / rate
+            assert np.allclose(samples[0][: len(shown[0].samples)], np.nan_to_num(shown[0].samples), rtol=1e-5)
+    seisbench = pytest.importorskip("seisbench.data", reason="SeisBench is not installed (it needs torch)")
+    data = seisbench.WaveformDataset(tmp_path / "out")
+    waveform, metadata = data.get_sample(0)
+    assert waveform.shape[0] == 3
+    assert metadata["source_type"] == "landslide"
 
 
 @pytest.fixture

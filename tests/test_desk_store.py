@@ -249,3 +249,56 @@ def test_an_hour_counts_as_heard_by_what_the_deafest_sensor_heard(store: Store) 
         )
     assert told == [pytest.approx(0.75), None]
     assert hearing_words([{"armed_10min": 0.5}, {"armed_10min": None}, {"armed_10min": 1.0}]) == "50 %"
+
+
+def test_a_database_of_the_first_layout_becomes_as_a_new_one_and_keeps_its_counts(tmp_path: Path) -> None:
+    hour, first = 3600 * NS, Store(f"sqlite:///{tmp_path}/first.db")
+    first.ingest(
+        arrivals(
+            *(event(0, onset_ns=START_NS + n * hour) for n in range(30)),
+            event(0, onset_ns=START_NS + NS, exercise=True),
+        )
+    )
+    with first.writing() as connection:
+        # Layout 1: counts by the hour and sensor only, no minima and maxima, fewer indexes.
+        for name in ("added_new", "removed_old", "changed_old", "changed_new"):
+            connection.exec_driver_sql(f"DROP TRIGGER event_{name}")
+        for statement in (
+            "DROP TABLE tally", "DROP TABLE envelope", "DROP INDEX event_reviewed", "DROP INDEX event_exercise",
+            "CREATE TABLE tally (sensor_id INTEGER NOT NULL, hour INTEGER NOT NULL, class SMALLINT NOT NULL, "
+            "events INTEGER NOT NULL, PRIMARY KEY (sensor_id, hour, class)) WITHOUT ROWID",
+            *(f"CREATE TRIGGER event_{name} AFTER UPDATE ON event BEGIN SELECT 1; END"
+              for name in ("added_new", "removed_old", "changed_old", "changed_new")),
+            "UPDATE version SET number = 1",
+        ):  # fmt: skip
+            connection.exec_driver_sql(statement)
+    first.close()
+    layouts = []
+    for name in ("first", "new"):
+        store = Store(f"sqlite:///{tmp_path}/{name}.db")
+        with store.reading() as connection:
+            rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
+            number = connection.execute(select(tables.version.c.number)).scalar_one()
+        layouts.append((number, {row[0]: " ".join(str(row[1]).split()) for row in rows}))
+        if name == "first":
+            assert tallied(store) == {"landslide": 24}
+            with store.reading() as connection:
+                days = queries.counts(connection, START_NS, START_NS + 48 * hour, hours=24, sensor="XX.SLP.00.HH")
+            assert [number for _, _, number in days] == [24, 6]
+        store.close()
+    assert layouts[0] == layouts[1]
+
+
+def test_counts_of_all_sensors_by_day_are_the_sum_of_the_hours_of_each(store: Store) -> None:
+    sensors = ("XX.SLP.00.HH", "XX.SLP.01.HH")
+    bodies = [event(0, onset_ns=START_NS + n * HOUR, sensor=sensors[n % 2]) for n in range(50)]
+    store.ingest(arrivals(*bodies))
+    store.ingest(arrivals(event(1, onset_ns=START_NS, classification=verdict("blast"))))
+    with store.reading() as connection:
+        ends = START_NS + 72 * HOUR
+        by_day = queries.counts(connection, START_NS, ends, hours=24)
+        by_hour = [queries.counts(connection, START_NS, ends, sensor=sensor) for sensor in sensors]
+    assert [(name, number) for _, name, number in by_day] == [
+        ("blast", 1), ("landslide", 23), ("landslide", 24), ("landslide", 2)
+    ]  # fmt: skip
+    assert sum(number for rows in by_hour for _, _, number in rows) == 50

@@ -18,6 +18,7 @@ from agent.service.service import STOP_S
 UNIT = Path(__file__).parents[1] / "systemd" / "talus-agent.service"
 JETSON = UNIT.with_name("jetson.conf")
 CREDENTIALS = UNIT.with_name("credentials.conf")
+DESK = UNIT.with_name("talus-desk.service")
 
 needs_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None,
@@ -25,17 +26,28 @@ needs_analyze = pytest.mark.skipif(
 )
 
 
-def installed(folder: Path, *drop_ins: Path) -> Path:
-    """The unit with its drop-ins as they lie under /etc/systemd/system, and a program where it expects one."""
+def installed(folder: Path, *drop_ins: Path, of: Path = UNIT) -> Path:
+    """A unit with its drop-ins as they lie under /etc/systemd/system, and a program where it expects one."""
     program = folder / "talus"
     program.write_text("#!/bin/sh\n", encoding="ascii")
     program.chmod(0o755)
-    unit = folder / UNIT.name
-    unit.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/talus/bin/talus", str(program)), encoding="utf-8")
+    unit = folder / of.name
+    unit.write_text(of.read_text(encoding="utf-8").replace("/opt/talus/bin/talus", str(program)), encoding="utf-8")
     for drop_in in drop_ins:
-        (folder / f"{UNIT.name}.d").mkdir(exist_ok=True)
-        shutil.copy(drop_in, folder / f"{UNIT.name}.d")
+        (folder / f"{of.name}.d").mkdir(exist_ok=True)
+        shutil.copy(drop_in, folder / f"{of.name}.d")
     return unit
+
+
+def exposure(unit: Path) -> tuple[float, str]:
+    """What systemd thinks of it: from 0 (nothing can be reached) to 10, and the table behind it."""
+    command = ["systemd-analyze", "security", "--offline=true", unit]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unrecognized option" in result.stderr:
+        pytest.skip("systemd-analyze is too old for --offline")
+    level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", result.stdout)
+    assert level, result.stderr
+    return float(level[1]), result.stdout
 
 
 @needs_analyze
@@ -53,15 +65,29 @@ def test_the_unit_is_well_formed(tmp_path: Path, drop_ins: tuple[Path, ...]) -> 
 def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[Path, ...], most: float) -> None:
     """The agent listens to a network: what breaks into it must find nothing to use."""
     unit = installed(tmp_path, *drop_ins)
-    result = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", unit], capture_output=True, text=True, check=False
-    )
-    if "unrecognized option" in result.stderr:
-        pytest.skip("systemd-analyze is too old for --offline")
-    level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", result.stdout)
-    assert level and float(level[1]) <= most
-    hidden = re.search(r"(.) PrivateDevices=", result.stdout)
+    level, table = exposure(unit)
+    assert level <= most
+    hidden = re.search(r"(.) PrivateDevices=", table)
     assert hidden and (hidden[1] == "✗") == bool(drop_ins), "the GPU can be reached where it is meant to be, only there"
+
+
+@needs_analyze
+def test_the_desks_unit_is_well_formed_and_exposes_little(tmp_path: Path) -> None:
+    """The desk faces a network and people who guess passwords."""
+    unit = installed(tmp_path, of=DESK)
+    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert not [line for line in result.stderr.splitlines() if DESK.name in line]
+    assert result.returncode == 0
+    assert exposure(unit)[0] <= 2.0
+    text = unit.read_text("utf-8")
+    for name in (
+        "Restart=always",
+        "StartLimitIntervalSec=0",
+        "DynamicUser=yes",
+        "StateDirectory=talus-desk",
+        "MemoryMax=",
+    ):
+        assert name in text
 
 
 @pytest.mark.parametrize(

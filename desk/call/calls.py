@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.messages.schema import AlertMessage
-from agent.types import NS
+from agent.types import NS, format_ns
 from desk.call.targets import Target, schedule
 from desk.store import tables as t
 from desk.store.answers import is_silenced
@@ -54,6 +54,19 @@ class Calls:
         words = Words(subject, title_of(body), text_of(body))
         why = self._held_back(connection, body, received_ns)
         self.plan(connection, words, due, received_ns, alert_id=key, held_back=why)
+
+    def on_record(self, connection: Connection, event_uid: str, now_ns: int) -> None:
+        """Schedule the picture of an event for those who were called about it before its record was here."""
+        a, n = t.alert.c, t.notification.c
+        wanted = select(a.id, a.uid, a.label, t.sensor.c.code, a.onset_ns, a.exercise).join(t.sensor)
+        for row in connection.execute(wanted.where(a.event_uid == event_uid, a.action != "retract")).all():
+            told = select(n.target).where(n.alert_id == row.id, n.state.in_(["sent", "sending"]))
+            names = set(connection.execute(told).scalars())
+            due = [(target, 0.0) for target in self.targets if target.name in names]
+            drill = "EXERCISE " if row.exercise else ""
+            place, onset = ".".join(row.code.split(".")[:2]), format_ns(row.onset_ns)
+            title, text = f"{drill}Picture: {row.label} at {place}", f"{onset[:10]} {onset[11:19]} UTC, {row.code}"
+            self.plan(connection, Words(f"picture {row.uid}", title, text), due, now_ns, alert_id=row.id)
 
     def _held_back(self, connection: Connection, body: AlertMessage, now_ns: int) -> str | None:
         station = ".".join(body.station.split(".")[:2])

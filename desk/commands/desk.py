@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="write all answered events as training data (talus docs training), and end",
     )
+    parser.add_argument("--seisbench", action="store_true", help="with --export: as SeisBench reads it (HDF5)")
     parser.add_argument("--check", action="store_true", help="only say what is wrong with the configuration file")
 
 
@@ -66,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     if args.account is not None:
         return _make_account(config, args.account, args.role)
     if args.export is not None:
-        return _export(config, args.export)
+        return _export(config, args.export, seisbench=args.seisbench)
     listener = listen(config.web.host, config.web.port)
     desk = Desk(config, settings)
     made = desk.first_account()
@@ -107,13 +108,14 @@ def _config(args: argparse.Namespace) -> tuple[DeskConfig, MqttSettings | None]:
     return DeskConfig.model_validate({"mqtt": {"host": host}, "state_dir": str(state), "web": web, **given}), settings
 
 
-def _export(config: DeskConfig, folder: Path) -> int:
+def _export(config: DeskConfig, folder: Path, *, seisbench: bool) -> int:
     from desk.evidence import Records
     from desk.export import export
     from desk.store.store import Store
 
     store = Store(config.database_url)
-    done = export(store, Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9)), folder)
+    records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
+    done = export(store, records, folder, seisbench=seisbench)
     store.close()
     print(
         f"talus desk: {folder}: {done.written} events; left out: {done.without_record} without a record, "

@@ -14,23 +14,33 @@ _COUNTED = "class, exercise, onset_ns, sensor_id"
 
 
 def _count(row: str, n: int) -> str:
+    hour, day = f"{row}.onset_ns / {_HOUR_NS}", f"{row}.onset_ns / {24 * _HOUR_NS} * 24"
+    parts = [
+        f"({sensor}, {step}, {begin}, {row}.class, {n})"
+        for sensor in (f"{row}.sensor_id", str(tables.ALL_SENSORS))
+        for step, begin in ((1, hour), (24, day))
+    ]
     # Names and numbers of this file alone, no one's input.
     return (
-        f"INSERT INTO tally VALUES ({row}.sensor_id, {row}.onset_ns / {_HOUR_NS}, {row}.class, {n})"  # noqa: S608
-        " ON CONFLICT (sensor_id, hour, class) DO UPDATE SET events = tally.events + excluded.events;"
+        f"INSERT INTO tally VALUES {', '.join(parts)}"  # noqa: S608
+        " ON CONFLICT (sensor_id, step, hour, class) DO UPDATE SET events = tally.events + excluded.events;"
     )
 
 
 def _fresh(connection: Connection) -> None:
     """All tables in their newest layout, and the triggers that keep ``tally``."""
     tables.metadata.create_all(connection)
+    _add_triggers(connection)
+
+
+def _add_triggers(connection: Connection) -> None:
     for statement in _triggers_of_postgresql() if connection.dialect.name == "postgresql" else _triggers_of_sqlite():
         connection.execute(text(statement))
 
 
 def _triggers_of_postgresql() -> list[str]:
     return [
-        "CREATE FUNCTION talus_tally() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "CREATE OR REPLACE FUNCTION talus_tally() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"IF TG_OP <> 'INSERT' AND NOT OLD.exercise THEN {_count('OLD', -1)} END IF; "
         f"IF TG_OP <> 'DELETE' AND NOT NEW.exercise THEN {_count('NEW', 1)} END IF; "
         "RETURN NULL; END $$",
@@ -56,7 +66,26 @@ def _add_envelope(connection: Connection) -> None:
     tables.envelope.create(connection)
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope,)
+def _count_by_day(connection: Connection) -> None:
+    """Counts by day and of all sensors together, and indexes of few events among many."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("DROP TRIGGER event_tally ON event"))
+    else:
+        for name in ("added_new", "removed_old", "changed_old", "changed_new"):
+            connection.execute(text(f"DROP TRIGGER event_{name}"))
+    tables.tally.drop(connection)
+    tables.tally.create(connection)
+    _add_triggers(connection)
+    for sensor in ("sensor_id", str(tables.ALL_SENSORS)):
+        for step in (1, 24):
+            hour = f"onset_ns / {step * _HOUR_NS} * {step}"
+            kept = f"SELECT {sensor} AS s, {step}, {hour} AS h, class, count(*) FROM event WHERE NOT exercise"  # noqa: S608
+            connection.execute(text(f"INSERT INTO tally {kept} GROUP BY s, h, class"))
+    for index in tables.event.indexes:
+        index.create(connection, checkfirst=True)
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope, _count_by_day)
 """From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
 
 

@@ -248,17 +248,21 @@ def counts(
     connection: Connection, from_ns: int, to_ns: int, *, sensor: str | None = None, hours: int = 1
 ) -> list[tuple[int, str, int]]:
     """Events by class in bins of ``hours``: begin of the bin (hours since 1970), class, number. Exercises are left out.
+    Bins of days begin with the whole day in which ``from_ns`` lies.
 
     A bin without events is not in the list; whether the station could hear then is ``coverage``'s to say."""
-    begin = t.tally.c.hour - t.tally.c.hour % hours
+    n, step = t.tally.c, 24 if hours % 24 == 0 else 1
+    begin = n.hour - n.hour % hours
     statement = (
-        select(begin.label("bin"), t.tally.c["class"].label("name"), func.sum(t.tally.c.events).label("n"))
-        .where(t.tally.c.hour >= from_ns // HOUR_NS, t.tally.c.hour < -(-to_ns // HOUR_NS))
-        .group_by("bin", t.tally.c["class"])
+        select(begin.label("bin"), n["class"].label("name"), func.sum(n.events).label("n"))
+        .where(n.step == step, n.hour > from_ns // HOUR_NS - step, n.hour < -(-to_ns // HOUR_NS))
+        .group_by("bin", n["class"])
         .order_by("bin")
     )
-    if sensor is not None:
-        statement = statement.join(t.sensor, t.sensor.c.id == t.tally.c.sensor_id).where(t.sensor.c.code == sensor)
+    if sensor is None:
+        statement = statement.where(n.sensor_id == t.ALL_SENSORS)
+    else:
+        statement = statement.join(t.sensor, t.sensor.c.id == n.sensor_id).where(t.sensor.c.code == sensor)
     return [(row.bin, t.CLASSES[row.name], int(row.n)) for row in connection.execute(statement) if row.n]
 
 
@@ -346,5 +350,5 @@ def _conditions(wanted: Filter) -> Sequence[Any]:
     if wanted.alerted:
         found.append(e.uid.in_(select(t.alert.c.event_uid)))
     if wanted.exercise is not None:
-        found.append(e.exercise.is_(wanted.exercise))
+        found.append(text("exercise") if wanted.exercise else e.exercise.is_(False))
     return found

@@ -480,8 +480,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "cache_size=-32000",
-        "mmap_size=268435456",
+        "cache_size=-8000",  # of each connection; the system's own cache holds the file
     ):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -32,6 +32,9 @@ UNCLASSIFIED = UNDECIDED + 1
 CLASSES = (*LABELS, "undecided", "unclassified")
 """Names of the classes; the place is the number."""
 
+ALL_SENSORS = 0
+"""Stands in ``tally`` for all sensors together."""
+
 Key = BigInteger().with_variant(Integer, "sqlite")
 """A primary key that counts up: SQLite does that for ``INTEGER`` alone."""
 
@@ -91,6 +94,11 @@ event = Table(
         "event_by_doubt", "doubt", "onset_ns",
         sqlite_where=text("review IS NULL AND ended"), postgresql_where=text("review IS NULL AND ended"),
     ),
+    Index(
+        "event_reviewed", "onset_ns",
+        sqlite_where=text("review IS NOT NULL"), postgresql_where=text("review IS NOT NULL"),
+    ),
+    Index("event_exercise", "onset_ns", sqlite_where=text("exercise"), postgresql_where=text("exercise")),
 )  # fmt: skip
 """The newest revision of each event. ``class`` is what a reviewer says, or else the network; ``doubt`` is 0 where the
 network is certain and 1 where it could not tell."""
@@ -306,10 +314,12 @@ feed = Table(
 tally = Table(
     "tally",
     metadata,
-    Column("sensor_id", Integer, primary_key=True),
-    Column("hour", Integer, primary_key=True),
-    Column("class", SmallInteger, primary_key=True),
+    Column("sensor_id", Integer, primary_key=True, autoincrement=False),
+    Column("step", SmallInteger, primary_key=True, autoincrement=False),
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("class", SmallInteger, primary_key=True, autoincrement=False),
     Column("events", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Events by hour and class, without exercises; kept by triggers of the database, whoever writes."""
+"""Events by class, without exercises, in bins of ``step`` hours (1 and 24) that begin at ``hour`` (since 1970); of each
+sensor and of ``ALL_SENSORS``. Kept by triggers of the database, whoever writes."""

@@ -107,7 +107,9 @@ async def alerts(request: Request) -> Response:
     return JSONResponse({"alerts": [views.alert(row) for row in rows]})
 
 
-@takes({**_SPAN, "hours": "of a bin, 1 to 744", "sensor": "NET.STA.LOC.BS", "station": "its coverage, too"})
+@takes(
+    {**_SPAN, "hours": "of a bin, 1 to 744; by the span", "sensor": "NET.STA.LOC.BS", "station": "its coverage, too"}
+)
 @allowed("viewer")
 async def counts(request: Request) -> Response:
     """Events by class in bins of ``hours``, and the coverage of ``station``, or of the one that heard least."""
@@ -115,7 +117,9 @@ async def counts(request: Request) -> Response:
     from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
     if not 0 < to_ns - from_ns <= LONGEST_COUNT_NS:
         raise HTTPException(400, "`from` is before `to`, by ten years at most")
-    hours = number_of(request, "hours", 1, 24 * 31)
+    # So that an answer has a few hundred bins.
+    wide = next((hours for hours, days in ((1, 8), (6, 92)) if to_ns - from_ns <= days * DAY_NS), 24)
+    hours = number_of(request, "hours", wide, 24 * 31)
     sensor, station = request.query_params.get("sensor"), request.query_params.get("station")
 
     def ask(connection: Connection) -> dict[str, Any]:

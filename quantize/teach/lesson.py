@@ -48,7 +48,7 @@ def teach(
     parent = open_bundle(bundle)
     bank, earlier = require_bank(parent), taught_of(parent)
     labelled = read_site(folder) if folder is not None else []
-    rows = together(labelled, read_site(reviews)) if reviews is not None else labelled
+    rows = together(labelled, read_site(reviews, reviewed=True)) if reviews is not None else labelled
     named = site or (earlier.site if earlier else (folder or reviews or target).resolve().name)
     events = tuple(sorted({row.event for row in rows}))
     if earlier is not None:

@@ -43,8 +43,9 @@ class SiteWindows:
     judged: NDArray[np.bool_]
 
 
-def read_site(folder: Path) -> list[Row]:
-    """The labelled records of a folder.
+def read_site(folder: Path, *, reviewed: bool = False) -> list[Row]:
+    """The labelled records of a folder; of ``reviewed`` ones those that can be taught, since people also answer with
+    the class that cannot.
 
     Raises:
         DataError: the table is missing or lacks a column, or a row has an unknown label, a time that is none, or names
@@ -56,7 +57,11 @@ def read_site(folder: Path) -> list[Row]:
             f"{table} does not exist",
             "the folder needs a table, one line a station and event, with the columns " + ", ".join(COLUMNS),
         )
-    rows = [_row(folder, table, line, fields) for line, fields in read_csv(table, COLUMNS)]
+    rows = [
+        _row(folder, table, line, fields)
+        for line, fields in read_csv(table, COLUMNS)
+        if not (reviewed and fields["source_type"] == _NEVER_TAUGHT)
+    ]
     if not rows:
         raise DataError(f"{table} has no rows", "label some events first")
     return rows

@@ -3,7 +3,8 @@ import { ask, CLASSES, colour, mark } from "./desk.js";
 
 const place = document.getElementById("counts");
 const given = new URLSearchParams(location.search);
-const query = new URLSearchParams({ from: place.dataset.from, to: place.dataset.to, hours: given.get("hours") || "1" });
+const query = new URLSearchParams({ from: place.dataset.from, to: place.dataset.to });
+if (given.get("hours")) query.set("hours", given.get("hours"));
 const sensor = document.querySelector("select[name=sensor]").value;
 if (sensor) {
   query.set("sensor", sensor);

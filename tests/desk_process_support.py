@@ -1,0 +1,245 @@
+"""``talus desk`` as a process, a broker that keeps what it has acknowledged, a station that sends, and a phone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from broker_support import Mosquitto, wait_for
+
+from agent.config.broker import MqttSettings
+from agent.config.file import load_section
+from agent.deliver.connection import Connection
+from agent.deliver.waker import Waker
+from agent.errors import DeliveryError
+from desk.accounts import Role, add_account
+from desk.settings import DeskConfig
+from desk.store.store import Store
+
+ROOT = Path(__file__).parents[1]
+PREFIX = "talus/v1/XX/SLP"
+RESENT_S = 5.0
+"""A station sends what was acknowledged in its last seconds again after a lost connection (docs/delivery.md)."""
+PASSWORD = "a long enough password"  # noqa: S105
+
+
+class DeskProcess:
+    """``talus desk`` over a folder of its own; ``start`` after ``stop`` goes on in it. ``settings`` are added to its
+    configuration file. Killed at the end of a ``with``."""
+
+    def __init__(self, folder: Path, broker: Mosquitto, **settings: Any) -> None:
+        self.folder = folder
+        self.address = ""
+        self.log = folder / "desk.log"
+        self._process: subprocess.Popen[str] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "mqtt": {"host": "127.0.0.1", "port": broker.port},
+            "state_dir": str(folder / "state"),
+            **settings,
+            "web": {"port": 0, **settings.get("web", {})},
+        }
+        self._config = folder / "desk.yaml"
+        self._config.write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> DeskProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def account(self, name: str = "omar", role: Role = "operator") -> None:
+        """Make an account with ``PASSWORD``; also while the desk runs."""
+        config = load_section(DeskConfig, self._config)
+        store = Store(config.database_url)
+        add_account(store, "setup", name, role, PASSWORD, now_ns=time.time_ns())
+        store.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> DeskProcess:
+        command = [sys.executable, "-m", "agent", "desk", "--config", str(self._config)]
+        if self.address:
+            command += ["--port", self.address.rpartition(":")[2]]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found is not None, self.log.read_text()[-2000:]
+        self.address = found[0]
+        if wait:
+            wait_for(self.is_up, 60, "the desk")
+        return self
+
+    def is_up(self) -> bool:
+        """Whether it says that all is well with it."""
+        try:
+            return httpx.get(f"{self.address}/healthz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        status = self._process.wait(20)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+        return status
+
+    def client(self, name: str = "omar") -> httpx.Client:
+        """A logged-in browser."""
+        client = httpx.Client(base_url=self.address, timeout=20)
+        answer = client.post("/login", data={"name": name, "password": PASSWORD, "next": "/"})
+        assert answer.status_code == 303, answer.text
+        return client
+
+
+def csrf(client: httpx.Client) -> dict[str, str]:
+    """The header that a request of this session must carry."""
+    found = re.search(r'name="csrf" content="([^"]+)"', client.get("/").text)
+    assert found is not None
+    return {"x-csrf-token": found[1]}
+
+
+@contextlib.contextmanager
+def persistent_broker(folder: Path) -> Iterator[Mosquitto]:
+    """A broker that has on disk what it has acknowledged; after a kill it goes on from there."""
+    lines = ["persistence true", f"persistence_location {folder}/", "autosave_interval 1", "autosave_on_changes true"]
+    broker = Mosquitto(folder, "max_queued_messages 100000")
+    config = folder / f"mosquitto-{broker.port}.conf"
+    config.write_text(config.read_text().replace("persistence false", "\n".join(lines)))
+    try:
+        yield broker.start()
+    finally:
+        broker.stop()
+
+
+class Feeder(threading.Thread):
+    """A station's sender: so many messages a second, each until the broker has acknowledged it; after a lost connection
+    also those of the last seconds once more."""
+
+    def __init__(self, settings: MqttSettings, messages: Sequence[tuple[str, bytes]], per_s: float) -> None:
+        super().__init__(daemon=True)
+        self.sent = 0
+        """Messages that were given to the broker at least once."""
+        self._settings, self._messages, self._per_s = settings, messages, per_s
+        self._acked: dict[int, float] = {}
+        self._paused = threading.Event()
+
+    @property
+    def done(self) -> bool:
+        """Whether the broker has acknowledged all."""
+        return len(self._acked) == len(self._messages)
+
+    def run(self) -> None:
+        waker = Waker()
+        while not self.done:
+            connection = None
+            try:
+                connection = Connection.open(self._settings, "feeder", waker)
+                self._feed(connection)
+            except DeliveryError:
+                time.sleep(0.05)
+            finally:
+                if connection is not None:
+                    connection.abandon()
+
+    def _feed(self, connection: Connection) -> None:
+        now = time.monotonic()
+        again = [n for n in range(self.sent) if now - self._acked.get(n, now) < RESENT_S]
+        waiting = {self._publish(connection, n): n for n in again}
+        begun, first = time.monotonic(), self.sent
+        while not self.done:
+            due = min(len(self._messages), first + int((time.monotonic() - begun) * self._per_s) + 1)
+            while self.sent < due and len(waiting) < 200:
+                waiting[self._publish(connection, self.sent)] = self.sent
+                self.sent += 1
+            for ack in connection.pump(0.005):
+                self._acked[waiting.pop(ack.token)] = time.monotonic()
+
+    def _publish(self, connection: Connection, number: int) -> int:
+        topic, payload = self._messages[number]
+        return connection.publish(f"{PREFIX}/{topic}", payload)
+
+
+@dataclass(frozen=True)
+class Told:
+    """One request to the phone's service."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float = field(default_factory=time.time)
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """A JSON body."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+class Phone:
+    """A web service on the loopback that keeps what it is sent, as ntfy does; ``refuses`` answers 503."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.refuses = False
+        phone = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if not phone.refuses:
+                    phone.told.append(Told(self.path, dict(self.headers), body))
+                self.send_response(503 if phone.refuses else 200)
+                self.end_headers()
+
+            do_GET = do_PUT = do_POST  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def phone() -> Iterator[Phone]:
+    found = Phone()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def payload(body: Any) -> bytes:
+    """A message as a station sends it."""
+    text: str = body.model_dump_json(by_alias=True)
+    return text.encode()
