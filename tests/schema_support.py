@@ -19,13 +19,12 @@ JSON = st.recursive(
 
 
 def instances(model: type[Model]) -> st.SearchStrategy[Model]:
-    """Any value of the model; what its validators refuse is left out."""
-    return documents(model).map(model.model_validate)
+    """Any value of the model."""
+    return values(model.model_json_schema()).map(model.model_validate)
 
 
-def documents(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
-    """What its JSON Schema allows, as JSON has it."""
-    schema = model.model_json_schema()
+def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Whatever a JSON Schema allows."""
     return _values(schema, schema.get("$defs", {}))
 
 
@@ -72,8 +71,10 @@ def _texts(schema: dict[str, Any]) -> st.SearchStrategy[str]:
 def _objects(schema: dict[str, Any], defs: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     fields = schema.get("properties", {})
     if not fields:
+        for pattern, others in schema.get("patternProperties", {}).items():
+            return st.dictionaries(_texts({"pattern": pattern}), _values(others, defs), max_size=3)
         others = schema.get("additionalProperties", True)
-        names = _values(schema.get("propertyNames", {"type": "string"}), defs)
+        names = _texts(schema.get("propertyNames", {}))
         return st.dictionaries(names, JSON if others is True else _values(others, defs), max_size=3)
     needed = schema.get("required", [])
     return st.fixed_dictionaries(

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import yaml
 from broker_support import BOOT, ONSET_NS, STATION, make_event, stamp
-from hypothesis import given
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from schema_support import values
 
 from agent.errors import DataError
 from agent.health.home_assistant import announcements
@@ -53,6 +54,7 @@ from agent.messages.schema import (
     ModelReport,
     OutboxHealth,
     Outcome,
+    Payload,
     PositionPart,
     ReasonPart,
     Response,
@@ -361,6 +363,30 @@ def test_a_label_that_is_not_ours_is_refused_when_built() -> None:
     odd = dataclasses.replace(event, classification=dataclasses.replace(event.classification, label="avalanche"))
     with pytest.raises(DataError, match="avalanche"):
         event_message(odd, stamp())
+
+
+ANY = {name.removesuffix(".json"): values(found) for name, found in asyncapi.schemas().items()}
+
+
+@pytest.mark.parametrize("model", dict.fromkeys(MODELS.values()), ids=lambda model: model.__name__)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(data=st.data())
+def test_whatever_the_published_schema_allows_is_read_and_given_back(model: type[Payload], data: st.DataObject) -> None:
+    name = asyncapi.schema_name(model)
+    body = data.draw(ANY[name])
+    schema(name).validate(body)
+    given_back = json.loads(parse(model, json.dumps(body).encode()).model_dump_json())
+    schema(name).validate(given_back)
+    assert holds(given_back, body), "and what was left out has its default"
+
+
+def holds(whole: Any, part: Any) -> bool:
+    """Whether two JSON values are the same but for fields that the first one has in addition."""
+    if isinstance(part, dict):
+        return all(name in whole and holds(whole[name], value) for name, value in part.items())
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(holds, whole, part))
+    return bool(whole == part)
 
 
 HOSTILE = [
