@@ -64,9 +64,9 @@ def play(folder: Path, broker: str, seconds: float | None) -> int:
         begin = datetime.now(timezone.utc) - timedelta(hours=HISTORY_H, minutes=2)
         talus(
             "simulate", "--speed", "0", "--hours", f"{HISTORY_H:g}", "--start", begin.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "--broker", broker, "-q", folder=folder,
+            "--config", "station.yaml", "--broker", broker, "-q", folder=folder,
         )  # fmt: skip
-        print(f"history     {HISTORY_H:g} hour of a crisis at XX.SIM, marked as an exercise", flush=True)
+        print(f"history     {HISTORY_H:g} hour of a crisis at XX.SLOPE, marked as an exercise", flush=True)
         with started("run", "--config", "station.yaml", folder=folder):
             print("station     XX.SLOPE goes on live; its records are fetched as events end", flush=True)
             print("            Ctrl-C ends all of it", flush=True)
@@ -83,6 +83,7 @@ def station(port: int, public: str) -> dict[str, Any]:
                     "longitude_deg": 8.2, "elevation_m": 1900.0},
         "source": {"kind": "simulator", "speed": 1.0, "rates": RATES},
         "mqtt": {"host": "127.0.0.1", "port": port},
+        "envelope": {"component": "Z"},
         "control": {"keys": [{"name": "desk", "public": public, "may": ["evidence"]}]},
         "state_dir": "state",
     }  # fmt: skip

@@ -237,3 +237,23 @@ def test_an_exercise_is_marked_over_the_whole_page_and_wherever_it_is_listed(des
         assert "EXERCISE" in seen.page.inner_text(".banner.exercise")
         assert seen.page.evaluate("getComputedStyle(document.body).backgroundImage").startswith("repeating-linear")
         assert is_clean(seen, desk)
+
+
+def test_a_sketch_shows_where_the_stations_are_and_which_of_them_alerts(desk: Desk, browser: Browser) -> None:
+    from test_formats import state
+
+    for code, latitude in (("XX.SLP", 46.503), ("XX.TOE", 46.497)):
+        position = PositionPart(latitude=latitude, longitude=8.2, elevation_m=1800.0)
+        desk.tell(state().model_copy(update={"station": code, "position": position}), station=code)
+    with visit(browser, desk) as seen:
+        seen.page.wait_for_selector("#sketch[data-drawn]")
+        assert "XX.SLP" in str(seen.page.get_attribute("#sketch canvas", "aria-label"))
+        quiet = pixels(seen, "#sketch canvas")
+        seen.page.wait_for_selector("#link:text('live')")
+        desk.tell(event(0), alert(0))
+        seen.page.wait_for_selector("article.alert")
+        alerting = pixels(seen, "#sketch canvas")
+        assert is_clean(seen, desk)
+    rows = np.flatnonzero((quiet != alerting).any(axis=(1, 2)))
+    assert len(rows) > 10, "a ring is drawn"
+    assert rows.max() < quiet.shape[0] / 2, "about the northern station, not the other"

@@ -13,6 +13,7 @@ import pytest
 from desk_support import START_NS, alert, event, verdict
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
+from test_formats import state
 
 from agent.types import NS, format_ns
 from desk import accounts
@@ -294,3 +295,31 @@ def test_prometheus_reads_the_figures_where_they_are_offered_and_nowhere_else(
     assert found["talus_desk_alerts_open", ()] == 1
     assert found["talus_desk_station_status", ("XX.SLP", "unknown")] == 1
     assert found["process_resident_memory_bytes", ()] > 1e6
+
+
+def test_exercises_have_a_queue_of_their_own_that_says_so(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=1)
+    real, drill = event(3), event(3, onset_ns=START_NS + NS, exercise=True)
+    store.ingest([Arrival("XX.SLP", one, START_NS) for one in (real, drill)])
+    with TestClient(application(store, Live(store)), base_url="http://desk", follow_redirects=False) as client:
+        headers = logged_in(client, "vera")
+        queues = [client.get(f"/review{query}", headers=headers).text for query in ("", "?exercise=1")]
+    assert [[one.id in text for one in (real, drill)] for text in queues] == [[True, False], [False, True]]
+    assert ["EXERCISE" in text for text in queues] == [False, True]
+
+
+@pytest.mark.parametrize("tiles", [None, "https://tile.example.org:8443/{z}/{x}/{y}.png?key=1"])
+def test_only_the_host_of_configured_tiles_may_be_asked_for_pictures(tmp_path: Path, tiles: str | None) -> None:
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=1)
+    told = state().model_copy(update={"station": "XX.SLP"})
+    store.ingest([Arrival("XX.SLP", told, START_NS)])
+    with TestClient(
+        application(store, Live(store), tiles=tiles), base_url="http://desk", follow_redirects=False
+    ) as client:
+        answer = client.get("/", headers=logged_in(client, "vera"))
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert policy["img-src"] == ("'self' data:" if tiles is None else "'self' https://tile.example.org:8443 data:")
+    assert ("data-tiles" in answer.text) == (tiles is not None)
+    assert "XX.SLP" in answer.text.split('id="sketch"')[1]

@@ -175,14 +175,14 @@ def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) 
     return [_event_row(row) for row in connection.execute(statement)]
 
 
-def random_unreviewed(connection: Connection, limit: int) -> list[EventRow]:
+def random_unreviewed(connection: Connection, limit: int, *, exercise: bool = False) -> list[EventRow]:
     """Ended events that nobody has answered, drawn at random: one near each of some random keys."""
     top = connection.execute(select(func.max(t.event.c.id))).scalar_one() or 0
     found: dict[int, EventRow] = {}
     for _ in range(limit if top else 0):
         statement = (
             _event_columns()
-            .where(text("review IS NULL AND ended"), t.event.c.exercise.is_(False))
+            .where(text("review IS NULL AND ended"), t.event.c.exercise.is_(exercise))
             .where(t.event.c.id >= 1 + secrets.randbelow(top))
             .order_by(t.event.c.id)
             .limit(1)

@@ -178,13 +178,19 @@ async def counts(request: Request) -> Response:
 
 @allowed("viewer")
 async def review(request: Request) -> Response:
-    """The queue: events that nobody has answered, those first of which the network was least sure."""
+    """The queue: events that nobody has answered, those first of which the network was least sure. ``exercise=1`` shows
+    those of exercises, to practise with: their answers are counted and exported nowhere."""
+    exercise = request.query_params.get("exercise") == "1"
 
     def ask(connection: Connection) -> dict[str, Any]:
-        rows = queries.queue(connection, limit=60)
+        rows = queries.queue(connection, limit=60, exercise=exercise)
         done = select(func.count()).select_from(tables.event).where(tables.event.c.review.is_not(None))
         return {
-            "events": [views.event(row) for row in mixed(rows, queries.random_unreviewed(connection, 10))],
+            "events": [
+                views.event(row) for row in mixed(rows, queries.random_unreviewed(connection, 10, exercise=exercise))
+            ],
+            "exercise": exercise,
+            "exercises": bool(queries.queue(connection, limit=1, exercise=True)),
             "reviewed": connection.execute(done).scalar_one(),
         }
 
