@@ -73,6 +73,6 @@ class ControlError(TalusError):
 
 
 class UsageError(TalusError):
-    """The command line makes no sense."""
+    """The command line cannot be carried out as it is."""
 
     exit_status = 2

@@ -292,8 +292,8 @@ def test_classify_refuses_what_is_no_such_table(tmp_path: Path, text: bytes | No
     ("arguments", "words"),
     [
         ([], "nothing to classify"),
-        (["x", "--seconds", "0"], "--seconds 0 makes no sense"),
-        (["x", "--seconds", "90"], "--seconds 90 makes no sense"),
+        (["x", "--seconds", "0"], "--seconds must be positive, and at most 81.92, not 0"),
+        (["x", "--seconds", "90"], "--seconds must be positive, and at most 81.92, not 90"),
         (["x", "--onset", "noon"], "--onset: 'noon' is not a time"),
     ],
 )

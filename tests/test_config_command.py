@@ -52,26 +52,26 @@ def test_the_whole_story(tmp_path: Path) -> None:
         with running_agent("run", "--config", config) as agent:
             agent.wait_for("connected to")
             status, out, err = talus("config", "push", first, "--broker", url, "--wait", 60)
-            assert (status, out) == (0, "XX.SLP: revision 1 of ops rules on trial\n"), err
+            assert (status, out) == (0, "XX.SLP: revision 1 by ops is active, on trial\n"), err
             status, out, err = talus("config", "push", second, "--broker", url, "--follow", "--wait", 90)
             assert status == 1, err
-            assert re.match(r"XX\.SLP: revision 2 of ops was rolled back: triggered for \d+% of", out)
+            assert re.match(r"XX\.SLP: revision 2 by ops was rolled back: triggered for \d+% of", out)
             status, out, err = talus("config", "push", first, "--broker", url, "--wait", 60)
             assert status == 1, err
             assert (
-                out == "XX.SLP: revision 1 of ops was refused: revision 1 is not above 2, which was accepted before\n"
+                out == "XX.SLP: revision 1 by ops was refused: revision 1 is not above 2, which was accepted before\n"
             )
             status, out, err = talus("config", "show", *where)
             assert status == 0, err
-            assert "XX.SLP: the configuration file rules" in out
+            assert "XX.SLP: the configuration file is active" in out
             assert "highest revision accepted: 2" in out
             status, out, err = talus("config", "history", *where)
             told = [line.split("Z  ")[1].split(":")[0] for line in out.splitlines()]
             assert told[:4] == [
-                "revision 1 of ops rules on trial",
-                "revision 1 of ops was rolled back",
-                "revision 2 of ops rules on trial",
-                "revision 2 of ops was rolled back",
+                "revision 1 by ops is active, on trial",
+                "revision 1 by ops was rolled back",
+                "revision 2 by ops is active, on trial",
+                "revision 2 by ops was rolled back",
             ]
             assert json.loads(talus("config", "show", *where, "--json")[1])["highest"] == 2
 
@@ -83,14 +83,14 @@ def test_a_station_that_is_away_is_told_apart_and_obeys_when_it_comes(tmp_path: 
     with running(tmp_path) as broker:
         url = f"mqtt://127.0.0.1:{broker.port}"
         status, _, err = talus("config", "show", "--broker", url, "--station", "XX.SLP")
-        assert (status, "has said nothing" in err) == (1, True)
+        assert (status, "no configuration report from XX.SLP yet" in err) == (1, True)
         talus("config", "sign", change(tmp_path, "trigger: {on: 5.0}"), "--key", path, "--station", "XX.SLP",
               "--out", order)  # fmt: skip
         status, _, err = talus("config", "push", order, "--broker", url, "--wait", 1)
         assert (status, "has not answered within 1 s" in err) == (1, True)
         config = write_config(tmp_path, "", broker.port, source=FAST, control=section)
         with running_agent("run", "--config", config) as agent:
-            agent.wait_for("rules on trial")
+            agent.wait_for("is active, on trial")
 
 
 def test_a_change_that_no_station_would_take_is_not_signed(tmp_path: Path) -> None:

@@ -274,8 +274,8 @@ def test_data_that_the_trigger_cannot_use_do_not_end_it(
     ("arguments", "status", "words"),
     [
         (["replay"], 2, "nothing to replay"),
-        (["replay", "x", "--speed", "-1"], 2, "a speed of -1.0 makes no sense"),
-        (["replay", "x", "--packet", "61"], 2, "--packet 61 makes no sense"),
+        (["replay", "x", "--speed", "-1"], 2, "the speed must be 0 or positive, not -1.0"),
+        (["replay", "x", "--packet", "61"], 2, "--packet must be positive, and at most 60 s, not 61"),
         (["replay", "/nowhere"], 1, "no usable samples in /nowhere"),
         (["replay", "x", "--broker", "http://a"], 1, "not the address of a broker"),
         (["replay", "--config", "/nowhere"], 1, "/nowhere: cannot be read"),

@@ -473,7 +473,7 @@ def test_a_port_in_use_is_told() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         source = ShakeUdpSource([SENDER], "127.0.0.1", taken.getsockname()[1], on_problem=print)
-        with pytest.raises(SourceError, match="cannot be had"):
+        with pytest.raises(SourceError, match="cannot be opened"):
             next(source.blocks())
 
 

@@ -119,7 +119,7 @@ def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, recor
             tmp_path / "b", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{port}'}}"
         )
         with running_agent("run", "--config", config) as second:
-            second.wait_for("cannot be listened on")
+            second.wait_for("cannot be opened")
             wait_for(lambda: "verdict" in status(config)[1], 20)
             code, body = status(config)
             assert (code, body["verdict"]) == (1, "degraded")

@@ -64,7 +64,10 @@ def main(args: argparse.Namespace) -> int:
     if not (args.files or args.table):
         raise UsageError("nothing to classify", "name a FILE, or a --table of them")
     if not 0 < args.seconds <= FULL_S:
-        raise UsageError(f"--seconds {args.seconds:g} makes no sense", f"give more than 0 and at most {FULL_S:g} s")
+        raise UsageError(
+            f"--seconds must be positive, and at most {FULL_S:g}, not {args.seconds:g}",
+            "leave it out to use all of the record",
+        )
     if args.onset:
         check_time("--onset", args.onset)
     from tqdm import tqdm

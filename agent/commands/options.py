@@ -90,7 +90,7 @@ def check_time(option: str, text: str) -> None:
 def silent(station: str, what: str) -> ControlError:
     """The error for a station of which the broker holds no report."""
     hint = "is its name right, was it ever connected to this broker, and has its file control.keys?"
-    return ControlError("silent", f"{station} has said nothing of its {what}", hint)
+    return ControlError("silent", f"no {what} report from {station} yet", hint)
 
 
 def station_named(name: str) -> StationId:

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=PATIENCE_S,
         metavar="SECONDS",
-        help=f"at the end, how long to wait for a broker that takes nothing (default {PATIENCE_S:g})",
+        help=f"at the end, how long to wait for a broker that acknowledges nothing (default {PATIENCE_S:g})",
     )
     parser.add_argument("--as-live", action="store_true", help="do not mark what goes to a broker as an exercise")
     parser.add_argument("-v", "--verbose", action="store_true", help="say why triggers were discarded")
@@ -115,7 +115,9 @@ def main(args: argparse.Namespace) -> int:
     if not paths:
         raise UsageError("nothing to replay", "name files or folders, or a --config whose source is an archive")
     if args.packet is not None and not 0 < args.packet <= MAX_BLOCK_S:
-        raise UsageError(f"--packet {args.packet:g} makes no sense", f"give more than 0 and at most {MAX_BLOCK_S:g} s")
+        raise UsageError(
+            f"--packet must be positive, and at most {MAX_BLOCK_S:g} s, not {args.packet:g}", "give seconds, such as 1"
+        )
     sends = args.broker is not None or (config is not None and config.mqtt is not None)
     delivery = _delivery(config, args) if sends else None
     try:

@@ -295,7 +295,7 @@ class MqttConfig(Section):
         """As the connection takes them, with the password read.
 
         Raises:
-            ConfigError: the password cannot be had.
+            ConfigError: the password cannot be read.
         """
         password = self.password()
         return MqttSettings(

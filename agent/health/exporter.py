@@ -38,14 +38,14 @@ class Exporter(ThreadingHTTPServer):
     def __init__(self, host: str, port: int) -> None:
         """
         Raises:
-            TalusError: the address cannot be listened on.
+            TalusError: the address cannot be opened.
         """
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise TalusError(
-                f"health.prometheus: {host}:{port} cannot be listened on: {error.strerror or error}",
+                f"health.prometheus: {host}:{port} cannot be opened: {error.strerror or error}",
                 "another program, or another agent, may have that port",
             ) from error
         self.port: int = self.socket.getsockname()[1]

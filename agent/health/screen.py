@@ -9,7 +9,7 @@ HEADLINES = {
     "ok": "OK",
     "starting": "STARTING",
     "degraded": "DEGRADED",
-    "silent": "SILENT: the process is there, but has said nothing for {age}",
+    "silent": "SILENT: the process runs, but has not reported for {age}",
     "gone": "NOT RUNNING: it ended without a word, {age} ago",
     "stopped": "STOPPED: it was told to, {age} ago",
 }

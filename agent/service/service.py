@@ -62,7 +62,7 @@ SILENCE_SPARE_S = 30.0
 LARGEST_PACKET = 96 * 1024
 """Bytes that the broker may send at once: an envelope, its topic, and room for what a broker adds."""
 DRAIN_S = 30.0
-"""At the end of an archive, how long a broker that takes nothing is waited for."""
+"""At the end of an archive, how long a broker that acknowledges nothing is waited for."""
 
 
 class Notifier:

@@ -71,7 +71,7 @@ class ArchiveSource:
         progress: told the share done, 0..1, about two hundred times.
 
     Raises:
-        UsageError: ``packet_s`` or ``speed`` makes no sense.
+        UsageError: ``packet_s`` or ``speed`` is out of range.
     """
 
     def __init__(
@@ -84,9 +84,11 @@ class ArchiveSource:
         progress: Callable[[float], None] | None = None,
     ) -> None:
         if packet_s is not None and not packet_s > 0:
-            raise UsageError(f"a packet of {packet_s} s makes no sense", "give a length above 0, such as 1")
+            raise UsageError(f"the length of packets must be positive, not {packet_s} s", "give seconds, such as 1")
         if not 0 <= speed < float("inf"):
-            raise UsageError(f"a speed of {speed} makes no sense", "give 0 (as fast as it goes), 1 (real time) or N")
+            raise UsageError(
+                f"the speed must be 0 or positive, not {speed}", "give 0 (as fast as it goes), 1 (real time) or N"
+            )
         self._paths = [str(path) for path in paths]
         self._packet_s = packet_s
         self._grid_ns: int | None = None

@@ -351,7 +351,7 @@ class ShakeUdpSource:
         """Packets as they come, until ``close``.
 
         Raises:
-            SourceError: the port cannot be had.
+            SourceError: the port cannot be opened.
         """
         with self._open() as sock:
             ticked_s = 0.0
@@ -377,7 +377,7 @@ class ShakeUdpSource:
         except OSError as error:
             sock.close()
             raise SourceError(
-                f"UDP port {self._port} at {self._host} cannot be had: {error.strerror}",
+                f"UDP port {self._port} at {self._host} cannot be opened: {error.strerror}",
                 "see which program listens there (ss -ulpn), or choose another source.port",
             ) from None
         return sock

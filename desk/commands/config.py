@@ -187,9 +187,9 @@ def _show(args: argparse.Namespace) -> int:
         print(report.model_dump_json())
         return 0
     rules = {
-        "file": "the configuration file rules",
-        "trial": f"revision {report.revision} rules on trial, {report.trial_left_s or 0:g} s were left",
-        "kept": f"revision {report.revision} rules, and is kept",
+        "file": "the configuration file is active",
+        "trial": f"revision {report.revision} is active, on trial for another {report.trial_left_s or 0:g} s",
+        "kept": f"revision {report.revision} is active, and kept",
     }
     print(f"{report.station}: {rules[report.status]} (as of {report.time}; {seen.availability or 'never seen'})")
     print(f"  highest revision accepted: {report.highest}; refused since the start: {report.refusals}")
@@ -304,9 +304,9 @@ def _look(args: argparse.Namespace) -> Seen:
 
 def _told(line: Outcome) -> str:
     what = f"revision {line.revision}" if line.revision is not None else f"an order ({line.envelope[:12]})"
-    who = f" of {line.key}" if line.key else ""
+    who = f" by {line.key}" if line.key else ""
     results = {
-        "trial": "rules on trial", "kept": "is kept", "rolled_back": "was rolled back", "refused": "was refused",
+        "trial": "is active, on trial", "kept": "is kept", "rolled_back": "was rolled back", "refused": "was refused",
     }  # fmt: skip
     why = f": {line.reason}" if line.reason else ""
     text = f"{what}{who} {results[line.result]}{why}"

@@ -59,7 +59,7 @@ class Connection:
         """Connect, greet, and agree on the protocol version.
 
         Raises:
-            SourceError: it cannot be had; the hint says what to look at.
+            SourceError: there is no connection; the hint says what to look at.
         """
         self._socket.close()
         self._socket = _connect(self._server, self._timeout_s)
