@@ -9,13 +9,13 @@ BASE = STATION + "source: {kind: archive, paths: [.]}\n"
 
 BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     "an unknown key": (
-        BASE + "tunables:\n  trigger:\n    thresold: 4\n    ofF: 1\n    low: 2\n",
+        BASE + "tunables:\n  trigger:\n    thresold: 4\n    ofF: 1\n    lo_hz: 2\n",
         [
             "site.yaml:5: tunables.trigger.thresold: is not a setting; tunables.trigger may hold low_hz, high_hz, "
             "order, sta_s, lta_s, on, off, combine, components_needed, min_duration_s, max_duration_s, merge_s, "
-            "long_gap_s, max_component_lag_s",
+            "long_gap_s, max_component_lag_s, slow",
             "site.yaml:6: tunables.trigger.ofF: is not a setting; did you mean off?",
-            "site.yaml:7: tunables.trigger.low: is not a setting; did you mean low_hz?",
+            "site.yaml:7: tunables.trigger.lo_hz: is not a setting; did you mean low_hz?",
         ],
     ),
     "a key in the wrong section": (
