@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from agent.alert.evidence import encode
 from agent.messages.schema import EventMessage
 from agent.types import NS, Segment, StreamId, format_ns
