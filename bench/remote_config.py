@@ -25,12 +25,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from agent.config.broker import MqttSettings
-from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.waker import Waker
-from agent.remote.envelope import Body, seal
+from agent.remote.envelope import Body
 from agent.types import NS
 from demo.broker import local_broker
+from desk.push.signing import SigningKey, seal
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import row

@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from agent.config.keys import SigningKey
 from agent.errors import TalusError
 from demo.broker import local_broker
+from desk.push.signing import SigningKey
 
 NAME, PASSWORD = "demo", "falling-rocks-demo"
 HISTORY_H = 1.0

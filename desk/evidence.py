@@ -13,10 +13,10 @@ from sqlalchemy import Connection, select, update
 
 from agent.atomic import replace_file
 from agent.config.broker import MqttSettings
-from agent.config.keys import SigningKey
 from agent.errors import ControlError, TalusError
 from agent.types import NS, StationId
 from desk.push.models import ask, command
+from desk.push.signing import SigningKey
 from desk.store import tables as t
 from desk.store.store import Store, note_changes
 from desk.worker import Worker

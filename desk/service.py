@@ -16,7 +16,6 @@ import uvicorn
 from sqlalchemy import func, select
 
 from agent.config.broker import MqttSettings
-from agent.config.keys import SigningKey
 from agent.errors import ConfigError, TalusError
 from desk.accounts import add_account
 from desk.call.calls import Calls
@@ -27,6 +26,7 @@ from desk.call.watch import Patience, StationWatch
 from desk.evidence import Fetcher, Records
 from desk.pictures.of_store import picture_of
 from desk.pieces import Pieces
+from desk.push.signing import SigningKey
 from desk.receive import Receiver
 from desk.settings import DeskConfig
 from desk.store import tables

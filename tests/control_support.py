@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.config.keys import SigningKey
-from agent.remote.envelope import Body, seal
+from agent.remote.envelope import Body
 from agent.types import NS
+from desk.push.signing import SigningKey, seal
 
 STATION = "XX.SLP"
 

@@ -16,7 +16,7 @@ from broker_support import needs_mosquitto, running, wait_for
 from control_support import control
 from site_support import write_site
 
-from agent.config.keys import SigningKey
+from desk.push.signing import SigningKey
 
 FAST = "{kind: simulator, speed: 20}"
 

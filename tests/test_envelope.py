@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from schema_support import JSON
 
-from agent.config.keys import SigningKey, TrustedKey
+from agent.config.keys import TrustedKey
 from agent.errors import ControlError
-from agent.remote.envelope import MAX_BYTES, Body, admit, seal, unseal
+from agent.remote.envelope import MAX_BYTES, Body, admit, unseal
 from agent.types import NS, StationId
+from desk.push.signing import SigningKey, seal
 
 HERE = StationId("XX", "SLP", "", "")
 NOW_NS = 1_800_000_000 * NS
@@ -202,12 +203,14 @@ def test_rubbish_is_refused_in_words(trusted: list[TrustedKey], payload: bytes) 
     assert refusal(payload, trusted) == "malformed"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_raise_anything_else(payload: bytes) -> None:
     with pytest.raises(ControlError):
         unseal(payload, [])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5))
 def test_any_content_that_json_can_hold_comes_out_as_it_went_in(content: dict[str, Any]) -> None:
     order = ORDER.model_copy(update={"content": content})

@@ -22,16 +22,16 @@ from inference_support import small_bundle
 from obspy import read
 
 from agent.config.file import load
-from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Received
 from agent.deliver.waker import Waker
 from agent.remote.crash_guard import DEATHS
 from agent.remote.gate import MAX_CORRELATION, Store, Stored
-from agent.remote.model_order import CHUNK_BYTES, wrap
+from agent.remote.model_order import CHUNK_BYTES
 from agent.remote.slots import ModelSlots
 from agent.service.remote_orders import RemoteOrders
 from agent.types import StationId
-from desk.push.models import command, offer
+from desk.push.models import command, offer, wrap
+from desk.push.signing import SigningKey
 
 pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
 STATION = StationId("XX", "SLP", "", "")

@@ -23,11 +23,12 @@ from agent.inference import Classifier, load, open_bundle
 from agent.inference.live import LiveClassifier
 from agent.inference.shadow import Shadow
 from agent.remote.download import Download, fetch
-from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, order_of, parse
+from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, parse
 from agent.remote.models import MOST_BEGUN, ModelUpdates, Progress
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
+from desk.push.models import order_of
 from quantize.quantise.bundle import zip_bundle
 from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
 

@@ -14,7 +14,6 @@ from detector_support import T0, ground, packets
 
 from agent.alert.evidence import EvidenceStore
 from agent.config.file import ControlConfig, TunablesConfig
-from agent.config.keys import SigningKey
 from agent.deliver.connection import Received
 from agent.detect.pipeline import Pipeline
 from agent.dsp.window import BEFORE_NS
@@ -29,6 +28,7 @@ from agent.remote.gate import CAPACITY, Gate, Refused
 from agent.remote.known_events import RECORDS, compare
 from agent.remote.trigger_watch import TriggerWatch
 from agent.types import NS, Event, StationId
+from desk.push.signing import SigningKey
 
 HERE = StationId("XX", "SLP", "", "")
 TOPIC = "talus/v1/XX/SLP/config/set"
@@ -215,17 +215,6 @@ def test_a_replay_is_refused_even_after_a_roll_back_and_a_restart(site: Site) ->
     again.hears(first)
     assert refusal(again) == "old_revision"
     assert again.remote.revision is None
-
-
-def test_a_restart_in_the_probation_rolls_back_to_what_was_kept(site: Site) -> None:
-    site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
-    site.feed(70)
-    site.tick(101)
-    site.hears(envelope(site.signing, 2, {"trigger": {"on": 9.0}}))
-    assert site.remote.effective.trigger.on == 9.0
-    again = site.again()
-    assert again.remote.effective.trigger.on == 6.0
-    assert outcomes(again)[-1] == (2, "rolled_back", "restart")
 
 
 def test_a_flood_of_events_rolls_back(site: Site) -> None:
@@ -429,13 +418,6 @@ def test_a_damaged_store_is_reported_and_the_file_is_active(site: Site) -> None:
     assert again.remote.effective == site.base
     again.hears(envelope(site.signing, 2, {"trigger": {"on": 7.0}}))
     assert again.remote.effective.trigger.on == 7.0
-
-
-def test_a_disk_that_refuses_changes_nothing(site: Site) -> None:
-    (site.folder / ".config.json.new").mkdir()
-    site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
-    assert refusal(site) == "store"
-    assert site.applied == []
 
 
 def test_a_disk_that_refuses_at_the_start_after_a_cut_trial_keeps_no_station_from_starting(site: Site) -> None:

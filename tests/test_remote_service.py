@@ -17,12 +17,12 @@ from control_support import control, envelope, key
 from test_mqtt import CONNACK_5, Script, read_packet
 
 from agent.config.broker import MqttSettings
-from agent.config.keys import SigningKey
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.waker import Waker
 from agent.errors import DeliveryError
 from agent.service.service import LARGEST_PACKET
 from agent.types import NS
+from desk.push.signing import SigningKey
 
 SET = "talus/v1/XX/SLP/config/set"
 FAST = "{kind: simulator, speed: 20}"

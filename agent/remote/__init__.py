@@ -1,6 +1,6 @@
 """The remote configuration, models and commands of a station: signed envelopes, and what is done with them.
 
-envelope.py       an order and its signature: sealed, unsealed, admitted
+envelope.py       an order and its signature, checked (desk/push/signing.py makes them)
 gate.py           the one way in: from the broker, through every check, onto the disk
 
 configuration.py  which tunables are active: on trial, kept, rolled back, refused

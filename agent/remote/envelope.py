@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, ValidationInfo
 
-from agent.config.keys import SigningKey, TrustedKey
+from agent.config.keys import TrustedKey
 from agent.errors import ControlError, DataError
 from agent.messages.schema import EnvelopeMessage
 from agent.types import NS, StationId, format_ns, parse_ns
@@ -39,7 +39,7 @@ MAX_AHEAD_S = 3600.0
 LARGEST_INT = 2**53
 """Every reader of JSON understands whole numbers up to this one as they were written."""
 
-_PREFIX = b"talus/envelope/1\x00"
+PREFIX = b"talus/envelope/1\x00"
 """What is signed is told apart from whatever else the same key may sign."""
 _STATION = r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}"
 STATION_NAME = re.compile(_STATION)
@@ -89,23 +89,6 @@ class Opened:
     key: TrustedKey
 
 
-def seal(body: Body, key: SigningKey) -> bytes:
-    """The envelope, ready to be published.
-
-    Raises:
-        ControlError: it would be too large.
-    """
-    raw = json.dumps(body.model_dump(by_alias=True, mode="json"), separators=(",", ":"), allow_nan=False).encode()
-    if len(raw) > MAX_BODY_BYTES:
-        raise ControlError("malformed", f"the order has {len(raw)} bytes, stations take {MAX_BODY_BYTES}")
-    made = EnvelopeMessage(
-        key=key.trusted("").id,
-        body=base64.b64encode(raw).decode(),
-        signature=base64.b64encode(key.sign(_PREFIX + raw)).decode(),
-    )
-    return made.model_dump_json().encode()
-
-
 def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
     """Check form and signature of an envelope, whoever sent it, and that its key may order what it holds.
 
@@ -119,7 +102,7 @@ def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
         raise ControlError(
             "unknown_key", "signed with a key that is not trusted here", "add its public half to control.keys"
         )
-    if not key.verifies(signature, _PREFIX + raw):
+    if not key.verifies(signature, PREFIX + raw):
         raise ControlError(
             "signature", f"the signature is not that of {key.name}", "altered on its way, or not signed by that key"
         )

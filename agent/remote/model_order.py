@@ -8,7 +8,6 @@ on the broker can delay an update and not spoil it. ``url`` (https) says where t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -22,8 +21,8 @@ CHUNK_BYTES = 32 * 1024
 MAX_BYTES = 16 << 20
 """Largest zip of a bundle: its hashes still fit into an envelope."""
 
-_INDEX_BYTES = 4
-MAX_PIECE = CHUNK_BYTES + _INDEX_BYTES
+INDEX_BYTES = 4
+MAX_PIECE = CHUNK_BYTES + INDEX_BYTES
 """Largest message that carries a piece."""
 
 Promote: TypeAlias = Literal["auto", "hold"]
@@ -66,37 +65,9 @@ class ModelOrder(BaseModel):
         return self.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
-def wrap(index: int, piece: bytes) -> bytes:
-    """A piece as it travels: its number, most significant byte first, and its bytes."""
-    return index.to_bytes(_INDEX_BYTES, "big") + piece
-
-
 def unwrap(payload: bytes) -> tuple[int, bytes]:
     """Number and bytes of a piece; whether they are what was ordered is for ``Download`` to judge."""
-    return int.from_bytes(payload[:_INDEX_BYTES], "big"), payload[_INDEX_BYTES:]
-
-
-def order_of(
-    zipped: bytes, name: str, version: str, *, promote: Promote = "auto", url: str | None = None
-) -> ModelOrder:
-    """The order for a bundle's zip.
-
-    Raises:
-        ControlError: too large, or an address that is not https.
-    """
-    pieces = [zipped[start : start + CHUNK_BYTES] for start in range(0, len(zipped), CHUNK_BYTES)]
-    chunks = [hashlib.sha256(piece).hexdigest() for piece in pieces]
-    return parse(
-        {
-            "name": name,
-            "version": version,
-            "sha256": hashlib.sha256(zipped).hexdigest(),
-            "bytes": len(zipped),
-            "chunks": chunks,
-            "promote": promote,
-            **({} if url is None else {"url": url}),
-        }
-    )
+    return int.from_bytes(payload[:INDEX_BYTES], "big"), payload[INDEX_BYTES:]
 
 
 def parse(content: Mapping[str, Any]) -> ModelOrder:

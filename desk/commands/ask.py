@@ -58,8 +58,8 @@ def give(args: argparse.Namespace, content: dict[str, object], wait_s: float) ->
     Raises:
         ControlError: the station refuses, fails, or does not answer.
     """
-    from agent.config.keys import SigningKey
     from desk.push.models import ask, command
+    from desk.push.signing import SigningKey
 
     station, settings = station_named(args.station), settings_of(args)
     payload = command(SigningKey.load(args.key), station, content)

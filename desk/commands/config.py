@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _keygen(args: argparse.Namespace) -> int:
-    from agent.config.keys import SigningKey
+    from desk.push.signing import SigningKey
 
     if not 1 <= len(args.name) <= NAME_LIMIT:
         raise UsageError(f"--name {args.name!r} makes no sense", f"give 1 to {NAME_LIMIT} letters, such as ops")
@@ -121,10 +121,10 @@ def _keygen(args: argparse.Namespace) -> int:
 
 def _sign(args: argparse.Namespace) -> int:
     from agent.config.file import TunablesConfig
-    from agent.config.keys import SigningKey
-    from agent.remote.envelope import EVERY_STATION, Body, seal
+    from agent.remote.envelope import EVERY_STATION, Body
     from agent.types import NS
     from desk.push.doubts import doubts
+    from desk.push.signing import SigningKey, seal
 
     stations = tuple(name if name == EVERY_STATION else station_named(name).short for name in args.station)
     if args.revision is not None and args.revision < 1:
@@ -238,7 +238,8 @@ def _dry_run(args: argparse.Namespace) -> int:
 def _change(args: argparse.Namespace) -> tuple[Config | None, dict[str, Any], TunablesConfig]:
     """The station's file, if it is given, the change, and the tunables that follow from both."""
     from agent.config.file import TunablesConfig, load
-    from agent.remote.overlay import laid_over, read_change
+    from agent.remote.overlay import laid_over
+    from desk.push.configuration import read_change
 
     config = load(args.config) if args.config else None
     content = read_change(args.file)

@@ -86,8 +86,8 @@ def _exchange(args: argparse.Namespace, what: str, ends: Collection[str]) -> int
 
 
 def _push(args: argparse.Namespace) -> int:
-    from agent.config.keys import SigningKey
     from desk.push.models import offer, push
+    from desk.push.signing import SigningKey
 
     if args.hold and args.follow:
         raise UsageError("--hold and --follow contradict each other", "a model on hold is kept after promote")

@@ -6,11 +6,16 @@ import hashlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from agent.config.broker import MqttSettings
-from agent.errors import ControlError, DataError
+from agent.config.explain import dotted, printable
+from agent.config.yaml import YamlFault
+from agent.config.yaml import parse as parse_yaml
+from agent.errors import ConfigError, ControlError, DataError
 from agent.messages.schema import ConfigReport, Outcome, parse
-from agent.remote.envelope import unverified_body
+from agent.remote.envelope import MAX_BODY_BYTES, unverified_body
 from agent.types import StationId
 from desk.push.listening import listening
 
@@ -74,6 +79,29 @@ def push(
         "timeout", f"{station.short} has not answered within {timeout_s:g} s{how}",
         "the broker keeps the order for it; `talus config show` says later what became of it",
     )  # fmt: skip
+
+
+def read_change(path: Path) -> dict[str, Any]:
+    """What a YAML file wants to be changed: the sections of ``tunables``, with or without that word around them.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    hint = "write the sections of tunables that are to change, such as `trigger: {on: 5.0}`"
+    try:
+        with path.open("rb") as file:
+            document = parse_yaml(file.read(MAX_BODY_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text", hint) from None
+    except YamlFault as error:
+        raise ConfigError(f"{path}:{error.fault.spot.line}: {error.fault.reason}", hint) from None
+    if document.faults:
+        fault = document.faults[0]
+        raise ConfigError(f"{path}:{fault.spot.line}: {printable(dotted(fault.loc))} {fault.reason}", hint)
+    value = document.value
+    return value["tunables"] if value.keys() == {"tunables"} and isinstance(value["tunables"], dict) else value
 
 
 def stations_of(payload: bytes) -> list[str]:

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.broker import MqttSettings
-from agent.config.keys import SigningKey
 from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
 from agent.messages.payloads import MAX_EVIDENCE, ONLINE, PIECE_BYTES, evidence_topic
 from agent.messages.schema import ModelReport, Response, parse
-from agent.remote.envelope import Body, seal
-from agent.remote.model_order import CHUNK_BYTES, KIND, Promote, order_of, wrap
+from agent.remote.envelope import Body
+from agent.remote.model_order import CHUNK_BYTES, INDEX_BYTES, KIND, ModelOrder, Promote
+from agent.remote.model_order import parse as parse_order
 from agent.types import NS, StationId
 from desk.push.listening import listening
+from desk.push.signing import SigningKey, seal
 
 _REPORTED = "model/reported"
 _UNANSWERED = "is it online, and is this key in its control.keys? It answers no other"
@@ -51,6 +52,34 @@ def offer(
     order = order_of(zipped, manifest.name, manifest.version, promote=promote, url=url)
     body = _body(KIND, station, order.content(), valid_days * 86_400)
     return Offer(seal(body, key), body.revision, order.sha256, zipped)
+
+
+def wrap(index: int, piece: bytes) -> bytes:
+    """A piece as it travels: its number, most significant byte first, and its bytes."""
+    return index.to_bytes(INDEX_BYTES, "big") + piece
+
+
+def order_of(
+    zipped: bytes, name: str, version: str, *, promote: Promote = "auto", url: str | None = None
+) -> ModelOrder:
+    """The order for a bundle's zip.
+
+    Raises:
+        ControlError: too large, or an address that is not https.
+    """
+    pieces = [zipped[start : start + CHUNK_BYTES] for start in range(0, len(zipped), CHUNK_BYTES)]
+    chunks = [hashlib.sha256(piece).hexdigest() for piece in pieces]
+    return parse_order(
+        {
+            "name": name,
+            "version": version,
+            "sha256": hashlib.sha256(zipped).hexdigest(),
+            "bytes": len(zipped),
+            "chunks": chunks,
+            "promote": promote,
+            **({} if url is None else {"url": url}),
+        }
+    )
 
 
 def command(key: SigningKey, station: StationId, content: dict[str, object]) -> bytes:
