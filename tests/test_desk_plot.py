@@ -90,6 +90,23 @@ def test_a_file_is_drawn_with_what_the_network_says_of_it(tmp_path: Path, capsys
     assert has(pixels(tmp_path / "event.png"), said[2])
 
 
+def test_classify_draws_each_station_of_a_file_and_goes_on_after_a_bad_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good.mseed", tmp_path / "bad.mseed"
+    good.write_bytes(record() + record("XX.TOE.00.HH"))
+    bad.write_bytes(b"no seismogram")
+    assert main(["classify", str(bad), str(good), "--json", "--png", str(tmp_path / "png")]) == 1
+    assert [line.count("error") for line in capsys.readouterr().out.splitlines()] == [1, 0, 0]
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
+        "good-XX.SLP.00.HH.png", "good-XX.TOE.00.HH.png",
+    ]  # fmt: skip
+    assert pixels(tmp_path / "png" / "good-XX.SLP.00.HH.png").shape[1] == 900
+    (tmp_path / "file").write_text("")
+    assert main(["classify", str(good), "--png", str(tmp_path / "file" / "x")]) == 2
+    assert "name a folder" in capsys.readouterr().err
+
+
 def test_a_day_is_white_where_nothing_was_recorded(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.commands.options import check_time
 from agent.config.station import TriggerConfig
-from agent.errors import DataError, TalusError, UsageError
+from agent.errors import ConfigError, DataError, TalusError, UsageError
 from agent.types import (
     COMPONENTS,
     LABELS,
@@ -50,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=FULL_S, metavar="S", help="use only what S seconds after the onset would have"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--png", type=Path, metavar="FOLDER", help="also a picture of each station of each file (extra `plot`)"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="trigger and classifier of this configuration")
 
 
@@ -84,6 +89,7 @@ def main(args: argparse.Namespace) -> int:
     if args.table:
         items += _read_table(args.table, args.onset)
     trigger = tunables.trigger
+    draw = _painter(args.png) if args.png is not None else None
     failed = 0
     bar = tqdm(items, unit="file", disable=len(items) < LONG or not sys.stderr.isatty(), leave=False)
     for item in bar:
@@ -91,6 +97,8 @@ def main(args: argparse.Namespace) -> int:
             for line in _classify_file(item, args.seconds, trigger, classifier):
                 with bar.external_write_mode():
                     print(json.dumps(line) if args.json else _text(line))
+            if draw is not None:
+                draw(args.png, item.path, classifier, parse_ns(item.onset) if item.onset else None, trigger)
         except TalusError as error:
             failed += 1
             message = error.message.removeprefix(f"{item.path}: ")
@@ -103,6 +111,24 @@ def main(args: argparse.Namespace) -> int:
     if failed:
         print(f"talus classify: {failed} of {len(items)} could not be classified", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _painter(folder: Path) -> Callable[..., object]:
+    """What draws a file. It belongs to the desk, and is loaded by its name only when it is asked for, as a command is:
+    a station needs none of it.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        UsageError: the folder cannot be made.
+    """
+    found: Callable[..., object] = importlib.import_module("desk.pictures.of_file").write_pictures
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("pictures need matplotlib", "pip install 'talus-agent[plot]'")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}", "name a folder that you may write") from None
+    return found
 
 
 def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:

@@ -14,6 +14,7 @@ from agent.errors import DataError
 from agent.sources.records import StationRecord, read_records
 from agent.types import LABELS, NS, format_ns
 from desk.pictures.event import Told, draw
+from desk.pictures.style import save
 from desk.record import spectrogram, traces
 
 if TYPE_CHECKING:
@@ -31,8 +32,26 @@ class Drawn:
     picture: Figure
 
 
+def write_pictures(
+    folder: Path, path: Path, classifier: Classifier, onset_ns: int | None, trigger: TriggerConfig
+) -> None:
+    """A PNG for each sensor of a file, in a folder that is there: NAME-SENSOR.png.
+
+    Raises:
+        SourceError, DataError: as ``pictures_of``.
+        UsageError: the folder cannot be written.
+    """
+    for drawn in pictures_of(path, classifier, onset_ns, trigger=trigger):
+        save(drawn.picture, folder / f"{path.stem}-{drawn.sensor}.png")
+
+
 def pictures_of(
-    path: Path, classifier: Classifier, onset_ns: int | None = None, *, small: bool = False
+    path: Path,
+    classifier: Classifier,
+    onset_ns: int | None = None,
+    *,
+    trigger: TriggerConfig | None = None,
+    small: bool = False,
 ) -> Iterator[Drawn]:
     """One picture for each sensor of a file. Without an onset the strongest trigger is taken, or the middle.
 
@@ -47,7 +66,7 @@ def pictures_of(
         if onset_ns is not None and not begin <= onset_ns < end:
             words = f"the onset {format_ns(onset_ns)} is outside the record of {sensor}"
             raise DataError(words, f"it runs from {format_ns(begin)} to {format_ns(end)}")
-        found = onset_ns if onset_ns is not None else strongest_trigger(*record, TriggerConfig())
+        found = onset_ns if onset_ns is not None else strongest_trigger(*record, trigger or TriggerConfig())
         onset = found if found is not None else (begin + end) // 2
         grown = list(_grown(record, onset, end, classifier))
         last = grown[-1]
