@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.commands.options import ANSWER_S, add_action, add_broker, settings_of, station_named, write
+from agent.commands.options import add_broker, settings_of
 from agent.errors import ControlError, UsageError
+from desk.commands.options import ANSWER_S, add_action, station_named, write
 from desk.push.presence import tell_absence
 
 if TYPE_CHECKING:

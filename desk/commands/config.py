@@ -9,18 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.commands.options import (
-    ANSWER_S,
-    VALID_DAYS,
-    add_action,
-    add_broker,
-    settings_of,
-    silent,
-    station_named,
-    write,
-)
+from agent.commands.options import add_broker, settings_of
 from agent.config.explain import printable
 from agent.errors import ConfigError, ControlError, UsageError
+from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named, write
 from desk.push.presence import tell_absence
 
 if TYPE_CHECKING:

@@ -8,18 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.commands.options import (
-    ANSWER_S,
-    VALID_DAYS,
-    add_action,
-    add_broker,
-    settings_of,
-    silent,
-    station_named,
-)
+from agent.commands.options import add_broker, settings_of
 from agent.config.explain import printable
 from agent.errors import ControlError, UsageError
 from desk.commands.ask import give
+from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named
 from desk.push.presence import tell_absence
 
 if TYPE_CHECKING:

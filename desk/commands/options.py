@@ -1,0 +1,61 @@
+"""What the commands that change a station share: the station that they are about, and files that they write."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from agent.errors import ControlError, UsageError
+
+if TYPE_CHECKING:
+    from agent.types import StationId
+
+    Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+VALID_DAYS = 7.0
+"""Within which an order must have been accepted."""
+ANSWER_S = 30.0
+"""How long an answer is waited for."""
+
+
+def add_action(actions: Actions, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """One action of a command, with what it does and how it is typed in its own help."""
+    return actions.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def write(path: Path, content: bytes) -> None:
+    """
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", "name a file in a folder that you may write") from None
+
+
+def silent(station: str, what: str) -> ControlError:
+    """The error for a station of which the broker holds no report."""
+    hint = "is its name right, was it ever connected to this broker, and has its file control.keys?"
+    return ControlError("silent", f"no {what} report from {station} yet", hint)
+
+
+def station_named(name: str) -> StationId:
+    """
+    Raises:
+        UsageError: not ``NET.STA``.
+    """
+    from agent.remote.envelope import STATION_NAME
+    from agent.types import StationId
+
+    network, dot, station = name.partition(".")
+    if not (dot and STATION_NAME.fullmatch(name)):
+        raise UsageError(f"{name!r} is no station", "write NETWORK.STATION in capitals, such as XX.SLOPE")
+    return StationId(network, station, "", "")
