@@ -1,13 +1,13 @@
 """The configuration file: read, checked as a whole, frozen.
 
-config.py            the file, its errors with line and field, the digest
-config_model.py      the sections; config_policy.py the alert rules, config_sources.py the kinds of source,
-                     config_site.py what several stations have to do with each other
-config_section.py    what all sections share
-config_yaml.py       YAML to values with their lines
-config_words.py      what is wrong, in words
-config_files.py      what the file refers to
-config_reference.py  the catalogue of settings and the tables of docs/configuration.md
+station.py     the sections; policy.py the alert rules, sources.py and seedlink.py the kinds of source,
+               coincidence.py and stations.py the stations of a site, remote.py remote orders, health.py, tls.py
+section.py     what all sections share
+yaml.py        YAML to values with their lines
+explain.py     what is wrong, in words
+references.py  what the file refers to
+reference.py   the catalogue of settings and the tables of docs/configuration.md
+broker.py      how to reach a broker, from the file or from an address; keys.py the keys that are trusted
 """
 
 from __future__ import annotations
