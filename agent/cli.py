@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": "print events and alerts as they arrive at a broker",
     "desk": "receive, store, show and call: the observatory's side",
     "plot": "draw an event, a day, a contact sheet or rates",
+    "scan": "judge an archive as the station would, with the hours that were not heard",
     "config": "change a station's settings remotely, signed",
     "model": "change a station's model remotely, signed",
     "docs": "print a page of the manual",
@@ -31,7 +32,8 @@ COMMANDS = {
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 
-HOMES = dict.fromkeys(("simulate", "watch", "desk", "plot", "config", "model", "ask"), "desk") | {"teach": "quantize"}
+HOMES = dict.fromkeys(("simulate", "watch", "desk", "plot", "scan", "config", "model", "ask"), "desk")
+HOMES |= {"teach": "quantize"}
 """Package of a command, where it is not ``agent``."""
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")

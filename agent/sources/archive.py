@@ -32,10 +32,11 @@ _PROGRESS_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Part:
+class Part:
     """A piece of a file that is read when its time comes; ``span`` (offset, size) is None for a whole file.
 
     ``bound_ns`` is not later than its first sample; ``planned`` False means that only the file's name said so.
+    ``size`` is the piece's, in bytes, and ``stamp`` the file's size and time of change when the piece was found.
     """
 
     bound_ns: int
@@ -69,6 +70,8 @@ class ArchiveSource:
             skipped.
         on_problem: told what was skipped or is doubtful.
         progress: told the share done, 0..1, about two hundred times.
+        parts: exactly these pieces of files are read, instead of all that ``paths`` name.
+        grid_ns: blocks of ``packet_s`` end where those end that began then; None: with the first sample.
 
     Raises:
         UsageError: ``packet_s`` or ``speed`` is out of range.
@@ -82,6 +85,8 @@ class ArchiveSource:
         *,
         on_problem: ProblemSink,
         progress: Callable[[float], None] | None = None,
+        parts: Sequence[Part] | None = None,
+        grid_ns: int | None = None,
     ) -> None:
         if packet_s is not None and not packet_s > 0:
             raise UsageError(f"the length of packets must be positive, not {packet_s} s", "give seconds, such as 1")
@@ -91,7 +96,8 @@ class ArchiveSource:
             )
         self._paths = [str(path) for path in paths]
         self._packet_s = packet_s
-        self._grid_ns: int | None = None
+        self._parts = parts
+        self._grid_ns = grid_ns
         """Where the first packet of all began."""
         self._intake = Intake(on_problem)
         self._progress = progress
@@ -114,7 +120,7 @@ class ArchiveSource:
         Raises:
             SourceError: no usable sample in any of the paths.
         """
-        todo = self._plan()
+        todo = self._plan() if self._parts is None else sorted(self._parts)
         progress = _Progress(self._progress, sum(part.size for part in todo)) if self._progress else None
         merge: list[_Entry] = []
         newest_ns = None
@@ -143,7 +149,7 @@ class ArchiveSource:
         if progress and not stopped():
             progress.finish()
 
-    def _load(self, todo: list[_Part], merge: list[_Entry], newest_ns: int | None) -> None:
+    def _load(self, todo: list[Part], merge: list[_Entry], newest_ns: int | None) -> None:
         """Read the part that is due and enter its channels into the merge."""
         part = heappop(todo)
         smaller, recordings = self._open(part)
@@ -170,9 +176,9 @@ class ArchiveSource:
             "name files, folders or patterns with miniSEED of 20 to 1000 Hz, components E, N, Z",
         )
 
-    def _plan(self) -> list[_Part]:
+    def _plan(self) -> list[Part]:
         """A heap of everything to read, by when it begins."""
-        todo: list[_Part] = []
+        todo: list[Part] = []
         for path in files(self._paths, self._intake):
             if self._stop.is_set():
                 break
@@ -185,26 +191,26 @@ class ArchiveSource:
             except OSError as error:
                 self._intake.report_unreadable(path, error)
             else:
-                todo.append(_Part(bound_ns, path, None, stamp[0], stamp, planned=False))
+                todo.append(Part(bound_ns, path, None, stamp[0], stamp, planned=False))
         if not todo and not self._stop.is_set():
             raise self._nothing()
         heapify(todo)
         return todo
 
-    def _parts_of(self, path: Path) -> Iterator[_Part]:
+    def _parts_of(self, path: Path) -> Iterator[Part]:
         """The pieces of a file that hold something usable, by their headers."""
         try:
             stamp = _stamp(path)
             for span in _spans(path, stamp[0]):
                 bound_ns = self._intake.first_ns(path, span)
                 if bound_ns is not None:
-                    yield _Part(bound_ns, path, span, span[1] if span else stamp[0], stamp, planned=True)
+                    yield Part(bound_ns, path, span, span[1] if span else stamp[0], stamp, planned=True)
                 else:
                     self._intake.read(path, span)  # says why
         except OSError as error:
             self._intake.report_unreadable(path, error)
 
-    def _open(self, part: _Part) -> tuple[list[_Part], list[Recording]]:
+    def _open(self, part: Part) -> tuple[list[Part], list[Recording]]:
         """What is in a part whose time has come: smaller parts to come back for, or its samples."""
         try:
             stamp = _stamp(part.path)

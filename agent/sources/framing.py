@@ -93,21 +93,25 @@ def _numbers(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> tuple[NDArray[np.
     return first << 8 | second, second << 8 | first
 
 
-def earliest_ns(data: bytes) -> list[int]:
-    """A time shortly before that of the earliest record in ``data`` by the headers, to the second; none if there is no
-    record."""
-    raw, at = np.frombuffer(data, np.uint8), np.array(headers(data), np.int64)
-    if not len(at):
-        return []
+def starts(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where records seem to begin in ``data``, in order, and when by their headers (seconds since 1970)."""
+    raw, found = np.frombuffer(data, np.uint8), np.array(headers(data), np.int64)
     # Year and day of 16 bits each, hour, minute, second: the same in both versions, but for the place.
-    is_3 = raw[at] == _VERSION_3[0]
-    at = at + np.where(is_3, 8, 20)
+    is_3 = raw[found] == _VERSION_3[0]
+    at = found + np.where(is_3, 8, 20)
     (big, little), (big_day, little_day) = _numbers(raw, at), _numbers(raw, at + 2)
     is_big = ~is_3 & (big >= _FIRST_YEAR) & (big <= _LAST_YEAR)
     year, day = np.where(is_big, big, little), np.where(is_big, big_day, little_day)
     days = (year - 1970).astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64) + day - 1
     seconds = days * 86400 + raw[at + 4].astype(np.int64) * 3600 + raw[at + 5].astype(np.int64) * 60 + raw[at + 6]
-    return [(int(seconds.min()) - 1) * NS]
+    return found, seconds
+
+
+def earliest_ns(data: bytes) -> list[int]:
+    """A time shortly before that of the earliest record in ``data`` by the headers, to the second; none if there is no
+    record."""
+    _, seconds = starts(data)
+    return [(int(seconds.min()) - 1) * NS] if len(seconds) else []
 
 
 def is_miniseed(head: bytes) -> bool:

@@ -1,0 +1,410 @@
+"""``talus scan``: the catalogue is that of one unbroken pass, whatever the cuts, the engine and the interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from agent_support import ROOT, TALUS
+from broker_support import wait_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scan_support import (
+    DAY,
+    TRIGGER,
+    cut_at,
+    ground,
+    judged,
+    rows_of,
+    settings_of,
+    unbroken,
+    units_of,
+    write_archive,
+)
+
+from agent.cli import main
+from agent.config.station import ClassifierConfig, TriggerConfig
+from agent.errors import DataError
+from agent.inference import Classifier
+from agent.types import NS, parse_ns
+from desk.scan.catalogue import heard, merge, read, read_ledger
+from desk.scan.folder import Folder
+from desk.scan.index import look
+from desk.scan.judge import Settings, Task, judge
+from desk.scan.units import DAY_NS, after_ns, before_ns
+
+HOLES = [
+    ("*", 0.0, 86_400 - 3600.0),
+    ("*", 86_400 + 2700.0, 2 * 86_400 - 2700.0),
+    ("*", 86_400 - 250.0, 86_400 + 3.5),
+    ("E", 86_400 - 600.0, 86_400 - 300.0),
+    ("N", 86_400 + 400.0, 86_400 + 412.0),
+    ("Z", 2 * 86_400 - 8.0, 2 * 86_400 + 8.0),
+]
+
+
+WANTED = {"LH02", "NUUG", "KLT3"}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An hour or so around two midnights, with gaps there."""
+    return write_archive(tmp_path_factory.mktemp("sds"), ground(2.03), HOLES)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hours around a midnight, at two stations."""
+    root = tmp_path_factory.mktemp("small")
+    for number, station in enumerate(("SLP", "TOP")):
+        data = ground(1.0625, seed=5 + number)
+        write_archive(root, data, [("*", 0.0, 86_400 - 5400.0)], station)
+    return root
+
+
+@pytest.fixture(scope="module")
+def reference(small: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digest of the catalogue of ``small``, judged in one process."""
+    out = tmp_path_factory.mktemp("reference") / "scan"
+    assert scan(small, out, "--jobs", 1) == 0
+    return digest(out)
+
+
+def scan(*arguments: object) -> int:
+    archive, out, *rest = arguments
+    return main(["scan", *map(str, (archive, "--out", out, *rest))])
+
+
+def digest(out: Path) -> str:
+    """Of catalogue and ledger."""
+    files = [out / "catalogue.csv", out / "ledger.csv"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted((out / "units").rglob("*.json"))}
+
+
+# -- one unbroken pass
+
+
+def test_days_give_the_events_of_one_unbroken_pass(archive: Path, classifier: Classifier) -> None:
+    """Protects the claim itself: identifiers, labels, probabilities and measures, with gaps at midnight."""
+    found = judged(units_of([archive]), settings_of())
+    assert len(found) == 3
+    whole = unbroken([archive], classifier)
+    assert rows_of(found) == whole
+    assert len(whole) > 15
+    middle = [abs((parse_ns(str(row[1])) - DAY) % DAY_NS - DAY_NS // 2) for row in whole.values()]
+    assert sum(off > DAY_NS // 2 - 60 * NS for off in middle) >= 3  # there was something at midnight to get wrong
+
+
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1_000_000))
+def test_no_cut_changes_an_event(archive: Path, seed: int) -> None:
+    """Protects the run-up: a unit may begin anywhere, also in an event or a gap."""
+    rng = random.Random(seed)
+    units = units_of([archive])[:2]
+    whole = rows_of(judged(units, settings_of()))
+    onsets = [parse_ns(str(row[1])) for row in whole.values()]
+    cuts = [rng.choice(onsets) + rng.randrange(-2 * NS, 8 * NS) for _ in range(2)]
+    cuts.append(rng.randrange(DAY + DAY_NS - 3600 * NS, DAY + DAY_NS + 2700 * NS))
+    assert rows_of(judged(cut_at(units, cuts), settings_of())) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["rocknet_2020_088_13", "nuugaatsiaq_20170617", "merapi_2001_312"])
+def test_real_streams_cut_at_random(data_dir: Path, stream: str) -> None:
+    """Protects the claim on real ground, one stream of 663 pieces."""
+    trigger, rng = TriggerConfig(), random.Random(stream)
+    paths = [data_dir / "streams" / stream]
+    index = look(paths)
+    units = index.units(before_ns(trigger), after_ns(trigger), wanted=lambda one: one.station in WANTED)
+    quick = Settings.of(trigger, ClassifierConfig(backends=("constant:noise",)))
+    whole = rows_of(judged(units, quick))
+    spans = [(extent.first_ns, extent.end_ns) for found in index.holds.values() for extent in found]
+    cuts = [rng.randrange(min(spans)[0], max(end for _, end in spans)) for _ in range(3)]
+    assert len(whole) >= 10
+    assert rows_of(judged(cut_at(units, cuts), quick)) == whole
+
+
+# -- one result a unit
+
+
+def test_a_result_depends_on_content_and_settings_alone(small: Path, tmp_path: Path) -> None:
+    """Protects resuming: not on names of folders, times of change, or what lies beyond the unit's span."""
+    unit = units_of([small])[0]
+    first = judge(Task(unit, settings_of()))
+    copy = shutil.copytree(small, tmp_path / "elsewhere")
+    for path in copy.rglob("*.*"):
+        os.utime(path, (1, 1))
+    again = judge(Task(units_of([copy])[0], settings_of()))
+    assert (again.key, again.content) == (first.key, first.content)
+    other = judge(Task(unit, settings_of(TRIGGER.model_copy(update={"on": 5.0}))))
+    assert other.key != first.key
+    path = sorted(copy.rglob("*HHZ*060"))[0]
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 1
+    path.write_bytes(raw)
+    changed = judge(Task(units_of([copy])[0], settings_of()))
+    assert changed.key != first.key
+
+
+def test_growing_files_do_not_undo_the_day_before(small: Path, tmp_path: Path) -> None:
+    """Protects archives that are written to: what comes after the unit's span is not in its hash."""
+    copy = shutil.copytree(small, tmp_path / "live")
+    key = judge(Task(units_of([copy])[0], settings_of())).key
+    for path in copy.rglob("*.D.2026.061"):
+        path.write_bytes(path.read_bytes()[: -4 * 512])
+    assert judge(Task(units_of([copy])[0], settings_of())).key == key
+
+
+def test_only_what_a_changed_file_touches_is_judged_again(small: Path, tmp_path: Path) -> None:
+    """Protects the time of whoever adds a day, or changes a setting."""
+    copy, out = shutil.copytree(small, tmp_path / "sds"), tmp_path / "scan"
+    assert scan(copy, out, "--jobs", 1) == 0
+    before = {path: path.stat().st_mtime_ns for path in (out / "units").rglob("*.json")}
+    assert len(before) == 4
+    assert scan(copy, out, "--jobs", 1) == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "units").rglob("*.json")} == before
+    for path in copy.rglob("XX.TOP*HHN.D.2026.060"):
+        path.write_bytes(path.read_bytes()[: 100 * 512])
+    assert scan(copy, out, "--jobs", 1) == 0
+    after = {path: path.stat().st_mtime_ns for path in (out / "units").rglob("*.json")}
+    assert len(after) == 4  # the results that no longer count are gone
+    stayed = {path.parent.name for path in set(before) & set(after)}
+    assert stayed == {"XX.SLP.00.HH"}
+
+
+def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_goes_on(small: Path, tmp_path: Path) -> None:
+    """Protects the rate: an hour that was not heard is not quiet, and somebody is told why."""
+    copy, out = shutil.copytree(small, tmp_path / "sds"), tmp_path / "scan"
+    for path in copy.rglob("XX.SLP*HHE.D.2026.060"):
+        path.write_bytes(b"this is not a seismogram" * 1000)
+    damaged = sorted(copy.rglob("XX.SLP*HHN.D.2026.060"))[0]
+    raw = bytearray(damaged.read_bytes())
+    raw[40 * 512 + 64 : 60 * 512] = b"\xff" * (20 * 512 - 64)
+    damaged.write_bytes(raw)
+    assert scan(copy, out, "--jobs", 1) == 0
+    rows = {(row["station_code"], row["day"]): row for row in read_ledger(out)}
+    row = rows["SLP", "2026-03-01"]
+    assert "HHE.D.2026.060" in row["refused_reasons"]
+    assert "HHN.D.2026.060" in row["refused_reasons"]
+    assert int(row["refused"]) >= 2
+    assert float(row["recorded_h"]) == pytest.approx(1.5, abs=0.01)
+    assert 1.3 < float(row["armed_h"]) < 1.5
+    # Two hours of three days' worth were there: the rest is not heard.
+    shares = heard(out)
+    hour = DAY // (3600 * NS)
+    assert shares[hour + 23] > 0.9
+    assert shares.get(hour + 3, 0.0) == 0.0
+
+
+def test_a_day_without_files_is_in_the_ledger(tmp_path: Path) -> None:
+    """Protects the rate from days that nobody recorded."""
+    data = ground(0.05)
+    write_archive(tmp_path / "sds", data)
+    later = write_archive(tmp_path / "later", ground(3.04), [("*", 0.0, 3 * 86_400.0)])
+    out = tmp_path / "scan"
+    assert main(["scan", str(tmp_path / "sds"), str(later), "--out", str(out), "--jobs", "1"]) == 0
+    assert [(row["day"], row["state"]) for row in read_ledger(out)] == [
+        ("2026-03-01", "judged"), ("2026-03-02", "no data"), ("2026-03-03", "no data"), ("2026-03-04", "judged"),
+    ]  # fmt: skip
+
+
+# -- engines
+
+
+def test_two_processes_give_the_same(small: Path, tmp_path: Path, reference: str) -> None:
+    """Protects ``--jobs``."""
+    assert scan(small, tmp_path / "scan", "--jobs", 2) == 0
+    assert digest(tmp_path / "scan") == reference
+
+
+def test_shards_give_the_same(small: Path, tmp_path: Path, reference: str) -> None:
+    """Protects job arrays: three shards side by side in one folder, then a merge."""
+    out = tmp_path / "scan"
+    arguments = [*TALUS, "scan", str(small), "--out", str(out), "--jobs", "1", "--shard"]
+    shards = [subprocess.Popen([*arguments, f"{n}/3"], cwd=ROOT) for n in (1, 2, 3)]
+    assert [shard.wait(100) for shard in shards] == [0, 0, 0]
+    assert main(["scan", "merge", str(out)]) == 0
+    assert digest(out) == reference
+
+
+@pytest.mark.slow
+def test_dask_workers_give_the_same_when_one_is_killed(small: Path, tmp_path: Path, reference: str) -> None:
+    """Protects clusters: two worker processes, one killed by SIGKILL while it judges."""
+    pytest.importorskip("distributed", reason="dask is not installed (extra scan)")
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, cli = f"tcp://127.0.0.1:{port}", [sys.executable, "-m", "dask"]
+    dask = [*cli, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    worker = [
+        *cli,
+        "worker",
+        url,
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+        "--local-directory",
+        str(tmp_path),
+    ]
+    env = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(tmp_path)}
+    logs = (tmp_path / "dask.log").open("w")
+    running = [subprocess.Popen(dask, cwd=ROOT, stderr=logs, stdout=logs)]
+    try:
+        running += [subprocess.Popen(worker, cwd=ROOT, env=env, stderr=logs, stdout=logs) for _ in range(2)]
+        out = tmp_path / "scan"
+        command = [*TALUS, "scan", str(small), "--out", str(out), "--dask", url]
+        scanning = subprocess.Popen(command, cwd=ROOT)
+        wait_for(lambda: bool(results(out)) or scanning.poll() is not None, 90, "a first result")
+        running[1].kill()
+        assert scanning.wait(110) == 0
+        assert digest(out) == reference
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+        logs.close()
+
+
+def test_ctrl_c_leaves_what_goes_on(small: Path, tmp_path: Path, reference: str) -> None:
+    """Protects a long scan: stopped at its first result it ends with 130, and the same command does the rest."""
+    out = tmp_path / "scan"
+    command = [*TALUS, "scan", str(small), "--out", str(out), "--jobs", "2"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # noqa: PLW1509
+    )  # fmt: skip
+    wait_for(lambda: bool(results(out)) or process.poll() is not None, 90, "a first result")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    done = {name: time.time() for name in results(out)}
+    assert scan(small, out, "--jobs", 2) == 0
+    assert done.keys() <= results(out).keys()
+    assert digest(out) == reference
+
+
+# -- the catalogue
+
+
+def test_the_catalogue_says_what_it_is(small: Path, tmp_path: Path) -> None:
+    """Protects whoever finds the file in ten years: CSV, Parquet and QuakeML have the same events, with settings,
+    bundle and command."""
+    import obspy
+
+    out = tmp_path / "scan"
+    assert scan(small, out, "--jobs", 1) == 0
+    rows = list(read(out))
+    about = json.loads((out / "catalogue.json").read_bytes())
+    assert about["events"] == len(rows) > 10
+    assert about["bundle"]["sha256"]
+    assert about["settings"]["lta_s"] == 30.0
+    assert about["command"][:2] == ["talus", "scan"]
+    assert hashlib.sha256((out / "catalogue.csv").read_bytes()).hexdigest() == about["catalogue_csv_sha256"]
+    catalogue = obspy.read_events(str(out / "catalogue.xml"))
+    assert len(catalogue) == len(rows)
+    assert [str(event.picks[0].time)[:23] for event in catalogue] == [row["trace_onset_time"][:23] for row in rows]
+    pyarrow = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra scan)")
+    assert json.loads(pyarrow.read_schema(out / "catalogue.parquet").metadata[b"talus"])["bundle"] == about["bundle"]
+    assert list(read(out / "catalogue.parquet")) == rows
+
+
+def test_units_that_do_not_agree_at_midnight_are_named(small: Path, tmp_path: Path) -> None:
+    """Protects from a run-up that is too short for some data: it is checked at every midnight, not assumed."""
+    out = tmp_path / "scan"
+    assert scan(small, out, "--jobs", 1) == 0
+    whole = merge(Folder(out))
+    assert whole.seams == 2
+    assert whole.torn == []
+    path = sorted((out / "units" / "XX.SLP.00.HH").glob("2026-03-02*"))[0]
+    told = json.loads(path.read_bytes())
+    told["seam"] = told["seam"][1:]
+    path.write_text(json.dumps(told))
+    torn = merge(Folder(out)).torn
+    assert len(torn) == 1
+    assert torn[0].startswith("XX.SLP.00.HH 2026-03-02")
+
+
+def test_a_scan_that_is_not_done_says_so(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from a catalogue that looks whole."""
+    out = tmp_path / "scan"
+    assert scan(small, out, "--jobs", 1, "--shard", "1/4") == 0
+    assert main(["scan", "merge", str(out)]) == 1
+    assert "3 station-days are missing" in capsys.readouterr().err
+    assert [row["state"] for row in read_ledger(out)].count("not scanned") == 3
+    assert main(["scan", "status", str(out)]) == 1
+    assert "3 station-days are missing" in capsys.readouterr().out
+
+
+def test_a_damaged_result_is_named(small: Path, tmp_path: Path) -> None:
+    """Protects from half a file after a full disk."""
+    out = tmp_path / "scan"
+    assert scan(small, out, "--jobs", 1) == 0
+    path = sorted((out / "units").rglob("*.json"))[0]
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="delete it"):
+        merge(Folder(out))
+
+
+def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from a scan begun by mistake."""
+    assert scan(small, tmp_path / "scan", "--dry-run", "--from", "2026-03-02", "--stations", "XX.T*") == 0
+    printed = capsys.readouterr().out
+    assert "XX.TOP.00.HH: 1 days from 2026-03-02 to 2026-03-02" in printed
+    assert "SLP" not in printed
+    assert not (tmp_path / "scan").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["records"], ["records", "--out", "x", "--shard", "0/4"], ["records", "--out", "x", "--from", "soon"],
+        ["records", "--out", "x", "--jobs", "0"], ["merge", "nowhere"], ["compare", "nowhere"], ["import", "nowhere"],
+        ["records", "--out", "x", "--stations", "NO.NE"],
+    ],
+)  # fmt: skip
+def test_wrong_use_is_refused_in_words(
+    arguments: list[str], small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects whoever types: a line, a hint, exit status 2."""
+    places = {"records": small, "x": tmp_path / "x", "nowhere": tmp_path / "nowhere"}
+    assert main(["scan", *(str(places.get(one, one)) for one in arguments)]) == 2
+    assert "hint:" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_left_alone(small: Path, tmp_path: Path) -> None:
+    """Protects from --out into the archive."""
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert scan(small, tmp_path, "--jobs", 1) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_files_are_found_by_their_headers(small: Path, tmp_path: Path) -> None:
+    """Protects archives that are not SDS: the same records under any name, several channels in a file, are the same
+    units with the same events."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, day in enumerate(("060", "061")):
+        files = sorted(small.rglob(f"*.D.2026.{day}"))
+        (flat / f"part-{1 - number}.mseed").write_bytes(b"".join(path.read_bytes() for path in files))
+    named, found = units_of([small]), units_of([flat])
+    assert [str(unit) for unit in found] == [str(unit) for unit in named]
+    assert rows_of(judged(found, settings_of())) == rows_of(judged(named, settings_of()))
+    (flat / "notes.txt").write_text("not a seismogram")
+    assert [problem.path for problem in look([flat]).problems] == [str(flat / "notes.txt")]
