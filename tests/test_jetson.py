@@ -44,6 +44,7 @@ def board(root: Path) -> None:
         "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
         "sys/class/thermal/thermal_zone0/temp": "48531\n",
         "sys/class/thermal/thermal_zone1/type": "off\n",
+        "sys/class/hwmon/hwmon1/name": "ina3221\n",
         "sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
         "sys/class/hwmon/hwmon1/in1_input": "5000\n",
         "sys/class/hwmon/hwmon1/curr1_input": "1400\n",
@@ -62,9 +63,9 @@ def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_sensors_and_board_are_read_from_the_kernel(jetson: FakeJetson) -> None:
     board(jetson.root)
     assert sensors(jetson.root) == {
-        "temperatures_c": {"cpu-thermal": 48.531},
+        "temperatures_c": {"cpu-thermal": 48.5},
         "power_w": {"VDD_IN": 7.0},
-        "memory_available_mb": 6000,
+        "memory_available_mb": 6291.5,
     }
     assert machine(jetson.root)["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert machine(jetson.root)["l4t"] == "36.4.3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from agent_support import Agent, by_revision, expected, talus, write_config, write_records
-from broker_support import Collector, make_alert, make_event, running, stamp
+from broker_support import Collector, make_alert, make_event, running, stamp, wait_for
 
 from agent.commands import doctor
+from agent.config.outputs import FileOutputConfig
+from agent.deliver.file import FileSink
 from agent.deliver.outbox import MAIN, Outbox
 from agent.messages.payloads import summary_message
 from agent.sources.positions import Position, Positions
@@ -104,6 +107,8 @@ def test_an_outbox_that_a_kill_left_behind_is_read_with_its_log(disk: Disk, memo
 import os
 from pathlib import Path
 from broker_support import make_alert
+from agent.config.outputs import FileOutputConfig
+from agent.deliver.file import FileSink
 from agent.deliver.outbox import MAIN, Outbox
 Outbox(Path({str(path)!r})).put([make_alert(n) for n in range(5)])
 os.kill(os.getpid(), 9)
@@ -132,6 +137,25 @@ def test_what_waits_in_an_outbox_on_a_full_disk_is_sent(disk: Disk, memory: Path
     disk.fill()
     with closing(Outbox(path)) as outbox:
         assert [entry.message.name for entry in outbox.cursor(MAIN).fetch(10)] == ["alert"]
+
+
+def test_a_file_of_lines_on_a_full_disk_says_so_and_is_whole_when_there_is_room_again(
+    disk: Disk, memory: Path, tmp_path: Path
+) -> None:
+    path = disk.path / "lines.jsonl"
+    with closing(Outbox(tmp_path / "outbox.sqlite3", sinks=("file",))) as outbox:
+        outbox.put([make_alert(n) for n in range(200)])
+        disk.fill()
+        sink = FileSink(FileOutputConfig(path=path), outbox.cursor("file"))
+        sink.start()
+        wait_for(sink.reasons)
+        (reason,) = sink.reasons()
+        assert reason.code == "output_failed" and "No space left" in reason.text
+        (disk.path / "fill").unlink()
+        wait_for(lambda: outbox.depth == 0)
+        assert sink.stop()
+    lines = [json.loads(line)["message"]["id"] for line in path.read_bytes().splitlines()]
+    assert len(set(lines)) == 200 == len(lines)
 
 
 def test_a_folder_is_read_on_from_where_it_was_left_although_the_disk_is_read_only(disk: Disk, memory: Path) -> None:

@@ -24,7 +24,7 @@ from agent.inference.trt import fallback as fallback_module
 from agent.inference.trt import probe as probe_module
 from agent.inference.trt.cache import EngineCache, key_of
 from agent.inference.trt.child import Child
-from agent.inference.trt.fallback import PRECISIONS, PrecisionFallback, climb
+from agent.inference.trt.fallback import PRECISIONS, PrecisionFallback, best_engine
 from agent.inference.trt.probe import Places, jetpack_release, probe
 
 
@@ -80,7 +80,7 @@ def test_tensorrt_for_rtx_serves_where_tensorrt_is_not(
     (tmp_path / "rtx").mkdir()
     (tmp_path / "rtx" / "tensorrt_rtx").symlink_to(FAKE / "tensorrt")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "rtx"))
-    served = climb(bundle, jetson.engine_settings())
+    served = best_engine(bundle, jetson.engine_settings())
     served.backend.close()
     assert served.platform.tensorrt == "RTX 10.3.0"
     assert key_of(served.platform, b"", "int8").digest != key_of(both, b"", "int8").digest
@@ -143,7 +143,7 @@ def test_jetpack_release_from_the_file_or_the_package(tmp_path: Path) -> None:
 def test_engine_answers_as_the_file_is_written(jetson: FakeJetson, bundle: Bundle, version: str) -> None:
     """The stand-in refuses the flags that a version does not want, or misses those that it needs."""
     jetson.tell(version=version)
-    served = climb(bundle, jetson.engine_settings())
+    served = best_engine(bundle, jetson.engine_settings())
     try:
         assert served.reasons == ()
         assert served.drift < 1e-5
@@ -162,7 +162,7 @@ def test_cuda_graph_is_used_only_where_it_works(
 ) -> None:
     if without_graph:
         monkeypatch.setenv("FAKE_CUDA_NO_GRAPH", "1")
-    served = climb(bundle, jetson.engine_settings())
+    served = best_engine(bundle, jetson.engine_settings())
     served.backend.close()
     assert (served.backend.timing["graph_ms"] is None) == without_graph
     assert served.drift < 1e-5
@@ -171,7 +171,7 @@ def test_cuda_graph_is_used_only_where_it_works(
 def test_engine_is_built_once_and_again_for_another_version(jetson: FakeJetson, bundle: Bundle) -> None:
     def told() -> str:
         heard: list[str] = []
-        climb(bundle, jetson.engine_settings(), heard.append).backend.close()
+        best_engine(bundle, jetson.engine_settings(), heard.append).backend.close()
         return " ".join(heard)
 
     assert "building" in told()
@@ -205,7 +205,7 @@ def test_where_neither_rung_serves_each_gives_its_reason(
 ) -> None:
     jetson.tell(**script)
     with pytest.raises(BackendError) as caught:
-        climb(bundle, jetson.engine_settings())
+        best_engine(bundle, jetson.engine_settings())
     int8, fp16 = caught.value.message.split("; fp16: ")
     assert int8.startswith("int8: ")
     assert told in int8
@@ -216,7 +216,7 @@ def test_where_neither_rung_serves_each_gives_its_reason(
 def test_wrong_int8_falls_to_fp16_with_the_reason(jetson: FakeJetson, bundle: Bundle) -> None:
     """An engine can be fast, load without complaint, and be wrong: only its answers tell."""
     jetson.tell(wrong=["int8"])
-    served = climb(bundle, jetson.engine_settings())
+    served = best_engine(bundle, jetson.engine_settings())
     served.backend.close()
     assert (served.classifier.precision, served.backend.model_file) == ("fp16", FP16_MODEL)
     assert served.reasons[0].startswith("int8: golden windows are off by")
@@ -228,21 +228,21 @@ def test_bundle_without_fp16_has_one_rung_less(jetson: FakeJetson, tmp_path: Pat
     edit_manifest(path, lambda m: (m["files"].pop(FP16_MODEL), m["golden"]["files"].pop(FP16_MODEL)))
     jetson.tell(build="none")
     with pytest.raises(BackendError, match=r"int8: .*; fp16: .* holds no model\.fp16\.onnx"):
-        climb(open_bundle(path), jetson.engine_settings())
+        best_engine(open_bundle(path), jetson.engine_settings())
 
 
 def test_build_that_fails_twice_is_not_tried_for_ever(jetson: FakeJetson, bundle: Bundle) -> None:
     jetson.tell(build="segv")
     for _ in range(2):
         with pytest.raises(BackendError, match="SIGSEGV"):
-            climb(bundle, jetson.engine_settings())
+            best_engine(bundle, jetson.engine_settings())
     jetson.tell()
     with pytest.raises(BackendError, match="the build failed 2 times, last: build ended by SIGSEGV"):
-        climb(bundle, jetson.engine_settings())
-    served = climb(bundle, jetson.engine_settings(again=True))
+        best_engine(bundle, jetson.engine_settings())
+    served = best_engine(bundle, jetson.engine_settings(again=True))
     served.backend.close()
     assert served.reasons == ()
-    climb(bundle, jetson.engine_settings()).backend.close()
+    best_engine(bundle, jetson.engine_settings()).backend.close()
 
 
 def test_build_too_long_or_too_large_is_ended(
@@ -250,12 +250,12 @@ def test_build_too_long_or_too_large_is_ended(
 ) -> None:
     jetson.tell(build="hang")
     with pytest.raises(BackendError, match="build took more than 3 s while building the engine"):
-        climb(bundle, jetson.engine_settings(build_s=3.0))
+        best_engine(bundle, jetson.engine_settings(build_s=3.0))
     with pytest.raises(BackendError, match="ended for want of memory: it had"):
-        climb(bundle, jetson.engine_settings(build_mb=1.0, again=True))
+        best_engine(bundle, jetson.engine_settings(build_mb=1.0, again=True))
     monkeypatch.setattr(fallback_module, "SPARE_MB", 1e12)
     with pytest.raises(BackendError, match="MB were left"):
-        climb(bundle, jetson.engine_settings(again=True))
+        best_engine(bundle, jetson.engine_settings(again=True))
     assert children() == []
 
 
@@ -271,7 +271,7 @@ def test_build_takes_only_time_that_is_left_over_and_goes_first(jetson: FakeJets
             engine_settings.stop.set()
 
     with pytest.raises(BackendError, match="stopped"):
-        climb(bundle, engine_settings, tell)
+        best_engine(bundle, engine_settings, tell)
     assert seen == [(19, "1000")]
     assert children() == []
     assert (
@@ -304,7 +304,7 @@ def test_build_dies_with_the_agent(jetson: FakeJetson, tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written_is_a_reason(jetson: FakeJetson, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match="engines cannot be kept in"):
-        climb(bundle, jetson.engine_settings(folder=tmp_path / "file" / "tensorrt"))
+        best_engine(bundle, jetson.engine_settings(folder=tmp_path / "file" / "tensorrt"))
 
 
 # The backend
@@ -324,7 +324,7 @@ def test_worker_that_dies_hangs_or_refuses_is_an_error(
     monkeypatch.setenv("FAKE_CUDA_NO_GRAPH", "1")  # the stand-in counts the calls that a graph makes no more
     silent = np.zeros((3, 10240), np.float32)
     jetson.tell(run=how, run_after=100)
-    served = climb(bundle, jetson.engine_settings(answer_s=1.0))
+    served = best_engine(bundle, jetson.engine_settings(answer_s=1.0))
     with pytest.raises(BackendError, match=told):
         for _ in range(100):
             served.backend.logits(silent)
@@ -344,7 +344,7 @@ def test_backend_by_name_uses_a_built_engine_and_builds_none(
     classifier, reasons = load(Path(bundle.origin), [name, "onnxruntime"])
     assert classifier.backend == "onnxruntime"
     assert "there is no engine yet" in reasons[0]
-    climb(bundle, jetson.engine_settings()).backend.close()
+    best_engine(bundle, jetson.engine_settings()).backend.close()
     classifier = open_classifier(bundle, name)
     assert (classifier.backend, classifier.precision) == ("tensorrt", "int8")
     del classifier
@@ -354,7 +354,7 @@ def test_backend_by_name_uses_a_built_engine_and_builds_none(
 def test_rungs_can_be_served_side_by_side(jetson: FakeJetson, bundle: Bundle) -> None:
     engine_settings = jetson.engine_settings()
     steps = PrecisionFallback(bundle, engine_settings, probe(engine_settings.places))
-    served = [steps.serve(step) for step in PRECISIONS]
+    served = [steps.open(step) for step in PRECISIONS]
     data = window(stored_windows()[0][0])
     first, second = (each.classifier.classify(data) for each in served)
     for each in served:
@@ -377,7 +377,7 @@ def test_child_code_is_python_3_8_and_imports_only_what_every_python_has() -> No
 
 
 def test_agent_never_imports_tensorrt_itself(jetson: FakeJetson, bundle: Bundle) -> None:
-    climb(bundle, jetson.engine_settings()).backend.close()
+    best_engine(bundle, jetson.engine_settings()).backend.close()
     assert "tensorrt" not in sys.modules
 
 
@@ -386,7 +386,7 @@ def test_agent_never_imports_tensorrt_itself(jetson: FakeJetson, bundle: Bundle)
 
 def test_damaged_engine_is_built_anew(jetson: FakeJetson, bundle: Bundle) -> None:
     engine_settings = jetson.engine_settings()
-    climb(bundle, engine_settings).backend.close()
+    best_engine(bundle, engine_settings).backend.close()
     (path,) = engine_settings.folder.glob("*.engine")
     whole = path.read_bytes()
     damages = {
@@ -400,7 +400,7 @@ def test_damaged_engine_is_built_anew(jetson: FakeJetson, bundle: Bundle) -> Non
     for name, raw in damages.items():
         path.write_bytes(raw)
         heard: list[str] = []
-        climb(bundle, engine_settings, heard.append).backend.close()
+        best_engine(bundle, engine_settings, heard.append).backend.close()
         assert "building" in " ".join(heard), name
         assert path.read_bytes() == whole, name
 
@@ -411,7 +411,7 @@ def test_whole_engine_that_cannot_be_loaded_is_built_anew(jetson: FakeJetson, bu
     key = key_of(probe(engine_settings.places), bundle.file(TRT_MODEL), "int8")
     (tmp_path / "raw").write_bytes(b"made by something else")
     EngineCache(engine_settings.folder).put(key, tmp_path / "raw")
-    served = climb(bundle, engine_settings)
+    served = best_engine(bundle, engine_settings)
     served.backend.close()
     assert (served.classifier.precision, served.reasons) == ("int8", ())
 
@@ -448,8 +448,8 @@ def test_leftovers_of_a_killed_build_go_and_those_of_a_living_one_stay(jetson: F
 
 def test_timing_cache_is_handed_on_from_build_to_build(jetson: FakeJetson, bundle: Bundle) -> None:
     engine_settings = jetson.engine_settings()
-    climb(bundle, engine_settings).backend.close()
+    best_engine(bundle, engine_settings).backend.close()
     (timing,) = engine_settings.folder.glob("*.timing")
     assert timing.read_bytes() == b"t"
-    climb(bundle, replace(engine_settings, again=True)).backend.close()
+    best_engine(bundle, replace(engine_settings, again=True)).backend.close()
     assert timing.read_bytes() == b"tt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 THERMAL = Path("/sys/class/thermal")
 HWMON = Path("/sys/class/hwmon")
@@ -23,10 +24,10 @@ def disk_free_mb(folder: Path) -> float | None:
         return None
 
 
-def rss_mb(proc: Path = PROC) -> float | None:
-    """This process's resident memory, megabytes."""
+def rss_mb(process: int | Literal["self"] = "self") -> float | None:
+    """A process's resident memory, megabytes."""
     try:
-        pages = int((proc / "self" / "statm").read_text(encoding="ascii").split()[1])
+        pages = int((PROC / str(process) / "statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return None
     return round(pages * os.sysconf("SC_PAGE_SIZE") / _MB, 1)

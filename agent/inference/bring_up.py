@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,10 +23,11 @@ from numpy.typing import NDArray
 from agent import __version__
 from agent.atomic import ANYONE, replace_file
 from agent.errors import ModelError
+from agent.host import machine as host
 from agent.inference import Backend, open_classifier
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
 from agent.inference.selftest import read_golden
-from agent.inference.trt.fallback import PRECISIONS, EngineSettings, PrecisionFallback, PrecisionStep, climb
+from agent.inference.trt.fallback import PRECISIONS, EngineSettings, PrecisionFallback, PrecisionStep, best_engine
 from agent.inference.trt.probe import jetpack_release, probe
 from agent.inference.trt.worker import TensorRtBackend
 from agent.types import format_ns
@@ -49,7 +49,7 @@ def serving(bundle: Bundle, engine_settings: EngineSettings) -> str:
     Raises:
         ModelError: no GPU, no TensorRT, no engine, or a wrong one.
     """
-    served = climb(bundle, engine_settings)
+    served = best_engine(bundle, engine_settings)
     served.backend.close()
     higher = f" ({'; '.join(served.reasons)})" if served.reasons else ""
     return f"{served.platform}, {served.classifier.precision}: golden windows agree within {served.drift:.4f}{higher}"
@@ -106,7 +106,7 @@ def bring_up(
 
     def climbed(step: PrecisionStep, run: dict[str, Any]) -> None:
         begin = time.monotonic()
-        served = fallback.serve(step)
+        served = fallback.open(step)
         run["ready_s"] = round(time.monotonic() - begin, 1)
         run["golden_drift"] = served.drift
         run["tolerance"] = bundle.manifest.golden.files[step.file].tolerance
@@ -161,24 +161,11 @@ def machine(root: Path = _ROOT) -> dict[str, Any]:
 
 def sensors(root: Path = _ROOT) -> dict[str, Any]:
     """Temperatures (degrees Celsius), power rails (W) and free memory (MB), as far as the kernel shows them."""
-    temperatures = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        value = _number(zone / "temp")
-        if value is not None:
-            temperatures[_text(zone / "type").strip() or zone.name] = value / 1000
-    rails = {}
-    for label in sorted((root / "sys/class/hwmon").glob("hwmon*/in[0-9]*_label")):
-        channel = label.name[2:].partition("_")[0]
-        millivolts = _number(label.with_name(f"in{channel}_input"))
-        milliamperes = _number(label.with_name(f"curr{channel}_input"))
-        if millivolts is not None and milliamperes is not None:
-            rails[_text(label).strip()] = round(millivolts * milliamperes / 1e6, 3)
-    lines = dict(line.split(":", 1) for line in _text(root / "proc/meminfo").splitlines() if ":" in line)
-    free = lines.get("MemAvailable", "").split()
+    memory = host.memory_mb(root / "proc")
     return {
-        "temperatures_c": temperatures,
-        "power_w": rails,
-        "memory_available_mb": int(free[0]) >> 10 if free else None,
+        "temperatures_c": host.temperatures_c(root / "sys/class/thermal"),
+        "power_w": host.power_w(root / "sys/class/hwmon"),
+        "memory_available_mb": None if memory is None else memory[0],
     }
 
 
@@ -203,12 +190,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _number(path: Path) -> float | None:
-    with suppress(ValueError):
-        return float(_text(path))
-    return None
 
 
 def _output(*command: str) -> str | None:

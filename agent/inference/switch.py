@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from agent.errors import BackendError, ModelError
 from agent.inference import NetworkClassifier
 from agent.inference.bundle import Bundle
-from agent.inference.trt.fallback import EngineSettings, Served, climb
+from agent.inference.trt.fallback import EngineSettings, Served, best_engine
 from agent.types import Classification, Window
 
 _log = logging.getLogger(__name__)
@@ -115,14 +115,14 @@ class SwitchingClassifier:
         if served is not None:
             served.backend.close()
 
-    def _tell(self, text: str) -> None:
+    def _set_activity(self, text: str) -> None:
         with self._lock:
             self._activity = text
 
     def _prepare(self) -> None:
         """The thread: from the probe to an engine that has passed, or to the reason why there is none."""
         try:
-            served = climb(self._bundle, self._engine_settings, self._tell)
+            served = best_engine(self._bundle, self._engine_settings, self._set_activity)
         except BackendError as error:
             reason = f"tensorrt: {error.message}"
             with self._lock:

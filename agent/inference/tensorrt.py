@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.errors import BackendError
 from agent.inference.bundle import Bundle
-from agent.inference.trt.fallback import EngineSettings, climb
+from agent.inference.trt.fallback import EngineSettings, best_engine
 from agent.inference.trt.worker import TensorRtBackend
 
 
@@ -30,4 +30,4 @@ def open_backend(bundle: Bundle, threads: int, argument: str) -> TensorRtBackend
         raise BackendError(
             "tensorrt needs the folder of its engines", "use `talus run`, or `talus doctor --config FILE`"
         )
-    return climb(bundle, EngineSettings(Path(argument), build=False)).backend
+    return best_engine(bundle, EngineSettings(Path(argument), build=False)).backend

@@ -21,7 +21,7 @@ from agent.inference import Backend, Bundle, NetworkClassifier, open_bundle, ope
 from agent.inference.constant import ConstantBackend
 from agent.inference.onnxruntime import open_backend as open_onnxruntime
 from agent.inference.selftest import check_golden
-from agent.inference.trt.fallback import climb
+from agent.inference.trt.fallback import best_engine
 from agent.types import LABELS
 
 
@@ -36,7 +36,7 @@ def _tensorrt(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     jetson = make_jetson(folder)
     for name, value in fake_environment(compile_driver(folder), jetson.script).items():
         monkeypatch.setenv(name, value)
-    with contextlib.closing(climb(bundle, jetson.engine_settings()).backend) as backend:
+    with contextlib.closing(best_engine(bundle, jetson.engine_settings()).backend) as backend:
         yield backend
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from agent.errors import BackendError
+from agent.host.machine import rss_mb
 
 START = """
 import sys
@@ -113,11 +114,7 @@ class Child:
 
     def rss_mb(self) -> float:
         """Resident memory, 0 when it has ended."""
-        try:
-            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
-        except (OSError, ValueError, IndexError):
-            return 0.0
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return rss_mb(self.process.pid) or 0.0
 
     def close(self) -> None:
         """End it, whatever it does."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from agent.errors import BackendError, ModelError
+from agent.host.machine import memory_mb
 from agent.inference import NetworkClassifier
 from agent.inference.bundle import FP16_MODEL, TRT_MODEL, Bundle
 from agent.inference.selftest import check_golden
@@ -32,7 +33,7 @@ SPARE_MB = 200.0
 """Memory that a build must leave to the rest of the machine."""
 MAX_FAILURES = 2
 
-Tell: TypeAlias = Callable[[str], None]
+Report: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,18 @@ class Served:
     platform: Platform
 
 
-def climb(bundle: Bundle, engine_settings: EngineSettings, tell: Tell = lambda text: None) -> Served:
-    """The best precision that serves ``bundle`` here. ``tell`` hears what is going on, for health and the log.
+def best_engine(bundle: Bundle, engine_settings: EngineSettings, report: Report = lambda text: None) -> Served:
+    """The best precision that serves ``bundle`` here. ``report`` hears what is going on, for health and the log.
 
     Raises:
         BackendError: none does; the text holds the reason of each.
     """
-    tell("looking for a GPU")
-    fallback = PrecisionFallback(bundle, engine_settings, probe(engine_settings.places), tell)
+    report("looking for a GPU")
+    fallback = PrecisionFallback(bundle, engine_settings, probe(engine_settings.places), report)
     reasons: list[str] = []
     for step in PRECISIONS:
         try:
-            served = fallback.serve(step)
+            served = fallback.open(step)
         except ModelError as error:
             if engine_settings.stop.is_set():
                 raise
@@ -98,12 +99,12 @@ class PrecisionFallback:
     """The engines of one bundle on one machine, by precision."""
 
     def __init__(
-        self, bundle: Bundle, engine_settings: EngineSettings, platform: Platform, tell: Tell = lambda text: None
+        self, bundle: Bundle, engine_settings: EngineSettings, platform: Platform, report: Report = lambda text: None
     ) -> None:
         self.platform = platform
-        self._bundle, self._engine_settings, self._tell = bundle, engine_settings, tell
+        self._bundle, self._engine_settings, self._report = bundle, engine_settings, report
 
-    def serve(self, step: PrecisionStep) -> Served:
+    def open(self, step: PrecisionStep) -> Served:
         """The engine of ``step``, loaded, with its golden windows passed.
 
         Raises:
@@ -117,12 +118,12 @@ class PrecisionFallback:
             stored = None if self._engine_settings.again else cache.find(key)
             if stored is not None:
                 try:
-                    return self._prove(step, stored)
+                    return self._verify(step, stored)
                 except _LoadError as error:
                     _log.warning("the kept %s engine is built anew: %s", step.precision, error.message)
                     cache.drop(key)
             try:
-                return self._prove(step, self._build(cache, key, onnx))
+                return self._verify(step, self._build(cache, key, onnx))
             except _LoadError as error:
                 cache.drop(key)
                 cache.note_failure(key, error.message)
@@ -143,8 +144,8 @@ class PrecisionFallback:
         stored = self._build(cache, key_of(self.platform, onnx, precision), onnx)
         return TensorRtBackend(self.platform, stored, precision, None, self._engine_settings.answer_s)
 
-    def _prove(self, step: PrecisionStep, stored: Stored) -> Served:
-        self._tell(f"checking the {step.precision} engine")
+    def _verify(self, step: PrecisionStep, stored: Stored) -> Served:
+        self._report(f"checking the {step.precision} engine")
         try:
             backend = TensorRtBackend(self.platform, stored, step.precision, step.file, self._engine_settings.answer_s)
         except BackendError as error:
@@ -169,7 +170,7 @@ class PrecisionFallback:
             )
         label = f"building the {key.precision} engine for {self.platform}"
         _log.info("%s", label)
-        self._tell(label)
+        self._report(label)
         with cache.scratch(".onnx") as model, cache.scratch(".out") as engine, cache.scratch(".cache") as timing:
             model.write_bytes(onnx)
             timing.write_bytes(cache.timing(key))
@@ -195,24 +196,15 @@ class PrecisionFallback:
         """Called about twice a second while a build goes on."""
         if self._engine_settings.stop.is_set():
             raise BackendError("stopped", "start the agent again")
-        used_mb, left_mb = child.rss_mb(), _available_mb()
+        used_mb, memory = child.rss_mb(), memory_mb()
+        left_mb = float("inf") if memory is None else memory[0]
         if used_mb > self._engine_settings.build_mb or left_mb < SPARE_MB:
             raise BackendError(
                 f"the build was ended for want of memory: it had {used_mb:.0f} MB, and {left_mb:.0f} MB were left",
                 "stop what else needs memory, or add swap",
             )
-        self._tell(f"{label}: {elapsed_s:.0f} s, {child.stage}")
+        self._report(f"{label}: {elapsed_s:.0f} s, {child.stage}")
 
 
 class _LoadError(BackendError):
     """The engine, not its answers, is at fault."""
-
-
-def _available_mb() -> float:
-    """Memory that could still be had without swapping; unbounded where the kernel does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        line = next(line for line in text.splitlines() if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) / 1e3
-    except (OSError, StopIteration, ValueError):
-        return float("inf")
