@@ -1,4 +1,11 @@
-"""The network thread: keeps one connection to the broker up, and the outbox draining over it."""
+"""The sink ``mqtt``: one thread, and the life of its connection to the broker, from top to bottom of this file.
+
+    connect (MQTT 5, then 3.1.1)  ->  accepted  ->  ``online``  ->  send  ->  stopped: ``stopped``, goodbye
+          ^                                                           |
+          '----- wait, longer each time (``backoff_max_s``) <---------'  lost: the broker says ``offline``
+
+``Connection`` speaks MQTT and is made anew each time; ``Sender`` knows what to send over it, and what a refusal means.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class MqttSink:
-    """The way out. `start` and `stop` are called once, in this order; the rest from any thread at any time."""
+    """See the module. `start` and `stop` are called once, in this order; the rest from any thread at any time."""
 
     def __init__(
         self,
@@ -110,29 +117,6 @@ class MqttSink:
         """Why what is sent may not arrive."""
         return of_connection(self.status(), self._alert_bytes)
 
-    def status(self) -> LinkStatus:
-        """How the link is."""
-        counters, now = self._sender.counters, time.monotonic()
-        connected, alert_at = self._connected, counters.unheard_alert_at
-        return LinkStatus(
-            connected=connected is not None,
-            connected_s=0.0 if connected is None else now - self._since,
-            answered=self._answered,
-            unanswered=self._unanswered,
-            losses=sum(now - at < LOSSES_S for at in tuple(self._lost)),
-            protocol=connected,
-            connects=self._connects,
-            acknowledged=counters.acknowledged,
-            unheard=counters.unheard,
-            unheard_alerts=counters.unheard_alerts,
-            unheard_alert_s=None if alert_at is None else now - alert_at,
-            refused=counters.refused,
-            refusals=self._sender.refusals.all(),
-            packet_limit=self._packet_limit,
-            orders=self._orders(),
-            error=self._error or self._sender.last_refusal,
-        )
-
     def _wake(self) -> None:
         with contextlib.suppress(OSError):
             self._waker.wake()
@@ -195,14 +179,6 @@ class MqttSink:
         self._connection, self._packet_limit = connection, connection.maximum_packet
         self._retained.drop(self._availability)
 
-    def _orders(self) -> Literal["none", "heard", "refused", "ignored"]:
-        if self._subscription is None:
-            return "none"
-        if time.monotonic() < self._ignore_until:
-            return "ignored"
-        connection = self._connection
-        return "refused" if connection is not None and connection.refused_subscription else "heard"
-
     def _end_by(self) -> float | None:
         return self._flush_until if self._stopping.is_set() else None
 
@@ -228,3 +204,34 @@ class MqttSink:
         if availability == ONLINE:
             message = Message(self._availability, availability.encode(), Priority.OTHER, retain=True)
             self._retained.put(message)
+
+    def status(self) -> LinkStatus:
+        """How the link is."""
+        counters, now = self._sender.counters, time.monotonic()
+        connected, alert_at = self._connected, counters.unheard_alert_at
+        return LinkStatus(
+            connected=connected is not None,
+            connected_s=0.0 if connected is None else now - self._since,
+            answered=self._answered,
+            unanswered=self._unanswered,
+            losses=sum(now - at < LOSSES_S for at in tuple(self._lost)),
+            protocol=connected,
+            connects=self._connects,
+            acknowledged=counters.acknowledged,
+            unheard=counters.unheard,
+            unheard_alerts=counters.unheard_alerts,
+            unheard_alert_s=None if alert_at is None else now - alert_at,
+            refused=counters.refused,
+            refusals=self._sender.refusals.all(),
+            packet_limit=self._packet_limit,
+            orders=self._orders(),
+            error=self._error or self._sender.last_refusal,
+        )
+
+    def _orders(self) -> Literal["none", "heard", "refused", "ignored"]:
+        if self._subscription is None:
+            return "none"
+        if time.monotonic() < self._ignore_until:
+            return "ignored"
+        connection = self._connection
+        return "refused" if connection is not None and connection.refused_subscription else "heard"
