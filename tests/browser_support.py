@@ -91,11 +91,13 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass(slots=True)
 class Visit:
-    """A page of someone who is logged in, and what it did: ``errors`` of its scripts, ``hosts`` that it asked."""
+    """A page of someone who is logged in, and what it did: ``errors`` of its scripts, ``hosts`` that it asked, paths of
+    what it ``sent``."""
 
     page: Page
     errors: list[str]
     hosts: set[str]
+    sent: list[str]
 
 
 @contextlib.contextmanager
@@ -103,15 +105,19 @@ def visit(browser: Browser, desk: Desk, size: tuple[int, int] = DESKTOP, name: s
     """Log in, as a person does."""
     is_phone = size == PHONE
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, is_mobile=is_phone, has_touch=is_phone
+        viewport={"width": size[0], "height": size[1]},
+        is_mobile=is_phone,
+        has_touch=is_phone,
+        timezone_id="Asia/Kathmandu",
     )
     page = context.new_page()
     page.set_default_timeout(15_000)
-    seen = Visit(page, [], set())
+    seen = Visit(page, [], set(), [])
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
     page.on("dialog", lambda dialog: (seen.errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: seen.hosts.add(request.url.split("/")[2]) if "//" in request.url else None)
+    page.on("request", lambda request: seen.sent.append(request.url) if request.method == "POST" else None)
     page.goto(f"{desk.address}/login")
     page.fill("input[name=name]", name)
     page.fill("input[name=password]", PASSWORD)

@@ -116,6 +116,7 @@ def test_a_thumb_acknowledges_on_a_phone_and_every_other_page_sees_it(desk: Desk
         button.tap()
         phone.page.wait_for_selector("#told:text('Acknowledged by omar')")
         other.page.wait_for_selector("#no-alerts:not([hidden])")
+        assert [url.rpartition("/")[2] for url in phone.sent] == ["login", "ack"], "one tap is sent once"
         assert is_clean(phone, desk) and is_clean(other, desk)
     with desk.store.engine.connect() as connection:
         (row,) = queries.alerts(connection)
@@ -257,3 +258,20 @@ def test_a_sketch_shows_where_the_stations_are_and_which_of_them_alerts(desk: De
     rows = np.flatnonzero((quiet != alerting).any(axis=(1, 2)))
     assert len(rows) > 10, "a ring is drawn"
     assert rows.max() < quiet.shape[0] / 2, "about the northern station, not the other"
+
+
+def test_times_are_utc_and_local_on_demand_from_then_on(desk: Desk, browser: Browser) -> None:
+    """The browser stands in Nepal, 5 h 45 min ahead."""
+    desk.tell(event(3))
+    with visit(browser, desk) as seen:
+        assert "2026-03-01 00:00:00" in seen.page.inner_text("#events tr")
+        seen.page.wait_for_selector("#link:text('live')")
+        seen.page.click("#clock")
+        assert seen.page.inner_text("#clock").endswith("local")
+        seen.page.goto(f"{desk.address}/events")
+        seen.page.wait_for_selector("#link:text('live')")
+        assert "2026-03-01 05:45:00" in seen.page.inner_text("tbody tr")
+        assert "local" in seen.page.inner_text("thead")
+        seen.page.click("#clock")
+        assert "2026-03-01 00:00:00" in seen.page.inner_text("tbody tr")
+        assert is_clean(seen, desk)

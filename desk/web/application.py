@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import secrets
@@ -73,7 +74,7 @@ def application(
             Route("/api/v1/openapi.json", openapi.openapi),
             Mount("/api/v1", routes=api.ROUTES),
             Route("/healthz", healthz),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
+            Mount("/static/{version}", StaticFiles(directory=HERE / "static")),
         ],
         middleware=[Middleware(Headers, tiles=origin_of(tiles)), Middleware(GZipMiddleware, minimum_size=1000)],
         exception_handlers={
@@ -110,13 +111,20 @@ async def healthz(request: Request) -> Response:
 
 
 def asset(name: str) -> str:
-    """The address of a file in ``static``, with its hash, so that a new version is never mixed with an old one."""
-    if name not in _HASHES:
-        _HASHES[name] = hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()[:12]
-    return f"/static/{name}?{_HASHES[name]}"
+    """The address of a file in ``static``. A hash of all of them is part of the path, so that a new version is never
+    mixed with an old one, and a module that others import is the same one everywhere."""
+    if not (HERE / "static" / name).is_file():
+        raise FileNotFoundError(name)
+    return f"/static/{_version()}/{name}"
 
 
-_HASHES: dict[str, str] = {}
+@functools.cache
+def _version() -> str:
+    digest = hashlib.sha256()
+    for path in sorted((HERE / "static").rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 async def _refused(request: Request, error: Exception) -> Response:
