@@ -57,7 +57,9 @@ def revision(
 def rules(**of_label: Any) -> PolicyConfig:
     """A policy whose labels have the given rules; one verdict is enough and all sizes are severe unless a rule says
     otherwise."""
-    plain = {"severity": "severe", "confirm": {"k": 1, "n": 1}, "escalate": []}
+    plain = {
+        "severity": "severe", "confirm": {"k": 1, "n": 1}, "sure_probability": None, "refractory_s": 600, "escalate": []
+    }  # fmt: skip
     return PolicyConfig.model_validate({"rules": {label: plain | rule for label, rule in of_label.items()}})
 
 
@@ -74,14 +76,23 @@ def actions(policy: Policy, *events: Event) -> list[tuple[str, str, str]]:
 def test_a_landslide_alerts_by_the_second_verdict_and_once_only() -> None:
     """Two agreeing verdicts wake someone 5 s after the onset, and the later ones do not ring again."""
     policy = Policy(PolicyConfig())
-    first = policy.decide(revision(0, verdict("landslide", 0.9, 3.0)))
+    first = policy.decide(revision(0, verdict("landslide", 0.75, 3.0)))
     assert first.alerts == ()
-    assert first.reason == "landslide 0.90; 1 of the 2 verdicts that must name it"
-    (alert,) = policy.consider(revision(1, verdict("landslide", 0.9, 5.0)))
+    assert first.reason == "landslide 0.75; 1 of the 2 verdicts that must name it"
+    (alert,) = policy.consider(revision(1, verdict("landslide", 0.75, 5.0)))
     assert (alert.action, alert.label, alert.severity) == ("raise", "landslide", "severe")
-    assert alert.reason == "landslide 0.90 after 5 s, 2 of 2 verdicts, trigger of 10.0 s, 20 times the noise"
+    assert alert.reason == "landslide 0.75 after 5 s, 2 of 2 verdicts, trigger of 10.0 s, 20 times the noise"
     assert policy.decide(revision(2, verdict("landslide", 0.99, 10.0))).reason == "the landslide alert stands (severe)"
     assert policy.consider(revision(3, verdict("landslide", 0.99, 20.0), "end")) == ()
+
+
+def test_a_sure_verdict_needs_no_other() -> None:
+    """Two seconds are two seconds: what is plain after three alerts then."""
+    assert actions(Policy(PolicyConfig()), revision(0, verdict("landslide", 0.8, 3.0))) == [
+        ("raise", "landslide", "severe")
+    ]
+    asks_more = PolicyConfig.model_validate({"rules": {"landslide": {"min_probability": 0.9}}})
+    assert actions(Policy(asks_more), revision(0, verdict("landslide", 0.95, 3.0))) == []
 
 
 @pytest.mark.parametrize("label", ["earthquake", "blast", "noise"])
@@ -521,8 +532,8 @@ def test_an_unconfirmed_landslide_does_not_withdraw_the_alert_about_the_failure(
     settings_ = PolicyConfig.model_validate({"on_classifier_failure": "alert"})
     policy = Policy(settings_)
     assert actions(policy, revision(0, None))
-    assert actions(policy, revision(1, verdict("landslide", 0.9))) == []
-    assert [a for a, _, _ in actions(policy, revision(2, verdict("landslide", 0.9, 20.0)))] == ["retract", "raise"]
+    assert actions(policy, revision(1, verdict("landslide", 0.75))) == []
+    assert [a for a, _, _ in actions(policy, revision(2, verdict("landslide", 0.75, 20.0)))] == ["retract", "raise"]
 
 
 # Order of revisions, memory

@@ -494,7 +494,7 @@ def _lacking(rule: RuleConfig, case: _Case, verdict: Classification) -> Decision
             f"trigger of {duration:.1f} s, {rule.min_duration_s:g} s are needed",
         ),
         (
-            votes < rule.confirm.k,
+            votes < rule.confirm.k and verdict.probability < rule.sure,
             "confirm",
             f"{named}; {votes} of the {rule.confirm.k} verdicts that must name it",
         ),

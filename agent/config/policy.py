@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
@@ -156,6 +157,10 @@ class RuleConfig(Section):
     confirm: ConfirmConfig = Field(
         default=ConfirmConfig(), description="k of the newest n verdicts of the event must agree"
     )
+    sure_probability: float | None = Field(
+        default=None, gt=0, le=1,
+        description="a verdict with this probability needs no other to agree; without it, each must be confirmed",
+    )  # fmt: skip
     confirm_events: ConfirmEventsConfig | None = Field(
         default=None,
         description="events of the label that must come together before an alert, for labels that err often",
@@ -180,7 +185,17 @@ class RuleConfig(Section):
         """``retract_below`` with its default put in."""
         return self.min_probability / 2 if self.retract_below is None else self.retract_below
 
+    @property
+    def sure(self) -> float:
+        """``sure_probability``; infinite without it, and where the rule asks for more of every verdict."""
+        sure = self.sure_probability
+        return math.inf if sure is None or sure < self.min_probability else sure
+
     def disagreements(self) -> Iterator[Disagreement]:
+        given = self.sure_probability if "sure_probability" in self.model_fields_set else None
+        if given is not None and given < self.min_probability:
+            reason = f"must not be below min_probability ({self.min_probability:g})"
+            yield Disagreement(("sure_probability", "min_probability"), reason)
         if self.retract_below is not None and self.retract_below >= self.min_probability:
             reason = f"must be below min_probability ({self.min_probability:g}), or alerts would come and go"
             yield Disagreement(("retract_below", "min_probability"), reason)
@@ -195,6 +210,12 @@ class LandslideRule(RuleConfig):
     severity: Severity = Field(default="moderate", description=RuleConfig.model_fields["severity"].description)
     min_probability: float = Field(
         default=0.7, gt=0, le=1, description=RuleConfig.model_fields["min_probability"].description
+    )
+    sure_probability: float | None = Field(
+        default=0.8, gt=0, le=1, description=RuleConfig.model_fields["sure_probability"].description
+    )
+    refractory_s: float = Field(
+        default=120.0, ge=0, le=86_400, description=RuleConfig.model_fields["refractory_s"].description
     )
     escalate: tuple[EscalationConfig, ...] = Field(
         default=SIZE_STEPS, strict=False, max_length=8, description=RuleConfig.model_fields["escalate"].description
