@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent.deliver.waker import Waker
     from desk.formats import Format
     from desk.formats.folder import DocumentFolder
+    from desk.formats.picture import Pictures
 
 MAX_PAYLOAD = 256 * 1024
 """Bytes; a larger payload is refused unread."""
@@ -57,6 +58,7 @@ def watch(
     style: Literal["text", "json"] = "text",
     documents: Format | None = None,
     folder: DocumentFolder | None = None,
+    pictures: Pictures | None = None,
     limit: int | None = None,
     timeout_s: float | None = None,
     session: str | None = None,
@@ -65,7 +67,8 @@ def watch(
 ) -> Watched:
     """Print events and alerts as they come: a line each in ``text`` (with changes of availability), or their payloads,
     one a line, in ``json``. With ``documents`` it is what that makes of them instead, one a line, or, with ``folder``,
-    one a file, whose path is printed. What is refused, and why, goes to ``err``.
+    one a file, whose path is printed; with ``pictures`` the paths of those that it draws. What is refused, and why,
+    goes to ``err``.
 
     Ends after ``limit`` events and alerts, ``timeout_s`` seconds, or within a second of ``cancelled``; else never.
     ``session`` is a client identifier under which the broker keeps, for a week, what comes while no one watches; then
@@ -78,9 +81,12 @@ def watch(
     from agent.deliver.connection import Connection, Subscription
     from agent.deliver.waker import Waker
 
-    printer = _Printer(settings.prefix, out, err, style=style, limit=limit, documents=documents, folder=folder)
+    printer = _Printer(
+        settings.prefix, out, err, style=style, limit=limit, documents=documents, folder=folder, pictures=pictures
+    )
     printer.tally = tally or printer.tally
-    names = ("event", "alert", "availability", "last_event", "last_alert", "state", "health")
+    names = ["event", "alert", "availability", "last_event", "last_alert", "state", "health"]
+    names += [] if pictures is None else ["evidence/+/+"]
     subscription = Subscription(
         [f"{settings.prefix}/+/+/{name}" for name in names], printer.receive, _SESSION_EXPIRY_S if session else 0
     )
@@ -143,12 +149,13 @@ class _Printer:
         limit: int | None,
         documents: Format | None,
         folder: DocumentFolder | None,
+        pictures: Pictures | None,
     ) -> None:
         self.tally = Watched()
-        self._documents, self._folder = documents, folder
+        self._documents, self._folder, self._pictures = documents, folder, pictures
         self._prefix = prefix
         self._out, self._err = out, err
-        self._style = style if documents is None else "document"
+        self._style = style if documents is None and pictures is None else "document"
         self._limit = limit
         self._colour = style == "text" and out.isatty() and not os.environ.get("NO_COLOR")
         self._seen: OrderedDict[tuple[str, str, int, str, int], None] = OrderedDict()
@@ -165,7 +172,8 @@ class _Printer:
         if not message.payload:
             return True  # a stored value that is deleted, or a probe of `talus doctor`
         try:
-            self._show(message)
+            if not self._is_piece(message):
+                self._show(message)
         except DataError as error:
             self.tally.refused += 1
             topic = printable(message.topic)[:200]
@@ -174,6 +182,17 @@ class _Printer:
 
     def _complain(self, text: str) -> None:
         print(f"talus watch: {text}", file=self._err, flush=True)
+
+    def _is_piece(self, message: Received) -> bool:
+        """Whether it is a piece of a record; pictures are drawn of those."""
+        parts = message.topic.removeprefix(f"{self._prefix}/").split("/")
+        if self._pictures is None or len(parts) != 5 or parts[2] != "evidence":
+            return False
+        path = self._pictures.piece(parts[3], parts[4], message.payload)
+        if path is not None:
+            self._print(str(path))
+            self.tally.printed += 1
+        return True
 
     def _show(self, message: Received) -> None:
         parts = message.topic.removeprefix(f"{self._prefix}/").split("/")
@@ -199,8 +218,8 @@ class _Printer:
         if identity in self._seen:
             self.tally.duplicates += 1
             return
-        if self._documents is not None:
-            self._put_down(body, self._documents)
+        if self._style == "document":
+            self._put_down(body)
         elif self._style == "json":
             # In JSON an escape means the same, and takes over no terminal.
             self._print(replaced(body.model_dump_json(), lambda character: json.dumps(character)[1:-1]))
@@ -212,9 +231,13 @@ class _Printer:
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
 
-    def _put_down(self, body: EventMessage | AlertMessage, documents: Format) -> None:
+    def _put_down(self, body: EventMessage | AlertMessage) -> None:
+        if self._pictures is not None and isinstance(body, EventMessage):
+            self._pictures.event(body)
+        if self._documents is None:
+            return
         try:
-            document = documents.document(body)
+            document = self._documents.document(body)
         except (ValueError, ArithmeticError) as error:
             # A time after the year 9999, a type that QuakeML does not know: anyone at the broker may say so.
             raise DataError(f"the document's standard has no words for it: {error}") from None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.options import add_broker, settings_of
-from agent.errors import UsageError
+from agent.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from desk.formats import Format
     from desk.formats.folder import DocumentFolder
+    from desk.formats.picture import Pictures
     from desk.watch import Watched
 
 EXAMPLE = (
@@ -28,15 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_broker(parser)
     parser.add_argument(
         "--format",
-        choices=("text", "json", "quakeml", "cap"),
+        choices=("text", "json", "quakeml", "cap", "picture"),
         default="text",
-        help="a line of text, the payload, or a document: QuakeML 1.2 of every event, CAP 1.2 of every alert",
+        help="a line of text, the payload, or a document: QuakeML 1.2 of every event, CAP 1.2 of every alert; or a "
+        "picture of each event whose record a station sends (evidence.send: alerts)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="documents as files, whose paths are printed: QuakeML one an event (its newest revision), CAP one each",
+        help="documents as files, whose paths are printed: QuakeML one an event (its newest revision), CAP one each; "
+        "pictures and the records that they show",
     )
     parser.add_argument("--cap-sender", metavar="NAME", help="CAP: who sends, such as slope@example.org")
     parser.add_argument("--cap-radius", type=float, metavar="KM", help="CAP: circle around the station (default 1)")
@@ -69,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
             style="json" if args.format == "json" else "text",
             documents=documents,
             folder=folder,
+            pictures=_pictures(args),
             limit=args.limit,
             timeout_s=args.timeout,
             session=args.session,
@@ -88,13 +93,31 @@ def _sum_up(tally: Watched) -> None:
     )
 
 
+def _pictures(args: argparse.Namespace) -> Pictures | None:
+    """The folder of pictures; None for other formats.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    if args.format != "picture":
+        return None
+    if args.out is None:
+        raise UsageError("pictures are files", "add --out FOLDER")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("pictures need matplotlib", "pip install 'talus-agent[plot]'")
+    from desk.formats.folder import DocumentFolder
+    from desk.formats.picture import Pictures
+
+    return Pictures(DocumentFolder(args.out).path)
+
+
 def _documents(args: argparse.Namespace) -> tuple[Format | None, DocumentFolder | None]:
     """The chosen standard and where its documents go; both None for text and JSON."""
     given = [f"--{name.replace('_', '-')}" for name in _CAP if getattr(args, name) not in (None, False)]
     if given and args.format != "cap":
         raise UsageError(f"{given[0]} is for --format cap", "add --format cap, or leave it out")
     if args.format not in ("quakeml", "cap"):
-        if args.out is not None:
+        if args.out is not None and args.format != "picture":
             raise UsageError("--out is for documents", "add --format quakeml or cap, or redirect standard output")
         return None, None
     from desk.formats.folder import DocumentFolder
