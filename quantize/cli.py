@@ -7,6 +7,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ WORK = Path.home() / ".cache" / "talus"
 
 _EPILOGUE = """examples:
   python -m quantize model --data ../shared/data --out agent/models/default    everything, some hours on two cores
-  python -m quantize transfer --data FOLDER --checkpoint tinny.pt --out teacher.pt    your records, published weights
+  python -m quantize transfer --data FOLDER --checkpoint tinny.pt --out BUNDLE    your records, published weights
   python -m quantize evaluate --by region                                      what a new site sees, regions left out
   python -m quantize report                                                    figures of the committed bundle
   python -m quantize verify agent/models/default                               what each step changes
@@ -83,10 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         "curve": "the learning curve: 10, 30, 100 and all landslide events",
         "seeds": "the student from several random numbers, distilled and alone: how much is luck",
         "probe": "what a classifier reaches that sees the recording (rate, components, length, encoding) and no sample",
-        "bundle": "distil, quantise, calibrate and write the bundle",
-        "model": "everything: pre-training, teachers, baselines, distillation, cross-validation, bundle",
+        "bundle": "train the final network, quantise, calibrate and write the bundle",
+        "model": "everything: folds by event, regions left out, the final network, the bundle",
         "search": "shapes of the student: accuracy against latency",
-        "transfer": "adapt a pre-trained PRIME-DP to labelled records of your own",
+        "transfer": "adapt a pre-trained PRIME-DP to labelled records of your own, and build a bundle of its student",
         "report": "figures of a bundle on labelled records, through the agent's own inference",
     }
     for name, text in texts.items():
@@ -105,9 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
-        if name in ("crossval", "compare", "curve", "seeds", "search", "bundle", "model"):
+        if name in ("crossval", "compare", "curve", "seeds", "search", "bundle", "model", "transfer"):
+            folds = 1 if name == "transfer" else 5
             stage.add_argument(
-                "--folds", type=int, choices=range(1, 6), default=5, help="folds of the cross-validation to run"
+                "--folds",
+                type=int,
+                choices=range(1, 6),
+                default=folds,
+                help=f"folds by event (default: {folds})",
             )
         if name == "seeds":
             stage.add_argument("--seeds", type=int, choices=range(1, 10), default=2, help="runs of each (default: 2)")
@@ -124,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
             )
             stage.add_argument("--region", nargs="+", default=(), metavar="NAME", help="leave out these alone")
         if name in ("crossval", "compare", "curve", "evaluate", "model"):
-            stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all that are compared")
-        if name in ("bundle", "model"):
+            stage.add_argument("--methods", nargs="+", metavar="METHOD", help="default: those of the bundle")
+        if name in ("bundle", "model", "transfer"):
             stage.add_argument("--out", type=Path, required=True, help="bundle folder to write")
             stage.add_argument(
                 "--calibration", type=int, metavar="N", default=512, help="windows for the INT8 ranges (default: 512)"
@@ -136,7 +142,6 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "transfer":
             stage.add_argument("--recipe", choices=("head", "embeddings", "all"), help="what may move (default: all)")
-            stage.add_argument("--out", type=Path, required=True, help="file to write, such as teacher.pt")
     _add_tools(stages)
     return parser
 
@@ -149,7 +154,7 @@ def _add_tools(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     verifying.add_argument(
         "bundle", type=Path, nargs="?", default=BUNDLE, help="folder or zip (default: the agent's own)"
     )
-    verifying.add_argument("--teacher", type=Path, metavar="FILE", help="what `python -m quantize transfer` wrote")
+    verifying.add_argument("--teacher", type=Path, metavar="FILE", help="teacher.pt, which `transfer` leaves in WORK")
     verifying.add_argument(
         "--data", type=Path, help="folder with metadata.csv (default: TALUS_DATA, else ../shared/data)"
     )
@@ -290,8 +295,8 @@ def _run(options: argparse.Namespace) -> int:
     data = _data(options.data)
     from quantize import pipeline
     from quantize.config import read_config
-    from quantize.study import tables
     from quantize.study.crossval import cross_validate
+    from quantize.train.expect import transfer_time
     from quantize.train.methods import method, pretrained
 
     for name in getattr(options, "methods", None) or ():
@@ -299,6 +304,8 @@ def _run(options: argparse.Namespace) -> int:
     if hasattr(options, "out"):
         _require_place(options.out)
     config = read_config(options.config or CONFIGS / ("reduced.yaml" if options.reduced else "student.yaml"))
+    if options.stage == "transfer":
+        config = pipeline.transferring(config, options.recipe)
     work = options.work / ("reduced" if options.reduced else "full")
     checkpoint = getattr(options, "checkpoint", None)
     by: Division = getattr(options, "by", "event")
@@ -310,24 +317,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.stage == "pretrain":
         print(f"pre-trained {pretrained(lab).variant}: {work / 'pretrained' / 'prime_dp.pt'}")
     if options.stage == "transfer":
-        print(pipeline.transfer(lab, options.recipe, options.out))
+        print(transfer_time(lab, options.folds + 1), flush=True)
+        print(pipeline.transfer(lab, options.out, count=options.calibration, only=range(options.folds)))
     if options.stage in ("crossval", "model"):
         alone = getattr(options, "fold", None)
         folds = range(options.folds) if alone is None else (alone,)
-        for name in options.methods or pipeline.COMPARED:
+        for name in options.methods or pipeline.compared(config):
             answered = cross_validate(lab, name, folds)
             print(f"{name}: out-of-fold answers to {len(answered.index)} records")
     _study(options, lab)
-    if options.stage == "evaluate":
-        names = options.methods or pipeline.EVALUATED
-        if by == "region":
-            print(tables.by_region(pipeline.evaluate_regions(lab, names, options.region)))
-        else:
-            print(tables.comparison(pipeline.compare_methods(lab, names, range(lab.count))))
-    if options.stage in ("compare", "model"):
-        print(
-            tables.comparison(pipeline.compare_methods(lab, options.methods or pipeline.COMPARED, range(options.folds)))
-        )
     if options.stage in ("bundle", "model"):
         print(pipeline.build_bundle(lab, options.out, count=options.calibration, only=range(options.folds)))
     return 0
@@ -337,6 +335,16 @@ def _study(options: argparse.Namespace, lab: Lab) -> None:
     from quantize import pipeline
     from quantize.study import curve, search, tables
 
+    stage, built = options.stage, lab.config.built
+    if stage == "evaluate" and lab.by == "region":
+        print(tables.by_region(pipeline.evaluate_regions(lab, options.methods or [built], options.region)))
+    elif stage == "evaluate":
+        print(tables.comparison(pipeline.compare_methods(lab, options.methods or [built], range(lab.count))))
+    if stage in ("compare", "model"):
+        names = options.methods or pipeline.compared(lab.config)
+        print(tables.comparison(pipeline.compare_methods(lab, names, range(options.folds))))
+    if stage == "model" and lab.regions and (away := replace(lab, by="region")).left_out:
+        print(tables.by_region(pipeline.evaluate_regions(away, [built])))
     if options.stage == "search":
         print(search.table(pipeline.search_shapes(lab, range(options.folds))))
     if options.stage == "curve":

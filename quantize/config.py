@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -85,6 +85,8 @@ class BuildConfig:
     alone: FitConfig = field(default_factory=lambda: FitConfig(windows=64_000))
     mixed: MixConfig = field(default_factory=MixConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
+    built: Literal["mixed", "distilled"] = "mixed"
+    """Method whose network becomes the bundle."""
 
 
 def read_config(path: Path) -> BuildConfig:

@@ -16,8 +16,7 @@ from pydantic import JsonValue
 import agent
 from agent.atomic import ANYONE, replace_file
 from agent.errors import UsageError
-from agent.types import LABELS
-from quantize.config import BuildConfig
+from quantize.config import BuildConfig, DistilConfig, MixConfig
 from quantize.data.augment import calibration_windows
 from quantize.data.lengths import LENGTHS_S
 from quantize.data.records import load_records, read_table
@@ -30,7 +29,7 @@ from quantize.quantise.layers import layer_errors
 from quantize.quantise.verify import stated_tolerances
 from quantize.study import report
 from quantize.study.by_region import study
-from quantize.study.card import card
+from quantize.study.card import card, read_distances
 from quantize.study.compare import compare
 from quantize.study.confidence import Confidence, fit_confidence
 from quantize.study.crossval import cross_validate, together
@@ -41,21 +40,17 @@ from quantize.study.probe import probe, recording
 from quantize.study.search import Tried, search
 from quantize.study.seeds import repeat
 from quantize.train.checkpoint import load_checkpoint
-from quantize.train.fit import claim
 from quantize.train.lab import FOLDS, Division, Lab
-from quantize.train.methods import distilled_student, int8_student, method, module_logits, pretrained, transferred
+from quantize.train.loop import claim
+from quantize.train.methods import built_student, int8_student, prime_teacher, teacher
 from quantize.train.prime_dp import shape_of
-from quantize.train.student import parameter_count, save_student
+from quantize.train.student import parameter_count
 from quantize.train.transfer import Recipe, save_teacher
 
 log = logging.getLogger("quantize.pipeline")
 
 NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
-COMPARED = ("stft", "boosting", "alone", "scratch", "prime", "distilled", "without_prime", "without_generator", "int8")
-"""Methods whose cross-validation belongs to a full build."""
-EVALUATED = ("alone", "mixed", "mixed_bands")
-"""Methods that are judged with regions left out."""
 STUDIES = ("regions", "comparison", "probe", "learning_curve", "seeds", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
 
@@ -80,7 +75,7 @@ def open_lab(
     """
     shape_of(config.pretrain.variant)
     for name in config.distil.teachers:
-        method(name)
+        teacher(name)
     if checkpoint is not None:
         load_checkpoint(checkpoint, config.pretrain.variant)
     rows = read_table(data)
@@ -96,30 +91,33 @@ def open_lab(
     return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint, by=by, regions=regions)
 
 
-def transfer(lab: Lab, recipe: Recipe | None, target: Path) -> str:
-    """Adapt PRIME-DP to the lab's training split and write it to ``target``; returns its figures on the validation
-    split. Without a checkpoint the network is pre-trained on the lab's own records.
-
-    Raises:
-        BundleError: the checkpoint is damaged or of another variant than the configuration names.
-    """
-    settings = lab.config.teacher
-    if recipe is not None:
-        settings = replace(settings, recipe=recipe)
-        lab = replace(lab, config=replace(lab.config, teacher=settings))
-    teacher = transferred(lab, None, f"transfer_{settings.recipe}", pretrained(lab))
-    start = "pre-trained here" if lab.checkpoint is None else hashlib.sha256(lab.checkpoint.read_bytes()).hexdigest()
-    save_teacher(target, teacher, {"start": start, "recipe": settings.recipe})
-    held = [lab.records[int(i)] for i in lab.judged(None)]
-    if not held:
-        return f"{target} written; no record of the split `val` can be judged, so there are no figures"
-    logits = module_logits(teacher)
-    made: dict[str, Array] = {view: predict(logits, held, view, LENGTHS_S, lab.config.preparation) for view in VIEWS}
-    rows = [record.row for record in held]
-    plain = Confidence(tuple((seconds, 1.0) for seconds in LENGTHS_S), dict.fromkeys(LABELS, 0.0))
-    return report.text(
-        report.measure(report.calibrated(made, plain), rows), rows, f"{target}, recipe {settings.recipe}"
+def transferring(config: BuildConfig, recipe: Recipe | None) -> BuildConfig:
+    """``config`` for a student of PRIME-DP alone, transferred by ``recipe``."""
+    return replace(
+        config,
+        built="distilled",
+        distil=replace(config.distil, teachers=("prime",)),
+        teacher=replace(config.teacher, recipe=recipe or config.teacher.recipe),
     )
+
+
+def transfer(lab: Lab, target: Path, *, count: int, only: Sequence[int]) -> str:
+    """Adapt PRIME-DP to the lab's labels, distil a student of it and write its bundle; returns the text of its figures.
+    The teacher itself is left in ``work/teacher.pt``, for ``verify --teacher``.
+
+    Without a checkpoint the network is pre-trained on the lab's own records.
+    """
+    teacher = prime_teacher(lab, None)
+    start = "pre-trained here" if lab.checkpoint is None else hashlib.sha256(lab.checkpoint.read_bytes()).hexdigest()
+    save_teacher(lab.work / "teacher.pt", teacher, {"start": start, "recipe": lab.config.teacher.recipe})
+    # A network of PRIME-DP for each region would take days.
+    return build_bundle(replace(lab, regions={}), target, count=count, only=only)
+
+
+def compared(config: BuildConfig) -> tuple[str, ...]:
+    """The methods whose folds belong to a build: what the bundle is built of, its INT8 file, and its teachers."""
+    teachers = [name for name in config.distil.teachers if "@" not in name] if config.built == "distilled" else []
+    return (*dict.fromkeys((*teachers, config.built)), "int8")
 
 
 def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
@@ -207,16 +205,18 @@ def studies(work: Path) -> dict[str, JsonValue]:
 def build_bundle(
     lab: Lab, target: Path, *, count: int = CALIBRATION_WINDOWS, only: Sequence[int] = tuple(range(FOLDS))
 ) -> str:
-    """INT8 files, temperatures, thresholds, figures, card of the distilled student. Writes the bundle and returns the
-    text of its figures.
+    """INT8 files, temperatures, thresholds, figures, card of the student. Writes the bundle and returns the text of its
+    figures.
 
     The committed weights never saw the validation split; neither did the ranges. Temperatures and thresholds come from
-    the folds' networks.
+    the networks that each left out a region; from the folds' by event where no region is large enough.
     """
-    module = distilled_student(lab, None)
-    save_student(lab.work / "student.pt", module, lab.config.student, {"teachers": list(lab.config.distil.teachers)})
-    folds = cross_validate(lab, "distilled", only)
-    confidence = _confidence(lab, folds)
+    built = lab.config.built
+    module = built_student(lab, None)
+    folds = cross_validate(lab, built, only)
+    away = replace(lab, by="region")
+    regions = away.left_out if lab.regions else []
+    confidence = _confidence(lab, cross_validate(away, built) if regions else folds)
     validation, preparation = [lab.records[int(i)] for i in lab.judged(None)], lab.config.preparation
     files = int8_student(lab, None, count)
     # Windows that neither the ranges nor the choice of method came from.
@@ -254,8 +254,10 @@ def build_bundle(
                 [record.row for record in lab.records],
                 confidence,
                 studies(lab.work),
+                distances=read_distances(lab.data),
+                regions=len(regions),
                 folds=len(only),
-                synthetic=lab.config.distil.synthetic if lab.config.bank.synthetic else 0.0,
+                synthetic=_recipe(lab).synthetic if lab.config.bank.synthetic else 0.0,
                 overlapping=len(lab.held_out(None)) - len(validation),
             ),
         ),
@@ -271,6 +273,10 @@ def build_bundle(
     )
 
 
+def _recipe(lab: Lab) -> MixConfig | DistilConfig:
+    return lab.config.mixed if lab.config.built == "mixed" else lab.config.distil
+
+
 def _confidence(lab: Lab, folds: OutOfFold) -> Confidence:
     return fit_confidence(folds.logits, Truth.of([lab.records[int(i)].row for i in folds.index]))
 
@@ -281,9 +287,10 @@ def _training(lab: Lab) -> dict[str, JsonValue]:
         "records": len(rows),
         "events": len({row.event for row in rows}),
         "unlabelled": len(lab.unlabelled),
-        "windows": lab.config.distil.fit.windows,
-        "teachers": list(lab.config.distil.teachers),
-        "seed": lab.config.distil.fit.seed,
+        "method": lab.config.built,
+        "windows": _recipe(lab).fit.windows,
+        "teachers": list(lab.config.distil.teachers) if lab.config.built == "distilled" else [],
+        "seed": _recipe(lab).fit.seed,
         "without": list(lab.config.bank.without),
         "not_learned": ["collapse"],
     }

@@ -93,8 +93,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(
 
 
 def test_a_table_of_picks_that_lies_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"picks\.csv does not exist"):
-        read_arrivals(tmp_path)
+    assert read_arrivals(tmp_path) == {}, "without a table there are no phases to learn"
     (tmp_path / "soft_labels").mkdir()
     table = tmp_path / "soft_labels" / "picks.csv"
     head = "trace_name,pick_time,phase,probability,input\n"

@@ -21,7 +21,8 @@ from quantize_support import write_folder
 
 from agent.dsp.window import Preparation
 from agent.errors import BundleError, ConfigError, DataError, UsageError
-from agent.types import LABELS
+from agent.inference.bundle import open_bundle
+from agent.types import LABELS, WINDOW_SAMPLES
 from quantize.cli import CONFIGS, main
 from quantize.config import BuildConfig, read_config
 from quantize.data.augment import Augmentation
@@ -43,10 +44,7 @@ from quantize.train.student import (
     Student,
     StudentConfig,
     build_student,
-    example_input,
-    load_student,
     parameter_count,
-    save_student,
 )
 from quantize.train.transfer import EventTeacher, load_teacher, prepare_transfer, save_teacher
 
@@ -278,7 +276,7 @@ def test_default_student_suits_int8_and_its_budget() -> None:
     assert parameter_count(model) <= 500_000
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     assert all(m.groups == 1 and m.kernel_size[0] == 1 and m.out_channels % 8 == 0 for m in convolutions)
-    assert model(example_input()).shape == (1, len(LABELS))
+    assert model(torch.zeros(1, 3, 1, WINDOW_SAMPLES)).shape == (1, len(LABELS))
 
 
 @pytest.mark.parametrize(
@@ -304,17 +302,6 @@ def test_published_weights_take_the_place_of_pretraining(lab: Lab, tmp_path: Pat
         pretrained(replace(with_weights, checkpoint=None))
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="does not exist"):
-        load_student(tmp_path / "none.pt")
-    (tmp_path / "text.pt").write_text("weights")
-    torch.save({"weights": 1}, tmp_path / "other.pt")
-    torch.save(TINY, tmp_path / "code.pt")
-    for name in ("text.pt", "other.pt", "code.pt"):
-        with pytest.raises(BundleError, match=name):
-            load_student(tmp_path / name)
-
-
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("seed: 3\nstudent:\n  widths: [16]\n")
@@ -324,13 +311,6 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     read = read_config(path)
     assert (read.seed, read.distil.fit.windows) == (3, 7)
     assert read.distil.fit.soft == BuildConfig().distil.fit.soft, "what is left out keeps its default"
-
-
-def test_a_student_comes_back_from_its_file(tmp_path: Path) -> None:
-    model = student().eval()
-    save_student(tmp_path / "s.pt", model, REDUCED.student, {"seed": 5})
-    with torch.no_grad():
-        assert torch.equal(load_student(tmp_path / "s.pt")(example_input()), model(example_input()))
 
 
 @pytest.mark.slow
@@ -358,8 +338,24 @@ def test_one_command_goes_from_records_to_a_bundle_that_reports(
     assert "these are the figures of the model card" in shown
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     compared = shown[shown.index("## All methods, trained and tried alike") :].strip()
-    assert "student, distilled, INT8 - student, distilled, FP32" in compared
+    assert "the bundle's student, INT8 - student, distilled, FP32" in compared
     assert compared in card, "the report prints the card's comparison"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_transfer_says_its_time_and_ends_in_a_bundle_without_picks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, work, bundle = shutil.copytree(folder, tmp_path / "data"), tmp_path / "work", tmp_path / "bundle"
+    shutil.rmtree(data / "soft_labels")
+    options = ["--data", str(data), "--work", str(work), "--config", str(CONFIGS / "reduced.yaml")]
+    assert main(["transfer", *options, "--calibration", "32", "--out", str(bundle)]) == 0
+    assert capsys.readouterr().out.startswith("about 0.0 h on this machine, 2 times teacher and student")
+    assert dict(open_bundle(bundle).manifest.training)["teachers"] == ["prime"]
+    verified = ["verify", str(bundle), "--golden", "--teacher", str(work / "full" / "teacher.pt")]
+    main(verified)
+    assert "teacher -> student" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(400)

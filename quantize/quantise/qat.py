@@ -9,7 +9,6 @@ answer in FP32.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,13 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from agent.atomic import replacing
 from agent.errors import ConfigError
 from quantize.quantise.export import export_fp32
 from quantize.quantise.qdq import CPU, Range, quantised_tensors
-from quantize.train.fit import Source, claim
+from quantize.train.fit import Source
+from quantize.train.hardware import device
+from quantize.train.loop import Pace, claim, train
 from quantize.train.student import Student
-
-log = logging.getLogger("quantize.quantise.qat")
 
 MOST_LOST = 0.005
 """Share of windows right that INT8 may lose before it is fine-tuned."""
@@ -74,6 +72,12 @@ class OnGrid(nn.Module):
         logits: torch.Tensor = self.student.head(self.student.dropout(torch.cat(pooled, dim=1).flatten(1)))
         return logits
 
+    def train(self, mode: bool = True) -> OnGrid:
+        """No dropout: what is trained is what answers."""
+        super().train(mode)
+        self.student.eval()
+        return self
+
 
 def folded(student: Student) -> Student:
     """A copy with every batch norm folded into its convolution; the same function in evaluation mode."""
@@ -104,33 +108,28 @@ def fine_tune(
     """
     config = config or TuneConfig()
     order = [ranges[name] for name in quantised_tensors(export_fp32(student), CPU)]
-    grid, done = OnGrid(student, order, config.weight_limit), work / "tuned.pt"
-    work.mkdir(parents=True, exist_ok=True)
+    grid = OnGrid(student, order, config.weight_limit)
     claim(work, repr((config, len(source.index), order)))
-    if done.is_file():
-        grid.load_state_dict(torch.load(done, weights_only=True))
-        return grid.student.eval()
-    student.eval()
-    optimiser = torch.optim.Adam(grid.student.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-    for step in range(config.steps):
+    student.eval().to(device())
+
+    def windows(step: int) -> torch.Tensor:
         rng = np.random.default_rng((config.seed, step))
         some = np.sort(rng.choice(source.index, size=config.batch))
         signs = rng.choice((-1.0, 1.0), size=(config.batch, 1, 1))
-        windows = np.asarray(source.bank.windows[some], dtype=np.float32) * signs
-        x = torch.from_numpy(windows.astype(np.float32))[:, :, None]
+        return torch.from_numpy((source.bank.windows[some] * signs).astype(np.float32))[:, :, None]
+
+    def loss(grid: OnGrid, made: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = made.to(device())
         with torch.no_grad():
             target = torch.softmax(student(x) / TEMPERATURE, dim=1)
-        loss = nn.functional.kl_div(torch.log_softmax(grid(x) / TEMPERATURE, dim=1), target, reduction="batchmean")
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        if (step + 1) % 100 == 0:
-            log.info("step %d of %d: divergence from FP32 %.5f", step + 1, config.steps, float(loss.detach()))
-    with replacing(done) as file:
-        torch.save(grid.state_dict(), file)
-    return grid.student.eval()
+        told = torch.log_softmax(grid(x) / TEMPERATURE, dim=1)
+        return {"divergence": nn.functional.kl_div(told, target, reduction="batchmean")}
+
+    pace = Pace(steps=config.steps, learning_rate=config.learning_rate, clip=float("inf"), seed=config.seed)
+    groups = [{"params": list(grid.parameters()), "weight_decay": 0.0}]
+    tuned = train(grid, groups, windows, loss, pace=pace, done=work / "tuned.pt")
+    student.cpu()
+    return tuned.student
 
 
 def _weight(weight: torch.Tensor, limit: int) -> torch.Tensor:

@@ -26,6 +26,7 @@ from quantize.study.report import Answers, Measured, calibrated, measure, number
 FORMAT = "talus/comparison/1"
 PAIRS = (
     ("int8", "stft"),
+    ("int8", "mixed"),
     ("int8", "alone"),
     ("int8", "prime"),
     ("int8", "distilled"),
@@ -39,6 +40,9 @@ PAIRS = (
     ("prime", "stft"),
     ("prime", "scratch"),
     ("alone", "stft"),
+    ("mixed", "stft"),
+    ("mixed", "boosting"),
+    ("mixed", "alone"),
 )
 """Which differences are told, where both methods are there."""
 FIGURES = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")

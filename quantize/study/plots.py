@@ -88,7 +88,10 @@ def losses_picture(path: Path, log: Path) -> Path:
     steps = [line["step"] for line in lines]
     figure, axes = _figure(1, 2, 9, 3)
     for axis, key, title in zip(
-        axes[0], ("phase", "wave"), ("phases, weighted cross-entropy", "hidden waveform, squared error"), strict=True
+        axes[0],
+        ("phase", "wave"),
+        ("phases, weighted cross-entropy", "hidden waveform, weighted squared error"),
+        strict=True,
     ):
         axis.plot(steps, [line[key] for line in lines], color="black")
         axis.set_title(title, fontsize=9)

@@ -24,7 +24,7 @@ TITLES = {
     "distilled": "student, distilled, FP32",
     "without_prime": "the same without PRIME-DP",
     "without_generator": "the same without generator",
-    "int8": "student, distilled, INT8",
+    "int8": "the bundle's student, INT8",
 }
 VIEWS = {
     "neutral": "Neutral view (vertical only, 1-16 Hz, random placement, same filling): what counts",

@@ -1,16 +1,11 @@
-"""One training loop for every network here: teacher, student, STFT baseline, on windows of banks.
+"""Networks that learn classes: windows drawn from banks, labels and soft targets, the loss of both.
 
-Resumable and reproducible: a step's windows depend on the seed and the step alone; the state is on disk every so many
-steps, and a call for a finished run returns at once. The result is the moving average of the weights.
+The result is the moving average of the weights.
 """
 
 from __future__ import annotations
 
-import copy
-import json
-import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -22,22 +17,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from agent.atomic import replacing
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.data.bank import UNLABELLED, Bank
-from quantize.train.hardware import ahead, device, mixed_precision
-
-log = logging.getLogger("quantize.train.fit")
+from quantize.train.hardware import device, mixed_precision
+from quantize.train.loop import Pace, claim, train
 
 M = TypeVar("M", bound=nn.Module)
 Count = Annotated[int, Field(ge=1)]
 
 SMOOTHED = tuple(label != "collapse" for label in LABELS)
 """Labels that share the smoothing mass; collapse, hardly learned, would only be made likelier by it."""
-
-Groups = Callable[[nn.Module], list[dict[str, Any]]]
-"""Parameter groups of an optimiser; ``scale`` in a group multiplies the learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,81 +98,25 @@ def fit(
     """
     if not any(len(source.index) for source in sources):
         raise ConfigError("there is no window to learn from", "give more records, or fewer folds")
-    work.mkdir(parents=True, exist_ok=True)
     claim(work, repr((config, [(len(s.index), s.share, s.soft is not None) for s in sources])))
-    average = copy.deepcopy(model)
-    done = work / "average.pt"
-    if done.is_file():
-        average.load_state_dict(torch.load(done, weights_only=True))
-        return average.eval()
-    model.to(device())
-    average.to(device())
-    torch.set_num_threads(config.threads)
-    optimiser = torch.optim.AdamW(groups or decayed_groups(model, config.weight_decay), lr=config.learning_rate)
-    scales = [group.get("scale", 1.0) for group in optimiser.param_groups]
-    steps = max(1, config.windows // config.batch)
-    first = _resume(work / "state.pt", model, average, optimiser)
-    began, losses = time.monotonic(), 0.0
-    model.train()
-    draw = partial(_draw, sources, config)
-    for step, made in enumerate(ahead(draw, range(first, steps)), first):
+
+    def loss(model: M, made: _Batch) -> dict[str, torch.Tensor]:
         batch = made.to(device())
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        for group, scale in zip(optimiser.param_groups, scales, strict=True):
-            group["lr"] = scale * _rate(config, step / steps)
         with mixed_precision(config.bfloat16):
             logits = model(batch.windows)
-        loss = _loss(logits.float(), batch, config)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        optimiser.step()
-        move_average(average, model, min(config.average, (1 + step) / (10 + step)))
-        losses += float(loss.detach())
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            spent = time.monotonic() - began
-            line = {"step": step + 1, "loss": round(losses / ((step % save_every) + 1), 4), "seconds": round(spent, 1)}
-            log.info("%s of %d: %s", work.name, steps, line)
-            with (work / "log.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
-            losses = 0.0
-            if step + 1 < steps:
-                _save(work / "state.pt", model, average, optimiser, step + 1)
-    average.cpu()
-    with replacing(done) as file:
-        torch.save(average.state_dict(), file)
-    (work / "state.pt").unlink(missing_ok=True)
-    return average.eval()
+        return {"loss": _loss(logits.float(), batch, config)}
 
-
-def claim(work: Path, text: str) -> None:
-    """Refuse to go on with a run that was something else."""
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / "run.txt"
-    if not path.is_file():
-        path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
-        raise ConfigError(
-            f"{work} holds a run of another configuration or of other records", "name another --work folder"
-        )
-
-
-@torch.no_grad()
-def move_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of all weights and statistics."""
-    for mine, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mine.dtype.is_floating_point:
-            mine.lerp_(theirs, 1 - decay)
-        else:
-            mine.copy_(theirs)
-
-
-def _rate(config: FitConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine to zero; ``progress`` in 0..1."""
-    if progress < config.warm_up:
-        return config.learning_rate * (progress + 1e-3) / config.warm_up
-    share = (progress - config.warm_up) / max(1e-9, 1 - config.warm_up)
-    return config.learning_rate * 0.5 * (1 + float(np.cos(np.pi * min(1.0, share))))
+    pace = Pace(
+        steps=max(1, config.windows // config.batch),
+        learning_rate=config.learning_rate,
+        warm_up=config.warm_up,
+        average=config.average,
+        seed=config.seed,
+        threads=config.threads,
+        save_every=save_every,
+    )
+    groups = groups or decayed_groups(model, config.weight_decay)
+    return train(model, groups, partial(_draw, sources, config), loss, pace=pace, done=work / "average.pt")
 
 
 def _draw(sources: Sequence[Source], config: FitConfig, step: int) -> _Batch:
@@ -223,24 +157,3 @@ def _loss(logits: torch.Tensor, batch: _Batch, config: FitConfig) -> torch.Tenso
     share = torch.where(batch.labelled > 0, batch.taught * config.soft, batch.taught)
     weight = share * taught + (1 - share) * batch.labelled * hard
     return weight.sum() / torch.maximum(batch.labelled, batch.taught).sum().clamp(min=1)
-
-
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True, map_location=device())
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
-
-
-def _save(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    state = {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": step,
-    }
-    with replacing(path) as file:
-        torch.save(state, file)

@@ -30,9 +30,10 @@ from quantize.quantise.int8 import Int8Files
 from quantize.study.evaluate import Array, Logits, softmax
 from quantize.train.boosting import feature_table, train_boosting
 from quantize.train.checkpoint import load_checkpoint
-from quantize.train.fit import FitConfig, Source, claim, fit
+from quantize.train.fit import FitConfig, Source, fit
 from quantize.train.hardware import device, mixed_precision
 from quantize.train.lab import Lab, learned_from
+from quantize.train.loop import claim
 from quantize.train.pretrain import pretrain, read_arrivals
 from quantize.train.prime_dp import PrimeDP
 from quantize.train.stft_network import StftNetwork
@@ -137,6 +138,11 @@ def distilled(lab: Lab, fold: int | None) -> Logits:
     return module_logits(distilled_student(lab, fold))
 
 
+def built_student(lab: Lab, fold: int | None) -> Student:
+    """The student that the bundle is built of: ``built`` of the configuration."""
+    return _STUDENTS[lab.config.built](lab, fold)
+
+
 def distilled_student(lab: Lab, fold: int | None, name: str = "distilled") -> Student:
     """The distilled network itself, kept under ``name``."""
     settings, bank = lab.config.distil, lab.bank()
@@ -211,19 +217,19 @@ def _distilling(lab: Lab, **changes: Any) -> Lab:
 
 
 def int8(lab: Lab, fold: int | None) -> Logits:
-    """The distilled student as the agent runs it: the INT8 file for CPUs."""
+    """The bundle's student as the agent runs it: the INT8 file for CPUs."""
     run = infer.runner(int8_student(lab, fold, _FOLD_CALIBRATION).cpu)
     return lambda windows: run(windows).astype(np.float64)
 
 
 def int8_student(lab: Lab, fold: int | None, count: int) -> Int8Files:
-    """The distilled student in both dialects, its ranges from ``count`` windows of what the fold learned from.
+    """The bundle's student in both dialects, its ranges from ``count`` windows of what the fold learned from.
 
     Where INT8 loses more than ``qat.MOST_LOST`` of the windows right, on windows that the ranges did not come from, it
     is fine-tuned, and the better of the two is taken.
     """
     training, preparation, bank = lab.training(fold), lab.config.preparation, lab.bank()
-    work, student, index = folder(lab, "int8", fold), distilled_student(lab, fold), learned_from(bank, fold)
+    work, student, index = folder(lab, "int8", fold), built_student(lab, fold), learned_from(bank, fold)
     work.mkdir(parents=True, exist_ok=True)
     ranged = calibration_windows(training, preparation, count, seed=1)
     tried = calibration_windows(training, preparation, max(16, count // 4), seed=2)
@@ -273,15 +279,19 @@ def boosting(lab: Lab, fold: int | None) -> Logits:
     return train_boosting(table[index], bank.label[index], lab.config.seed)
 
 
-def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], name: str) -> NDArray[np.float32]:
-    """Mean probabilities of the teachers on the entries ``index`` of a bank, ``[len(bank), 5]`` (zero elsewhere)."""
-    lab = replace(lab, seed=0)  # another run of the student, by the same teachers
+def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], windows: str) -> NDArray[np.float32]:
+    """Mean probabilities of the teachers on the entries ``index`` of a bank, ``[len(bank), 5]`` (zero elsewhere).
+
+    ``windows`` is the bank's name. The student's own seed moves no teacher.
+    """
     total = np.zeros((len(bank), len(LABELS)))
-    for teacher in lab.config.distil.teachers:
-        path = folder(lab, teacher, fold) / f"taught_{name}.npy"
+    for name in lab.config.distil.teachers:
+        base, seed = teacher(name)
+        teaching = replace(lab, seed=seed)
+        path = folder(teaching, base, fold) / f"taught_{windows}.npy"
         if not path.is_file():
             answers = np.zeros((len(bank), len(LABELS)), dtype=np.float32)
-            logits = method(teacher)(lab, fold)
+            logits = method(base)(teaching, fold)
             for start in range(0, len(index), _CHUNK):
                 some = index[start : start + _CHUNK]
                 answers[some] = softmax(logits(np.asarray(bank.windows[some], dtype=np.float32)))
@@ -291,6 +301,22 @@ def taught(lab: Lab, fold: int | None, bank: Bank, index: NDArray[np.int64], nam
     return (total / len(lab.config.distil.teachers)).astype(np.float32)
 
 
+def teacher(name: str) -> tuple[str, int]:
+    """Method and seed that a teacher's name stands for: ``mixed@1`` is ``mixed`` from other random numbers.
+
+    Raises:
+        ConfigError: there is no such method, or what follows ``@`` is no number.
+    """
+    base, at, seed = name.partition("@")
+    if at and not seed.isdigit():
+        raise ConfigError(f"{name!r} names no teacher", "write METHOD@NUMBER for a method with another seed")
+    method(base)
+    return base, int(seed or 0)
+
+
+_STUDENTS: Mapping[str, Callable[[Lab, int | None], Student]] = MappingProxyType(
+    {"mixed": mixed_student, "distilled": distilled_student}
+)
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "stft": stft,

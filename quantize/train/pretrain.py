@@ -7,10 +7,7 @@ Windows of 30.72 s, a length that the authors use too, cost a third of full ones
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import signal
-from torch import nn
 
-from agent.atomic import replacing
 from agent.errors import DataError
 from agent.types import WINDOW_RATE_HZ, parse_ns
 from quantize.data.records import Record, read_csv
 from quantize.data.views import main_component
-from quantize.train.fit import Count, claim
-from quantize.train.hardware import ahead, device, mixed_precision
+from quantize.train.fit import Count
+from quantize.train.hardware import device, mixed_precision
+from quantize.train.loop import Pace, claim, train
 from quantize.train.prime_dp import DOWNSAMPLING, PHASES, PrimeDP
 
 log = logging.getLogger("quantize.train.pretrain")
@@ -61,14 +57,16 @@ class PretrainConfig:
 
 
 def read_arrivals(root: Path) -> Arrivals:
-    """The picks of ``root/soft_labels/picks.csv``: those on three components where there are any, else the vertical's.
+    """The picks of ``root/soft_labels/picks.csv``: those on three components where there are any, else the vertical's;
+    none where there is no table, so that the masked waveforms alone are learned.
 
     Raises:
-        DataError: the table is missing or has a phase or a number that is not known.
+        DataError: the table has a phase or a number that is not known.
     """
     table = root / "soft_labels" / "picks.csv"
     if not table.is_file():
-        raise DataError(f"{table} does not exist", "pre-training needs the table of picks beside the records")
+        log.warning("%s does not exist: pre-training without phases", table)
+        return {}
     known = {phase: number for number, phase in enumerate(PHASES) if number}
     found: dict[str, dict[str, list[tuple[int, int, float]]]] = defaultdict(lambda: defaultdict(list))
     for line, row in read_csv(table, ("trace_name", "pick_time", "phase", "probability", "input")):
@@ -86,53 +84,26 @@ def pretrain(
     records: Sequence[Record], arrivals: Arrivals, config: PretrainConfig, work: Path, *, save_every: int = 100
 ) -> PrimeDP:
     """Train on ``records`` (labels are not looked at) and return the network; resumable like ``fit``."""
-    work.mkdir(parents=True, exist_ok=True)
     claim(work, repr((config, len(records))))
     torch.manual_seed(config.seed)
-    model = PrimeDP(config.variant)
-    done = work / "prime_dp.pt"
-    if done.is_file():
-        model.load_state_dict(torch.load(done, weights_only=True))
-        return model.eval()
-    torch.set_num_threads(config.threads)
-    model.to(device())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    state_path, first = work / "state.pt", 0
-    if state_path.is_file():
-        state = torch.load(state_path, weights_only=True, map_location=device())
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = int(state["step"])
-    maker = Windows(records, arrivals, config)
-    steps = max(1, config.windows // config.batch)
-    sums, began = np.zeros(2), time.monotonic()
-    model.train()
-    for step, batch in enumerate(ahead(maker.batch, range(first, steps)), first):
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        progress = step / steps
-        for group in optimiser.param_groups:
-            warm = min(1.0, (progress + 1e-3) / config.warm_up)
-            group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def loss(model: PrimeDP, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         x, phases, hidden = (part.to(device()) for part in batch)
-        phase_loss, wave_loss = losses(model, x, phases, hidden, bfloat16=config.bfloat16)
-        optimiser.zero_grad()
-        (phase_loss + config.wave * wave_loss).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        sums += (float(phase_loss.detach()), float(wave_loss.detach()))
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            phase, wave = (sums / (step % save_every + 1)).tolist()
-            line = {"step": step + 1, "phase": round(phase, 5), "wave": round(wave, 5)}
-            log.info("pre-training, of %d: %s %.0f s", steps, line, time.monotonic() - began)
-            with (work / "log.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
-            sums[:] = 0
-            content = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            _save(state_path, content)
-    model.cpu()
-    _save(done, model.state_dict())
-    state_path.unlink(missing_ok=True)
-    return model.eval()
+        phase, wave = losses(model, x, phases, hidden, bfloat16=config.bfloat16)
+        return {"phase": phase, "wave": config.wave * wave}
+
+    pace = Pace(
+        steps=max(1, config.windows // config.batch),
+        learning_rate=config.learning_rate,
+        warm_up=config.warm_up,
+        clip=1.0,
+        seed=config.seed,
+        threads=config.threads,
+        save_every=save_every,
+    )
+    network = PrimeDP(config.variant)
+    groups = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
+    return train(network, groups, Windows(records, arrivals, config).batch, loss, pace=pace, done=work / "prime_dp.pt")
 
 
 def losses(
@@ -245,8 +216,3 @@ class Windows:
             start = int(rng.integers(tokens))
             hidden[start : start + int(rng.integers(1, 5))] = True
         return np.repeat(hidden, DOWNSAMPLING)
-
-
-def _save(path: Path, content: object) -> None:
-    with replacing(path) as file:
-        torch.save(content, file)

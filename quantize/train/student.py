@@ -8,16 +8,13 @@ where in the window the motion stands, and keep a short signal from drowning in 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from agent.atomic import replacing
-from agent.errors import BundleError, ConfigError
-from agent.types import LABELS, WINDOW_SAMPLES
+from agent.errors import ConfigError
+from agent.types import LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +85,3 @@ def build_student(config: StudentConfig) -> Student:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def save_student(path: Path, model: Student, config: StudentConfig, notes: dict[str, Any]) -> None:
-    """Write weights, shape and notes (plain values) so that ``torch.load(weights_only=True)`` reads them; atomic."""
-    with replacing(path) as file:
-        torch.save({"config": asdict(config), "state": model.state_dict(), "notes": notes}, file)
-
-
-def load_student(path: Path) -> Student:
-    """The network of a checkpoint, in evaluation mode.
-
-    Raises:
-        BundleError: the file is missing, is not a checkpoint of a student, or its weights do not fit its own shape.
-    """
-    hint = "point to a student.pt that `python -m quantize bundle` wrote"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        config = StudentConfig(**content["config"])
-        model = build_student(config)
-        model.load_state_dict(content["state"])
-    except FileNotFoundError:
-        raise BundleError(f"{path} does not exist", hint) from None
-    except Exception as error:  # a dozen types mean the same; their text recommends to run the code in the file
-        raise BundleError(f"{path} is no checkpoint of a student ({type(error).__name__})", hint) from error
-    return model.eval()
-
-
-def example_input() -> torch.Tensor:
-    """An input of the one shape that the exported network takes."""
-    return torch.zeros(1, 3, 1, WINDOW_SAMPLES)
