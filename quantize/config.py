@@ -87,6 +87,8 @@ class BuildConfig:
     distil: DistilConfig = field(default_factory=DistilConfig)
     built: Literal["mixed", "distilled"] = "mixed"
     """Method whose network becomes the bundle."""
+    confidence: tuple[str, ...] = ()
+    """Regions whose networks set its temperatures and thresholds; without a name, all that are left out."""
 
 
 def read_config(path: Path) -> BuildConfig:

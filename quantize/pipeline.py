@@ -15,12 +15,13 @@ from pydantic import JsonValue
 
 import agent
 from agent.atomic import ANYONE, replace_file
-from agent.errors import UsageError
+from agent.errors import ConfigError, UsageError
+from agent.inference.bundle import open_bundle
 from quantize.config import BuildConfig, DistilConfig, MixConfig
 from quantize.data.augment import calibration_windows
 from quantize.data.lengths import LENGTHS_S
 from quantize.data.records import load_records, read_table
-from quantize.data.regions import TABLE, read_regions
+from quantize.data.regions import TABLE, left_out, read_regions
 from quantize.data.unlabelled import read_streams, read_unlabelled
 from quantize.data.views import VIEWS
 from quantize.quantise import infer
@@ -39,6 +40,8 @@ from quantize.study.evaluate import Array, OutOfFold, Truth, predict
 from quantize.study.probe import probe, recording
 from quantize.study.search import Tried, search
 from quantize.study.seeds import repeat
+from quantize.teach.replay_bank import replay_bank
+from quantize.teach.taught import add_replay
 from quantize.train.checkpoint import load_checkpoint
 from quantize.train.lab import FOLDS, Division, Lab
 from quantize.train.loop import claim
@@ -88,6 +91,11 @@ def open_lab(
     learned = [replace(row, path=Path(row.name)) for row in (*rows, *(r.row for r in (*unlabelled, *streams)))]
     claim(work, f"{config!r}\n{hashlib.sha256(repr(learned).encode()).hexdigest()}")
     regions = read_regions(data, rows) if by == "region" or (data / TABLE).is_file() else {}
+    unknown = set(config.confidence) - set(left_out(rows, regions) if regions else ())
+    if unknown:
+        raise ConfigError(
+            f"confidence: the region {min(unknown)!r} is not left out", f"name regions of {data / TABLE}, or none"
+        )
     return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint, by=by, regions=regions)
 
 
@@ -215,8 +223,9 @@ def build_bundle(
     module = built_student(lab, None)
     folds = cross_validate(lab, built, only)
     away = replace(lab, by="region")
-    regions = away.left_out if lab.regions else []
-    confidence = _confidence(lab, cross_validate(away, built) if regions else folds)
+    regions = list(lab.config.confidence or away.left_out) if lab.regions else []
+    numbers = [away.left_out.index(name) for name in regions]
+    confidence = _confidence(lab, cross_validate(away, built, numbers) if regions else folds)
     validation, preparation = [lab.records[int(i)] for i in lab.judged(None)], lab.config.preparation
     files = int8_student(lab, None, count)
     # Windows that neither the ranges nor the choice of method came from.
@@ -228,7 +237,7 @@ def build_bundle(
         return run(windows).astype(np.float64)
 
     answers: dict[str, Array] = {view: predict(int8, validation, view, LENGTHS_S, preparation) for view in VIEWS}
-    val_rows = [record.row for record in validation]
+    rows, val_rows = [record.row for record in lab.records], [record.row for record in validation]
     fold_rows = [lab.records[int(i)].row for i in folds.index]
     measured = report.measure(report.calibrated(answers, confidence), val_rows)
     crossed = report.measure(report.calibrated(folds.logits, confidence), fold_rows)
@@ -251,17 +260,19 @@ def build_bundle(
             card=card(
                 measured,
                 crossed,
-                [record.row for record in lab.records],
+                rows,
                 confidence,
                 studies(lab.work),
                 distances=read_distances(lab.data),
-                regions=len(regions),
+                regions=regions,
                 folds=len(only),
                 synthetic=_recipe(lab).synthetic if lab.config.bank.synthetic else 0.0,
                 overlapping=len(lab.held_out(None)) - len(validation),
             ),
         ),
     )
+    bundle = open_bundle(target)
+    add_replay(target, bundle, replay_bank(bundle, lab.records, lab.regions), lab.config.bank.without)
     log.info("%s written, %d parameters", target, parameter_count(module))
     return "\n\n".join(
         (

@@ -71,15 +71,15 @@ def card(
     studies: Mapping[str, Any],
     *,
     distances: Mapping[str, tuple[int, float, float, float]],
-    regions: int,
+    regions: Sequence[str],
     folds: int,
     synthetic: float,
     overlapping: int,
 ) -> str:
     """Markdown: use, limits, data, figures, confidence; ``studies`` by name, as they stand in the manifest;
     ``synthetic`` the generator's share of what was learned from; ``overlapping`` records of the validation split are
-    not judged; ``distances`` from ``read_distances``; ``regions`` left out for the confidence, 0: it comes from the
-    folds."""
+    not judged; ``distances`` from ``read_distances``; ``regions``: those left out for the confidence, which comes from
+    the folds without any."""
     temperatures = ", ".join(f"{seconds:g} s {value:.2f}" for seconds, value in confidence.temperatures)
     limits = ", ".join(f"{label} {confidence.thresholds[label]:.2f}" for label in LABELS)
     return "\n".join(
@@ -126,7 +126,7 @@ def card(
             *tables.studies(studies),
             "## Confidence",
             "",
-            f"Fitted on the answers of networks that left out one of {regions} regions."
+            f"Fitted on the answers of networks that each left out a region: {', '.join(regions)}."
             if regions
             else "Fitted on the answers of the folds by event.",
             f"Temperature by window length: {temperatures}.",
