@@ -501,7 +501,7 @@ def test_a_region_is_left_out_whole_and_its_answers_are_kept(
     assert lab.left_out == ["alps"] and lab.count == 1
     index = learned_from(lab.bank(), 0)
     assert {lab.regions[lab.records[int(i)].row.event] for i in lab.bank().record[index]} == {"west"}
-    found = evaluate_regions(lab, ["mixed", "mixed_bands"])
+    found = evaluate_regions(lab, ["mixed"])
     assert found["regions"] == ["alps"] and (work / "regions.json").is_file()
     assert (work / "mixed" / "without_alps" / "answers.npz").is_file()
     with pytest.raises(UsageError, match="'moon'"):

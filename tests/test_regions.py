@@ -13,14 +13,13 @@ from agent.dsp.window import Preparation
 from agent.errors import DataError
 from agent.types import parse_ns
 from quantize.data.augment import Augmentation, Augmenter, Sampler
-from quantize.data.bands import both_bands, limited
 from quantize.data.lengths import LENGTHS_S
 from quantize.data.records import Record, Row, load_records, read_table
 from quantize.data.regions import left_out, numbers, read_regions
 from quantize.data.trust import in_working_hours, is_judged, trust
 from quantize.data.unlabelled import read_weak_labels
 from quantize.study import by_region, tables
-from quantize.study.evaluate import OutOfFold, softmax
+from quantize.study.evaluate import OutOfFold
 
 BASE = Row(Path("a__XX.AAA.mseed"), "a", "uw", "e", "earthquake", "", "train", ("HHZ",), 100.0, 0)
 
@@ -112,18 +111,6 @@ def test_a_random_colour_changes_the_spectrum_and_not_what_is_empty(tmp_path: Pa
     ]
     assert np.isfinite(made[1]).all() and np.abs(made[1]).max() <= 1
     assert not np.allclose(made[0], made[1])
-
-
-def test_both_bands_average_two_answers_and_leave_silence_silent() -> None:
-    windows = np.zeros((2, 3, 10240), np.float32)
-    windows[0, 2, :4000] = np.random.default_rng(0).standard_normal(4000)
-    windows[0] /= np.abs(windows[0]).max()
-    narrow = limited(windows)
-    assert not narrow[1].any() and not narrow[0, :, 4000:].any()
-    assert np.abs(narrow[0, 2]).max() == 1
-    logits = np.array([[0.0, 1.0, 2.0, 3.0, 4.0]])
-    answered = both_bands(lambda w: np.repeat(logits, len(w), axis=0))(windows)
-    assert np.allclose(softmax(answered), softmax(logits))
 
 
 def test_weak_labels_are_read_strictly(tmp_path: Path) -> None:

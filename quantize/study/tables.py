@@ -17,13 +17,9 @@ TITLES = {
     "boosting": "boosting on hand features",
     "alone": "student, labels alone",
     "mixed": "student, labels and generator",
-    "mixed_bands": "the same, both bands",
-    "scratch": "PRIME-DP, not pre-trained",
     "prime": "PRIME-DP, pre-trained, transferred",
     "teachers": "the teachers' mean",
     "distilled": "student, distilled, FP32",
-    "without_prime": "the same without PRIME-DP",
-    "without_generator": "the same without generator",
     "int8": "the bundle's student, INT8",
 }
 VIEWS = {

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +20,6 @@ from agent.atomic import replacing
 from agent.errors import ConfigError
 from agent.types import LABELS
 from quantize.data.augment import calibration_windows
-from quantize.data.bands import both_bands
 from quantize.data.bank import Bank
 from quantize.data.unlabelled import read_weak_labels
 from quantize.quantise import infer, qat
@@ -83,12 +81,6 @@ def prime(lab: Lab, fold: int | None) -> Logits:
     return module_logits(prime_teacher(lab, fold), bfloat16=lab.config.teacher.fit.bfloat16)
 
 
-def scratch(lab: Lab, fold: int | None) -> Logits:
-    """The same network and training without the pre-training: what the latter is worth."""
-    torch.manual_seed(lab.config.seed)
-    return module_logits(transferred(lab, fold, "scratch", PrimeDP(lab.config.pretrain.variant)))
-
-
 def pretrained(lab: Lab) -> PrimeDP:
     """The pre-trained network: published weights where the lab has some. Else it saw, without labels, the training
     split (so whatever a fold leaves out of that), records without a class and the streams (so whatever validation
@@ -114,17 +106,12 @@ def _claim_start(lab: Lab, start: str) -> None:
 
 
 def prime_teacher(lab: Lab, fold: int | None) -> EventTeacher:
-    """The transferred network itself."""
-    return transferred(lab, fold, "prime", pretrained(lab))
-
-
-def transferred(lab: Lab, fold: int | None, name: str, network: PrimeDP) -> EventTeacher:
-    """``network`` adapted to what a fold learns from, kept under ``name``."""
-    settings, bank = lab.config.teacher, lab.bank()
+    """The pre-trained network, adapted to what a fold learns from."""
+    settings, bank, network = lab.config.teacher, lab.bank(), pretrained(lab)
     torch.manual_seed(settings.fit.seed)
     teacher = EventTeacher(network, settings.pool, settings.dropout)
     groups = prepare_transfer(teacher, settings.recipe, settings.fit.weight_decay)
-    return fit(teacher, lab.labelled(bank, fold), settings.fit, folder(lab, name, fold), groups=groups)
+    return fit(teacher, lab.labelled(bank, fold), settings.fit, folder(lab, "prime", fold), groups=groups)
 
 
 def alone(lab: Lab, fold: int | None) -> Logits:
@@ -143,8 +130,8 @@ def built_student(lab: Lab, fold: int | None) -> Student:
     return _STUDENTS[lab.config.built](lab, fold)
 
 
-def distilled_student(lab: Lab, fold: int | None, name: str = "distilled") -> Student:
-    """The distilled network itself, kept under ``name``."""
+def distilled_student(lab: Lab, fold: int | None) -> Student:
+    """The network of ``distilled`` itself."""
     settings, bank = lab.config.distil, lab.bank()
     index = learned_from(bank, fold)
     told = index[index < settings.taught]
@@ -161,17 +148,12 @@ def distilled_student(lab: Lab, fold: int | None, name: str = "distilled") -> St
     if made is not None:
         # What the generator made is what it says; teachers that never saw its like have no better opinion.
         sources.append(Source(made, learned_from(made, fold), settings.synthetic))
-    return _student(lab, fold, name, sources, settings.fit)
+    return _student(lab, fold, "distilled", sources, settings.fit)
 
 
 def mixed(lab: Lab, fold: int | None) -> Logits:
     """The student from labels, the generator and the weak labels; no teacher, no pre-training."""
     return module_logits(mixed_student(lab, fold))
-
-
-def mixed_bands(lab: Lab, fold: int | None) -> Logits:
-    """The same network, asked about the window and about its band-limited copy."""
-    return both_bands(mixed(lab, fold))
 
 
 def mixed_student(lab: Lab, fold: int | None) -> Student:
@@ -199,21 +181,6 @@ def _weak(lab: Lab, bank: Bank, fold: int | None, share: float) -> Source:
             soft[entry, LABELS.index("earthquake")] += _WEAKLY_SURE * (1 - blast)
             chosen.append(entry)
     return Source(bank, np.array(chosen, dtype=np.int64), share, soft)
-
-
-def without_prime(lab: Lab, fold: int | None) -> Logits:
-    """Distilled by the other teachers: what PRIME-DP is worth."""
-    others = tuple(name for name in lab.config.distil.teachers if name != "prime")
-    return module_logits(distilled_student(_distilling(lab, teachers=others), fold, "without_prime"))
-
-
-def without_generator(lab: Lab, fold: int | None) -> Logits:
-    """Distilled on real records only: what the generator is worth."""
-    return module_logits(distilled_student(_distilling(lab, synthetic=0.0), fold, "without_generator"))
-
-
-def _distilling(lab: Lab, **changes: Any) -> Lab:
-    return replace(lab, config=replace(lab.config, distil=replace(lab.config.distil, **changes)))
 
 
 def int8(lab: Lab, fold: int | None) -> Logits:
@@ -323,12 +290,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "boosting": boosting,
         "alone": alone,
         "mixed": mixed,
-        "mixed_bands": mixed_bands,
-        "scratch": scratch,
         "prime": prime,
         "distilled": distilled,
-        "without_prime": without_prime,
-        "without_generator": without_generator,
         "int8": int8,
     }
 )
