@@ -333,26 +333,26 @@ def _run(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace, lab: Lab) -> None:
     from quantize import pipeline
-    from quantize.study import curve, search, tables
+    from quantize.study import curve, search, studies, tables
 
     stage, built = options.stage, lab.config.built
     if stage == "evaluate" and lab.by == "region":
-        print(tables.by_region(pipeline.evaluate_regions(lab, options.methods or [built], options.region)))
+        print(tables.by_region(studies.evaluate_regions(lab, options.methods or [built], options.region)))
     elif stage == "evaluate":
-        print(tables.comparison(pipeline.compare_methods(lab, options.methods or [built], range(lab.count))))
+        print(tables.comparison(studies.compare_methods(lab, options.methods or [built], range(lab.count))))
     if stage in ("compare", "model"):
         names = options.methods or pipeline.compared(lab.config)
-        print(tables.comparison(pipeline.compare_methods(lab, names, range(options.folds))))
+        print(tables.comparison(studies.compare_methods(lab, names, range(options.folds))))
     if stage == "model" and lab.regions and (away := replace(lab, by="region")).left_out:
-        print(tables.by_region(pipeline.evaluate_regions(away, [built])))
+        print(tables.by_region(studies.evaluate_regions(away, [built])))
     if options.stage == "search":
-        print(search.table(pipeline.search_shapes(lab, range(options.folds))))
+        print(search.table(studies.search_shapes(lab, range(options.folds))))
     if options.stage == "curve":
-        print(tables.curve(pipeline.curve(lab, options.methods or curve.METHODS, range(options.folds))))
+        print(tables.curve(studies.curve(lab, options.methods or curve.METHODS, range(options.folds))))
     if options.stage == "seeds":
-        print(tables.seeds(pipeline.repeat_seeds(lab, options.seeds, range(options.folds))))
+        print(tables.seeds(studies.repeat_seeds(lab, options.seeds, range(options.folds))))
     if options.stage in ("probe", "model"):
-        print(tables.probe(pipeline.probe_recording(lab)))
+        print(tables.probe(studies.probe_recording(lab)))
 
 
 def _require_place(target: Path) -> None:

@@ -28,11 +28,12 @@ from quantize.config import BuildConfig, read_config
 from quantize.data.augment import Augmentation
 from quantize.data.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
 from quantize.data.records import Record, load_records, read_table
-from quantize.pipeline import evaluate_regions, open_lab
+from quantize.pipeline import open_lab
 from quantize.study import search, tables
 from quantize.study.compare import FIGURES
 from quantize.study.plots import front_picture
 from quantize.study.seeds import repeat
+from quantize.study.studies import evaluate_regions
 from quantize.train.boosting import train_boosting
 from quantize.train.fit import FitConfig, Source, _draw, fit
 from quantize.train.hardware import ahead
@@ -338,7 +339,7 @@ def test_one_command_goes_from_records_to_a_bundle_that_reports(
     assert "these are the figures of the model card" in shown
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     compared = shown[shown.index("## All methods, trained and tried alike") :].strip()
-    assert "the bundle's student, INT8 - student, distilled, FP32" in compared
+    assert "student, distilled, INT8 - student, distilled, FP32" in compared
     assert compared in card, "the report prints the card's comparison"
 
 

@@ -20,7 +20,11 @@ TITLES = {
     "prime": "PRIME-DP, pre-trained, transferred",
     "teachers": "the teachers' mean",
     "distilled": "student, distilled, FP32",
-    "int8": "the bundle's student, INT8",
+    "int8": "student, distilled, INT8",
+    # Of the default bundle's own comparison; no build compares them any more.
+    "scratch": "PRIME-DP, not pre-trained",
+    "without_prime": "the same without PRIME-DP",
+    "without_generator": "the same without generator",
 }
 VIEWS = {
     "neutral": "Neutral view (vertical only, 1-16 Hz, random placement, same filling): what counts",

@@ -1,0 +1,107 @@
+"""Studies of a lab, each left as JSON in the work folder, from where a bundle takes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from agent.atomic import ANYONE, replace_file
+from agent.errors import UsageError
+from quantize.study.by_region import study
+from quantize.study.compare import compare
+from quantize.study.crossval import cross_validate, together
+from quantize.study.curve import METHODS as CURVED
+from quantize.study.curve import learning_curve
+from quantize.study.probe import probe, recording
+from quantize.study.search import Tried, search
+from quantize.study.seeds import repeat
+from quantize.train.lab import Lab
+
+STUDIES = ("regions", "comparison", "probe", "learning_curve", "seeds", "layers")
+"""Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
+
+
+def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
+    """Cross-validate the methods named and leave what there is to say of them in ``work/comparison.json``."""
+    answered = {name: cross_validate(lab, name, only) for name in names}
+    teachers = lab.config.distil.teachers
+    if set(teachers) <= set(names):
+        answered["teachers"] = together([answered[name] for name in teachers])
+    found = compare(answered, [record.row for record in lab.records], lab.parts // 2)
+    leave_study(lab.work, "comparison", found)
+    return found
+
+
+def evaluate_regions(lab: Lab, names: Sequence[str], only: Sequence[str] = ()) -> dict[str, JsonValue]:
+    """The methods named with regions left out one at a time (all that are large enough, or those in ``only``), and
+    what there is to say of them, left in ``work/regions.json`` once every region is in it.
+
+    Raises:
+        UsageError: there is no such region, or none is large enough.
+    """
+    places = lab.left_out
+    unknown = [name for name in only if name not in places]
+    if unknown or not places:
+        known = f"choose among {', '.join(places)}" if places else "a region needs 15 records of one class"
+        raise UsageError(f"the region {unknown[0]!r} cannot be left out" if unknown else "no region is left out", known)
+    numbers = [places.index(name) for name in only] or range(len(places))
+    answered = {name: cross_validate(lab, name, numbers) for name in names}
+    found = study(answered, [record.row for record in lab.records], lab.parts // 2, places)
+    if not only:
+        leave_study(lab.work, "regions", found)
+    return found
+
+
+def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
+    """The learning curve of the methods named; left in ``work/learning_curve.json``.
+
+    Raises:
+        UsageError: a method learns from every landslide, however few are asked for.
+    """
+    others = [name for name in names if name not in CURVED]
+    if others:
+        raise UsageError(
+            f"{others[0]} does not learn from labels alone, so that it has no learning curve",
+            f"choose among {', '.join(CURVED)}",
+        )
+    found = learning_curve(lab, names, only)
+    leave_study(lab.work, "learning_curve", found)
+    return found
+
+
+def repeat_seeds(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonValue]:
+    """The student from several random numbers; left in ``work/seeds.json``."""
+    found = repeat(lab, count, only)
+    leave_study(lab.work, "seeds", found)
+    return found
+
+
+def search_shapes(lab: Lab, only: Sequence[int]) -> list[Tried]:
+    """Shapes of the student, each after half the usual training; left in ``work/search.json`` for the picture."""
+    tried = search(lab, lab.config.alone.windows // 2, only)
+    leave_study(lab.work, "search", {"folds": len(only), "shapes": [asdict(one) for one in tried]})
+    return tried
+
+
+def probe_recording(lab: Lab) -> dict[str, JsonValue]:
+    """What the recording alone gives away; left in ``work/probe.json``."""
+    rows = [record.row for record in lab.records]
+    found = probe(rows, recording(rows), lab.parts // 2)
+    leave_study(lab.work, "probe", found)
+    return found
+
+
+def leave_study(work: Path, name: str, values: dict[str, JsonValue]) -> None:
+    """Write one of ``STUDIES`` into the work folder; atomic."""
+    work.mkdir(parents=True, exist_ok=True)
+    replace_file(work / f"{name}.json", json.dumps(values).encode() + b"\n", mode=ANYONE)
+
+
+def studies(work: Path) -> dict[str, JsonValue]:
+    """The studies that stages have left in the work folder, by name."""
+    paths = {name: work / f"{name}.json" for name in STUDIES}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
