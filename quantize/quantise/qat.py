@@ -8,7 +8,6 @@ answer in FP32.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from agent.errors import ConfigError
-from quantize.quantise.export import export_fp32
+from quantize.quantise.export import export_fp32, folded
 from quantize.quantise.qdq import CPU, Range, quantised_tensors
 from quantize.train.fit import Source
 from quantize.train.hardware import device
@@ -77,22 +75,6 @@ class OnGrid(nn.Module):
         super().train(mode)
         self.student.eval()
         return self
-
-
-def folded(student: Student) -> Student:
-    """A copy with every batch norm folded into its convolution; the same function in evaluation mode."""
-    made = copy.deepcopy(student).eval()
-    for number, stage in enumerate(made.stages):
-        parts: list[nn.Module] = []
-        for part in stage.children():
-            if isinstance(part, nn.BatchNorm2d) and isinstance(parts[-1], nn.Conv2d):
-                parts[-1] = fuse_conv_bn_eval(parts[-1], part)
-            else:
-                parts.append(part)
-        made.stages[number] = nn.Sequential(*parts)
-    for parameter in made.parameters():
-        parameter.requires_grad_(True)
-    return made
 
 
 def fine_tune(
