@@ -108,6 +108,15 @@ def test_a_label_that_errs_has_to_be_surer() -> None:
     assert found["collapse"] == HIGHEST
 
 
+def test_blasts_that_do_not_hold_are_withheld_and_landslides_never() -> None:
+    """A blast withheld costs nothing; a landslide withheld would cost an alert."""
+    p = np.zeros((400, 5))
+    p[np.arange(400), np.tile([1, 3], 200)] = np.random.default_rng(0).uniform(0.4, 0.9, 400)
+    found = thresholds(p, np.zeros(400, dtype=np.int64))
+    assert found["landslide"] == HIGHEST
+    assert not (p[:, 1] >= found["blast"]).any()
+
+
 def test_report_has_every_length_view_and_interval() -> None:
     kinds = ("earthquake", "blast", "landslide", "noise", "collapse")
     rows = rows_of(*[(label, f"{label}{i}") for label in kinds for i in range(8)])

@@ -20,6 +20,8 @@ RISK = 0.2
 """Largest share of wrong answers a label may have before it has to be surer of itself: of five that are told, one."""
 LOWEST, HIGHEST = 0.40, 0.70
 """Bounds of a threshold: a plurality at least; and no label is silenced because the sample it was judged on is hard."""
+BLAST = 0.95
+"""The upper bound of blasts: to withhold one costs nothing, and in a new region hardly any of them is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,14 @@ def fit_confidence(logits: Mapping[str, Array], truth: Truth) -> Confidence:
 
 
 def thresholds(probabilities: Array, labels: NDArray[np.int64]) -> dict[str, float]:
-    """Per label the smallest threshold, in steps of 0.05, at which at most ``RISK`` of its answers are wrong.
-
-    Collapse, not learned, has the highest one.
-    """
+    """Per label the smallest threshold, in steps of 0.05, at which at most ``RISK`` of its answers are wrong, or its
+    upper bound; collapse, not learned, has ``HIGHEST``."""
     top, answers = probabilities.max(axis=-1), probabilities.argmax(axis=-1)
     chosen = {}
     for index, label in enumerate(LABELS):
+        bound = BLAST if label == "blast" else HIGHEST
         threshold = HIGHEST if label == "collapse" else LOWEST
-        while threshold < HIGHEST:
+        while threshold < bound:
             kept = (answers == index) & (top >= threshold)
             if not kept.any() or (labels[kept] != index).mean() <= RISK:
                 break
