@@ -44,8 +44,10 @@ class Pieces:
         self._store, self._records, self._arrived = store, records, arrived
         self._folder = records.folder / ".pieces"
 
-    def take(self, event: str, number: str, payload: bytes, now_ns: int) -> list[Change]:
-        """One piece, as the end of its topic names it; what changed when it was the last.
+    def take(self, sender: str, event: str, number: str, payload: bytes, now_ns: int) -> list[Change]:
+        """One piece, as the end of its topic names it; what changed when it was the last. ``sender`` is the topic's
+        station: an agent also sends records of stations without one, so each sender's pieces are gathered apart, and
+        none can spoil another's.
 
         Raises:
             DataError: nobody has announced it, or the pieces are not what was announced.
@@ -60,7 +62,7 @@ class Pieces:
         if row.state == "here":
             return []
         try:
-            raw = self._gather(uid, int(number), payload, row.bytes)
+            raw = self._gather(f"{sender}/{uid}", int(number), payload, row.bytes)
             if raw is None:
                 return []
             if hashlib.sha256(raw).hexdigest() != row.sha256:
@@ -85,9 +87,9 @@ class Pieces:
             raise DataError(f"a piece of a record that no event has announced: {uid[:64]!r}")
         return _Announced(row.event_id, row.state, row.sha256, row.bytes)
 
-    def _gather(self, uid: str, number: int, payload: bytes, size: int) -> bytes | None:
+    def _gather(self, name: str, number: int, payload: bytes, size: int) -> bytes | None:
         """The whole record once all its pieces are there; they are gone from the disk then."""
-        folder = self._folder / uid
+        folder = self._folder / name
         if not folder.is_dir():
             self._tidy()
             folder.mkdir(parents=True)
@@ -103,6 +105,6 @@ class Pieces:
         """Throw away what was never completed."""
         if not self._folder.is_dir():
             return
-        for folder in self._folder.iterdir():
+        for folder in self._folder.glob("*/*"):
             if time.time() - folder.stat().st_mtime > GATHERED_S:
                 shutil.rmtree(folder, ignore_errors=True)

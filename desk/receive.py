@@ -133,9 +133,12 @@ class Receiver(Worker):
         now_ns = time.time_ns()
         self.tally.heard = time.monotonic()
         arrivals = []
-        pieces = [message for message in self._batch if "/evidence/" in message.topic]
+        pieces = []
         for message in self._batch:
-            if not message.payload or message in pieces:  # a stored value that is deleted, or a probe of `talus doctor`
+            if not message.payload:  # a stored value that is deleted, or a probe of `talus doctor`
+                continue
+            if message.topic.split("/")[-3:-2] == ["evidence"]:
+                pieces.append(message)
                 continue
             try:
                 arrivals.append(self._checked(message, now_ns))
@@ -181,11 +184,13 @@ class Receiver(Worker):
         """Records come after the events that announce them."""
         changes: list[Change] = []
         for message in pieces:
-            if self._pieces is None or not message.payload:
+            if self._pieces is None:
                 continue
-            event, number = message.topic.split("/")[-2:]
+            network, station, _, event, number = message.topic.split("/")[-5:]
             try:
-                changes += self._pieces.take(event, number, message.payload, now_ns)
+                if not _STATION.fullmatch(sender := f"{network}.{station}"):
+                    raise DataError("not the topic of a station")
+                changes += self._pieces.take(sender, event, number, message.payload, now_ns)
             except DataError as error:
                 self._refuse(message.topic, error.message)
         return changes

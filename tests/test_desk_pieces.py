@@ -51,32 +51,44 @@ def test_pieces_in_any_order_and_over_a_restart_of_the_desk_become_the_record(st
     parts = pieces()
     assert len(parts) == 3
     for number, payload in (parts[2], parts[0], parts[0]):
-        assert Pieces(store, records).take(PLACE, number, payload, START_NS) == []
-    (change,) = Pieces(store, records).take(PLACE, *parts[1], START_NS)
+        assert Pieces(store, records).take("XX.SLP", PLACE, number, payload, START_NS) == []
+    (change,) = Pieces(store, records).take("XX.SLP", PLACE, *parts[1], START_NS)
     assert (change.kind, change.subject, state(store)) == ("evidence", event().id, "here")
     assert records.path(event().id).read_bytes() == RAW
-    assert Pieces(store, records).take(PLACE, *parts[0], START_NS) == []
+    assert Pieces(store, records).take("XX.SLP", PLACE, *parts[0], START_NS) == []
     assert [path.name for path in records.folder.rglob("*") if path.is_file()] == [f"{event().id}.mseed"]
 
 
 def test_what_the_event_did_not_announce_is_refused_and_leaves_nothing(store: Store, records: Records) -> None:
     taker = Pieces(store, records)
     (first, *rest) = pieces(RAW[:-1] + b"?")
-    taker.take(PLACE, *first, START_NS)
+    taker.take("XX.SLP", PLACE, *first, START_NS)
     with pytest.raises(DataError, match="not what the event announced"):
         for part in rest:
-            taker.take(PLACE, *part, START_NS)
+            taker.take("XX.SLP", PLACE, *part, START_NS)
     for name, number, payload in (
         ("XX_NO_00_HH-20260301T000000_000Z", "0", b"x"), (PLACE, "128", b"x"), (PLACE, "-1", b"x"), (PLACE, "²", b"x"),
         (PLACE, "0", b""), (PLACE, "0", bytes(PIECE_BYTES + 1)), ("../../etc", "0", b"x"), (PLACE + "/../x", "0", b"x"),
     ):  # fmt: skip
         with pytest.raises(DataError):
-            taker.take(name, number, payload, START_NS)
+            taker.take("XX.SLP", name, number, payload, START_NS)
     assert [path for path in records.folder.rglob("*") if path.is_file()] == []
     assert state(store) == "offered"
     for part in pieces():
-        taker.take(PLACE, *part, START_NS)
+        taker.take("XX.SLP", PLACE, *part, START_NS)
     assert state(store) == "here", "a refused record may come again"
+
+
+def test_pieces_of_another_station_spoil_no_record(store: Store, records: Records) -> None:
+    taker = Pieces(store, records)
+    good, evil = pieces(), pieces(bytes(len(RAW)))
+    for mine, theirs in zip(good[:-1], evil[:-1], strict=True):
+        taker.take("XX.SLP", PLACE, *mine, START_NS)
+        taker.take("XX.EVIL", PLACE, *theirs, START_NS)
+    with pytest.raises(DataError, match="not what the event announced"):
+        taker.take("XX.EVIL", PLACE, *evil[-1], START_NS)
+    taker.take("XX.SLP", PLACE, *good[-1], START_NS)
+    assert records.path(event().id).read_bytes() == RAW
 
 
 @needs_mosquitto

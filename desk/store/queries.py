@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select, text
+from sqlalchemy import Connection, Row, Select, func, or_, select, text
 
 from agent.types import LABELS, NS
 from desk.store import tables as t
@@ -130,8 +130,9 @@ def events(
         statement = statement.where(condition)
     if before is not None:
         onset_ns, key = before
+        # The first condition alone is a range of the index; with OR the database would read from the newest event on.
         statement = statement.where(
-            or_(t.event.c.onset_ns < onset_ns, and_(t.event.c.onset_ns == onset_ns, t.event.c.id < key))
+            t.event.c.onset_ns <= onset_ns, or_(t.event.c.onset_ns < onset_ns, t.event.c.id < key)
         )
     statement = statement.order_by(t.event.c.onset_ns.desc(), t.event.c.id.desc()).limit(limit)
     return [_event_row(row) for row in connection.execute(statement)]
@@ -252,18 +253,19 @@ def counts(
 
     A bin without events is not in the list; whether the station could hear then is ``coverage``'s to say."""
     n, step = t.tally.c, 24 if hours % 24 == 0 else 1
-    begin = n.hour - n.hour % hours
-    statement = (
-        select(begin.label("bin"), n["class"].label("name"), func.sum(n.events).label("n"))
-        .where(n.step == step, n.hour > from_ns // HOUR_NS - step, n.hour < -(-to_ns // HOUR_NS))
-        .group_by("bin", n["class"])
-        .order_by("bin")
+    whose = (
+        t.ALL_SENSORS if sensor is None else select(t.sensor.c.id).where(t.sensor.c.code == sensor).scalar_subquery()
     )
-    if sensor is None:
-        statement = statement.where(n.sensor_id == t.ALL_SENSORS)
-    else:
-        statement = statement.join(t.sensor, t.sensor.c.id == n.sensor_id).where(t.sensor.c.code == sensor)
-    return [(row.bin, t.CLASSES[row.name], int(row.n)) for row in connection.execute(statement) if row.n]
+    statement = (
+        select(n.hour, n["class"].label("name"), n.events)
+        .where(n.sensor_id == whose, n.step == step)
+        .where(n.hour > from_ns // HOUR_NS - step, n.hour < -(-to_ns // HOUR_NS))
+    )
+    found: dict[tuple[int, int], int] = {}
+    for row in connection.execute(statement.order_by(n.hour, n["class"])):
+        place = row.hour - row.hour % hours, row.name
+        found[place] = found.get(place, 0) + row.events
+    return [(begin, t.CLASSES[name], number) for (begin, name), number in found.items() if number]
 
 
 def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: int) -> list[tuple[int, float]]:
