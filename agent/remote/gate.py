@@ -186,8 +186,8 @@ class Gate(Generic[_T]):
         return True
 
     def next(self) -> Admitted[_T] | Refused | None:
-        """Judge the next message that waits; None when none is left."""
-        while True:
+        """Judge the next message that waits; None when none is left, or when all of many were known already."""
+        for _ in range(CAPACITY):
             with self._lock:
                 lost, self._lost = self._lost, 0
                 payload, correlation = self._waiting.popleft() if self._waiting else (None, None)
@@ -199,6 +199,7 @@ class Gate(Generic[_T]):
             # A retained message comes with every connection; it is judged once.
             if request.envelope not in (self.store.stored.newest, self._last_refused):
                 return self._judged(payload, request)
+        return None
 
     def admit_again(self) -> None:
         """Let the newest order in once more, which the broker may still have.
