@@ -462,13 +462,17 @@ PARTS = {"ingest": ingest, "pages": pages, "million": million, "memory": memory,
 def main() -> None:
     """Run the parts and print the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all, unless named")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL cluster of its own instead of SQLite")
     parser.add_argument("--events", type=int, default=1_000_000, help="of the part million (default 1,000,000)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the part kills (0.2: a fifth of events and kills)")
     parser.add_argument(
         "--keep", type=Path, metavar="FILE", help="SQLite database of the part million, used again if there"
     )
     args = parser.parse_args()
+    for part in args.parts:
+        if part not in PARTS:
+            parser.error(f"{part} is no part: {', '.join(PARTS)}")
     processor = next(
         (
             line.partition(":")[2].strip()

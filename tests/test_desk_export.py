@@ -16,8 +16,8 @@ from quantize_support import ONSET_S, START
 from teach_support import write_site
 from test_desk_record import record
 
-from agent.errors import UsageError
-from agent.inference.bundle import DEFAULT_BUNDLE
+from agent.dsp.window import Preparation
+from agent.errors import DataError, UsageError
 from agent.messages.schema import StateMessage
 from agent.types import NS, format_ns, parse_ns
 from desk.evidence import Records
@@ -80,24 +80,26 @@ def test_training_reads_what_the_desk_exports(desk: tuple[Store, Records], tmp_p
     assert found.label == "landslide"
 
 
-@pytest.mark.timeout(300)
-def test_a_lesson_is_taught_by_what_the_desk_exports(tmp_path: Path) -> None:
-    lesson = pytest.importorskip("quantize.teach.lesson")
+def test_teaching_takes_what_the_desk_exports_and_leaves_out_what_cannot_be_taught(tmp_path: Path) -> None:
+    site = pytest.importorskip("quantize.teach.site")
     store, records = Store(f"sqlite:///{tmp_path}/desk.db"), Records(tmp_path / "evidence", 10**9)
-    folder = write_site(tmp_path / "site")
+    folder = write_site(tmp_path / "site", 2)
     with (folder / "metadata.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    others = [{**rows[0], "source_type": "collapse"}]
-    for number, row in enumerate([*rows, *others]):
+    for number, row in enumerate([*rows, {**rows[0], "source_type": "collapse"}]):
         onset_ns = parse_ns(str(START + 600 * (number % len(rows)) + ONSET_S)) + number // len(rows) * NS
         body = event(3, onset_ns=onset_ns, sensor="XX.AAA..HH", classification=verdict("noise", 0.5))
         store.ingest([Arrival("XX.AAA", body, START_NS)])
         records.keep(body.id, (folder / row["trace_name"]).read_bytes())
         answers.answer(store, ANN, [body.id], answers.Answer(row["source_type"]), START_NS)
     assert export(store, records, tmp_path / "out").written == len(rows) + 1
-    report, refused = lesson.teach(DEFAULT_BUNDLE, None, tmp_path / "out", tmp_path / "taught", "slope")
-    assert refused == (), report
-    assert (tmp_path / "taught" / "manifest.json").is_file()
+    taught = site.together(site.read_site(folder), site.read_site(tmp_path / "out", reviewed=True))
+    ours = [one for one in taught if one.event.startswith("XX.AAA")]
+    assert sorted(one.label for one in ours) == sorted(row["source_type"] for row in rows)
+    windows = site.site_windows(ours, Preparation())
+    assert set(windows.record.tolist()) == set(range(len(rows))), "every record gives windows at its onset"
+    with pytest.raises(DataError, match="cannot be taught"):
+        site.read_site(tmp_path / "out")
 
 
 def test_seisbench_finds_waveforms_and_onsets_where_it_looks_for_them(
