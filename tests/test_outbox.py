@@ -161,7 +161,7 @@ class Histories(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Histories.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+Histories.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestHistories = Histories.TestCase
 
 
