@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,7 +35,7 @@ from desk.store.store import Arrival, Store
 
 STATIONS = (10, 500, 5000)
 HEALTH_A_DAY = 1440
-COPIES = 20
+COPIES = 8
 TIMES = 40
 """Each event is stored so often, under another identifier."""
 
@@ -80,12 +82,14 @@ def main() -> None:
         for number in range(TIMES):
             for payload in payloads:
                 body = json.loads(payload)
-                body["id"] = f"{body['id'][:-4]}{number:03d}Z"
+                body["id"] = body["id"].replace("XX.BUSY", f"XX.B{number}")
                 arrivals.append(Arrival("XX.BUSY", EventMessage.model_validate_json(json.dumps(body)), T0))
         events = len({arrival.body.id for arrival in arrivals if isinstance(arrival.body, EventMessage)})
         empty = size(database)
         event_s = stored(store, arrivals)
+        store.close()
         grown = size(database) - empty
+        store = Store(f"sqlite:///{database}")
         reports = [Arrival("XX.SLP", report, T0 + second * NS) for second in range(4000)]
         health_s = stored(store, reports)
         store.close()
@@ -110,8 +114,10 @@ def main() -> None:
 
 
 def size(database: Path) -> int:
-    """With what is not checkpointed yet."""
-    return sum(path.stat().st_size for path in database.parent.glob(f"{database.name}*"))
+    """Of the database, with all that was written in its place."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return database.stat().st_size
 
 
 if __name__ == "__main__":

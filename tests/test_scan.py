@@ -108,7 +108,7 @@ def test_days_give_the_events_of_one_unbroken_pass(archive: Path, classifier: Cl
     assert sum(off > DAY_NS // 2 - 60 * NS for off in middle) >= 3  # there was something at midnight to get wrong
 
 
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1_000_000))
 def test_no_cut_changes_an_event(archive: Path, seed: int) -> None:
     """Protects the run-up: a unit may begin anywhere, also in an event or a gap."""
