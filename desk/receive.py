@@ -177,8 +177,11 @@ class Receiver(Worker):
 
     def _refuse(self, topic: str, why: str) -> None:
         self.tally.refused += 1
+        parts = topic.removeprefix(f"{self._settings.prefix}/").split("/")
+        known = _STATION.fullmatch(".".join(parts[:2])) is not None
         topic = topic[:200].encode("ascii", "backslashreplace").decode()
-        self.throttled.warn(printable(f"refused a message on {topic}: {why}"), key=topic)
+        # However many topics somebody invents, they make one line.
+        self.throttled.warn(printable(f"refused a message on {topic}: {why}"), key=topic if known else "no station")
 
     def _gather_records(self, pieces: Sequence[Received], now_ns: int) -> list[Change]:
         """Records come after the events that announce them."""
