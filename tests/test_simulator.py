@@ -20,7 +20,7 @@ from agent.dsp.continuity import Continuity
 from agent.service.assemble import build_line, is_exercise, open_source
 from agent.sources.scenario import CELL_S, KINDS, QUIET_S, Fault, Planned, Scenario, crisis, failure, rockfalls, steady
 from agent.sources.simulator import LIMIT, Sent, SentFault, SimulatedSite, SimulatorSource, station_ids
-from agent.sources.synthesis import Kind, Noise, motion
+from agent.sources.synthesis import MOTIONS, Kind, Noise, events, motion
 from agent.types import NS, Event, SampleBlock
 
 BUSY: Mapping[str, float] = {"slopequake": 120, "rockfall": 40, "blast": 20, "earthquake": 20}
@@ -87,12 +87,19 @@ def test_signals_look_like_their_kind(kind: Kind) -> None:
         assert np.abs(data[:, -20:]).max() < 0.25
         spectrum = np.abs(np.fft.rfft(data, axis=1)).sum(axis=0)
         centre = float((np.fft.rfftfreq(data.shape[1], 0.01) * spectrum).sum() / spectrum.sum())
-        low, high = {"slopequake": (8, 30), "rockfall": (6, 30), "slide": (2, 12), "blast": (2, 20),
-                     "earthquake": (1.5, 12)}[kind]  # fmt: skip
+        low, high = {"slopequake": (8, 30), "rockfall": (6, 35), "slide": (2, 20), "blast": (2, 20),
+                     "earthquake": (1, 20)}[kind]  # fmt: skip
         assert low < centre < high
         rise = np.abs(data[:, :100]).max()
         if kind != "rockfall":
             assert rise < 0.4 if kind == "slide" else rise > 0.02
+
+
+def test_a_drill_has_the_events_of_the_training() -> None:
+    """Else the network that is drilled hears what nobody taught it. Near the site, by the same physics."""
+    taught = {make for kinds in events.KINDS.values() for _, make, _ in kinds}
+    for kind in KINDS:
+        assert getattr(MOTIONS[kind], "func", MOTIONS[kind]) in taught
 
 
 def test_slope_quakes_have_two_phases_a_few_tenths_of_a_second_apart() -> None:
@@ -108,15 +115,16 @@ def test_slope_quakes_have_two_phases_a_few_tenths_of_a_second_apart() -> None:
 
 
 def test_what_was_told_is_in_the_data() -> None:
-    """At each told onset the signal is there, and nothing happens in the first minute."""
+    """From each told onset on the signal is there, and nothing happens in the first minute."""
     blocks, told = play(600.0, per_hour={"blast": 30})
-    samples = np.array(whole(blocks)["XX.SIM..HHZ"], float)
+    samples = np.abs(np.array([whole(blocks)[f"XX.SIM..HH{c}"] for c in "ENZ"], float)).max(axis=0)
     assert len(told) >= 3
     for sent in told:
         assert isinstance(sent, Sent)
         at = round((sent.onset_ns - NOON) / NS * 100)
         assert at >= QUIET_S * 100
-        assert np.abs(samples[at : at + 300]).max() > 0.3 * sent.peak_counts
+        if at + sent.seconds * 100 < len(samples):
+            assert samples[at : at + round(sent.seconds * 100)].max() > 0.7 * sent.peak_counts
 
 
 def test_rates_are_kept() -> None:
@@ -304,7 +312,7 @@ def test_the_final_slide_of_a_crisis_is_held_back_by_no_smaller_event(
     lines = capsys.readouterr().out.splitlines()
     before = [line for line in lines if "ALERT raise" in line and "0:44:00" < line.split()[0] < "0:54:00"]
     assert len(before) > 1
-    assert any(re.match(r"slide of 0:54:00 at XX.SIM: alert raise extreme at 0:54:[012]", line) for line in lines), (
+    assert any(re.match(r"slide of 0:54:00 at XX.SIM: alert (raise|escalate) \w+ at 0:54:[01]", x) for x in lines), (
         lines
     )
     assert main([*arguments, "-q"]) == 0

@@ -132,25 +132,35 @@ class _Book:
         return [line.rstrip() for line in lines]
 
     def slides(self) -> list[str]:
-        """A line for each slide: the first alert that it raised or escalated, or why there was none."""
-        lines = []
-        for sent in (one for one in self.sent if one.planned.kind == "slide"):
-            names = self._matches(sent)
-            told = [alert for name in names for alert in self.told.get(name, ()) if alert.action != "retract"]
-            own = min(
-                (alert for alert in told if alert.at_ns >= sent.onset_ns), key=lambda one: one.at_ns, default=None
-            )
-            reasons = [self.refused[name] for name in names if name in self.refused]
-            why = "; ".join(f"{reason.code}: {reason.reason}" for reason in reasons) or "nothing was detected"
-            if own is not None:
-                after_s = (own.at_ns - sent.onset_ns) / NS
-                outcome = (
-                    f"alert {own.action} {own.severity} at {self.clock(own.at_ns)}, {after_s:.0f} s after its onset"
-                )
-            else:
-                outcome = "an alert of before stands" if told else f"no alert: {why}"
-            lines.append(f"slide of {self.clock(sent.onset_ns)} at {sent.station.short}: {outcome}")
-        return lines
+        """A line for each slide: the first alert of an event that began with it, else that of one that went on into it,
+        or why there was none."""
+        return [
+            f"slide of {self.clock(sent.onset_ns)} at {sent.station.short}: {self._outcome(sent)}"
+            for sent in self.sent
+            if sent.planned.kind == "slide"
+        ]
+
+    def _outcome(self, sent: Sent) -> str:
+        names = self._matches(sent)
+        own = [name for name in names if self.detected[name].onset_ns >= sent.onset_ns - _SLACK_NS]
+        alert = self._first(own, sent.onset_ns)
+        if alert is not None:
+            return f"alert {alert.action} {alert.severity} {self._when(alert, sent)}"
+        alert = self._first(names, sent.onset_ns)
+        if alert is not None:
+            return f"an event of before has its alert {alert.action} {alert.severity} {self._when(alert, sent)}"
+        reasons = [self.refused[name] for name in names if name in self.refused]
+        why = "; ".join(f"{reason.code}: {reason.reason}" for reason in reasons)
+        return f"no alert: {why or 'nothing was detected'}"
+
+    def _first(self, names: Sequence[str], since_ns: int) -> _Alerted | None:
+        """The first alert of these events since then, but for withdrawals."""
+        told = [alert for name in names for alert in self.told.get(name, ())]
+        since = [alert for alert in told if alert.action != "retract" and alert.at_ns >= since_ns]
+        return min(since, key=lambda alert: alert.at_ns, default=None)
+
+    def _when(self, alert: _Alerted, sent: Sent) -> str:
+        return f"at {self.clock(alert.at_ns)}, {(alert.at_ns - sent.onset_ns) / NS:.0f} s after its onset"
 
     def _matches(self, sent: Sent) -> list[str]:
         """Events at the station during which the signal was there; one event may hold several signals."""

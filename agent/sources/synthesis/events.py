@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 from numpy import fft
@@ -30,6 +31,8 @@ from agent.sources.synthesis.source import convolve, corner_hz, double_couple, i
 from agent.types import WINDOW_RATE_HZ
 
 Array = NDArray[np.float64]
+Range: TypeAlias = tuple[float, float]
+"""Least and most of what is drawn evenly by its logarithm."""
 _START = ONSET / WINDOW_RATE_HZ
 
 
@@ -46,10 +49,10 @@ P_RMS, S_RMS = (4 / 15) ** 0.5, (2 / 5) ** 0.5
 """Radiation of a double couple over all directions (Boore & Boatwright 1984)."""
 
 
-def earthquake(rng: np.random.Generator) -> Motion:
+def earthquake(rng: np.random.Generator, distance_km: Range = (1, 220)) -> Motion:
     """Double couple in the crust, local to regional, magnitudes -0.5 to 4.5."""
     medium = crust(rng)
-    distance, depth = log_uniform(rng, 1, 220), log_uniform(rng, 1.5, 20)
+    distance, depth = log_uniform(rng, *distance_km), log_uniform(rng, 1.5, 20)
     # A small event is not seen from afar.
     magnitude = rng.uniform(max(-0.5, 1.6 * np.log10(distance) - 1.7), 4.5)
     corner = corner_hz(magnitude, log_uniform(rng, 0.1, 20), medium.vs_km_s)
@@ -69,11 +72,11 @@ def _sheared(rng: np.random.Generator, medium: Medium, corner: float, distance: 
     return Radiation(p, s * sv, s * sh, P_RMS, s * S_RMS, rng.uniform(1.2, 1.8) * corner, corner)
 
 
-def blast(rng: np.random.Generator) -> Motion:
+def blast(rng: np.random.Generator, distance_km: Range = (1, 150)) -> Motion:
     """Single shot or ripple-fired quarry blast at the surface: strong P, weak S, surface waves, air wave."""
     medium = crust(rng)
     # Near the surface, and so on all of a short way, rock is slower.
-    medium = _slowed(medium, 0.6 + 0.4 * min(1.0, (distance := log_uniform(rng, 1, 150)) / 50))
+    medium = _slowed(medium, 0.6 + 0.4 * min(1.0, (distance := log_uniform(rng, *distance_km)) / 50))
     # Rubblised rock and a fired volume lower the corner against an earthquake of that size.
     corner = corner_hz(rng.uniform(0.3, 2.4), log_uniform(rng, 0.05, 5), medium.vs_km_s)
     shear = log_uniform(rng, 0.15, 1.5)
@@ -114,18 +117,24 @@ def slopequake(rng: np.random.Generator) -> Motion:
     return Motion(data, p, s)
 
 
-def rockfall(rng: np.random.Generator) -> Motion:
+def rockfall(
+    rng: np.random.Generator,
+    distance_km: Range = (0.05, 1.5),
+    duration_s: Range = (3, 60),
+    impacts_hz: Range = (4, 60),
+    at_once: float = 0.5,
+) -> Motion:
     """Blocks that come off, fall, bounce and roll: impacts of all sizes, no clear phases. Either the rate swells and
-    fades as a spindle, or most comes off at once and the rest trickles after it."""
-    medium, distance = slope(rng), log_uniform(rng, 0.05, 1.5)
-    duration = log_uniform(rng, 3, 60)
-    if rng.random() < 0.5:
+    fades as a spindle, or, with the probability ``at_once``, most comes off at once and the rest trickles after it."""
+    medium, distance = slope(rng), log_uniform(rng, *distance_km)
+    duration = log_uniform(rng, *duration_s)
+    if rng.random() < 1 - at_once:
         shape = _spindle(duration, rng.uniform(0.15, 0.6), rng.uniform(0.7, 2))
     else:
         after = np.maximum(TIMES - _START, 0)
         begin = np.clip(after / log_uniform(rng, 0.2, 3), 0, 1)
         shape = begin * ((1 + after / (0.1 * duration)) ** -rng.uniform(0.8, 2) + 0.3 * np.exp(-2 * after / duration))
-    rate = log_uniform(rng, 4, 60) * shape
+    rate = log_uniform(rng, *impacts_hz) * shape
     # Where more comes down, larger pieces do.
     hits = np.abs(impulses(rng, rate, rng.uniform(0.9, 2.0))) * shape ** rng.uniform(0.2, 1.0)
     if rng.random() < 0.5:
@@ -134,18 +143,24 @@ def rockfall(rng: np.random.Generator) -> Motion:
     return Motion(_from_impacts(rng, medium, distance, hits, log_uniform(rng, 12, 80)))
 
 
-def granular_flow(rng: np.random.Generator) -> Motion:
+def granular_flow(
+    rng: np.random.Generator,
+    distance_km: Range = (1, 200),
+    duration_s: Range = (8, 140),
+    force_hz: Range = (0.3, 5),
+    most_surges: int = 6,
+) -> Motion:
     """Rock or snow avalanche, large slide or fall, from near or tens of kilometres: emergent, surging, low frequencies,
     with a long-period push of the accelerating mass (Kawakatsu 1989; Ekstroem & Stark 2013).
 
     The power of the impacts follows the power that the mass loses (Hibert et al. 2011); on its way it is blurred by
     scattering.
     """
-    medium, distance = crust(rng), log_uniform(rng, 1, 200)
+    medium, distance = crust(rng), log_uniform(rng, *distance_km)
     medium = _slowed(medium, rng.uniform(0.4, 0.9))
-    duration = log_uniform(rng, 8, 140)
+    duration = log_uniform(rng, *duration_s)
     power = _spindle(duration, rng.uniform(0.1, 0.6), rng.uniform(1, 5))
-    for _ in range(int(rng.integers(0, 7))):
+    for _ in range(int(rng.integers(0, most_surges + 1))):
         place, width = rng.uniform(0.0, 0.9) * duration, log_uniform(rng, 1, 12)
         power = power + rng.lognormal(0.3, 1.2) * np.exp(-(((TIMES - _START - place) / width) ** 2))
     power *= _START <= TIMES
@@ -157,7 +172,7 @@ def granular_flow(rng: np.random.Generator) -> Motion:
     envelope = np.sqrt(np.maximum(convolve(power, fft.rfft(blur)), 0)) * (_START <= TIMES)
     # Absorption is strong in the shallow rock in which surface waves run.
     weak = replace(medium, q0=medium.q0 * rng.uniform(0.3, 1.0))
-    spectrum = impact(log_uniform(rng, 0.3, 5)) * loss(weak, travel) * site(medium)
+    spectrum = impact(log_uniform(rng, *force_hz)) * loss(weak, travel) * site(medium)
     data = train(rng, envelope / envelope.max(), spectrum)
     if rng.random() < 0.4:
         period = rng.uniform(8, 25)

@@ -68,7 +68,7 @@ def impulses(rng: np.random.Generator, rate: Array, exponent: float) -> Array:
     return result
 
 
-def convolve(signal: Array, spectrum: NDArray[np.complex128] | Array) -> Array:
+def convolve(signal: Array, spectrum: NDArray[np.complex128] | NDArray[np.complex64] | Array) -> Array:
     """Signals ``[..., SAMPLES]`` through a response given by its spectrum."""
     result: Array = fft.irfft(fft.rfft(signal, axis=-1) * spectrum, SAMPLES, axis=-1)
     return result
