@@ -104,7 +104,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         BASE + "tunables:\n  policy:\n    on_classifier_failure: allert\n    rules:\n      landslide:\n"
         "        severity: sever\n        confirm: {k: 4, n: 3}\n        retract_below: 0.9\n"
         "        escalate: [{severity: extreme}, {severity: minor, min_events: 2}, {min_probability: 2}]\n"
-        "      rockfall: {}\n      blast: {severity: minor, confirm: {k: 8, n: 8}}\n",
+        "      rockfall: {}\n      blast: {severity: minor, confirm: {k: 12, n: 12}}\n",
         [
             "site.yaml:5: tunables.policy.on_classifier_failure: must be event or alert; did you mean alert? "
             "(given: allert)",
@@ -122,8 +122,8 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "earthquake, blast, collapse, landslide, noise",
             "site.yaml:10: tunables.policy.rules.landslide.retract_below: must be below min_probability (0.7), or "
             "alerts would come and go (given: 0.9)",
-            "site.yaml:13: tunables.policy.rules.blast.confirm.k: asks for more verdicts than an event gets (7: at "
-            "each of verdict.at_s and at its end) (given: 8)",
+            "site.yaml:13: tunables.policy.rules.blast.confirm.k: asks for more verdicts than an event gets (9: at "
+            "each of verdict.at_s and at its end) (given: 12)",
         ],
     ),
     "a step that is no step": (

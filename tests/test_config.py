@@ -520,7 +520,7 @@ def test_what_is_required_has_an_example_that_would_do() -> None:
         "tunables: {policy: {rules: {landslide: {confirm_events: {}, escalate: [{min_probability: 1}], "
         "acceleration: {escalate: [{}]}}}}}\nmqtt: {}\nsite: {coincidence: {}}\ncontrol: {keys: [{}]}\nstations: [{}]\n"
         "outputs: {file: {}}\n"
-    )
+    ).replace("{policy: {rules", "{policy: {slow: {escalate: [{}]}, rules")
     messages = told("station: {}\nsource: {}\n" + text)
     assert len(messages) == len(required) - 5 * (len(LABELS) - 1)
     assert all("is required" in message for message in messages)
