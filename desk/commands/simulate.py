@@ -163,13 +163,14 @@ class _Book:
         return f"at {self.clock(alert.at_ns)}, {(alert.at_ns - sent.onset_ns) / NS:.0f} s after its onset"
 
     def _matches(self, sent: Sent) -> list[str]:
-        """Events at the station during which the signal was there; one event may hold several signals."""
+        """Events at the station during which the signal was there, slow ones last; one may hold several signals."""
         begin_ns, end_ns = sent.onset_ns - _SLACK_NS, sent.onset_ns + round(sent.seconds * NS)
-        return [
+        found = [
             name
             for name, one in self.detected.items()
             if one.station == sent.station and one.onset_ns <= end_ns and one.until_ns + _SLACK_NS >= begin_ns
         ]
+        return sorted(found, key=lambda name: self.detected[name].label == SLOW)
 
 
 def main(args: argparse.Namespace) -> int:
