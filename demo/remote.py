@@ -67,7 +67,7 @@ class _Story:
         self._wait_for("connected to", station)
         where = ("--broker", self._broker.url, "--station", STATION)
         print("# A change, signed and pushed: on trial, and kept after ten seconds without harm.")
-        self._change("good.yaml", "trigger: {on: 5.0}", number=1)
+        self._change("good.yaml", "policy: {rules: {landslide: {min_probability: 0.8}}}", number=1)
         self._talus("config", "push", "good.json", "--broker", self._broker.url, "--follow")
         print("# A bad one: everything triggers. The station goes back by itself.")
         self._change("bad.yaml", "trigger: {on: 1.1, off: 0.1}", number=2)
