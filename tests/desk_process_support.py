@@ -147,7 +147,8 @@ class Feeder(threading.Thread):
         """Messages that were given to the broker at least once."""
         self._settings, self._messages, self._per_s = settings, messages, per_s
         self._acked: dict[int, float] = {}
-        self._paused = threading.Event()
+        self._heard = time.monotonic()
+        """When the connection last stood."""
 
     @property
     def done(self) -> bool:
@@ -168,8 +169,8 @@ class Feeder(threading.Thread):
                     connection.abandon()
 
     def _feed(self, connection: Connection) -> None:
-        now = time.monotonic()
-        again = [n for n in range(self.sent) if now - self._acked.get(n, now) < RESENT_S]
+        lost = self._heard
+        again = [n for n in range(self.sent) if lost - self._acked.get(n, lost) < RESENT_S]
         waiting = {self._publish(connection, n): n for n in again}
         begun, first = time.monotonic(), self.sent
         while not self.done:
@@ -179,6 +180,7 @@ class Feeder(threading.Thread):
                 self.sent += 1
             for ack in connection.pump(0.005):
                 self._acked[waiting.pop(ack.token)] = time.monotonic()
+            self._heard = time.monotonic()
 
     def _publish(self, connection: Connection, number: int) -> int:
         topic, payload = self._messages[number]
