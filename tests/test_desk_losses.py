@@ -156,4 +156,4 @@ def test_a_full_disk_under_the_database_costs_nothing_and_is_said(
         check_stored(disk / "desk", 200, 20)
     finally:
         desk.stop()
-        subprocess.run(["umount", disk], check=False)
+        subprocess.run(["umount", "--lazy", disk], check=False)
