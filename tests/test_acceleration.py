@@ -279,13 +279,14 @@ def test_the_policy_sends_it_beside_the_events_own_alerts() -> None:
     for k in range(5):
         last = ended(2 * DAY + 60 * k)
         decision = policy.decide(last)
-    assert [alert.id for alert in decision.alerts] == [f"{last.id}-rate-landslide"]
-    assert decision.reason.endswith(decision.alerts[0].reason)
+    assert [alert.id for alert in decision.alerts] == [last.id, f"{last.id}-rate-landslide"]
+    rate = decision.alerts[-1]
+    assert decision.reason.endswith(rate.reason)
     assert policy.consider(last) == (), "the same revision twice counts once"
     stamp = Stamp("0123456789abcdef", 1, 1, 2)
-    body = json.loads(alert_message(decision.alerts[0], stamp).payload)
+    body = json.loads(alert_message(rate, stamp).payload)
     assert (body["revision"], body["quakeml_type"], body["rate"]["events"]) == (0, None, 5)
-    summary = parse(SummaryMessage, summary_message(decision.alerts[0], stamp).payload)
+    summary = parse(SummaryMessage, summary_message(rate, stamp).payload)
     assert (summary.id, summary.label) == (body["id"], "landslide")
 
 

@@ -39,14 +39,16 @@ def test_the_demonstration_prints_what_arrived(broker: str, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"^broker +{broker} on mqtt://127\.0\.0\.1:\d+", done.stdout)
-    verdict = r"\S+ [01]\.\d\d\??"
+    verdict, alerts = r"\S+ [01]\.\d\d\??", r"\w+ \w+(?:, \w+ \w+)*"
     rows = re.findall(
-        rf"^(\w+\.\w+\.\S+) +20\d\d-\S+ +[\d.]+  +{verdict} +{verdict} +\d+ s(  \w+ \w+)?$", done.stdout, re.MULTILINE
+        rf"^(\w+\.\w+\.\S+) +20\d\d-\S+ +[\d.]+  +{verdict} +{verdict} +\d+ s(  {alerts})?$",
+        done.stdout,
+        re.MULTILINE,
     )
     recorded = [station for station, _ in rows if station.startswith("BW")]
     assert len(recorded) >= 4
     assert {station for station, _ in rows} == {"BW.UH1..SH", "BW.UH2..SH", "BW.UH3..SH", "BW.UH4..EH", "XX.SIM..HH"}
-    raised = [alert.strip() for _, alert in rows if alert]
+    raised = [alert for _, alerts in rows if alerts for alert in alerts.strip().split(", ")]
     assert "raise severe" in raised
     summary = done.stdout.splitlines()[-1]
     assert re.fullmatch(

@@ -75,7 +75,7 @@ def crisis(seconds: float) -> Rates:
     failure_s = FAILURE * seconds
 
     def rates(at_s: float) -> Mapping[str, float]:
-        left = max(failure_s - at_s, 0.05 * seconds) / seconds if at_s < failure_s else 0.2 + at_s / seconds
+        left = max(failure_s - at_s, 0.02 * seconds) / seconds if at_s < failure_s else 0.2 + at_s / seconds
         scale = 3600 / seconds
         return {
             "slopequake": scale * 12 / left,
