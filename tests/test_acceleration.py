@@ -252,7 +252,7 @@ def then(*phases: tuple[float, Rates]) -> Rates:
     return rates
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_whole_line_fires_in_the_ramp_of_a_simulated_crisis_only(seed: int) -> None:
     calm_s, ramp_s = 1.5 * HOUR, 2.7 * HOUR
     ramp = crisis(3 * HOUR)
