@@ -392,6 +392,7 @@ def kills(folder: Path, url: str, name: str, *, events: int = 5000, desks: int =
         desk.start()
         client = desk.client()
         headers, acknowledged = csrf(client), set()
+        broker.save()  # with the desk's subscription
         feeder = Feeder(broker.settings(), stream(events, alerts), per_s=100)
         feeder.start()
         order = ["desk"] * desks + ["broker"] * brokers

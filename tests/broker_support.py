@@ -116,6 +116,17 @@ class Mosquitto:
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
 
+    def save(self) -> None:
+        """Have it write what it holds, and wait for that; it must have ``persistence true`` in its folder."""
+        assert self._process is not None
+        before = self._saved()
+        self._process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: self._saved() != before, what="mosquitto has written what it holds")
+
+    def _saved(self) -> int:
+        file = self._folder / "mosquitto.db"
+        return file.stat().st_mtime_ns if file.exists() else 0
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -125,9 +125,9 @@ def csrf(client: httpx.Client) -> dict[str, str]:
 
 @contextlib.contextmanager
 def persistent_broker(folder: Path) -> Iterator[Mosquitto]:
-    """A broker that goes on from its disk after a kill. Every hundred changes it writes all that it holds: at every
-    change it would take a few packets a second while thousands wait. What it loses a station sends again."""
-    lines = ["persistence true", f"persistence_location {folder}/", "autosave_interval 100", "autosave_on_changes true"]
+    """A broker that goes on from its disk after a kill. It writes all that it holds within two seconds of a change: at
+    every change it would take a few packets a second while thousands wait. What it loses a station sends again."""
+    lines = ["persistence true", f"persistence_location {folder}/", "autosave_interval 1", "autosave_on_changes false"]
     broker = Mosquitto(folder, "max_queued_messages 100000")
     config = folder / f"mosquitto-{broker.port}.conf"
     config.write_text(config.read_text().replace("persistence false", "\n".join(lines)))
@@ -138,49 +138,68 @@ def persistent_broker(folder: Path) -> Iterator[Mosquitto]:
 
 
 class Feeder(threading.Thread):
-    """A station's sender: so many messages a second, each until the broker has acknowledged it; after a lost connection
-    also those of the last seconds once more."""
+    """A station's sender: so many messages a second, each until the broker has acknowledged it. After a lost connection
+    it sends again also what was acknowledged less than ``resent_s`` before, which a broker that was killed may not have
+    on its disk. The thread therefore goes on for ``resent_s`` after the last acknowledgement."""
 
-    def __init__(self, settings: MqttSettings, messages: Sequence[tuple[str, bytes]], per_s: float) -> None:
+    def __init__(
+        self, settings: MqttSettings, messages: Sequence[tuple[str, bytes]], per_s: float, *, resent_s: float = RESENT_S
+    ) -> None:
         super().__init__(daemon=True)
         self.sent = 0
         """Messages that were given to the broker at least once."""
-        self._settings, self._messages, self._per_s = settings, messages, per_s
-        self._acked: dict[int, float] = {}
-        self._heard = time.monotonic()
-        """When the connection last stood."""
+        self._settings, self._messages, self._per_s, self._resent_s = settings, messages, per_s, resent_s
+        self._kept: dict[int, float | None] = {}
+        """What may have to be sent again, and when the connection that stands has acknowledged it (None: not yet)."""
 
     @property
     def done(self) -> bool:
         """Whether the broker has acknowledged all."""
-        return len(self._acked) == len(self._messages)
+        return self.sent == len(self._messages) and None not in list(self._kept.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing has to be sent again, even if the broker is killed now."""
+        return self.sent == len(self._messages) and not self._kept
+
+    def send(self) -> None:
+        """Send all, until the broker has acknowledged it."""
+        self._connect(lambda: self.done)
 
     def run(self) -> None:
+        self._connect(lambda: self.settled)
+
+    def _connect(self, ended: Callable[[], bool]) -> None:
         waker = Waker()
-        while not self.done:
+        while not ended():
             connection = None
             try:
                 connection = Connection.open(self._settings, "feeder", waker)
-                self._feed(connection)
+                self._feed(connection, ended)
             except DeliveryError:
                 time.sleep(0.05)
             finally:
                 if connection is not None:
                     connection.abandon()
 
-    def _feed(self, connection: Connection) -> None:
-        lost = self._heard
-        again = [n for n in range(self.sent) if lost - self._acked.get(n, lost) < RESENT_S]
-        waiting = {self._publish(connection, n): n for n in again}
+    def _feed(self, connection: Connection, ended: Callable[[], bool]) -> None:
+        self._kept = dict.fromkeys(self._kept)
+        waiting = {self._publish(connection, n): n for n in self._kept}
         begun, first = time.monotonic(), self.sent
-        while not self.done:
-            due = min(len(self._messages), first + int((time.monotonic() - begun) * self._per_s) + 1)
+        while not ended():
+            now = time.monotonic()
+            due = min(len(self._messages), first + int((now - begun) * self._per_s) + 1)
             while self.sent < due and len(waiting) < 200:
+                self._kept[self.sent] = None
                 waiting[self._publish(connection, self.sent)] = self.sent
                 self.sent += 1
-            for ack in connection.pump(0.005):
-                self._acked[waiting.pop(ack.token)] = time.monotonic()
-            self._heard = time.monotonic()
+            acks = connection.pump(0.005)
+            for ack in acks:
+                self._kept[waiting.pop(ack.token)] = time.monotonic()
+            if not acks:  # nothing to read, not even the end: the connection stood at ``now``
+                old = [n for n, at in self._kept.items() if at is not None and now - at > self._resent_s]
+                for n in old:
+                    del self._kept[n]
 
     def _publish(self, connection: Connection, number: int) -> int:
         topic, payload = self._messages[number]
