@@ -161,7 +161,7 @@ def test_what_cannot_be_drawn_is_named(state: Path, tmp_path: Path, capsys: pyte
     cases = (
         (("event", event().id, "--state", state, "-o", tmp_path / "x.bmp"), 2, "no format"),
         (("event", "XX.NO.00.HH-20260301T000000.000Z", "--state", state, *out), 1, "neither a file nor an event"),
-        (("event", "../../etc/shadow", "--state", state, *out), 1, "neither a file nor an event"),
+        (("event", "../../no/such/record", "--state", state, *out), 1, "neither a file nor an event"),
         (("event", event().id, "--state", tmp_path / "none", *out), 1, "does not exist"),
         (("day", "XX.TOE", "2026-03-01", "--state", state, *out), 1, "knows no station XX.TOE"),
         (("day", "XX.SLP", "2026-13-01", "--state", state, *out), 1, "2026-13-01"),
