@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -178,13 +179,15 @@ def test_an_event_that_was_open_when_the_source_died_goes_on_after_the_start(tmp
 
 
 class Gives:
-    """A source of these packets."""
+    """A source of these packets, which says when the service has taken the last of them."""
 
     def __init__(self, blocks: Sequence[SampleBlock]) -> None:
         self._blocks = blocks
+        self.given = threading.Event()
 
     def blocks(self) -> Iterator[SampleBlock]:
         yield from self._blocks
+        self.given.set()
 
     def close(self) -> None:
         pass
@@ -194,8 +197,10 @@ def served(runs: Runs, folder: Path, blocks: Sequence[SampleBlock], site: Coinci
     """The service's own threads over these packets, with the journal of the runs before."""
     line = build_line(ALERTING, ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
     line.reporter.resume([decode(record) for record in runs.journal])
-    runner = Runner(Gives(blocks), line, Health(Identity(STATION, "0" * 16), folder), runs.put)
+    source = Gives(blocks)
+    runner = Runner(source, line, Health(Identity(STATION, "0" * 16), folder), runs.put)
     runner.start()
+    assert source.given.wait(60)  # a stop before that leaves unread what the test is about
     runner.stop(60)
     assert runner.failure() is None
 
