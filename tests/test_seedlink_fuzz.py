@@ -15,10 +15,9 @@ from seedlink_support import packets, request, server_at
 
 from agent.errors import SourceError
 from agent.sources.miniseed import RecordReader
-from agent.sources.seedlink.frames import ForeignError, Frames, Packet
-from agent.sources.seedlink.request import in_notation, subscribe
+from agent.sources.seedlink.connection import Connection, subscribe
+from agent.sources.seedlink.protocol import ForeignError, Frames, Packet, in_notation
 from agent.sources.seedlink.resume import Cursor, Past, Position, Progress, Reached
-from agent.sources.seedlink.wire import Connection
 from agent.types import MAX_BLOCK_S, NS
 
 GOOD = [*packets(1), *packets(1, version=3), *packets(1, encoding=4, reclen=1024), *packets(1, encoding=1)]

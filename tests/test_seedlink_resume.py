@@ -28,8 +28,8 @@ from seedlink_support import (
 )
 
 from agent.sources.in_flight import Origin
-from agent.sources.seedlink.plan import Beginning, Holding, plan
-from agent.sources.seedlink.resume import Cursor, Numbering, Past, Position, Progress, Reached
+from agent.sources.seedlink.protocol import Beginning, Holding
+from agent.sources.seedlink.resume import Cursor, Numbering, Past, Position, Progress, Reached, plan
 from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import NS
 

@@ -17,7 +17,7 @@ from seedlink_server import SeedLinkServer, authority, made
 from seedlink_support import packets, streaming
 
 from agent.config.seedlink import SeedLinkConfig
-from agent.sources.seedlink.probe import probe
+from agent.sources.seedlink.source import probe
 from agent.types import NS
 
 COPIES = 1

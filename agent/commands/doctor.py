@@ -233,7 +233,7 @@ def _first_packet(config: Config) -> Finding:
 
 
 def _seedlink(source: SeedLinkConfig) -> Iterator[Finding]:
-    from agent.sources.seedlink.probe import probe
+    from agent.sources.seedlink.source import probe
 
     for freshness in probe(source):
         yield Finding("ok" if freshness.well else "bad", "source", freshness.detail, freshness.hint)

@@ -1,9 +1,8 @@
 """SeedLink servers as a source: one connection and one thread a server, made anew for as long as it takes.
 
-wire.py      a connection; frames.py its bytes
-request.py   what is asked for; plan.py from where on
-resume.py    what was received and done with, on disk
-liveness.py  what has fallen silent
+protocol.py    packets and commands as data
+connection.py  a connection to a server, and what is asked for over it
+resume.py      what was received and done with, on disk; from where a new connection goes on
 """
 
 from __future__ import annotations
@@ -13,27 +12,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from agent.backoff import Throttle, delays
+from agent.backoff import Backoff, Throttle, delays
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
+from agent.sources.freshness import Freshness, assess
 from agent.sources.in_flight import Origin
 from agent.sources.miniseed import RecordReader
-from agent.sources.seedlink.frames import Packet
-from agent.sources.seedlink.liveness import Liveness
-from agent.sources.seedlink.plan import recent
-from agent.sources.seedlink.request import Subscribed, subscribe
-from agent.sources.seedlink.resume import Position, Progress, Reached, ahead, match, state_file
-from agent.sources.seedlink.wire import Connection, SilentError
+from agent.sources.seedlink.connection import Connection, SilentError, Subscribed, held, subscribe
+from agent.sources.seedlink.protocol import Packet, ahead, iso, match
+from agent.sources.seedlink.resume import Past, Position, Progress, Reached, recent, state_file
 from agent.types import NS, SampleBlock, format_ns
 
 if TYPE_CHECKING:
-    from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig
+    from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig, SeedLinkStationConfig
 
 QUEUE_BLOCKS = 256
 """Between the servers' threads and the one that consumes ``blocks()``; when it is full the servers wait."""
@@ -45,7 +41,15 @@ FIRST_RETRY_S = 0.5
 _TOLERANCE_NS, _TOLERANCE = 120_000_000, 0.006
 """A first packet that is later than the known samples by this much, and by this share of its length, does not continue
 them: stamps jitter, clocks drift, and headers hold a rate that was measured."""
-
+LONGEST_S = 3600.0
+"""Longest time between two attempts to wake a channel."""
+RECORDS_MISSED = 3
+"""A channel of long records is not silent before so many of them are missing."""
+MAX_CHANNELS = 4096
+"""So many are watched."""
+DATA_S = 20.0
+"""How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
+_NO_HINT = "is it a SeedLink server? The service tries again by itself"
 _Item: TypeAlias = "SampleBlock | SourceProblem | BaseException | None"
 
 
@@ -315,7 +319,7 @@ class _Link:
             if beginning.kind == "number":
                 self._numbered[station] = known[station]
                 continue
-            words = {"time": f"from {_clock(beginning.time_s)} on", "all": "with all that is held"}
+            words = {"time": f"from {iso(beginning.time_s)} on", "all": "with all that is held"}
             if beginning.kind in words:
                 reason = subscribed.reasons.get(station, "its number was refused")
                 by_time.setdefault(reason, []).append(f"{station} {words[beginning.kind]}")
@@ -423,5 +427,135 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
-def _clock(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """Of life: when new samples came (monotonic), how many seconds of them, and up to when."""
+
+    at: float
+    span_s: float
+    end_ns: int
+
+
+class Liveness:
+    """Of one server. Its thread tells and asks; any thread may ask for ``unheard``.
+
+    Args:
+        stalled_s: how long a channel may be silent.
+    """
+
+    def __init__(self, stalled_s: float) -> None:
+        self._stalled_s = stalled_s
+        self._signs: dict[str, _Sign] = {}
+        """By station (``NET_STA``) and by channel (``NET.STA.LOC.CHA``)."""
+        self._backoff = Backoff[str](stalled_s, LONGEST_S)
+        self._requests: Sequence[SeedLinkStationConfig] = ()
+        self._asked_at = time.monotonic()
+
+    def asked(self, requests: Sequence[SeedLinkStationConfig]) -> None:
+        """All has just been asked for; nobody is silent yet."""
+        self._requests, self._asked_at = requests, time.monotonic()
+
+    def note(self, station: str, blocks: Sequence[SampleBlock]) -> bool:
+        """Samples of one channel came; whether they are new. Those that are sent once more are no sign of life."""
+        sign = _Sign(time.monotonic(), (blocks[-1].end_ns - blocks[0].start_ns) / NS, blocks[-1].end_ns)
+        new = False
+        for name in (station, blocks[0].stream.seed):
+            last = self._signs.get(name)
+            if last is None and len(self._signs) >= MAX_CHANNELS:
+                new = True
+            elif last is None or sign.end_ns > last.end_ns:
+                self._signs[name] = sign
+                self._backoff.lift(name)
+                new = True
+        return new
+
+    def due(self) -> list[str]:
+        """Channels and stations that are silent and are to be asked for now; each less and less often."""
+        now = time.monotonic()
+        silent = {
+            name for name, last in self._signs.items() if now - max(last.at, self._asked_at) > self._limit_s(last)
+        }
+        silent.update(self.unheard())
+        due = sorted(silent.difference(self._backoff.active())) if silent else []
+        for name in due:
+            self._backoff.add(name)
+        return due
+
+    def unheard(self) -> list[str]:
+        """What was asked for and never sent anything, once that is too long ago."""
+        if time.monotonic() - self._asked_at <= self._stalled_s:
+            return []
+        heard = self._signs.copy()
+        return [request.station for request in self._requests if not any(map(match(request.station), heard))]
+
+    def _limit_s(self, last: _Sign) -> float:
+        return max(self._stalled_s, RECORDS_MISSED * last.span_s)
+
+
+def probe(config: SeedLinkConfig, wait_s: float = DATA_S) -> Iterator[Freshness]:
+    """Every server in turn, one sight for it and one for each station; nothing is stored.
+
+    Args:
+        config: the section ``source``.
+        wait_s: how long samples are waited for, at each server.
+    """
+    for section in config.servers:
+        try:
+            yield from _probe(section, config.connect_timeout_s, wait_s)
+        except SourceError as error:
+            yield Freshness(False, error.message, error.hint or _NO_HINT)
+
+
+def _probe(server: SeedLinkServerConfig, timeout_s: float, wait_s: float) -> Iterator[Freshness]:
+    connection = Connection(server, timeout_s)
+    refusals: list[SourceError] = []
+    try:
+        connection.open()
+        yield Freshness(True, f"{server.address}: SeedLink {connection.version}, {connection.software}")
+        stations = sorted(held(connection) or {})
+        try:
+            accepted = subscribe(
+                connection, server.stations, Past({}), (), lambda _, error: refusals.append(error)
+            ).requests
+        finally:
+            yield from (Freshness(False, error.message, _hint(error, stations)) for error in refusals)
+        newest = _receive(connection, accepted, wait_s)
+    finally:
+        connection.close()
+    for request in accepted:
+        yield _assess(request, newest, wait_s)
+
+
+def _hint(error: SourceError, stations: list[str]) -> str:
+    if "'STATION " not in error.message or not stations:
+        return error.hint
+    return f"{error.hint}; the server has {', '.join(stations[:8])}" + (" ..." if len(stations) > 8 else "")
+
+
+def _receive(
+    connection: Connection, requests: list[SeedLinkStationConfig], wait_s: float
+) -> dict[str, tuple[SampleBlock, float]]:
+    """For each station that sent samples its last block, and the smallest lag of all of its blocks, seconds."""
+    reader = RecordReader()
+    found: dict[str, tuple[SampleBlock, float]] = {}
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline and not all(any(map(match(request.station), found)) for request in requests):
+        packet = connection.receive(min(1.0, deadline - time.monotonic()))
+        if packet is None or packet.form not in ("2", "3"):
+            continue
+        record = reader.read(packet.payload)
+        for block in record.blocks[-1:]:
+            lag_s = (time.time_ns() - block.end_ns) / NS
+            station = packet.station or record.station
+            found[station] = (block, min(lag_s, found[station][1]) if station in found else lag_s)
+    return found
+
+
+def _assess(request: SeedLinkStationConfig, newest: dict[str, tuple[SampleBlock, float]], wait_s: float) -> Freshness:
+    name = next(filter(match(request.station), newest), None)
+    if name is None:
+        hint = "check that the recorder runs, and the selectors; the server accepted both"
+        return Freshness(False, f"{request.station} has sent no samples for {wait_s:g} s", hint)
+    block, lag_s = newest[name]
+    what = f"{name}: {block.stream.seed} at {block.rate_hz:g} Hz"
+    return assess(what, block, lag_s)

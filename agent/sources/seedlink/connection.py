@@ -1,4 +1,4 @@
-"""A connection to a SeedLink server: TCP or TLS, the greeting, commands and their answers, packets, INFO.
+"""A connection to a SeedLink server: TCP or TLS, greeting, commands and answers, packets; what is asked for over it.
 
 Version 4 is the FDSN's specification. Version 3 has none; what is done here is what SeisComP's manual describes, with
 records of any length, which ringserver sends. The library ``seedlink-client`` does the same from Python 3.11 on; Talus
@@ -10,23 +10,36 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.errors import SourceError
 from agent.host.tls import client_context, refusal
-from agent.sources.seedlink.frames import MAX_LINE, ForeignError, Frames, Packet
+from agent.sources.seedlink.protocol import (
+    MAX_LINE,
+    Beginning,
+    ForeignError,
+    Frames,
+    Holding,
+    Packet,
+    holdings,
+    in_notation,
+    log_text,
+    match,
+    ringserver,
+)
+from agent.sources.seedlink.resume import Cursor, Past, Plan, plan
 
 if TYPE_CHECKING:
-    from agent.config.seedlink import SeedLinkServerConfig
+    from agent.config.seedlink import SeedLinkServerConfig, SeedLinkStationConfig
     from agent.config.tls import TlsConfig
 
-_RECORD_HEAD_BYTES = 48
 _MAX_INFO = 32 << 20
 _CHUNK = 64 << 10
+_MAX_NAMED = 8
 
 
 class RefusedError(SourceError):
@@ -149,7 +162,7 @@ class Connection:
                 continue
             if packet.form == "E":
                 raise RefusedError(f"{self.address} refused INFO {item}", "the server does not tell; that can be borne")
-            answer += _log_text(packet.payload) if packet.form == "X" else packet.payload
+            answer += log_text(packet.payload) if packet.form == "X" else packet.payload
             if packet.last:
                 return bytes(answer)
             if len(answer) > _MAX_INFO:
@@ -248,15 +261,6 @@ class Connection:
         return True
 
 
-def _log_text(record: bytes) -> bytes:
-    """The text of a miniSEED 2 log record, in which version 3 wraps its answers."""
-    for order in ">", "<":
-        (count,), (begin,) = struct.unpack_from(f"{order}H", record, 30), struct.unpack_from(f"{order}H", record, 44)
-        if _RECORD_HEAD_BYTES <= begin <= len(record) and count <= len(record) - begin:
-            return record[begin : begin + count]
-    return b""
-
-
 def _connect(server: SeedLinkServerConfig, timeout_s: float) -> socket.socket:
     """Raises SourceError with what is wrong: the name, the port, the way, the certificate."""
     address = server.address
@@ -325,3 +329,138 @@ def _advice(command: str) -> str:
     if command.startswith("SELECT"):
         return "check the selector: HH?, 00HH? or 00_H_H_?"
     return "see the server's log"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """What a server accepted: the stations asked for, and from where on it sends those that are known.
+
+    ``reasons`` says of each station why it is asked for by time. ``cursor`` is the packet after which the connection
+    goes on, None if that is not one packet.
+    """
+
+    requests: list[SeedLinkStationConfig]
+    beginnings: dict[str, Beginning]
+    reasons: Mapping[str, str]
+    cursor: Cursor | None
+
+
+def subscribe(
+    connection: Connection,
+    requests: Sequence[SeedLinkStationConfig],
+    past: Past,
+    distrusted: Collection[str],
+    refused: Callable[[str, SourceError], None],
+) -> Subscribed:
+    """Ask for everything, each station from where it was left.
+
+    Args:
+        connection: after its greeting; data flow when this returns.
+        requests: the stations to ask for.
+        past: what was received earlier.
+        distrusted: stations whose sequence numbers were found to be out of date.
+        refused: called for each station or selector that the server does not accept.
+
+    Raises:
+        SourceError: the connection is lost, or nothing at all was accepted.
+    """
+    requests = _expanded(requests, past)
+    known = {
+        request.station: past.stations[request.station] for request in requests if request.station in past.stations
+    }
+    holdings = held(connection, list(known)) if known else None
+    planned = plan(connection.version, replace(past, stations=known), holdings, distrusted, time.time_ns())
+    accepted: list[SeedLinkStationConfig] = []
+    beginnings: dict[str, Beginning] = {}
+    reason: SourceError | None = None
+    # A server with one place to read from takes a number beside a time for the place, if its packet is of that time.
+    one_place = past.numbering == "together" or ringserver(connection.software) is not None
+    for request in requests:
+        holding = None if one_place else (holdings or {}).get(request.station)
+        try:
+            beginning = _ask(connection, request, planned, holding, refused)
+        except RefusedError as error:
+            reason = error
+            refused(request.station, error)
+            continue
+        accepted.append(request)
+        if request.station in known:
+            beginnings[request.station] = beginning
+    if reason is not None and not accepted:
+        raise reason
+    connection.start()
+    exact = all(beginning.kind == "number" for beginning in beginnings.values())
+    return Subscribed(accepted, beginnings, planned.reasons, planned.cursor if exact else None)
+
+
+def _expanded(requests: Sequence[SeedLinkStationConfig], past: Past) -> list[SeedLinkStationConfig]:
+    """Stations known by name come first and each with its own position; a pattern stands for the rest."""
+    named = [request for request in requests if not request.is_pattern]
+    patterns = [request for request in requests if request.is_pattern]
+    asked = {request.station for request in named}
+    for pattern in patterns:
+        fits = match(pattern.station)
+        for station in sorted(past.stations):
+            if station not in asked and fits(station):
+                named.append(pattern.model_copy(update={"station": station}))
+                asked.add(station)
+    return named + patterns
+
+
+def _ask(
+    connection: Connection,
+    request: SeedLinkStationConfig,
+    planned: Plan,
+    holding: Holding | None,
+    refused: Callable[[str, SourceError], None],
+) -> Beginning:
+    """Ask for one station; returns from where on the server accepted it.
+
+    Raises:
+        RefusedError: the server does not have it.
+    """
+    network, _, code = request.station.partition("_")
+    connection.command(f"STATION {request.station}" if connection.version >= 4 else f"STATION {code} {network}")
+    selectors = [in_notation(selector, connection.version) for selector in request.selectors]
+    unsaid = [given for given, said in zip(request.selectors, selectors, strict=True) if said is None]
+    for given in unsaid:
+        refused(f"{request.station} {given}", SourceError(
+            f"selector {given!r} cannot be said in SeedLink {connection.version}", "write it as LLCCC, such as 00HH?"
+        ))  # fmt: skip
+    said = [selector for selector in selectors if selector is not None]
+    refusals = connection.commands([f"SELECT {selector}" for selector in said])
+    if request.selectors and len(refusals) + len(unsaid) == len(request.selectors):
+        # Without any selector the server would send all channels, which was not asked for.
+        raise refusals[0] if refusals else RefusedError(f"{request.station}: no selector can be used", "see above")
+    for error in refusals:
+        refused(f"{request.station} {error.message}", error)
+    *attempts, last = planned.attempts.get(request.station, (Beginning("next"),))
+    for beginning in attempts:
+        try:
+            connection.command(beginning.command(connection.version, holding))
+        except RefusedError as error:
+            refused(f"{request.station} {error.message}", error)
+        else:
+            return beginning
+    connection.command(last.command(connection.version, holding))
+    return last
+
+
+def held(connection: Connection, stations: Sequence[str] = ()) -> dict[str, Holding] | None:
+    """What the server holds of each station: of those named at least, of all if none is; None if it does not tell.
+
+    Raises:
+        SourceError: the connection is lost, or there was no answer.
+    """
+    found: dict[str, Holding] = {}
+    few = connection.version >= 4 and 0 < len(stations) <= _MAX_NAMED
+    try:
+        for item in [f"STATIONS {name}" for name in stations] if few else ["STATIONS"]:
+            answer = connection.info(item)
+            told = holdings(answer, connection.version, connection.software)
+            if told is None:
+                return None
+            found |= told
+    except RefusedError:
+        return None
+    return found
