@@ -23,7 +23,7 @@ import obspy
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.schema import MODELS, parse
 from agent.messages.text import describe

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.remote.envelope import Body
 from agent.types import NS
 from demo.broker import local_broker

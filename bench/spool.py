@@ -29,7 +29,7 @@ from support import row
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.delivery import Delivery
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.detect.resume import encode
 from agent.errors import DeliveryError
 from agent.messages.payloads import Message, Stamp, alert_message, event_message

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from agent.backoff import delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DataError, DeliveryError
 from agent.messages.envelope import Packed, unpack
 from agent.messages.payloads import OFFLINE, ONLINE, STOPPED

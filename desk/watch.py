@@ -27,7 +27,7 @@ from agent.messages.text import describe, printable, replaced
 if TYPE_CHECKING:
     from agent.config.broker import MqttSettings
     from agent.deliver.connection import Received
-    from agent.deliver.waker import Waker
+    from agent.deliver.sockets import Waker
     from desk.formats import Format
     from desk.formats.folder import DocumentFolder
     from desk.formats.picture import Pictures
@@ -79,7 +79,7 @@ def watch(
         TalusError: the folder refuses a document; the broker keeps the message for the session.
     """
     from agent.deliver.connection import Connection, Subscription
-    from agent.deliver.waker import Waker
+    from agent.deliver.sockets import Waker
 
     printer = _Printer(
         settings.prefix, out, err, style=style, limit=limit, documents=documents, folder=folder, pictures=pictures

@@ -18,7 +18,7 @@ import pytest
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import Message, Priority, Stamp, alert_message, event_message
 from agent.types import Alert, Classification, Detection, Event, EventPhase, Quality, StationId, event_id

@@ -23,7 +23,7 @@ from broker_support import Mosquitto, wait_for
 from agent.config.broker import MqttSettings
 from agent.config.file import load_section
 from agent.deliver.connection import Connection
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from desk.accounts import Role, add_account
 from desk.settings import DeskConfig

@@ -18,7 +18,7 @@ from agent.config.broker import MqttSettings
 from agent.config.file import check
 from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, unreachable
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.host.tls import client_context, refusal
 from demo.broker import free_port

@@ -23,7 +23,7 @@ from obspy import read
 
 from agent.config.file import load
 from agent.deliver.connection import Connection, Received
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.remote.crash_guard import DEATHS
 from agent.remote.gate import MAX_CORRELATION, Store, Stored
 from agent.remote.model_order import CHUNK_BYTES

@@ -18,7 +18,7 @@ from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from demo.broker import free_port
 

@@ -39,7 +39,7 @@ from agent.deliver.connection import Connection, Subscription
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
 from agent.deliver.sender import MOST_REPEATS
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import ConfigError, DeliveryError
 from agent.messages.payloads import Message, Priority, summary_message
 from demo import broker as broker_module

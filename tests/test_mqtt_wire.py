@@ -18,8 +18,7 @@ from test_mqtt import CONNACK_5, read_packet
 from agent.config.broker import MqttSettings
 from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.waker import Waker
-from agent.deliver.wire import Framing, UnwantedPacketError
+from agent.deliver.sockets import Framing, UnwantedPacketError, Waker
 from agent.errors import DeliveryError
 
 AGENT = Path(__file__).parents[1] / "agent"

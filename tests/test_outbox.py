@@ -22,8 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.deliver.cursor import Entry
-from agent.deliver.outbox import MAIN, Outbox
+from agent.deliver.outbox import MAIN, Entry, Outbox
 from agent.deliver.outbox_file import TOO_LARGE
 from agent.deliver.set_aside import drop, listing
 from agent.errors import DeliveryError, UsageError

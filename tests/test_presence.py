@@ -12,7 +12,7 @@ from control_support import control, key
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.messages.payloads import Message, Priority
 from agent.types import StationId
 from desk.push.presence import absence

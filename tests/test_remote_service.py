@@ -18,7 +18,7 @@ from test_mqtt import CONNACK_5, Script, read_packet
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.service.service import LARGEST_PACKET
 from agent.types import NS

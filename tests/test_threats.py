@@ -18,7 +18,7 @@ from control_support import control, envelope, key
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import StationId
 from desk.push.models import command

@@ -33,7 +33,7 @@ from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DataError, DeliveryError
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
 from agent.messages.text import readable

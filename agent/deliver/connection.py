@@ -27,8 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.config.broker import MqttSettings
 from agent.config.tls import TlsConfig
-from agent.deliver.waker import Waker
-from agent.deliver.wire import Framing, PlainSocket, TlsSocket, UnwantedPacketError, followed
+from agent.deliver.sockets import Framing, PlainSocket, TlsSocket, UnwantedPacketError, Waker, followed
 from agent.errors import DeliveryError
 from agent.host.tls import client_context, refusal
 from agent.messages.payloads import OFFLINE

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from agent.config.broker import DEFAULT_PREFIX
 from agent.deliver.connection import Subscription
-from agent.deliver.cursor import Cursor
 from agent.deliver.file import FileSink
 from agent.deliver.mqtt import MqttSink
-from agent.deliver.outbox import MAIN, Outbox
+from agent.deliver.outbox import MAIN, Cursor, Outbox
 from agent.deliver.reasons import LinkStatus, of_outbox
 from agent.deliver.sink import Sink
 from agent.detect.resume import JournalEntry, decode

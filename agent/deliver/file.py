@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from agent.atomic import sync_folder
 from agent.config.outputs import FileOutputConfig
-from agent.deliver.cursor import Cursor
+from agent.deliver.outbox import Cursor
 from agent.deliver.sink import BatchSink
 from agent.messages.payloads import Message, with_handed
 

@@ -19,11 +19,11 @@ from typing import Literal
 from agent.backoff import ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError, refusal_hint
-from agent.deliver.cursor import Cursor
+from agent.deliver.outbox import Cursor
 from agent.deliver.reasons import LinkStatus, of_connection
 from agent.deliver.sender import Sender
 from agent.deliver.sink import Retained
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_alert, topic
 from agent.reasons import Reason

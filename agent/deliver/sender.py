@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from agent.backoff import Backoff, ThrottledLog
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, refusal_hint
-from agent.deliver.cursor import Cursor, Entry
+from agent.deliver.outbox import Cursor, Entry
 from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
 from agent.deliver.sink import Retained, UnstoredAlerts
 from agent.errors import DeliveryError

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from agent.backoff import ThrottledLog, delays
-from agent.deliver.cursor import Cursor
+from agent.deliver.outbox import Cursor
 from agent.errors import TalusError
 from agent.messages.payloads import Message
 from agent.reasons import Reason

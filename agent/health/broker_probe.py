@@ -19,7 +19,7 @@ from agent.config.broker import MqttSettings
 from agent.config.file import Config
 from agent.config.stations import stations_of
 from agent.deliver.connection import REFUSED, Ack, Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.health.home_assistant import announcements
 from agent.messages.payloads import topic

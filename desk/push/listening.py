@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import topic
 from agent.types import StationId

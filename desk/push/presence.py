@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DataError
 from agent.messages.payloads import ONLINE
 from agent.messages.schema import StateMessage, parse

@@ -1,12 +1,14 @@
-"""The socket below the MQTT client: packets that a broker must not send end the connection before they are held.
+"""Below the MQTT client: a wake-up call that a ``select`` can wait for, and sockets that look at each packet's header.
 
 paho reads a packet of any length and answers every packet of QoS 2, for which nobody asked here. Its public interface
-takes a TLS context, whose ``wrap_socket`` makes the socket that it reads from: these contexts make sockets that look at
-the header of each packet as it comes in.
+takes a TLS context, whose ``wrap_socket`` makes the socket that it reads from: these contexts make sockets that end the
+connection at a packet that a broker must not send, before it is held.
 """
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import ssl
 from typing import Any
@@ -18,6 +20,38 @@ _QOS_2 = frozenset({0x50, 0x62, 0x70})
 """First bytes of PUBREC, PUBREL, PUBCOMP."""
 _MOST_DIGITS = 4
 """Bytes of a packet's length."""
+
+
+class Waker:
+    """Ends another thread's wait early: its own `wait`, or a ``select`` that includes it."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._read.fileno()
+
+    def wake(self) -> None:
+        """A wake-up is never lost: the next wait ends at once if none is going on."""
+        with contextlib.suppress(BlockingIOError):
+            self._write.send(b"w")
+
+    def clear(self) -> None:
+        """Forget the wake-ups so far."""
+        with contextlib.suppress(BlockingIOError):
+            while self._read.recv(4096):
+                pass
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until woken or ``timeout_s`` have passed."""
+        select.select([self._read], [], [], timeout_s)
+        self.clear()
+
+    def close(self) -> None:
+        self._read.close()
+        self._write.close()
 
 
 class UnwantedPacketError(Exception):
