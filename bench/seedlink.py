@@ -30,7 +30,7 @@ from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
 from support import row
 
-from agent.config.seedlink import SeedLinkConfig
+from agent.config.sources import SeedLinkConfig
 from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import NS
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schema_support import JSON
 
-from agent.config.keys import TrustedKey
+from agent.config.remote import TrustedKey
 from agent.errors import ControlError
 from agent.remote.envelope import MAX_BYTES, Body, admit, unseal
 from agent.types import NS, StationId

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_formats import state
 from test_messages import health
 
-from agent.config.health import HealthConfig
+from agent.config.outputs import HealthConfig
 from agent.errors import TalusError
 from agent.health.exporter import CLIENTS, PATIENCE_S, Exporter
 from agent.health.prometheus import CONTENT_TYPE, render

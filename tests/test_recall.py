@@ -22,8 +22,8 @@ from test_acceleration import ended, rules
 from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
-from agent.config.coincidence import CoincidenceConfig
 from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
+from agent.config.policy import CoincidenceConfig
 from agent.detect.holdback import HoldBack
 from agent.detect.resume import LOST, JournalEntry, Recall, decode, encode
 from agent.errors import DataError

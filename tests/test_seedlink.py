@@ -261,7 +261,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import agent.sources.seedlink.source as seedlink
-from agent.config.seedlink import SeedLinkConfig
+from agent.config.sources import SeedLinkConfig
 seedlink.SAVE_S = 0.01
 server = {"host": "127.0.0.1", "port": int(sys.argv[1]), "stations": [{"station": "XX_A"}]}
 config = SeedLinkConfig.model_validate({"kind": "seedlink", "servers": [server]})

@@ -16,7 +16,7 @@ from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, authority, made
 from seedlink_support import packets, streaming
 
-from agent.config.seedlink import SeedLinkConfig
+from agent.config.sources import SeedLinkConfig
 from agent.sources.seedlink.source import probe
 from agent.types import NS
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from site_support import START_NS, packets, write_site
 
 from agent.alert.coincidence import FLOOR, Blindness, CoincidenceJudge, blindness, fuse
-from agent.config.coincidence import CoincidenceConfig
 from agent.config.file import ClassifierConfig, TunablesConfig, check
+from agent.config.policy import CoincidenceConfig
 from agent.detect.holdback import HoldBack
 from agent.detect.resume import decode
 from agent.health.report import Health, Identity

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from agent.config.coincidence import CoincidenceConfig
+from agent.config.policy import CoincidenceConfig
 from agent.dsp.window import AFTER_NS
 from agent.types import (
     LABELS,

@@ -23,7 +23,7 @@ from agent.types import NS
 
 if TYPE_CHECKING:
     from agent.config.file import Config
-    from agent.config.seedlink import SeedLinkConfig
+    from agent.config.sources import SeedLinkConfig
     from agent.inference import Bundle
     from agent.inference.trt.fallback import EngineSettings
     from agent.sources import SourceProblem

@@ -1,13 +1,13 @@
 """The configuration file: read, checked as a whole, frozen.
 
-station.py     the sections; policy.py the alert rules, sources.py and seedlink.py the kinds of source,
-               coincidence.py and stations.py the stations of a site, remote.py remote orders, health.py, tls.py
+station.py     the sections; policy.py the alert rules and the coincidence of stations, sources.py the kinds of source,
+               remote.py remote orders and trusted keys, broker.py the broker, outputs.py all others that are told
+stations.py    the stations that a configuration names
 section.py     what all sections share
 yaml.py        YAML to values with their lines
 explain.py     what is wrong, in words
 references.py  what the file refers to
 reference.py   the catalogue of settings and the tables of docs/configuration.md
-broker.py      how to reach a broker, from the file or from an address; keys.py the keys that are trusted
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.config.seedlink import SeedLinkServerConfig
+from agent.config.sources import SeedLinkServerConfig
 from agent.config.station import Config, MqttConfig
 from agent.config.stations import undeclared
 from agent.config.tls import TlsConfig

@@ -11,10 +11,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from agent.config.broker import MqttSettings
-from agent.config.coincidence import SiteConfig
-from agent.config.health import HealthConfig, HomeAssistantConfig
-from agent.config.outputs import OutputsConfig
-from agent.config.policy import PolicyConfig, RulesConfig
+from agent.config.outputs import HealthConfig, HomeAssistantConfig, OutputsConfig
+from agent.config.policy import PolicyConfig, RulesConfig, SiteConfig
 from agent.config.remote import ControlConfig
 from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
 from agent.config.slow import SlowTriggerConfig

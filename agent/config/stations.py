@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from agent.config.coincidence import StationCode
+from agent.config.policy import StationCode
 from agent.config.section import Disagreement, Section
 from agent.config.sources import station_ids
 from agent.config.yaml import Loc

@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, ValidationInfo
 
-from agent.config.keys import TrustedKey
+from agent.config.remote import TrustedKey
 from agent.errors import ControlError, DataError
 from agent.messages.schema import EnvelopeMessage
 from agent.types import NS, StationId, format_ns, parse_ns

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.atomic import replace_file
 from agent.backoff import ThrottledLog
-from agent.config.keys import TrustedKey
+from agent.config.remote import TrustedKey
 from agent.deliver.connection import Received
 from agent.errors import ControlError
 from agent.messages.schema import TEXT_LIMIT, Count, Outcome, Sha256

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
-from agent.config.seedlink import SeedLinkConfig
-from agent.config.sources import ArchiveConfig, FolderConfig, ShakeUdpConfig, SimulatorConfig
+from agent.config.sources import ArchiveConfig, FolderConfig, SeedLinkConfig, ShakeUdpConfig, SimulatorConfig
 from agent.detect.envelopes import Envelopes
 from agent.detect.pipeline import Pipeline
 from agent.errors import ConfigError, ModelError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config
-from agent.config.health import split_address
+from agent.config.outputs import split_address
 from agent.deliver.delivery import Delivery
 from agent.detect.station import Station
 from agent.dsp.hearing import Slot

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config.keys import TrustedKey
+from agent.config.remote import TrustedKey
 from agent.errors import ControlError
 from agent.messages.schema import EnvelopeMessage
 from agent.remote.envelope import MAX_BODY_BYTES, PREFIX, Body

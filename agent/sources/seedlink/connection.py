@@ -34,7 +34,7 @@ from agent.sources.seedlink.protocol import (
 from agent.sources.seedlink.resume import Cursor, Past, Plan, plan
 
 if TYPE_CHECKING:
-    from agent.config.seedlink import SeedLinkServerConfig, SeedLinkStationConfig
+    from agent.config.sources import SeedLinkServerConfig, SeedLinkStationConfig
     from agent.config.tls import TlsConfig
 
 _MAX_INFO = 32 << 20

@@ -29,7 +29,7 @@ from agent.sources.seedlink.resume import Past, Position, Progress, Reached, rec
 from agent.types import NS, SampleBlock, format_ns
 
 if TYPE_CHECKING:
-    from agent.config.seedlink import SeedLinkConfig, SeedLinkServerConfig, SeedLinkStationConfig
+    from agent.config.sources import SeedLinkConfig, SeedLinkServerConfig, SeedLinkStationConfig
 
 QUEUE_BLOCKS = 256
 """Between the servers' threads and the one that consumes ``blocks()``; when it is full the servers wait."""
