@@ -264,7 +264,7 @@ class Ears(threading.Thread):
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
-        self._settings = MqttSettings("127.0.0.1", port)
+        self._settings = MqttSettings(host="127.0.0.1", port=port)
         self.heard: list[tuple[str, dict[str, Any]]] = []
         self.words: dict[tuple[str, int], str] = {}
         """Of each alert, by who says it."""

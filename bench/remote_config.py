@@ -107,7 +107,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, local_broker() as broker, closing(Waker()) as waker:
         folder = Path(name)
         key = SigningKey.create(folder / "key.pem")
-        settings = MqttSettings(broker.host, broker.port)
+        settings = MqttSettings(host=broker.host, port=broker.port)
         listener = Listener(settings)
         with station(folder, broker.port, key.trusted("bench").text):
             listener.wait("config/reported", b'"status":"file"', 60)

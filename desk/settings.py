@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from agent.config.broker import MqttConfig
 from agent.config.section import ConfigPath, Disagreement, Section
-from agent.config.station import MqttConfig
 from agent.errors import ConfigError
 from desk.call.targets import Target
 

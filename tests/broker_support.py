@@ -134,7 +134,9 @@ class Mosquitto:
             self._process = None
 
     def settings(self, **changes: Any) -> MqttSettings:
-        return MqttSettings("127.0.0.1", self.port, **{"backoff_min_s": 0.05, "backoff_max_s": 0.3, **changes})
+        return MqttSettings(
+            host="127.0.0.1", port=self.port, **{"backoff_min_s": 0.05, "backoff_max_s": 0.3, **changes}
+        )
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from broker_support import wait_for
 from numpy.typing import NDArray
 from seedlink_server import SeedLinkServer, made
 
+from agent.config.broker import TlsConfig
 from agent.config.sources import SeedLinkConfig, SeedLinkServerConfig, SeedLinkStationConfig
-from agent.config.tls import TlsConfig
 from agent.sources import SourceProblem
 from agent.sources.seedlink.source import SeedLinkSource
 from agent.types import NS, SampleBlock

@@ -158,6 +158,6 @@ def test_a_broker_that_hangs_up_on_a_forbidden_topic_is_understood() -> None:
 
     with Script(serve) as server:
         tried = [Probe("a/event"), Probe("a/alert"), Probe("a/health")]
-        report = try_topics(MqttSettings("127.0.0.1", server.port), "doctor", tried, [])
+        report = try_topics(MqttSettings(host="127.0.0.1", port=server.port), "doctor", tried, [])
     assert report.allowed == ["a/event", "a/health"]
     assert report.forbidden == {"a/alert": "the broker ends the connection"}

@@ -14,9 +14,8 @@ from broker_support import needs_mosquitto, running
 from certificates_support import Authority
 from test_mosquitto_configs import Example
 
-from agent.config.broker import MqttSettings
+from agent.config.broker import MqttSettings, TlsConfig
 from agent.config.file import check
-from agent.config.tls import TlsConfig
 from agent.deliver.connection import Connection, unreachable
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
@@ -70,7 +69,7 @@ def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_pat
         shake_hands(with_password, strict(tmp_path / "ca.pem"))
         shake_hands(mutual, strict(tmp_path / "ca.pem", *own))
         tls = TlsConfig(ca_file=tmp_path / "ca.pem", cert_file=own[0], key_file=own[1])
-        Connection.open(MqttSettings("127.0.0.1", mutual, tls=tls), "station-abc", Waker()).close()
+        Connection.open(MqttSettings(host="127.0.0.1", port=mutual, tls=tls), "station-abc", Waker()).close()
     finally:
         broker.stop()
 
@@ -97,7 +96,7 @@ def test_the_error_names_the_missing_extension_and_the_command_that_makes_a_good
     with running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker:
         with pytest.raises(ssl.SSLCertVerificationError) as caught:
             shake_hands(broker.port, strict(issuer.ca))
-        told = unreachable(MqttSettings("127.0.0.1", broker.port), caught.value)
+        told = unreachable(MqttSettings(host="127.0.0.1", port=broker.port), caught.value)
     assert f"has no {missing}" in told.message
     assert "not trusted" not in told.message
     assert "openssl req -x509" in told.hint
@@ -126,7 +125,7 @@ def test_each_kind_of_refusal_has_a_hint_of_its_own(
         running(tmp_path, f"certfile {certificate}", f"keyfile {key}") as broker,
         pytest.raises(DeliveryError, match=words) as caught,
     ):
-        settings = MqttSettings("127.0.0.1", broker.port, tls=TlsConfig(ca_file=trusted))
+        settings = MqttSettings(host="127.0.0.1", port=broker.port, tls=TlsConfig(ca_file=trusted))
         Connection.open(settings, "station", Waker())
     assert todo in caught.value.hint
 

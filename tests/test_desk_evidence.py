@@ -24,7 +24,7 @@ def test_records_of_an_agents_other_stations_are_fetched(tmp_path: Path) -> None
     with running(tmp_path) as broker:
         config = write_config(tmp_path / "site", "", broker.port, source=source, control=control(signing))
         store = Store(f"sqlite:///{tmp_path}/desk.db")
-        settings = MqttSettings("127.0.0.1", broker.port)
+        settings = MqttSettings(host="127.0.0.1", port=broker.port)
         receiver = Receiver(settings, store, "desk")
         records = Records(tmp_path / "records", 10**9)
         fetcher = Fetcher(settings, store, records, signing, only_alerts=False)

@@ -102,7 +102,9 @@ def test_a_desk_without_any_key_gets_the_record_of_an_alert_from_the_station(tmp
         )  # fmt: skip
         store = Store(f"sqlite:///{tmp_path}/desk.db")
         records = Records(tmp_path / "records", 10**9)
-        receiver = Receiver(MqttSettings("127.0.0.1", broker.port), store, "desk", pieces=Pieces(store, records))
+        receiver = Receiver(
+            MqttSettings(host="127.0.0.1", port=broker.port), store, "desk", pieces=Pieces(store, records)
+        )
         receiver.start()
         try:
             with running_agent("run", "--config", config):

@@ -197,7 +197,7 @@ def test_old_minima_and_maxima_make_room(tmp_path: Path) -> None:
 
 def test_the_desk_takes_a_good_one_and_refuses_a_damaged_one(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/desk.db")
-    receiver = Receiver(MqttSettings("localhost", 1), store, "desk")
+    receiver = Receiver(MqttSettings(host="localhost", port=1), store, "desk")
     payload = envelope_message(STREAM.station, "Z", START_NS, extremes(), stamp()).payload
 
     def checked(body: bytes, name: str = "SLP") -> Arrival:

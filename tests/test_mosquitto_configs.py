@@ -13,8 +13,7 @@ from agent_support import talus
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
 from certificates_support import Authority
 
-from agent.config.broker import MqttSettings
-from agent.config.tls import TlsConfig
+from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
@@ -66,7 +65,7 @@ def centre(folder: Path) -> Iterator[tuple[Example, dict[str, int]]]:
 
 def settings(folder: Path, port: int, **changes: Any) -> MqttSettings:
     tls = changes.pop("tls", TlsConfig(ca_file=folder / "ca.pem"))
-    return MqttSettings("127.0.0.1", port, tls=tls, backoff_min_s=0.05, backoff_max_s=0.3, **changes)
+    return MqttSettings(host="127.0.0.1", port=port, tls=tls, backoff_min_s=0.05, backoff_max_s=0.3, **changes)
 
 
 def control_room(folder: Path, port: int) -> Collector:

@@ -33,8 +33,7 @@ from broker_support import (
 )
 from certificates_support import Authority
 
-from agent.config.broker import MqttSettings
-from agent.config.tls import TlsConfig
+from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
@@ -198,7 +197,8 @@ def test_availability_tells_lost_from_stopped(tmp_path: Path) -> None:
         from broker_support import STATION, MqttSettings
         from agent.deliver.mqtt import MqttSink
         from agent.deliver.outbox import MAIN, Outbox
-        link = MqttSink(MqttSettings("127.0.0.1", int(sys.argv[2])), Outbox(Path(sys.argv[1])).cursor("mqtt"), STATION)
+        settings = MqttSettings(host="127.0.0.1", port=int(sys.argv[2]))
+        link = MqttSink(settings, Outbox(Path(sys.argv[1])).cursor("mqtt"), STATION)
         link.start()
         sys.stdin.readline()
         link.stop()
@@ -308,9 +308,11 @@ def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypat
     monkeypatch.setattr(broker_module, "find_mosquitto", lambda: None)
     with local_broker() as address:
         assert address.program == "amqtt"
-        assert MqttSettings.from_url(address.url) == MqttSettings(address.host, address.port, protocol="3.1.1")
+        assert MqttSettings.from_url(address.url) == MqttSettings(
+            host=address.host, port=address.port, protocol="3.1.1"
+        )
         settings = MqttSettings(
-            address.host, address.port, protocol=protocol, backoff_min_s=0.05, connect_timeout_s=0.5
+            host=address.host, port=address.port, protocol=protocol, backoff_min_s=0.05, connect_timeout_s=0.5
         )
         with Collector(settings, session=False) as collector, linked(settings, outbox) as link:
             outbox.put([make_message(n) for n in range(20)])
@@ -320,7 +322,7 @@ def test_a_broker_that_knows_only_3_1_1(outbox: Outbox, protocol: Any, monkeypat
             with Collector(settings, session=True) as other:
                 assert other.connects, "it waits for ever for the rest of a CONNECT with properties"
         with pytest.raises(DeliveryError, match="Unsupported protocol version"):
-            open_connection(dataclasses.replace(settings, protocol="5"))
+            open_connection(settings.model_copy(update={"protocol": "5"}))
 
 
 def test_the_embedded_broker_ends_without_a_word(
@@ -347,7 +349,7 @@ def test_the_embedded_broker_ends_without_a_word(
 def test_the_demo_broker_is_mosquitto_where_there_is_one(outbox: Outbox) -> None:
     with local_broker() as address:
         assert address.program == "mosquitto"
-        with linked(MqttSettings(address.host, address.port), outbox):
+        with linked(MqttSettings(host=address.host, port=address.port), outbox):
             outbox.put([make_message()])
             wait_for(lambda: outbox.depth == 0)
     with pytest.raises(OSError, match="refused"):
@@ -423,7 +425,7 @@ def test_a_broker_that_never_acknowledges_is_left_and_the_message_sent_again(out
                     client.sendall(b"\x40\x02" + token)
 
     with Script(serve) as server:
-        settings = MqttSettings("127.0.0.1", server.port, ack_timeout_s=0.5, backoff_min_s=0.05)
+        settings = MqttSettings(host="127.0.0.1", port=server.port, ack_timeout_s=0.5, backoff_min_s=0.05)
         outbox.put([make_alert()])
         with linked(settings, outbox) as link:
             wait_for(lambda: outbox.depth == 0)
@@ -448,7 +450,7 @@ def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other
                     client.sendall(b"\x40\x02" + token)
 
     with Script(serve) as server:
-        settings = MqttSettings("127.0.0.1", server.port, backoff_min_s=0.05)
+        settings = MqttSettings(host="127.0.0.1", port=server.port, backoff_min_s=0.05)
         outbox.put([make_message(n, r) for n in range(2) for r in range(3)] + [make_alert()])
         with linked(settings, outbox) as link:
             wait_for(lambda: any(topic.endswith("alert") for topic in arrived))
@@ -507,7 +509,7 @@ def test_mosquitto_denies_a_topic_by_its_access_list(tmp_path: Path, outbox: Out
 )
 def test_what_is_no_broker_is_named(name: str, serve: Any, words: str, outbox: Outbox) -> None:
     with Script(serve) as server:
-        settings = MqttSettings("127.0.0.1", server.port, connect_timeout_s=0.5, backoff_min_s=0.05)
+        settings = MqttSettings(host="127.0.0.1", port=server.port, connect_timeout_s=0.5, backoff_min_s=0.05)
         with pytest.raises(DeliveryError, match=words) as caught:
             open_connection(settings)
         assert caught.value.hint
@@ -519,10 +521,10 @@ def test_what_is_no_broker_is_named(name: str, serve: Any, words: str, outbox: O
 
 def test_an_absent_broker_and_an_unknown_host_are_named() -> None:
     with pytest.raises(DeliveryError, match="refused the connection") as caught:
-        open_connection(MqttSettings("127.0.0.1", free_port()))
+        open_connection(MqttSettings(host="127.0.0.1", port=free_port()))
     assert "running" in caught.value.hint
     with pytest.raises(DeliveryError, match=r"no address for 'broker.invalid'"):
-        open_connection(MqttSettings("broker.invalid"))
+        open_connection(MqttSettings(host="broker.invalid"))
 
 
 @needs_mosquitto
@@ -563,7 +565,7 @@ def test_two_agents_with_one_client_id_are_told(outbox: Outbox, caplog: pytest.L
         read_packet(client)
 
     with Script(serve) as server:
-        with linked(MqttSettings("127.0.0.1", server.port, backoff_min_s=0.05), outbox):
+        with linked(MqttSettings(host="127.0.0.1", port=server.port, backoff_min_s=0.05), outbox):
             wait_for(lambda: "taken over" in caplog.text)
         assert "give each agent its own" in caplog.text
 
@@ -578,7 +580,7 @@ def test_stop_sends_what_is_left_and_says_so(tmp_path: Path, outbox: Outbox) -> 
         assert link.stop(10.0) is True
         assert outbox.depth == 0
         assert not link.alive
-    absent = MqttSink(dataclasses.replace(broker.settings(), backoff_max_s=60), outbox.cursor("mqtt"), STATION)
+    absent = MqttSink(broker.settings(backoff_max_s=60), outbox.cursor("mqtt"), STATION)
     outbox.put([make_message()])
     absent.start()
     wait_for(lambda: absent.status().error)
@@ -638,7 +640,7 @@ def test_alert_expiry_and_content_type_travel_with_mqtt_5(tmp_path: Path) -> Non
                 client.sendall(b"\x40\x02" + token)
 
     box = Outbox(tmp_path / "o.db")
-    with Script(serve) as server, linked(MqttSettings("127.0.0.1", server.port), box):
+    with Script(serve) as server, linked(MqttSettings(host="127.0.0.1", port=server.port), box):
         box.put([make_alert()])
         wait_for(lambda: seen)
     box.close()
@@ -661,7 +663,8 @@ def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
 
     with Script(serve) as server, pytest.raises(DeliveryError, match="refused the subscription"):
         open_connection(
-            MqttSettings("127.0.0.1", server.port), subscription=Subscription(["talus/#"], lambda message: True)
+            MqttSettings(host="127.0.0.1", port=server.port),
+            subscription=Subscription(["talus/#"], lambda message: True),
         )
 
 

@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_mqtt import CONNACK_5, read_packet
 
-from agent.config.broker import MqttSettings
-from agent.config.tls import TlsConfig
+from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.sockets import Framing, UnwantedPacketError, Waker
 from agent.errors import DeliveryError
@@ -80,7 +79,9 @@ def test_a_hostile_broker_is_hung_up_on_over_tls_too(tmp_path: Path) -> None:
             client.recv(1)
 
     threading.Thread(target=serve, daemon=True).start()
-    settings = MqttSettings("127.0.0.1", listener.getsockname()[1], tls=TlsConfig(ca_file=issuer.ca), protocol="5")
+    settings = MqttSettings(
+        host="127.0.0.1", port=listener.getsockname()[1], tls=TlsConfig(ca_file=issuer.ca), protocol="5"
+    )
     subscription = Subscription(("talus/x",), lambda _: True, required=False, largest=1000)
     with (
         contextlib.closing(listener),

@@ -109,7 +109,7 @@ def test_a_running_agent_is_degraded_by_it_and_well_again_when_it_was_dealt_with
     """A message that the broker refused in an earlier run; sent again while the agent runs, it arrives."""
     with running(tmp_path) as broker:
         config = write_config(tmp_path, "", broker.port, source="{kind: simulator, speed: 1}")
-        settings = MqttSettings("127.0.0.1", broker.port)
+        settings = MqttSettings(host="127.0.0.1", port=broker.port)
         delivery = Delivery(settings, STATION, tmp_path / "state" / "outbox.sqlite3")
         delivery.put([make_alert(1)])
         (entry,) = delivery.outbox.cursor(MAIN).fetch(1)

@@ -280,7 +280,7 @@ def test_a_hostile_broker_is_hung_up_on_before_it_fills_the_memory(
     monkeypatch.setattr("agent.deliver.connection.MAX_UNSENT", queued)
     subscription = Subscription((SET,), lambda _: True, required=False, largest=LARGEST_PACKET)
     with Script(hostile(packet)) as server, contextlib.closing(Waker()) as waker:
-        settings = MqttSettings("127.0.0.1", server.port)
+        settings = MqttSettings(host="127.0.0.1", port=server.port)
         connection = Connection.open(settings, "station", waker, subscription=subscription)
         with pytest.raises(DeliveryError, match=words):
             while True:

@@ -205,7 +205,9 @@ def test_a_broker_that_acknowledges_nothing_is_a_reason_and_stays_one_over_recon
             pass
 
     with Script(serve) as server:
-        settings = MqttSettings("127.0.0.1", server.port, ack_timeout_s=0.6, backoff_min_s=0.05, backoff_max_s=0.1)
+        settings = MqttSettings(
+            host="127.0.0.1", port=server.port, ack_timeout_s=0.6, backoff_min_s=0.05, backoff_max_s=0.1
+        )
         with delivering(settings, tmp_path) as delivery:
             delivery.put([make_alert()])
             wait_for(lambda: "nothing_acknowledged" in found(delivery), 5)
@@ -232,7 +234,9 @@ def test_messages_that_wait_although_the_broker_is_there_are_a_reason(
                     client.sendall(b"\x40\x02" + token)
 
     with Script(serve) as server:
-        settings = MqttSettings("127.0.0.1", server.port, ack_timeout_s=0.5, backoff_min_s=0.05, backoff_max_s=0.1)
+        settings = MqttSettings(
+            host="127.0.0.1", port=server.port, ack_timeout_s=0.5, backoff_min_s=0.05, backoff_max_s=0.1
+        )
         with delivering(settings, tmp_path) as delivery:
             delivery.put([make_alert()])
             wait_for(lambda: "messages_wait" in found(delivery), 10)
@@ -253,7 +257,7 @@ def test_orders_that_the_broker_does_not_let_through_are_a_reason(tmp_path: Path
     subscription = Subscription([f"{PREFIX}/config/set"], lambda _: True, required=False)
     with (
         Script(serve) as server,
-        delivering(MqttSettings("127.0.0.1", server.port), tmp_path, subscription) as delivery,
+        delivering(MqttSettings(host="127.0.0.1", port=server.port), tmp_path, subscription) as delivery,
     ):
         wait_for(lambda: found(delivery).keys() == {"orders_refused"}, 10)
 
@@ -274,7 +278,7 @@ def test_an_alert_without_a_subscriber_is_a_reason_until_one_has_a_subscriber(tm
 
 def test_a_corrupt_outbox_is_named_until_the_operator_has_dealt_with_it(tmp_path: Path) -> None:
     (tmp_path / "outbox.sqlite3").write_bytes(os.urandom(5000))
-    delivery = Delivery(MqttSettings("127.0.0.1", 1), STATION, tmp_path / "outbox.sqlite3")
+    delivery = Delivery(MqttSettings(host="127.0.0.1", port=1), STATION, tmp_path / "outbox.sqlite3")
     reason = found(delivery)["outbox_corrupt"]
     assert reason.about is not None
     (aside,) = tmp_path.glob("outbox.sqlite3.corrupt-*")

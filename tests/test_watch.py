@@ -240,7 +240,7 @@ def test_it_goes_on_when_the_broker_comes_back(tmp_path: Path, broker: Mosquitto
 
 def test_no_broker_at_the_start_is_an_error() -> None:
     with pytest.raises(DeliveryError, match="refused the connection"):
-        watch(MqttSettings("127.0.0.1", 1), io.StringIO(), io.StringIO(), timeout_s=5)
+        watch(MqttSettings(host="127.0.0.1", port=1), io.StringIO(), io.StringIO(), timeout_s=5)
 
 
 @needs_mosquitto

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,15 +33,14 @@ def settings_of(args: argparse.Namespace) -> MqttSettings:
         ConfigError: not the address of a broker.
         UsageError: ``--ca`` without TLS.
     """
-    from agent.config.broker import MqttSettings
-    from agent.config.tls import TlsConfig
+    from agent.config.broker import MqttSettings, TlsConfig
 
     settings = MqttSettings.from_url(args.broker or "", os.environ.get(PASSWORD_VARIABLE))
     if args.ca is None:
         return settings
     if settings.tls is None or args.broker is None:
         raise UsageError("--ca is for TLS", "write --broker mqtts://...")
-    return dataclasses.replace(settings, tls=TlsConfig(ca_file=Path(args.ca)))
+    return settings.model_copy(update={"tls": TlsConfig(ca_file=Path(args.ca))})
 
 
 def check_time(option: str, text: str) -> None:

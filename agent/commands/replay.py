@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import re
 import secrets
@@ -157,7 +156,7 @@ def _delivery(config: Config | None, args: argparse.Namespace) -> Delivery:
     if args.broker is None and config is not None and config.mqtt is not None:
         station = StationId(config.station.network, config.station.station, "", "")
         return Delivery(config.mqtt.settings(config.client_id), station, config.outbox_path, config.outbox.max_mb)
-    settings = dataclasses.replace(settings_of(args), client_id=f"talus-replay-{secrets.token_hex(4)}")
+    settings = settings_of(args).model_copy(update={"client_id": f"talus-replay-{secrets.token_hex(4)}"})
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     name = re.sub("[^A-Za-z0-9.-]", "_", settings.host)
     return Delivery(

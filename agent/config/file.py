@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from agent.config.broker import MqttConfig
 from agent.config.explain import dotted, printable, shown, validate
 from agent.config.policy import PolicyConfig
 from agent.config.references import remarks
@@ -29,7 +30,6 @@ from agent.config.sources import ArchiveConfig
 from agent.config.station import (
     ClassifierConfig,
     Config,
-    MqttConfig,
     StationConfig,
     TriggerConfig,
     TunablesConfig,

@@ -78,17 +78,3 @@ class HealthConfig(Section):
             if not is_loopback(host):
                 reason = "is not a loopback address; give 127.0.0.1:PORT, or set prometheus_remote: true"
                 yield Disagreement(("prometheus", "prometheus_remote"), reason)
-
-
-def _discovery(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64})*", text):
-        raise ValueError("must be a topic of letters, digits, '_', '-' and '/'")
-    return text
-
-
-class HomeAssistantConfig(Section):
-    """Announce the station to Home Assistant (MQTT discovery)."""
-
-    prefix: Annotated[str, AfterValidator(_discovery)] = Field(
-        default="homeassistant", description="topic under which Home Assistant looks for devices"
-    )

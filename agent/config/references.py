@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config.broker import MqttConfig, TlsConfig
 from agent.config.sources import SeedLinkServerConfig
-from agent.config.station import Config, MqttConfig
+from agent.config.station import Config
 from agent.config.stations import undeclared
-from agent.config.tls import TlsConfig
 from agent.config.yaml import Loc
 
 CREDENTIALS = Path("/run/credentials")

@@ -1,7 +1,8 @@
 """The settings of remote orders: what may be changed, and the Ed25519 keys of those who may change it.
 
-The half of a key that signs is the operator's (`desk/push/signing.py`). A key is named by the first 16 hex digits of the SHA-256 of its public half. ``cryptography`` is imported only where a
-key is used: an agent that trusts nobody never loads it.
+The half of a key that signs is the operator's (`desk/push/signing.py`). A key is named by the first 16 hex digits of
+the SHA-256 of its public half. ``cryptography`` is imported only where a key is used: an agent that trusts nobody never
+loads it.
 """
 
 from __future__ import annotations

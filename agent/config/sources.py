@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from agent.config.broker import TlsConfig
 from agent.config.section import Code, ConfigPath, ConfigPattern, Disagreement, Section, repeated
-from agent.config.tls import TlsConfig
 from agent.errors import DataError
 from agent.types import StationId, parse_ns
 

@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from agent.config.broker import MqttSettings
-from agent.config.outputs import HealthConfig, HomeAssistantConfig, OutputsConfig
+from agent.config.broker import MqttConfig
+from agent.config.outputs import HealthConfig, OutputsConfig
 from agent.config.policy import PolicyConfig, RulesConfig, SiteConfig
 from agent.config.remote import ControlConfig
 from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
 from agent.config.slow import SlowTriggerConfig
 from agent.config.sources import SourceConfig
 from agent.config.stations import MAX_STATIONS, DeclaredStationConfig, both_or_neither
-from agent.config.tls import TlsConfig
-from agent.errors import ConfigError
 
 BACKENDS = ("tensorrt", "onnxruntime", "constant")
 
 POST_ONSET_S = 81.92
 """What the network's window holds after the onset, seconds (a test compares it with ``agent.types``)."""
-
-
-def _host(text: str) -> str:
-    if "://" in text or "/" in text or "@" in text:
-        raise ValueError("must be a host name or address alone, without mqtt://, user or path")
-    if text.count(":") == 1:
-        raise ValueError("must not hold a port; write that as mqtt.port")
-    if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", text):
-        raise ValueError("must be a host name or an IP address")
-    return text
-
-
-def _topic(text: str) -> str:
-    if not re.fullmatch(r"[^+#$/\s\x00][^+#\s\x00]{0,126}", text) or text.endswith("/") or "//" in text:
-        raise ValueError("must be a topic without '+', '#' or blanks that neither begins nor ends with '/'")
-    return text
-
-
-def _client_id(text: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]{1,128}", text):
-        raise ValueError("must be 1 to 128 printable ASCII characters without blanks")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise ValueError("must be the name of an environment variable, such as TALUS_MQTT_PASSWORD, not its value")
-    return text
-
-
-def _protocol(value: object) -> object:
-    return str(value) if value == 5 and isinstance(value, int) else value
 
 
 def _bundle(value: object, info: ValidationInfo) -> Path | None:
@@ -223,90 +187,6 @@ class ClassifierConfig(Section):
         description="runtimes (tensorrt, onnxruntime, constant) in the order of preference",
     )
     threads: int = Field(default=1, ge=1, le=16, description="threads of the runtime")
-
-
-class MqttConfig(Section):
-    """The broker."""
-
-    host: Annotated[str, AfterValidator(_host)] = Field(
-        examples=["localhost"], description="name or address of the broker"
-    )
-    port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port (8883 with tls, else 1883)")
-    username: str | None = Field(default=None, min_length=1, max_length=256, description="user at the broker")
-    password_file: ConfigPath | None = Field(
-        default=None, description="file whose first line is the password; only its owner may read it"
-    )
-    password_env: Annotated[str, AfterValidator(_variable)] | None = Field(
-        default=None, description="name of the environment variable that holds the password"
-    )
-    tls: TlsConfig | None = Field(default=None, description="TLS; without this section the connection is in the clear")
-    client_id: Annotated[str, AfterValidator(_client_id)] | None = Field(
-        default=None, description="MQTT client identifier, unique at the broker (talus-NETWORK.STATION)"
-    )
-    keepalive_s: int = Field(default=30, ge=5, le=3_600, description="MQTT keep-alive, seconds")
-    prefix: Annotated[str, AfterValidator(_topic)] = Field(default="talus/v1", description="root of all topics")
-    protocol: Annotated[Literal["auto", "5", "3.1.1"], BeforeValidator(_protocol)] = Field(
-        default="auto", description="MQTT version; auto: 5, and 3.1.1 if the broker refuses that"
-    )
-
-    home_assistant: HomeAssistantConfig | None = Field(
-        default=None, description="announce the station to Home Assistant; without this section it is withdrawn"
-    )
-
-    @property
-    def broker_port(self) -> int:
-        """``port`` with its default put in."""
-        return self.port or (8883 if self.tls is not None else 1883)
-
-    def disagreements(self) -> Iterator[Disagreement]:
-        if self.password_file is not None and self.password_env is not None:
-            yield Disagreement(("password_env", "password_file"), "is given beside password_file; keep one of them")
-        for name in ("password_file", "password_env"):
-            if getattr(self, name) is not None and self.username is None:
-                yield Disagreement((name, "username"), "is given without username; a broker wants both or neither")
-
-    def password(self) -> SecretStr | None:
-        """Read the password; it is kept nowhere else.
-
-        Raises:
-            ConfigError: the file or the variable is not there, unreadable or empty.
-        """
-        if self.password_env is not None:
-            found = os.environ.get(self.password_env, "")
-            where = f"the environment variable {self.password_env}"
-        elif self.password_file is not None:
-            where = f"the file {self.password_file}"
-            try:
-                found = self.password_file.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-                raise ConfigError(
-                    f"mqtt.password_file: {where}: {reason}", "write the password into it, one line"
-                ) from None
-        else:
-            return None
-        if not found:
-            raise ConfigError(f"the broker's password: {where} is not set or empty", "set it before the agent starts")
-        return SecretStr(found)
-
-    def settings(self, client_id: str) -> MqttSettings:
-        """As the connection takes them, with the password read.
-
-        Raises:
-            ConfigError: the password cannot be read.
-        """
-        password = self.password()
-        return MqttSettings(
-            host=self.host,
-            port=self.broker_port,
-            username=self.username,
-            password=None if password is None else password.get_secret_value(),
-            client_id=client_id,
-            prefix=self.prefix,
-            protocol=self.protocol,
-            tls=self.tls,
-            keepalive_s=self.keepalive_s,
-        )
 
 
 class OutboxConfig(Section):

@@ -25,8 +25,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.config.broker import MqttSettings
-from agent.config.tls import TlsConfig
+from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.sockets import Framing, PlainSocket, TlsSocket, UnwantedPacketError, Waker, followed
 from agent.errors import DeliveryError
 from agent.host.tls import client_context, refusal

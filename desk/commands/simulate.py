@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import secrets
 import sys
 import tempfile
@@ -218,7 +217,7 @@ def _delivery(args: argparse.Namespace, config: Config | None, folder: Path) -> 
     """An outbox for this drill alone: nothing of it may reach the broker another day."""
     from agent.deliver.delivery import Delivery
 
-    settings = dataclasses.replace(settings_of(args), client_id=f"talus-simulate-{secrets.token_hex(4)}")
+    settings = settings_of(args).model_copy(update={"client_id": f"talus-simulate-{secrets.token_hex(4)}"})
     network = config.station.network if config else "XX"
     return Delivery(settings, StationId(network, "SIMULATE", "", ""), folder / "outbox.sqlite3")
 

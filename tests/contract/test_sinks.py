@@ -49,7 +49,7 @@ def open_sink(kind: str, target: str, outbox: Outbox) -> Sink:
     """A sink to the other side at ``target``."""
     if kind == "file":
         return FileSink(FileOutputConfig(path=Path(target), max_mb=0.05, older_files=1000), outbox.cursor("file"))
-    settings = MqttSettings("127.0.0.1", int(target), backoff_min_s=0.05, backoff_max_s=0.2)
+    settings = MqttSettings(host="127.0.0.1", port=int(target), backoff_min_s=0.05, backoff_max_s=0.2)
     return MqttSink(settings, outbox.cursor("mqtt"), STATION)
 
 

@@ -34,8 +34,8 @@ from agent.sources.seedlink.protocol import (
 from agent.sources.seedlink.resume import Cursor, Past, Plan, plan
 
 if TYPE_CHECKING:
+    from agent.config.broker import TlsConfig
     from agent.config.sources import SeedLinkServerConfig, SeedLinkStationConfig
-    from agent.config.tls import TlsConfig
 
 _MAX_INFO = 32 << 20
 _CHUNK = 64 << 10
