@@ -109,7 +109,7 @@ def main() -> int:
         key = SigningKey.create(folder / "key.pem")
         settings = MqttSettings(host=broker.host, port=broker.port)
         listener = Listener(settings)
-        with station(folder, broker.port, key.trusted("bench").text):
+        with station(folder, broker.port, key.trusted("bench").public):
             listener.wait("config/reported", b'"status":"file"', 60)
             connection = Connection.open(settings, "bench-operator", waker)
             for number in range(1, rounds + 1):

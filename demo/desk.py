@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with local_broker() as broker:
             key = args.folder / "desk.pem"
             signing = SigningKey.load(key) if key.exists() else SigningKey.create(key)
-            write(args.folder / "station.yaml", station(broker.port, signing.trusted("desk").text))
+            write(args.folder / "station.yaml", station(broker.port, signing.trusted("desk").public))
             write(args.folder / "desk.yaml", desk(broker.port, args.port))
             return play(args.folder, broker.url, args.seconds)
     except KeyboardInterrupt:

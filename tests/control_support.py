@@ -35,5 +35,5 @@ def envelope(signing: SigningKey, revision: int, content: dict[str, Any], **chan
 
 def control(signing: SigningKey, **settings: float) -> str:
     """The section of the configuration file."""
-    keys = [{"name": "control-room", "public": signing.trusted("").text}]
+    keys = [{"name": "control-room", "public": signing.trusted("own").public}]
     return json.dumps({"keys": keys, **settings})

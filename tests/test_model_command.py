@@ -45,7 +45,7 @@ class Place:
         self.folder, self.broker = folder, broker
         self.key = folder / "key.pem"
         section = {
-            "keys": [{"name": "ops", "public": key(folder).trusted("").text}],
+            "keys": [{"name": "ops", "public": key(folder).trusted("own").public}],
             "probation_s": 3600,
             "models": {"shadow_windows": 3, "agreement_share": 0.0},
             **control,
@@ -294,8 +294,8 @@ def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, brok
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")
         assert place.ask("test-alarm")[0] == 0
-        other = SigningKey.create(tmp_path / "other.pem").trusted("").text
-        place.config.write_text(place.config.read_text().replace(key(tmp_path).trusted("").text, other))
+        other = SigningKey.create(tmp_path / "other.pem").trusted("own").public
+        place.config.write_text(place.config.read_text().replace(key(tmp_path).trusted("own").public, other))
         agent.signal(signal.SIGHUP)
         agent.wait_for("was read anew")
         assert place.ask("test-alarm", "--wait", 3)[0] == 1

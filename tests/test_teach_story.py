@@ -25,7 +25,7 @@ def test_labels_of_a_new_site_are_taught_pushed_held_and_kept(tmp_path: Path) ->
     assert version is not None and version[1].startswith("0.1.0+new.")
     with running(tmp_path) as broker:
         section = {
-            "keys": [{"name": "ops", "public": key(tmp_path).trusted("").text}],
+            "keys": [{"name": "ops", "public": key(tmp_path).trusted("own").public}],
             "probation_s": 1,
             "models": {"shadow_windows": 3, "agreement_share": 0.0},
         }

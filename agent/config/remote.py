@@ -8,16 +8,13 @@ loads it.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from agent.config.section import Disagreement, Section
-from agent.errors import ControlError
 
 PUBLIC_BYTES = 32
 _WEAK = frozenset(
@@ -33,60 +30,10 @@ _WEAK = frozenset(
     )
 )
 """Points of small order, sign aside: anyone can sign for such a "key", and a row of zeros is one."""
-SCOPES = ("config", "model", "evidence", "test_alarm")
-"""What a key can be trusted with. A self-test, which changes nothing, is for every trusted key."""
 MAX_KEYS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedKey:
-    """A public key, what the station's operator calls its owner, and what it may order."""
-
-    name: str
-    public: bytes
-    may: tuple[str, ...] = SCOPES
-
-    def __post_init__(self) -> None:
-        if len(self.public) != PUBLIC_BYTES:
-            raise ControlError("key", f"a public key has {PUBLIC_BYTES} bytes, this one {len(self.public)}")
-        if self.public[:-1] + bytes([self.public[-1] & 0x7F]) in _WEAK:
-            raise ControlError("key", "anyone can sign for this public key", "copy what `talus config keygen` printed")
-
-    @classmethod
-    def parse(cls, name: str, text: str, may: tuple[str, ...] = SCOPES) -> TrustedKey:
-        """From base64, as ``talus config keygen`` prints it.
-
-        Raises:
-            ControlError: not such a key.
-        """
-        try:
-            return cls(name, base64.b64decode(text, validate=True), may)
-        except (binascii.Error, ValueError):
-            raise ControlError("key", "not base64", "copy what `talus config keygen` printed") from None
-
-    @property
-    def id(self) -> str:
-        """16 hex digits."""
-        return hashlib.sha256(self.public).hexdigest()[:16]
-
-    @property
-    def text(self) -> str:
-        """The public key in base64."""
-        return base64.b64encode(self.public).decode()
-
-    def verifies(self, signature: bytes, message: bytes) -> bool:
-        """Whether the owner of this key signed ``message``."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        try:
-            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-
-class KeyConfig(Section):
+class TrustedKey(Section):
     """A public key that this station obeys."""
 
     name: str = Field(min_length=1, max_length=40, examples=["control-room"], description="whose key it is")
@@ -95,7 +42,6 @@ class KeyConfig(Section):
         examples=["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="],
         description="the public key in base64, as `talus config keygen` prints it",
     )
-
     may: tuple[Literal["config", "model", "evidence", "test_alarm"], ...] = Field(
         default=("config", "model", "evidence", "test_alarm"),
         strict=False,
@@ -104,17 +50,37 @@ class KeyConfig(Section):
     )
 
     def disagreements(self) -> Iterator[Disagreement]:
+        hint = "copy what `talus config keygen` printed"
         try:
-            self.trusted()
-        except ControlError as error:
-            yield Disagreement(("public",), f"is no public key: {error.message}; {error.hint}")
+            raw = self.raw
+        except ValueError:
+            yield Disagreement(("public",), f"is no public key: not base64; {hint}")
+            return
+        if len(raw) != PUBLIC_BYTES:
+            yield Disagreement(("public",), f"is no public key: it has {len(raw)} bytes, not {PUBLIC_BYTES}; {hint}")
+        elif raw[:-1] + bytes([raw[-1] & 0x7F]) in _WEAK:
+            yield Disagreement(("public",), f"is no public key: anyone can sign for this one; {hint}")
 
-    def trusted(self) -> TrustedKey:
-        """
-        Raises:
-            ControlError: not such a key.
-        """
-        return TrustedKey.parse(self.name, self.public, self.may)
+    @property
+    def raw(self) -> bytes:
+        """The key itself."""
+        return base64.b64decode(self.public, validate=True)
+
+    @property
+    def id(self) -> str:
+        """16 hex digits."""
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Whether the owner of this key signed ``message``."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
 
 
 class ModelsConfig(Section):
@@ -134,7 +100,7 @@ class ModelsConfig(Section):
 class ControlConfig(Section):
     """The signed remote changes that the station accepts."""
 
-    keys: tuple[KeyConfig, ...] = Field(
+    keys: tuple[TrustedKey, ...] = Field(
         default=(), strict=False, max_length=MAX_KEYS, description="who may change the tunables; without a key, nobody"
     )
     probation_s: float = Field(
@@ -159,7 +125,3 @@ class ControlConfig(Section):
         description="commands that are obeyed",
     )
     commands_per_min: int = Field(default=6, ge=1, le=600, description="commands a minute; more are refused")
-
-    def trusted(self) -> tuple[TrustedKey, ...]:
-        """The keys, ready for use."""
-        return tuple(key.trusted() for key in self.keys)

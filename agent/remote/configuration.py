@@ -82,7 +82,7 @@ class RemoteConfig:
         self._settings = settings
         self._station = station
         self._base = base
-        self.gate = Gate(KIND, station, folder, settings.trusted(), self._checked, accepted=_on_trial)
+        self.gate = Gate(KIND, station, folder, settings.keys, self._checked, accepted=_on_trial)
         self._store = self.gate.store
         self._trial: _Trial | None = None
         self._applying: Future[None] | None = None
@@ -120,7 +120,7 @@ class RemoteConfig:
 
     def reload(self, settings: ControlConfig, base: TunablesConfig) -> None:
         """The file has changed: its tunables are active from the next tick on, below what was laid over them."""
-        self._settings, self._base, self.gate.trusted = settings, base, settings.trusted()
+        self._settings, self._base, self.gate.trusted = settings, base, settings.keys
         self._reloaded = True
 
     def tick(self, now: float, around: TrialInputs) -> None:

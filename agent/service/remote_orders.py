@@ -48,7 +48,7 @@ class RemoteOrders:
         self._config, self._station = config, station
         self._prefix = config.mqtt.prefix if config.mqtt else ""
         self._control = config.control
-        folder, trusted = config.state_dir / "control", config.control.trusted()
+        folder, trusted = config.state_dir / "control", config.control.keys
         self._models = Gate("model", station, folder, trusted, model_order.parse)
         self._orders = Gate("command", station, folder, trusted, lambda content: content)
         self._refused: Outcome | None = None
@@ -157,7 +157,7 @@ class RemoteOrders:
     def _reload(self, control: ControlConfig) -> None:
         """The file was read anew."""
         self._control = control
-        self._models.trusted = self._orders.trusted = control.trusted()
+        self._models.trusted = self._orders.trusted = control.keys
         self._refusals = RateLimit(control.commands_per_min)
         if self._commands is not None:
             self._commands.allow(control.commands, control.commands_per_min)

@@ -106,7 +106,7 @@ def _keygen(args: argparse.Namespace) -> int:
     if not 1 <= len(args.name) <= NAME_LIMIT:
         raise UsageError(f"--name {args.name!r} makes no sense", f"give 1 to {NAME_LIMIT} letters, such as ops")
     key = SigningKey.create(args.file).trusted(args.name)
-    print(f"control:\n  keys:\n    - {{name: {json.dumps(key.name)}, public: {json.dumps(key.text)}}}")
+    print(f"control:\n  keys:\n    - {{name: {json.dumps(key.name)}, public: {json.dumps(key.public)}}}")
     print(f"talus config: {args.file} is the private key: keep it off the station, and a copy safe", file=sys.stderr)
     return 0
 

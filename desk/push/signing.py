@@ -83,7 +83,8 @@ class SigningKey:
 
     def trusted(self, name: str) -> TrustedKey:
         """The public half."""
-        return TrustedKey(name, self._private.public_key().public_bytes_raw())
+        public = base64.b64encode(self._private.public_key().public_bytes_raw())
+        return TrustedKey(name=name, public=public.decode())
 
     def sign(self, message: bytes) -> bytes:
         """The signature, 64 bytes."""
@@ -100,7 +101,7 @@ def seal(body: Body, key: SigningKey) -> bytes:
     if len(raw) > MAX_BODY_BYTES:
         raise ControlError("malformed", f"the order has {len(raw)} bytes, stations take {MAX_BODY_BYTES}")
     made = EnvelopeMessage(
-        key=key.trusted("").id,
+        key=key.trusted("own").id,
         body=base64.b64encode(raw).decode(),
         signature=base64.b64encode(key.sign(PREFIX + raw)).decode(),
     )
