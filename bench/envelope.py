@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from agent.alert.evidence import encode
-from agent.detect.envelopes import Envelopes
+from agent.detect.envelope import Envelopes
 from agent.messages.payloads import PACKET_OVERHEAD, Message, Stamp
 from agent.sources.archive import ArchiveSource
 from agent.types import Segment

@@ -22,7 +22,7 @@ from desk.call.calls import Calls
 from desk.call.heartbeat import Heartbeat
 from desk.call.link import LASTS_NS, Claim, Links
 from desk.call.sender import AppriseWay, CallSender, Way
-from desk.call.watch import Patience, StationWatch
+from desk.call.watch import FaultDelays, StationWatch
 from desk.evidence import Fetcher, Records
 from desk.pictures.of_store import picture_of
 from desk.pieces import Pieces
@@ -68,8 +68,8 @@ class Desk:
         pieces = Pieces(self.store, self.records, self._calls.on_record)
         self.receiver = Receiver(settings, self.store, config.session, self._changed, pieces)
         self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link, picture=self._picture)
-        patience = Patience(config.watch.offline_min * 60, config.watch.degraded_min * 60)
-        self._watch = StationWatch(self.store, self._calls, patience, self._sender.wake)
+        delays = FaultDelays(config.watch.offline_min * 60, config.watch.degraded_min * 60)
+        self._watch = StationWatch(self.store, self._calls, delays, self._sender.wake)
         self._fetcher: Fetcher | None = None
         if config.evidence.key is not None and config.evidence.fetch != "none":
             key = SigningKey.load(config.evidence.key)

@@ -21,7 +21,7 @@ from desk.call.heartbeat import Heartbeat
 from desk.call.link import Claim, Links
 from desk.call.sender import LEASE_NS, AppriseWay, CallSender, Note
 from desk.call.targets import Target, schedule
-from desk.call.watch import Patience, StationWatch
+from desk.call.watch import FaultDelays, StationWatch
 from desk.store import answers, tables
 from desk.store.store import Arrival, Store
 from desk.web.application import application
@@ -138,7 +138,7 @@ def test_an_unknown_severity_is_called_for_like_the_highest() -> None:
 
 def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(database: str) -> None:
     store, sender, way = desk(database, ANN)
-    watch = StationWatch(store, Calls([ANN]), Patience(offline_s=300))
+    watch = StationWatch(store, Calls([ANN]), FaultDelays(offline_s=300))
     told(store, "online")
     for minute in range(12):
         watch.look(START_NS + minute * MINUTE)

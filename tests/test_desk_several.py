@@ -23,7 +23,7 @@ from agent.types import NS
 from desk.call.calls import Calls
 from desk.call.sender import CallSender, Note
 from desk.call.targets import Target
-from desk.call.watch import Patience, StationWatch
+from desk.call.watch import FaultDelays, StationWatch
 from desk.store import tables
 from desk.store.store import Arrival, Store
 
@@ -107,7 +107,7 @@ def test_two_desks_open_and_tell_one_trouble_once(postgresql: Cluster) -> None:
             told.append(note.title)
 
     stores = [Store(url) for _ in range(2)]
-    watches = [StationWatch(store, Calls([ann]), Patience(offline_s=300)) for store in stores]
+    watches = [StationWatch(store, Calls([ann]), FaultDelays(offline_s=300)) for store in stores]
     senders = [CallSender(store, [ann], Way()) for store in stores]
 
     def at_once(at_ns: int) -> None:

@@ -21,7 +21,7 @@ from test_messages import extremes
 from agent.cli import main
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Received
-from agent.dsp.envelope import BLOCK_S, Envelope, Extremes
+from agent.detect.envelope import BLOCK_S, Envelope, Extremes
 from agent.errors import DataError
 from agent.messages.envelope import Packed, merged, pack, unpack
 from agent.messages.payloads import envelope_message

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from obspy.signal.trigger import trigger_onset
 
-from agent.dsp.onoff import Change, Fall, OnOff, Rise
+from agent.dsp.stalta import Change, Fall, OnOff, Rise
 
 LEVELS = st.sampled_from([0.0, 1.0, 1.5, 2.0, 3.9999, 4.0, 6.0, 9.0])
 FOREVER = 10**9

@@ -8,7 +8,7 @@ from detector_support import STATION, T0, band_passed, block, packets, time_of
 
 from agent.config.station import TriggerConfig
 from agent.dsp.detector import Detector
-from agent.dsp.rsam import HOUR_MINUTES, MINUTE_NS, Minute, Rsam
+from agent.dsp.measure import HOUR_MINUTES, MINUTE_NS, Minute, Rsam
 from agent.types import NS
 
 RATE_HZ = 100.0

@@ -23,8 +23,7 @@ from site_support import START_NS, packets, write_site
 from agent.alert.coincidence import FLOOR, Blindness, CoincidenceJudge, blindness, fuse
 from agent.config.file import ClassifierConfig, TunablesConfig, check
 from agent.config.policy import CoincidenceConfig
-from agent.detect.holdback import HoldBack
-from agent.detect.resume import decode
+from agent.detect.resume import PendingPackets, decode
 from agent.health.report import Health, Identity
 from agent.messages.payloads import Message, Priority
 from agent.messages.schema import AlertMessage, EventMessage, parse
@@ -572,7 +571,7 @@ class Runs:
         line.reporter.resume([decode(record) for record in self._journal])
         numbers = {id(block): number for number, block in enumerate(self._blocks)}
         done = set(range(self._position))
-        holdback = HoldBack(line.pipeline, lambda block: done.add(numbers[id(block)]))
+        holdback = PendingPackets(line.pipeline, lambda block: done.add(numbers[id(block)]))
         for block in self._blocks[self._position :]:
             if until_s is not None and block.end_ns > START_NS + until_s * NS:
                 break

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from agent.dsp.resample import interpolate
 from agent.dsp.sos import SosFilter, butterworth
-from agent.dsp.window import Preparation, prepare
+from agent.dsp.window import Preparation, interpolate, prepare
 from agent.errors import DataError
 from agent.types import NS, WINDOW_ONSET, Segment
 

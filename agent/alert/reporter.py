@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agent.alert.coincidence import CoincidenceJudge, blindness
 from agent.alert.policy import Policy
 from agent.alert.records import AlertRecords
-from agent.detect.resume import JournalEntry, Recall, as_seen, encode
+from agent.detect.resume import EventResume, JournalEntry, as_seen, encode
 from agent.host.data_age import Age, DataAges, span
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message
 from agent.messages.schema import AlertMessage, EventMessage, parse
@@ -63,7 +63,7 @@ class Reporter:
         self._site = site
         self.ages = ages
         self._seq = itertools.count(1)
-        self._recall: Recall | None = None
+        self._resume: EventResume | None = None
         self.alerts: Counter[tuple[AlertAction, str]] = Counter()
         """Alerts since the start, by action and label. Any thread may copy it."""
         self.last_alert: AlertMessage | None = None
@@ -86,7 +86,7 @@ class Reporter:
                 alerts += self._policy.consider_rates(event)
             if alerts and self.records is not None:
                 self.records.alerted(event)
-        self._recall = Recall([one for one in past if not is_alone(one.event)])
+        self._resume = EventResume([one for one in past if not is_alone(one.event)])
 
     def report(self, event: Event, received_ns: int, *, cut: bool = False) -> list[Message]:
         """Messages of one revision, alerts first; none if an earlier run has told it already.
@@ -96,18 +96,18 @@ class Reporter:
             received_ns: when its newest packet came in (host clock).
             cut: it ends because the agent is told to stop.
         """
-        if self._recall is None:
+        if self._resume is None:
             return self._tell(event, received_ns)
-        known = self._recall.go_on(event)
+        known = self._resume.go_on(event)
         return [] if known is None else self._tell(known, received_ns, cut=cut)
 
     def overdue(self, station: StationId, data_ns: int, received_ns: int) -> list[Message]:
         """Ends of events that an earlier run left open and that do not come again, now that the station's data have
         reached ``data_ns``."""
-        if self._recall is None:
+        if self._resume is None:
             return []
         messages: list[Message] = []
-        for event in self._recall.overdue(station, data_ns):
+        for event in self._resume.overdue(station, data_ns):
             messages += self._tell(event, received_ns)
         return messages
 
@@ -123,7 +123,7 @@ class Reporter:
     def finish(self, received_ns: int, *, cut: bool = False) -> list[Message]:
         """Nothing more comes in, or nothing has for too long: nobody is waited for any more. With ``cut`` the agent is
         told to stop; if it keeps a journal, what waits goes on waiting in the next run."""
-        if self._site is None or (cut and self._recall is not None):
+        if self._site is None or (cut and self._resume is not None):
             return []
         return self._settle(self._site.finish(), received_ns)
 
@@ -214,7 +214,7 @@ class Reporter:
             messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix, why))
             self.last_event = parse(EventMessage, messages[-1].payload)
             latest.append(event)
-        if messages and self._recall is not None:
+        if messages and self._resume is not None:
             # The journal's record goes behind the alerts: what is remembered as told must be on its way.
             messages[-1] = replace(messages[-1], journal=encode(event, cut=cut))
         messages += [summary_message(what, self._stamp(received_ns, decided_ns), self._prefix) for what in latest]

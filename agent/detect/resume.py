@@ -9,15 +9,22 @@ source gives again with them:
   agent only (``cut``);
 - one that was open and does not come again is ended, with the reason; so is every slow one, whose background a
   restarted station does not know for half an hour.
+
+A restarted pipeline starts from nothing: its averages must settle before it can trigger, and an event that was open
+needs its data from before its onset. So the last minutes of each station's packets are not acknowledged to a source
+that can resume (``PendingPackets``), and come again after a restart.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from agent.detect.pipeline import Pipeline
 from agent.errors import DataError
 from agent.types import (
     NS,
@@ -28,6 +35,7 @@ from agent.types import (
     Event,
     Evidence,
     Quality,
+    SampleBlock,
     StationId,
     Swell,
     Vote,
@@ -35,15 +43,21 @@ from agent.types import (
 
 SAME_ONSET_NS = NS
 """Filters that begin elsewhere move an onset by some samples."""
-
 WAIT_NS = 120 * NS
 """Data time after the onset within which an event must have come again: its trigger, its first verdict, late
 components."""
-
 HELD_S = 900.0
-"""Longest that packets are held back for a restart (``agent.detect.holdback``), and so come again."""
-
+"""Longest that packets are held back for a restart (``PendingPackets``), and so come again."""
 LOST = "the agent was restarted, and what followed of this event is not to be had"
+MAX_HELD = 24_576
+"""Packets; seven minutes of 64 channels at a packet a second. Beyond it the oldest are acknowledged all the same."""
+MAX_HELD_S = 900.0
+"""So long a packet is held at most, such as the last ones of a station that has fallen silent."""
+MAX_KEPT = 28_672
+"""Packets kept while the disk refuses messages, when none is acknowledged. Beyond it the oldest are forgotten: newer
+ones of their channel stand for them later."""
+SWEEP_S = 1.0
+"""How often stations without new packets are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +117,7 @@ class _Known:
         return self.last.event.phase == "end" and not self.last.cut
 
 
-class Recall:
+class EventResume:
     """Owned by the pipeline's thread."""
 
     def __init__(self, past: Iterable[JournalEntry] = ()) -> None:
@@ -205,3 +219,56 @@ class Recall:
 def as_seen(past: Sequence[JournalEntry]) -> list[Event]:
     """The revisions as a policy is to see them: what was cut may go on."""
     return [replace(one.event, phase="update") if one.cut else one.event for one in past]
+
+
+class PendingPackets:
+    """Holds packets per station and acknowledges them one by one. Owned by the pipeline's thread."""
+
+    def __init__(self, pipeline: Pipeline, acknowledge: Callable[[SampleBlock], None]) -> None:
+        self._pipeline, self._acknowledge = pipeline, acknowledge
+        self._held: dict[StationId, deque[tuple[SampleBlock, float]]] = {}
+        self._size = 0
+        self._changed: set[StationId] = set()
+        self._swept_at = time.monotonic()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, block: SampleBlock) -> None:
+        """Hold a packet; what it gave rise to is on its way to the disk."""
+        station = block.stream.station
+        self._held.setdefault(station, deque()).append((block, time.monotonic()))
+        self._changed.add(station)
+        self._size += 1
+        while self._size > MAX_KEPT:
+            self._drop(self._longest())
+
+    def release(self) -> None:
+        """Acknowledge what no restart will need. To be called when all that was given rise to so far is on disk."""
+        now = time.monotonic()
+        due = list(self._changed)
+        if now - self._swept_at >= SWEEP_S:
+            self._swept_at = now
+            due = list(self._held)
+        self._changed.clear()
+        for station in due:
+            held = self._held.get(station)
+            while held and (held[0][1] <= now - MAX_HELD_S or not self._needed(held[0][0])):
+                self._acknowledge(self._drop(station))
+        while self._size > MAX_HELD:
+            self._acknowledge(self._drop(self._longest()))
+
+    def _needed(self, block: SampleBlock) -> bool:
+        station = self._pipeline.stations.get(block.stream.station)
+        return station is not None and station.time_ns > 0 and block.end_ns > station.needed_ns
+
+    def _longest(self) -> StationId:
+        return max(self._held, key=lambda station: len(self._held[station]))
+
+    def _drop(self, station: StationId) -> SampleBlock:
+        held = self._held[station]
+        block, _ = held.popleft()
+        if not held:
+            del self._held[station]
+        self._size -= 1
+        return block

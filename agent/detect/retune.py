@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from agent.config.station import TriggerConfig
 from agent.dsp.detector import Detector
-from agent.dsp.rsam import Rsam
+from agent.dsp.measure import Rsam
 from agent.types import NS, Segment, StationId, StreamId, TriggerOff, TriggerOn
 
 _PACKET_S = 10.0

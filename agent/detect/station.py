@@ -18,12 +18,10 @@ from agent.detect.slow import SlowEvents
 from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import STEP_NS, Hearing
-from agent.dsp.measure import NOISE_S, SETTLE_NS, measure, quiet_level
+from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
 from agent.dsp.plausible import inspect
-from agent.dsp.recorded import Recorded
 from agent.dsp.ring import RingBuffer
-from agent.dsp.rsam import Minute
-from agent.dsp.timeline import same_rate
+from agent.dsp.timeline import Recorded, same_rate
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
 from agent.errors import DataError, ModelError
 from agent.types import (

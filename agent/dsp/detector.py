@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from agent.config.station import HIGHEST_CORNER, TriggerConfig
 from agent.dsp.component import Component, Phase
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
-from agent.dsp.onoff import Change, OnOff, Rise
+from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
-from agent.dsp.rsam import Rsam
 from agent.dsp.sos import butterworth
-from agent.dsp.stalta import RecursiveStaLta
+from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
 from agent.dsp.timeline import same_rate
 from agent.errors import DataError
 from agent.types import COMPONENTS, NS, SampleBlock, StationId, TriggerOff, TriggerOn

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.station import TriggerConfig
-from agent.dsp.onoff import Fall, OnOff, Rise
 from agent.dsp.sos import SosFilter, butterworth
-from agent.dsp.stalta import RecursiveStaLta
+from agent.dsp.stalta import Fall, OnOff, RecursiveStaLta, Rise
 
 Array = NDArray[np.float64]
 

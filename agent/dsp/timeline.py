@@ -3,11 +3,14 @@
 A recorder samples evenly; what it writes down about it jitters (software time stamps), is rounded (milliseconds, tenths
 of a second), or drifts against the nominal rate. The estimate is a Kalman filter of two states, the time of the newest
 stamp and the relative error of the period, which forgets what is older than some packets (time) or minutes (period).
+
+``Recorded`` is the time axis without the gaps, on which the rates of events can be compared.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from agent.types import NS
 
@@ -17,7 +20,6 @@ TOLERANCE_NS = 120_000_000
 """A stamp may be this much off: a computer's clock jitters, times have one decimal, clocks are set by a step."""
 CALM_NS = 1_000_000
 """Stamps this close to where they are expected confirm the clock as it is: it stays exactly where it was."""
-
 _JITTER_S, _LEAST_S, _MOST_S = 0.010, 0.001, 0.040
 """Standard deviation of the stamps: assumed at first, and the bounds of what is learned from them."""
 _PERIOD, _MOST_PERIOD = 5e-4, 6e-3
@@ -36,6 +38,10 @@ _ONE_BY_ONE = 8
 _LEAST_SLACK, _MOST_SLACK = 1e-3, 6e-3
 _FEW = 4
 """Stamps before which nothing is known of the period."""
+_SET_BACK_NS = 600 * NS
+_TEAR_NS = NS // 8
+"""What is missing is shorter: the components' times jitter, each on its own."""
+_REMEMBERED_GAPS = 64
 
 
 def same_rate(one_hz: float, other_hz: float) -> bool:
@@ -168,3 +174,31 @@ class Timeline:
             # As a straight line through so many stamps is known.
             self._rate = min(self._rate, 12 * self._noise / (count * span_s * span_s))
             self._cross = 0.0
+
+
+class Recorded:
+    """The union of what a station's components have. Owned by the pipeline's thread."""
+
+    def __init__(self) -> None:
+        self._total_ns = 0
+        self._newest_ns = 0
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_GAPS)
+
+    def add(self, start_ns: int, end_ns: int) -> None:
+        """Samples from ``start_ns`` to before ``end_ns``. What comes late does not count; a clock that was set back
+        goes on from where the total was."""
+        if self._newest_ns == 0 or end_ns < self._newest_ns - _SET_BACK_NS:
+            self._newest_ns = start_ns
+            self._gaps.clear()
+        if start_ns - self._newest_ns > _TEAR_NS:
+            self._gaps.append((self._newest_ns, start_ns))
+            self._newest_ns = start_ns
+        if end_ns > self._newest_ns:
+            self._total_ns += end_ns - self._newest_ns
+            self._newest_ns = end_ns
+
+    def until(self, time_ns: int) -> float:
+        """Seconds recorded up to a time of the last minutes."""
+        after = max(0, self._newest_ns - time_ns)
+        absent = sum(max(0, end - max(begin, time_ns)) for begin, end in self._gaps)
+        return max(0, self._total_ns - max(0, after - absent)) / NS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from agent.dsp.rsam import Minute
+from agent.dsp.measure import Minute
 from agent.messages.schema import RateHealth, RsamHealth
 from agent.types import NS, Event, StationId, format_ns
 

@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from agent.backoff import ThrottledLog
-from agent.detect.holdback import HoldBack
 from agent.detect.lag import DataClocks
+from agent.detect.resume import PendingPackets
 from agent.errors import ConfigError, DataError, DeliveryError, TalusError
 from agent.health.report import Health
 from agent.messages.payloads import Message, Priority
@@ -105,7 +105,7 @@ class Runner:
         sends an alert that the disk refused."""
         self.line, self.clocks = line, clocks
         self._source, self._health, self._put, self._send_now = source, health, put, send_now
-        self._holdback = HoldBack(line.pipeline, source.acknowledge) if isinstance(source, Resumable) else None
+        self._pending = PendingPackets(line.pipeline, source.acknowledge) if isinstance(source, Resumable) else None
         self.watch: TriggerWatch | None = None
         """Is shown what each packet gave rise to; to be set before the start."""
         self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
@@ -274,10 +274,10 @@ class Runner:
             if self.watch is not None:
                 self.watch.fed(block, self.line.pipeline.stations, fed.outputs)
             self._send(fed.messages)
-            if self._holdback is not None:
-                self._holdback.add(packet)
+            if self._pending is not None:
+                self._pending.add(packet)
                 if not self._held:
-                    self._holdback.release()
+                    self._pending.release()
             self._decided_at, self._busy_since = time.monotonic(), None
         # After a source that died the agent starts again, and what was open goes on, as after a stop.
         fed = self.line.finish(received_ns, cut=self.stopping.is_set() or self.failure() is not None)

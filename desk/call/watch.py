@@ -25,7 +25,7 @@ FAULTS = ("offline", "silent", "degraded")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class FaultDelays:
     """How long a fault lasts before somebody is called, seconds. A link that drops for a minute wakes nobody."""
 
     offline_s: float = 300.0
@@ -40,10 +40,10 @@ class StationWatch(Worker):
     """Looks at every station every ``EVERY_S``."""
 
     def __init__(
-        self, store: Store, calls: Calls, patience: Patience, called: Callable[[], None] = lambda: None
+        self, store: Store, calls: Calls, delays: FaultDelays, called: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__("station watch")
-        self._store, self._calls, self._patience, self._called = store, calls, patience, called
+        self._store, self._calls, self._delays, self._called = store, calls, delays, called
 
     def step(self) -> float:
         """See ``Worker``. The broker sends what stations said last before the first look."""
@@ -68,7 +68,7 @@ class StationWatch(Worker):
                 continue
             if known is None or known.kind != status:
                 self._begin(row, status, None if known is None else known.id, now_ns)
-            elif not known.told and now_ns - known.since_ns >= self._patience.of(status) * NS:
+            elif not known.told and now_ns - known.since_ns >= self._delays.of(status) * NS:
                 self._tell(row, known.id, status, known.since_ns, now_ns)
 
     # Another desk over the same database looks at the same stations: each change is made only where the trouble is

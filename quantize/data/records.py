@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.resample import interpolate
+from agent.dsp.window import interpolate
 from agent.errors import DataError
 from agent.sources import SourceProblem
 from agent.sources.intake import Intake

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.resample import interpolate
 from agent.dsp.sos import SosFilter, butterworth
-from agent.dsp.window import Preparation, prepare
+from agent.dsp.window import Preparation, interpolate, prepare
 from agent.errors import DataError
 from agent.types import LABELS, NS, WINDOW_RATE_HZ, Segment, parse_ns
 from quantize.data.lengths import FULL_S, LENGTHS_S

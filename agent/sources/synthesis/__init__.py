@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.resample import interpolate
+from agent.dsp.window import interpolate
 from agent.sources.synthesis.events import Motion, blast, earthquake, granular_flow, rockfall, slopequake
 from agent.sources.synthesis.medium import ONSET, SAMPLES, log_uniform
 from agent.sources.synthesis.scatter import echo

@@ -24,8 +24,7 @@ from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.config.policy import CoincidenceConfig
-from agent.detect.holdback import HoldBack
-from agent.detect.resume import LOST, JournalEntry, Recall, decode, encode
+from agent.detect.resume import LOST, EventResume, JournalEntry, PendingPackets, decode, encode
 from agent.errors import DataError
 from agent.health.report import Health, Identity
 from agent.messages.payloads import Message, Priority
@@ -80,7 +79,7 @@ class Runs:
             nonlocal taken
             taken = numbers()[id(block)] + 1
 
-        holdback = HoldBack(line.pipeline, take)
+        holdback = PendingPackets(line.pipeline, take)
         for block in packets()[self.position : until]:
             outputs = line.pipeline.feed(block)
             now_ns = line.pipeline.stations[STATION].time_ns
@@ -266,7 +265,7 @@ def test_a_clock_set_back_after_a_restart_hides_no_event() -> None:
     runs = Runs()
     runs.run(len(packets()))
     known = [decode(record) for record in runs.journal]
-    recall = Recall(known)
+    recall = EventResume(known)
     first = known[0].event
     assert recall.overdue(STATION, first.onset_ns + 7200 * NS) == []
     assert recall.go_on(first) == replace(first, recorded_s=(first.recorded_s or 0) + (known[-1].event.recorded_s or 0))
@@ -287,7 +286,7 @@ def test_a_station_that_falls_silent_holds_up_no_other(monkeypatch: pytest.Monke
     """Its own last packets wait for what may follow them, and not for ever; the others' are done with as they come."""
     line = build_line(ALERTING, ClassifierConfig(backends=("constant",)), "talus/v1")
     taken: list[SampleBlock] = []
-    holdback = HoldBack(line.pipeline, taken.append)
+    holdback = PendingPackets(line.pipeline, taken.append)
     silent = replace(packets()[0], stream=StreamId(replace(STATION, station="GONE"), "Z"))
     for block in (silent, *packets()[:1500]):
         line.pipeline.feed(block)
@@ -295,8 +294,8 @@ def test_a_station_that_falls_silent_holds_up_no_other(monkeypatch: pytest.Monke
         holdback.release()
     assert taken
     assert all(block.stream.station == STATION for block in taken)
-    monkeypatch.setattr("agent.detect.holdback.MAX_HELD_S", 0.0)
-    monkeypatch.setattr("agent.detect.holdback.SWEEP_S", 0.0)
+    monkeypatch.setattr("agent.detect.resume.MAX_HELD_S", 0.0)
+    monkeypatch.setattr("agent.detect.resume.SWEEP_S", 0.0)
     holdback.release()
     assert silent in taken
     assert len(holdback) == 0

@@ -6,9 +6,9 @@ import pytest
 from site_support import START_NS, packets
 
 from agent.config.station import TriggerConfig
-from agent.detect import holdback as module
-from agent.detect.holdback import HoldBack
+from agent.detect import resume as module
 from agent.detect.pipeline import Pipeline
+from agent.detect.resume import PendingPackets
 from agent.inference import load
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import NS, SampleBlock
@@ -20,7 +20,7 @@ def pipeline() -> Pipeline:
     return Pipeline(TriggerConfig(sta_s=0.5, lta_s=5.0), (3.0,), CLASSIFIER)
 
 
-def run(hold: HoldBack, it: Pipeline, blocks: list[SampleBlock], *, stored: bool = True) -> None:
+def run(hold: PendingPackets, it: Pipeline, blocks: list[SampleBlock], *, stored: bool = True) -> None:
     for block in blocks:
         it.feed(block)
         hold.add(block)
@@ -32,7 +32,7 @@ def test_a_station_with_an_open_event_does_not_hold_up_another() -> None:
     """The event of S1 needs data from before its onset at 110 s; the calm S2 those of the last seconds only."""
     done: list[SampleBlock] = []
     it = pipeline()
-    run(HoldBack(it, done.append), it, packets({"S1": (180.0, [110.0]), "S2": (180.0, [])}, {}))
+    run(PendingPackets(it, done.append), it, packets({"S1": (180.0, [110.0]), "S2": (180.0, [])}, {}))
     ends_s = {
         name: (max(b.end_ns for b in done if b.stream.station.station == name) - START_NS) / NS for name in ("S1", "S2")
     }
@@ -43,7 +43,7 @@ def test_a_station_with_an_open_event_does_not_hold_up_another() -> None:
 def test_a_silent_station_is_held_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[SampleBlock] = []
     it = pipeline()
-    hold = HoldBack(it, done.append)
+    hold = PendingPackets(it, done.append)
     run(hold, it, packets({"S1": (5.0, [])}, {}))
     assert done == []
     monkeypatch.setattr(module, "MAX_HELD_S", 0.0)
@@ -59,7 +59,7 @@ def test_memory_is_bounded_while_the_disk_refuses_messages(monkeypatch: pytest.M
     monkeypatch.setattr(module, "MAX_HELD", 40)
     done: list[SampleBlock] = []
     it = pipeline()
-    hold = HoldBack(it, done.append)
+    hold = PendingPackets(it, done.append)
     blocks = packets({"S1": (60.0, []), "S2": (60.0, [])}, {})
     run(hold, it, blocks, stored=False)
     assert len(hold) == 50

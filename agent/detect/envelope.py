@@ -1,23 +1,25 @@
-"""The smallest and largest sample of each second of one component, in blocks of ten minutes of data time.
+"""Envelopes: the smallest and largest sample of each second of one component, in blocks of ten minutes of data time.
 
-A packet that comes twice changes nothing, and one that comes late is taken until ``GRACE_NS`` after its block's end.
+What a drum plot needs, for a link that carries no samples. A packet that comes twice changes nothing, and one that
+comes late is taken until ``GRACE_NS`` after its block's end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.dsp.continuity import LARGEST
-from agent.types import NS, SampleBlock
+from agent.messages.payloads import Message, Stamp, envelope_message
+from agent.types import COMPONENTS, NS, SampleBlock, StationId
 
 BLOCK_S = 600
 GRACE_NS = 30 * NS
 SET_BACK_NS = 3600 * NS
 """Data so much older than the newest mean that the clock was set back, or was wrong before."""
-
 Floats = NDArray[np.float64]
 
 
@@ -75,3 +77,38 @@ class Envelope:
         low, high = self._open.pop(number)
         self._closed = max(self._closed, number)
         return Extremes(number * BLOCK_S * NS, low, high)
+
+
+class Envelopes:
+    """``feed`` every packet in the order of arrival, ``flush`` at the end. Owned by one thread."""
+
+    def __init__(self, component: str, prefix: str, stamp: Callable[[], Stamp], *, exercise: bool) -> None:
+        """``component``: E, N or Z; ``stamp`` numbers a message."""
+        self._row = COMPONENTS.index(component)
+        self._prefix, self._stamp, self._exercise = prefix, stamp, exercise
+        self._meters: dict[StationId, Envelope] = {}
+        self._names: dict[StationId, str] = {}
+        """The component of each sensor as its channel has it: Z or 3."""
+
+    def feed(self, block: SampleBlock) -> list[Message]:
+        """Take one packet; the messages of the blocks that are complete by now."""
+        if block.stream.row != self._row:
+            return []
+        sensor = block.stream.station
+        meter = self._meters.setdefault(sensor, Envelope())
+        self._names[sensor] = block.stream.component
+        return self._word(sensor, meter.feed(block))
+
+    def flush(self) -> list[Message]:
+        """The data end here."""
+        return [message for sensor, meter in self._meters.items() for message in self._word(sensor, meter.flush())]
+
+    def _word(self, sensor: StationId, blocks: Sequence[Extremes]) -> list[Message]:
+        return [
+            envelope_message(
+                sensor, self._names[sensor], block.start_ns, (block.low, block.high), self._stamp(),
+                prefix=self._prefix, exercise=self._exercise,
+            )
+            for block in blocks
+            if np.isfinite(block.low).any()
+        ]  # fmt: skip
