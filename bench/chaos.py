@@ -27,12 +27,13 @@ from typing import Any
 
 import yaml
 from chaos_score import RULES, Facts, score
-from chaos_world import NETWORK, START_NS, STATION, Broker, Ears, Keeper, Recorder, Watcher, Way, make_records
+from chaos_world import NETWORK, START_NS, STATION, Ears, Keeper, Recorder, Watcher, make_records
 
 from agent.config.file import load
 from agent.service.assemble import build_line
 from agent.sources.folder import FolderSource
 from agent.types import NS, Event, parse_ns
+from desk.crisis.broker import Broker, Link
 
 ALERTS_PER_HOUR = 190.0
 """What the records below give."""
@@ -158,7 +159,7 @@ def run(folder: Path, alerts: int, faults: int, seed: int) -> int:
     (folder / "state").mkdir()
     broker = Broker(folder / "broker")
     broker.start()
-    way = Way(broker.port)
+    way = Link(broker.port)
     way.start()
     config = write_config(folder, way.port)
     truth = folder / "reference.json"

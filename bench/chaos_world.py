@@ -1,4 +1,4 @@
-"""The parts of bench/chaos.py: recorder, broker, the way between, the agent under its keeper, and who listens."""
+"""The parts of bench/chaos.py beside broker and link (``desk.crisis.broker``): recorder, keeper of the agent, ears."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import json
 import os
 import re
 import resource
-import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +28,6 @@ from agent.messages.text import describe
 from agent.sources.scenario import Scenario, steady
 from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
 from agent.types import NS, parse_ns
-from demo.broker import find_mosquitto, free_port
 
 ROOT = Path(__file__).parents[1]
 _SAID_ALERT = re.compile(r"agent\.service\.threads: (ALERT .*)")
@@ -91,110 +88,6 @@ class Recorder(threading.Thread):
                     target.flush()
                 time.sleep(0.2)
         self.done.set()
-
-
-class Broker:
-    """A real Mosquitto that keeps on disk what it has acknowledged; killed, and told to refuse."""
-
-    def __init__(self, folder: Path) -> None:
-        program = find_mosquitto()
-        if program is None:
-            raise SystemExit("mosquitto is not installed")
-        self.port = free_port()
-        self._folder = folder
-        folder.mkdir()
-        self._acl = folder / "acl"
-        self._config = folder / "mosquitto.conf"
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\nacl_file {self._acl}\n"
-            f"persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"
-            "max_queued_messages 0\n"
-        )
-        self._program = program
-        self._process: subprocess.Popen[bytes] | None = None
-        self.refuse(False)
-
-    def start(self) -> None:
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self._program, "-c", self._config], stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.02)
-        raise SystemExit("mosquitto does not answer")
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(20)
-            self._process = None
-
-    def has_met(self, client: str) -> bool:
-        """Whether a client of this name has connected."""
-        return f" as {client} " in (self._folder / "log").read_text(encoding="utf-8")
-
-    def refuse(self, yes: bool) -> None:
-        """Whether it takes what is published; subscribers hear as before."""
-        # Mosquitto 2.0.11 forgets what "topic" lines grant to nameless sessions when it restarts; patterns it keeps.
-        self._acl.write_text(f"pattern {'read' if yes else 'readwrite'} #\n")
-        self._acl.chmod(0o600)
-        if self._process is not None:
-            self._process.send_signal(signal.SIGHUP)
-
-
-class Way(threading.Thread):
-    """A TCP proxy between agent and broker: ``open``, ``cut`` (connections end, new ones too) or ``stalled``."""
-
-    def __init__(self, target: int) -> None:
-        super().__init__(daemon=True)
-        self.state = "open"
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._peers: dict[socket.socket, socket.socket] = {}
-
-    def run(self) -> None:
-        while True:
-            if self.state == "cut":
-                for one in list(self._peers):
-                    self._close(one)
-            watched = [self._listener, *(self._peers if self.state == "open" else ())]
-            for one in select.select(watched, [], [], 0.05)[0]:
-                if one is self._listener:
-                    self._accept()
-                elif one in self._peers:
-                    self._carry(one)
-
-    def _accept(self) -> None:
-        near, _ = self._listener.accept()
-        try:
-            if self.state == "cut":
-                raise OSError
-            far = socket.create_connection(("127.0.0.1", self._target), timeout=1)
-        except OSError:
-            near.close()
-            return
-        self._peers[near], self._peers[far] = far, near
-        for one in (near, far):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            one.settimeout(5)
-
-    def _carry(self, one: socket.socket) -> None:
-        try:
-            data = one.recv(65536)
-            if not data:
-                raise OSError
-            self._peers[one].sendall(data)
-        except OSError:
-            self._close(one)
-
-    def _close(self, one: socket.socket) -> None:
-        other = self._peers.pop(one, None)
-        if other is not None:
-            self._peers.pop(other, None)
-            other.close()
-        one.close()
 
 
 class Keeper(threading.Thread):

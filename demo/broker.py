@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.errors import DeliveryError
+from desk.crisis.broker import find_mosquitto, free_port
 
 _HOST = "127.0.0.1"
 _START_S = 10.0
@@ -37,18 +37,6 @@ class BrokerAddress:
         """For ``MqttSettings.from_url`` and the commands' ``--broker``."""
         query = "" if self.protocol == "auto" else f"?protocol={self.protocol}"
         return f"mqtt://{self.host}:{self.port}{query}"
-
-
-def find_mosquitto() -> str | None:
-    """The Mosquitto executable; Debian keeps it where only root's PATH leads."""
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
-
-
-def free_port() -> int:
-    """A TCP port on the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

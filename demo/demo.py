@@ -36,7 +36,7 @@ RECORDS = (
 )
 """Files of the ObsPy package, relative to it."""
 
-ROCKFALLS = ("--script", "rockfalls", "--hours", "0.2", "--speed", "0", "--quiet")
+ROCKFALLS = ("--scenario", "rockfalls", "--hours", "0.2", "--speed", "0", "--quiet")
 
 IDLE_S = 1.5
 """A subscriber that hears nothing for so long after the last was sent has everything that the broker held for it."""

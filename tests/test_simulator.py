@@ -156,7 +156,7 @@ def test_rockfalls_grow_and_nothing_else_happens() -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_growing_rockfalls_end_in_an_alert_whatever_the_seed(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the demonstration: what it shows is not the luck of one seed."""
-    arguments = ["simulate", "--script", "rockfalls", "--hours", "0.2", "--speed", "0", "--seed", str(seed)]
+    arguments = ["simulate", "--scenario", "rockfalls", "--hours", "0.2", "--speed", "0", "--seed", str(seed)]
     assert main([*arguments, "--start", "2026-03-01T00:00:00Z"]) == 0
     said = capsys.readouterr()
     assert " ALERT raise severe  XX.SIM " in said.out

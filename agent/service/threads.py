@@ -121,6 +121,8 @@ class Runner:
         self.stopping = threading.Event()
         self.ended = threading.Event()
         """Set when a stage has ended, whether it had to or not."""
+        self.decided = 0
+        """Packets decided on since the start, those included that could not be used."""
         self._busy_since: float | None = None
         self._read_at: float | None = None
         self._decided_at: float | None = None
@@ -279,6 +281,7 @@ class Runner:
                 if not self._held:
                     self._pending.release()
             self._decided_at, self._busy_since = time.monotonic(), None
+            self.decided += 1
         # After a source that died the agent starts again, and what was open goes on, as after a stop.
         fed = self.line.finish(received_ns, cut=self.stopping.is_set() or self.failure() is not None)
         self._note(fed.outputs)

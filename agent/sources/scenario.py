@@ -110,10 +110,18 @@ def rockfalls(seconds: float) -> tuple[Certain, ...]:
 
 
 class Scenario:
-    """Events and faults in the order of time: drawn from ``rates``, and those that are ``certain``."""
+    """Events and faults in the order of time: drawn from ``rates``, those that are ``certain``, and ``faults``."""
 
-    def __init__(self, seed: int, rates: Rates, stations: int, certain: Sequence[Certain] = ()) -> None:
-        self._seed, self._rates, self._stations, self._certain = seed, rates, stations, tuple(certain)
+    def __init__(
+        self,
+        seed: int,
+        rates: Rates,
+        stations: int,
+        certain: Sequence[Certain] = (),
+        faults: Sequence[Fault] = (),
+    ) -> None:
+        self._seed, self._rates, self._stations = seed, rates, stations
+        self._certain, self._faults = tuple(certain), tuple(faults)
 
     def cell(self, number: int) -> Iterator[Planned | Fault]:
         """What begins in one stretch of ``CELL_S`` seconds."""
@@ -132,6 +140,7 @@ class Scenario:
         here = [one for one in self._certain if begin_s <= one.at_s < begin_s + CELL_S]
         last = (number + 1) * len(KINDS) * 1000 - 1
         found += [Planned(last - k, one.kind, one.at_s, one.peak) for k, one in enumerate(here)]
+        found += [one for one in self._faults if begin_s <= one.at_s < begin_s + CELL_S]
         return iter(sorted((what for what in found if what.at_s >= QUIET_S), key=lambda what: what.at_s))
 
     def _fault(self, kind: FaultKind, begin_s: float, rng: np.random.Generator) -> Fault:

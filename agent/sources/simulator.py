@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 from agent.config.sources import station_ids
 from agent.sources.pacing import Pacer
 from agent.sources.scenario import CELL_S, FAULTS, KINDS, Fault, Planned, Scenario, steady
-from agent.sources.synthesis import Array, Noise, motion
+from agent.sources.synthesis import Array, Kind, Noise, motion
 from agent.types import COMPONENTS, NS, BlockQuality, SampleBlock, StationId, StreamId, parse_ns
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class SimulatorSource:
         start_ns: time of the first sample; None for now.
         seconds: how much to play; None for no end.
         speed: seconds of data per second, 0 for as fast as it goes.
+        recorded: real ground motion to be used for events of a kind, ``[3, n]`` from the onset on, at the site's rate,
+            its largest sample 1.
     """
 
     def __init__(
@@ -86,12 +88,15 @@ class SimulatorSource:
         seconds: float | None = None,
         speed: float = 1.0,
         told: Told | None = None,
+        recorded: Mapping[Kind, Sequence[Array]] | None = None,
     ) -> None:
         self._site, self._scenario, self._seed = site, scenario, seed
         self._start_ns, self._seconds, self._told = start_ns, seconds, told
         self._stop = threading.Event()
         self._pacer = Pacer(speed, self._stop)
-        self._loggers = [_Logger(site, number, station, seed) for number, station in enumerate(site.stations)]
+        self._loggers = [
+            _Logger(site, number, station, seed, recorded or {}) for number, station in enumerate(site.stations)
+        ]
 
     def close(self) -> None:
         """Make ``blocks()`` end after the current block, also from another thread or while it waits."""
@@ -99,6 +104,14 @@ class SimulatorSource:
 
     def blocks(self) -> Iterator[SampleBlock]:
         """Packets as they come, until ``close`` or the end of what is to be played."""
+        for packets in self.rounds():
+            for block in packets:
+                if self._stop.is_set():
+                    return
+                yield block
+
+    def rounds(self) -> Iterator[list[SampleBlock]]:
+        """The same packets, those of all channels that are due at the same time together; last what was held up."""
         site, rate = self._site, self._site.rate_hz
         start_ns = time.time_ns() if self._start_ns is None else self._start_ns
         self._pacer.wait(start_ns)  # what is counted from: a packet comes when its last sample has been recorded
@@ -113,16 +126,12 @@ class SimulatorSource:
                 cell += 1
             end_ns = start_ns + round((first + n) * NS / rate)
             self._pacer.wait(end_ns)
-            for logger in self._loggers:
-                for block in logger.packets(first, n, start_ns):
-                    if self._stop.is_set():
-                        return
-                    yield block
-                if self._told:
+            yield [block for logger in self._loggers for block in logger.packets(first, n, start_ns)]
+            if self._told:
+                for logger in self._loggers:
                     logger.tell(end_ns, self._told)
             first += n
-        for logger in self._loggers:
-            yield from logger.release()
+        yield [block for logger in self._loggers for block in logger.release()]
 
     def _plan(self, what: Planned | Fault, start_ns: int) -> None:
         if isinstance(what, Fault):
@@ -141,8 +150,15 @@ class _Shaking:
 class _Logger:
     """One station's instrument: its noise, the signals that reach it, and what is wrong with it."""
 
-    def __init__(self, site: SimulatedSite, number: int, station: StationId, seed: int) -> None:
-        self._site, self._number, self._station, self._seed = site, number, station, seed
+    def __init__(
+        self,
+        site: SimulatedSite,
+        number: int,
+        station: StationId,
+        seed: int,
+        recorded: Mapping[Kind, Sequence[Array]],
+    ) -> None:
+        self._site, self._number, self._station, self._seed, self._recorded = site, number, station, seed, recorded
         self._noise = [Noise(seed, 3 * number + row, site.rate_hz, site.noise_counts) for row in range(3)]
         self._streams = [StreamId(station, component) for component in COMPONENTS]
         self._shaking: list[_Shaking] = []
@@ -155,7 +171,8 @@ class _Logger:
         """An event's waves arrive."""
         rate = self._site.rate_hz
         rng = np.random.default_rng([self._seed, 3, event.index, self._number])
-        data = motion(event.kind, rng, rate)
+        recorded = self._recorded.get(event.kind)
+        data = recorded[int(rng.integers(len(recorded)))] if recorded else motion(event.kind, rng, rate)
         delay_s = rng.uniform(0, _SPREAD_S) if self._number else 0.0
         peak = event.peak * self._site.noise_counts * (rng.uniform(0.4, 1.0) if self._number else 1.0)
         first = round((event.at_s + delay_s) * rate)

@@ -1,4 +1,5 @@
-"""``talus simulate``: a drill. A synthetic site through the whole line, and what was sent beside what was detected."""
+"""``talus simulate``: a drill. A synthetic site through the whole line, and what was sent beside what was detected; or
+``--scenario crisis``, days of faults with a scorecard (``desk.crisis``)."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "talus simulate\n  talus simulate --speed 0 --seed 7 --fault gap --fault stall\n"
-    "  talus simulate --broker mqtt://localhost"
+    "  talus simulate --broker mqtt://localhost\n  talus simulate --scenario crisis --seed 1"
 )
 FAULTS_PER_HOUR = 6.0
 STEADY = {"slopequake": 12.0, "rockfall": 6.0, "blast": 1.0, "earthquake": 2.0}
@@ -53,14 +54,16 @@ Say: TypeAlias = Callable[[str], None]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--script",
-        choices=("crisis", "steady", "rockfalls"),
-        default="crisis",
-        help="crisis: rates grow until the slope fails (default); steady: a calm site; "
-        "rockfalls: eight and nothing else, each almost twice as large as the one before",
+        "--scenario",
+        choices=("failure", "steady", "rockfalls", "crisis"),
+        default="failure",
+        help="failure: rates grow until the slope fails (default); steady: a calm site; "
+        "rockfalls: eight and nothing else, each almost twice as large as the one before; "
+        "crisis: a day of it with blasts, earthquakes, faults of the recorder, cuts of link, power, broker and disk, "
+        "as fast as it goes, with a scorecard (needs Mosquitto)",
     )
-    parser.add_argument("--hours", type=float, default=1.0, help="length of the script (default 1)")
-    parser.add_argument("--speed", type=float, default=60.0, help="times real time (default 60); 0: as fast as it goes")
+    parser.add_argument("--hours", type=float, help="length of the scenario (default 1, of a crisis 24)")
+    parser.add_argument("--speed", type=float, help="times real time (default 60); 0: as fast as it goes")
     parser.add_argument("--seed", type=int, default=1, help="the same seed and start give the same data (default 1)")
     parser.add_argument("--start", metavar="TIME", help="time of the first sample, ISO 8601 (default: now)")
     parser.add_argument(
@@ -71,10 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FAULTS,
         action="append",
         default=[],
-        help=f"let this go wrong as well, about {FAULTS_PER_HOUR:g} times in the script; may be given several times",
+        help=f"let this go wrong as well, about {FAULTS_PER_HOUR:g} times in the scenario; may be given several times",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of trigger, verdicts, policy, network")
     add_broker(parser, "send, marked as an exercise, to ", required=False)
+    parser.add_argument(
+        "--records", type=Path, metavar="FOLDER", help="of a crisis: take its earthquakes from these records"
+    )
+    parser.add_argument("--json", action="store_true", help="of a crisis: the scorecard as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the table at the end")
 
 
@@ -178,6 +185,8 @@ def main(args: argparse.Namespace) -> int:
 
     _check(args)
     config = load(args.config) if args.config else None
+    if args.scenario == "crisis":
+        return _crisis(args, config)
     with tempfile.TemporaryDirectory(prefix="talus-simulate-") as folder:
         delivery = _delivery(args, config, Path(folder)) if args.broker else None
         try:
@@ -200,7 +209,41 @@ def main(args: argparse.Namespace) -> int:
     return INTERRUPTED if not finished else 1 if rest and (rest.waiting or rest.refused) else 0
 
 
+def _crisis(args: argparse.Namespace, config: Config | None) -> int:
+    """Play a crisis; exit status 1 if something was lost, or deaf without a word."""
+    import json
+
+    from agent.config.file import ClassifierConfig, TunablesConfig
+    from desk.crisis.card import lines, make_card
+    from desk.crisis.plan import START, make_plan, recorded_earthquakes
+    from desk.crisis.run import play
+
+    unused = [name for name in ("speed", "stations", "broker", "fault") if getattr(args, name)]
+    if unused:
+        raise UsageError(f"--{unused[0]} is not for a crisis", "it has one station, its own broker and its own faults")
+    earthquakes = recorded_earthquakes(args.records) if args.records else []
+    plan = make_plan(args.seed, args.hours, args.start or START)
+    tunables = config.tunables if config else TunablesConfig()
+    classifier = config.classifier if config else ClassifierConfig()
+
+    def say(text: str) -> None:
+        if not args.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    try:
+        card = make_card(play(plan, tunables, classifier, earthquakes, say))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(json.dumps(dataclasses.asdict(card), indent=1) if args.json else "\n".join(lines(card)))
+    return 0 if card.score.is_met else 1
+
+
 def _check(args: argparse.Namespace) -> None:
+    crisis = args.scenario == "crisis"
+    args.hours = (24.0 if crisis else 1.0) if args.hours is None else args.hours
+    args.speed = (0.0 if crisis else 60.0) if args.speed is None else args.speed
+    if not crisis and (args.json or args.records):
+        raise UsageError("--json and --records are for --scenario crisis")
     if not 0 < args.hours <= 1000:
         raise UsageError(f"--hours {args.hours:g} makes no sense", "give more than 0 and at most 1000")
     if not 0 <= args.speed < float("inf"):
@@ -231,7 +274,7 @@ def _simulate(args: argparse.Namespace, config: Config | None, line: Line, deliv
     source = _source(args, config, seconds, book, say)
     pace = f"at {args.speed:g} x real time" if args.speed else "as fast as it goes"
     print(
-        f"talus simulate: {args.script} of {args.hours:g} h {pace}, seed {args.seed}, "
+        f"talus simulate: {args.scenario} of {args.hours:g} h {pace}, seed {args.seed}, "
         f"from {format_ns(begin_ns)}; all of it is marked as an exercise",
         file=sys.stderr,
     )
@@ -274,7 +317,7 @@ def _source(args: argparse.Namespace, config: Config | None, seconds: float, boo
 
     site = SimulatedSite(_stations(config, args.stations))
     faults = dict.fromkeys(args.fault, FAULTS_PER_HOUR * 3600 / seconds)
-    rates, certain = _script(args.script, seconds)
+    rates, certain = _script(args.scenario, seconds)
     scenario = Scenario(args.seed, lambda at_s: {**rates(at_s), **faults}, len(site.stations), certain)
     return SimulatorSource(
         site, scenario, args.seed, start_ns=book.begin_ns, seconds=seconds, speed=args.speed, told=told
@@ -292,8 +335,8 @@ def _stations(config: Config | None, count: int | None) -> tuple[StationId, ...]
 
 
 def _script(name: str, seconds: float) -> tuple[Rates, tuple[Certain, ...]]:
-    """Return the rates of a script of this length, and the events that it holds for certain."""
-    if name == "crisis":
+    """Return the rates of a scenario of this length, and the events that it holds for certain."""
+    if name == "failure":
         return crisis(seconds), failure(seconds)
     return (steady({}), rockfalls(seconds)) if name == "rockfalls" else (steady(STEADY), ())
 
