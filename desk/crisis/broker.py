@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import OFFLINE
 from agent.types import parse_ns
@@ -174,7 +174,7 @@ class Listener(threading.Thread):
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
-        self._settings = MqttSettings(_HOST, port)
+        self._settings = MqttSettings(host=_HOST, port=port)
         self.arrived: dict[tuple[str, int], Arrival] = {}
         """By ``boot_id`` and ``seq``; copies are passed over."""
         self.copies = 0

@@ -104,7 +104,7 @@ class _Station:
     """What the service puts together, with the pipe for a source."""
 
     def __init__(self, pipe: Connection, setup: Setup) -> None:
-        settings = MqttSettings("127.0.0.1", setup.port, backoff_min_s=0.2, backoff_max_s=0.5)
+        settings = MqttSettings(host="127.0.0.1", port=setup.port, backoff_min_s=0.2, backoff_max_s=0.5)
         self._delivery = Delivery(settings, STATION, setup.folder / "outbox.sqlite3")
         self._line = build_line(setup.tunables, setup.classifier, self._delivery.prefix, exercise=True)
         self._feed = _Feed(pipe, self._answer)
