@@ -24,6 +24,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support import row
+
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.sockets import Waker
@@ -31,9 +35,6 @@ from agent.remote.envelope import Body
 from agent.types import NS
 from demo.broker import local_broker
 from desk.push.signing import SigningKey, seal
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import row
 
 LIMIT_S = 2.0
 ROOT = "talus/v1/XX/BENCH"

@@ -1,7 +1,7 @@
 """SeedLink: what reception costs, and how soon it is back.
 
-    PYTHONPATH=tests python bench/seedlink.py cpu [--seconds 120]
-    PYTHONPATH=tests python bench/seedlink.py recovery [--cycles 20]
+    python bench/seedlink.py cpu [--seconds 120]
+    python bench/seedlink.py recovery [--cycles 20]
 
 ``cpu``: talus run on 1 station x 3 x 100 Hz, and other clients beside it. ``recovery``: the server is killed, then the
 link is cut for 60 s, and so on; time from the return to the next new record (inf: not within 20 s), and records lost.
@@ -23,6 +23,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import psutil

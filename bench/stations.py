@@ -1,6 +1,6 @@
 """64 stations x 3 components x 100 Hz on one agent, at real time: at most half a core, 300 MB, and no sample lost.
 
-    PYTHONPATH=tests python bench/stations.py [--minutes 30] [--stations 64]
+    python bench/stations.py [--minutes 30] [--stations 64]
 
 ``talus run`` over SeedLink from a server in this process (its cost is not counted), with a broker, on noise with
 bursts: at every station at once each ten minutes (--bursts), and at each at random every five. Each is a trigger with
@@ -21,6 +21,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from pymseed import MS3Record

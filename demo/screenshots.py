@@ -30,6 +30,7 @@ from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
 from desk.web.application import application
 from desk.web.live import Live
+from desk.web.server import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -100,9 +101,10 @@ def answered(store: Store, now_ns: int) -> None:
 def served(store: Store, records: Records) -> Iterator[str]:
     """The desk's pages on a free port of the loopback; gives their address."""
     targets = ["duty phone, after 5 min the next", "head of geology, after 10 min the next"]
-    app = application(store, Live(store), records=records, targets=targets)
+    live = Live(store)
+    app = application(store, live, records=records, targets=targets)
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = Server(live, uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

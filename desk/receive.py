@@ -32,9 +32,13 @@ LARGEST = 512 * 1024
 NAMES = ("event", "alert", "availability", "state", "health", "envelope")
 SESSION_EXPIRY_S = 30 * 86_400
 BATCH = 500
-"""Messages in one transaction at most ..."""
+"""Messages in one transaction at most, and as many again that the broker may send meanwhile, ..."""
+BATCH_BYTES = 8 * 1024 * 1024
+"""... of so many bytes together."""
 GATHER_S = 0.02
-"""... and how long they are gathered."""
+"""Messages that come within this time of the first are one transaction, ..."""
+LONGEST_GATHER_S = 0.2
+"""... and those that come without a pause, as after the desk was away, as many as this time brings."""
 RETRY_S = 2.0
 """After the database has refused."""
 _EARLIEST_NS, _LATEST_NS = parse_ns("1970-01-01T00:00:00Z"), parse_ns("2200-01-01T00:00:00Z")
@@ -76,6 +80,7 @@ class Receiver(Worker):
         self._pieces = pieces
         self._socket_waker = Waker()
         self._batch: list[Received] = []
+        self._bytes = 0
         self._waits = delays(settings.backoff_min_s, settings.backoff_max_s)
 
     def wake(self) -> None:
@@ -100,14 +105,14 @@ class Receiver(Worker):
 
     def _once(self) -> None:
         """One connection, until it is lost or ``stop`` is called."""
-        self._batch.clear()
+        self._clear()
         names = NAMES if self._pieces is None else (*NAMES, "evidence/+/+")
         filters = [f"{self._settings.prefix}/+/+/{name}" for name in names]
         connection = Connection.open(
             self._settings,
             self._session,
             self._socket_waker,
-            subscription=Subscription(filters, self._hold, SESSION_EXPIRY_S, largest=LARGEST, at_once=BATCH),
+            subscription=Subscription(filters, self._hold, SESSION_EXPIRY_S, largest=LARGEST, at_once=2 * BATCH),
             cancelled=lambda: self.stopping,
         )
         with contextlib.closing(connection):
@@ -120,13 +125,21 @@ class Receiver(Worker):
 
     def _hold(self, message: Received) -> bool:
         self._batch.append(message)
+        self._bytes += len(message.payload)
         return False
+
+    def _clear(self) -> None:
+        self._batch, self._bytes = [], 0
 
     def _gather(self, connection: Connection) -> None:
         connection.pump(1.0)
-        until = time.monotonic() + GATHER_S
-        while self._batch and len(self._batch) < BATCH and (left := until - time.monotonic()) > 0:
-            connection.pump(left)
+        begun, known = time.monotonic(), 0
+        while self._batch and len(self._batch) < BATCH and self._bytes < BATCH_BYTES:
+            past = time.monotonic() - begun
+            if past > GATHER_S and (past > LONGEST_GATHER_S or len(self._batch) == known):
+                return
+            known = len(self._batch)
+            connection.pump(max(0.0, GATHER_S - past))
 
     def _write(self, connection: Connection) -> None:
         """Commit what was gathered, then acknowledge it."""
@@ -151,14 +164,13 @@ class Receiver(Worker):
             # The broker keeps what is not acknowledged, and sends it again with the next connection.
             self.pause(RETRY_S)
             raise
-        for message in self._batch:
-            connection.acknowledge(message)
-        self._batch.clear()
+        connection.acknowledge(self._batch)
+        self._clear()
         if changes:
             self._changed(changes)
 
     def _store_all(self, arrivals: Sequence[Arrival]) -> list[Change]:
-        """Store a batch; where the database cannot hold it, message by message, so that only the one is refused.
+        """Store a batch; where the database cannot hold it, half by half, so that only the one is refused.
 
         Raises:
             DeliveryError: the database takes nothing at present.
@@ -171,7 +183,8 @@ class Receiver(Worker):
             if len(arrivals) == 1:
                 self._refuse(arrivals[0].station, str(error))
                 return []
-            return [change for arrival in arrivals for change in self._store_all([arrival])]
+            half = len(arrivals) // 2
+            return self._store_all(arrivals[:half]) + self._store_all(arrivals[half:])
         self.tally.written += len(arrivals)
         return changes
 

@@ -34,6 +34,7 @@ from desk.store.listener import FeedListener
 from desk.store.store import Change, Store
 from desk.web.application import application
 from desk.web.live import Live
+from desk.web.server import Server
 from desk.worker import Worker
 
 GRACE_S = 60.0
@@ -113,11 +114,12 @@ class Desk:
             metrics=web.metrics,
             tiles=web.tiles,
         )
-        server = uvicorn.Server(
+        server = Server(
+            self.live,
             uvicorn.Config(
                 app, log_level="warning", proxy_headers=web.behind_proxy, forwarded_allow_ips="127.0.0.1",
                 server_header=False, timeout_graceful_shutdown=3,
-            )
+            ),
         )  # fmt: skip
         # The server hands a signal on when it has ended; the desk's own end follows.
         signal.signal(signal.SIGTERM, lambda *_: None)

@@ -24,6 +24,7 @@ from desk.store import tables
 from desk.store.store import Arrival, Store
 from desk.web.application import application
 from desk.web.live import Live
+from desk.web.server import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -67,7 +68,7 @@ def serving(folder: Path, people: Sequence[tuple[str, str]] = (("omar", "operato
     live = Live(store)
     listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(application(store, live, records=records), log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = Server(live, config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

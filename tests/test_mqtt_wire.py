@@ -17,7 +17,7 @@ from test_mqtt import CONNACK_5, read_packet
 
 from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.sockets import Framing, UnwantedPacketError, Waker
+from agent.deliver.sockets import Framing, PlainSocket, UnwantedPacketError, Waker
 from agent.errors import DeliveryError
 
 AGENT = Path(__file__).parents[1] / "agent"
@@ -91,6 +91,30 @@ def test_a_hostile_broker_is_hung_up_on_over_tls_too(tmp_path: Path) -> None:
         connection = Connection.open(settings, "station", waker, subscription=subscription)
         while True:
             connection.pump(1.0)
+
+
+def test_the_socket_reads_ahead_and_sends_what_is_held_as_the_network_takes_it() -> None:
+    ours, theirs = socket.socketpair()
+    with PlainSocket(fileno=ours.detach()) as sock, theirs:
+        sock.setblocking(False)
+        theirs.sendall(packet(0x40, b"\x00\x01") + packet(0x40, b"\x00\x02"))
+        assert sock.recv(1) == b"\x40"
+        assert sock.unread
+        assert sock.recv(100) == b"\x02\x00\x01\x40\x02\x00\x02"
+        assert not sock.unread
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+        parts = [bytes([n]) * 50_000 for n in range(100)]
+        with sock.one_write():
+            for part in parts[:-1]:
+                assert sock.send(part) == len(part)
+        assert sock.unsent, "a socket does not take 5 MB at once"
+        sock.send(parts[-1])
+        got = b""
+        while sock.unsent or len(got) < 5_000_000:
+            got += theirs.recv(100_000)
+            sock.flush()
+        assert got == b"".join(parts)
 
 
 def test_nothing_private_of_paho_is_used() -> None:

@@ -39,6 +39,9 @@ REFUSED = 0x80
 MAX_UNSENT = 10_000
 """Publications that came in while answers wait for the socket; far more than a broker sends before it reads."""
 
+PACKETS = 100
+"""Packets at most that one ``pump`` reads."""
+
 _log = logging.getLogger(__name__)
 
 _QOS = 1
@@ -194,12 +197,12 @@ class Connection:
         Raises:
             DeliveryError: the connection is lost; says why when the broker told.
         """
-        sock = self._client.socket()
+        sock = self._socket()
         if sock is None:
             raise self._lost()
-        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        pending = sock.unread or (isinstance(sock, TlsSocket) and sock.pending() > 0)
         fd, wake_fd = sock.fileno(), self._waker.fileno()
-        writers = [fd] if self._client.want_write() else []
+        writers = [fd] if self._client.want_write() or sock.unsent else []
         try:
             readable, writable, _ = select.select([fd, wake_fd], writers, [], 0 if pending else timeout_s)
             if wake_fd in readable:
@@ -207,7 +210,12 @@ class Connection:
             if fd in readable or pending:
                 _confirm_at_once(sock)
                 self._client.loop_read()
+                for _ in range(PACKETS - 1):
+                    if not sock.unread or self._client.socket() is None:
+                        break
+                    self._client.loop_read()
             if writable:
+                sock.flush()
                 self._client.loop_write()
             self._client.loop_misc()
             self._check_unsent()
@@ -230,17 +238,34 @@ class Connection:
             self._check()
         return acks
 
+    def _socket(self) -> PlainSocket | TlsSocket | None:
+        found = self._client.socket()
+        return found if isinstance(found, (PlainSocket, TlsSocket)) else None
+
     def _check_unsent(self) -> None:
         """End the connection to a broker that sends and sends and does not read the answers."""
-        if not self._client.want_write():
+        sock = self._socket()
+        if not self._client.want_write() and not (sock is not None and sock.unsent):
             self._answered = self._framing.publications
         if self._framing.publications - self._answered > MAX_UNSENT:
             raise UnwantedError(f"{self._settings.address} does not read the answers", "is this your broker?")
 
-    def acknowledge(self, message: Received) -> None:
-        """Acknowledge a message that the handler did not, in the order in which they came."""
-        if message.token:
-            self._client.ack(message.token, _QOS)
+    def acknowledge(self, messages: Sequence[Received]) -> None:
+        """Acknowledge messages that the handler did not, in the order in which they came.
+
+        Raises:
+            DeliveryError: the connection is lost.
+        """
+        sock = self._socket()
+        if sock is None:
+            raise self._lost()
+        try:
+            with sock.one_write():
+                for message in messages:
+                    if message.token:
+                        self._client.ack(message.token, _QOS)
+        except OSError as error:
+            raise DeliveryError(f"connection to {self._settings.address} lost: {error}") from None
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Say goodbye, so that the broker does not publish the will."""
@@ -310,11 +335,9 @@ class Connection:
                 client.connect(settings.host, settings.port, settings.keepalive_s)
         except (OSError, *_MALFORMED) as error:
             raise unreachable(settings, error) from None
-        sock = client.socket()
-        if isinstance(sock, socket.socket):
+        if (sock := self._socket()) is not None:
             # An alert must not wait until the event before it is acknowledged (Nagle).
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if isinstance(sock, (PlainSocket, TlsSocket)):
             sock.framing = self._framing
         self._await_connack(cancelled)
         if subscription is not None:

@@ -11,6 +11,7 @@ import contextlib
 import select
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 _PUBLISH = 3
@@ -20,6 +21,8 @@ _QOS_2 = frozenset({0x50, 0x62, 0x70})
 """First bytes of PUBREC, PUBREL, PUBCOMP."""
 _MOST_DIGITS = 4
 """Bytes of a packet's length."""
+_READ_AHEAD = 32 * 1024
+"""Bytes that are read at once."""
 
 
 class Waker:
@@ -111,26 +114,70 @@ class Framing:
 
 
 class _Followed:
-    """A socket whose packets are followed by ``framing``."""
+    """A socket whose packets are followed by ``framing``. It reads ahead, since paho asks for the first bytes of a
+    packet one by one, and holds back what is sent inside ``one_write``."""
 
     framing: Framing | None = None
+    _ahead = b""
+    _place = 0
+    _is_holding = False
+    _held = b""
 
-    def recv(self, *args: int) -> bytes:
+    @property
+    def unread(self) -> bool:
+        """Whether something was read from the network that nobody has asked for yet."""
+        return self._place < len(self._ahead)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something is held that the network has not taken."""
+        return bool(self._held)
+
+    def recv(self, size: int, *_: int) -> bytes:
         """See ``socket.socket.recv``."""
-        data: bytes = super().recv(*args)  # type: ignore[misc]
-        if self.framing is not None:
-            self.framing.feed(data)
-        return data
+        if not self.unread:
+            self._ahead, self._place = super().recv(max(size, _READ_AHEAD)), 0  # type: ignore[misc]
+            if self.framing is not None:
+                self.framing.feed(self._ahead)
+        begin, self._place = self._place, min(self._place + size, len(self._ahead))
+        return self._ahead[begin : self._place]
+
+    def send(self, data: bytes, *_: int) -> int:
+        """See ``socket.socket.send``."""
+        if self._is_holding or self._held:
+            self._held += data
+            return len(data)
+        sent: int = super().send(data)  # type: ignore[misc]
+        return sent
+
+    def flush(self) -> None:
+        """Send what is held, as far as the network takes it now."""
+        while self._held:
+            try:
+                sent = super().send(self._held)  # type: ignore[misc]
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            self._held = self._held[sent:]
+
+    @contextlib.contextmanager
+    def one_write(self) -> Iterator[None]:
+        """Send everything that is sent inside with one call."""
+        self._is_holding = True
+        try:
+            yield
+        finally:
+            self._is_holding = False
+            self.flush()
 
 
-class PlainSocket(_Followed, socket.socket):
+class PlainSocket(_Followed, socket.socket):  # type: ignore[misc]
     """Over TCP."""
 
     def do_handshake(self) -> None:
         """There is none without TLS."""
 
 
-class TlsSocket(_Followed, ssl.SSLSocket):
+class TlsSocket(_Followed, ssl.SSLSocket):  # type: ignore[misc]
     """Over TLS."""
 
 

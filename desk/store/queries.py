@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, or_, select, text
+from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select, text
 
 from agent.types import LABELS, NS
 from desk.store import tables as t
@@ -19,6 +19,8 @@ from desk.store import tables as t
 HOUR_NS = 3600 * NS
 PAGE = 100
 """Rows of a list that are read at once, unless told otherwise."""
+FEED_PAGE = 1000
+"""Changes that are read at once."""
 QUIET_NS = 180 * NS
 """A station that is online and has not been heard for so long is called silent."""
 NEIGHBOUR_NS = 60 * NS
@@ -144,6 +146,11 @@ def event(connection: Connection, uid: str) -> tuple[EventRow, dict[str, Any]] |
     return None if row is None else (_event_row(row), row.body)
 
 
+def events_of(connection: Connection, uids: Sequence[str]) -> list[EventRow]:
+    """The events of so many identifiers that are stored, in no order."""
+    return [_event_row(row) for row in connection.execute(_EVENTS_OF, {"uids": uids})] if uids else []
+
+
 def verdicts(connection: Connection, key: int) -> list[Verdict]:
     """How the verdict on an event grew, oldest first."""
     rows = connection.execute(select(t.revision).where(t.revision.c.event_id == key).order_by(t.revision.c.number))
@@ -194,12 +201,12 @@ def random_unreviewed(connection: Connection, limit: int, *, exercise: bool = Fa
     return list(found.values())
 
 
-def stations(connection: Connection, code: str | None = None) -> list[StationRow]:
-    """All stations, or one, by code."""
+def stations(connection: Connection, codes: Sequence[str] | None = None) -> list[StationRow]:
+    """All stations, or those of some codes, by code."""
     found = []
     statement = select(t.station).order_by(t.station.c.code)
-    if code is not None:
-        statement = statement.where(t.station.c.code == code)
+    if codes is not None:
+        statement = statement.where(t.station.c.code.in_(codes))
     for row in connection.execute(statement):
         position = None
         if row.latitude is not None and row.longitude is not None:
@@ -223,17 +230,17 @@ def alerts(
     connection: Connection,
     *,
     only_open: bool = False,
-    uid: str | None = None,
+    uids: Sequence[str] | None = None,
     event_uid: str | None = None,
     limit: int = PAGE,
 ) -> list[AlertRow]:
-    """The newest alerts first; those that are open, or one, or those of an event."""
+    """The newest alerts first; those that are open, or of some identifiers, or of an event."""
     first = select(t.ack.c.who).where(t.ack.c.alert_id == t.alert.c.id).order_by(t.ack.c.id).limit(1).scalar_subquery()
     statement = select(t.alert, t.sensor.c.code.label("sensor"), first.label("acked_by")).join(t.sensor)
     if only_open:
         statement = statement.where(t.alert.c.acked_ns.is_(None), t.alert.c.action != "retract")
-    if uid is not None:
-        statement = statement.where(t.alert.c.uid == uid)
+    if uids is not None:
+        statement = statement.where(t.alert.c.uid.in_(uids))
     if event_uid is not None:
         statement = statement.where(t.alert.c.event_uid == event_uid)
     return [
@@ -291,10 +298,9 @@ def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: i
     return [(hour, min(shares)) for hour, shares in found.items() if len(shares) >= needed]
 
 
-def feed_since(connection: Connection, key: int, limit: int = 1000) -> list[tuple[int, str, str]]:
+def feed_since(connection: Connection, key: int, limit: int = FEED_PAGE) -> list[tuple[int, str, str]]:
     """Changes after ``key``, oldest first: key, kind, subject."""
-    statement = select(t.feed.c.id, t.feed.c.kind, t.feed.c.subject).where(t.feed.c.id > key).order_by(t.feed.c.id)
-    return [(row.id, row.kind, row.subject) for row in connection.execute(statement.limit(limit))]
+    return [(row.id, row.kind, row.subject) for row in connection.execute(_FEED_SINCE, {"key": key, "limit": limit})]
 
 
 def feed_span(connection: Connection) -> tuple[int, int]:
@@ -354,3 +360,13 @@ def _conditions(wanted: Filter) -> Sequence[Any]:
     if wanted.exercise is not None:
         found.append(text("exercise") if wanted.exercise else e.exercise.is_(False))
     return found
+
+
+# What is asked at every change is built once.
+_EVENTS_OF = _event_columns().where(t.event.c.uid.in_(bindparam("uids", expanding=True)))
+_FEED_SINCE = (
+    select(t.feed.c.id, t.feed.c.kind, t.feed.c.subject)
+    .where(t.feed.c.id > bindparam("key"))
+    .order_by(t.feed.c.id)
+    .limit(bindparam("limit"))
+)

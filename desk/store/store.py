@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, create_engine, event, exc, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, bindparam, create_engine, event, exc, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
@@ -47,6 +47,14 @@ _POSTGRESQL = (
     " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
 """Milliseconds and seconds. What a desk held that is gone, also with its network, is free again after half a minute."""
+
+# Statements that every message needs are built once: SQLAlchemy takes longer to build one than SQLite to run it.
+_KNOWN_EVENTS = select(t.event.c.uid, t.event.c.id, t.event.c.revision, t.event.c.review).where(
+    t.event.c.uid.in_(bindparam("uids", expanding=True))
+)
+_NEWER_EVENT = update(t.event).where(t.event.c.id == bindparam("key"), t.event.c.revision < bindparam("newest"))
+_ADD_CHANGES = insert(t.feed)
+_NEWEST_CHANGE = select(func.max(t.feed.c.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,9 @@ class Store:
         """Positions of stations as the agent that works on their data tells them."""
         self._sensors: dict[str, int] = {}
         self._upsert = postgresql.insert if self.is_postgresql else sqlite.insert
+        self._add_events = self._upsert(t.event).on_conflict_do_nothing(index_elements=["uid"])
+        self._add_revisions = self._upsert(t.revision).on_conflict_do_nothing(index_elements=["event_id", "number"])
+        self._add_evidence = self._upsert(t.evidence).on_conflict_do_nothing(index_elements=["event_id"])
         try:
             with self.writing() as connection:
                 migrate(connection)
@@ -185,34 +196,35 @@ class Store:
         fresh = [uid for uid in uids if uid not in known]
         if fresh:
             rows = [self._event_row(connection, *newest[uid]) for uid in fresh]
-            connection.execute(self._upsert(t.event).on_conflict_do_nothing(index_elements=["uid"]), rows)
+            connection.execute(self._add_events, rows)
             known.update(self._known_events(connection, fresh))
+            changed.update((("event", uid), 1) for uid in fresh)
+        newer = []
         for uid, (arrival, body) in newest.items():
             key, revision, reviewed = known[uid]
             if body.revision > revision:
                 row = self._event_row(connection, arrival, body)
                 if reviewed is not None:
                     row["class"] = reviewed
-                wanted = (t.event.c.id == key) & (t.event.c.revision < body.revision)
-                connection.execute(update(t.event).where(wanted).values(row))
-            if body.revision > revision or uid in fresh:
+                newer.append({**row, "key": key, "newest": body.revision})
                 changed["event", uid] = 1
+        if newer:
+            connection.execute(_NEWER_EVENT, newer)
         rows = [_revision_row(known[body.id][0], arrival, body) for arrival, body in bodies]
-        connection.execute(self._upsert(t.revision).on_conflict_do_nothing(index_elements=["event_id", "number"]), rows)
+        connection.execute(self._add_revisions, rows)
         offered = [
             {"event_id": known[body.id][0], "state": "offered", "sha256": part.sha256, "bytes": part.bytes}
             for _, body in newest.values()
             if (part := body.evidence) is not None
         ]
         if offered:
-            connection.execute(self._upsert(t.evidence).on_conflict_do_nothing(index_elements=["event_id"]), offered)
+            connection.execute(self._add_evidence, offered)
 
     def _known_events(self, connection: Connection, uids: Sequence[str]) -> dict[str, tuple[int, int, int | None]]:
         """Key, revision and reviewed class of the events that are stored, by identifier."""
         found: dict[str, tuple[int, int, int | None]] = {}
-        columns = select(t.event.c.uid, t.event.c.id, t.event.c.revision, t.event.c.review)
         for begin in range(0, len(uids), 500):
-            for row in connection.execute(columns.where(t.event.c.uid.in_(uids[begin : begin + 500]))):
+            for row in connection.execute(_KNOWN_EVENTS, {"uids": uids[begin : begin + 500]}):
                 found[row.uid] = row.id, row.revision, row.review
         return found
 
@@ -388,8 +400,8 @@ def note_changes(connection: Connection, changes: Sequence[tuple[str, str]], whe
     """Append to the feed: (kind, subject) each. The oldest entries beyond ``FEED_KEPT`` go."""
     if changes:
         rows = [{"when_ns": when_ns, "kind": kind, "subject": subject} for kind, subject in changes]
-        connection.execute(insert(t.feed), rows)
-        newest: int = connection.execute(select(func.max(t.feed.c.id))).scalar_one()
+        connection.execute(_ADD_CHANGES, rows)
+        newest: int = connection.execute(_NEWEST_CHANGE).scalar_one()
         if newest % 1000 < len(changes):
             connection.execute(t.feed.delete().where(t.feed.c.id <= newest - FEED_KEPT))
         if connection.dialect.name == "postgresql":

@@ -27,7 +27,7 @@ async def acknowledge(request: Request) -> Response:
         claim = links.claim(request.path_params["token"], time.time_ns())
     except DataError as refused:
         return _page(request, 403, error=f"{refused.message}: {refused.hint}")
-    rows = await read(request, lambda connection: queries.alerts(connection, uid=claim.alert))
+    rows = await read(request, lambda connection: queries.alerts(connection, uids=[claim.alert]))
     if not rows:
         return _page(request, 404, error="there is no such alert any more")
     if request.method == "POST":

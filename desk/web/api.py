@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agent.errors import DataError
@@ -142,7 +141,9 @@ async def stream(request: Request) -> Response:
     """Changes as server-sent events; ``Last-Event-ID`` (or ``?last=``) reads on from there."""
     text = request.headers.get("last-event-id") or request.query_params.get("last") or ""
     live: Live = request.app.state.live
-    return EventSourceResponse(live.stream(int(text) if text.isascii() and text.isdigit() else None), ping=20)
+    changes = live.stream(int(text) if text.isascii() and text.isdigit() else None)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(changes, media_type="text/event-stream", headers=headers)
 
 
 @takes(body={"note": _TEXT})

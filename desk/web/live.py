@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
-from sse_starlette.event import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from desk.store import queries
@@ -22,10 +21,14 @@ from desk.store.store import Store
 from desk.web import views
 from desk.worker import Worker
 
-WAITING = 1000
-"""Changes that wait for a page that reads slowly; it is then told to load anew."""
+WAITING = 100
+"""Pieces that wait for a page that reads slowly; it is then told to load anew."""
+PIECE = 32 * 1024
+"""Bytes of a piece, which one write brings to a page, unless a single change is longer."""
 LOOK_S = 1.0
 """The feed is looked at so often although nothing was told: another program may have written."""
+SIGN_S = 20.0
+"""A page is sent a sign of life so often, which keeps proxies from closing the connection."""
 
 
 class Live(Worker):
@@ -36,7 +39,8 @@ class Live(Worker):
         super().__init__("pages")
         self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pages: set[asyncio.Queue[_Event | None]] = set()
+        self._sign: asyncio.TimerHandle | None = None
+        self._pages: set[asyncio.Queue[_Piece | None]] = set()
         self._reached: int | None = None
         """Key of the feed up to which all pages have been told; None while there is no page."""
         self._lock = threading.Lock()
@@ -50,13 +54,20 @@ class Live(Worker):
     def open(self) -> None:
         """Take the running event loop as the one of the pages, and begin."""
         self._loop, self._closed = asyncio.get_running_loop(), False
+        self._sign = self._loop.call_later(SIGN_S, self._give_sign)
         self.start()
 
-    def close(self) -> None:
-        """End every stream, so that the server can stop."""
+    def end_streams(self) -> None:
+        """End every stream, so that the server can stop; later ones end at once. In the event loop."""
         self._closed = True
         for page in self._pages:
             page.put_nowait(None)
+
+    def close(self) -> None:
+        """End every stream, and stop."""
+        self.end_streams()
+        if self._sign is not None:
+            self._sign.cancel()
         self.stop()
 
     def step(self) -> float:
@@ -71,41 +82,48 @@ class Live(Worker):
                 if self._reached is None:
                     self._reached = queries.feed_span(connection)[1]
                 rows = queries.feed_since(connection, self._reached)
-                newest = {(kind, subject): key for key, kind, subject in rows}
-                ready = [_event(connection, key, *change) for change, key in sorted(newest.items(), key=lambda i: i[1])]
+                ready = _pieces(connection, rows)
             if rows:
                 self._reached = rows[-1][0]
                 loop.call_soon_threadsafe(self._spread, ready)
-        return 0.0 if rows else LOOK_S
+        return 0.0 if len(rows) == queries.FEED_PAGE else LOOK_S
 
-    def _spread(self, ready: list[_Event]) -> None:
+    def _spread(self, ready: Sequence[_Piece]) -> None:
         for page in self._pages:
-            for event in ready:
+            for piece in ready:
                 if page.qsize() < WAITING:
-                    page.put_nowait(event)
+                    page.put_nowait(piece)
+
+    def _give_sign(self) -> None:
+        if self._loop is not None and not self._closed:
+            self._spread([_Piece(None, b": here\n\n")])
+            self._sign = self._loop.call_later(SIGN_S, self._give_sign)
 
     async def stream(self, last: int | None) -> AsyncIterator[bytes]:
         """What a page gets: changes after ``last`` (None: from now on)."""
-        page: asyncio.Queue[_Event | None] = asyncio.Queue()
+        page: asyncio.Queue[_Piece | None] = asyncio.Queue()
         self._pages.add(page)
         try:
             first, newest = await run_in_threadpool(self._span)
             if last is None or last > newest or last < first - 1:
-                yield _word(newest, "hello" if last is None else "reload")
+                yield _said(newest, "hello" if last is None else "reload")
                 last = newest
-            while missed := await run_in_threadpool(self._missed, last):
-                for event in missed:
-                    yield event.sent
-                last = missed[-1].key
+            while True:
+                end, missed = await run_in_threadpool(self._missed, last)
+                if end is None:
+                    break
+                for piece in missed:
+                    yield piece.sent
+                last = end
             while not self._closed:
                 found = await page.get()
                 if found is None:
                     return
                 if page.qsize() >= WAITING - 1:
-                    yield _word(found.key, "reload")
+                    yield _said(last, "reload")
                     return
-                if found.key > last:
-                    last = found.key
+                if found.key is None or found.key > last:
+                    last = found.key or last
                     yield found.sent
         finally:
             self._pages.discard(page)
@@ -117,29 +135,55 @@ class Live(Worker):
                 self._reached = newest
             return first, newest
 
-    def _missed(self, last: int) -> list[_Event]:
+    def _missed(self, last: int) -> tuple[int | None, list[_Piece]]:
+        """The key up to which the next pieces after ``last`` reach (None: there is nothing more), and the pieces."""
         with self._store.reading() as connection:
-            return [_event(connection, *row) for row in queries.feed_since(connection, last)]
+            rows = queries.feed_since(connection, last)
+            return (rows[-1][0] if rows else None), _pieces(connection, rows)
 
 
 @dataclass(frozen=True, slots=True)
-class _Event:
-    key: int
+class _Piece:
+    """One or several changes as they are sent; ``key`` is that of the last one, None for a sign of life."""
+
+    key: int | None
     sent: bytes
 
 
-def _event(connection: Connection, key: int, kind: str, subject: str) -> _Event:
-    """A change with what a page shows of it, so that no page has to ask."""
-    row: dict[str, Any] | None = None
-    if kind in ("event", "review") and (found := queries.event(connection, subject)) is not None:
-        row = views.event(found[0])
-    elif kind in ("alert", "ack"):
-        row = next((views.alert(one) for one in queries.alerts(connection, uid=subject)), None)
-    elif kind == "station":
-        row = next((views.station(one) for one in queries.stations(connection, code=subject)), None)
-    data = json.dumps({"kind": kind, "subject": subject, "row": row}, separators=(",", ":"))
-    return _Event(key, ServerSentEvent(data=data, id=str(key), event="change").encode())
+def _pieces(connection: Connection, rows: Sequence[tuple[int, str, str]]) -> list[_Piece]:
+    """Rows of the feed with what a page shows of them, so that no page has to ask; in few pieces."""
+    newest = {(kind, subject): key for key, kind, subject in rows}
+    events, alerts = _subjects(newest, "event", "review"), _subjects(newest, "alert", "ack")
+    stations = _subjects(newest, "station")
+    lines = {
+        "event": _by_id(map(views.event, queries.events_of(connection, events))),
+        "alert": {},
+        "station": {},
+    }
+    if alerts:
+        lines["alert"] = _by_id(map(views.alert, queries.alerts(connection, uids=alerts, limit=len(alerts))))
+    if stations:
+        lines["station"] = {row.code: views.station(row) for row in queries.stations(connection, stations)}
+    lines |= {"review": lines["event"], "ack": lines["alert"]}
+    pieces: list[_Piece] = []
+    for (kind, subject), key in sorted(newest.items(), key=lambda item: item[1]):
+        line = lines.get(kind, {}).get(subject)
+        data = json.dumps({"kind": kind, "subject": subject, "row": line}, separators=(",", ":"))
+        sent = _said(key, "change", data)
+        if pieces and len(pieces[-1].sent) + len(sent) <= PIECE:
+            sent = pieces.pop().sent + sent
+        pieces.append(_Piece(key, sent))
+    return pieces
 
 
-def _word(key: int, word: str) -> bytes:
-    return ServerSentEvent(data=word, id=str(key), event=word).encode()
+def _subjects(changes: Iterable[tuple[str, str]], *kinds: str) -> list[str]:
+    return sorted({subject for kind, subject in changes if kind in kinds})
+
+
+def _by_id(lines: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {line["id"]: line for line in lines}
+
+
+def _said(key: int, word: str, data: str | None = None) -> bytes:
+    """One server-sent event; ``data`` has no line ends."""
+    return f"id: {key}\nevent: {word}\ndata: {data or word}\n\n".encode()

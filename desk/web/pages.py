@@ -116,7 +116,7 @@ async def event(request: Request) -> Response:
                 for one in connection.execute(reviews)
             ],
             "record": connection.execute(record).mappings().first(),
-            "station": next((views.station(one) for one in queries.stations(connection, station)), None),
+            "station": next((views.station(one) for one in queries.stations(connection, [station])), None),
         }  # fmt: skip
 
     answer = await read(request, ask)
