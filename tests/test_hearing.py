@@ -14,7 +14,7 @@ from hearing_support import RMS, SENSOR, T0, Make, Sensor, noise
 
 from agent.config.file import TunablesConfig
 from agent.config.station import TriggerConfig
-from agent.dsp.hearing import Slot
+from agent.dsp.hearing import Slot, band_of
 from agent.dsp.reference import least_energy, wavelet
 from agent.health.hearing_memory import HearingMemory
 from agent.types import NS, StreamId
@@ -279,7 +279,8 @@ def test_the_reference_event_needs_more_where_the_settings_ask_for_more() -> Non
 def test_what_is_usual_is_kept_in_a_file_that_may_be_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     memory = HearingMemory(tmp_path)
     assert memory.read() == {}
-    slots = (Slot(1_700_000_400, 312.5, {"E": 80.0, "Z": 77.0}), Slot(1_700_001_000, 310.0, {"Z": 78.5}))
+    band = band_of(TriggerConfig())
+    slots = (Slot(1_700_000_400, 312.5, {"E": 80.0, "Z": 77.0}, band), Slot(1_700_001_000, 310.0, {"Z": 78.5}, band))
     memory.tick(time.monotonic(), lambda: {SENSOR: slots})
     assert memory.read() == {}, "once in ten minutes is enough"
     memory.tick(time.monotonic() + 601, lambda: {SENSOR: slots})

@@ -18,8 +18,8 @@ from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.config.policy import SlowRuleConfig
 from agent.config.slow import SlowTriggerConfig
 from agent.config.station import TriggerConfig
-from agent.detect.resume import decode, encode
-from agent.dsp.hearing import Slot, Step
+from agent.detect.resume import EventResume, JournalEntry, decode, encode
+from agent.dsp.hearing import Slot, Step, band_of
 from agent.dsp.slow import SlowTrigger
 from agent.messages.schema import AlertMessage, EventMessage, parse
 from agent.service.assemble import build_line
@@ -32,6 +32,7 @@ from agent.types import NS, Alert, Event, SampleBlock, StationId, StreamId
 RATE_HZ = 100
 T0 = 1_772_366_400 * NS
 NOISE = 100.0
+BAND = band_of(TriggerConfig())
 AT_S = 2_700
 """Of what happens: forty-five minutes after the begin, when the background is known."""
 
@@ -58,24 +59,39 @@ def short(kind: str, seed: int, peak: float) -> NDArray[np.float64]:
     return peak * NOISE * row / float(np.abs(row).max())
 
 
-def events(
-    data: NDArray[np.int32], packet_s: float = 10.0, station: str = "SLOPE", trigger: TriggerConfig | None = None
-) -> list[Event]:
-    """The slow events of a station that records one component."""
+SLOPE = StationId("XX", "SLOPE", "", "HH")
+
+
+def watch(
+    data: NDArray[np.int32],
+    packet_s: float = 10.0,
+    *,
+    trigger: TriggerConfig | None = None,
+    first_s: int = 0,
+    slots: Sequence[Slot] = (),
+) -> tuple[list[Event], Sequence[Slot]]:
+    """The slow events of a station that records one component, and what it then knows of the background; started
+    ``first_s`` after the begin of the data with what an earlier run knew."""
     line = build_line(
         TunablesConfig(trigger=trigger or TriggerConfig()), ClassifierConfig(backends=("constant:noise",)), "talus/v1"
     )
+    line.pipeline.remembered = {SLOPE: slots}
     step = round(packet_s * RATE_HZ)
-    stream = StreamId(StationId("XX", station, "", "HH"), "Z")
+    stream = StreamId(SLOPE, "Z")
     outputs = [
         output
-        for first in range(0, len(data), step)
+        for first in range(first_s * RATE_HZ, len(data), step)
         for output in line.pipeline.feed(
             SampleBlock(stream, T0 + first * NS // RATE_HZ, float(RATE_HZ), data[first : first + step])
         )
     ]
     outputs += line.pipeline.flush()
-    return [output for output in outputs if isinstance(output, Event) and output.kind == "slow"]
+    found = [output for output in outputs if isinstance(output, Event) and output.kind == "slow"]
+    return found, line.pipeline.stations[SLOPE].hearing.slots
+
+
+def events(data: NDArray[np.int32], packet_s: float = 10.0, *, trigger: TriggerConfig | None = None) -> list[Event]:
+    return watch(data, packet_s, trigger=trigger)[0]
 
 
 def alerts(found: Sequence[Event], rule: SlowRuleConfig | None = None) -> list[Alert]:
@@ -190,8 +206,8 @@ def test_messages_and_journal_hold_a_slow_event(flowing: list[Event]) -> None:
 
 
 def test_a_gap_ends_what_runs() -> None:
-    trigger, number = SlowTrigger(SlowTriggerConfig()), 100_000
-    slots = [Slot((number - 360 + 60 * k) * 10, 100.0, {"Z": 10.0}) for k in range(6)]
+    trigger, number = SlowTrigger(SlowTriggerConfig(), BAND), 100_000
+    slots = [Slot((number - 360 + 60 * k) * 10, 100.0, {"Z": 10.0}, BAND) for k in range(6)]
 
     def feed(at: int, level: float) -> object:
         return trigger.feed(Step(at, 1.0, 100.0, {"Z": level}, frozenset()), slots)
@@ -202,6 +218,37 @@ def test_a_gap_ends_what_runs() -> None:
     ended = feed(number + 25, 300.0)
     assert getattr(ended, "ended")  # noqa: B009
     assert feed(number + 26, 300.0) is None
+
+
+def test_a_restart_knows_the_background_of_the_run_before() -> None:
+    """Else a station would be deaf to a slow slide for half an hour after each power cut."""
+    data = ground(3_000, [(AT_S, flow(1))])
+    _, slots = watch(data[: 2_400 * RATE_HZ])
+    assert len(slots) >= 3
+    found, _ = watch(data, first_s=2_300, slots=slots)
+    assert abs(found[0].onset_ns - T0 - AT_S * NS) <= 60 * NS
+    assert watch(data, first_s=2_300)[0] == []
+    other = [replace(slot, band=(1.0, 5.0, 4)) for slot in slots]
+    assert watch(data, first_s=2_300, slots=other)[0] == []
+
+
+def test_a_slow_event_goes_on_after_a_restart_under_its_name(flowing: list[Event]) -> None:
+    """What comes again may begin only in the midst of it; what had ended is not told twice."""
+    told, rest = flowing[:3], flowing[3:]
+    late = [
+        replace(event, id="XX.SLOPE..HH-later-slow", onset_ns=event.onset_ns + 30 * NS, revision=k)
+        for k, event in enumerate(rest)
+    ]
+    recall = EventResume([JournalEntry(event) for event in told])
+    assert recall.overdue(SLOPE, told[-1].data_ns + 10 * NS) == []
+    again = [event for one in late if (event := recall.go_on(one)) is not None]
+    assert [(event.id, event.revision) for event in again] == [(event.id, event.revision) for event in rest]
+    assert again[-1].phase == "end"
+    ended = EventResume([JournalEntry(event) for event in flowing])
+    assert [ended.go_on(one) for one in late] == [None] * len(late)
+    alone = EventResume([JournalEntry(event) for event in told])
+    [end] = alone.overdue(SLOPE, told[-1].data_ns + 121 * NS)
+    assert end.phase == "end" and "restarted" in str(end.reason)
 
 
 @pytest.mark.parametrize(("folder", "most"), [("nuugaatsiaq_20170617", None), ("msnoise_20100901_00_06", 0)])

@@ -7,8 +7,7 @@ source gives again with them:
 - an event that had ended is not told twice;
 - one that was open goes on under its identifier with the next revision; so does one that was ended by a stop of the
   agent only (``cut``);
-- one that was open and does not come again is ended, with the reason; so is every slow one, whose background a
-  restarted station does not know for half an hour.
+- one that was open and does not come again is ended, with the reason.
 
 A restarted pipeline starts from nothing: its averages must settle before it can trigger, and an event that was open
 needs its data from before its onset. So the last minutes of each station's packets are not acknowledged to a source
@@ -28,6 +27,7 @@ from agent.detect.pipeline import Pipeline
 from agent.errors import DataError
 from agent.types import (
     NS,
+    SLOW,
     BlockQuality,
     Classification,
     Coincidence,
@@ -46,6 +46,9 @@ SAME_ONSET_NS = NS
 WAIT_NS = 120 * NS
 """Data time after the onset within which an event must have come again: its trigger, its first verdict, late
 components."""
+SLOW_GAP_NS = 60 * NS
+"""A slow event that was running goes on as itself if it is found again so soon after what was told of it last."""
+
 HELD_S = 900.0
 """Longest that packets are held back for a restart (``PendingPackets``), and so come again."""
 LOST = "the agent was restarted, and what followed of this event is not to be had"
@@ -116,6 +119,19 @@ class _Known:
     def has_ended(self) -> bool:
         return self.last.event.phase == "end" and not self.last.cut
 
+    @property
+    def awaited_ns(self) -> int:
+        """Data time from which on it must come again before long."""
+        return self.last.event.data_ns if self.last.event.kind == SLOW else self.last.event.onset_ns
+
+    def is_met_by(self, event: Event) -> bool:
+        """Whether this is it, come again. A slow event may have begun before what comes again does."""
+        last = self.last.event
+        until_ns = last.data_ns if self.has_ended else last.data_ns + SLOW_GAP_NS
+        if event.kind == SLOW and last.onset_ns <= event.onset_ns <= until_ns:
+            return True
+        return abs(last.onset_ns - event.onset_ns) <= SAME_ONSET_NS
+
 
 class EventResume:
     """Owned by the pipeline's thread."""
@@ -169,8 +185,8 @@ class EventResume:
     def _is_ghost(self, event: Event) -> bool:
         """Whether this comes of averages that have not settled: an event of data that come again, of which the earlier
         run, which decided them in the order of time, told nothing."""
-        if event.kind == "slow":
-            return False  # it needs half an hour of this run
+        if event.kind == SLOW:
+            return False  # its background is that of the earlier run
         key = (event.station, event.id)
         if event.revision == 0 and key not in self._found and self._match(event) is None:
             again_s = (self._told_ns.get(event.station, 0) - event.data_ns) / NS
@@ -190,11 +206,7 @@ class EventResume:
             del self._told_ns[station]  # from here on nothing comes again
         if not self._known:
             return []
-        past = [
-            key
-            for key, known in self._known.items()
-            if key[0] == station and data_ns > known.last.event.onset_ns + WAIT_NS
-        ]
+        past = [key for key, known in self._known.items() if key[0] == station and data_ns > known.awaited_ns + WAIT_NS]
         ends = []
         for key in past:
             known = self._known.pop(key)
@@ -211,7 +223,7 @@ class EventResume:
             if station == event.station
             and not known.found
             and known.last.event.kind == event.kind
-            and abs(known.last.event.onset_ns - event.onset_ns) <= SAME_ONSET_NS
+            and known.is_met_by(event)
         ]
         return min(near, key=lambda known: abs(known.last.event.onset_ns - event.onset_ns), default=None)
 

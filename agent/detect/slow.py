@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.config.station import TriggerConfig
-from agent.dsp.hearing import HOUR, STEP_NS, Hearing
+from agent.dsp.hearing import HOUR, STEP_NS, Hearing, band_of
 from agent.dsp.measure import SETTLE_NS, measure
 from agent.dsp.slow import SlowTrigger, Swelling
 from agent.types import (
@@ -54,7 +54,7 @@ class SlowEvents:
 
     def __init__(self, station: StationId, trigger: TriggerConfig, segments: Segments, *, exercise: bool) -> None:
         self._station, self._trigger, self._segments, self._exercise = station, trigger, segments, exercise
-        self._level = SlowTrigger(trigger.slow)
+        self._level = SlowTrigger(trigger.slow, band_of(trigger))
         self._seen: int | None = None
         """Number of the last step that was looked at."""
         self._running: _Running | None = None
@@ -62,16 +62,14 @@ class SlowEvents:
     def retune(self, trigger: TriggerConfig, now_ns: int) -> None:
         """Go on with other settings, after ``flush``. What the background is in another band is not known yet."""
         before, self._trigger = self._trigger, trigger
-        same_band = (before.low_hz, before.high_hz, before.order) == (trigger.low_hz, trigger.high_hz, trigger.order)
-        if not same_band or before.slow != trigger.slow:
-            self._level = SlowTrigger(trigger.slow, self._level.since_ns if same_band else now_ns)
+        if band_of(before) != band_of(trigger) or before.slow != trigger.slow:
+            self._level = SlowTrigger(trigger.slow, band_of(trigger))
 
     def advance(self, now_ns: int, hearing: Hearing, clock: Callable[[], BlockQuality]) -> Iterator[Event]:
         """The revisions that are due, now that the data are decided up to ``now_ns``."""
         newest = now_ns // STEP_NS - 2
         if self._seen is None:
-            # An earlier run may have had another band: what it knew of the day is no background.
-            self._level.since_ns, self._seen = now_ns, newest
+            self._seen = newest
         if newest < self._seen - 1:
             self._seen = newest  # the clock was set back
         if newest <= self._seen or not self._trigger.slow.enabled:

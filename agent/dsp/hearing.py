@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import median
+from typing import TypeAlias
 
 from agent.config.station import TriggerConfig
 from agent.dsp.plausible import Fault, Flaw
@@ -58,6 +59,15 @@ _LONG_NS = 60 * NS
 _NOTHING: frozenset[str] = frozenset()
 
 
+Band: TypeAlias = tuple[float, float, int]
+"""Corners (Hz) and order of the trigger's band-pass."""
+
+
+def band_of(trigger: TriggerConfig) -> Band:
+    """In which levels are measured."""
+    return trigger.low_hz, trigger.high_hz, trigger.order
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Ten seconds. ``number`` counts them since 1970. ``threshold`` (counts) is None where nothing could trigger, and
@@ -75,11 +85,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Ten minutes, as they go into what is usual: medians of the steps in which all was well."""
+    """Ten minutes, as they go into what is usual: medians of the steps in which all was well, in this band."""
 
     start_s: int
     threshold: float
     levels: Mapping[str, float]
+    band: Band
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,7 +484,7 @@ class Hearing:
             return
         if self._slots and self._slots[-1].start_s >= start_s:
             self._slots.clear()  # they are of another time
-        self._slots.append(_slot(start_s, steps))
+        self._slots.append(_slot(start_s, steps, band_of(self._trigger)))
         self._usual_now = None
 
     def _usual(self) -> tuple[float | None, Mapping[str, float]]:
@@ -488,7 +499,7 @@ class Hearing:
             steps = [step for step in self._steps if _is_usable(step)]
             if len(steps) < _KNOWN:
                 return None, {}
-            slots = [_slot(0, steps)]
+            slots = [_slot(0, steps, band_of(self._trigger))]
         levels: dict[str, list[float]] = {}
         for slot in slots:
             for letter, level in slot.levels.items():
@@ -565,10 +576,10 @@ def _is_usable(step: Step) -> bool:
     return step.armed >= 0.5 and step.threshold is not None and not (step.flaws or step.masked)
 
 
-def _slot(start_s: int, steps: Sequence[Step]) -> Slot:
+def _slot(start_s: int, steps: Sequence[Step], band: Band) -> Slot:
     letters = {letter for step in steps for letter in step.levels}
     levels = {letter: median(s.levels[letter] for s in steps if letter in s.levels) for letter in sorted(letters)}
-    return Slot(start_s, median(step.threshold or 0.0 for step in steps), levels)
+    return Slot(start_s, median(step.threshold or 0.0 for step in steps), levels, band)
 
 
 def _share(changes: deque[_Trigger], begin_ns: int, end_ns: int) -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from agent.config.slow import SlowTriggerConfig
-from agent.dsp.hearing import SLOT, STEP_NS, STEP_S, Slot, Step
+from agent.dsp.hearing import SLOT, STEP_NS, STEP_S, Band, Slot, Step
 from agent.types import NS
 
 MINUTE = 60 // STEP_S
@@ -63,10 +63,9 @@ class Swelling:
 class SlowTrigger:
     """Fed with the steps of one sensor in order; one that runs is told of after each of them."""
 
-    def __init__(self, settings: SlowTriggerConfig, since_ns: int = 0) -> None:
-        """``since_ns``: what was before is no background, as it was measured otherwise."""
-        self.settings = settings
-        self.since_ns = since_ns
+    def __init__(self, settings: SlowTriggerConfig, band: Band) -> None:
+        """``band``: what was measured in another one is no background."""
+        self.settings, self._band = settings, band
         self._background: tuple[int, dict[str, float]] = (0, {})
         """When the newest slot began of which the background was taken, and its power by component."""
         self._recent: deque[tuple[int, float]] = deque(maxlen=_BACK + MINUTE)
@@ -130,8 +129,8 @@ class SlowTrigger:
         newest = next((slot for slot in reversed(slots) if slot.start_s <= before_s), None)
         if newest is None or newest.start_s == self._background[0]:
             return
-        since_s = max(self.since_ns / NS, newest.start_s + _SLOT_S - self.settings.background_s)
-        used = [slot for slot in slots if since_s <= slot.start_s <= newest.start_s]
+        since_s = newest.start_s + _SLOT_S - self.settings.background_s
+        used = [slot for slot in slots if since_s <= slot.start_s <= newest.start_s and slot.band == self._band]
         letters = {name for slot in used for name in slot.levels}
         known = {name: [slot.levels[name] ** 2 for slot in used if name in slot.levels] for name in letters}
         power = {name: median(values) for name, values in known.items() if len(values) >= _LEAST_SLOTS}

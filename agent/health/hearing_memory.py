@@ -28,6 +28,7 @@ class _Slot(BaseModel):
     start_s: int
     threshold: Amount
     levels: dict[Name, Amount] = Field(max_length=16)
+    band: tuple[Amount, Amount, int]
 
 
 class _File(BaseModel):
@@ -55,7 +56,9 @@ class HearingMemory:
             _log.warning("%s is not used: %s", self._path, str(error).splitlines()[0])
             return {}
         return {
-            StationId(*name.split(".")): tuple(Slot(one.start_s, one.threshold, one.levels) for one in slots[-SLOTS:])
+            StationId(*name.split(".")): tuple(
+                Slot(one.start_s, one.threshold, one.levels, one.band) for one in slots[-SLOTS:]
+            )
             for name, slots in found.sensors.items()
             if name.count(".") == 3
         }
@@ -69,7 +72,10 @@ class HearingMemory:
     def write(self, known: Mapping[StationId, Sequence[Slot]]) -> None:
         """Replace the file; a disk that refuses is logged once, and is no reason to stop."""
         sensors = {
-            str(name): [_Slot(start_s=one.start_s, threshold=one.threshold, levels=dict(one.levels)) for one in slots]
+            str(name): [
+                _Slot(start_s=one.start_s, threshold=one.threshold, levels=dict(one.levels), band=one.band)
+                for one in slots
+            ]
             for name, slots in known.items()
             if slots
         }

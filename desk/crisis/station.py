@@ -20,6 +20,7 @@ from pathlib import Path
 from agent.config.broker import MqttSettings
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.deliver.delivery import Delivery
+from agent.health.hearing_memory import HearingMemory
 from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.payloads import Message
 from agent.service.assemble import build_line
@@ -30,6 +31,8 @@ STATION = StationId("XX", "CRISIS", "", "HH")
 _DECIDE_S = 120.0
 """Longest that a minute of data may take."""
 _DRAIN_S = 30.0
+_MEMORY_MINUTES = 10
+"""How often what is usual at the sensor is written down, as the service does."""
 _HEARING = frozenset(
     (
         "always_triggered", "cannot_trigger", "channels_silent", "clipped", "constant", "copies", "last_bit", "louder",
@@ -111,8 +114,11 @@ class _Station:
         boot_id = self._line.reporter.boot_id
         self._health = Health(Identity(STATION, boot_id), setup.folder, clock=self._feed.clock)
         self._runner = Runner(self._feed, self._line, self._health, self._put, send_now=self._delivery.send_now)
+        self._memory = HearingMemory(setup.folder)
+        self._line.pipeline.remembered = self._memory.read()
         self._told: dict[Key, int] = {}
         self._heard = 0
+        self._minutes = 0
 
     def run(self) -> dict[Key, int]:
         """Until the feed ends; what was told since the last answer."""
@@ -137,6 +143,9 @@ class _Station:
         stations = tuple(self._line.pipeline.stations.values())
         steps = [step for station in stations for step in station.hearing.steps if step.number > self._heard]
         self._heard = max((step.number for step in steps), default=self._heard)
+        self._minutes += 1
+        if self._minutes % _MEMORY_MINUTES == 0:
+            self._memory.write({station.id: station.hearing.slots for station in stations})
         inputs = HealthInputs(problems=runner.problems(), stages=runner.stages(), stations=stations)
         reasons = {reason.code for reason in self._health.message(0, inputs).reasons}
         told, self._told = self._told, {}
