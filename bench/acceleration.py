@@ -17,7 +17,7 @@ from support import row
 
 from agent.alert.rate_alerts import RateWatch
 from agent.config.policy import AccelerationConfig, LandslideRule, RulesConfig
-from agent.sources.scenario import Planned, Rates, Scenario, crisis, steady
+from agent.sources.simulator import Planned, Rates, Scenario, crisis, steady
 from agent.types import NS, Classification, Detection, Event, Quality, StationId, event_id
 
 HOUR, DAY = 3600.0, 86_400.0

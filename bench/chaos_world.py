@@ -25,8 +25,7 @@ from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.schema import MODELS, parse
 from agent.messages.text import describe
-from agent.sources.scenario import Scenario, steady
-from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
+from agent.sources.simulator import Scenario, SimulatedSite, SimulatorSource, station_ids, steady
 from agent.types import NS, parse_ns
 
 ROOT = Path(__file__).parents[1]

@@ -31,7 +31,7 @@ from support import row
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
 from agent.deliver.sockets import Waker
-from agent.remote.envelope import Body
+from agent.remote.gate import Body
 from agent.types import NS
 from demo.broker import local_broker
 from desk.push.signing import SigningKey, seal

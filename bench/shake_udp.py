@@ -25,8 +25,7 @@ from pathlib import Path
 import psutil
 from support import ONE_CORE, row
 
-from agent.sources.scenario import Scenario, steady
-from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
+from agent.sources.simulator import Scenario, SimulatedSite, SimulatorSource, station_ids, steady
 
 GOAL = 0.2
 START_S = 60.0

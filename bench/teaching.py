@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, TemperatureAt
-from agent.inference.calibration import Calibration, softmax
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Calibration, TemperatureAt, softmax
 from agent.inference.selftest import SCALE
 from agent.types import LABELS
 from quantize.config import read_config

@@ -22,7 +22,7 @@ from pathlib import Path
 from agent.config.broker import MqttSettings
 from agent.errors import SourceError, TalusError
 from agent.messages.schema import MODELS, AlertMessage, EventMessage, parse
-from agent.messages.table import EventTable
+from agent.messages.text import EventTable
 from demo.broker import BrokerAddress, local_broker
 from desk.watch import watch
 

@@ -19,8 +19,7 @@ from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.payloads import Message
 from agent.messages.schema import MODELS, PositionPart, StateMessage, parse
 from agent.service.assemble import Line, build_line
-from agent.sources.scenario import Scenario, crisis, failure
-from agent.sources.simulator import SimulatedSite, SimulatorSource
+from agent.sources.simulator import Scenario, SimulatedSite, SimulatorSource, crisis, failure
 from agent.types import NS, Event, Evidence, SampleBlock, StationId, format_ns
 from desk.evidence import Records
 from desk.store import tables

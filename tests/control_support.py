@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.remote.envelope import Body
+from agent.remote.gate import Body
 from agent.types import NS
 from desk.push.signing import SigningKey, seal
 

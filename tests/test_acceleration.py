@@ -23,8 +23,16 @@ from agent.dsp.timeline import Recorded
 from agent.messages.payloads import Stamp, alert_message, summary_message
 from agent.messages.schema import AlertMessage, SummaryMessage, parse
 from agent.service.assemble import build_line
-from agent.sources.scenario import Planned, Rates, Scenario, crisis, steady
-from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
+from agent.sources.simulator import (
+    Planned,
+    Rates,
+    Scenario,
+    SimulatedSite,
+    SimulatorSource,
+    crisis,
+    station_ids,
+    steady,
+)
 from agent.types import NS, Alert, Event, event_id
 
 HOUR = 3600.0

@@ -17,7 +17,7 @@ from records_support import NOON, counts, packaged_records, seconds, trace, writ
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource
-from agent.sources.unpack import plain_files
+from agent.sources.intake import plain_files
 from agent.sources.waveforms import accept
 from agent.types import NS, parse_ns
 

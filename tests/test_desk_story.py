@@ -20,8 +20,7 @@ from desk_process_support import ROOT, DeskProcess, Phone, csrf, phone
 
 from agent.alert.evidence import encode
 from agent.dsp.window import Preparation
-from agent.sources.scenario import Scenario, steady
-from agent.sources.simulator import SimulatedSite, SimulatorSource, station_ids
+from agent.sources.simulator import Scenario, SimulatedSite, SimulatorSource, station_ids, steady
 from agent.types import LABELS, NS, Segment, StreamId
 from quantize.data.records import read_table
 from quantize.teach.site import read_site, site_windows

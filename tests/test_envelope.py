@@ -19,7 +19,7 @@ from schema_support import JSON
 
 from agent.config.remote import TrustedKey
 from agent.errors import ControlError
-from agent.remote.envelope import MAX_BYTES, Body, admit, unseal
+from agent.remote.gate import MAX_BYTES, Body, admit, unseal
 from agent.types import NS, StationId
 from desk.push.signing import SigningKey, seal
 
@@ -272,5 +272,5 @@ def test_public_keys_are_read_strictly(key: SigningKey) -> None:
 
 
 def test_an_agent_that_trusts_nobody_does_not_load_the_cryptography() -> None:
-    code = "import sys, agent.remote.envelope; sys.exit('cryptography' in sys.modules)"
+    code = "import sys, agent.remote.gate; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

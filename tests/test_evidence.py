@@ -13,9 +13,8 @@ from broker_support import make_event
 from obspy import read
 from pymseed import MS3TraceList
 
-from agent.alert.evidence import EvidenceStore, encode
+from agent.alert.evidence import AlertRecords, EvidenceStore, encode
 from agent.alert.policy import Policy
-from agent.alert.records import AlertRecords
 from agent.alert.reporter import Reporter
 from agent.config.policy import PolicyConfig, RulesConfig
 from agent.messages.payloads import MAX_EVIDENCE, Message

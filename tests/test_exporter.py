@@ -17,8 +17,7 @@ from test_messages import health
 
 from agent.config.outputs import HealthConfig
 from agent.errors import TalusError
-from agent.health.exporter import CLIENTS, PATIENCE_S, Exporter
-from agent.health.prometheus import CONTENT_TYPE, render
+from agent.health.prometheus import CLIENTS, CONTENT_TYPE, PATIENCE_S, Exporter, render
 from agent.messages.schema import AlertCount, HearingHealth, RateHealth, RsamHealth, StageHealth
 
 MOMENT = "2023-11-14T22:13:00.000000000Z"

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from agent.errors import ConfigError
-from agent.sources.synthesis.events import KINDS, collapse, earthquake, rockfall, slopequake
+from agent.sources.synthesis.events import (
+    KINDS,
+    brune,
+    collapse,
+    corner_hz,
+    earthquake,
+    impulses,
+    ripple,
+    rockfall,
+    slopequake,
+)
 from agent.sources.synthesis.medium import FREQUENCIES, arrivals, coda, crust, loss, slope, surface_wave
-from agent.sources.synthesis.source import brune, corner_hz, impulses, ripple
 from agent.types import LABELS
 from quantize.data.generator import ONSET, SAMPLES, as_record, generate
 from quantize.data.generator.transients import TRANSIENTS

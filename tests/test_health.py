@@ -17,8 +17,7 @@ from agent.config.station import TriggerConfig
 from agent.detect.pipeline import MAX_STATIONS
 from agent.dsp.measure import MINUTE_NS, Minute
 from agent.errors import DataError, DeliveryError
-from agent.health.rates import Rates, rsam_health
-from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, for_the_broker
+from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, Rates, for_the_broker, rsam_health
 from agent.host import machine
 from agent.messages.schema import HealthMessage, StageHealth
 from agent.reasons import CODES, Code, Reason

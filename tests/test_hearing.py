@@ -16,7 +16,7 @@ from agent.config.file import TunablesConfig
 from agent.config.station import TriggerConfig
 from agent.dsp.hearing import Slot, band_of
 from agent.dsp.reference import least_energy, wavelet
-from agent.health.hearing_memory import HearingMemory
+from agent.health.hearing import HearingMemory
 from agent.types import NS, StreamId
 
 FULL_SCALE = 8_388_607

@@ -11,7 +11,7 @@ from inference_support import NetworkBuilder, small_files, small_network, stored
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from agent.inference.calibration import softmax
+from agent.inference.bundle import softmax
 from agent.types import LABELS, WINDOW_SAMPLES
 from quantize.quantise import calibrate, infer
 from quantize.quantise.graph import INPUT, OUTPUT, ExportError

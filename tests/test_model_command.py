@@ -24,10 +24,9 @@ from obspy import read
 from agent.config.file import load
 from agent.deliver.connection import Connection, Received
 from agent.deliver.sockets import Waker
-from agent.remote.crash_guard import DEATHS
 from agent.remote.gate import MAX_CORRELATION, Store, Stored
 from agent.remote.model_order import CHUNK_BYTES
-from agent.remote.slots import ModelSlots
+from agent.remote.slots import DEATHS, ModelSlots
 from agent.service.remote_orders import RemoteOrders
 from agent.types import StationId
 from desk.push.models import command, offer, wrap

@@ -20,8 +20,7 @@ from seedlink_server import authority
 from agent.config.remote import ControlConfig, ModelsConfig
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, load, open_bundle
-from agent.inference.live import LiveClassifier
-from agent.inference.shadow import Shadow
+from agent.inference.live import LiveClassifier, Shadow
 from agent.remote.download import Download, fetch
 from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, parse
 from agent.remote.models import MOST_BEGUN, ModelUpdates, Progress

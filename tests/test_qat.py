@@ -11,7 +11,7 @@ import torch
 from inference_support import small_files, stored_windows
 
 from agent.errors import ConfigError
-from agent.inference.calibration import softmax
+from agent.inference.bundle import softmax
 from agent.types import WINDOW_SAMPLES
 from quantize.data.bank import UNLABELLED, Bank
 from quantize.quantise import infer

@@ -23,10 +23,8 @@ from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.messages.payloads import Stamp
 from agent.messages.schema import ConfigReport
 from agent.remote.configuration import RemoteConfig, TrialInputs
-from agent.remote.envelope import MAX_BYTES
-from agent.remote.gate import CAPACITY, Gate, Refused
-from agent.remote.known_events import RECORDS, compare
-from agent.remote.trigger_watch import TriggerWatch
+from agent.remote.gate import CAPACITY, MAX_BYTES, Gate, Refused
+from agent.remote.trigger_watch import RECORDS, TriggerWatch, compare
 from agent.types import NS, Event, StationId
 from desk.push.signing import SigningKey
 

@@ -14,9 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_remote_config import Site
 
 from agent.config.file import ControlConfig, TunablesConfig
-from agent.remote.configuration import TrialInputs
+from agent.remote.configuration import TrialInputs, laid_over
 from agent.remote.gate import Store
-from agent.remote.overlay import laid_over
 from agent.types import NS
 
 GOOD = [{}, {"trigger": {"on": 5.0}}, {"trigger": {"on": 6.0, "off": 2.0}}, {"reporting": {"alert_expiry_s": 99}}]

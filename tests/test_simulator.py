@@ -18,8 +18,24 @@ from agent.cli import main
 from agent.config.file import ClassifierConfig, TunablesConfig, load
 from agent.dsp.continuity import Continuity
 from agent.service.assemble import build_line, is_exercise, open_source
-from agent.sources.scenario import CELL_S, KINDS, QUIET_S, Fault, Planned, Scenario, crisis, failure, rockfalls, steady
-from agent.sources.simulator import LIMIT, Sent, SentFault, SimulatedSite, SimulatorSource, station_ids
+from agent.sources.simulator import (
+    CELL_S,
+    KINDS,
+    LIMIT,
+    QUIET_S,
+    Fault,
+    Planned,
+    Scenario,
+    Sent,
+    SentFault,
+    SimulatedSite,
+    SimulatorSource,
+    crisis,
+    failure,
+    rockfalls,
+    station_ids,
+    steady,
+)
 from agent.sources.synthesis import MOTIONS, Kind, Noise, events, motion
 from agent.types import NS, Event, SampleBlock
 

@@ -18,8 +18,7 @@ from test_exporter import metrics
 from test_formats import alert, state
 from test_messages import health
 
-from agent.health.screen import screen
-from agent.health.status import FILE, STALE_FACTOR, StatusFile, read, status_message
+from agent.health.status import FILE, STALE_FACTOR, StatusFile, read, screen, status_message
 from agent.messages.payloads import event_message
 from agent.messages.schema import EventMessage, RateHealth, ReasonPart, RsamHealth, parse
 from agent.types import NS, DecisionCode, DecisionReason, parse_ns

@@ -2,6 +2,8 @@
 
 A thin link carries verdicts; whoever doubts one asks for the record. Its hash goes out with the event, so that what is
 fetched later, over whatever way, can be held against it.
+
+Records of events that alerted can be sent without being asked for: each once, when alert and record are both there.
 """
 
 from __future__ import annotations
@@ -10,22 +12,25 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from agent.atomic import ANYONE, replace_file
-from agent.types import Evidence, Segment, StreamId
+from agent.messages.payloads import MAX_EVIDENCE, Message, evidence_messages
+from agent.types import Event, Evidence, Segment, StationId, StreamId
 
 _log = logging.getLogger(__name__)
-
 RECORD_BYTES = 512
 _STEIM2, _INT32, _FLOAT32 = 11, 3, 4
 _STEIM2_STEP = 1 << 29
 """Largest difference of neighbours that Steim's second compression can write."""
 _SUFFIX = ".mseed"
 _ID = re.compile(r"[A-Za-z0-9.-]{1,80}")
+_KEPT = 1024
+"""Events that are remembered."""
 
 
 class EvidenceStore:
@@ -124,3 +129,47 @@ def _encoding(run: Segment) -> int:
         return _FLOAT32
     steps = np.diff(run.samples.astype(np.int64))
     return _STEIM2 if not len(steps) or int(np.abs(steps).max()) < _STEIM2_STEP else _INT32
+
+
+class AlertRecords:
+    """Owned by one thread."""
+
+    def __init__(self, read: Callable[[str], bytes | None], agent: StationId, prefix: str) -> None:
+        """``read`` gives the record of an event by its identifier; the pieces go out under the topics of ``agent``."""
+        self._read, self._agent, self._prefix = read, agent, prefix
+        self._alerted: OrderedDict[str, None] = OrderedDict()
+        self._kept: OrderedDict[str, None] = OrderedDict()
+
+    def alerted(self, event: Event) -> list[Message]:
+        """There was an alert on this event; on an event of the site, also on those of its members."""
+        members = () if event.coincidence is None else event.coincidence.votes
+        messages: list[Message] = []
+        for name in dict.fromkeys([event.id, *(vote.event_id for vote in members)]):
+            if name in self._alerted:
+                continue
+            _remember(self._alerted, name)
+            if name in self._kept:
+                messages += self._send(name)
+        return messages
+
+    def kept(self, event: Event) -> list[Message]:
+        """The record of this event is there."""
+        if event.id in self._kept:
+            return []
+        _remember(self._kept, event.id)
+        return self._send(event.id) if event.id in self._alerted else []
+
+    def _send(self, event: str) -> list[Message]:
+        raw = self._read(event)
+        if raw is None:
+            return []
+        if len(raw) > MAX_EVIDENCE:
+            _log.warning("the record of %s has %d bytes and is not sent: at most %d are", event, len(raw), MAX_EVIDENCE)
+            return []
+        return evidence_messages(event, raw, self._agent, self._prefix)
+
+
+def _remember(names: OrderedDict[str, None], name: str) -> None:
+    names[name] = None
+    if len(names) > _KEPT:
+        names.popitem(last=False)

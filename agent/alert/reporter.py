@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.alert.coincidence import CoincidenceJudge, blindness
+from agent.alert.evidence import AlertRecords
 from agent.alert.policy import Policy
-from agent.alert.records import AlertRecords
 from agent.detect.resume import EventResume, JournalEntry, as_seen, encode
 from agent.host.data_age import Age, DataAges, span
 from agent.messages.payloads import Message, Stamp, alert_message, event_message, summary_message

@@ -206,8 +206,8 @@ def _running(config: Config) -> int | None:
 
 def _first_packet(config: Config) -> Finding:
     from agent.detect.lag import is_live
+    from agent.host.data_age import assess
     from agent.service.assemble import open_source
-    from agent.sources.freshness import assess
 
     heard: list[SourceProblem] = []
     source = open_source(config, on_problem=heard.append)

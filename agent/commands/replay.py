@@ -166,7 +166,7 @@ def _delivery(config: Config | None, args: argparse.Namespace) -> Delivery:
 
 def _replay(paths: Sequence[str | Path], args: argparse.Namespace, line: Line, delivery: Delivery | None) -> bool:
     """Everything from the source to the broker's last acknowledgement; False when Ctrl-C ended it."""
-    from agent.messages.table import EventTable
+    from agent.messages.text import EventTable
     from agent.sources.archive import ArchiveSource
 
     tally, console = _Tally(), _Console()

@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 when all is well; 1 when the agent is degraded, silent, stopped or gone."""
-    from agent.health.screen import screen
-    from agent.health.status import read
+    from agent.health.status import read, screen
 
     folder = args.state
     if args.config is not None:

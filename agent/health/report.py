@@ -12,8 +12,8 @@ from pathlib import Path
 from agent.detect.station import Station
 from agent.dsp.continuity import Counts
 from agent.dsp.hearing import Figures
+from agent.dsp.measure import Minute
 from agent.health.hearing import hearing_health, problems
-from agent.health.rates import MOST, Rates, rsam_health
 from agent.host import machine
 from agent.host.clock import HostClock
 from agent.messages.payloads import clock_part
@@ -24,13 +24,20 @@ from agent.messages.schema import (
     HealthMessage,
     LinkHealth,
     OutboxHealth,
+    RateHealth,
     ReasonPart,
+    RsamHealth,
     StageHealth,
     StreamHealth,
 )
 from agent.reasons import Reason
 from agent.types import NS, SLOW, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
+HOUR_NS = 3600 * NS
+DAY_NS = 24 * HOUR_NS
+MOST = 64
+"""Rates and stations that are reported."""
+_KEPT = 100_000
 HOUR_S = 3600.0
 STALLED_S = 60.0
 """A channel that delivers nothing for so long (or as the source has it) is named, and the station ``degraded``."""
@@ -52,6 +59,62 @@ MAX_ALERT_COUNTS = 64
 MAX_REASONS = 20
 NAMED = 5
 """Channels named in one reason."""
+_LESS_IMPORTANT: tuple[dict[str, object], ...] = (
+    {"rsam": [], "rates": []},
+    {"streams": []},
+    {"source": {}, "temperatures_c": {}, "power_w": {}},
+    {"stages": [], "discards_hour": {}},
+    {"hearing": []},
+)
+"""What is left out of a report that is too large for the broker, one after the other."""
+
+
+class Rates:
+    """Counts events at their end, by station and label, in the time of the data. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[int, StationId, str]] = deque(maxlen=_KEPT)
+
+    def add(self, event: Event) -> None:
+        """An event has ended."""
+        self._events.append((event.onset_ns, event.station, event.called))
+
+    def report(self, newest_ns: Mapping[StationId, int]) -> list[RateHealth]:
+        """Rates as of each station's newest sample; the inverse rate is that of Fukuzono (1985) and Voight (1988)."""
+        hour: Counter[tuple[StationId, str]] = Counter()
+        day: Counter[tuple[StationId, str]] = Counter()
+        for onset_ns, station, label in self._events:
+            age_ns = newest_ns.get(station, onset_ns) - onset_ns
+            hour[station, label] += -HOUR_NS < age_ns <= HOUR_NS
+            day[station, label] += -HOUR_NS < age_ns <= DAY_NS
+        return [
+            RateHealth(
+                station=str(station),
+                label=label,
+                per_hour=float(hour[station, label]),
+                per_day=float(count),
+                inverse_rate_h=round(1 / hour[station, label], 4) if hour[station, label] else None,
+            )
+            for (station, label), count in day.most_common(MOST)
+            if count
+        ]
+
+
+def rsam_health(station: StationId, minutes: tuple[Minute, ...]) -> RsamHealth | None:
+    """The newest complete minute and the mean of the hour up to it; None before there is one."""
+    if not minutes:
+        return None
+    newest = minutes[-1]
+    recent = [minute for minute in minutes if 0 <= newest.start_ns - minute.start_ns < HOUR_NS]
+    weight = sum(minute.coverage for minute in recent)
+    mean = sum(minute.mean_counts * minute.coverage for minute in recent) / weight if weight else newest.mean_counts
+    return RsamHealth(
+        station=str(station),
+        minute=format_ns(newest.start_ns),
+        counts=newest.mean_counts,
+        coverage=newest.coverage,
+        hour_counts=float(f"{mean:.6g}"),
+    )
 
 
 @dataclass(slots=True)
@@ -308,16 +371,6 @@ def for_the_broker(report: HealthMessage, limit: int | None = None) -> HealthMes
             break
         short = short.model_copy(update=left_out)
     return short
-
-
-_LESS_IMPORTANT: tuple[dict[str, object], ...] = (
-    {"rsam": [], "rates": []},
-    {"streams": []},
-    {"source": {}, "temperatures_c": {}, "power_w": {}},
-    {"stages": [], "discards_hour": {}},
-    {"hearing": []},
-)
-"""What is left out of a report that is too large for the broker, one after the other."""
 
 
 def _starting(heard: Mapping[StationId, Figures]) -> list[Reason]:

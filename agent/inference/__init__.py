@@ -1,7 +1,6 @@
 """From a window to a verdict; one file a backend, imported only when chosen.
 
-    bundle.py       the manifest, and files that are what it says
-    calibration.py  from logits to probabilities
+    bundle.py       the manifest, files that are what it says, from logits to probabilities
     onnxruntime.py  the INT8 network on a CPU
     tensorrt.py     the network on an NVIDIA GPU, in a process of its own (trt/)
     switch.py       ONNX Runtime serves, until TensorRT is ready
@@ -24,8 +23,7 @@ from numpy.typing import NDArray
 
 from agent.dsp.window import Preparation
 from agent.errors import BackendError, ModelError
-from agent.inference.bundle import Bundle, open_bundle
-from agent.inference.calibration import Calibration
+from agent.inference.bundle import Bundle, Calibration, open_bundle
 from agent.inference.selftest import check_golden
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 

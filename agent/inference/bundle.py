@@ -2,6 +2,11 @@
 
 A bundle is a folder, or a zip with the same files at its root. Everything is read into memory once, within fixed
 limits, and hashed there, so the bytes that were checked are the bytes that run, and nothing is extracted to the disk.
+
+Its temperatures make of logits probabilities that mean what they say (``Calibration``): a network trained on hard
+labels is surer than it is right, and surer still of a window that has hardly begun. Dividing the logits by a
+temperature, fitted on held-out windows of each length, corrects that and never changes the order (Guo et al. 2017, "On
+Calibration of Modern Neural Networks").
 """
 
 from __future__ import annotations
@@ -11,12 +16,14 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from agent.dsp.window import Preparation
@@ -30,18 +37,14 @@ CPU_MODEL = "model.cpu.onnx"
 TRT_MODEL = "model.trt.onnx"
 FP16_MODEL = "model.fp16.onnx"
 """The network in half precision, where a bundle has it: for a GPU that gets INT8 wrong."""
-
 MAX_FILE_BYTES = 16 << 20
 MAX_BUNDLE_BYTES = 32 << 20
 MAX_RATIO = 200
 """Largest expansion of a zip entry: weights compress by a few, a text by about ten, a bomb by a thousand."""
-
 _OUTSIDE = b"location"
 """Key under which an ONNX file says where weights of its own lie outside it, in a file of the machine's."""
-
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 _REBUILD = "rebuild it with `make model`, or fetch it again"
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -295,3 +298,24 @@ def _read_entry(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]
         raise BundleError(f"{archive.filename} holds no {name}", _REBUILD)
     with archive.open(entries[name]) as file:
         return file.read(limit + 1)
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+class Calibration:
+    """A temperature for every window length: linear in log seconds, constant beyond the shortest and longest fitted."""
+
+    def __init__(self, points: Sequence[TemperatureAt]) -> None:
+        self._log_seconds = np.log([point.seconds for point in points])
+        self._temperatures = np.array([point.temperature for point in points])
+
+    def temperature(self, seconds: float) -> float:
+        return float(np.interp(np.log(max(seconds, 1e-3)), self._log_seconds, self._temperatures))
+
+    def probabilities(self, logits: NDArray[np.float32], seconds: float) -> NDArray[np.float64]:
+        """Calibrated probabilities ``[5]`` of ``logits`` ``[5]`` for a window of ``seconds`` after the onset."""
+        return softmax(logits / self.temperature(seconds))

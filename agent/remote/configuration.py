@@ -21,21 +21,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from agent.backoff import ThrottledLog
+from agent.config.explain import dotted, printable, validate
 from agent.config.file import ControlConfig, TunablesConfig, digest
 from agent.errors import ControlError, TalusError
 from agent.messages.payloads import Stamp
 from agent.messages.schema import TEXT_LIMIT, ConfigReport, Outcome
 from agent.remote.gate import Gate, Order, Refused, Stored
-from agent.remote.known_events import Compare, Known
-from agent.remote.overlay import laid_over
-from agent.remote.trigger_watch import LEAST_DATA_S, TriggerWatch
+from agent.remote.trigger_watch import LEAST_DATA_S, Compare, Known, TriggerWatch
 from agent.types import StationId, format_ns
 
 KIND = "config"
 Apply: TypeAlias = "Callable[[TunablesConfig, Callable[[], None]], Future[None]]"
 """Has the pipeline go on with settings, and calls the function right after, in the pipeline's thread. The future ends
 when that is done; it fails, and nothing has changed, where the pipeline cannot use them."""
-
 REFUSALS_KEPT = 5
 HISTORY_SHOWN = 20
 GRACE_S = 60.0
@@ -45,8 +43,27 @@ _REPORT_S = 1.0
 _RETRY_S = 5.0
 _A_TICK = 32
 """Messages judged at once: a signature costs a fraction of a millisecond."""
-
 _log = logging.getLogger(__name__)
+
+
+def laid_over(below: TunablesConfig, content: Mapping[str, Any]) -> TunablesConfig:
+    """``below`` with what ``content`` says: sections are merged, everything else is replaced.
+
+    Raises:
+        ControlError: ``invalid``, with every fault.
+    """
+    whole = _merged(below.model_dump(mode="json", exclude_unset=True), content)
+    found, findings = validate(TunablesConfig, whole, {})
+    if found is None:
+        faults = "; ".join(f"{printable(dotted(f.loc))} {f.reason}" for f in findings)
+        raise ControlError("invalid", faults[:TEXT_LIMIT], "`talus docs configuration` lists what `tunables` may hold")
+    return found
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    return {**below, **{name: _merged(below.get(name), value) for name, value in above.items()}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.errors import ControlError
-from agent.remote.envelope import first_fault
+from agent.remote.gate import first_fault
 
 KIND = "model"
 CHUNK_BYTES = 32 * 1024

@@ -24,8 +24,7 @@ from typing import Literal, TypeAlias
 from agent.config.remote import ControlConfig
 from agent.errors import ControlError, ModelError
 from agent.inference import Classifier
-from agent.inference.live import LiveClassifier
-from agent.inference.shadow import Agreement, Shadow
+from agent.inference.live import Agreement, LiveClassifier, Shadow
 from agent.remote.download import Download, fetch
 from agent.remote.model_order import ModelOrder
 from agent.remote.slots import ModelSlots

@@ -15,8 +15,7 @@ from agent.detect.pipeline import Pipeline
 from agent.errors import ConfigError, ModelError
 from agent.inference import Classifier, NetworkClassifier, load, open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE
-from agent.inference.live import LiveClassifier
-from agent.inference.timed import Timed
+from agent.inference.live import LiveClassifier, Timed
 from agent.remote.slots import ModelSlots
 from agent.types import Event, StationId
 

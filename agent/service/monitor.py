@@ -18,7 +18,7 @@ from agent.deliver.delivery import Delivery
 from agent.detect.station import Station
 from agent.dsp.hearing import Slot
 from agent.errors import DeliveryError, TalusError
-from agent.health.hearing_memory import HearingMemory
+from agent.health.hearing import HearingMemory
 from agent.health.prometheus import render
 from agent.health.report import Health, HealthInputs, for_the_broker
 from agent.health.status import StatusFile, status_message
@@ -31,7 +31,7 @@ from agent.service.threads import Runner
 from agent.types import StationId
 
 if TYPE_CHECKING:
-    from agent.health.exporter import Exporter
+    from agent.health.prometheus import Exporter
 
 LOOK_S = 10.0
 FIRST_LOOK_S = 2.0
@@ -84,7 +84,7 @@ class Monitor:
         """A port that is taken is reported; the slope is watched all the same."""
         if config.health.prometheus is None:
             return None
-        from agent.health.exporter import Exporter
+        from agent.health.prometheus import Exporter
 
         try:
             exporter = Exporter(*split_address(config.health.prometheus))

@@ -23,8 +23,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from agent import __version__
-from agent.alert.evidence import EvidenceStore
-from agent.alert.records import AlertRecords
+from agent.alert.evidence import AlertRecords, EvidenceStore
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config, StationConfig
 from agent.config.outputs import OutputsConfig
@@ -34,7 +33,7 @@ from agent.deliver.delivery import Delivery
 from agent.detect.lag import DataClocks, is_live
 from agent.dsp.window import BEFORE_NS
 from agent.errors import ControlError, DeliveryError, TalusError
-from agent.health.hearing_memory import HearingMemory
+from agent.health.hearing import HearingMemory
 from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
@@ -42,7 +41,7 @@ from agent.host.data_age import DataAges
 from agent.inference.switch import BackendStatus
 from agent.messages.payloads import Message, state_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
-from agent.remote.crash_guard import CrashGuard
+from agent.remote.slots import CrashGuard
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.service.monitor import Monitor
 from agent.service.threads import Runner

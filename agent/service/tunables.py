@@ -15,7 +15,7 @@ from agent.errors import ConfigError, ControlError, TalusError
 from agent.messages.payloads import Message, Stamp, config_message, topic
 from agent.reasons import Reason, of
 from agent.remote.configuration import RemoteConfig, TrialInputs
-from agent.remote.known_events import RECORDS, Known, compare
+from agent.remote.trigger_watch import RECORDS, Known, compare
 from agent.service.threads import Runner
 from agent.types import StationId
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,18 +20,64 @@ from agent.sources import ProblemSink
 from agent.sources.framing import PART_BYTES, is_miniseed, parts
 from agent.sources.intake import Intake
 from agent.sources.pacing import Pacer
-from agent.sources.paths import files
 from agent.sources.recording import Recording
 from agent.types import NS, SampleBlock
 
 _SDS_NAME = re.compile(r"\.[A-Z]\.(\d{4})\.(\d{3})$")
 _SDS_SLACK = timedelta(hours=1)
 """A day file of an SDS archive may begin with a record from before midnight."""
-
 _WHOLE_BYTES = 2 * PART_BYTES
 """miniSEED files up to this size are read whole."""
-
 _PROGRESS_STEPS = 200
+_Entry: TypeAlias = tuple[int, str, int, SampleBlock, Iterator[SampleBlock], float]
+"""A channel of a part in the merge: start of its next block, channel, tie-break, that block, those after it, bytes per
+sample."""
+
+
+def files(paths: Iterable[str], intake: Intake) -> Iterator[Path]:
+    """Every regular file that the paths mean, each once however often and under whatever links it is named."""
+    seen: set[str] = set()
+    for given in paths:
+        found = [given] if os.path.lexists(given) else sorted(glob.iglob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not found:
+            intake.report(given, "does not exist", "check the path; a pattern needs at least one match")
+        for name in found:
+            for path in _below(Path(name), intake):
+                real = os.path.realpath(path)
+                if real in seen:
+                    continue
+                seen.add(real)
+                try:
+                    regular = stat.S_ISREG(path.stat().st_mode)
+                except OSError as error:
+                    intake.report_unreadable(path, error)
+                    continue
+                if regular:
+                    yield path
+                else:
+                    intake.report(path, "is not a regular file", "name a file or a folder")
+
+
+def _below(top: Path, intake: Intake) -> Iterator[Path]:
+    """The path itself, or all files below a folder, hidden ones left out; links are followed, each folder once."""
+    if not top.is_dir():
+        yield top
+        return
+
+    def denied(error: OSError) -> None:
+        intake.report(error.filename, f"cannot be listed ({error.strerror or error})", "check its permissions")
+
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(top, onerror=denied, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder, name)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,11 +94,6 @@ class Part:
     size: int
     stamp: tuple[int, int]
     planned: bool
-
-
-_Entry: TypeAlias = tuple[int, str, int, SampleBlock, Iterator[SampleBlock], float]
-"""A channel of a part in the merge: start of its next block, channel, tie-break, that block, those after it, bytes per
-sample."""
 
 
 class ArchiveSource:

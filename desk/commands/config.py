@@ -18,7 +18,7 @@ from desk.push.presence import tell_absence
 if TYPE_CHECKING:
     from agent.config.file import Config, TunablesConfig
     from agent.messages.schema import Outcome
-    from agent.remote.known_events import Known
+    from agent.remote.trigger_watch import Known
     from desk.push.configuration import Seen
     from desk.push.dry_run import Rehearsal
 
@@ -113,7 +113,7 @@ def _keygen(args: argparse.Namespace) -> int:
 
 def _sign(args: argparse.Namespace) -> int:
     from agent.config.file import TunablesConfig
-    from agent.remote.envelope import EVERY_STATION, Body
+    from agent.remote.gate import EVERY_STATION, Body
     from agent.types import NS
     from desk.push.doubts import doubts
     from desk.push.signing import SigningKey, seal
@@ -149,7 +149,7 @@ def _sign(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from agent.remote.envelope import EVERY_STATION, MAX_BYTES
+    from agent.remote.gate import EVERY_STATION, MAX_BYTES
     from desk.push.configuration import push, stations_of
 
     try:
@@ -230,7 +230,7 @@ def _dry_run(args: argparse.Namespace) -> int:
 def _change(args: argparse.Namespace) -> tuple[Config | None, dict[str, Any], TunablesConfig]:
     """The station's file, if it is given, the change, and the tunables that follow from both."""
     from agent.config.file import TunablesConfig, load
-    from agent.remote.overlay import laid_over
+    from agent.remote.configuration import laid_over
     from desk.push.configuration import read_change
 
     config = load(args.config) if args.config else None
@@ -247,7 +247,7 @@ def _known(data: list[str], config: Config | None, after: TunablesConfig) -> Kno
     """What becomes of recorded events: of the station's own store, if it is here, and of records among the data."""
     from agent.alert.evidence import EvidenceStore
     from agent.config.file import TunablesConfig
-    from agent.remote.known_events import RECORDS, Known, compare, onset_of
+    from agent.remote.trigger_watch import RECORDS, Known, compare, onset_of
 
     given = [Path(name) for name in data]
     files = [file for path in given for file in (sorted(path.rglob("*.mseed")) if path.is_dir() else [path])]

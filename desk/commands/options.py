@@ -52,7 +52,7 @@ def station_named(name: str) -> StationId:
     Raises:
         UsageError: not ``NET.STA``.
     """
-    from agent.remote.envelope import STATION_NAME
+    from agent.remote.gate import STATION_NAME
     from agent.types import StationId
 
     network, dot, station = name.partition(".")

@@ -20,18 +20,21 @@ from agent.config.broker import DEFAULT_PREFIX
 from agent.config.sources import station_ids
 from agent.errors import INTERRUPTED, UsageError
 from agent.messages.payloads import Message
-from agent.sources.scenario import (
+from agent.sources.simulator import (
     FAULTS,
     KINDS,
     Certain,
     Rates,
     Scenario,
+    Sent,
+    SentFault,
+    SimulatedSite,
+    SimulatorSource,
     crisis,
     failure,
     rockfalls,
     steady,
 )
-from agent.sources.simulator import Sent, SentFault, SimulatedSite, SimulatorSource
 from agent.types import NS, SLOW, Discard, StationId, format_ns, parse_ns
 
 if TYPE_CHECKING:

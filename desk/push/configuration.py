@@ -15,7 +15,7 @@ from agent.config.yaml import YamlFault
 from agent.config.yaml import parse as parse_yaml
 from agent.errors import ConfigError, ControlError, DataError
 from agent.messages.schema import ConfigReport, Outcome, parse
-from agent.remote.envelope import MAX_BODY_BYTES, unverified_body
+from agent.remote.gate import MAX_BODY_BYTES, unverified_body
 from agent.types import StationId
 from desk.push.listening import listening
 

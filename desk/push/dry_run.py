@@ -16,7 +16,7 @@ from agent.config.file import ClassifierConfig, Config, TunablesConfig
 from agent.errors import DataError
 from agent.messages.payloads import Priority
 from agent.messages.schema import AlertMessage, parse
-from agent.remote.known_events import matches
+from agent.remote.trigger_watch import matches
 from agent.service.assemble import Fed, Line, build_line, open_site
 from agent.types import Event, SampleBlock, StationId, StreamId
 

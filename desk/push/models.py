@@ -15,7 +15,7 @@ from agent.errors import ControlError, DataError
 from agent.inference.bundle import open_bundle, pack
 from agent.messages.payloads import MAX_EVIDENCE, ONLINE, PIECE_BYTES, evidence_topic
 from agent.messages.schema import ModelReport, Response, parse
-from agent.remote.envelope import Body
+from agent.remote.gate import Body
 from agent.remote.model_order import CHUNK_BYTES, INDEX_BYTES, KIND, ModelOrder, Promote
 from agent.remote.model_order import parse as parse_order
 from agent.types import NS, StationId

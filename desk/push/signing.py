@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agent.config.remote import TrustedKey
 from agent.errors import ControlError
 from agent.messages.schema import EnvelopeMessage
-from agent.remote.envelope import MAX_BODY_BYTES, PREFIX, Body
+from agent.remote.gate import MAX_BODY_BYTES, PREFIX, Body
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

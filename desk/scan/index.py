@@ -13,12 +13,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from agent.sources import SourceProblem
+from agent.sources.archive import files
 from agent.sources.channels import identify, not_motion
 from agent.sources.extent import extents
 from agent.sources.framing import is_miniseed, parts
 from agent.sources.intake import Intake
 from agent.sources.miniseed import RecordReader
-from agent.sources.paths import files
 from agent.types import NS, StationId
 from desk.scan.units import DAY_NS, Unit, days
 

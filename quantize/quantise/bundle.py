@@ -21,6 +21,7 @@ from agent.inference.bundle import (
     GOLDEN,
     MANIFEST,
     TRT_MODEL,
+    Calibration,
     FileEntry,
     GoldenSpec,
     Manifest,
@@ -29,7 +30,6 @@ from agent.inference.bundle import (
     TemperatureAt,
     pack,
 )
-from agent.inference.calibration import Calibration
 from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 from quantize.quantise.golden import golden_file
 from quantize.quantise.graph import ExportError

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from agent.inference.calibration import softmax
+from agent.inference.bundle import softmax
 from quantize.quantise import infer
 from quantize.quantise.qdq import CPU, TENSORRT, Range, quantise, quantised_tensors
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, GoldenFile, GoldenSpec
-from agent.inference.calibration import Calibration
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Calibration, GoldenFile, GoldenSpec
 from agent.inference.selftest import SCALE
 from agent.types import WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 from quantize.data.lengths import FULL_S

@@ -22,8 +22,7 @@ from pydantic import JsonValue
 
 from agent.errors import ModelError
 from agent.inference import open_classifier
-from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, open_bundle
-from agent.inference.calibration import Calibration
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, Calibration, open_bundle
 from agent.inference.selftest import golden_drift, read_golden
 from quantize.data.lengths import LENGTHS_S
 from quantize.data.records import Record

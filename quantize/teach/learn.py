@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import DataError
-from agent.inference.bundle import TemperatureAt
-from agent.inference.calibration import Calibration, softmax
+from agent.inference.bundle import Calibration, TemperatureAt, softmax
 from agent.types import LABELS
 from quantize.teach.head import Head
 from quantize.teach.refit import Scale, refit

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from agent.alert.evidence import encode
 from agent.dsp.window import Preparation
 from agent.errors import BundleError, DataError, SourceError
-from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, open_bundle
-from agent.inference.calibration import Calibration
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, Calibration, open_bundle
 from agent.inference.selftest import read_golden
 from agent.sources.records import read_records
 from agent.types import COMPONENTS, LABELS, NS, Segment, StationId, StreamId, format_ns

@@ -20,11 +20,11 @@ from agent.inference.bundle import (
     MANIFEST,
     TRT_MODEL,
     Bundle,
+    Calibration,
     FileEntry,
     Manifest,
     TemperatureAt,
 )
-from agent.inference.calibration import Calibration
 from agent.inference.selftest import read_golden
 from agent.types import LABELS
 from quantize.quantise import infer

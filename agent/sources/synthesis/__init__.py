@@ -1,10 +1,8 @@
 """Synthetic ground motion, seeded, numpy only: for drills, and for the training (``quantize.generator``).
 
-    events.py   the kinds of event: a source, a way, three components
-    source.py   what radiates
+    events.py   the kinds of event: what radiates, a way, three components
     medium.py   what is on the way: travel times, absorption, coda, surface waves, site
-    body.py     P and S with their coda
-    scatter.py  late energy in closed form
+    scatter.py  late energy in closed form; P and S with their coda
 
 A drill has the events of the training, near the site, so that it sounds like what the network learned.
 docs/generator.md says what is modelled, what is not, and after whom.
@@ -21,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.dsp.window import interpolate
-from agent.sources.synthesis.events import Motion, blast, earthquake, granular_flow, rockfall, slopequake
+from agent.sources.synthesis.events import Motion, blast, convolve, earthquake, granular_flow, rockfall, slopequake
 from agent.sources.synthesis.medium import ONSET, SAMPLES, log_uniform
 from agent.sources.synthesis.scatter import echo
-from agent.sources.synthesis.source import convolve
 from agent.types import WINDOW_RATE_HZ
 
 Array: TypeAlias = NDArray[np.float64]

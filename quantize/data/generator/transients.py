@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sources.synthesis.events import convolve, impact
 from agent.sources.synthesis.medium import FREQUENCIES, ONSET, SAMPLES, TIMES, log_uniform, train
-from agent.sources.synthesis.source import convolve, impact
 from agent.types import WINDOW_RATE_HZ
 
 Array = NDArray[np.float64]
