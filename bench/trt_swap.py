@@ -31,7 +31,7 @@ from tensorrt_support import compile_driver, fake_environment, make_jetson  # no
 from agent.inference import Classifier, open_bundle, open_classifier  # noqa: E402
 from agent.inference.bundle import DEFAULT_BUNDLE  # noqa: E402
 from agent.inference.selftest import read_golden  # noqa: E402
-from agent.inference.switch import SwitchingClassifier  # noqa: E402
+from agent.inference.tensorrt.switch import SwitchingClassifier  # noqa: E402
 from agent.types import Window  # noqa: E402
 
 LIMIT_MS = 50.0

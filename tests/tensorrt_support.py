@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from agent.inference.trt.fallback import EngineSettings
-from agent.inference.trt.probe import Places
+from agent.inference.tensorrt.child import Places
+from agent.inference.tensorrt.fallback import EngineSettings
 
 FAKE = Path(__file__).parent / "fake_gpu"
 

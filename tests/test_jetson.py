@@ -14,10 +14,10 @@ from inference_support import small_bundle, small_network
 from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
 
 from agent.inference import Bundle, open_bundle
-from agent.inference.bring_up import bring_up, machine, sensors, write_report
+from agent.inference.tensorrt.bring_up import bring_up, machine, sensors, write_report
 
 DOCTOR = (
-    "import sys; from agent.inference.trt import probe; probe.DEVICES = ('dev/null',)\n"
+    "import sys; from agent.inference.tensorrt import child; child.DEVICES = ('dev/null',)\n"
     "from agent.cli import main; sys.exit(main(['doctor', *sys.argv[1:]]))"
 )
 

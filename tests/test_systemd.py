@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.deliver.delivery import Delivery
-from agent.inference import switch
+from agent.inference.tensorrt import switch
 from agent.remote.models import ModelUpdates
 from agent.service.service import STOP_S
 

@@ -19,13 +19,12 @@ from tensorrt_support import FAKE, FakeJetson, compile_driver, fake_environment,
 from agent.errors import BackendError
 from agent.inference import Bundle, load, open_bundle, open_classifier
 from agent.inference.bundle import FP16_MODEL, TRT_MODEL
+from agent.inference.tensorrt import child as probe_module
+from agent.inference.tensorrt import fallback as fallback_module
 from agent.inference.tensorrt import open_backend
-from agent.inference.trt import fallback as fallback_module
-from agent.inference.trt import probe as probe_module
-from agent.inference.trt.cache import EngineCache, key_of
-from agent.inference.trt.child import Child
-from agent.inference.trt.fallback import PRECISIONS, PrecisionFallback, best_engine
-from agent.inference.trt.probe import Places, jetpack_release, probe
+from agent.inference.tensorrt.cache import EngineCache, key_of
+from agent.inference.tensorrt.child import Child, Places, jetpack_release, probe
+from agent.inference.tensorrt.fallback import PRECISIONS, PrecisionFallback, best_engine
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +289,7 @@ def test_build_dies_with_the_agent(jetson: FakeJetson, tmp_path: Path) -> None:
     jetson.tell(build="hang")
     paths = [str(tmp_path / name) for name in ("n.onnx", "out", "timing")]
     script = (
-        "import sys\nfrom agent.inference.trt.child import Child\n"
+        "import sys\nfrom agent.inference.tensorrt.child import Child\n"
         "def check(elapsed_s):\n"
         "    if child.stage == 'building the engine': print(child.process.pid, flush=True)\n"
         "child = Child(sys.executable, 'build', *sys.argv[1:], 'int8', niceness=1)\nchild.result(60.0, check)\n"

@@ -20,8 +20,8 @@ from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_
 from agent.config.station import ClassifierConfig
 from agent.errors import ModelError
 from agent.inference import Bundle, open_bundle, open_classifier
-from agent.inference.switch import SwitchingClassifier
-from agent.inference.trt import probe as probe_module
+from agent.inference.tensorrt import child as probe_module
+from agent.inference.tensorrt.switch import SwitchingClassifier
 from agent.service.assemble import open_classifier as open_configured
 
 
@@ -208,7 +208,7 @@ def test_tensorrt_needs_one_that_serves_meanwhile(backends: tuple[str, ...]) -> 
 # The whole service
 
 RUN = (
-    "import sys; from agent.inference.trt import probe; probe.DEVICES = ('dev/null',)\n"
+    "import sys; from agent.inference.tensorrt import child; child.DEVICES = ('dev/null',)\n"
     "from agent.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 """``talus`` on a machine that has a device node, whatever the machine under the test has."""

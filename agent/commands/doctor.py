@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.config.file import Config
     from agent.config.sources import SeedLinkConfig
     from agent.inference import Bundle
-    from agent.inference.trt.fallback import EngineSettings
+    from agent.inference.tensorrt.fallback import EngineSettings
     from agent.sources import SourceProblem
 
 EXAMPLE = "talus doctor --config /etc/talus/station.yaml"
@@ -138,8 +138,8 @@ def _models(config: Config | None) -> Iterator[Finding]:
 
 def _tensorrt(bundle: Bundle, config: Config | None) -> Finding:
     """The GPU with the engine that the service has built; building one here would take minutes."""
-    from agent.inference.bring_up import serving
-    from agent.inference.trt.probe import NoGpuError
+    from agent.inference.tensorrt.bring_up import serving
+    from agent.inference.tensorrt.child import NoGpuError
 
     if config is not None and "tensorrt" not in config.classifier.backends:
         return Finding("skip", "tensorrt", "not among classifier.backends")
@@ -153,7 +153,7 @@ def _tensorrt(bundle: Bundle, config: Config | None) -> Finding:
 
 def _engine_settings(config: Config | None, *, build: bool = True, again: bool = False) -> EngineSettings:
     from agent.inference.tensorrt import engine_folder
-    from agent.inference.trt.fallback import EngineSettings
+    from agent.inference.tensorrt.fallback import EngineSettings
 
     state_dir = config.state_dir if config else Path.home() / ".cache" / "talus"
     return EngineSettings(engine_folder(state_dir), build=build, again=again)
@@ -162,8 +162,8 @@ def _engine_settings(config: Config | None, *, build: bool = True, again: bool =
 def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
     from agent.config.file import load
     from agent.inference import open_bundle
-    from agent.inference.bring_up import bring_up, write_report
     from agent.inference.bundle import DEFAULT_BUNDLE
+    from agent.inference.tensorrt.bring_up import bring_up, write_report
 
     config = load(path) if path else None
     bundle = open_bundle((config.classifier.bundle if config else None) or DEFAULT_BUNDLE)

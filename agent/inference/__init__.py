@@ -2,8 +2,8 @@
 
     bundle.py       the manifest, files that are what it says, from logits to probabilities
     onnxruntime.py  the INT8 network on a CPU
-    tensorrt.py     the network on an NVIDIA GPU, in a process of its own (trt/)
-    switch.py       ONNX Runtime serves, until TensorRT is ready
+    tensorrt/       the network on an NVIDIA GPU, in a process of its own
+    live.py         the model that counts, and the exchange of it
     constant.py     always the same answer, for tests and drills
     selftest.py     the golden windows: does this backend, here, compute the file as it is written?
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agent.detect.station import Output
     from agent.host.clock import MachineClock
     from agent.host.data_age import DataAges
-    from agent.inference.switch import BackendStatus
+    from agent.inference.tensorrt.switch import BackendStatus
     from agent.messages.payloads import Message
     from agent.sources import ProblemSink, Source
     from agent.types import SampleBlock
@@ -91,7 +91,7 @@ class Line:
 
     def backend_status(self) -> BackendStatus:
         """Which backend serves at this moment, and why."""
-        from agent.inference.switch import BackendStatus, SwitchingClassifier
+        from agent.inference.tensorrt.switch import BackendStatus, SwitchingClassifier
 
         active = self.classifier.active
         if isinstance(active, SwitchingClassifier):
@@ -123,9 +123,9 @@ def open_classifier(settings: ClassifierConfig, state_dir: Path | None = None) -
     classifier, fallbacks = load(path, at_once, settings.threads)
     if state_dir is None or TENSORRT not in settings.backends or not isinstance(classifier, NetworkClassifier):
         return classifier, fallbacks
-    from agent.inference.switch import SwitchingClassifier
     from agent.inference.tensorrt import engine_folder
-    from agent.inference.trt.fallback import EngineSettings
+    from agent.inference.tensorrt.fallback import EngineSettings
+    from agent.inference.tensorrt.switch import SwitchingClassifier
 
     return SwitchingClassifier(
         classifier, open_bundle(path), EngineSettings(engine_folder(state_dir)), fallbacks

@@ -38,7 +38,7 @@ from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
-from agent.inference.switch import BackendStatus
+from agent.inference.tensorrt.switch import BackendStatus
 from agent.messages.payloads import Message, state_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
 from agent.remote.slots import CrashGuard

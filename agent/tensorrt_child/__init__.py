@@ -2,7 +2,7 @@
 
 A GPU library that crashes, hangs or eats memory takes this process with it and not the agent. Standard library and
 ``tensorrt`` only, in the syntax of Python 3.8, so that it runs under whichever interpreter of the machine has the
-bindings (on a Jetson the system's), whatever interpreter runs the agent. Started by ``agent.inference.trt.child``.
+bindings (on a Jetson the system's), whatever interpreter runs the agent. Started by ``agent.inference.tensorrt.child``.
 
     api.py    the part of TensorRT's API that is used, typed
     cuda.py   the CUDA driver through ctypes

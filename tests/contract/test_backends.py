@@ -21,7 +21,7 @@ from agent.inference import Backend, Bundle, NetworkClassifier, open_bundle, ope
 from agent.inference.constant import ConstantBackend
 from agent.inference.onnxruntime import open_backend as open_onnxruntime
 from agent.inference.selftest import check_golden
-from agent.inference.trt.fallback import best_engine
+from agent.inference.tensorrt.fallback import best_engine
 from agent.types import LABELS
 
 

@@ -116,7 +116,7 @@ def check_probe(folder: Path, python: str, libraries: str) -> int:
     from tensorrt_support import compile_driver, make_jetson
 
     from agent.errors import BackendError
-    from agent.inference.trt.probe import Places, probe
+    from agent.inference.tensorrt.child import Places, probe
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         machine = make_jetson(Path(scratch))

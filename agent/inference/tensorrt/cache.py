@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.atomic import ANYONE, replace_file
-from agent.inference.trt.probe import Platform
+from agent.inference.tensorrt.child import Platform
 
 MAGIC = b"talus-engine/1\n"
 MAX_MB = 256

@@ -1,7 +1,14 @@
-"""The network on an NVIDIA GPU through TensorRT, in a process of its own; see ``agent.inference.trt``.
+"""The network on an NVIDIA GPU through TensorRT, in a process of its own (``agent.tensorrt_child``).
+
+child.py     one child process and the socket to it; is there a GPU that TensorRT can use, and which
+backend.py   a child that serves
+cache.py     engines on disk, each good for one machine, version and network
+fallback.py  INT8, else FP16, else the reason why neither serves
+switch.py    ONNX Runtime serves, until TensorRT is ready
+bring_up.py  what ``talus doctor`` says of the GPU, and the report of a new device
 
 This opens what is ready: an engine that was built before, on this machine. Building takes minutes, and is done by the
-service beside its work (``agent.inference.switch``) or by ``talus doctor --jetson``.
+service beside its work (``switch.py``) or by ``talus doctor --jetson``.
 """
 
 from __future__ import annotations
@@ -10,8 +17,8 @@ from pathlib import Path
 
 from agent.errors import BackendError
 from agent.inference.bundle import Bundle
-from agent.inference.trt.fallback import EngineSettings, best_engine
-from agent.inference.trt.worker import TensorRtBackend
+from agent.inference.tensorrt.backend import TensorRtBackend
+from agent.inference.tensorrt.fallback import EngineSettings, best_engine
 
 
 def engine_folder(state_dir: Path) -> Path:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from agent.errors import BackendError, ModelError
 from agent.inference import NetworkClassifier
 from agent.inference.bundle import Bundle
-from agent.inference.trt.fallback import EngineSettings, Served, best_engine
+from agent.inference.tensorrt.fallback import EngineSettings, Served, best_engine
 from agent.types import Classification, Window
 
 _log = logging.getLogger(__name__)
-
 STOP_S = 2.0
 
 

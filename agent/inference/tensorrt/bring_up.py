@@ -27,9 +27,9 @@ from agent.host import machine as host
 from agent.inference import Backend, open_classifier
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
 from agent.inference.selftest import read_golden
-from agent.inference.trt.fallback import PRECISIONS, EngineSettings, PrecisionFallback, PrecisionStep, best_engine
-from agent.inference.trt.probe import jetpack_release, probe
-from agent.inference.trt.worker import TensorRtBackend
+from agent.inference.tensorrt.backend import TensorRtBackend
+from agent.inference.tensorrt.child import jetpack_release, probe
+from agent.inference.tensorrt.fallback import PRECISIONS, EngineSettings, PrecisionFallback, PrecisionStep, best_engine
 from agent.types import format_ns
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ SCHEMA = "talus/jetson-report/1"
 ROUNDS = 300
 WARM_UP = 20
 _ROOT = Path("/")
-
 Windows: TypeAlias = Sequence[NDArray[np.float32]]
 
 

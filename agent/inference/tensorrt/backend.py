@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BackendError
-from agent.inference.trt.cache import Stored
-from agent.inference.trt.child import HINT, Child
-from agent.inference.trt.probe import Platform
+from agent.inference.tensorrt.cache import Stored
+from agent.inference.tensorrt.child import HINT, Child, Platform
 from agent.types import LABELS, WINDOW_SAMPLES
 
 READY_S = 120.0

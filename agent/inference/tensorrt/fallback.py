@@ -19,20 +19,17 @@ from agent.host.machine import memory_mb
 from agent.inference import NetworkClassifier
 from agent.inference.bundle import FP16_MODEL, TRT_MODEL, Bundle
 from agent.inference.selftest import check_golden
-from agent.inference.trt.cache import EngineCache, EngineKey, Stored, key_of
-from agent.inference.trt.child import HINT, Child
-from agent.inference.trt.probe import Places, Platform, probe
-from agent.inference.trt.worker import ANSWER_S, TensorRtBackend
+from agent.inference.tensorrt.backend import ANSWER_S, TensorRtBackend
+from agent.inference.tensorrt.cache import EngineCache, EngineKey, Stored, key_of
+from agent.inference.tensorrt.child import HINT, Child, Places, Platform, probe
 
 _log = logging.getLogger(__name__)
-
 BUILD_S = 45 * 60.0
 BUILD_MB = 3000.0
 """A build whose process has more than this in memory is ended."""
 SPARE_MB = 200.0
 """Memory that a build must leave to the rest of the machine."""
 MAX_FAILURES = 2
-
 Report: TypeAlias = Callable[[str], None]
 
 
