@@ -30,7 +30,9 @@ COMPONENTS = ("E", "N", "Z")
 WINDOW_RATE_HZ = 100
 WINDOW_SAMPLES = 10240
 WINDOW_ONSET = 2048
-"""Index of the onset in the window: 20.48 s of what came before, 81.92 s of what followed."""
+"""Index of the onset in the window: 20.48 s of what came before it."""
+POST_ONSET_S = (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
+"""What the window holds after the onset: 81.92 s."""
 
 MAX_BLOCK_S = 60.0
 """Longest packet: what is kept of a stream is sized for it."""

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from agent.config import station as config_model
 from agent.config.explain import validate
 from agent.config.file import Config, ConfigFileError, Problem, TunablesConfig, check, digest, load
 from agent.config.policy import SIZE_STEPS, RulesConfig
@@ -23,7 +22,7 @@ from agent.config.reference import catalogue, rewrite
 from agent.config.section import Section
 from agent.config.stations import stations_of
 from agent.errors import ConfigError
-from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
+from agent.types import LABELS
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.name != "desk.yaml")
@@ -493,7 +492,6 @@ def test_talus_check_ends_with_1_on_errors_and_0_on_warnings() -> None:
 
 def test_the_model_agrees_with_the_values_of_the_station() -> None:
     assert tuple(RulesConfig.model_fields) == LABELS
-    assert config_model.POST_ONSET_S == (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
 
 
 def test_every_setting_is_described_and_carries_its_unit() -> None:

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,9 @@ from agent.commands.options import check_time
 from agent.config.station import TriggerConfig
 from agent.errors import ConfigError, DataError, TalusError, UsageError
 from agent.types import (
-    COMPONENTS,
     LABELS,
     NS,
-    WINDOW_ONSET,
-    WINDOW_RATE_HZ,
-    WINDOW_SAMPLES,
-    Segment,
-    StationId,
-    StreamId,
-    TriggerOff,
+    POST_ONSET_S,
     format_ns,
     parse_ns,
 )
@@ -36,8 +29,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "talus classify event.mseed --onset 2026-03-01T12:00:05 --json"
 
-FULL_S = (WINDOW_SAMPLES - WINDOW_ONSET) / WINDOW_RATE_HZ
-PACKET_S = 10.0
 LONG = 20
 """Files from which on progress is shown."""
 
@@ -49,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table", type=Path, metavar="CSV", help="files and onsets: columns trace_name and trace_onset_time"
     )
     parser.add_argument(
-        "--seconds", type=float, default=FULL_S, metavar="S", help="use only what S seconds after the onset would have"
+        "--seconds",
+        type=float,
+        default=POST_ONSET_S,
+        metavar="S",
+        help="use only what S seconds after the onset would have",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
@@ -68,9 +63,9 @@ class _Item:
 def main(args: argparse.Namespace) -> int:
     if not (args.files or args.table):
         raise UsageError("nothing to classify", "name a FILE, or a --table of them")
-    if not 0 < args.seconds <= FULL_S:
+    if not 0 < args.seconds <= POST_ONSET_S:
         raise UsageError(
-            f"--seconds must be positive, and at most {FULL_S:g}, not {args.seconds:g}",
+            f"--seconds must be positive, and at most {POST_ONSET_S:g}, not {args.seconds:g}",
             "leave it out to use all of the record",
         )
     if args.onset:
@@ -162,11 +157,12 @@ def _classify_file(
     item: _Item, seconds: float, trigger: TriggerConfig, classifier: Classifier
 ) -> Iterator[dict[str, Any]]:
     from agent.dsp.window import prepare
-    from agent.sources.records import read_records
+    from agent.sources.records import read_records, strongest_trigger
 
     given = parse_ns(item.onset) if item.onset else None
-    for station, rows in read_records(item.path):
-        strongest = strongest_trigger(station, rows, trigger)
+    for record in read_records(item.path):
+        station, rows = record
+        strongest = strongest_trigger(record, trigger)
         start = min(run.start_ns for runs in rows.values() for run in runs)
         end = max(run.end_ns for runs in rows.values() for run in runs)
         if given is not None and not start <= given < end:
@@ -176,7 +172,7 @@ def _classify_file(
             )
         # Nothing triggers: the agent would be silent here. The verdict is then on the middle of the record.
         onset = given if given is not None else strongest if strongest is not None else (start + end) // 2
-        allowed = min(seconds, FULL_S, max((end - onset) / NS, 1 / NS))
+        allowed = min(seconds, POST_ONSET_S, max((end - onset) / NS, 1 / NS))
         verdict = classifier.classify(prepare(rows, onset, allowed, classifier.preparation))
         yield {
             "file": item.shown,
@@ -189,27 +185,6 @@ def _classify_file(
             "abstained": verdict.abstained,
             "window_s": round(verdict.window_s, 2),
         }
-
-
-def strongest_trigger(station: StationId, rows: Mapping[int, Sequence[Segment]], trigger: TriggerConfig) -> int | None:
-    """Onset (ns) of the trigger with the highest STA/LTA ratio in a record, None where nothing triggers."""
-    from agent.dsp.detector import Detector
-
-    detector = Detector(station, trigger)
-    blocks = [
-        block
-        for row, runs in rows.items()
-        for run in runs
-        for block in run.packets(StreamId(station, COMPONENTS[row]), PACKET_S)
-    ]
-    ends = [
-        output
-        for block in sorted(blocks, key=lambda block: block.start_ns)
-        for output in detector.feed(block)
-        if isinstance(output, TriggerOff)
-    ]
-    ends += [output for output in detector.flush() if isinstance(output, TriggerOff)]
-    return max(ends, key=lambda end: end.peak_ratio).onset_ns if ends else None
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 
 from agent.config.section import Disagreement, Section, parse_code
+from agent.types import POST_ONSET_S
 
 Severity: TypeAlias = Literal["none", "minor", "moderate", "severe", "extreme"]
 AlertSeverity: TypeAlias = Literal["minor", "moderate", "severe", "extreme"]
@@ -149,7 +150,7 @@ class RuleConfig(Section):
     min_window_s: float = Field(
         default=3.0,
         ge=0,
-        le=81.92,
+        le=POST_ONSET_S,
         description="signal after the onset that a verdict must have seen before it may alert, seconds",
     )
     refractory_s: float = Field(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import glob
-import ipaddress
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.broker import MqttConfig, TlsConfig
+from agent.config.outputs import is_loopback
 from agent.config.sources import SeedLinkServerConfig
 from agent.config.station import Config
 from agent.config.stations import undeclared
@@ -107,7 +107,7 @@ def _mqtt(mqtt: MqttConfig) -> Iterator[Remark]:
             ("mqtt", "password_env"), "this variable is not set here; the agent needs it when it starts", False
         )
     yield from _tls(("mqtt", "tls"), mqtt.tls)
-    if mqtt.tls is None and mqtt.username is not None and not _is_loopback(mqtt.host):
+    if mqtt.tls is None and mqtt.username is not None and not is_loopback(mqtt.host):
         yield Remark(
             ("mqtt", "username"), "goes over the network in the clear with its password; add a tls section", False
         )
@@ -126,12 +126,3 @@ def _file(loc: Loc, path: Path, secret: bool) -> Iterator[Remark]:
         return
     if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield Remark(loc, f"others than its owner may use this file (mode {stat.S_IMODE(mode):04o}); chmod 600", False)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,17 +10,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from agent.config.broker import MqttConfig
 from agent.config.outputs import HealthConfig, OutputsConfig
-from agent.config.policy import PolicyConfig, RulesConfig, SiteConfig
+from agent.config.policy import PolicyConfig, RulesConfig, SiteConfig, StationCode
 from agent.config.remote import ControlConfig
 from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
 from agent.config.slow import SlowTriggerConfig
 from agent.config.sources import SourceConfig
-from agent.config.stations import MAX_STATIONS, DeclaredStationConfig, both_or_neither
+from agent.types import POST_ONSET_S
 
 BACKENDS = ("tensorrt", "onnxruntime", "constant")
 
-POST_ONSET_S = 81.92
-"""What the network's window holds after the onset, seconds (a test compares it with ``agent.types``)."""
+MAX_STATIONS = 256
+"""Most stations that a file declares; as many sensors are followed."""
 
 
 def _bundle(value: object, info: ValidationInfo) -> Path | None:
@@ -49,11 +49,9 @@ def _served(value: tuple[str, ...]) -> tuple[str, ...]:
 Backend = Annotated[str, AfterValidator(_backend)]
 
 
-class StationConfig(Section):
-    """Who this agent is: the topic under which it reports its own availability, state and health."""
+class Place(Section):
+    """Where a station is; without coordinates, nowhere that is known."""
 
-    network: Code = Field(examples=["XX"], description="FDSN network code")
-    station: Code = Field(examples=["SLOPE"], description="FDSN station code")
     name: str | None = Field(default=None, min_length=1, max_length=100, description="the place in words")
     latitude_deg: float | None = Field(default=None, ge=-90, le=90, description="latitude, degrees north (WGS 84)")
     longitude_deg: float | None = Field(default=None, ge=-180, le=180, description="longitude, degrees east (WGS 84)")
@@ -62,7 +60,24 @@ class StationConfig(Section):
     )
 
     def disagreements(self) -> Iterator[Disagreement]:
-        yield from both_or_neither(self.latitude_deg, self.longitude_deg)
+        if (self.latitude_deg is None) != (self.longitude_deg is None):
+            given, absent = "latitude_deg", "longitude_deg"
+            if self.latitude_deg is None:
+                given, absent = absent, given
+            yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
+
+
+class StationConfig(Place):
+    """Who this agent is: the topic under which it reports its own availability, state and health."""
+
+    network: Code = Field(examples=["XX"], description="FDSN network code")
+    station: Code = Field(examples=["SLOPE"], description="FDSN station code")
+
+
+class DeclaredStationConfig(Place):
+    """A station whose data the source brings."""
+
+    station: StationCode = Field(examples=["XX.S01"], description="NETWORK.STATION")
 
 
 HIGHEST_CORNER = 0.8

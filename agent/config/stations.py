@@ -5,44 +5,10 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from agent.config.policy import StationCode
-from agent.config.section import Disagreement, Section
 from agent.config.sources import station_ids
+from agent.config.station import Config, DeclaredStationConfig
 from agent.config.yaml import Loc
-
-if TYPE_CHECKING:
-    from agent.config.station import Config
-
-MAX_STATIONS = 256
-"""Most stations that a file declares; as many sensors are followed."""
-
-
-class DeclaredStationConfig(Section):
-    """A station whose data the source brings."""
-
-    station: StationCode = Field(examples=["XX.S01"], description="NETWORK.STATION")
-    name: str | None = Field(default=None, min_length=1, max_length=100, description="the place in words")
-    latitude_deg: float | None = Field(default=None, ge=-90, le=90, description="latitude, degrees north (WGS 84)")
-    longitude_deg: float | None = Field(default=None, ge=-180, le=180, description="longitude, degrees east (WGS 84)")
-    elevation_m: float | None = Field(
-        default=None, ge=-11_000, le=9_000, description="elevation, metres above sea level"
-    )
-
-    def disagreements(self) -> Iterator[Disagreement]:
-        yield from both_or_neither(self.latitude_deg, self.longitude_deg)
-
-
-def both_or_neither(latitude_deg: float | None, longitude_deg: float | None) -> Iterator[Disagreement]:
-    """A position has both coordinates."""
-    if (latitude_deg is None) != (longitude_deg is None):
-        given, absent = (
-            ("latitude_deg", "longitude_deg") if longitude_deg is None else ("longitude_deg", "latitude_deg")
-        )
-        yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING
 from agent import __version__
 from agent.alert.evidence import AlertRecords, EvidenceStore
 from agent.config.broker import DEFAULT_PREFIX
-from agent.config.file import Config, StationConfig
+from agent.config.file import Config
 from agent.config.outputs import OutputsConfig
-from agent.config.stations import DeclaredStationConfig, others
+from agent.config.station import Place
+from agent.config.stations import others
 from agent.deliver.connection import Received, Subscription
 from agent.deliver.delivery import Delivery
 from agent.detect.lag import DataClocks, is_live
@@ -344,7 +345,7 @@ class Service:
         )
 
 
-def _position(place: StationConfig | DeclaredStationConfig | None) -> PositionPart | None:
+def _position(place: Place | None) -> PositionPart | None:
     if place is None or place.latitude_deg is None or place.longitude_deg is None:
         return None
     return PositionPart(latitude=place.latitude_deg, longitude=place.longitude_deg, elevation_m=place.elevation_m)

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.config.station import TriggerConfig
 from agent.dsp.continuity import Continuity
+from agent.dsp.detector import Detector
 from agent.dsp.ring import RingBuffer
 from agent.dsp.timeline import same_rate
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.intake import Intake
-from agent.types import SampleBlock, Segment, StationId
+from agent.types import COMPONENTS, SampleBlock, Segment, StationId, StreamId, TriggerOff
 
 
 class StationRecord(NamedTuple):
@@ -26,6 +28,7 @@ class StationRecord(NamedTuple):
 
 
 _NEVER = 1 << 63
+_PACKET_S = 10.0
 _CODES = (("E", "2"), ("N", "1"), ("Z", "3"))
 """Component codes of each input row, the preferred first."""
 
@@ -92,3 +95,17 @@ def _segments(blocks: list[SampleBlock]) -> list[Segment]:
         for piece in continuity.accept(block):
             ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=piece.continues)
     return ring.segments(-_NEVER, _NEVER)
+
+
+def strongest_trigger(record: StationRecord, trigger: TriggerConfig) -> int | None:
+    """Onset (ns) of the trigger with the highest STA/LTA ratio in a record, None where nothing triggers."""
+    detector = Detector(record.station, trigger)
+    blocks = [
+        block
+        for row, runs in record.rows.items()
+        for run in runs
+        for block in run.packets(StreamId(record.station, COMPONENTS[row]), _PACKET_S)
+    ]
+    fed = [output for block in sorted(blocks, key=lambda block: block.start_ns) for output in detector.feed(block)]
+    ends = [output for output in [*fed, *detector.flush()] if isinstance(output, TriggerOff)]
+    return max(ends, key=lambda end: end.peak_ratio).onset_ns if ends else None

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.commands.classify import FULL_S, strongest_trigger
 from agent.config.station import TriggerConfig, VerdictConfig
 from agent.dsp.window import prepare
 from agent.errors import DataError
-from agent.sources.records import StationRecord, read_records
-from agent.types import LABELS, NS, format_ns
+from agent.sources.records import StationRecord, read_records, strongest_trigger
+from agent.types import LABELS, NS, POST_ONSET_S, format_ns
 from desk.pictures.event import Told, draw
 from desk.pictures.style import save
 from desk.record import spectrogram, traces
@@ -66,7 +65,7 @@ def pictures_of(
         if onset_ns is not None and not begin <= onset_ns < end:
             words = f"the onset {format_ns(onset_ns)} is outside the record of {sensor}"
             raise DataError(words, f"it runs from {format_ns(begin)} to {format_ns(end)}")
-        found = onset_ns if onset_ns is not None else strongest_trigger(*record, trigger or TriggerConfig())
+        found = onset_ns if onset_ns is not None else strongest_trigger(record, trigger or TriggerConfig())
         onset = found if found is not None else (begin + end) // 2
         grown = list(_grown(record, onset, end, classifier))
         last = grown[-1]
@@ -83,7 +82,7 @@ def _grown(
     record: StationRecord, onset: int, end: int, classifier: Classifier
 ) -> Iterator[tuple[float, dict[str, float]]]:
     """Verdicts at the seconds at which a station would give them, as far as the record goes."""
-    there_s = min(FULL_S, max((end - onset) / NS, 0.1))
+    there_s = min(POST_ONSET_S, max((end - onset) / NS, 0.1))
     steps: Sequence[float] = [s for s in VerdictConfig().at_s if s < there_s]
     for seconds in (*steps, there_s):
         verdict = classifier.classify(prepare(record.rows, onset, seconds, classifier.preparation))
