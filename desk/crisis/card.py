@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from agent.dsp.hearing import STEP_NS
-from agent.sources.scenario import KINDS
-from agent.sources.simulator import Sent
+from agent.sources.simulator import KINDS, Sent
 from agent.types import NS, SLOW, parse_ns
 from desk.crisis.run import Facts
 

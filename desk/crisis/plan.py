@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.errors import TalusError, UsageError
 from agent.sources.records import read_records
-from agent.sources.scenario import Certain, Fault, FaultKind, Planned, Scenario, crisis, failure
+from agent.sources.simulator import Certain, Fault, FaultKind, Planned, Scenario, crisis, failure
 from agent.sources.synthesis import Array
 from agent.types import NS, parse_ns
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.config.broker import MqttSettings
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.deliver.delivery import Delivery
-from agent.health.hearing_memory import HearingMemory
+from agent.health.hearing import HearingMemory
 from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.payloads import Message
 from agent.service.assemble import build_line
