@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 OWNER, ANYONE = 0o600, 0o666
-"""Who may read the file; the user's mask applies."""
+"""Modes of a file for its owner alone and for everyone; the user's mask applies."""
 
 
 @contextlib.contextmanager

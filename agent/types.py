@@ -152,7 +152,7 @@ class BlockQuality:
 
     @property
     def trust(self) -> tuple[bool, int]:
-        """Orders clocks from the worst."""
+        """The rank of the clock, from the worst."""
         return not self.time_questionable, -1 if self.timing_percent is None else self.timing_percent
 
 
@@ -365,13 +365,13 @@ class Event:
     recorded_s: float | None = None
     """Seconds of data that the station had recorded up to the onset, since the agent started; None: not known."""
     coincidence: Coincidence | None = None
-    """Of an event of the site, or of a station that should have waited for others and could not."""
+    """Votes of the site's stations; also at a station that should have waited for others and could not."""
     evidence: Evidence | None = None
-    """Of an event that has ended: its record, if one is kept."""
+    """The record of an event that has ended, if one is kept."""
     late: bool = False
     """Whether the newest sample was older than ``policy.max_age_s`` when this revision was decided on."""
     swell: Swell | None = None
-    """Of a slow event."""
+    """How a slow event swelled."""
 
     @property
     def kind(self) -> EventKind:
@@ -438,7 +438,7 @@ class Alert:
 
     @property
     def id(self) -> str:
-        """The same from ``raise`` to ``retract``."""
+        """The identifier, which is the same from ``raise`` to ``retract``."""
         return self.event.id if self.about_rate is None else self.about_rate.id
 
     @property

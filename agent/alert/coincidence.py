@@ -125,7 +125,7 @@ class Blindness:
 
 
 def blindness(tunables: TunablesConfig) -> Blindness:
-    """As these settings have it."""
+    """The time for which these settings make a station blind."""
     at_s, least_s = tunables.verdict.at_s, tunables.trigger.min_duration_s
     return Blindness(next((s for s in at_s if s >= least_s), AFTER_NS / NS), tunables.trigger.lta_s)
 
@@ -283,7 +283,7 @@ class CoincidenceJudge:
         return max((heard.begun_ns for heard in self._sensors()), default=0)
 
     def _horizon_ns(self) -> int:
-        """Up to here every station that lives is decided."""
+        """The data time up to which every living station is decided."""
         oldest = self._foremost_ns() - self._lag_ns
         return min((heard.decided_ns for heard in self._sensors() if heard.decided_ns >= oldest), default=0)
 

@@ -39,7 +39,7 @@ class EvidenceStore:
     def __init__(self, folder: Path, max_mb: float) -> None:
         self._folder, self._max_bytes = folder, round(max_mb * 2**20)
         self._sizes: dict[Path, int] | None = None
-        """Of the files in the folder, the oldest first; read from the disk at the first use."""
+        """Sizes of the files in the folder, the oldest first; read from the disk at the first use."""
 
     def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Evidence | None:
         """Write the record of ``event``; None where there are no samples, or the disk or the format does not take

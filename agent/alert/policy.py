@@ -107,7 +107,7 @@ class _Raised:
 
 @dataclass(slots=True)
 class _Past:
-    """Of one place: the onsets of the events that met the rule, and the alerts that were not taken back."""
+    """What one place has had: onsets of events that met the rule, and alerts that were not taken back."""
 
     onsets: OrderedDict[EventKey, int] = field(default_factory=OrderedDict)
     alerts: OrderedDict[EventKey, _Raised] = field(default_factory=OrderedDict)
@@ -194,7 +194,7 @@ class Policy:
         return self._rates.consider(event)
 
     def decide(self, event: Event) -> Decision:
-        """As ``consider``, with the reason.
+        """Do as ``consider``, with the reason.
 
         An event whose first revisions were not seen is judged all the same: silence would be the greater error.
         """

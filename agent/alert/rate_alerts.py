@@ -77,7 +77,7 @@ class _Place:
 @dataclass(slots=True)
 class _Site:
     origin_s: float
-    """Of the axis, for events that do not say what was recorded before them."""
+    """Begin of the axis, for events that do not say what was recorded before them."""
     now_s: float = 0.0
     places: dict[str, _Place] = field(default_factory=dict)
 

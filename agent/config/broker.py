@@ -197,7 +197,7 @@ class MqttConfig(BrokerConfig):
         return SecretStr(found)
 
     def settings(self, client_id: str) -> MqttSettings:
-        """As the connection takes them, with the password read.
+        """The settings of a connection, with the password read.
 
         Raises:
             ConfigError: the password cannot be read.

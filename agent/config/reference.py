@@ -37,7 +37,7 @@ class Entry:
     default: str
     required: bool
     example: Any
-    """Of what is required: a value that would do."""
+    """A valid value of a required setting."""
     children: tuple[str, ...]
     """Names of the settings of a section; empty for a plain setting."""
 

@@ -30,7 +30,7 @@ from agent.reasons import Reason
 from agent.types import StationId
 
 IGNORE_S = 600.0
-"""Who sends more than can be held is not listened to for so long: what goes out matters more than what comes in."""
+"""How long a sender of more than can be held is ignored: what goes out matters more than what comes in."""
 SHORT_S = 60.0
 """An interruption below this does not begin anew the time for which the broker has been there."""
 LOSSES_S = 600.0

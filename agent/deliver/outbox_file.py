@@ -18,14 +18,14 @@ from agent.errors import DeliveryError
 from agent.messages.payloads import PACKET_OVERHEAD, Message, Priority
 
 VERSION = 4
-"""Of the layout of the tables."""
+"""Version of the layout of the tables."""
 TOO_LARGE = 0x95
 """MQTT 5: packet too large, the one refusal that another limit of the broker mends."""
 ROW_OVERHEAD = 200
 """Bytes a row costs beyond its payload: topic, key, columns, index entry."""
 
 CHOSEN = "IN (SELECT value FROM json_each(?))"
-"""Of a list in JSON."""
+"""Condition: the column is in a list given as JSON."""
 QUEUE = "id, waiting, priority, key, topic, expendable, expiry_s, put_ns, correlation, payload"
 _QUEUE = """
     id INTEGER PRIMARY KEY, waiting INTEGER NOT NULL, priority INTEGER NOT NULL, key TEXT NOT NULL, topic TEXT NOT NULL,

@@ -15,17 +15,17 @@ from agent.deliver.sender import Refusal
 from agent.reasons import Reason
 
 WAIT_S = 60.0
-"""A message may wait so long while the broker is there, and the broker may be there so long with messages waiting."""
+"""How long messages may wait while the broker is connected."""
 GRACE_S = 10.0
-"""A broker that has accepted a connection may take so long to acknowledge the first message."""
+"""How long a broker may take to acknowledge the first message of a connection."""
 LOSS_S = 86_400.0
-"""A loss that nobody can undo is a reason for so long."""
+"""How long a loss is reported."""
 UNHEARD_S = 3600.0
-"""So long is an alert without a subscriber a reason."""
+"""How long an alert without a subscriber is reported."""
 UNSTABLE = 5
-"""So many connections lost in ten minutes are a reason."""
+"""Connections lost in ten minutes from which on they are reported."""
 FULL_SHARE = 0.9
-"""Of the size of the outbox: beyond it the next messages may push out the oldest."""
+"""Share of the outbox's size from which on it counts as full: soon the newest messages push out the oldest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ _SUSPECT_AFTER = 2
 
 _BLOCKING_AFTER = 5
 _EXERCISE = b'"exercise":true'
-"""In a payload: nobody is to be woken, so that nobody need subscribe. Quotes in free text are escaped."""
+"""Marks the payload of an exercise, to which nobody need subscribe. Quotes in free text are escaped."""
 _BLOCKING_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
 _TICK_S = 1.0
 LINGER_S = 5.0
@@ -50,7 +50,7 @@ LINGER_S = 5.0
 LINGER_MESSAGES = 256
 """The most that lingers: while a backlog is drained, the time is shorter."""
 MOST_REPEATS = 3
-"""So often an acknowledged message is sent again: a broker may crash because of it."""
+"""Most times that an acknowledged message is sent again: a broker may crash because of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Refusals:
             self._topics.pop(topic, None)
 
     def all(self) -> tuple[Refusal, ...]:
-        """As of now, in the order of the first refusal."""
+        """The refused topics, in the order of the first refusal."""
         with self._lock:
             return tuple(self._topics.values())
 
@@ -105,7 +105,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """In flight: a message of the outbox, or a retained or urgent one (no entry)."""
+    """A message in flight: one of the outbox, or a retained or urgent one (no entry)."""
 
     message: Message
     entry: Entry | None
@@ -310,7 +310,7 @@ class Sender:
             self._retained.again(name)
 
     def _delete_acknowledged(self, kept: int = LINGER_MESSAGES) -> None:
-        """Of what was acknowledged, the newest ``kept`` stay, as long as they are young."""
+        """Delete what was acknowledged; the newest ``kept`` stay as long as they are young."""
         surplus, old = len(self._acknowledged) - kept, time.monotonic() - LINGER_S
         due = [row_id for n, (row_id, at) in enumerate(self._acknowledged) if n < surplus or at <= old]
         if not due:

@@ -104,7 +104,7 @@ class Retained:
             self._stale.add(topic)
 
     def fetch(self, limit: int, skip: Collection[str] = ()) -> list[Message]:
-        """Up to ``limit`` values that are to be published; they count as published."""
+        """Hand out up to ``limit`` values that are to be published; they count as published."""
         with self._lock:
             topics = [topic for topic in self._messages if topic in self._stale and topic not in skip][:limit]
             self._stale.difference_update(topics)
@@ -143,7 +143,7 @@ class BatchSink(ABC):
         self._cursor = cursor
         self._retained, self._unstored = Retained(cursor), UnstoredAlerts()
         self._written: list[int] = []
-        """Of the outbox: written, and not deleted there yet."""
+        """Rows of the outbox that are written, and not deleted there yet."""
         self._wake, self._stopping, self._stop_at = threading.Event(), threading.Event(), 0.0
         self._error: str | None = None
         self._throttled = ThrottledLog(_log.warning)

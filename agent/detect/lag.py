@@ -31,7 +31,7 @@ BACKLOG_S = 60.0
 SPAN_S = 600.0
 """Smallest lags are taken over so long; a doubt lasts as long after what gave rise to it."""
 REMEMBERED = 144
-"""So many spans are compared: a day. After that, the way is taken to be longer."""
+"""Spans that are compared: a day. After that, the way is taken to be longer."""
 SET_BACK_S = 60.0
 """A channel whose known samples are still in the future, so long after the newest of them came, was set back."""
 MAX_CHANNELS = 1024
@@ -46,7 +46,7 @@ class _Channel:
     forward_until: float = 0.0
     doubt: str = ""
     end_ns: int = 0
-    """Up to when there are samples ..."""
+    """The end of the samples ..."""
     grown_s: float = 0.0
     """... and when the newest of them came (monotonic)."""
 

@@ -55,7 +55,7 @@ LOST = "the agent was restarted, and what followed of this event is not to be ha
 MAX_HELD = 24_576
 """Packets; seven minutes of 64 channels at a packet a second. Beyond it the oldest are acknowledged all the same."""
 MAX_HELD_S = 900.0
-"""So long a packet is held at most, such as the last ones of a station that has fallen silent."""
+"""Longest that a packet is held, such as the last ones of a station that has fallen silent."""
 MAX_KEPT = 28_672
 """Packets kept while the disk refuses messages, when none is acknowledged. Beyond it the oldest are forgotten: newer
 ones of their channel stand for them later."""

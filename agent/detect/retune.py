@@ -112,7 +112,7 @@ class RetuneTransition:
         return [self._named(change) for change in changes]
 
     def _over(self, running_ns: int) -> TriggerOff:
-        """By the new settings the trigger has ended, or would never have begun."""
+        """The end of a trigger that by the new settings has ended, or would never have begun."""
         ends = [span.off for span in self._past if span.off is not None and span.off.off_ns >= running_ns]
         if not ends:
             return TriggerOff(self._station, running_ns, self._switch_ns, 0.0)

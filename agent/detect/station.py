@@ -55,7 +55,7 @@ _LEAST_MEASURED_NS = NS
 _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
 INSPECTED_NS = 10 * NS
-"""So much of the raw samples is looked at, now and then."""
+"""Seconds of raw samples that are inspected, now and then."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -443,7 +443,7 @@ class Station:
 
 
 def _settled_ns(trigger: TriggerConfig) -> int:
-    """In ten times its length the long-term average has forgotten how it began to a part in twenty thousand."""
+    """The time after which the long-term average has forgotten how it began, to a part in twenty thousand."""
     return round((10 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
 
 

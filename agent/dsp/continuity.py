@@ -22,7 +22,7 @@ LARGEST = 1e18
 """No recorder counts higher; a larger float is a broken one, as NaN is, and its square would leave the number range."""
 
 _TRUSTED = 3
-"""So many packets in a row from a time that was never heard mean that the clock was set back."""
+"""Packets in a row from a time before all others, after which the clock counts as set back."""
 _REMEMBERED_GAPS = 32
 _ALIKE, _ALIKE_LEAST = 16, 4
 """Samples compared to find what of a packet is known, and so many at least: a few may be alike by chance."""
@@ -101,7 +101,7 @@ class _Channel:
         return False
 
     def confirms_all(self, number: int, stamps: tuple[tuple[int, int], ...]) -> bool:
-        """The same for all records that begin in a block, whose first sample has this number."""
+        """Do the same for all records that begin in a block, whose first sample has this number."""
         if not stamps:
             return True
         if not self.timeline.confirms_all(number, stamps):

@@ -38,7 +38,7 @@ _ASTRAY = 8
 _EXACT_NS = 1000
 """Times this close to where the grid has them are on it."""
 _DECIMALS = 6
-"""Of the ratios that are reported: what follows is rounding, which differs between packets and files."""
+"""Digits of the reported ratios: what follows is rounding, which differs between packets and files."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
 
@@ -55,7 +55,7 @@ class Detector:
         self._trigger = trigger
         self._grid: _Grid | None = None
         self.rsam = Rsam()
-        """Of the vertical component."""
+        """RSAM of the vertical component."""
         self.hearing = Hearing(trigger)
         """What it could have heard."""
         self.warm_up_s: float | None = None
@@ -127,7 +127,7 @@ class _Grid:
         self.next = 0
         """Number of the first undecided sample."""
         self.decided_ns = block.start_ns
-        """Its time, as it was at the last decision: a grid that follows a clock takes nothing decided back."""
+        """The time of the last decision: a grid that follows a clock does not revise it."""
         self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
         """The ratio."""
         self._judged = -1

@@ -183,7 +183,7 @@ class Hearing:
         self._steps: deque[Step] = deque(maxlen=HOUR)
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
         self._levels: dict[str, deque[_Level]] = {}
-        """By component, from the one that reaches into the step that is not complete."""
+        """Levels by component, from the one that reaches into the incomplete step."""
         self._alive: deque[_Alive] = deque()
         """Changes since the end of the last step, the first of them before it."""
         self._on: deque[_Trigger] = deque()

@@ -28,7 +28,7 @@ Flaw: TypeAlias = tuple[Fault, str]
 """What is wrong, and the code of the component with which it is."""
 
 _LEAST_CHANGES = 20
-"""So often must the samples of two components change for their equality to be no chance."""
+"""Changes of the samples of two components from which on their equality is no chance."""
 _LEAST_SPAN = 64
 """Peak to peak, in counts, below which rounding itself makes flat tops."""
 _LEAST_TOP = 8

@@ -33,7 +33,7 @@ _HELD = 0.25
 """Share of the loudest step's power: 6 dB."""
 _TINY = 1e-12
 MOST_MINUTES = 30
-"""Of the envelope that is kept."""
+"""Minutes of the envelope that are kept."""
 
 
 @dataclass(frozen=True, slots=True)

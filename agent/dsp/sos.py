@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 CHUNK = 100
 """Samples a matrix spans: a one-second packet at 100 Hz is then one product; larger matrices leave the L2 cache."""
 LONG_CHUNK = 50
-"""The same for long packets, where calls cost less and arithmetic more."""
+"""Samples of a chunk for long packets, where calls cost less and arithmetic more."""
 GROUP = 16
 """Chunks of a long packet whose states are found with one product, and groups of chunks likewise."""
 LONG = 4000

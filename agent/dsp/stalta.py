@@ -169,7 +169,7 @@ class RecursiveStaLta:
             self._absorb(self._waiting[:waits])
 
     def _absorb(self, energy: Array) -> None:
-        """Up to a chunk of energies, into the averages alone."""
+        """Add up to a chunk of energies to the averages, without ratios."""
         n = len(energy)
         sta, lta = self.averages
         sta_decay, lta_decay = self._decay[:, n - 1].tolist()
@@ -178,7 +178,7 @@ class RecursiveStaLta:
         self._write_down(n, lta * lta_decay + lta_added)
 
     def _absorb_chunks(self, energy: Array) -> None:
-        """The same for whole chunks, by the same product stacked."""
+        """Do the same for whole chunks, by the same product stacked."""
         added = np.matmul(self._remains, energy.reshape(-1, self._chunk, 1))[:, :, 0].tolist()
         sta, lta = self.averages
         sta_decay, lta_decay = self._whole_decay
@@ -197,7 +197,7 @@ class RecursiveStaLta:
         self._before, self._known = lta, 0
 
     def _write_down_chunks(self, after: list[float]) -> None:
-        """The same after each of several whole chunks."""
+        """Compute the same after each of several whole chunks."""
         if self.levels is None:
             return
         self._write_down(self._chunk, after[0])

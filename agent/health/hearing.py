@@ -106,7 +106,7 @@ def problems(station: StationId, figures: Figures, limit_counts: float | None = 
 
 
 def _is_deaf(figures: Figures) -> bool:
-    """In the first minutes a short gap is a large share, and no reason yet."""
+    """Whether the sensor counts as deaf. In the first minutes a short gap is a large share, and no reason yet."""
     armed = figures.armed_10min
     return armed is not None and armed < LEAST_ARMED and (figures.unarmed_s > MOST_UNARMED_S or armed < 0.5)
 

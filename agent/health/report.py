@@ -128,7 +128,7 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who speaks: the station of the topics, and this run of the agent."""
+    """The station of the topics, and this run of the agent."""
 
     station: StationId
     boot_id: str
@@ -390,7 +390,7 @@ def _ill(stream: StreamHealth) -> tuple[float, ...]:
 
 
 def _first(reasons: list[Reason]) -> list[ReasonPart]:
-    """As many as the message holds."""
+    """The reasons that fit into the message."""
     if len(reasons) > MAX_REASONS:
         rest = Reason("more", f"and {len(reasons) - MAX_REASONS + 1} more")
         reasons = [*reasons[: MAX_REASONS - 1], rest]

@@ -41,7 +41,7 @@ from agent.types import NS, format_ns, parse_ns
 FILE = "status.json"
 MAX_BYTES = 1_000_000
 STALE_FACTOR = 3.0
-"""So many intervals without a word, and something is wrong."""
+"""Intervals without an update after which something is wrong."""
 _GRACE_S = 5.0
 Verdict: TypeAlias = Literal["ok", "starting", "degraded", "silent", "gone", "stopped"]
 """``starting``: it does not listen yet, which is no fault;
@@ -171,7 +171,7 @@ def status_message(
     last_event: EventMessage | None = None,
     stopped: bool,
 ) -> StatusMessage:
-    """As of now."""
+    """The state as of now."""
     return StatusMessage(
         written=format_ns(time.time_ns()),
         interval_s=interval_s,

@@ -120,7 +120,7 @@ class StepWatch:
         self._base_ns = time.time_ns() - time.monotonic_ns()
 
     def step_s(self) -> float | None:
-        """By how much the clock was set since the last call, seconds; None if it was not."""
+        """Seconds by which the clock was set since the last call; None if it was not."""
         base_ns = time.time_ns() - time.monotonic_ns()
         step_ns = base_ns - self._base_ns
         self._base_ns = base_ns

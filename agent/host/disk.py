@@ -1,4 +1,4 @@
-"""A disk that takes nothing: read-only, full or failing. What is on it can still be read."""
+"""A disk that refuses to be written: read-only, full or failing. What is on it can still be read."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Classifier(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of its manifest."""
+        """SHA-256 of its manifest."""
 
     @property
     def backend(self) -> str:

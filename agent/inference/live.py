@@ -44,7 +44,7 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """Of the windows answered by both, those with the same answer."""
+        """Share of the same answers among the windows answered by both."""
         return self.same / self.windows if self.windows else 0.0
 
 
@@ -71,7 +71,7 @@ class Shadow:
             self._passed_over += 1
 
     def agreement(self) -> Agreement:
-        """So far."""
+        """The agreement so far."""
         seconds = tuple(self._seconds)
         return Agreement(
             self._windows,
@@ -117,14 +117,14 @@ class Timed:
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
 
     def classify(self, window: Window) -> Classification:
-        """As ``Classifier.classify``; a verdict that fails is not counted."""
+        """See ``Classifier.classify``; a verdict that fails is not counted."""
         began = time.perf_counter()
         verdict = self._classifier.classify(window)
         self._seconds.append(time.perf_counter() - began)
         return verdict
 
     def median_ms(self) -> float | None:
-        """Of the newest verdicts, milliseconds; None before the first."""
+        """Median time of the newest verdicts, milliseconds; None before the first."""
         seconds = tuple(self._seconds.copy())
         return round(1000 * median(seconds), 3) if seconds else None
 
@@ -159,7 +159,7 @@ class LiveClassifier:
         return self.active.precision
 
     def classify(self, window: Window) -> Classification:
-        """As ``Classifier.classify``."""
+        """See ``Classifier.classify``."""
         active = self.active
         try:
             verdict = active.classify(window)

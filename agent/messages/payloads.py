@@ -85,7 +85,7 @@ _HANDED = b'"handed":null'
 
 
 PIECE_BYTES = 32 * 1024
-"""Of a record in one message."""
+"""Bytes of a record in one message."""
 MAX_EVIDENCE = 4 << 20
 """Largest record that is sent."""
 
@@ -127,7 +127,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Who says it and when.
+    """The sender and the times of a message.
 
     ``boot_id`` names this run of the agent (8 to 32 hex digits), ``seq`` counts its messages. ``received_ns`` is when
     the newest sample behind the message came in, ``decided_ns`` when the verdict was reached, both by the agent's own

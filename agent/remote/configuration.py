@@ -82,7 +82,7 @@ class _Trial:
     silent_before: frozenset[str]
     link_down_since: float | None = None
     comparison: Iterator[Known] | None = None
-    """Of recorded events under the old and the new settings; None when it is through."""
+    """The comparison of recorded events under the old and the new settings; None when it is done."""
     known: Known = field(default_factory=Known)
 
 
@@ -122,7 +122,7 @@ class RemoteConfig:
 
     @property
     def revision(self) -> int | None:
-        """Of the envelope that is active, None where only the file is."""
+        """Revision of the active order, None where only the file is active."""
         order = self._active()
         return None if order is None else order.revision
 

@@ -27,7 +27,7 @@ _SUFFIX = ".part"
 
 
 class Download:
-    """Not safe for several threads at once: one owns it."""
+    """One bundle on its way. Not safe for several threads at once: one owns it."""
 
     def __init__(self, folder: Path, order: ModelOrder) -> None:
         """Takes up what is in ``folder`` already, and removes what remains of other downloads there.

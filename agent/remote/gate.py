@@ -48,7 +48,7 @@ from agent.types import NS, StationId, format_ns, parse_ns
 SCHEMA = "talus/envelope/1"
 MAX_BYTES = 64 * 1024
 MAX_BODY_BYTES = 48_000
-"""In base64, and with what is around it, it fits ``MAX_BYTES``."""
+"""Largest body: in base64, with what is around it, it fits ``MAX_BYTES``."""
 EVERY_STATION = "*"
 MAX_STATIONS = 256
 MAX_AHEAD_S = 3600.0

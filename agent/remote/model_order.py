@@ -53,7 +53,7 @@ class ModelOrder(BaseModel):
 
     @property
     def title(self) -> str:
-        """As the model is named in events."""
+        """The model's name, as events have it."""
         return f"{self.name} {self.version}"
 
     def span(self, index: int) -> tuple[int, int]:

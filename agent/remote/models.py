@@ -43,7 +43,7 @@ FETCH_AGAIN_S = 60.0
 """Between two attempts at the order's address; after one that brought something, ``FETCH_ON_S``."""
 FETCH_ON_S = 2.0
 MOST_BEGUN = 3
-"""So often a candidate is tried of which the agent died, or during which the power failed."""
+"""Attempts for a candidate during which the agent died or the power failed."""
 TICK_S = 0.5
 _QUEUE = 64
 _RESERVED = 16

@@ -50,7 +50,7 @@ class Chosen(BaseModel):
 
 
 class ModelSlots:
-    """Not safe for several threads at once."""
+    """The models of a state folder. Not safe for several threads at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -61,7 +61,7 @@ _LISTEN_NS = 10 * NS
 _STEP_NS = 60 * NS
 """A longer step of the newest sample is a gap, and no data."""
 RECORDS = 20
-"""So many are tried, the newest."""
+"""Records that are tried, the newest."""
 EARLY_NS = 3 * NS
 LATE_NS = 10 * NS
 """An event is found again when a trigger begins this close to its onset: with another threshold it begins a little
@@ -75,7 +75,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sanity:
-    """Of the trial so far: ``harm`` in words, if any was done, and in one; ``data_s``: seconds of data of the station
+    """The trial so far: ``harm`` in words, if any was done, and in one; ``data_s``: seconds of data of the station
     with most."""
 
     harm: str | None = None
@@ -95,7 +95,7 @@ class _Site:
     events: int = 0
     begun_ns: int = 0
     listened_ns: int = 0
-    """Up to when it was looked at what could be heard."""
+    """The end of what was checked for hearing."""
     armed_before: float = 1.0
     least_before: float | None = None
     """What the settings before the trial ask of an event."""
@@ -197,7 +197,7 @@ class Known:
 
     @property
     def share(self) -> float:
-        """Of the events that are lost."""
+        """Share of the events that are lost."""
         return len(self.lost) / self.events if self.events else 0.0
 
 

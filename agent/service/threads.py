@@ -82,7 +82,7 @@ class Stage:
 
 
 class _Wake:
-    """In the queue, for a thread that has other work."""
+    """An item in the queue that only wakes the thread: it has other work."""
 
 
 _WAKE = _Wake()

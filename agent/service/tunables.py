@@ -64,17 +64,17 @@ class Tunables:
 
     @property
     def control(self) -> ControlConfig:
-        """Who may change what, as the file has it now."""
+        """The settings of remote changes, as the file has them now."""
         return self._config.control
 
     @property
     def revision(self) -> int | None:
-        """Of the envelope that is active, None where the file is."""
+        """Revision of the active order, None where the file is active."""
         return self._remote.revision if self._remote else None
 
     @property
     def sha256(self) -> str:
-        """Of the whole configuration, as it is active."""
+        """SHA-256 of the whole active configuration."""
         return digest(self._config.model_copy(update={"tunables": self.effective}))
 
     def reasons(self) -> list[Reason]:

@@ -35,7 +35,7 @@ _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
 _PEEK_BYTES = (8 << 10, 64 << 10)
 """End of a file in which its newest record is looked for: mostly the first is enough."""
 _LATER = 100
-"""So many files that were not written lately are looked at between two looks for new data."""
+"""Files not written lately that are looked at between two looks for new data."""
 
 _Key: TypeAlias = tuple[bytes, Path]
 _Entry: TypeAlias = tuple[int, int, SampleBlock, "_Tail"]

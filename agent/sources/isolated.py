@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMATS = frozenset({"DMX", "GSE1", "GSE2"})
 
 SAFE_HEADERS = frozenset({"GSE1", "GSE2"})
-"""Of these only the samples are dangerous; their headers may be read without a child."""
+"""Formats of which only the samples are dangerous; their headers may be read without a child."""
 
 _MEMORY_BYTES = 2 << 30
 _CPU_S = 10

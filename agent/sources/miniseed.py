@@ -22,7 +22,7 @@ from agent.sources.recording import cut
 from agent.types import MAX_BLOCK_S, BlockQuality, SampleBlock, Samples, StreamId
 
 MAX_CHANNELS = 4096
-"""So many channels are remembered; damaged headers could name any number of them."""
+"""Most channels that are remembered; damaged headers could name any number of them."""
 
 _QUESTIONABLE, _LOCKED = 0x02, 0x04
 """miniSEED 3 flags; the decoder maps those of miniSEED 2 to them."""

@@ -59,7 +59,7 @@ class Positions:
             ) from None
 
     def _in_memory(self) -> sqlite3.Connection:
-        """On a disk that takes nothing: the positions that it shows, kept in memory from now on."""
+        """The positions of a read-only disk, kept in memory from now on."""
         db = sqlite3.connect(":memory:", isolation_level=None)
         with readable_copy(self._path) as copy:
             if copy is not None:

@@ -75,7 +75,7 @@ class Datagram:
 
 
 class MalformedError(ValueError):
-    """Not such a datagram; the text is the reason in words."""
+    """A datagram that is refused; the text is the reason."""
 
 
 def parse(data: bytes) -> Datagram:
@@ -165,7 +165,7 @@ class Receiver:
         }
 
     def problems(self) -> list[str]:
-        """Who is silent now."""
+        """The senders that are silent now."""
         return [f"nothing usable from {s.sender.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
 
     def take(self, data: bytes, address: str, now_s: float) -> Iterator[SampleBlock]:

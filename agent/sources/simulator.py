@@ -78,7 +78,7 @@ class Fault:
 
 
 def steady(per_hour: Mapping[str, float]) -> Rates:
-    """The same rates at all times."""
+    """Rates that are the same at all times."""
     return lambda at_s: per_hour
 
 

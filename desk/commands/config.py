@@ -104,7 +104,7 @@ def _keygen(args: argparse.Namespace) -> int:
     from desk.push.signing import SigningKey
 
     if not 1 <= len(args.name) <= NAME_LIMIT:
-        raise UsageError(f"--name {args.name!r} makes no sense", f"give 1 to {NAME_LIMIT} letters, such as ops")
+        raise UsageError(f"--name must have 1 to {NAME_LIMIT} letters, not {args.name!r}", "give a name such as ops")
     key = SigningKey.create(args.file).trusted(args.name)
     print(f"control:\n  keys:\n    - {{name: {json.dumps(key.name)}, public: {json.dumps(key.public)}}}")
     print(f"talus config: {args.file} is the private key: keep it off the station, and a copy safe", file=sys.stderr)
@@ -120,14 +120,14 @@ def _sign(args: argparse.Namespace) -> int:
 
     stations = tuple(name if name == EVERY_STATION else station_named(name).short for name in args.station)
     if args.revision is not None and args.revision < 1:
-        raise UsageError(f"--revision {args.revision} makes no sense", "give a whole number from 1 on")
+        raise UsageError(f"--revision must be positive, not {args.revision}", "give a whole number from 1 on")
     config, content, after = _change(args)
     for doubt in doubts(config.tunables if config else TunablesConfig(), after):
         print(f"talus config: warning: {doubt}", file=sys.stderr)
     if args.dry_run:
         print(_table(_rehearse(args.dry_run, config, after), _known(args.dry_run, config, after)), file=sys.stderr)
     if not 0 < args.valid <= 3650:
-        raise UsageError(f"--valid {args.valid:g} makes no sense", "give days, more than 0 and at most 3650")
+        raise UsageError(f"--valid must be positive, and at most 3650 days, not {args.valid:g}", "give days, such as 7")
     now_ns = time.time_ns()
     revision = now_ns // NS if args.revision is None else args.revision
     expires_ns = now_ns + round(args.valid * 86_400) * NS

@@ -249,13 +249,15 @@ def _check(args: argparse.Namespace) -> None:
     if not crisis and (args.json or args.records):
         raise UsageError("--json and --records are for --scenario crisis")
     if not 0 < args.hours <= 1000:
-        raise UsageError(f"--hours {args.hours:g} makes no sense", "give more than 0 and at most 1000")
+        raise UsageError(f"--hours must be positive, and at most 1000, not {args.hours:g}", "give hours, such as 1")
     if not 0 <= args.speed < float("inf"):
-        raise UsageError(f"--speed {args.speed:g} makes no sense", "give 0 (as fast as it goes), 1 (real time) or N")
+        raise UsageError(
+            f"--speed must not be negative, nor {args.speed:g}", "give 0 (as fast as it goes), 1 (real time) or N"
+        )
     if args.stations is not None and not 1 <= args.stations <= 64:
-        raise UsageError(f"--stations {args.stations} makes no sense", "give 1 to 64")
+        raise UsageError(f"--stations must be from 1 to 64, not {args.stations}", "give a number such as 3")
     if not 0 <= args.seed < 2**32:
-        raise UsageError(f"--seed {args.seed} makes no sense", "give 0 to 4294967295")
+        raise UsageError(f"--seed must be from 0 to 4294967295, not {args.seed}", "give a number such as 1")
     if args.start:
         check_time("--start", args.start)
 

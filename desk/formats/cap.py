@@ -62,7 +62,7 @@ class CapOptions:
                 f"{self.sender!r} cannot be a CAP sender", "no blanks, commas, '<' or '&'; such as slope@example.org"
             )
         if not 0 <= self.radius_km < 20_000:
-            raise UsageError(f"a radius of {self.radius_km:g} km makes no sense", "give 0 to 20000")
+            raise UsageError(f"the radius must be from 0 to 20000 km, not {self.radius_km:g}", "such as 5")
 
 
 @dataclass(frozen=True, slots=True)

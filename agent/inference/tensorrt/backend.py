@@ -42,7 +42,7 @@ class TensorRtBackend:
         self._open = True
 
     def logits(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As ``Backend.logits``."""
+        """See ``Backend.logits``."""
         if not self._open:
             raise BackendError("TensorRT's process has ended", HINT)
         try:

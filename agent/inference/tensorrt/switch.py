@@ -36,7 +36,7 @@ class BackendStatus:
         )
 
     def reason(self) -> str:
-        """In words, for the station's state."""
+        """The status in words, for the station's state."""
         waits = [f"{self.backend} serves while TensorRT is made ready"] if self.activity else []
         return "; ".join((*self.reasons, *waits))
 
@@ -75,7 +75,7 @@ class SwitchingClassifier:
             return BackendStatus(self._active.backend, self._active.precision, self._reasons, self._activity)
 
     def classify(self, window: Window) -> Classification:
-        """As ``Classifier.classify``."""
+        """See ``Classifier.classify``."""
         if self._next is not None:
             self._switch()
         active = self._active

@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def version(self) -> int:
-        """Of the protocol: 3 or 4."""
+        """Version of the protocol: 3 or 4."""
         return self._frames.version
 
     @property
@@ -161,7 +161,10 @@ class Connection:
                     raise SilentError(f"{self.address} did not answer INFO {item}", "the server may be overloaded")
                 continue
             if packet.form == "E":
-                raise RefusedError(f"{self.address} refused INFO {item}", "the server does not tell; that can be borne")
+                raise RefusedError(
+                    f"{self.address} refused INFO {item}",
+                    "the server does not list what it holds; reception goes on without",
+                )
             answer += log_text(packet.payload) if packet.form == "X" else packet.payload
             if packet.last:
                 return bytes(answer)

@@ -50,7 +50,7 @@ class Packet:
     form: str
     payload: bytes
     last: bool = True
-    """Of an answer in several packets: whether this is the last of them."""
+    """Whether this is the last packet of an answer."""
 
 
 class Frames:
@@ -58,7 +58,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.version = 3
-        """Of the protocol, once it is settled."""
+        """Version of the protocol, once it is agreed."""
         self.skipped_bytes = 0
         """Bytes between packets that belonged to none."""
         self._data = bytearray()

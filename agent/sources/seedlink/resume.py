@@ -32,15 +32,15 @@ from agent.types import NS, SampleBlock
 
 _SCHEMA: Literal["talus/seedlink-state/3"] = "talus/seedlink-state/3"
 MAX_STATIONS = 4096
-"""Of one server. A pattern may fit more of them; those beyond begin with what comes next."""
+"""Most stations of one server. A pattern may fit more of them; those beyond begin with what comes next."""
 MAX_CHANNELS = 64
-"""Of one station. Damaged headers could name any number of them."""
+"""Most channels of one station. Damaged headers could name any number of them."""
 TOGETHER_CHANGES = 20
 """From one station's packet to another's, always with a higher number: then the server numbers all of them together."""
 MARGIN_S = 1
 """Asked for by time, a station is asked for from so much before the earliest end of its channels."""
 UNKNOWN_CHANNELS_S = 10
-"""The same where only the start of its last packet is known: channels of a station do not end together."""
+"""Margin where only the start of its last packet is known: channels of a station do not end together."""
 RECENT_NS = 600 * NS
 """A channel that is further behind the newest of its station is not waited for: it has fallen silent."""
 _FUTURE_NS = 86_400 * NS
@@ -69,7 +69,7 @@ class Reached:
     ends: Mapping[str, TimeNs] = field(default_factory=dict)
 
     def then(self, packet: _Packet) -> Reached:
-        """The same one packet later."""
+        """The position one packet later."""
         name = packet.channel
         if not name or (name not in self.ends and len(self.ends) >= MAX_CHANNELS):
             return Reached(packet.position, self.ends)
@@ -160,7 +160,7 @@ class Progress:
         self._lock, self._file_lock = threading.Lock(), threading.Lock()
         self._flight: InFlight[str, _Packet] = InFlight(owner, self._reach)
         self._received: dict[str, Reached] = {}
-        """In memory: the last packet of each station, which may be in flight."""
+        """The last packet of each station, which may be in flight; in memory only."""
         self._done: dict[str, Reached] = {}
         """On disk: up to here all is done with."""
         self._numbering = Numbering()

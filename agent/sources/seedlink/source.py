@@ -46,7 +46,7 @@ LONGEST_S = 3600.0
 RECORDS_MISSED = 3
 """A channel of long records is not silent before so many of them are missing."""
 MAX_CHANNELS = 4096
-"""So many are watched."""
+"""Most channels that are watched."""
 DATA_S = 20.0
 """How long samples are waited for: a record of 512 bytes at 100 Hz takes some five seconds to fill."""
 _NO_HINT = "is it a SeedLink server? The service tries again by itself"
@@ -157,7 +157,7 @@ class _Link:
         self._numbered: dict[str, Reached] = {}
         """Stations that were asked for by number, as they were left."""
         self._expected: dict[str, int] = {}
-        """By channel, the time at which its first new packet should begin."""
+        """The time at which the first new packet of each channel should begin."""
         self._silent: set[str] = set()
         """Stations that were asked for from where they were left and have sent nothing yet."""
         self._looked_at = self._saved_at = time.monotonic()
@@ -429,7 +429,7 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """Of life: when new samples came (monotonic), how many seconds of them, and up to when."""
+    """The newest samples of a channel: when they came (monotonic), how many seconds, and up to when."""
 
     at: float
     span_s: float
@@ -437,7 +437,7 @@ class _Sign:
 
 
 class Liveness:
-    """Of one server. Its thread tells and asks; any thread may ask for ``unheard``.
+    """The channels of one server. Its thread tells and asks; any thread may ask for ``unheard``.
 
     Args:
         stalled_s: how long a channel may be silent.
@@ -446,7 +446,7 @@ class Liveness:
     def __init__(self, stalled_s: float) -> None:
         self._stalled_s = stalled_s
         self._signs: dict[str, _Sign] = {}
-        """By station (``NET_STA``) and by channel (``NET.STA.LOC.CHA``)."""
+        """The newest samples by station (``NET_STA``) and by channel (``NET.STA.LOC.CHA``)."""
         self._backoff = Backoff[str](stalled_s, LONGEST_S)
         self._requests: Sequence[SeedLinkStationConfig] = ()
         self._asked_at = time.monotonic()

@@ -123,8 +123,8 @@ def earthquake(rng: np.random.Generator, distance_km: Range = (1, 220)) -> Motio
 
 
 def _sheared(rng: np.random.Generator, medium: Medium, corner: float, distance: float, depth: float) -> Radiation:
-    """Of a double couple: S stronger by the third power of the ratio of speeds; near the surface P gains from S by
-    conversion. P has the higher corner (Madariaga 1976)."""
+    """The radiation of a double couple: S stronger by the third power of the ratio of speeds; near the surface P gains
+    from S by conversion. P has the higher corner (Madariaga 1976)."""
     p, sv, sh = double_couple(rng, np.pi - np.arctan2(distance, depth))
     s = (medium.vp_km_s / medium.vs_km_s) ** 3 * log_uniform(rng, 0.3, 1.0)
     return Radiation(p, s * sv, s * sh, P_RMS, s * S_RMS, rng.uniform(1.2, 1.8) * corner, corner)
@@ -303,4 +303,4 @@ KINDS: Mapping[str, tuple[tuple[str, Callable[[np.random.Generator], Motion], fl
         ),
     }
 )
-"""By label: subtype, what makes it, and its share of the label."""
+"""The subtypes of each label: name, what makes it, and its share of the label."""

@@ -46,7 +46,7 @@ class Medium:
 
 
 def crust(rng: np.random.Generator) -> Medium:
-    """Of local and regional events."""
+    """A medium for local and regional events."""
     vp = rng.uniform(5.2, 6.4)
     return Medium(
         vp_km_s=vp,
@@ -63,7 +63,7 @@ def crust(rng: np.random.Generator) -> Medium:
 
 
 def slope(rng: np.random.Generator) -> Medium:
-    """Of the loosened upper hundreds of metres of a slope."""
+    """The medium of the loosened upper hundreds of metres of a slope."""
     vp = rng.uniform(1.2, 3.5)
     return Medium(
         vp_km_s=vp,
