@@ -18,11 +18,12 @@ from pydantic import Field
 from agent.config.explain import validate
 from agent.config.file import Config, ConfigFileError, Problem, TunablesConfig, check, digest, load
 from agent.config.policy import SIZE_STEPS, RulesConfig
-from agent.config.reference import catalogue, rewrite
+from agent.config.reference import catalogue
 from agent.config.section import Section
 from agent.config.stations import stations_of
 from agent.errors import ConfigError
 from agent.types import LABELS
+from demo.pages import rewrite
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.name != "desk.yaml")
@@ -566,7 +567,7 @@ def test_alternatives_of_a_section_keep_their_own_paths() -> None:
 
 def test_the_reference_is_the_models() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
-    assert rewrite(page) == page, "run: python -m agent.config.reference docs/configuration.md"
+    assert rewrite(page) == page, "run: python -m demo.pages docs"
 
 
 def test_the_smallest_file_of_the_documentation_works() -> None:

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +22,6 @@ from schema_support import values
 
 from agent.errors import DataError
 from agent.health.home_assistant import announcements
-from agent.messages import asyncapi
 from agent.messages.payloads import (
     Message,
     Priority,
@@ -77,6 +74,7 @@ from agent.types import (
     event_id,
     format_ns,
 )
+from demo import pages
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOMENT = format_ns(ONSET_NS)
@@ -365,14 +363,14 @@ def test_a_label_that_is_not_ours_is_refused_when_built() -> None:
         event_message(odd, stamp())
 
 
-ANY = {name.removesuffix(".json"): values(found) for name, found in asyncapi.schemas().items()}
+ANY = {name.removesuffix(".json"): values(found) for name, found in pages.schemas().items()}
 
 
 @pytest.mark.parametrize("model", dict.fromkeys(MODELS.values()), ids=lambda model: model.__name__)
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
 def test_whatever_the_published_schema_allows_is_read_and_given_back(model: type[Payload], data: st.DataObject) -> None:
-    name = asyncapi.schema_name(model)
+    name = pages.schema_name(model)
     body = data.draw(ANY[name])
     schema(name).validate(body)
     given_back = json.loads(parse(model, json.dumps(body).encode()).model_dump_json())
@@ -465,10 +463,10 @@ def test_no_bytes_crash_the_parser(payload: bytes) -> None:
 
 
 def test_the_generated_documents_are_up_to_date() -> None:
-    """Run ``python -m agent.messages.asyncapi --write docs`` after a change of a model."""
-    for name, text in asyncapi.files().items():
+    """Run ``python -m demo.pages docs`` after a change of a model."""
+    for name, text in pages.files().items():
         assert (DOCS / name).read_text() == text, f"docs/{name} is stale"
-    assert {path.name for path in (DOCS / "schemas").iterdir()} == {f"{name}" for name in asyncapi.schemas()}
+    assert {path.name for path in (DOCS / "schemas").iterdir()} == {f"{name}" for name in pages.schemas()}
 
 
 def test_the_asyncapi_document_refers_to_what_exists() -> None:
@@ -506,12 +504,6 @@ def test_the_example_in_the_documentation_is_a_valid_event() -> None:
     assert event.timing.data < event.timing.received < event.timing.decided < str(event.timing.handed)
     for name in [*MODELS, "availability"]:
         assert f"`{name}`" in text
-
-
-def test_the_generator_writes_where_it_is_told(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "agent.messages.asyncapi", "--write", str(tmp_path / "docs")]
-    subprocess.run(command, check=True, cwd=DOCS.parent)
-    assert (tmp_path / "docs" / "asyncapi.yaml").read_text() == (DOCS / "asyncapi.yaml").read_text()
 
 
 def find_references(node: Any) -> list[str]:

@@ -1,11 +1,7 @@
-"""The catalogue of all settings, read off the model: for messages about errors and for ``docs/configuration.md``.
-
-``python -m agent.config.reference docs/configuration.md`` writes the tables between the page's markers anew.
-"""
+"""The catalogue of all settings, read off the model: for messages about errors, and for ``docs/configuration.md``."""
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +14,6 @@ from pydantic_core import PydanticUndefined
 
 from agent.config.section import Section
 from agent.config.station import Config
-
-BEGIN = "<!-- generated: python -m agent.config.reference docs/configuration.md -->"
-END = "<!-- end of generated part -->"
-
-
-_RULES = "tunables.policy.rules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,47 +172,3 @@ def _plain(value: object) -> str:
         given = value.model_dump(exclude_defaults=True).items()
         return f"{{{', '.join(f'{name}: {_plain(setting)}' for name, setting in given)}}}"
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def tables() -> str:
-    """The reference as Markdown: a table for each section, one for the rules of all labels together."""
-    entries = catalogue()
-    first, *others = (f"{_RULES}.{label}" for label in entries[_RULES].children)
-    lines: list[str] = []
-    for path, entry in entries.items():
-        if entry.children and not any(path == other or path.startswith(f"{other}.") for other in others):
-            name, _, kind = path.replace(first, f"{_RULES}.LABEL").partition(":")
-            kind, _, rest = kind.partition(".")
-            title = f"`{name}{'.' if rest else ''}{rest}`" if path else "The whole file"
-            title += f" with `kind: {kind}`" if kind else ""
-            about = [entry.description, ""] if kind and not rest else []
-            same = [path.replace(first, other) for other in others] if path.startswith(first) else []
-            lines += [f"### {title}", "", *about, *_rows(entries, path, same), ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _rows(entries: dict[str, Entry], path: str, same: list[str]) -> Iterator[str]:
-    """The settings of ``path``; where the sections ``same`` have other defaults, these are named as well."""
-    yield "| setting | what | kind | bounds | default |"
-    yield "|---|---|---|---|---|"
-    for name in entries[path].children:
-        entry = entries[f"{path}.{name}" if path else name]
-        default = "**required**" if entry.required else f"`{entry.default}`" if entry.default else ""
-        differing: dict[str, list[str]] = {}
-        for other in same:
-            if (differs := entries[f"{other}.{name}"].default) != entry.default:
-                differing.setdefault(differs, []).append(other.rpartition(".")[2])
-        default += "".join(f"; {' and '.join(labels)} `{differs}`" for differs, labels in differing.items())
-        yield f"| `{name}` | {entry.description} | {entry.kind} | {entry.bounds} | {default} |"
-
-
-def rewrite(page: str) -> str:
-    """``page`` with the tables between its markers made anew."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}"
-
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(rewrite(target.read_text("utf-8")), "utf-8")

@@ -2,7 +2,7 @@
 
 An unknown field, a wrong type or an impossible value is refused. A change of the fields changes the number in
 ``schema``. JSON Schemas and ``docs/asyncapi.yaml`` are generated from here
-(``python -m agent.messages.asyncapi --write docs``).
+(``python -m demo.pages docs``).
 """
 
 from __future__ import annotations
