@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from obspy import UTCDateTime
 from records_support import trace, write
 
-from agent.config.slow import SlowTriggerConfig
-from agent.config.station import ClassifierConfig, TriggerConfig
+from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
 from agent.detect.pipeline import Pipeline
 from agent.inference import Classifier
 from agent.sources.archive import ArchiveSource

@@ -20,11 +20,10 @@ from agent.dsp.timeline import same_rate
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource
-from agent.sources.bulk import recordings, together
 from agent.sources.channels import identify, identify_source
 from agent.sources.folder import FolderSource
 from agent.sources.framing import Piece, earliest_ns, headers, pieces
-from agent.sources.miniseed import Record, RecordReader
+from agent.sources.miniseed import Record, RecordReader, recordings, together
 from agent.sources.positions import Positions
 from agent.sources.records import read_records
 from agent.types import NS, SampleBlock, Segment, StreamId, parse_ns

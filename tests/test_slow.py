@@ -16,8 +16,7 @@ from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.config.policy import SlowRuleConfig
-from agent.config.slow import SlowTriggerConfig
-from agent.config.station import TriggerConfig
+from agent.config.station import SlowTriggerConfig, TriggerConfig
 from agent.detect.resume import EventResume, JournalEntry, decode, encode
 from agent.dsp.hearing import Slot, Step, band_of
 from agent.dsp.slow import SlowTrigger

@@ -13,14 +13,48 @@ from agent.config.outputs import HealthConfig, OutputsConfig
 from agent.config.policy import PolicyConfig, RulesConfig, SiteConfig, StationCode
 from agent.config.remote import ControlConfig
 from agent.config.section import Code, ConfigPath, Disagreement, Section, resolve_path
-from agent.config.slow import SlowTriggerConfig
 from agent.config.sources import SourceConfig
 from agent.types import POST_ONSET_S
 
 BACKENDS = ("tensorrt", "onnxruntime", "constant")
-
 MAX_STATIONS = 256
 """Most stations that a file declares; as many sensors are followed."""
+HIGHEST_CORNER = 0.8
+"""The band-pass ends at this share of the Nyquist frequency at the latest."""
+
+
+class SlowTriggerConfig(Section):
+    """Events that swell over minutes: the median power of the last minute over that of the last hours."""
+
+    enabled: bool = Field(default=True, description="whether slow events are looked for")
+    on: float = Field(
+        default=4.0,
+        ge=1.5,
+        le=10_000,
+        description="ratio of the last minute's power to the background's at which one begins",
+    )
+    off: float = Field(default=2.0, ge=1.1, le=10_000, description="ratio below which it ends")
+    min_duration_s: float = Field(default=60.0, ge=30, le=3_600, description="shorter ones are not reported, seconds")
+    min_rise_s: float = Field(
+        default=20.0, ge=0, le=1_800,
+        description="from its begin to its loudest ten seconds, at least: earthquakes and blasts are loudest at once, "
+        "seconds",
+    )  # fmt: skip
+    max_duration_s: float = Field(
+        default=3_600.0, ge=120, le=86_400,
+        description="it is then ended, and none begins before the ratio has fallen below off: rain, a river, seconds",
+    )  # fmt: skip
+    background_s: float = Field(
+        default=21_600.0, ge=1_800, le=86_400,
+        description="the background is the median of so much before; of which half an hour must be known, seconds",
+    )  # fmt: skip
+
+    def disagreements(self) -> Iterator[Disagreement]:
+        if self.off >= self.on:
+            yield Disagreement(("off", "on"), f"must be below on ({self.on:g}), or an event would end as it begins")
+        if self.min_duration_s >= self.max_duration_s:
+            reason = f"must be shorter than max_duration_s ({self.max_duration_s:g})"
+            yield Disagreement(("min_duration_s", "max_duration_s"), reason)
 
 
 def _bundle(value: object, info: ValidationInfo) -> Path | None:
@@ -78,10 +112,6 @@ class DeclaredStationConfig(Place):
     """A station whose data the source brings."""
 
     station: StationCode = Field(examples=["XX.S01"], description="NETWORK.STATION")
-
-
-HIGHEST_CORNER = 0.8
-"""The band-pass ends at this share of the Nyquist frequency at the latest."""
 
 
 class TriggerConfig(Section):

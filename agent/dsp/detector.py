@@ -8,24 +8,28 @@ makes a step in the ratio. ``coincidence`` takes the ``components_needed``-th la
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.station import HIGHEST_CORNER, TriggerConfig
-from agent.dsp.component import Component, Phase
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
-from agent.dsp.sos import butterworth
+from agent.dsp.sos import SosFilter, butterworth
 from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
 from agent.dsp.timeline import same_rate
 from agent.errors import DataError
-from agent.types import COMPONENTS, NS, SampleBlock, StationId, TriggerOff, TriggerOn
+from agent.types import COMPONENTS, NS, SampleBlock, Samples, StationId, TriggerOff, TriggerOn
 
 Array = NDArray[np.float64]
-
+Meter: TypeAlias = Callable[[Array, int], None]
+_SETTLED = 0.01
+"""Share of a filter's start-up transient that may be left when its output is believed again."""
 COMPONENTS_AT_MOST = 3
 _VERTICAL = COMPONENTS.index("Z")
 _SPAN = 12_000
@@ -41,6 +45,166 @@ _DECIMALS = 6
 """Digits of the reported ratios: what follows is rounding, which differs between packets and files."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
+
+
+class Phase(Enum):
+    """What a component contributes at a sample."""
+
+    ABSENT = auto()
+    """Nothing was recorded, or has not arrived."""
+    SETTLING = auto()
+    """The band-pass rings after a short gap; its output is not used."""
+    WARMING = auto()
+    """The long average is filling."""
+    LIVE = auto()
+
+
+def settling_samples(sos: Array) -> int:
+    """Samples until the slowest mode of a filter ``[n, 6]`` has decayed to a hundredth."""
+    slowest = max(float(np.abs(np.roots(section[3:])).max()) for section in sos)
+    return math.ceil(math.log(_SETTLED) / math.log(slowest))
+
+
+class Component:
+    """Samples are numbered on the station's grid. ``queued`` ones wait for the other components; not thread-safe.
+
+    A tear of a few samples, shorter than the band-pass can see, is bridged by a straight line. After a gap the
+    band-pass begins anew from the first sample's level. A short gap keeps the long average and restarts the short one
+    at its level once the band-pass has settled; a long one starts both from nothing.
+    """
+
+    def __init__(
+        self,
+        sos: Array,
+        nsta: int,
+        nlta: int,
+        long_gap: int,
+        joins_at: int,
+        *,
+        tear: int = 0,
+        meter: Meter | None = None,
+        warm_up: int | None = None,
+        report: int | None = None,
+    ) -> None:
+        """``long_gap`` and ``tear``: samples that may be missing for the long average to be kept, for the gap to be
+        bridged. ``meter`` is shown the band-passed samples, with the number of their first, once the filter has
+        settled. ``warm_up``: samples after which the averages count for the first time (None: ``nlta``). ``report``: as
+        for ``RecursiveStaLta``; see ``levels``."""
+        self._meter = meter
+        self.averages = RecursiveStaLta(nsta, nlta, report=report)
+        if warm_up is not None:
+            self.averages.shorten(warm_up)
+        self.end = joins_at
+        """Number of the sample after the newest queued one."""
+        self.due_ns = 0
+        """Time at which the next packet is due."""
+        self.newest: Samples | None = None
+        """The newest packet."""
+        self.astray = 0
+        """Packets in a row whose numbers and times did not agree."""
+        self._filter = SosFilter(sos)
+        self._settle = min(settling_samples(sos), nlta)
+        self._settling = 0
+        self._tear, self._long_gap = tear, long_gap
+        self._queue: deque[tuple[int, Samples]] = deque()
+        self._done = joins_at
+        """Number of the sample after the last processed one."""
+        self._averaged_from = joins_at
+        """Number of the first sample of what the averages write down next."""
+        self._levels: list[tuple[int, list[tuple[int, float, float]]]] = []
+
+    def join(self, first: int, samples: Samples) -> tuple[int, Samples]:
+        """Number and samples of a packet that does not begin with sample ``end``, as they are to be processed: what was
+        had already is cut off, a tear before it is bridged."""
+        missing = first - self.end
+        if missing < 0:
+            first, samples = self.end, samples[-missing:]
+        elif missing <= self._tear and self.newest is not None:
+            first, samples = self.end, np.concatenate([self._bridge(self.newest, samples, missing), samples])
+        return first, samples
+
+    def _bridge(self, before: Samples, after: Samples, missing: int) -> Array:
+        """Missing samples on a straight line through the means on both sides."""
+        before, after = before[-self._tear :], after[: self._tear]
+        places = -(len(before) + 1) / 2, missing + (len(after) - 1) / 2
+        bridge: Array = np.interp(np.arange(missing), places, (before.mean(), after.mean()))
+        return bridge
+
+    def queue(self, first: int, samples: Samples) -> None:
+        """Keep a packet, not older than ``end``, until it is its turn."""
+        self._queue.append((first, samples))
+        self.end = first + len(samples)
+
+    def phase(self, number: int) -> tuple[Phase, int]:
+        """What the component contributes at sample ``number``, and for how many samples that is certain.
+
+        ``number`` is at or after the last sample taken, and not inside the queue's first packet.
+        """
+        if not self._queue:
+            return Phase.ABSENT, 1 << 62
+        first, samples = self._queue[0]
+        if first > number:
+            return Phase.ABSENT, first - number
+        if first > self._done:
+            self._restart(first - self._done)
+            self._done = first
+        if self._settling:
+            return Phase.SETTLING, min(len(samples), self._settling)
+        if self.averages.warming:
+            return Phase.WARMING, min(len(samples), self.averages.warming)
+        return Phase.LIVE, len(samples)
+
+    def energy(self, count: int) -> Array:
+        """Take the next ``count`` queued samples, at most as many as ``phase`` said: energy of the band-passed ones."""
+        first, samples = self._queue.popleft()
+        if count < len(samples):
+            self._queue.appendleft((first + count, samples[count:]))
+            samples = samples[:count]
+        self._done = first + count
+        filtered = self._filter.process(samples)
+        if self._meter is not None and not self._settling:
+            self._meter(filtered, first)
+        return np.multiply(filtered, filtered, out=filtered)
+
+    def pass_by(self, phase: Phase, count: int) -> None:
+        """Take the next ``count`` queued samples for the sake of filter and averages only."""
+        energy = self.energy(count)
+        if phase is Phase.SETTLING:
+            self._settling -= count
+        else:
+            self.averages.follow(energy)
+
+    def catch_up(self, first: int, samples: Samples) -> None:
+        """Take samples from a time that is decided already: they keep filter and averages up to date."""
+        self.queue(first, samples)
+        while self._queue:
+            phase, count = self.phase(self._queue[0][0])
+            self.pass_by(phase, count)
+
+    def levels(self) -> list[tuple[int, list[tuple[int, float, float]]]]:
+        """What the averages wrote down since the last call, with the number of the first sample of each list."""
+        self._number_levels()
+        found, self._levels = self._levels, []
+        return found
+
+    def _number_levels(self) -> None:
+        levels = self.averages.levels
+        if levels:
+            self._levels.append((self._averaged_from, levels))
+            self._averaged_from += sum([samples for samples, _, _ in levels])
+            self.averages.levels = []
+
+    def _restart(self, gap: int) -> None:
+        self._filter.reset()
+        if gap > self._long_gap:
+            self.averages.reset()
+            self._settling = 0
+        else:
+            self.averages.bridge()
+            # A new average has nothing to lose from the start-up transient: it has to warm up first.
+            self._settling = self._settle
+        self._number_levels()
+        self._averaged_from = self._done + gap + self._settling
 
 
 class Detector:

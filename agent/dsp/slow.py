@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from agent.config.slow import SlowTriggerConfig
+from agent.config.station import SlowTriggerConfig
 from agent.dsp.hearing import SLOT, STEP_NS, STEP_S, Band, Slot, Step
 from agent.types import NS
 

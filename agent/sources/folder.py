@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from agent.host.clock import MachineClock
-from agent.sources import ProblemSink, SourceProblem
+from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.backlog import Backlog
 from agent.sources.channels import Channel
 from agent.sources.framing import MAX_RECORD_BYTES
 from agent.sources.in_flight import InFlight
-from agent.sources.losses import Losses
 from agent.sources.miniseed import Record, RecordReader
 from agent.sources.positions import HEAD_BYTES, TAIL_BYTES, Position, Positions, digest
 from agent.sources.watching import Watcher

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import SourceError
-from agent.sources import ProblemSink, SourceProblem
-from agent.sources.losses import Losses
+from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.sequence import ChannelSequence, Loss, Packet, Placed
 from agent.types import NS, SampleBlock, StationId, StreamId
 

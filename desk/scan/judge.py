@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
-from agent.config.slow import SlowTriggerConfig
-from agent.config.station import ClassifierConfig, TriggerConfig
+from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
 from agent.detect.pipeline import Pipeline
 from agent.detect.station import Output
 from agent.dsp.window import Preparation
