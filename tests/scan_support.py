@@ -92,9 +92,9 @@ def unbroken(paths: list[Path], classifier: Classifier, trigger: TriggerConfig =
     found: dict[str, list[object]] = {}
     for block in ArchiveSource(paths, 1.0, on_problem=print, grid_ns=0).blocks():
         outputs = pipeline.feed(block)
-        found |= {o.id: row_of(o, o.classification, o.reason) for o in outputs if isinstance(o, Event)}
+        found |= {o.id: row_of(o) for o in outputs if isinstance(o, Event)}
     outputs = pipeline.flush()
-    return found | {o.id: row_of(o, o.classification, o.reason) for o in outputs if isinstance(o, Event)}
+    return found | {o.id: row_of(o) for o in outputs if isinstance(o, Event)}
 
 
 def judged(units: list[Unit], settings: Settings) -> list[Result]:

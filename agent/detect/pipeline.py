@@ -24,13 +24,16 @@ class Pipeline:
         classifier: Classify,
         *,
         exercise: bool = False,
+        last_only: bool = False,
     ) -> None:
         """``verdict_at_s``: seconds after the onset at which verdicts are due before the last one. ``exercise`` marks
-        every event as not real: drills, and recorded data sent to a broker."""
+        every event as not real: drills, and recorded data sent to a broker. ``last_only``: earlier verdicts are decided
+        on, as they tell a short trigger from an event, but neither classified nor told."""
         self._trigger = trigger
         self._verdict_at_s = tuple(verdict_at_s)
         self._classifier = classifier
         self._exercise = exercise
+        self._last_only = last_only
         self.stations: dict[StationId, Station] = {}
         self.remembered: Mapping[StationId, Sequence[Slot]] = {}
         """What an earlier run knew of how each sensor hears; to be set before the first packet."""
@@ -55,7 +58,12 @@ class Pipeline:
                     "ask the source for fewer stations, or run several agents",
                 )
             station = Station(
-                block.stream.station, self._trigger, self._verdict_at_s, self._classifier, exercise=self._exercise
+                block.stream.station,
+                self._trigger,
+                self._verdict_at_s,
+                self._classifier,
+                exercise=self._exercise,
+                last_only=self._last_only,
             )
             station.hearing.remember(self.remembered.get(station.id, ()))
             self.stations[block.stream.station] = station

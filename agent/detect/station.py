@@ -116,12 +116,14 @@ class Station:
         classifier: Classify,
         *,
         exercise: bool = False,
+        last_only: bool = False,
     ) -> None:
         self.id = station
         self._trigger = trigger
         self._at_ns = _verdict_times(verdict_at_s)
         self._classifier = classifier
         self._exercise = exercise
+        self._last_only = last_only
         self._continuity = Continuity()
         self._recorded = Recorded()
         self._detector = Detector(station, trigger)
@@ -367,7 +369,12 @@ class Station:
             yield self._close(event, now_ns)
             return
         event.due += 1
-        if event.duration_ns(now_ns) >= self._min_duration_ns:
+        if event.duration_ns(now_ns) < self._min_duration_ns:
+            return
+        if self._last_only:
+            event.revision += 1
+            self._measure_noise(event)
+        else:
             yield self._revise(event, "update" if event.revision else "new", now_ns)
 
     def _close(self, event: _Open, now_ns: int) -> Output:
@@ -429,11 +436,16 @@ class Station:
         t = self._trigger
         band_hz = (t.low_hz, t.high_hz)
         peak, dominant = measure(runs, band_hz, t.order, (event.onset_ns, until))
-        if event.noise_counts is None:
-            before = self._segments(event.onset_ns - round(NOISE_S * NS) - SETTLE_NS, event.onset_ns)
-            event.noise_counts = quiet_level(before.values(), band_hz, t.order, event.onset_ns)
+        self._measure_noise(event)
         ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, event.onset_ns + duration_ns + 1))
         return Detection(ratio, duration_ns / NS, peak, dominant, event.noise_counts)
+
+    def _measure_noise(self, event: _Open) -> None:
+        """Once, while what was before the onset is at hand."""
+        if event.noise_counts is None:
+            t = self._trigger
+            before = self._segments(event.onset_ns - round(NOISE_S * NS) - SETTLE_NS, event.onset_ns)
+            event.noise_counts = quiet_level(before.values(), (t.low_hz, t.high_hz), t.order, event.onset_ns)
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
         found = {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,14 +127,16 @@ def prepare(
         if count == 0:
             continue
         coverage[row] = count / wanted
-        recorded = np.flatnonzero(valid)
-        gap_s = max(gap_s, (int(recorded[-1] - recorded[0]) + 1 - count) / WINDOW_RATE_HZ)
-        kept = values[valid]
+        kept = values
+        if count < wanted:
+            recorded = np.flatnonzero(valid)
+            gap_s = max(gap_s, (int(recorded[-1] - recorded[0]) + 1 - count) / WINDOW_RATE_HZ)
+            kept = values[valid]
         kept -= kept.mean()
-        peak = float(np.abs(kept).max())
+        peak = max(float(kept.max()), -float(kept.min()))
         # A dead channel is constant up to rounding; divided by that rounding it would look alive.
         if peak > _DEAD * max(_largest(run.samples) for run in runs if len(run.samples)):
-            data[row, :wanted][valid] = kept / peak
+            data[row, :wanted][valid if count < wanted else ...] = kept / peak
             peaks[row] = peak
     data[[peak < FAINT * max(peaks) for peak in peaks]] = 0.0
     return Window(data, onset_ns, seconds, (coverage[0], coverage[1], coverage[2]), gap_s)
@@ -160,7 +163,7 @@ def _place(
     last = min(len(run.samples), round((until - run.start_ns) * rate / NS))
     if last <= first:
         return
-    x = np.asarray(run.samples[first:last], dtype=np.float64)
+    x: NDArray[Any] = run.samples[first:last]
     start_s = (run.start_ns - begin) / NS + first / rate
     if preparation.highpass_hz is not None and preparation.highpass_hz < rate / 2:
         x = SosFilter(butterworth(preparation.highpass_hz, None, rate, preparation.highpass_order)).process(x)
@@ -175,6 +178,7 @@ def _place(
         k1 = min(len(values), int(np.floor((start_s + (len(x) - 1) / rate) * WINDOW_RATE_HZ + 1e-6)) + 1)
         if k1 <= k0:
             return
+        x = np.asarray(x, dtype=np.float64)
         kept = interpolate(x, rate, k0 / WINDOW_RATE_HZ - start_s, k1 - k0, WINDOW_RATE_HZ)
         target = slice(k0, k1)
     if len(kept):

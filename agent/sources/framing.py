@@ -57,7 +57,13 @@ class Piece(NamedTuple):
 
 
 def headers(data: bytes) -> list[int]:
-    """Offsets at which a record seems to begin, in order."""
+    """Offsets at which a record seems to begin, in order. Where the data are records of one length from beginning to
+    end, as a recorder writes them, what looks like a header inside of one is none."""
+    size = length(ffi.from_buffer(data), 0, len(data)) if len(data) >= _LARGE_BYTES else None
+    if size and len(data) % size == 0:
+        every = np.arange(0, len(data), size)
+        if len(_sound_2(np.frombuffer(data, np.uint8), every)) == len(every):
+            return cast(list[int], every.tolist())
     if len(data) < _LARGE_BYTES:
         found = [match.start() - 6 for match in _MARK.finditer(data, 6) if _HEADER_2.match(data, match.start() - 6)]
     else:
@@ -76,15 +82,19 @@ def _headers_2(data: bytes) -> list[int]:
         # Quality and the blank after it as one number: a few bits of them leave one place in two hundred.
         pairs = np.frombuffer(data, "<u2", (last - odd) // 2 + 1, 6 + odd)
         found.append(np.flatnonzero((pairs & 0xDFE0) == 0x0040) * 2 + odd)
-    at = np.concatenate(found)
-    at = at[_QUALITY[raw[at + 6]]]
+    return cast(list[int], np.sort(_sound_2(raw, np.concatenate(found))).tolist())
+
+
+def _sound_2(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the offsets at which ``_HEADER_2`` matches."""
+    at = at[_QUALITY[raw[at + 6]] & ((raw[at + 7] & 0xDF) == 0)]
     at = at[(raw[at + 24] < 24) & (raw[at + 25] < 60) & (raw[at + 26] <= 60)]
     for place in range(6):
         at = at[_SEQUENCE[raw[at + place]]]
     big, little = _numbers(raw, at + 20)
     is_big = (big >= _FIRST_YEAR) & (big <= _LAST_YEAR) & (raw[at + 22] < 2)
     is_little = (little >= _FIRST_YEAR) & (little <= _LAST_YEAR) & (raw[at + 23] < 2)
-    return cast(list[int], np.sort(at[is_big | is_little]).tolist())
+    return at[is_big | is_little]
 
 
 def _numbers(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

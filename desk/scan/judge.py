@@ -31,8 +31,8 @@ FIRST_S = 3.0
 """Seconds after an onset at which the noise before it is measured, as long as that is at hand."""
 _HEARD_EVERY_NS = 1800 * NS
 """The hearing remembers its steps for an hour."""
-_LATER = Classification("noise", 0.0, (), False, 0.0, "", "", "", "")
-"""Stands for a verdict that comes when the unit is read."""
+_NOT_ASKED = Classification("noise", 0.0, (), False, 0.0, "", "", "", "")
+"""On events of the day before or after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +107,17 @@ def _key(unit: Unit, settings: Settings, found: Inputs) -> str:
     return hashlib.blake2b(told.encode(), digest_size=10).hexdigest()
 
 
-class _Last:
-    """Keeps each open event's newest window, and has it classified once, at the event's end: what verdicts say changes
-    nothing about what is triggered, and only the last one is kept."""
+class _Own:
+    """A classifier that looks only at windows of the unit's own onsets."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, unit: Unit) -> None:
         self.preparation: Preparation = classifier.preparation
-        self._classifier = classifier
-        self._windows: dict[int, Window] = {}
+        self._classifier, self._unit = classifier, unit
 
     def classify(self, window: Window) -> Classification:
-        self._windows[window.onset_ns] = window
-        return _LATER
-
-    def drop(self, onset_ns: int) -> None:
-        """The event is nobody's."""
-        self._windows.pop(onset_ns, None)
-
-    def verdict(self, onset_ns: int) -> tuple[Classification | None, str | None]:
-        """On an event that has ended; or why there is none."""
-        window = self._windows.pop(onset_ns, None)
-        if window is None:
-            return None, "no window could be prepared"
-        try:
-            return self._classifier.classify(window), None
-        except ModelError as error:
-            return None, error.message
+        if self._unit.from_ns <= window.onset_ns < self._unit.to_ns:
+            return self._classifier.classify(window)
+        return _NOT_ASKED
 
 
 @lru_cache(maxsize=2)
@@ -151,8 +136,8 @@ def _judge(unit: Unit, settings: Settings, found: Inputs, key: str) -> Result:
     seam_begin = unit.from_ns - seam_ns(settings.trigger)
     clerk = Clerk(unit.from_ns, unit.to_ns)
     one = settings.classifier
-    last = _Last(_classifier(one.bundle, one.backends, settings.bundle_sha256))
-    pipeline = Pipeline(settings.trigger, (FIRST_S,), last)
+    classifier = _Own(_classifier(one.bundle, one.backends, settings.bundle_sha256), unit)
+    pipeline = Pipeline(settings.trigger, (FIRST_S,), classifier, last_only=True)
     source = ArchiveSource((), MINUTE_S, on_problem=clerk.problem, parts=sorted(found.parts), grid_ns=0)
     rows: list[list[Any]] = []
     seam: list[str] = []
@@ -162,14 +147,11 @@ def _judge(unit: Unit, settings: Settings, found: Inputs, key: str) -> Result:
         for output in outputs:
             own = unit.from_ns <= output.onset_ns < unit.to_ns
             if isinstance(output, Discard):
-                last.drop(output.onset_ns)
                 clerk.discarded += own
             elif output.phase == "end" and own:
-                rows.append(row_of(output, *last.verdict(output.onset_ns)))
-            elif output.phase == "end":
-                last.drop(output.onset_ns)
-                if seam_begin <= output.onset_ns < unit.from_ns:
-                    seam.append(output.id)
+                rows.append(row_of(output))
+            elif output.phase == "end" and seam_begin <= output.onset_ns < unit.from_ns:
+                seam.append(output.id)
 
     try:
         own = (b for b in source.blocks() if b.stream.station == unit.station and since <= b.start_ns < until)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agent.types import LABELS, Classification, Event, StationId, format_ns
+from agent.types import LABELS, Event, StationId, format_ns
 from desk.scan.ledger import Ledger
 
 SCHEMA = "talus/scan-unit/1"
@@ -75,9 +75,9 @@ class Result:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def row_of(event: Event, verdict: Classification | None, reason: str | None) -> list[Any]:
+def row_of(event: Event) -> list[Any]:
     """An event's last revision as a row; numbers are rounded as in its message (``agent.messages.payloads``)."""
-    seen, quality = event.detection, event.quality
+    seen, quality, verdict = event.detection, event.quality, event.classification
     shares: Sequence[float | None] = [None] * len(LABELS)
     kind = UNCLASSIFIED
     if verdict is not None:
@@ -101,7 +101,7 @@ def row_of(event: Event, verdict: Classification | None, reason: str | None) -> 
         round(quality.gap_s, 3),
         quality.clock.timing_percent,
         quality.clock.time_questionable,
-        reason,
+        event.reason,
     ]
 
 
