@@ -142,6 +142,7 @@ def million(folder: Path, events: int) -> None:
                     False,
                     *shares,
                     *numbers,
+                    *[None] * 5,
                     "ENZ",
                     0.0,
                     None,

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from agent_support import ROOT, TALUS
 from broker_support import wait_for
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scan_support import (
     DAY,
+    RATE_HZ,
     TRIGGER,
     cut_at,
     ground,
@@ -32,6 +34,7 @@ from scan_support import (
 )
 
 from agent.cli import main
+from agent.config.slow import SlowTriggerConfig
 from agent.config.station import ClassifierConfig, TriggerConfig
 from agent.errors import DataError
 from agent.inference import Classifier
@@ -106,6 +109,23 @@ def test_days_give_the_events_of_one_unbroken_pass(archive: Path, classifier: Cl
     assert len(whole) > 15
     middle = [abs((parse_ns(str(row[1])) - DAY) % DAY_NS - DAY_NS // 2) for row in whole.values()]
     assert sum(off > DAY_NS // 2 - 60 * NS for off in middle) >= 3  # there was something at midnight to get wrong
+
+
+def test_slow_events_are_those_of_one_unbroken_pass(tmp_path: Path, classifier: Classifier) -> None:
+    """Protects what swells over midnight, and just after it: the background is that of the hours before the day."""
+    slow = SlowTriggerConfig(background_s=1800, max_duration_s=300)
+    trigger = TRIGGER.model_copy(update={"slow": slow, "lta_s": 5.0, "max_duration_s": 10.0})
+    data = ground(1.02, every_s=1e9)[:, 77_400 * RATE_HZ :]
+    for begin in (79_800, 81_500, 85_000, 86_340, 87_200):
+        at = (begin - 77_400) * RATE_HZ
+        data[:, at : at + 200 * RATE_HZ] *= 1 + 4 * np.hanning(200 * RATE_HZ)
+    padded = np.concatenate([np.zeros((3, 77_400 * RATE_HZ)), data], axis=1)
+    path = write_archive(tmp_path, padded, [("*", 0.0, 77_400.0)])
+    found = judged(units_of([path], trigger), settings_of(trigger))
+    whole = unbroken([path], classifier, trigger)
+    assert rows_of(found) == whole
+    assert [len([row for row in one.events if row[2] == "slow"]) for one in found] == [4, 1]
+    assert [one.ledger.classes["slow"] for one in found] == [4, 1]
 
 
 @settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -24,16 +24,25 @@ class Pipeline:
         classifier: Classify,
         *,
         exercise: bool = False,
-        last_only: bool = False,
+        last_of: tuple[int, int] | None = None,
+        longest_s: float = MAX_BLOCK_S,
     ) -> None:
-        """``verdict_at_s``: seconds after the onset at which verdicts are due before the last one. ``exercise`` marks
-        every event as not real: drills, and recorded data sent to a broker. ``last_only``: earlier verdicts are decided
-        on, as they tell a short trigger from an event, but neither classified nor told."""
+        """
+        Args:
+            trigger: settings.
+            verdict_at_s: seconds after the onset at which verdicts are due before the last one.
+            classifier: answers for windows.
+            exercise: marks every event as not real: drills, and recorded data sent to a broker.
+            last_of: of triggers with an onset in this span (ns) the last revision alone is told, of others nothing;
+                what is due before is decided on all the same, as it tells a short trigger from an event.
+            longest_s: of a packet.
+        """
         self._trigger = trigger
         self._verdict_at_s = tuple(verdict_at_s)
         self._classifier = classifier
         self._exercise = exercise
-        self._last_only = last_only
+        self._last_of = last_of
+        self._longest_s = longest_s
         self.stations: dict[StationId, Station] = {}
         self.remembered: Mapping[StationId, Sequence[Slot]] = {}
         """What an earlier run knew of how each sensor hears; to be set before the first packet."""
@@ -45,10 +54,10 @@ class Pipeline:
             DataError: the packet cannot be used (too long, an impossible rate, one sensor too many); the next one may
                 be.
         """
-        if len(block.samples) > MAX_BLOCK_S * block.rate_hz * 1.001:
+        if len(block.samples) > self._longest_s * block.rate_hz * 1.001:
             raise DataError(
                 f"{block.stream}: a packet of {len(block.samples) / block.rate_hz:.0f} s is too long",
-                f"sources cut packets to {MAX_BLOCK_S:g} s at most",
+                f"sources cut packets to {self._longest_s:g} s at most",
             )
         station = self.stations.get(block.stream.station)
         if station is None:
@@ -63,7 +72,8 @@ class Pipeline:
                 self._verdict_at_s,
                 self._classifier,
                 exercise=self._exercise,
-                last_only=self._last_only,
+                last_of=self._last_of,
+                longest_s=self._longest_s,
             )
             station.hearing.remember(self.remembered.get(station.id, ()))
             self.stations[block.stream.station] = station

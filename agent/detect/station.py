@@ -26,6 +26,7 @@ from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepa
 from agent.errors import DataError, ModelError
 from agent.types import (
     COMPONENTS,
+    MAX_BLOCK_S,
     NS,
     UNKNOWN_QUALITY,
     BlockQuality,
@@ -57,7 +58,7 @@ _RENAMED_NS = 60 * NS
 INSPECTED_NS = 10 * NS
 """Seconds of raw samples that are inspected, now and then."""
 RING_S = 240.0
-"""A window (102 s), its warm-up, a slice (60 s) and the longest wait for a late component, with room to spare."""
+"""A window (102 s), its warm-up, a packet (60 s) and the longest wait for a late component, with room to spare."""
 
 
 class Classify(Protocol):
@@ -116,14 +117,16 @@ class Station:
         classifier: Classify,
         *,
         exercise: bool = False,
-        last_only: bool = False,
+        last_of: tuple[int, int] | None = None,
+        longest_s: float = MAX_BLOCK_S,
     ) -> None:
         self.id = station
         self._trigger = trigger
         self._at_ns = _verdict_times(verdict_at_s)
         self._classifier = classifier
         self._exercise = exercise
-        self._last_only = last_only
+        self._last_of = last_of
+        self._ring_s = RING_S + longest_s - MAX_BLOCK_S
         self._continuity = Continuity()
         self._recorded = Recorded()
         self._detector = Detector(station, trigger)
@@ -204,7 +207,7 @@ class Station:
             if ring is None or not same_rate(piece.rate_hz, ring.rate_hz):
                 if ring is not None:
                     self._former[row] = ring
-                ring = self._rings[row] = RingBuffer(piece.rate_hz, RING_S)
+                ring = self._rings[row] = RingBuffer(piece.rate_hz, self._ring_s)
             self._streams[row] = piece.stream
             ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
@@ -259,7 +262,8 @@ class Station:
         outputs = list(self._advance(triggers, now))
         for event in self._open:
             event.off_known_ns = min(event.off_known_ns, now)
-            outputs.append(self._close(event, now))
+            if self._is_told(event):
+                outputs.append(self._close(event, now))
         self._open.clear()
         outputs += self._slow.flush(now, self._worst_clock())
         return outputs
@@ -348,6 +352,9 @@ class Station:
             reason = f"{MAX_OPEN} events are open at this station already"
             yield Discard(self.id, trigger.onset_ns, "too_many_open", reason)
 
+    def _is_told(self, event: _Open) -> bool:
+        return self._last_of is None or self._last_of[0] <= event.onset_ns < self._last_of[1]
+
     def _is_short(self, event: _Open) -> bool:
         return event.off_ns is not None and event.off_ns - event.onset_ns < self._min_duration_ns
 
@@ -366,14 +373,16 @@ class Station:
     def _decide(self, event: _Open, now_ns: int) -> Iterator[Output]:
         if event.due >= len(self._at_ns) or (event.revision == 0 and self._is_short(event) and event.is_off(now_ns)):
             self._open.remove(event)
-            yield self._close(event, now_ns)
+            if self._is_told(event):
+                yield self._close(event, now_ns)
             return
         event.due += 1
         if event.duration_ns(now_ns) < self._min_duration_ns:
             return
-        if self._last_only:
+        if self._last_of is not None:
             event.revision += 1
-            self._measure_noise(event)
+            if self._is_told(event):
+                self._measure_noise(event)
         else:
             yield self._revise(event, "update" if event.revision else "new", now_ns)
 

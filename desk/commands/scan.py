@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scan.add_argument("--config", type=Path, metavar="FILE", help="a station's file: its trigger and its model")
     how = scan.add_mutually_exclusive_group()
+    scan.add_argument(
+        "--no-slow",
+        action="store_true",
+        help="leave slow events out: a day is then read from half an hour before, not nine hours",
+    )
     how.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each core)")
     how.add_argument("--dask", metavar="URL", help="a Dask scheduler, such as tcp://head:8786")
     scan.add_argument("--shard", metavar="I/N", help="of N parts the I-th, from 1: for job arrays; merge at the end")
@@ -104,6 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _scan(args: argparse.Namespace) -> int:
     from agent.config.file import load
+    from agent.config.slow import SlowTriggerConfig
     from agent.config.station import ClassifierConfig, TriggerConfig
     from desk.scan.folder import Folder
     from desk.scan.index import look
@@ -116,6 +122,8 @@ def _scan(args: argparse.Namespace) -> int:
     engine = _engine(args)
     config = load(args.config) if args.config else None
     trigger = config.tunables.trigger if config else TriggerConfig()
+    if args.no_slow:
+        trigger = trigger.model_copy(update={"slow": SlowTriggerConfig(enabled=False)})
     settings = Settings.of(trigger, config.classifier if config else ClassifierConfig())
     folder = Folder(args.out)
     memory = args.out / "files.jsonl" if args.out.is_dir() and not args.dry_run else None
@@ -305,7 +313,8 @@ def _told(args: argparse.Namespace) -> list[str]:
     told = ["talus", "scan", *args.paths]
     for option, value in (("--from", args.begin), ("--to", args.end), ("--stations", args.stations)):
         told += [option, value] if value is not None else []
-    return [*told, *(["--config", str(args.config)] if args.config else [])]
+    told += ["--config", str(args.config)] if args.config else []
+    return [*told, *(["--no-slow"] if args.no_slow else [])]
 
 
 # -- what is done with the results

@@ -26,9 +26,10 @@ from agent.messages.schema import (
     DetectionPart,
     EventMessage,
     QualityPart,
+    SwellPart,
     TimingPart,
 )
-from agent.types import LABELS, NS, StationId, format_ns, parse_ns
+from agent.types import LABELS, NS, SLOW, StationId, format_ns, parse_ns
 from desk.scan.folder import About, Folder, Planned, results
 from desk.scan.ledger import HOUR_NS, Ledger
 from desk.scan.result import EVENT_COLUMNS, UNCLASSIFIED, UNDECIDED, Result
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
 STATION_COLUMNS = ("station_network_code", "station_code", "station_location_code", "trace_channel")
 COLUMNS = (EVENT_COLUMNS[0], *STATION_COLUMNS, *EVENT_COLUMNS[1:])
-"""Names are SeisBench's where it has one. ``source_type`` is the label, ``undecided`` or ``unclassified``;
+"""Names are SeisBench's where it has one. ``source_type`` is the label, ``undecided``, ``unclassified`` or ``slow``;
 ``trace_channel`` the band and source code; ``window_s``, ``duration_s``, ``gap_s`` in seconds; ``peak_counts`` and
-``noise_counts`` in counts, band-passed; ``dominant_hz`` in Hz."""
-CLASSES = (*LABELS, UNDECIDED, UNCLASSIFIED)
+``noise_counts`` in counts, band-passed; ``dominant_hz`` in Hz. ``peak_ratio`` to ``centroid_hz`` are of slow events."""
+CLASSES = (*LABELS, UNDECIDED, UNCLASSIFIED, SLOW)
 LEDGER_COLUMNS = (
     "station_network_code", "station_code", "station_location_code", "trace_channel", "day", "state", "recorded_h",
     "components_h", "gaps", "longest_gap_s", "armed_h", "masked_h", "triggers", "discarded", *CLASSES, "refused",
@@ -228,7 +229,7 @@ def message(row: Mapping[str, str], about: Mapping[str, Any], number: int) -> Ev
     onset, kind = row["trace_onset_time"], row["source_type"]
     codes = [row[name] for name in STATION_COLUMNS]
     verdict = None
-    if kind != UNCLASSIFIED:
+    if kind not in (UNCLASSIFIED, SLOW):
         verdict = ClassificationPart.model_validate_json(
             json.dumps({
                 "label": row["label"], "probability": float(row["probability"]), "window_s": float(row["window_s"]),
@@ -238,7 +239,8 @@ def message(row: Mapping[str, str], about: Mapping[str, Any], number: int) -> Ev
                 "backend": "scan", "precision": "int8",
             })
         )  # fmt: skip
-    until = format_ns(parse_ns(onset) + round(float(row["window_s"] or 0.0) * NS))
+    seconds = row["duration_s"] if kind == SLOW else row["window_s"] or 0.0
+    until = format_ns(parse_ns(onset) + round(float(seconds) * NS))
     timing_percent = int(row["timing_percent"]) if row["timing_percent"] else None
     questionable = row["time_questionable"] == "True"
     clock = None
@@ -246,6 +248,7 @@ def message(row: Mapping[str, str], about: Mapping[str, Any], number: int) -> Ev
         clock = ClockPart(timing_percent=timing_percent, locked=None, questionable=questionable)
     return EventMessage(
         id=row["source_id"],
+        kind="slow" if kind == SLOW else "trigger",
         revision=0,
         phase="end",
         station=".".join(codes),
@@ -257,14 +260,28 @@ def message(row: Mapping[str, str], about: Mapping[str, Any], number: int) -> Ev
             dominant_hz=_number(row["dominant_hz"]),
             noise_counts=_number(row["noise_counts"]),
         ),
+        swell=_swell(row) if kind == SLOW else None,
         classification=verdict,
-        reason=row["reason"] or (None if verdict is not None else "the network gave no answer"),
+        reason=row["reason"] or ("the network gave no answer" if kind == UNCLASSIFIED else None),
         timing=TimingPart(data=until, received=until, decided=until, handed=None),
         quality=QualityPart(gap_s=float(row["gap_s"]), components=row["trace_component_order"], clock=clock),
         quakeml_type=QUAKEML_TYPES[row["label"]] if kind in QUAKEML_TYPES else None,
         exercise=False,
         boot_id=str(about["digest"])[:32],
         seq=number,
+    )
+
+
+def _swell(row: Mapping[str, str]) -> SwellPart:
+    return SwellPart(
+        ratio=float(row["ratio"]),
+        peak_ratio=float(row["peak_ratio"]),
+        rise_s=float(row["rise_s"]),
+        held_s=float(row["held_s"]),
+        growth_db_min=float(row["growth_db_min"]),
+        envelope_db=[],
+        centroid_hz=_number(row["centroid_hz"]),
+        centroid_growth_hz_min=None,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import DataError, UsageError
-from agent.types import LABELS, NS, parse_ns
+from agent.types import LABELS, NS, SLOW, parse_ns
 from desk.scan.catalogue import CLASSES, STATION_COLUMNS, read, read_ledger
 
 TOLERANCE_S = 5.0
@@ -164,7 +164,7 @@ def compare(
             at.setdefault(number, []).append((rank, float(row["probability"] or 0.0), kind))
         if not hits and any(truth.is_at(row, onset_ns, tolerance_ns) for truth in spared):
             result.unknown += 1
-        elif not hits and kind in LABELS and kind != "noise":
+        elif not hits and kind in (*LABELS[:-1], SLOW):
             result.false[kind] += 1
     for number, truth in enumerate(judged):
         result.known[truth.label] += 1
@@ -196,7 +196,7 @@ def words(result: Comparison) -> str:
             lines.append(f"  wrong class   {others}")
     days = result.station_days
     lines.append(f"events in no known interval, for each of {days:.2f} station-days that were heard:")
-    for kind in LABELS[:-1]:
+    for kind in (*LABELS[:-1], *([SLOW] if result.false[SLOW] else [])):
         lines.append(f"  {kind:<13} {Rate(result.false[kind], days)}")
     if result.unknown:
         lines.append(f"left out: {result.unknown} in intervals of which nothing certain is known")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
-from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
+from agent.config.station import ClassifierConfig, TriggerConfig
 from agent.detect.pipeline import Pipeline
 from agent.detect.station import Output
 from agent.dsp.window import Preparation
@@ -22,7 +22,7 @@ from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.sources.archive import ArchiveSource
 from agent.types import NS, Classification, Discard, Window
 from desk.scan.ledger import Clerk
-from desk.scan.minutes import MINUTE_S, arranged
+from desk.scan.packets import PACKET_S, arranged
 from desk.scan.reading import Inputs, check_unchanged, inputs, stamp
 from desk.scan.result import SCHEMA, Result, row_of
 from desk.scan.units import Unit, seam_ns, span
@@ -46,12 +46,10 @@ class Settings:
 
     @classmethod
     def of(cls, trigger: TriggerConfig, classifier: ClassifierConfig) -> Settings:
-        """Slow events are left out: what is usual of hours would have to be known at the beginning of each unit.
-
+        """
         Raises:
             BundleError: the network cannot be used.
         """
-        trigger = trigger.model_copy(update={"slow": SlowTriggerConfig(enabled=False)})
         sha256 = open_bundle(classifier.bundle or DEFAULT_BUNDLE).sha256
         backends = [name for name in classifier.backends if name != "tensorrt"]
         told = [SCHEMA, __version__, trigger.model_dump(mode="json"), sha256, backends]
@@ -137,8 +135,8 @@ def _judge(unit: Unit, settings: Settings, found: Inputs, key: str) -> Result:
     clerk = Clerk(unit.from_ns, unit.to_ns)
     one = settings.classifier
     classifier = _Own(_classifier(one.bundle, one.backends, settings.bundle_sha256), unit)
-    pipeline = Pipeline(settings.trigger, (FIRST_S,), classifier, last_only=True)
-    source = ArchiveSource((), MINUTE_S, on_problem=clerk.problem, parts=sorted(found.parts), grid_ns=0)
+    pipeline = Pipeline(settings.trigger, (FIRST_S,), classifier, last_of=(seam_begin, unit.to_ns), longest_s=PACKET_S)
+    source = ArchiveSource((), PACKET_S, on_problem=clerk.problem, parts=sorted(found.parts), grid_ns=0)
     rows: list[list[Any]] = []
     seam: list[str] = []
     heard_at = 0

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agent.types import LABELS, Event, StationId, format_ns
+from agent.types import LABELS, SLOW, Event, StationId, format_ns
 from desk.scan.ledger import Ledger
 
-SCHEMA = "talus/scan-unit/1"
+SCHEMA = "talus/scan-unit/2"
 EVENT_COLUMNS = (
     "source_id", "trace_onset_time", "source_type", "label", "probability", "abstained",
     *(f"probability_{label}" for label in LABELS), "window_s", "ratio", "duration_s", "peak_counts", "noise_counts",
-    "dominant_hz", "trace_component_order", "gap_s", "timing_percent", "time_questionable", "reason",
+    "dominant_hz", "peak_ratio", "rise_s", "held_s", "growth_db_min", "centroid_hz",
+    "trace_component_order", "gap_s", "timing_percent", "time_questionable", "reason",
 )  # fmt: skip
 """Of an event in a unit's file, in this order; ``catalogue.COLUMNS`` has the units."""
 UNDECIDED, UNCLASSIFIED = "undecided", "unclassified"
@@ -80,6 +81,11 @@ def row_of(event: Event) -> list[Any]:
     seen, quality, verdict = event.detection, event.quality, event.classification
     shares: Sequence[float | None] = [None] * len(LABELS)
     kind = UNCLASSIFIED
+    swell: Sequence[float | None] = [None] * 5
+    if event.swell is not None:
+        found, kind = event.swell, SLOW
+        centroid = None if found.centroid_hz is None else round(found.centroid_hz, 2)
+        swell = [round(found.peak_ratio, 2), found.rise_s, found.held_s, round(found.growth_db_min, 2), centroid]
     if verdict is not None:
         shares = [round(share, 4) for share in verdict.probabilities]
         kind = UNDECIDED if verdict.abstained else verdict.label
@@ -97,6 +103,7 @@ def row_of(event: Event) -> list[Any]:
         round(seen.peak_counts, 2),
         None if seen.noise_counts is None else round(seen.noise_counts, 3),
         None if seen.dominant_hz is None else round(seen.dominant_hz, 3),
+        *swell,
         quality.components,
         round(quality.gap_s, 3),
         quality.clock.timing_percent,

@@ -8,7 +8,9 @@ all year or began some time before. Everything it remembers fades or ends:
 - the band-pass forgets within seconds;
 - a trigger ends after ``max_duration_s``, and what follows within ``merge_s`` belongs to it: after ``CHAINS`` of them a
   chain of triggers that began differently has met a moment of quiet;
-- a window and the noise before an onset reach back over the ring buffer.
+- a window and the noise before an onset reach back over the ring buffer;
+- the background of slow events is what was usual of ``background_s``, and one of them may run for ``max_duration_s``,
+  after which the next waits for quiet: twice that is read.
 
 So a unit is read from ``before_ns`` ahead. That it is enough is not taken on trust: each unit also writes down the
 events that it finds in the last part of its run-up, which the unit before it has as its own, and merging compares them
@@ -33,18 +35,26 @@ CHAINS = 5
 
 def before_ns(trigger: TriggerConfig) -> int:
     """How long before a unit's first onset its data are read."""
+    slow = trigger.slow
+    usual_s = slow.background_s + 2 * slow.max_duration_s if slow.enabled else 0.0
+    return _settled_ns(trigger) + _whole_minutes(usual_s)
+
+
+def _settled_ns(trigger: TriggerConfig) -> int:
+    """How long the trigger remembers, leaving aside slow events."""
     settles_s = max(FORGOTTEN * trigger.lta_s, CHAINS * (trigger.max_duration_s + trigger.merge_s))
     return _whole_minutes(settles_s + RING_S)
 
 
 def seam_ns(trigger: TriggerConfig) -> int:
     """The end of that time in which what is found is compared with the unit before."""
-    return before_ns(trigger) // 3
+    return _settled_ns(trigger) // 3
 
 
 def after_ns(trigger: TriggerConfig) -> int:
     """How long after a unit's last onset its data are read: until the last verdict, whatever is late."""
-    last_s = max(AFTER_NS / NS, trigger.max_duration_s + trigger.merge_s)
+    slow_s = trigger.slow.max_duration_s + 60.0 if trigger.slow.enabled else 0.0
+    last_s = max(AFTER_NS / NS, trigger.max_duration_s + trigger.merge_s, slow_s)
     return _whole_minutes(last_s + trigger.max_component_lag_s + 2 * MAX_BLOCK_S)
 
 
