@@ -27,12 +27,13 @@ COMMANDS = {
     "scan": "judge an archive as the station would, with the hours that were not heard",
     "config": "change a station's settings remotely, signed",
     "model": "change a station's model remotely, signed",
+    "fleet": "list all stations of a broker, and change many in waves, signed",
     "docs": "print a page of the manual",
     "teach": "let the network learn a site's own labels",
     "ask": "give a station a signed command: evidence, test alarm, self-test",
 }
 
-HOMES = dict.fromkeys(("simulate", "watch", "desk", "plot", "scan", "config", "model", "ask"), "desk")
+HOMES = dict.fromkeys(("simulate", "watch", "desk", "plot", "scan", "config", "model", "fleet", "ask"), "desk")
 HOMES |= {"teach": "quantize"}
 """Package of a command, where it is not ``agent``."""
 
