@@ -23,7 +23,7 @@ from agent.messages.schema import (
     ReasonPart,
     StateMessage,
 )
-from agent.remote.envelope import unverified_body
+from agent.remote.gate import unverified_body
 from agent.types import format_ns
 
 OLD, NEW = (hashlib.sha256(word).hexdigest() for word in (b"old", b"new"))

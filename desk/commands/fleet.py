@@ -138,7 +138,7 @@ def _push(args: argparse.Namespace, kind: str, file: Path) -> int:
 
 
 def _order(args: argparse.Namespace, kind: str, file: Path, settings: MqttSettings) -> Order:
-    from agent.remote.envelope import MAX_BYTES
+    from agent.remote.gate import MAX_BYTES
     from desk.push.configuration import stations_of
     from desk.push.fleet import configuration_order, model_order
     from desk.push.signing import SigningKey

@@ -19,12 +19,12 @@ from typing import TypeVar
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.waker import Waker
+from agent.deliver.sockets import Waker
 from agent.errors import DataError, TalusError
 from agent.inference.bundle import open_bundle
 from agent.messages.payloads import ONLINE
 from agent.messages.schema import ConfigReport, HealthMessage, ModelReport, Payload, StateMessage, parse
-from agent.remote.envelope import STATION_NAME
+from agent.remote.gate import STATION_NAME
 from agent.types import NS, StationId, parse_ns
 from desk.push import configuration, models
 from desk.push.listening import QUIET_S
