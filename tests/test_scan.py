@@ -35,8 +35,7 @@ from scan_support import (
 )
 
 from agent.cli import main
-from agent.config.slow import SlowTriggerConfig
-from agent.config.station import ClassifierConfig, TriggerConfig
+from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
 from agent.errors import DataError
 from agent.inference import Classifier
 from agent.types import NS, parse_ns

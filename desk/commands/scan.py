@@ -109,8 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _scan(args: argparse.Namespace) -> int:
     from agent.config.file import load
-    from agent.config.slow import SlowTriggerConfig
-    from agent.config.station import ClassifierConfig, TriggerConfig
+    from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
     from desk.scan.folder import Folder
     from desk.scan.index import look
     from desk.scan.judge import Settings
