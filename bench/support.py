@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 """The packages go before this folder, where ``desk.py`` measures the package of that name."""
+
+RESULTS = os.environ.get("TALUS_BENCH_RESULTS", "")
+"""A file for the rows, beside what is printed."""
 
 ONE_CORE = {
     "OMP_NUM_THREADS": "1",
@@ -60,9 +68,44 @@ def make_day(folder: Path, hours: float = 24.0) -> list[Path]:
 
 
 def row(name: str, value: str, goal: str = "", met: bool | None = None) -> None:
-    """One line of a scorecard."""
+    """One line of a scorecard; bench/run.py collects them."""
     mark = "" if met is None else ("  met" if met else "  NOT MET")
     print(f"{name:<58}{value:>22}   {goal}{mark}", flush=True)
+    if RESULTS:
+        with Path(RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "value": value, "goal": goal, "met": met}) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of several turns: the median, the least and the most."""
+
+    median: float
+    least: float
+    most: float
+
+    def words(self, scale: float, unit: str, places: int = 1) -> str:
+        """Such as ``6.1 us (5.9 to 7.0)``."""
+        figures = (f"{scale * value:,.{places}f}" for value in (self.median, self.least, self.most))
+        return "{} {} ({} to {})".format(next(figures), unit, *figures)
+
+
+def in_turns(turns: int, clock: Callable[[], float], **calls: Callable[[], object]) -> dict[str, Spread]:
+    """Seconds of each call. They take turns, in another order each time, so that what else the machine does disturbs
+    all of them alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order = random.Random(0)
+    for _ in range(turns):
+        for name in order.sample(sorted(calls), len(calls)):
+            began = clock()
+            calls[name]()
+            seconds[name].append(clock() - began)
+    return {name: Spread(median(each), min(each), max(each)) for name, each in seconds.items()}
+
+
+def ratio_of(turned: dict[str, Spread], of: str, to: str) -> float:
+    """How many times as fast ``to`` is as ``of``, by the medians."""
+    return turned[of].median / turned[to].median
 
 
 def make_busy(folder: Path, copies: int) -> list[Path]:
