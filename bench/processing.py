@@ -5,9 +5,9 @@
 ``reading``: the archive source, records as they are and packets of a second, beside ``read`` and ``Stream.slice``.
 ``detector``: continuity, ring buffers, band-pass, STA/LTA and triggers of samples in memory, beside ObsPy's batch
 functions on all of it and a loop of scipy's filter with its state and ``recursive_sta_lta`` on packets; its triggers
-are ObsPy's, sample for sample. ``line``: from the file to the messages, with windows, network and policy, beside ObsPy's
-batch without any of these; the share of the slow trigger; and the decisions on live packets whose components end at
-different times. A part whose name is not given runs too if none is.
+are ObsPy's, sample for sample. ``line``: from the file to the messages, with windows, network and policy, beside
+ObsPy's batch without any of these; the share of the slow trigger; and live packets whose components end at different
+times.
 
 Processor time, in turns and in an order that changes; medians, with least and most. Goals: at most 40 us a packet of
 1 s and 25,000 x real time in the whole line; whole records at half the speed of ObsPy's batch.
@@ -34,8 +34,10 @@ from obspy.signal.trigger import recursive_sta_lta, trigger_onset  # noqa: E402
 from scipy.signal import sosfilt  # noqa: E402
 
 from agent.config.file import ClassifierConfig, TunablesConfig  # noqa: E402
-from agent.config.slow import SlowTriggerConfig  # noqa: E402
-from agent.config.station import TriggerConfig  # noqa: E402
+from agent.config.station import (
+    SlowTriggerConfig,
+    TriggerConfig,
+)
 from agent.detect.station import INSPECTED_NS  # noqa: E402
 from agent.dsp.continuity import Continuity  # noqa: E402
 from agent.dsp.detector import Detector  # noqa: E402
