@@ -28,15 +28,15 @@ pytestmark = needs_mosquitto
 
 
 class Example(Mosquitto):
-    """A broker with one of the example files, its paths and ports replaced."""
+    """A broker with one of the example files, or with several, paths and ports replaced."""
 
-    def __init__(self, folder: Path, name: str, port: int, replaced: dict[str, str]) -> None:
+    def __init__(self, folder: Path, names: str, port: int, replaced: dict[str, str]) -> None:
         super().__init__(folder, port=port)
-        state = folder / f"state-{name}"
+        state = folder / f"state-{names}"
         state.mkdir()
-        text = (EXAMPLES / name).read_text("utf-8")
+        text = "\n".join((EXAMPLES / name).read_text("utf-8") for name in names.split())
         for old, new in {"/etc/mosquitto/talus": str(folder), "/var/lib/mosquitto": str(state), **replaced}.items():
-            assert old in text, f"{old} is not in {name}"
+            assert old in text, f"{old} is not in {names}"
             text = text.replace(old, new)
         self._config.write_text(f"{text}\nuser root\n")
 
@@ -46,8 +46,9 @@ def centre(folder: Path) -> Iterator[tuple[Example, dict[str, int]]]:
     """The broker of broker.conf, with certificates, passwords and the access list."""
     issuer = Authority(folder)
     issuer.issue("broker")
-    for file in issuer.issue("station-abc"):
-        file.rename(folder / f"station{file.suffix}")
+    for user, stem in (("station-abc", "station"), ("region-north", "region")):
+        for file in issuer.issue(user):
+            file.rename(folder / f"{stem}{file.suffix}")
     passwords = folder / "passwords"
     for number, (user, word) in enumerate(PASSWORDS.items()):
         options = ["-c"] if number == 0 else []
@@ -209,3 +210,43 @@ def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Pat
             orders(tmp_path, ports["8883"], link_settings)
         finally:
             own.stop()
+
+
+def test_a_region_keeps_for_the_centre_what_came_while_it_was_away_in_order(tmp_path: Path) -> None:
+    """Protects a country's desk: a line between region and centre that is cut costs nothing but time."""
+    with centre(tmp_path) as (broker, ports), control_room(tmp_path, ports["8883"]) as collector:
+        own = {name: str(free_port()) for name in ("8883", "8884")}
+        upstream = f"127.0.0.1:{ports['8884']}"
+        names = {"listener 8883": f"listener {own['8883']}", "listener 8884": f"listener {own['8884']}"}
+        region = Example(
+            tmp_path, "broker.conf region.conf", int(own["8883"]), {"broker.example.org:8884": upstream, **names}
+        )
+        at_region = settings(tmp_path, int(own["8883"]), username="station-abc", password=PASSWORDS["station-abc"])
+        try:
+            region.start()
+            station = Connection.open(at_region, "station", Waker())
+
+            def publish(numbers: range) -> None:
+                wanted = {station.publish("talus/v1/XX/ABC/event", b"%d" % number) for number in numbers}
+                wanted.add(station.publish("talus/v1/XX/ABC/health", b"%d" % numbers[-1], retain=True))
+
+                def acknowledged() -> bool:
+                    wanted.difference_update(ack.token for ack in station.pump(0.1))
+                    return not wanted
+
+                wait_for(acknowledged, 60)
+
+            publish(range(10))
+            wait_for(lambda: len(collector.payloads("/event")) >= 10, 60)
+            broker.stop()
+            publish(range(10, 150))
+            broker.start()
+            publish(range(150, 160))
+            wait_for(lambda: b"159" in collector.payloads("/event"), 60)
+            first = list(dict.fromkeys(collector.payloads("/event")))
+            assert [int(payload) for payload in first] == list(range(160))
+            wait_for(lambda: collector.payloads("/health")[-1:] == [b"159"], 60)
+            station.close()
+            orders(tmp_path, ports["8883"], at_region)
+        finally:
+            region.stop()
