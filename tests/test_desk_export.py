@@ -169,11 +169,20 @@ def test_obspys_client_finds_the_events_with_type_and_the_stations_position(serv
     assert (origin.latitude, origin.longitude, origin.epicenter_fixed) == (46.5, 8.25, True)
     assert "not a location" in origin.comments[0].text
     assert len(client.get_events(starttime=UTCDateTime("2026-02-28"), limit=2)) == 2
+    assert len(client.get_events(endtime=UTCDateTime("2599-01-01"))) == 6
     with pytest.raises(fdsn.header.FDSNException):
         client.get_events(starttime=UTCDateTime("2026-03-03"))
+    with pytest.raises(fdsn.header.FDSNException):
+        client.get_events(catalog="other")
 
 
-@pytest.mark.parametrize("query", ["minmagnitude=2", "format=json", "limit=0", "starttime=soon", "eventtype=whale"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "minmagnitude=2", "format=json", "limit=0", "starttime=soon", "eventtype=whale", "nodata=200",
+        "orderby=magnitude", "starttime=",
+    ],
+)  # fmt: skip
 def test_what_is_not_supported_is_refused_in_words(served: str, query: str) -> None:
     import httpx
 

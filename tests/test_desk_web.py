@@ -89,8 +89,27 @@ def test_a_list_reads_on_with_the_cursor_that_it_gave(desk: tuple[Store, TestCli
     first = client.get("/api/v1/events?limit=1", headers=headers).json()
     second = client.get(f"/api/v1/events?limit=1&cursor={first['next']}", headers=headers).json()
     assert [first["events"][0]["class"], second["events"][0]["class"]] == ["blast", "landslide"]
-    for query in ("limit=0", "limit=x", "class=whale", "cursor=1;2", "from=yesterday"):
+    for query in ("limit=0", "limit=x", "class=whale", "cursor=1;2", "cursor=--5-3", "cursor=²-3", "from=yesterday"):
         assert client.get(f"/api/v1/events?{query}", headers=headers).status_code == 400, query
+    beyond = "9" * 20
+    for query in (f"cursor={beyond}-1", f"cursor=1-{beyond}", "from=9999-01-01", "to=0001-01-01", "to=9999-01-01"):
+        assert client.get(f"/api/v1/events?{query}", headers=headers).status_code == 200, query
+    for path, status in (("/day?date=9999-12-31", 400), ("/day?station=XX.NONE", 404), ("/nothing", 404)):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == status, path
+        assert "Back to the desk" in answer.text
+
+
+def test_a_slow_event_is_called_so_and_a_drill_leaves_no_station_behind(desk: tuple[Store, TestClient]) -> None:
+    store, client = desk
+    headers = logged_in(client, "vera")
+    slow = event().model_copy(update={"id": f"{event().id}-slow", "kind": "slow", "classification": None})
+    store.ingest([Arrival("XX.SLP", slow, START_NS), Arrival("XX.SIMULATE", "stopped", START_NS)])
+    page = client.get(f"/event/{slow.id}", headers=headers).text
+    assert '<span class="class slow">slow</span>' in page
+    assert "judges no slow events" in page
+    assert "XX.SIMULATE" not in client.get("/", headers=headers).text
+    assert "XX.SLP" in client.get("/day", headers=headers).text
 
 
 @pytest.mark.parametrize(

@@ -202,11 +202,16 @@ def random_unreviewed(connection: Connection, limit: int, *, exercise: bool = Fa
 
 
 def stations(connection: Connection, codes: Sequence[str] | None = None) -> list[StationRow]:
-    """All stations, or those of some codes, by code."""
+    """All stations, or those of some codes, by code; without those that came, told nothing of themselves and stopped,
+    as a drill (``talus simulate``) does."""
     found = []
     statement = select(t.station).order_by(t.station.c.code)
     if codes is not None:
         statement = statement.where(t.station.c.code.in_(codes))
+    s = t.station.c
+    statement = statement.where(
+        or_(s.health_ns.is_not(None), s.state.is_not(None), s.availability.is_distinct_from("stopped"))
+    )
     for row in connection.execute(statement):
         position = None
         if row.latitude is not None and row.longitude is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -141,7 +142,7 @@ async def stream(request: Request) -> Response:
     """Changes as server-sent events; ``Last-Event-ID`` (or ``?last=``) reads on from there."""
     text = request.headers.get("last-event-id") or request.query_params.get("last") or ""
     live: Live = request.app.state.live
-    changes = live.stream(int(text) if text.isascii() and text.isdigit() else None)
+    changes = live.stream(int(text) if re.fullmatch("[0-9]{1,18}", text) else None)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(changes, media_type="text/event-stream", headers=headers)
 
@@ -228,12 +229,17 @@ def filter_of(request: Request) -> queries.Filter:
 def cursor_of(request: Request) -> tuple[int, int] | None:
     """Where the page before ended."""
     text = request.query_params.get("cursor", "")
-    onset, _, key = text.rpartition("-")
     if not text:
         return None
-    if not (onset.lstrip("-").isdigit() and key.isdigit() and len(text) < 42):
+    found = re.fullmatch(r"(-?[0-9]{1,20})-([0-9]{1,20})", text)
+    if found is None:
         raise HTTPException(400, "`cursor` is the `next` of the page before")
-    return int(onset), int(key)
+    return within(int(found[1])), within(int(found[2]))
+
+
+def within(number: int) -> int:
+    """The nearest whole number that the database can hold."""
+    return max(-(2**63), min(number, 2**63 - 1))
 
 
 _D = TypeVar("_D", int, None)
@@ -245,7 +251,7 @@ def time_of(request: Request, name: str, default: _D) -> int | _D:
     if not text:
         return default
     try:
-        return parse_ns(text if "T" in text else f"{text}T00:00:00Z")
+        return within(parse_ns(text if "T" in text else f"{text}T00:00:00Z"))
     except DataError as error:
         raise HTTPException(400, f"`{name}`: {error.message}") from None
 

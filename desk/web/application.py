@@ -37,6 +37,8 @@ from desk.web.guard import Headers, find_user, is_program
 from desk.web.live import Live
 
 HERE = Path(__file__).parent
+_WORDS = {"Not Found": "There is no such page.", "Method Not Allowed": "This page takes no such request."}
+"""For people, of what Starlette says by itself."""
 _log = logging.getLogger(__name__)
 
 
@@ -81,6 +83,7 @@ def application(
             HTTPException: _refused,
             SQLAlchemyError: _broken,
             DeliveryError: _broken,
+            OverflowError: _broken,
             Exception: _broken,
         },
         lifespan=lifespan,
@@ -134,13 +137,13 @@ async def _refused(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": detail}, status)
     with contextlib.suppress(SQLAlchemyError):
         request.state.user = await find_user(request)
-    answer = pages.page(request, "error", status=status, detail=detail)
+    answer = pages.page(request, "error", status=status, detail=_WORDS.get(detail, detail))
     answer.status_code = status
     return answer
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    if isinstance(error, UnfitError):
+    if isinstance(error, (UnfitError, OverflowError)):
         return await _refused(request, HTTPException(400, "no database can hold what the request says"))
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     if isinstance(error, (SQLAlchemyError, DeliveryError)):

@@ -7,6 +7,7 @@ the desk answers only where its configuration says so (``web.fdsnws``).
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from agent.errors import DataError
 from agent.types import format_ns, parse_ns
 from desk.store import queries
-from desk.web.api import DAY_NS, read
+from desk.web.api import DAY_NS, read, within
 
 MOST = 20_000
 PARAMETERS = {
@@ -29,6 +30,7 @@ PARAMETERS = {
 }  # fmt: skip
 TYPES = {"earthquake": "earthquake", "blast": "quarry blast", "collapse": "collapse", "landslide": "landslide"}
 """QuakeML's names of the labels; noise and events without an answer are not in the catalogue unless asked for by id."""
+CATALOG, CONTRIBUTOR = "desk", "Talus"
 _SHORT = {short: name for name, short in PARAMETERS.items() if short}
 
 
@@ -39,17 +41,20 @@ async def query(request: Request) -> Response:
     if unknown:
         return _error(request, 400, f"the parameter {unknown[0]} is not supported")
     try:
+        to_ns = _time(given, "endtime")
         wanted = queries.Filter(
-            from_ns=_time(given.get("starttime")),
-            to_ns=_time(given.get("endtime")) or time.time_ns() + DAY_NS,
+            from_ns=_time(given, "starttime"),
+            to_ns=time.time_ns() + DAY_NS if to_ns is None else to_ns,
             exercise=False,
         )
-        limit = int(given.get("limit", MOST))
-    except (DataError, ValueError) as error:
-        return _error(request, 400, str(error).splitlines()[0])
-    form, types = given.get("format", "xml"), _types(given.get("eventtype"))
-    if form not in ("xml", "text") or types is None or not 0 < limit <= MOST:
-        return _error(request, 400, f"format is xml or text, limit 1 to {MOST}, eventtype QuakeML's name")
+        types, limit = _types(given.get("eventtype")), _limit(given.get("limit"))
+        form = _one_of(given, "format", "xml", "text")
+        oldest_first = _one_of(given, "orderby", "time", "time-asc") == "time-asc"
+        without = int(_one_of(given, "nodata", "204", "404"))
+    except DataError as error:
+        return _error(request, 400, error.message)
+    if given.get("catalog", CATALOG) != CATALOG or given.get("contributor", CONTRIBUTOR) != CONTRIBUTOR:
+        return Response(status_code=without)
 
     def ask(connection: Connection) -> tuple[list[queries.EventRow], dict[str, Any]]:
         places = {row.code: row.position for row in queries.stations(connection)}
@@ -65,11 +70,11 @@ async def query(request: Request) -> Response:
                 break
             before = page[-1].onset_ns, page[-1].key
         rows = rows[:limit]
-        return (rows[::-1] if given.get("orderby") == "time-asc" else rows), places
+        return (rows[::-1] if oldest_first else rows), places
 
     rows, places = await read(request, ask)
     if not rows:
-        return Response(status_code=404 if given.get("nodata") == "404" else 204)
+        return Response(status_code=without)
     if form == "text":
         return PlainTextResponse(text(rows, places))
     return Response(quakeml(rows, places), media_type="application/xml")
@@ -130,13 +135,13 @@ async def version(_request: Request) -> Response:
 
 async def catalogs(_request: Request) -> Response:
     """The one catalogue."""
-    body = '<?xml version="1.0"?><Catalogs><Catalog>desk</Catalog></Catalogs>'
+    body = f'<?xml version="1.0"?><Catalogs><Catalog>{CATALOG}</Catalog></Catalogs>'
     return Response(body, media_type="application/xml")
 
 
 async def contributors(_request: Request) -> Response:
     """The one contributor."""
-    body = '<?xml version="1.0"?><Contributors><Contributor>Talus</Contributor></Contributors>'
+    body = f'<?xml version="1.0"?><Contributors><Contributor>{CONTRIBUTOR}</Contributor></Contributors>'
     return Response(body, media_type="application/xml")
 
 
@@ -157,20 +162,39 @@ async def wadl(request: Request) -> Response:
     return Response(body, media_type="application/xml")
 
 
-def _types(text_: str | None) -> set[str] | None:
+def _types(text_: str | None) -> set[str]:
     if text_ is None:
         return set(TYPES)
     names = {quake: label for label, quake in TYPES.items()}
     wanted = [part.strip() for part in text_.split(",")]
-    return {names[one] for one in wanted} if all(one in names for one in wanted) else None
+    if not all(one in names for one in wanted):
+        raise DataError(f"eventtype is of {', '.join(names)}")
+    return {names[one] for one in wanted}
 
 
-def _time(text_: str | None) -> int | None:
+def _time(given: dict[str, str], name: str) -> int | None:
+    text_ = given.get(name)
     if text_ is None:
         return None
-    if "T" not in text_:
-        text_ += "T00:00:00"
-    return parse_ns(text_ if text_.endswith("Z") else f"{text_}Z")
+    try:
+        return within(parse_ns(f"{text_.removesuffix('Z')}{'' if 'T' in text_ else 'T00:00:00'}Z"))
+    except DataError:
+        raise DataError(f"{name} is a time like 2026-03-01T00:00:00, UTC") from None
+
+
+def _limit(text_: str | None) -> int:
+    if text_ is None:
+        return MOST
+    if not re.fullmatch("[0-9]{1,9}", text_) or not 0 < int(text_) <= MOST:
+        raise DataError(f"limit is a number from 1 to {MOST}")
+    return int(text_)
+
+
+def _one_of(given: dict[str, str], name: str, usual: str, other: str) -> str:
+    value = given.get(name, usual)
+    if value not in (usual, other):
+        raise DataError(f"{name} is {usual} or {other}")
+    return value
 
 
 def _error(request: Request, status: int, words: str) -> Response:

@@ -37,6 +37,7 @@ from desk.web.guard import (
 )
 
 HERE = Path(__file__).parent
+FIRST_DAY, LAST_DAY = "1970-01-02", "2199-12-31"
 templates = Jinja2Templates(HERE / "templates")
 templates.env.globals |= {"LABELS": LABELS, "CLASSES": CLASSES, "VERSION": __version__, "moment": views.moment}
 
@@ -314,10 +315,15 @@ async def day(request: Request) -> Response:
         begin_ns = parse_ns(f"{text}T00:00:00Z")
     except DataError as error:
         raise HTTPException(400, f"`date`: {error.message}") from None
+    if not FIRST_DAY <= text <= LAST_DAY:
+        raise HTTPException(400, f"`date` is from {FIRST_DAY} to {LAST_DAY}")
 
     def ask(connection: Connection) -> dict[str, Any]:
         codes = [row.code for row in queries.stations(connection)]
-        chosen = station if station in codes else next(iter(codes), "")
+        if station and station not in codes:
+            raise HTTPException(404, f"there is no station {station[:40]}")
+        newest = queries.events(connection, queries.Filter(to_ns=time.time_ns() + DAY_NS), limit=1)
+        chosen = station or next(iter([".".join(row.sensor.split(".")[:2]) for row in newest] or codes), "")
         wanted = queries.Filter(station=chosen or "-", from_ns=begin_ns, to_ns=begin_ns + DAY_NS)
         rows = queries.events(connection, wanted, limit=5000)
         return {"stations": codes, "station": chosen, "events": [views.event(row) for row in rows]}

@@ -30,6 +30,8 @@ def event(row: queries.EventRow) -> dict[str, Any]:
     view["alert_words"] = None if row.alert is None else alert_words(*row.alert.partition(" ")[::2])
     view["place"] = ".".join(row.sensor.split(".")[:2])
     view["id"], view["class"] = view.pop("uid"), view.pop("name")
+    view["slow"] = row.uid.endswith("-slow")
+    view["mark"] = "slow" if view["slow"] and view["class"] == "unclassified" else view["class"]
     view["onset"] = moment(view.pop("onset_ns"))
     view["cursor"] = f"{row.onset_ns}-{view.pop('key')}"
     return view

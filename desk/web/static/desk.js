@@ -49,8 +49,10 @@ export function timeText(iso, seconds = true) {
 
 export function showTimes(root = document) {
   for (const node of root.querySelectorAll("time[data-utc]")) node.textContent = timeText(node.dataset.utc);
-  for (const node of root.querySelectorAll(".tz")) node.textContent = local() ? "local" : "UTC";
+  for (const node of root.querySelectorAll(".tz")) node.textContent = zone();
 }
+
+export const zone = () => (local() ? "local" : "UTC");
 
 function ago(iso) {
   const s = Math.max(0, (Date.now() + skew - new Date(iso)) / 1000);
@@ -77,7 +79,7 @@ export function eventRow(row) {
   const cells = [
     element("td", {}, element("a", { href: `/event/${encodeURIComponent(row.id)}` }, time), element("span", { class: "under" }, row.place)),
     element("td", { class: "wide" }, row.sensor),
-    element("td", {}, mark(row.class), row.review ? element("span", { class: "reviewed" }, "✓") : null),
+    element("td", {}, mark(row.mark), row.review ? element("span", { class: "reviewed" }, "✓") : null),
     element("td", { class: "number" }, row.probability === null ? "" : row.probability.toFixed(2)),
     element("td", { class: "number wide" }, row.ratio === null ? "" : row.ratio.toFixed(1)),
     element("td", { class: "number wide" }, row.duration_s === null ? "" : `${row.duration_s.toFixed(1)} s`),

@@ -1,5 +1,5 @@
 // The page "now": stations, open alerts and events, kept up to date by the stream of changes.
-import { element, eventRow, listen, may, timeText } from "./desk.js";
+import { element, eventRow, listen, may, timeText, zone } from "./desk.js";
 import { sketch } from "./sketch.js";
 
 const KEPT = 60;
@@ -30,7 +30,7 @@ function showAlert(row) {
   else {
     const card = element("article", { class: `alert ${row.severity} ${row.exercise ? "exercise" : ""}`, data: { alert: row.id, place: row.sensor.split(".").slice(0, 2).join(".") } },
       element("h3", {}, element("a", { href: `/event/${encodeURIComponent(row.event)}` }, `${row.words} · ${row.label}`)),
-      element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), row.exercise ? element("b", {}, " EXERCISE") : null),
+      element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), " ", element("span", { class: "tz" }, zone()), row.exercise ? element("b", {}, " EXERCISE") : null),
       element("p", { class: "reason" }, row.reason),
       may("operator") ? element("button", { class: "ack", data: { ack: row.id } }, "Acknowledge") : null);
     if (known) known.replaceWith(card);
