@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = push.add_mutually_exclusive_group()
     which.add_argument("--stations", metavar="LIST", help="NET.STA, separated by commas, in this order; patterns too")
     which.add_argument("--all", action="store_true", help="every station that the broker knows")
+    push.add_argument("--except", dest="left_out", metavar="LIST", help="without these")
     push.add_argument("--wave", type=int, default=1, metavar="N", help="so many at a time (default 1)")
     push.add_argument("--wait", type=float, default=WAIT_S, metavar="SECONDS", help="for one to keep it (a day)")
     push.add_argument("--key", type=Path, metavar="FILE", help="the private key that signs a model's orders")
@@ -166,4 +167,5 @@ def _chosen(args: argparse.Namespace, members: Mapping[str, Member]) -> list[str
         if not found:
             raise UsageError(f"the broker knows no station {one}", "see talus fleet --broker URL")
         names |= dict.fromkeys(found)
-    return list(names)
+    left_out = [one.strip() for one in (args.left_out or "").split(",")]
+    return [name for name in names if not any(fnmatchcase(name, one) for one in left_out)]
