@@ -15,15 +15,21 @@ from fuzz_support import awkward_float, awkward_text, fuzz, junk, several, spoil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.config.sources import ShakeSenderConfig, ShakeUdpConfig
 from agent.dsp.continuity import Continuity
 from agent.errors import SourceError
 from agent.sources import SourceProblem
-from agent.sources.shake_udp import MAX_BYTES, Digitizer, MalformedError, Receiver, ShakeUdpSource, parse
+from agent.sources.shake_udp import MAX_BYTES, MalformedError, Receiver, ShakeUdpSource, parse
 from agent.types import NS, SampleBlock
 
 T0 = 1_582_315_130.292
 ADDRESS = "192.168.1.20"
-SENDER = Digitizer(ADDRESS, "AM", "R1234", "00")
+SENDER = ShakeSenderConfig(address=ADDRESS, network="AM", station="R1234", location="00")
+
+
+def configured(*senders: ShakeSenderConfig, port: int = 8888, **changes: object) -> ShakeUdpConfig:
+    """Settings, unchecked, so that a time-out may be shorter than an operator may have it."""
+    return ShakeUdpConfig(kind="shake_udp", senders=senders, host="127.0.0.1", port=port).model_copy(update=changes)
 
 
 def datagram(k: int, channel: str = "EHZ", n: int = 25, t0: float = T0, rate: float = 100.0) -> bytes:
@@ -37,13 +43,9 @@ class Bench:
 
     def __init__(self, **changes: object) -> None:
         self.problems: list[SourceProblem] = []
-        options: dict[str, object] = {
-            "rate_hz": 100.0, "channels": (), "reorder_s": 1.0, "timeout_s": 10.0,
-            "where": "udp://test:8888", "on_problem": self.problems.append, "now_s": 0.0,
-        }  # fmt: skip
-        options |= changes
-        senders = options.pop("senders", [SENDER])
-        self.receiver = Receiver(senders, **options)  # type: ignore[arg-type]
+        senders = changes.pop("senders", (SENDER,))
+        config = configured(*senders, **changes)  # type: ignore[misc]
+        self.receiver = Receiver(config, where="udp://test:8888", on_problem=self.problems.append, now_s=0.0)
         self.now_s = 0.0
         self.blocks: list[SampleBlock] = []
 
@@ -303,7 +305,7 @@ def test_strangers_are_dropped_and_named() -> None:
 
 
 def test_each_sender_is_a_station_of_its_own() -> None:
-    senders = [SENDER, Digitizer("10.1.0.0/16", "AM", "R9999")]
+    senders = [SENDER, ShakeSenderConfig(address="10.1.0.0/16", network="AM", station="R9999")]
     bench = Bench(senders=senders)
     for k in range(4):
         bench.take(datagram(k))
@@ -323,7 +325,7 @@ def test_other_channels_are_dropped_and_counted() -> None:
 
 
 def test_invented_channels_and_addresses_do_not_grow_the_agent() -> None:
-    bench = Bench(senders=[Digitizer("0.0.0.0/0", "AM", "R1234")])
+    bench = Bench(senders=[ShakeSenderConfig(address="0.0.0.0/0", network="AM", station="R1234")])
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for a in letters:
         for b in "ENZ123":
@@ -428,8 +430,8 @@ def listening(**options: object) -> Iterator[tuple[ShakeUdpSource, int, list[Sam
         port = probe.getsockname()[1]
     problems: list[SourceProblem] = []
     blocks: list[SampleBlock] = []
-    sender = Digitizer("127.0.0.1", "AM", "R1234", "00")
-    source = ShakeUdpSource([sender], "127.0.0.1", port, on_problem=problems.append, **options)  # type: ignore[arg-type]
+    sender = ShakeSenderConfig(address="127.0.0.1", network="AM", station="R1234", location="00")
+    source = ShakeUdpSource(configured(sender, port=port, **options), on_problem=problems.append)
     thread = threading.Thread(target=lambda: blocks.extend(source.blocks()), daemon=True)
     thread.start()
     time.sleep(0.1)
@@ -472,7 +474,7 @@ def test_a_dead_digitizer_is_noticed_although_nothing_arrives() -> None:
 def test_a_port_in_use_is_told() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
-        source = ShakeUdpSource([SENDER], "127.0.0.1", taken.getsockname()[1], on_problem=print)
+        source = ShakeUdpSource(configured(SENDER, port=taken.getsockname()[1]), on_problem=print)
         with pytest.raises(SourceError, match="cannot be opened"):
             next(source.blocks())
 
@@ -483,7 +485,10 @@ def test_what_the_kernel_drops_is_counted() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    source = ShakeUdpSource([Digitizer("127.0.0.1", "AM", "R1")], "127.0.0.1", port, on_problem=problems.append)
+    source = ShakeUdpSource(
+        configured(ShakeSenderConfig(address="127.0.0.1", network="AM", station="R1"), port=port),
+        on_problem=problems.append,
+    )
     blocks = source.blocks()
     sent = 20_000
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:

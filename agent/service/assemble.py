@@ -208,22 +208,11 @@ def open_source(config: Config, on_problem: ProblemSink, clock: MachineClock | N
                 clock=clock,
             )
         case ShakeUdpConfig() as shake:
-            from agent.sources.shake_udp import Digitizer, ShakeUdpSource
+            from agent.sources.shake_udp import ShakeUdpSource
 
-            own = config.station
-            return ShakeUdpSource(
-                [
-                    Digitizer(s.address, s.network or own.network, s.station or own.station, s.location)
-                    for s in shake.senders
-                ],
-                shake.host,
-                shake.port,
-                rate_hz=shake.rate_hz,
-                channels=shake.channels,
-                reorder_s=shake.reorder_s,
-                timeout_s=shake.timeout_s,
-                on_problem=on_problem,
-            )
+            own = {"network": config.station.network, "station": config.station.station}
+            senders = tuple(one.model_copy(update=own | one.model_dump(exclude_none=True)) for one in shake.senders)
+            return ShakeUdpSource(shake.model_copy(update={"senders": senders}), on_problem=on_problem)
         case SimulatorConfig() as simulator:
             from agent.sources.simulator import open_simulator
 

@@ -14,12 +14,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config.sources import ShakeSenderConfig, ShakeUdpConfig
 from agent.errors import SourceError
 from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.sequence import ChannelSequence, Loss, Packet, Placed
@@ -48,20 +49,6 @@ _GATHER_S = 0.01
 _SO_RXQ_OVFL = getattr(socket, "SO_RXQ_OVFL", 40)
 """Linux: each datagram brings the number of those that the full receive buffer has cost so far (socket(7))."""
 _MAX_ADDRESSES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Digitizer:
-    """A digitizer: where its datagrams come from (an address or a network), and the codes that they do not carry."""
-
-    address: str
-    network: str
-    station: str
-    location: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"{self.network}.{self.station} ({self.address})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,43 +91,33 @@ def parse(data: bytes) -> Datagram:
 
 @dataclass(slots=True)
 class _Station:
-    sender: Digitizer
+    sender: ShakeSenderConfig
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
     heard_s: float
     silent: bool = False
     channels: dict[str, tuple[StreamId, ChannelSequence]] = field(default_factory=dict)
     rates: dict[str, _RateWatch] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        address = self.sender.address.removesuffix("/32")
+        return f"{self.sender.network}.{self.sender.station} ({address})"
+
 
 class Receiver:
     """Datagrams in, blocks in order out: everything but the socket. For one thread.
 
     Args:
-        senders: who may send; their networks do not overlap.
-        rate_hz: samples per second of all channels.
-        channels: codes to use; all that mean ground motion if empty.
-        reorder_s: how long a missing datagram is waited for.
-        timeout_s: silence of a sender after which that is told.
+        config: the section ``source``; each of its senders has codes, and their networks do not overlap.
         where: names the socket in problems.
         on_problem: told what was dropped, and who is silent.
         now_s: the monotonic time at which waiting begins.
     """
 
-    def __init__(
-        self,
-        senders: Sequence[Digitizer],
-        *,
-        rate_hz: float,
-        channels: Sequence[str],
-        reorder_s: float,
-        timeout_s: float,
-        where: str,
-        on_problem: ProblemSink,
-        now_s: float,
-    ) -> None:
-        self._stations = [_Station(sender, ipaddress.ip_network(sender.address), now_s) for sender in senders]
-        self._rate_hz, self._reorder_s, self._timeout_s = rate_hz, reorder_s, timeout_s
-        self._wanted = frozenset(channels)
+    def __init__(self, config: ShakeUdpConfig, *, where: str, on_problem: ProblemSink, now_s: float) -> None:
+        self._stations = [_Station(sender, ipaddress.ip_network(sender.address), now_s) for sender in config.senders]
+        self._rate_hz, self._reorder_s, self._timeout_s = config.rate_hz, config.reorder_s, config.timeout_s
+        self._wanted = frozenset(config.channels)
         self._where, self._on_problem = where, on_problem
         self._losses = Losses(where, on_problem)
         self._by_address: dict[str, _Station | None] = {}
@@ -165,7 +142,7 @@ class Receiver:
 
     def problems(self) -> list[str]:
         """The senders that are silent now."""
-        return [f"nothing usable from {s.sender.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
+        return [f"nothing usable from {s.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
 
     def take(self, data: bytes, address: str, now_s: float) -> Iterator[SampleBlock]:
         """One datagram from ``address`` at the monotonic time ``now_s``; yields the blocks that it sets free."""
@@ -199,7 +176,7 @@ class Receiver:
                         yield self._block(stream, placed)
             if not station.silent and now_s - station.heard_s > self._timeout_s:
                 station.silent = True
-                message = f"nothing usable from {station.sender.name} for {self._timeout_s:g} s"
+                message = f"nothing usable from {station.name} for {self._timeout_s:g} s"
                 hint = "check its power and network, and that its UDP data cast goes to this machine and port"
                 self._on_problem(SourceProblem(self._where, message, hint))
 
@@ -228,15 +205,15 @@ class Receiver:
         if entry is not None:
             return entry
         if not (code in self._wanted if self._wanted else _MOTION.fullmatch(code)):
-            what = f"channel {code} of {station.sender.name} is not used"
+            what = f"channel {code} of {station.name} is not used"
             self._losses.count("other_channel", size, what, "name it in source.channels if it records ground motion")
             return None
         if len(station.channels) >= MAX_CHANNELS:
-            what = f"{station.sender.name} sends more than {MAX_CHANNELS} channels; {code} is dropped"
+            what = f"{station.name} sends more than {MAX_CHANNELS} channels; {code} is dropped"
             self._losses.count("too_many_channels", size, what, "name those to use in source.channels")
             return None
         s = station.sender
-        stream = StreamId(StationId(s.network, s.station, s.location, code[:2]), code[2])
+        stream = StreamId(StationId(s.network or "", s.station or "", s.location, code[:2]), code[2])
 
         def dropped(packet: Packet, reason: Loss) -> None:
             words = {
@@ -254,7 +231,7 @@ class Receiver:
     def _mark_alive(self, station: _Station, now_s: float) -> None:
         if station.silent:
             station.silent = False
-            message = f"{station.sender.name} is back after {now_s - station.heard_s:.0f} s"
+            message = f"{station.name} is back after {now_s - station.heard_s:.0f} s"
             self._on_problem(SourceProblem(self._where, message))
         station.heard_s = now_s
 
@@ -305,32 +282,12 @@ class _RateWatch:
 
 
 class ShakeUdpSource:
-    """A socket that listens for digitizers; see ``Receiver`` for the settings."""
+    """A socket that listens for digitizers; see ``Receiver``."""
 
-    def __init__(
-        self,
-        senders: Sequence[Digitizer],
-        host: str = "0.0.0.0",  # noqa: S104 - the senders are listed
-        port: int = 8888,
-        *,
-        rate_hz: float = 100.0,
-        channels: Sequence[str] = (),
-        reorder_s: float = 1.0,
-        timeout_s: float = 10.0,
-        on_problem: ProblemSink,
-    ) -> None:
-        self._host, self._port = host, port
+    def __init__(self, config: ShakeUdpConfig, *, on_problem: ProblemSink) -> None:
+        self._host, self._port = host, port = config.host, config.port
         where = f"udp://{f'[{host}]' if ':' in host else host}:{port}"
-        self._receiver = Receiver(
-            senders,
-            rate_hz=rate_hz,
-            channels=channels,
-            reorder_s=reorder_s,
-            timeout_s=timeout_s,
-            where=where,
-            on_problem=on_problem,
-            now_s=time.monotonic(),
-        )
+        self._receiver = Receiver(config, where=where, on_problem=on_problem, now_s=time.monotonic())
         self._stop = threading.Event()
         self._lost = 0
 
