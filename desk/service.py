@@ -62,7 +62,12 @@ class Desk:
             ) from None
         targets = [target.target() for target in config.targets]
         self._calls = Calls(targets, late=config.late)
-        self.store = Store(config.database_url, self._calls.on_alert, envelope_days=config.envelope_days)
+        self.store = Store(
+            config.database_url,
+            self._calls.on_alert,
+            envelope_days=config.envelope_days,
+            health_days=config.health_days,
+        )
         self.live = Live(self.store)
         self._links = Links.of(config.state_dir)
         self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))

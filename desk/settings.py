@@ -143,6 +143,9 @@ class DeskConfig(Section):
     envelope_days: int = Field(
         default=400, ge=1, le=10_000, description="days for which minima and maxima for drum plots are kept"
     )
+    health_days: int = Field(
+        default=400, ge=2, le=10_000, description="days for which each hour's health is kept, then each day's"
+    )
     watch: WatchConfig = Field(default=WatchConfig(), description="stations that are not well")
     heartbeat: HeartbeatConfig | None = Field(default=None, description="the desk's own sign of life")
 

@@ -10,14 +10,14 @@ import pytest
 from desk_support import START_NS, alert, event, verdict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from test_formats import state
 
 from agent.errors import ConfigError, DataError
 from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.schema import HealthMessage, HearingHealth, PositionPart, StationPart
 from agent.types import LABELS, NS, StationId, format_ns
-from desk.store import answers, queries, tables
+from desk.store import answers, queries, tables, thinning
 from desk.store.store import Arrival, Store
 from desk.web.views import hearing_words
 
@@ -251,6 +251,46 @@ def test_an_hour_counts_as_heard_by_what_the_deafest_sensor_heard(store: Store) 
     assert hearing_words([{"armed_10min": 0.5}, {"armed_10min": None}, {"armed_10min": 1.0}]) == "50 %"
 
 
+def test_old_hours_of_health_become_days_and_the_time_that_was_heard_stays(store: Store) -> None:
+    """Protects rates over years: what a day was heard stays the same."""
+    day = START_NS // (24 * HOUR)
+    with store.writing() as connection:
+        key = store.station_id(connection, "XX.SLP", START_NS)
+
+        def put(*hours: tuple[int, float | None]) -> None:
+            rows = [
+                {"station_id": key, "hour": 24 * day + hour, "messages": 60, "degraded": 30, "armed": armed}
+                for hour, armed in hours
+            ]
+            connection.execute(insert(tables.health_hour), rows)
+
+        put(*((hour, 1.0) for hour in range(6)), (7, None), (24 * thinning.AT_ONCE, 0.5))
+        before = sum(share for _, share in queries.coverage(connection, "XX.SLP", START_NS, START_NS + 24 * HOUR))
+        assert thinning.thin(connection, store._upsert, day) == 0
+        assert thinning.thin(connection, store._upsert, day + 100) == 7
+        told = queries.coverage(connection, "XX.SLP", START_NS, START_NS + 24 * HOUR)
+        assert [hour for hour, _ in told] == list(range(24 * day, 24 * day + 24))
+        assert sum(share for _, share in told) == pytest.approx(before)
+        assert queries.coverage(connection, None, START_NS, START_NS + 24 * HOUR) == told
+        put((9, 1.0))
+        assert [thinning.thin(connection, store._upsert, day + 100) for _ in range(3)] == [1, 1, 0]
+        assert connection.execute(
+            select(tables.health_day.c.messages).order_by(tables.health_day.c.day)
+        ).scalars().all() == [480, 60]
+
+
+def test_health_that_comes_thins_what_is_old(tmp_path: Path) -> None:
+    opened = Store(f"sqlite:///{tmp_path}/desk.db", health_days=30)
+    found = Health(Identity(StationId("XX", "SLP", "", ""), "0123456789abcdef"), tmp_path).message(1, HealthInputs())
+    for days in (0, 20, 40):
+        at_ns = START_NS + days * 24 * HOUR
+        opened.ingest(arrivals(found.model_copy(update={"time": format_ns(at_ns)}), at_ns=at_ns))
+    with opened.reading() as connection:
+        assert len(connection.execute(select(tables.health_hour)).all()) == 2
+        assert len(connection.execute(select(tables.health_day)).all()) == 1
+    opened.close()
+
+
 def test_a_database_of_the_first_layout_becomes_as_a_new_one_and_keeps_its_counts(tmp_path: Path) -> None:
     hour, first = 3600 * NS, Store(f"sqlite:///{tmp_path}/first.db")
     first.ingest(
@@ -264,7 +304,8 @@ def test_a_database_of_the_first_layout_becomes_as_a_new_one_and_keeps_its_count
         for name in ("added_new", "removed_old", "changed_old", "changed_new"):
             connection.exec_driver_sql(f"DROP TRIGGER event_{name}")
         for statement in (
-            "DROP TABLE tally", "DROP TABLE envelope", "DROP INDEX event_reviewed", "DROP INDEX event_exercise",
+            "DROP TABLE tally", "DROP TABLE envelope", "DROP TABLE health_day",
+            "DROP INDEX event_reviewed", "DROP INDEX event_exercise",
             "CREATE TABLE tally (sensor_id INTEGER NOT NULL, hour INTEGER NOT NULL, class SMALLINT NOT NULL, "
             "events INTEGER NOT NULL, PRIMARY KEY (sensor_id, hour, class)) WITHOUT ROWID",
             *(f"CREATE TRIGGER event_{name} AFTER UPDATE ON event BEGIN SELECT 1; END"

@@ -85,7 +85,12 @@ def _count_by_day(connection: Connection) -> None:
         index.create(connection, checkfirst=True)
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope, _count_by_day)
+def _add_health_day(connection: Connection) -> None:
+    """Days that old hours of health become."""
+    tables.health_day.create(connection)
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope, _count_by_day, _add_health_day)
 """From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
 
 

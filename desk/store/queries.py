@@ -282,25 +282,28 @@ def counts(
 
 def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: int) -> list[tuple[int, float]]:
     """Hours (since 1970) of which the station told anything, with the share of time in which it could trigger; where
-    that was not told, 1 for an hour without a fault and 0 for one that was degraded throughout. Without a station: of
-    the one that heard least, and no hour of which one of those that ever told something told nothing."""
-    h = t.health_hour
-    statement = (
-        select(h.c.hour, h.c.messages, h.c.degraded, h.c.armed)
-        .join(t.station, t.station.c.id == h.c.station_id)
-        .where(h.c.hour >= from_ns // HOUR_NS, h.c.hour < -(-to_ns // HOUR_NS))
-        .order_by(h.c.hour)
-    )
+    that was not told, 1 for an hour without a fault and 0 for one that was degraded throughout. Each hour of an old
+    day has the day's. Without a station: of the one that heard least, and no hour of which one of those that ever told
+    something told nothing."""
+    h, d = t.health_hour.c, t.health_day.c
+    first, last = from_ns // HOUR_NS, -(-to_ns // HOUR_NS)
+    hours = select(h.hour, h.messages, h.degraded, h.armed).where(h.hour >= first, h.hour < last).order_by(h.hour)
+    days = select(d.day, d.heard).where(d.day >= first // 24, d.day < -(-last // 24)).order_by(d.day)
     needed = 1
     if station is not None:
-        statement = statement.where(t.station.c.code == station)
+        mine = select(t.station.c.id).where(t.station.c.code == station).scalar_subquery()
+        hours, days = hours.where(h.station_id == mine), days.where(d.station_id == mine)
     else:
-        needed = connection.execute(select(func.count(h.c.station_id.distinct()))).scalar_one()
+        told = select(h.station_id).union(select(d.station_id)).subquery()
+        needed = connection.execute(select(func.count()).select_from(told)).scalar_one()
     found: dict[int, list[float]] = {}
-    for row in connection.execute(statement):
+    for day, heard in connection.execute(days):
+        for hour in range(max(first, 24 * day), min(last, 24 * day + 24)):
+            found.setdefault(hour, []).append(heard)
+    for row in connection.execute(hours):
         share = 1 - row.degraded / row.messages if row.armed is None else row.armed
         found.setdefault(row.hour, []).append(share)
-    return [(hour, min(shares)) for hour, shares in found.items() if len(shares) >= needed]
+    return [(hour, min(shares)) for hour, shares in sorted(found.items()) if len(shares) >= needed]
 
 
 def feed_since(connection: Connection, key: int, limit: int = FEED_PAGE) -> list[tuple[int, str, str]]:

@@ -33,6 +33,7 @@ from agent.messages.schema import (
 from agent.types import LABELS, NS, parse_ns
 from desk.store import tables as t
 from desk.store.migrations import migrate
+from desk.store.thinning import thin
 
 FEED_KEPT = 20_000
 """Changes that a page may have missed and still read on from."""
@@ -88,9 +89,11 @@ class Store:
     what it is given; nothing is changed then.
     """
 
-    def __init__(self, url: str, on_alert: AlertHook | None = None, *, envelope_days: int = 400) -> None:
+    def __init__(
+        self, url: str, on_alert: AlertHook | None = None, *, envelope_days: int = 400, health_days: int = 400
+    ) -> None:
         """Open or make the database of ``url`` (``sqlite:///path`` or ``postgresql+psycopg://...``). Minima and maxima
-        for drum plots are kept for ``envelope_days``.
+        for drum plots are kept for ``envelope_days``, the health of each hour for ``health_days``, then of each day.
 
         Raises:
             ConfigError: not a database that the desk can use, or one of a newer program.
@@ -100,7 +103,8 @@ class Store:
         self._writer = self.engine.execution_options(talus_writes=True)
         self._on_alert = on_alert
         self.envelope_days = envelope_days
-        self._pruned_ns = 0
+        self.health_days = health_days
+        self._pruned_ns = self._thinned_ns = 0
         self._lock = threading.RLock()
         self._read_error: str | None = None
         self._write_error: str | None = None
@@ -345,6 +349,9 @@ class Store:
             values |= {"health": body, "health_ns": parse_ns(body.time)}
             newer &= t.station.c.health_ns.is_(None) | (t.station.c.health_ns <= values["health_ns"])
             self._count_health(connection, key, body)
+            if now_ns - self._thinned_ns > HOUR_NS:
+                self._thinned_ns = now_ns
+                thin(connection, self._upsert, now_ns // (24 * HOUR_NS) - self.health_days)
         elif isinstance(body, StateMessage):
             values["state"] = body
             if body.position is not None:

@@ -219,6 +219,17 @@ health_hour = Table(
 """``hour``: hours since 1970. ``armed``: mean share of the time in which the sensor that hears least could
 trigger, where told."""
 
+health_day = Table(
+    "health_day",
+    metadata,
+    Column("station_id", Integer, ForeignKey("station.id"), primary_key=True),
+    Column("day", Integer, primary_key=True),
+    Column("messages", Integer, nullable=False),
+    Column("degraded", Integer, nullable=False),
+    Column("heard", Float, nullable=False),
+)
+"""What ``thinning`` makes of old hours. ``day``: days since 1970. ``heard``: share of the day."""
+
 silence = Table(
     "silence",
     metadata,

@@ -339,7 +339,7 @@ def _sensors(connection: Connection) -> list[str]:
 
 def _first_ns(connection: Connection) -> int:
     """When the first hour began of which anything is known; 0 where nothing is."""
-    columns = (tables.health_hour.c.hour, tables.tally.c.hour)
+    columns = (tables.health_day.c.day * 24, tables.health_hour.c.hour, tables.tally.c.hour)
     hours = [connection.execute(select(func.min(column)).where(column > 0)).scalar() for column in columns]
     return min((hour for hour in hours if hour), default=0) * queries.HOUR_NS
 
