@@ -65,7 +65,7 @@ def write_config(folder: Path, records: Path | str, port: int | None = None, **c
     return path
 
 
-def talus(*arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 110) -> tuple[int, str, str]:
+def talus(*arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 250) -> tuple[int, str, str]:
     """One command to its end: exit status, standard output, standard error."""
     done = subprocess.run(
         [*TALUS, *map(str, arguments)],
@@ -87,9 +87,11 @@ def _hear_ctrl_c() -> None:
 class Agent:
     """A command of ``talus`` that runs on; its lines are collected as they come."""
 
-    def __init__(self, *arguments: object, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: object, env: Mapping[str, str] | None = None, command: tuple[str, ...] = TALUS
+    ) -> None:
         self.process = subprocess.Popen(
-            [*TALUS, *map(str, arguments)],
+            [*command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -110,7 +112,7 @@ class Agent:
     def log(self) -> str:
         return "".join(self.said)
 
-    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+    def wait_for(self, text: str, timeout_s: float = 100) -> None:
         """Until the process has said ``text`` on standard error."""
         wait_for(lambda: text in self.log or self.process.poll() is not None, timeout_s, f"{text!r} in:\n{self.log}")
         assert text in self.log, self.log
@@ -118,7 +120,7 @@ class Agent:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def end(self, timeout_s: float = 60) -> int:
+    def end(self, timeout_s: float = 100) -> int:
         """Wait for its end; the exit status, negative where a signal killed it."""
         status = self.process.wait(timeout_s)
         for thread in self._threads:
@@ -131,9 +133,9 @@ class Agent:
 
 
 @contextlib.contextmanager
-def running_agent(*arguments: object, env: Mapping[str, str] | None = None) -> Iterator[Agent]:
+def running_agent(*arguments: object, **options: Any) -> Iterator[Agent]:
     """Killed at the end, if it still runs."""
-    agent = Agent(*arguments, env=env)
+    agent = Agent(*arguments, **options)
     try:
         yield agent
     finally:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
+import os
+import random
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +26,7 @@ from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import Message, Priority, Stamp, alert_message, event_message
 from agent.types import Alert, Classification, Detection, Event, EventPhase, Quality, StationId, event_id
-from demo.broker import find_mosquitto, free_port
+from demo.broker import find_mosquitto
 
 STATION = StationId("XX", "ABC", "00", "HH")
 BOOT = "0123456789abcdef"
@@ -32,8 +36,31 @@ _mosquitto = find_mosquitto()
 needs_mosquitto = pytest.mark.skipif(_mosquitto is None, reason="mosquitto is not installed")
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "") -> None:
-    """Poll until the condition holds; a test fails with the condition's name when it does not."""
+_locks: list[int] = []
+
+
+def own_port() -> int:
+    """A TCP port of the loopback for this process alone, as long as it lives: below those that the system gives to
+    outgoing connections, of which one could take it while its server is restarted, and locked against other tests."""
+    folder = Path(tempfile.gettempdir()) / f"talus-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randrange(15_000, 32_000)
+        lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            os.close(lock)
+            continue
+        _locks.append(lock)
+        return port
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 100.0, what: str = "") -> None:
+    """Poll until the condition holds; a test fails with the condition's name when it does not. The limit is for a
+    machine that is ten times slower than any."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or condition}"
@@ -84,7 +111,7 @@ class Mosquitto:
 
     def __init__(self, folder: Path, *lines: str, anonymous: bool = True, port: int | None = None) -> None:
         assert _mosquitto is not None
-        self.port = port or free_port()
+        self.port = port or own_port()
         self._folder = folder
         self._config = folder / f"mosquitto-{self.port}.conf"
         self.log = folder / f"mosquitto-{self.port}.log"
@@ -108,7 +135,7 @@ class Mosquitto:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def reload(self) -> None:
@@ -130,7 +157,7 @@ class Mosquitto:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def settings(self, **changes: Any) -> MqttSettings:
@@ -169,7 +196,7 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._waker.wake()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         while not self._stop.is_set():

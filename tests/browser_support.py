@@ -75,7 +75,7 @@ def serving(folder: Path, people: Sequence[tuple[str, str]] = (("omar", "operato
         yield Desk(store, records, live, f"http://127.0.0.1:{listener.getsockname()[1]}")
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         store.close()
 
 
@@ -85,7 +85,7 @@ def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), timeout=180_000)
         yield browser
         browser.close()
 
@@ -112,7 +112,7 @@ def visit(browser: Browser, desk: Desk, size: tuple[int, int] = DESKTOP, name: s
         timezone_id="Asia/Kathmandu",
     )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(100_000)
     seen = Visit(page, [], set(), [])
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)

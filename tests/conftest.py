@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from postgres_support import Cluster, cluster
 
 from agent.inference import Classifier, load
 from agent.inference.bundle import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).parents[1]
+
+# A run of the suite judges the code and nothing else: the same examples each time, however slow the machine. New ones:
+# pytest --hypothesis-profile explore.
+_ANY_MACHINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("explore", deadline=None, suppress_health_check=_ANY_MACHINE)
+settings.register_profile("suite", settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

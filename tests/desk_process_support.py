@@ -85,13 +85,13 @@ class DeskProcess:
         assert found is not None, self.log.read_text()[-2000:]
         self.address = found[0]
         if wait:
-            wait_for(self.is_up, 60, "the desk")
+            wait_for(self.is_up, what="the desk")
         return self
 
     def is_up(self) -> bool:
         """Whether it says that all is well with it."""
         try:
-            return httpx.get(f"{self.address}/healthz").status_code == 200
+            return httpx.get(f"{self.address}/healthz", timeout=60).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -102,7 +102,7 @@ class DeskProcess:
         if self._process is None:
             return 0
         self._process.send_signal(number)
-        status = self._process.wait(20)
+        status = self._process.wait(60)
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
@@ -110,7 +110,7 @@ class DeskProcess:
 
     def client(self, name: str = "omar") -> httpx.Client:
         """A logged-in browser."""
-        client = httpx.Client(base_url=self.address, timeout=20)
+        client = httpx.Client(base_url=self.address, timeout=60)
         answer = client.post("/login", data={"name": name, "password": PASSWORD, "next": "/"})
         assert answer.status_code == 303, answer.text
         return client

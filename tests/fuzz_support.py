@@ -30,13 +30,9 @@ def fuzz(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def _shrinking(test: Callable[..., None], examples: int) -> Callable[..., None]:
-    found: Callable[..., None] = settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )(given(chance=st.randoms(use_true_random=False))(test))
+    found: Callable[..., None] = settings(max_examples=examples, suppress_health_check=list(HealthCheck))(
+        given(chance=st.randoms(use_true_random=False))(test)
+    )
     return found
 
 

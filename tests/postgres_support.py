@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker_support import free_port, wait_for
+from broker_support import own_port, wait_for
 
 
 def _programs() -> Path | None:
@@ -55,7 +55,7 @@ class Cluster:
 
     def __init__(self, *, durable: bool = False) -> None:
         assert PROGRAMS is not None
-        self.port = free_port()
+        self.port = own_port()
         self.folder = Path(tempfile.mkdtemp(prefix="talus-postgres-"))
         self._user, self._count = _user(), itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,7 +78,7 @@ class Cluster:
         with (self.folder / "log").open("ab") as log:
             command = [PROGRAMS / "postgres", "-D", "data"]
             self._process = subprocess.Popen(command, cwd=self.folder, user=self._user, stdout=log, stderr=log)
-        wait_for(self._answers, 30, "PostgreSQL answers")
+        wait_for(self._answers, what="PostgreSQL answers")
         return self
 
     def _answers(self) -> bool:
@@ -107,7 +107,7 @@ class Cluster:
         """End the server; the default is an immediate shutdown, as after a crash."""
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
     def delete(self) -> None:

@@ -55,7 +55,7 @@ class RingServer:
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def feed(self, records: Iterable[bytes]) -> None:

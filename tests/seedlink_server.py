@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from broker_support import own_port
 from certificates_support import Authority
 from pymseed import MS3Record
 
@@ -87,7 +88,7 @@ class SeedLinkServer:
         self._changed = threading.Condition()
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
-        self.port = 0
+        self.port = own_port()
 
     # Filling it.
 
@@ -135,7 +136,6 @@ class SeedLinkServer:
 
     def start(self) -> SeedLinkServer:
         listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
         return self
@@ -227,7 +227,7 @@ class _Session:
                 self.flow(sent)
 
     def say(self, data: bytes) -> None:
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.sendall(data)
         self.socket.settimeout(0.02)
 

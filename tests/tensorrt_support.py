@@ -46,6 +46,7 @@ class FakeJetson:
             "folder": self.state / "tensorrt",
             "places": Places(root=self.root, pythons=(sys.executable,), timeout_s=60.0),
             "niceness": 0,  # the machine that tests may have no time left over
+            "answer_s": 60.0,  # nor any time at all for a while
         }
         return EngineSettings(**{**fields, **changes})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from obspy import Stream, read
 from obspy.io.mseed.util import get_flags
@@ -58,7 +58,7 @@ RUNS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(runs=RUNS, packet_s=st.one_of(st.floats(0.001, 30), st.just(float("inf"))))
 def test_any_packet_length_gives_every_sample_once_at_its_exact_time(tmp_path_factory, runs, packet_s):
     """Cutting and merging must neither lose, repeat, change nor shift a sample, whatever the packets and overlaps."""
@@ -237,7 +237,6 @@ def test_a_large_file_is_read_in_parts(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_every_packaged_record_that_obspy_reads_is_read_in_full():
     """ObsPy's own records, gaps, odd headers and damage included: nothing escapes, nothing readable is lost."""
     emitted = 0

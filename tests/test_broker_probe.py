@@ -125,11 +125,11 @@ def test_nobody_is_alarmed_by_a_doctor_beside_a_running_agent(tmp_path: Path) ->
     with running(tmp_path) as broker, Collector(broker.settings(), "talus/#", session=False) as seen:
         config = write_config(tmp_path, "", broker.port, source=SIMULATOR)
         with running_agent("run", "--config", config):
-            wait_for(lambda: seen.payloads("/health"), 30)
+            wait_for(lambda: seen.payloads("/health"))
             status = tmp_path / "state" / "status.json"
-            wait_for(lambda: status.exists() and '"connected":true' in status.read_text(), 30)
+            wait_for(lambda: status.exists() and '"connected":true' in status.read_text())
             with running_agent("watch", "--broker", f"mqtt://127.0.0.1:{broker.port}") as watching:
-                wait_for(lambda: any("online" in line for line in watching.printed), 30)
+                wait_for(lambda: any("online" in line for line in watching.printed))
                 before = len(seen.received)
                 assert "ok   topics" in talus("doctor", "--config", config)[1]
                 wait_for(lambda: len(seen.received) >= before + 7)

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from broker_support import needs_mosquitto, running
+from broker_support import needs_mosquitto, own_port, running
 from certificates_support import Authority
 from test_mosquitto_configs import Example
 
@@ -20,7 +20,6 @@ from agent.deliver.connection import Connection, unreachable
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.host.tls import client_context, refusal
-from demo.broker import free_port
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "mqtt.md"
@@ -59,7 +58,7 @@ def test_the_lines_of_the_page_make_certificates_that_any_python_accepts(tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     own = tmp_path / "station.pem", tmp_path / "station.key"
-    with_password, mutual = free_port(), free_port()
+    with_password, mutual = own_port(), own_port()
     (tmp_path / "passwords").touch(0o600)
     (tmp_path / "acl").write_text("topic write talus/#\n")
     ports = {"8883": str(with_password), "8884": str(mutual)}

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 from agent_support import RATE_HZ, ROOT, START_NS, TALUS, running_agent, write_config, write_records
-from broker_support import needs_mosquitto, running, wait_for
+from broker_support import needs_mosquitto, own_port, running, wait_for
 from config_support import BROKEN
 from records_support import counts, trace, write
 from seedlink_server import authority
@@ -29,7 +29,6 @@ from seedlink_server import authority
 from agent import __version__
 from agent.cli import COMMANDS, main
 from agent.types import LABELS, NS, format_ns, parse_ns
-from demo.broker import free_port
 from desk.commands import ask, config, model
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
@@ -423,7 +422,7 @@ def test_doctor_as_root_writes_where_no_link_of_the_agent_leads(tmp_path: Path, 
 def test_doctor_on_a_station_that_is_not(tmp_path: Path, run: Run) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    port = free_port()
+    port = own_port()
     config = write_config(tmp_path, "nowhere", port, state_dir=str(blocked / "state"))
     status, out, err = run("doctor", "--config", config)
     found = findings(out)
@@ -473,9 +472,8 @@ def digitizer(port: int, offset_s: float) -> Iterator[None]:
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            first_s = time.time() - 0.25 + offset_s
-            for k in range(400):
-                text = f"{{'EHZ', {first_s + k / 4:.3f}, {', '.join('7' * 25)}}}"
+            while True:
+                text = f"{{'EHZ', {time.time() - 0.25 + offset_s:.3f}, {', '.join('7' * 25)}}}"
                 sock.sendto(text.encode(), ("127.0.0.1", port))
                 if end.wait(0.25):
                     return
@@ -489,32 +487,29 @@ def digitizer(port: int, offset_s: float) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.commands.doctor.SOURCE_WAIT_S", 2.0)
+def shake(port: int, sender: str = "127.0.0.1", timeout_s: int = 30) -> str:
+    return f"{{kind: shake_udp, port: {port}, timeout_s: {timeout_s}, senders: [{{address: {sender}}}]}}"
 
 
-def shake(port: int, sender: str = "127.0.0.1") -> str:
-    return f"{{kind: shake_udp, port: {port}, timeout_s: 1, senders: [{{address: {sender}}}]}}"
-
-
-@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
-    ("offset_s", "sender", "said"),
+    ("sends", "said"),
     [
-        (0.0, "127.0.0.1", "ok: s old when it comes"),
-        (5.0, "127.0.0.1", "BAD: s ahead of this machine's clock"),
-        (-5.0, "127.0.0.1", "BAD: its newest sample is 5."),
-        (-1024 * 7 * 86_400.0, "127.0.0.1", "BAD: the recorder's clock is 1024 weeks behind"),
-        (0.0, "192.0.2.1", "BAD: datagrams from 127.0.0.1 are dropped"),
-        (None, "127.0.0.1", "BAD: nothing usable from XX.SLP (127.0.0.1/32) for 1 s"),
+        ((0.0, "127.0.0.1"), "ok: s old when it comes"),
+        ((5.0, "127.0.0.1"), "BAD: s ahead of this machine's clock"),
+        ((-5.0, "127.0.0.1"), "BAD: its newest sample is "),
+        ((-1024 * 7 * 86_400.0, "127.0.0.1"), "BAD: the recorder's clock is 1024 weeks behind"),
+        ((0.0, "192.0.2.1"), "BAD: datagrams from 127.0.0.1 are dropped"),
+        ((None, "127.0.0.1"), "BAD: nothing usable from XX.SLP (127.0.0.1/32) for 1 s"),
     ],
 )
 def test_doctor_judges_a_digitizer_that_sends_datagrams(
-    tmp_path: Path, run: Run, offset_s: float | None, sender: str, said: str
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, sends: tuple[float | None, str], said: str
 ) -> None:
-    port = free_port()
-    config = write_config(tmp_path, "", source=shake(port, sender))
+    offset_s, sender = sends
+    if "newest" not in said and "clock" not in said and "ok" not in said:
+        monkeypatch.setattr("agent.commands.doctor.SOURCE_WAIT_S", 3.0)
+    port = own_port()
+    config = write_config(tmp_path, "", source=shake(port, sender, 1 if offset_s is None else 30))
     with digitizer(port, offset_s) if offset_s is not None else nullcontext():
         out = run("doctor", "--config", config)[1]
     state, _, words = said.partition(": ")
@@ -525,7 +520,7 @@ def test_doctor_judges_a_digitizer_that_sends_datagrams(
 
 
 def test_doctor_does_not_take_the_running_agent_for_a_fault(tmp_path: Path, run: Run) -> None:
-    port = free_port()
+    port = own_port()
     config = write_config(tmp_path, "", source=shake(port))
     with running_agent("run", "--config", config) as agent:
         wait_for((tmp_path / "state" / "status.json").exists)

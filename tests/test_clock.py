@@ -88,7 +88,7 @@ def chrony(tmp_path: Path) -> Iterator[tuple[str, ...]]:
 
 def test_chrony_tells_how_far_the_clock_is_off(chrony: tuple[str, ...]) -> None:
     """A clock five seconds behind its server; the sign is what decides which way an operator turns."""
-    wait_for(lambda: host_clock(chrony, NOBODY).synchronised, 20, "chrony to synchronise")
+    wait_for(lambda: host_clock(chrony, NOBODY).synchronised, what="chrony to synchronise")
     clock = host_clock(chrony, NOBODY)
     assert clock.source == "chrony"
     assert clock.offset_s == pytest.approx(-5.0, abs=0.1)

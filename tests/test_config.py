@@ -90,7 +90,7 @@ def test_hostile_yaml_is_refused_at_once(text: str, reason: str) -> None:
     assert reason in message
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from("stationork: {}[]&*!|>'\"#%@-,\n\t 01.e~\\?<é\x07\u2028INFafUu"), max_size=80))
 def test_any_text_gives_problems_and_no_exception(text: str) -> None:
     """No text crashes the reading; whatever is wrong comes back as printable one-line problems."""
@@ -122,7 +122,7 @@ PLACES = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(PLACES), st.lists(st.sampled_from(WORDS), min_size=12, max_size=12))
 def test_any_word_in_any_place_of_the_file_gives_problems_and_no_exception(place: str, words: list[str]) -> None:
     """As text, through YAML, the sections, and what they refer to: an agent that runs must not end of its own file."""
@@ -152,7 +152,7 @@ SCALARS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from([path for path in catalogue() if path and not re.search(r"\[\]|:\w+$", path)]), SCALARS)
 def test_any_value_in_any_field_is_taken_or_told_at_that_field(path: str, value: object) -> None:
     """One value of any type anywhere: either it is accepted as it is, or the message names that very field."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dsp.continuity import Continuity
@@ -27,7 +27,6 @@ def values(blocks: list[SampleBlock]) -> list[int]:
     return [int(v) for b in blocks for v in b.samples]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=1, max_size=30),
     st.sampled_from([20.0, 100.0, 250.0, 1000.0]),

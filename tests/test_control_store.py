@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from schema_support import instances
 
@@ -17,7 +17,6 @@ from agent.remote.gate import HISTORY, Store, Stored
 STATES = instances(Stored)
 
 
-@settings(deadline=None)
 @given(states=st.lists(STATES, min_size=1, max_size=4))
 def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, states: list[Stored]) -> None:
     folder = tmp_path_factory.mktemp("state") / "control"
@@ -60,7 +59,6 @@ def test_a_disk_that_refuses_leaves_the_old_state(tmp_path: Path) -> None:
     assert store.stored == Store(tmp_path, "config").stored == Stored(highest=1)
 
 
-@settings(deadline=None)
 @given(instances(Outcome))
 def test_the_history_has_an_end(outcome: Outcome) -> None:
     numbered = [outcome.model_copy(update={"revision": number}) for number in range(3 * HISTORY)]

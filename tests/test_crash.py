@@ -60,7 +60,7 @@ def test_kill_9_in_mid_stream_loses_nothing_that_was_decided(tmp_path: Path) -> 
     outbox = tmp_path / "state" / "outbox.sqlite3"
     broker = FreezableBroker(tmp_path)
     broker.start()
-    source = f"{{kind: archive, paths: ['{records}'], speed: 150}}"
+    source = f"{{kind: archive, paths: ['{records}'], speed: 40}}"
     config = write_config(tmp_path, records, broker.port, source=source)
     left: list[dict[str, Any]] = []
     try:
@@ -68,10 +68,10 @@ def test_kill_9_in_mid_stream_loses_nothing_that_was_decided(tmp_path: Path) -> 
             for frozen in (True, False, True):
                 boots = len(by_boot(collector.bodies("/event")))
                 with running_agent("run", "--config", config) as agent:
-                    wait_for(lambda: len(by_boot(collector.bodies("/event"))) > boots, 60, "an event of this run")  # noqa: B023
+                    wait_for(lambda: len(by_boot(collector.bodies("/event"))) > boots, what="an event of this run")  # noqa: B023
                     if frozen:
                         broker.freeze()
-                        wait_for(lambda: len(on_disk(outbox)) > 1, 60, "messages that the broker does not take")
+                        wait_for(lambda: len(on_disk(outbox)) > 1, what="messages that the broker does not take")
                     agent.signal(signal.SIGKILL)
                     assert agent.end() == -signal.SIGKILL
                     waiting = on_disk(outbox)
@@ -81,9 +81,9 @@ def test_kill_9_in_mid_stream_loses_nothing_that_was_decided(tmp_path: Path) -> 
             config = write_config(tmp_path, records, broker.port)
             with running_agent("run", "--config", config) as agent:
                 assert agent.end() == 0, agent.log
-            wait_for(lambda: len(by_revision(collector.bodies("/event"))) >= len(wanted), 30)
-            wait_for(lambda: len(by_boot(collector.bodies("/event"))) == 4, 30, "messages of all four runs")
-            wait_for(lambda: {(b["boot_id"], b["seq"]) for b in left} <= identities(collector), 30)
+            wait_for(lambda: len(by_revision(collector.bodies("/event"))) >= len(wanted))
+            wait_for(lambda: len(by_boot(collector.bodies("/event"))) == 4, what="messages of all four runs")
+            wait_for(lambda: {(b["boot_id"], b["seq"]) for b in left} <= identities(collector))
             bodies = collector.bodies("/event")
     finally:
         broker.thaw()

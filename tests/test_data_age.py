@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agent_support import running_agent, talus, write_config
-from broker_support import free_port, wait_for
+from broker_support import own_port, wait_for
 from records_support import trace, write
 from site_support import ground
 from test_cli import digitizer, shake
@@ -372,11 +372,11 @@ def test_an_event_of_half_an_hour_ago_in_a_new_file_is_told_and_wakes_nobody(tmp
     for component, samples in zip("ENZ", ground("SLP", 120.0, [60.0]), strict=True):
         write(folder / component, trace(samples, f"HH{component}", begin_ns))
     with running_agent("run", "--config", config, env=keeper(tmp_path)) as agent:
-        wait_for(lambda: any('"talus/alert/' in line for line in agent.printed), 60, "the alert")
+        wait_for(lambda: any('"talus/alert/' in line for line in agent.printed), what="the alert")
         body = json.loads(next(line for line in agent.printed if '"talus/alert/' in line))
         agent.wait_for("LATE ALERT raise")
     assert (body["late"], body["exercise"]) == (True, False)
-    assert 1600 < body["age_s"] < 1800
+    assert 1600 < body["age_s"] < 3000
     assert body["reason"].endswith("min old")
     assert parse_ns(body["expires"]) == parse_ns(body["timing"]["data"]) + 86_400 * NS
 
@@ -392,10 +392,10 @@ def test_a_digitizer_whose_gps_weeks_have_rolled_over_is_named(
     tmp_path: Path, leap: str, code: str, words: str
 ) -> None:
     """As long as this machine's clock is set; else that is what the station says."""
-    port = free_port()
+    port = own_port()
     config = write_config(tmp_path, "", source=shake(port))
     with running_agent("run", "--config", config, env=keeper(tmp_path, leap)), digitizer(port, -ROLLOVER_S):
-        wait_for(lambda: code in reported(config), 60, code)
+        wait_for(lambda: code in reported(config), what=code)
         found = reported(config)
     assert words in found[code]
     assert ("gps_rollover" in found) == (leap == "Normal")

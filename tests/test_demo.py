@@ -35,7 +35,7 @@ def test_the_demonstration_prints_what_arrived(broker: str, tmp_path: Path) -> N
         cwd=ROOT,
         env={**os.environ, "HOME": str(tmp_path)},
         check=False,
-        timeout=110,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"^broker +{broker} on mqtt://127\.0\.0\.1:\d+", done.stdout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from broker_support import stamp
+from broker_support import stamp, wait_for
 from browser_support import DESKTOP, PHONE, Desk, Visit, chromium, evidence, needs_chromium, serving, visit
 from desk_support import START_NS, alert, event, verdict
 from PIL import Image
@@ -214,8 +214,7 @@ def test_an_event_shows_its_record_zooms_all_traces_and_says_what_is_new(desk: D
         assert page.locator("#waveform .uplot").count() == 4
         before = pixels(seen, "#waveform .uplot:nth-of-type(1) canvas")
         page.click("text=onset")
-        page.wait_for_timeout(100)
-        assert (pixels(seen, "#waveform .uplot:nth-of-type(1) canvas") != before).any()
+        wait_for(lambda: not np.array_equal(pixels(seen, "#waveform .uplot:nth-of-type(1) canvas"), before))
         assert (pixels(seen, "#grown canvas")[..., 3] > 0).sum() > 500
         with page.expect_download() as download:
             page.click("text=miniSEED")
@@ -253,10 +252,13 @@ def test_a_sketch_shows_where_the_stations_are_and_which_of_them_alerts(desk: De
         seen.page.wait_for_selector("#link:text('live')")
         desk.tell(event(0), alert(0))
         seen.page.wait_for_selector("article.alert")
-        alerting = pixels(seen, "#sketch canvas")
+
+        def changed() -> np.ndarray:
+            return np.flatnonzero((quiet != pixels(seen, "#sketch canvas")).any(axis=(1, 2)))
+
+        wait_for(lambda: len(changed()) > 10, what="a ring is drawn")
+        rows = changed()
         assert is_clean(seen, desk)
-    rows = np.flatnonzero((quiet != alerting).any(axis=(1, 2)))
-    assert len(rows) > 10, "a ring is drawn"
     assert rows.max() < quiet.shape[0] / 2, "about the northern station, not the other"
 
 

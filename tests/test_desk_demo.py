@@ -22,7 +22,7 @@ def test_make_desk_shows_its_pages_and_ends_with_all_that_it_started(tmp_path: P
         found = re.search(r"(http://\S+)\s+log in as (\S+), password (\S+)", line)
         assert found is not None, line
         form = {"name": found[2], "password": found[3], "next": "/"}
-        assert httpx.post(f"{found[1]}/login", data=form, timeout=30).status_code == 303
+        assert httpx.post(f"{found[1]}/login", data=form, timeout=60).status_code == 303
     finally:
         process.terminate()
     process.wait(60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from agent_support import running_agent, write_config
 from broker_support import needs_mosquitto, running, wait_for
 from control_support import control, key
@@ -17,7 +16,6 @@ from desk.store.store import Store
 
 
 @needs_mosquitto
-@pytest.mark.timeout(180)
 def test_records_of_an_agents_other_stations_are_fetched(tmp_path: Path) -> None:
     signing = key(tmp_path)
     source = "{kind: simulator, speed: 20, stations: 2, rates: {slopequakes_per_hour: 900}}"
@@ -31,7 +29,7 @@ def test_records_of_an_agents_other_stations_are_fetched(tmp_path: Path) -> None
         receiver.start()
         try:
             with running_agent("run", "--config", config):
-                wait_for(lambda: fetcher.fetch_one(2**62), 60, "a record was offered and asked for")
+                wait_for(lambda: fetcher.fetch_one(2**62), what="a record was offered and asked for")
                 found = [json.dumps(str(path)) for path in (tmp_path / "records").rglob("*.mseed")]
         finally:
             receiver.stop()

@@ -154,7 +154,7 @@ def served(desk: tuple[Store, Records]) -> Iterator[str]:
         time.sleep(0.01)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 def test_obspys_client_finds_the_events_with_type_and_the_stations_position(served: str) -> None:
@@ -186,6 +186,6 @@ def test_obspys_client_finds_the_events_with_type_and_the_stations_position(serv
 def test_what_is_not_supported_is_refused_in_words(served: str, query: str) -> None:
     import httpx
 
-    answer = httpx.get(f"{served}/fdsnws/event/1/query?{query}")
+    answer = httpx.get(f"{served}/fdsnws/event/1/query?{query}", timeout=60)
     assert answer.status_code == 400
     assert answer.text.startswith("Error 400: ")

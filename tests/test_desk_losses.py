@@ -24,7 +24,7 @@ from desk.store import tables
 from desk.store.store import Store
 
 MINUTE = 60 * NS
-pytestmark = [needs_mosquitto, pytest.mark.timeout(240)]
+pytestmark = needs_mosquitto
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_kills_of_the_desk_and_of_the_broker_in_a_stream_lose_nothing(
         feeder.start()
         for victim in ("broker", "broker", "desk"):
             until = time.monotonic() + chance.uniform(0.2, 0.8)
-            while time.monotonic() < until:
+            while time.monotonic() < until or not acknowledged:
                 for row in client.get("/api/v1/alerts?open=1").json()["alerts"][:1]:
                     answer = client.post(f"/api/v1/alerts/{row['id']}/ack", json={}, headers=headers)
                     acknowledged.add(row["id"]) if answer.status_code == 200 else None
@@ -105,14 +105,14 @@ def test_kills_of_the_desk_and_of_the_broker_in_a_stream_lose_nothing(
             else:
                 desk.kill()
                 desk.start()
-        wait_for(lambda: feeder.done, 60, "the broker has acknowledged all")
+        wait_for(lambda: feeder.done, what="the broker has acknowledged all")
 
         def complete() -> bool:
             rows = client.get("/api/v1/events?limit=1000").json()["events"]
             return sum(row["revision"] == 3 for row in rows) == events
 
-        wait_for(complete, 60, "every last revision")
-        wait_for(lambda: len(client.get("/api/v1/alerts").json()["alerts"]) == alerts, 10, "every alert")
+        wait_for(complete, what="every last revision")
+        wait_for(lambda: len(client.get("/api/v1/alerts").json()["alerts"]) == alerts, what="every alert")
         acked = {row["id"] for row in client.get("/api/v1/alerts").json()["alerts"] if row["acked_by"]}
         desk.stop()
     assert acknowledged
@@ -137,25 +137,26 @@ def test_a_full_disk_under_the_database_costs_nothing_and_is_said(
         messages = stream(200, 20)
         early = Feeder(broker.settings(), messages[:40], per_s=400)
         early.send()
-        wait_for(lambda: client.get("/api/v1/events").json()["events"], 10, "the first events")
+        wait_for(lambda: client.get("/api/v1/events").json()["events"], what="the first events")
         filler = disk / "filler"
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(b"x" * 4096):
                 pass
         Feeder(broker.settings(), messages[40:], per_s=800).send()
         wait_for(
-            lambda: httpx.get(f"{desk.address}/healthz").status_code == 503, 10, "the desk says that it is not well"
+            lambda: httpx.get(f"{desk.address}/healthz", timeout=60).status_code == 503,
+            what="the desk says that it is not well",
         )
-        assert "full" in httpx.get(f"{desk.address}/healthz").text
+        assert "full" in httpx.get(f"{desk.address}/healthz", timeout=60).text
         assert client.get("/").status_code == 200, "the pages show what is stored"
         filler.unlink()
-        wait_for(desk.is_up, 20, "the desk is well again")
+        wait_for(desk.is_up, what="the desk is well again")
 
         def complete() -> bool:
             rows = client.get("/api/v1/events?limit=1000").json()["events"]
             return sum(row["revision"] == 3 for row in rows) == 200
 
-        wait_for(complete, 60, "every last revision")
+        wait_for(complete, what="every last revision")
         desk.stop()
         check_stored(disk / "desk", 200, 20)
     finally:

@@ -108,7 +108,7 @@ def test_a_desk_without_any_key_gets_the_record_of_an_alert_from_the_station(tmp
         receiver.start()
         try:
             with running_agent("run", "--config", config):
-                wait_for(lambda: list(records.folder.glob("*/*.mseed")), 60, "the record of an alert came")
+                wait_for(lambda: list(records.folder.glob("*/*.mseed")), what="the record of an alert came")
         finally:
             receiver.stop()
     with store.engine.connect() as connection:

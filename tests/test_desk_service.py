@@ -52,17 +52,17 @@ class Process:
 
     def _is_up(self) -> bool:
         try:
-            return httpx.get(f"{self.address}/healthz").status_code == 200
+            return httpx.get(f"{self.address}/healthz", timeout=60).status_code == 200
         except httpx.HTTPError:
             return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def client(self) -> httpx.Client:
-        client = httpx.Client(base_url=self.address)
+        client = httpx.Client(base_url=self.address, timeout=60)
         answer = client.post("/login", data={"name": "admin", "password": self.password, "next": "/"})
         assert answer.status_code == 303, answer.text
         return client
@@ -80,7 +80,7 @@ def publish(broker: Mosquitto, messages: list[tuple[str, bytes]]) -> None:
     client.loop_start()
     sent = [client.publish(f"{PREFIX}/{topic}", payload, 1) for topic, payload in messages]
     for one in sent:
-        one.wait_for_publish(10)
+        one.wait_for_publish(60)
     client.disconnect()
     client.loop_stop()
 
@@ -146,7 +146,7 @@ def test_an_event_reaches_an_open_stream_and_a_page_that_was_away_reads_on(tmp_p
     def read(last: str | None, wanted: int) -> list[str]:
         lines: list[str] = []
         headers = {} if last is None else {"last-event-id": last}
-        with client.stream("GET", "/api/v1/stream", headers=headers, timeout=20) as answer:
+        with client.stream("GET", "/api/v1/stream", headers=headers, timeout=60) as answer:
             for line in answer.iter_lines():
                 if line.startswith("event: hello"):
                     publish(broker, [("event", payload(event(0)))])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from desk_support import START_NS, alert, event, verdict
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 from test_formats import state
@@ -61,12 +61,7 @@ def tallied(store: Store) -> dict[str, int]:
     return found
 
 
-@settings(
-    derandomize=True,
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_last_revision_stands_whatever_the_order_and_however_often_messages_come(
     store: Store, data: st.DataObject

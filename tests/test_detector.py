@@ -248,7 +248,7 @@ def test_a_clipped_event_is_an_event() -> None:
     assert LATE <= on < LATE + 10
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 11_999), max_size=30), st.sampled_from([np.nan, np.inf, -np.inf, 1e30]))
 def test_invalid_samples_never_trigger_and_never_stick(at: list[int], value: float) -> None:
     """Protects float channels: one NaN must not poison the filter, and the event after it is found."""

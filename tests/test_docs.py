@@ -43,7 +43,6 @@ def test_the_tour_shows_what_there_is() -> None:
     assert all(f"talus {name}" in text for name in COMMANDS), "a command that nobody is told of"
 
 
-@pytest.mark.timeout(300)  # python -m demo.remote waits for a trial, a shadow and a probation
 @pytest.mark.parametrize("command", list(dict.fromkeys(SHOWN)))
 def test_commands_of_readme_and_tour_run_as_written(command: str, tmp_path: Path) -> None:
     folder = Path(sys.executable).parent

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from schema_support import JSON
 
@@ -202,14 +202,12 @@ def test_rubbish_is_refused_in_words(trusted: list[TrustedKey], payload: bytes) 
     assert refusal(payload, trusted) == "malformed"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_raise_anything_else(payload: bytes) -> None:
     with pytest.raises(ControlError):
         unseal(payload, [])
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5))
 def test_any_content_that_json_can_hold_comes_out_as_it_went_in(content: dict[str, Any]) -> None:
     order = ORDER.model_copy(update={"content": content})

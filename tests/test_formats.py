@@ -324,7 +324,7 @@ def bodies(draw: st.DrawFn) -> tuple[EventMessage, AlertMessage]:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(bodies(), st.none() | st.tuples(st.floats(-90, 90), st.floats(-180, 180)))
 def test_whatever_a_schema_allows_becomes_a_valid_document(
     both: tuple[EventMessage, AlertMessage], place: tuple[float, float] | None

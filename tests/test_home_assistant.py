@@ -159,7 +159,7 @@ def test_it_is_told_on_every_connect_and_withdrawn_when_switched_off(tmp_path: P
             broker.kill()
             broker.start()
             with Collector(broker.settings(), "homeassistant/#") as collector:
-                wait_for(lambda: len(collector.received) >= len(told()), 60, "told again to a broker that forgot")
+                wait_for(lambda: len(collector.received) >= len(told()), what="told again to a broker that forgot")
             agent.signal(signal.SIGTERM)
             assert agent.end() == 0
         config = write_config(tmp_path, records, broker.port, source=source)

@@ -367,7 +367,7 @@ ANY = {name.removesuffix(".json"): values(found) for name, found in pages.schema
 
 
 @pytest.mark.parametrize("model", dict.fromkeys(MODELS.values()), ids=lambda model: model.__name__)
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=8, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
 def test_whatever_the_published_schema_allows_is_read_and_given_back(model: type[Payload], data: st.DataObject) -> None:
     name = pages.schema_name(model)

@@ -32,7 +32,7 @@ from agent.types import StationId
 from desk.push.models import command, offer, wrap
 from desk.push.signing import SigningKey
 
-pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
+pytestmark = needs_mosquitto
 STATION = StationId("XX", "SLP", "", "")
 LIVELY = "{kind: simulator, speed: 20, seed: 5, rates: {slopequakes_per_hour: 120, rockfalls_per_hour: 60}}"
 
@@ -133,7 +133,7 @@ def test_a_kill_on_probation_brings_the_old_model_back(tmp_path: Path, broker: M
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("watches XX.SLP with small 1.2.3")
         agent.wait_for("connected to")
-        wait_for(lambda: "rolled back" in talus("model", "show", *place.where)[1], 60)
+        wait_for(lambda: "rolled back" in talus("model", "show", *place.where)[1])
 
 
 def test_a_stop_in_the_trial_of_a_model_says_nothing_against_it(tmp_path: Path, broker: Mosquitto) -> None:
@@ -151,7 +151,7 @@ def test_a_stop_in_the_trial_of_a_model_says_nothing_against_it(tmp_path: Path, 
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(pid) == os.getpgid(0):
                     os.kill(pid, signal.SIGINT)
-        assert agent.process.wait(20) == 0
+        assert agent.process.wait(60) == 0
     chosen = ModelSlots(tmp_path / "state" / "models").chosen
     assert chosen.order is not None and chosen.order.title == "small 2.0.0" and chosen.begun == 0
     with running_agent("run", "--config", place.config) as agent:
@@ -179,7 +179,7 @@ def test_a_kept_model_that_ends_the_agent_again_and_again_is_taken_back(tmp_path
         agent.wait_for("watches XX.SLP with small 1.2.3")
         words = f"the agent died {DEATHS} times within a day"
         wait_for(lambda: [body for body in heard.bodies("/state") if words in (body["backend_reason"] or "")])
-        wait_for(lambda: words in talus("model", "show", *place.where)[1], 60)
+        wait_for(lambda: words in talus("model", "show", *place.where)[1])
     start("small 1.2.3", signal.SIGTERM)
 
 
@@ -195,7 +195,7 @@ def test_a_kill_between_an_order_heard_and_an_order_begun_loses_no_order(tmp_pat
         wait_for(lambda: any(ack.token == token for ack in connection.pump(0.1)))
         connection.close()
     with running_agent("run", "--config", place.config) as agent:
-        wait_for(lambda: ModelSlots(tmp_path / "state" / "models").chosen.order, 30)
+        wait_for(lambda: ModelSlots(tmp_path / "state" / "models").chosen.order)
         agent.signal(signal.SIGTERM)
         agent.end()
     stored = Store(tmp_path / "state" / "control", "model").stored
@@ -210,7 +210,7 @@ def test_the_record_of_an_event_can_be_had_and_is_what_its_hash_says(tmp_path: P
         def ended() -> list[dict[str, object]]:
             return [body for body in heard.bodies("/event") if body["phase"] == "end" and body["evidence"]]
 
-        wait_for(ended, 60)
+        wait_for(ended)
         event = ended()[0]
         out = tmp_path / "event.mseed"
         status, _, err = place.ask("evidence", event["id"], "--out", out)
@@ -317,7 +317,7 @@ def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, bro
     assert not begun()[0].startswith(piece)
     publish(broker, wrap(0, piece), topic="talus/v1/XX/SLP/model/chunk", retain=True)
     with running_agent("run", "--config", place.config):
-        wait_for(lambda: begun()[0].startswith(piece), 15, "less than the station waits before it asks again")
+        wait_for(lambda: begun()[0].startswith(piece), what="the piece is used")
 
 
 def test_a_piece_that_nobody_can_take_yet_is_not_acknowledged(tmp_path: Path, broker: Mosquitto) -> None:

@@ -526,7 +526,7 @@ def test_a_slow_shadow_never_holds_the_live_model(installed: Path) -> None:
 
     class Slow(Fails):
         def classify(self, asked: Window) -> Classification:
-            gate.wait(30)
+            gate.wait(60)
             return super().classify(asked)
 
     live = load(installed, ["onnxruntime"])[0]

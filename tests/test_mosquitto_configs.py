@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from agent_support import talus
-from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, wait_for
+from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, own_port, wait_for
 from certificates_support import Authority
 
 from agent.config.broker import MqttSettings, TlsConfig
@@ -19,7 +19,6 @@ from agent.deliver.mqtt import MqttSink
 from agent.deliver.outbox import Outbox
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
-from demo.broker import free_port
 
 EXAMPLES = Path(__file__).parents[1] / "configs" / "mosquitto"
 PASSWORDS = {"station-abc": "one", "control-room": "two", "operator": "three"}
@@ -55,7 +54,7 @@ def centre(folder: Path) -> Iterator[tuple[Example, dict[str, int]]]:
         subprocess.run(["mosquitto_passwd", *options, "-b", passwords, user, word], check=True)
     (folder / "acl").write_text((EXAMPLES / "acl").read_text("utf-8"))
     (folder / "acl").chmod(0o600)
-    ports = {"8883": free_port(), "8884": free_port()}
+    ports = {"8883": own_port(), "8884": own_port()}
     broker = Example(folder, "broker.conf", ports["8883"], {name: str(port) for name, port in ports.items()})
     try:
         broker.start()
@@ -178,14 +177,14 @@ def orders(folder: Path, port: int, at_station: MqttSettings) -> None:
     sending = Connection.open(who, "desk", Waker())
     for name in names:
         sending.publish(name, b"{}")
-    wait_for(lambda: not sending.pump(0.05) and not listening.pump(0.05) and heard == names, 60)
+    wait_for(lambda: not sending.pump(0.05) and not listening.pump(0.05) and heard == names)
     listening.close()
     sending.close()
 
 
 def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Path) -> None:
     with centre(tmp_path) as (broker, ports), control_room(tmp_path, ports["8883"]) as collector:
-        local = free_port()
+        local = own_port()
         own = Example(
             tmp_path,
             "bridge.conf",
@@ -206,7 +205,7 @@ def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Pat
             own.kill()
             own.start()
             broker.start()
-            wait_for(lambda: len({body["id"] for body in collector.bodies("/alert")}) == 3, 60)
+            wait_for(lambda: len({body["id"] for body in collector.bodies("/alert")}) == 3)
             orders(tmp_path, ports["8883"], link_settings)
         finally:
             own.stop()

@@ -27,6 +27,7 @@ from broker_support import (
     make_event,
     make_message,
     needs_mosquitto,
+    own_port,
     running,
     stamp,
     wait_for,
@@ -42,7 +43,7 @@ from agent.deliver.sockets import Waker
 from agent.errors import ConfigError, DeliveryError
 from agent.messages.payloads import Message, Priority, summary_message
 from demo import broker as broker_module
-from demo.broker import free_port, local_broker
+from demo.broker import local_broker
 
 ROOT = Path(__file__).parent.parent
 RIGHT, WRONG = "right-secret", "wrong-secret"
@@ -54,6 +55,12 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
     box = Outbox(tmp_path / "outbox.db")
     yield box
     box.close()
+
+
+@pytest.fixture
+def _long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged is sent again after a lost connection, however long ago that was."""
+    monkeypatch.setattr("agent.deliver.sender.LINGER_S", 3600.0)
 
 
 @contextlib.contextmanager
@@ -104,9 +111,9 @@ def test_a_broker_that_stops_and_starts_in_mid_stream_costs_nothing(tmp_path: Pa
                     broker.stop()
                     time.sleep(0.1)
                     broker.start()
-            wait_for(lambda: outbox.depth == 0, 40, "everything acknowledged")
-            wait_for(lambda: len(first_order(collector.bodies("/event"))) == 40, 20, "every event arrived")
-            wait_for(lambda: all(len(r) == 4 for r in first_order(collector.bodies("/event")).values()), 20)
+            wait_for(lambda: outbox.depth == 0, what="everything acknowledged")
+            wait_for(lambda: len(first_order(collector.bodies("/event"))) == 40, what="every event arrived")
+            wait_for(lambda: all(len(r) == 4 for r in first_order(collector.bodies("/event")).values()))
             order = first_order(collector.bodies("/event"))
         assert all(revisions == [0, 1, 2, 3] for revisions in order.values()), order
     finally:
@@ -114,12 +121,22 @@ def test_a_broker_that_stops_and_starts_in_mid_stream_costs_nothing(tmp_path: Pa
 
 
 @needs_mosquitto
-def test_what_a_broker_acknowledged_just_before_it_crashed_is_sent_again(tmp_path: Path, outbox: Outbox) -> None:
+@pytest.mark.usefixtures("_long_memory")
+def test_what_a_broker_acknowledged_just_before_it_crashed_is_sent_again(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first subscriber's session dies with it; what went to it is there again for the next one."""
+    subscribed = threading.Event()
+
+    def delays(*_: float) -> Iterator[float]:
+        while subscribed.wait(100):
+            yield 0.05
+
+    monkeypatch.setattr("agent.deliver.mqtt.delays", delays)
     broker = Mosquitto(tmp_path)
     broker.start()
     try:
-        with linked(broker.settings(backoff_min_s=1.0, backoff_max_s=1.0), outbox) as link:
+        with linked(broker.settings(), outbox) as link:
             outbox.put([make_message(1, 0), make_message(1, 1, "end"), make_alert(1)])
             wait_for(lambda: link.status().acknowledged == 3 and outbox.depth == 0)
             broker.kill()
@@ -127,14 +144,17 @@ def test_what_a_broker_acknowledged_just_before_it_crashed_is_sent_again(tmp_pat
             assert outbox.depth == 3
             broker.start()
             with Collector(broker.settings(), session=False) as collector:
+                subscribed.set()
                 wait_for(lambda: link.status().acknowledged >= 6 and outbox.depth == 0)
                 wait_for(lambda: collector.bodies("/alert") and len(collector.bodies("/event")) == 2)
         assert first_order(collector.bodies("/event")) == {make_event(1).id: [0, 1]}
     finally:
+        subscribed.set()
         broker.stop()
 
 
 @needs_mosquitto
+@pytest.mark.usefixtures("_long_memory")
 def test_a_broker_that_crashes_again_and_again_does_not_get_the_same_for_ever(tmp_path: Path, outbox: Outbox) -> None:
     broker = Mosquitto(tmp_path)
     with linked(broker.settings(), outbox) as link:
@@ -297,7 +317,8 @@ def test_an_alert_that_no_one_will_take_holds_up_no_other_and_none_hides_what_is
         for alert in (giant, make_alert(1)):
             link.send_now(alert)
         outbox.put([summary_message(make_event(1), stamp())])
-        wait_for(lambda: len(seen.bodies("/alert")) == 1 and seen.bodies("/last_event"), 4)
+        wait_for(lambda: len(seen.bodies("/alert")) == 1 and seen.bodies("/last_event"))
+        assert link.status().connects == 1
         assert "larger than" in str(link.status().error)
 
 
@@ -429,7 +450,7 @@ def test_a_broker_that_never_acknowledges_is_left_and_the_message_sent_again(out
         outbox.put([make_alert()])
         with linked(settings, outbox) as link:
             wait_for(lambda: outbox.depth == 0)
-            assert link.status().connects == 2
+            assert link.status().connects >= 2
 
 
 def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other_topic(outbox: Outbox) -> None:
@@ -462,7 +483,7 @@ def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other
             assert link.status().refused <= 4, "a refused topic is left alone for a while"
             assert "Quota exceeded" in str(link.status().error)
             accept.set()
-            wait_for(lambda: outbox.depth == 0, 30, "sent when the hold is over")
+            wait_for(lambda: outbox.depth == 0, what="sent when the hold is over")
         for n in range(2):
             mine = [text for text in arrived if f'"id":"{make_event(n).id}"' in text]
             assert [f'"revision":{r}' in text for r, text in enumerate(mine)] == [True] * 3
@@ -479,7 +500,7 @@ def test_a_message_that_the_broker_cannot_take_blocks_no_other(tmp_path: Path, o
         outbox.put([make_alert(n) for n in range(2, 5)])
         settings = broker.settings(protocol=protocol, backoff_max_s=0.05)
         with linked(settings, outbox) as link:
-            wait_for(lambda: len(collector.bodies("/event")) == 5 and len(collector.bodies("/alert")) == 3, 40)
+            wait_for(lambda: len(collector.bodies("/event")) == 5 and len(collector.bodies("/alert")) == 3)
             wait_for(lambda: outbox.depth == (0 if protocol == "5" else 1))
             assert outbox.stats().set_aside == (1 if protocol == "5" else 0)
             assert ("larger than" if protocol == "5" else "die with") in str(link.status().error)
@@ -509,7 +530,8 @@ def test_mosquitto_denies_a_topic_by_its_access_list(tmp_path: Path, outbox: Out
 )
 def test_what_is_no_broker_is_named(name: str, serve: Any, words: str, outbox: Outbox) -> None:
     with Script(serve) as server:
-        settings = MqttSettings(host="127.0.0.1", port=server.port, connect_timeout_s=0.5, backoff_min_s=0.05)
+        patience_s = 0.5 if name == "silent" else 60.0
+        settings = MqttSettings(host="127.0.0.1", port=server.port, connect_timeout_s=patience_s, backoff_min_s=0.05)
         with pytest.raises(DeliveryError, match=words) as caught:
             open_connection(settings)
         assert caught.value.hint
@@ -521,7 +543,7 @@ def test_what_is_no_broker_is_named(name: str, serve: Any, words: str, outbox: O
 
 def test_an_absent_broker_and_an_unknown_host_are_named() -> None:
     with pytest.raises(DeliveryError, match="refused the connection") as caught:
-        open_connection(MqttSettings(host="127.0.0.1", port=free_port()))
+        open_connection(MqttSettings(host="127.0.0.1", port=own_port()))
     assert "running" in caught.value.hint
     with pytest.raises(DeliveryError, match=r"no address for 'broker.invalid'"):
         open_connection(MqttSettings(host="broker.invalid"))
@@ -585,8 +607,8 @@ def test_stop_sends_what_is_left_and_says_so(tmp_path: Path, outbox: Outbox) -> 
     absent.start()
     wait_for(lambda: absent.status().error)
     started = time.monotonic()
-    assert absent.stop(5.0) is False
-    assert time.monotonic() - started < 3, "it does not sit out the back-off"
+    assert absent.stop(100.0) is False
+    assert time.monotonic() - started < 30, "it does not sit out the back-off"
 
 
 @needs_mosquitto

@@ -34,7 +34,7 @@ def spans(changes: list[Change]) -> list[list[int]]:
     return [[c.onset, c.last] for c in changes if isinstance(c, Fall)]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(LEVELS, min_size=2, max_size=80),
     st.lists(st.integers(1, 9), min_size=1, max_size=4),
@@ -48,7 +48,6 @@ def test_triggers_are_obspys(levels: list[float], sizes: list[int], off: float, 
     assert spans(run(OnOff(4.0, off, 0, longest), ratio, sizes)) == expected
 
 
-@settings(deadline=None)
 @given(
     st.lists(LEVELS, min_size=2, max_size=80),
     st.lists(st.integers(1, 9), min_size=1, max_size=4),
@@ -61,7 +60,6 @@ def test_merging_in_pieces_is_merging_at_once(levels: list[float], sizes: list[i
     assert run(OnOff(4.0, 1.5, merge, longest), ratio, sizes) == run(OnOff(4.0, 1.5, merge, longest), ratio, [1000])
 
 
-@settings(deadline=None)
 @given(st.lists(LEVELS, min_size=2, max_size=80), st.integers(1, 20))
 def test_merging_joins_what_is_near(levels: list[float], merge: int) -> None:
     """Protects the meaning of merge: ObsPy's triggers, those at most ``merge`` samples apart joined."""
@@ -78,7 +76,6 @@ def test_merging_joins_what_is_near(levels: list[float], merge: int) -> None:
     assert peaks == [ratio[a : b + 1].max() for a, b in expected]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(LEVELS, st.booleans()), min_size=2, max_size=60), st.integers(0, 6), st.integers(1, 12))
 def test_no_data_is_a_ratio_of_zero(points: list[tuple[float, bool]], merge: int, longest: int) -> None:
     """Protects gaps in a trigger: it ends at the last sample that was there, and may go on within merge_s."""

@@ -160,7 +160,7 @@ class Histories(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Histories.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+Histories.TestCase.settings = settings(max_examples=25, stateful_step_count=30)
 TestHistories = Histories.TestCase
 
 
@@ -354,7 +354,7 @@ def test_puts_from_several_threads_are_all_there_and_each_thread_in_order(outbox
         thread.start()
     taken: dict[str, list[int]] = {}
     while sum(map(len, taken.values())) < 100:
-        assert woken.acquire(timeout=10), "a put wakes the listener"
+        assert woken.acquire(timeout=60), "a put wakes the listener"
         for message in drain(outbox):
             taken.setdefault(message.key, []).append(int(message.payload))
     assert taken == {str(name): list(range(25)) for name in range(4)}

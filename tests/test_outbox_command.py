@@ -116,11 +116,11 @@ def test_a_running_agent_is_degraded_by_it_and_well_again_when_it_was_dealt_with
         delivery.outbox.cursor(MAIN).refuse(entry.id, 0x99, "Payload format invalid")
         delivery.outbox.close()
         with running_agent("run", "--config", config):
-            wait_for(lambda: "messages_set_aside" in talus("status", "--config", config, "--json")[1], 30)
+            wait_for(lambda: "messages_set_aside" in talus("status", "--config", config, "--json")[1])
             status, out, _ = talus("status", "--config", config)
             assert status == 1
             assert "DEGRADED" in out.splitlines()[0]
             assert "(see `talus outbox`)" in out
             assert talus("outbox", "retry", "--all", "--config", config)[0] == 0
-            wait_for(lambda: listed(config)["waiting_total"] == 0 and not listed(config)["set_aside"], 30)
-            wait_for(lambda: "messages_set_aside" not in talus("status", "--config", config, "--json")[1], 30)
+            wait_for(lambda: listed(config)["waiting_total"] == 0 and not listed(config)["set_aside"])
+            wait_for(lambda: "messages_set_aside" not in talus("status", "--config", config, "--json")[1])

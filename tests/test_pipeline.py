@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -82,7 +82,7 @@ def test_both_bursts_are_found_and_nothing_else(expected: list[Output]) -> None:
     assert len({event.id for event in _events(expected)}) == 2
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(20, 5000), min_size=1, max_size=40))
 def test_events_do_not_depend_on_packets(classifier: Classifier, expected: list[Output], cuts: list[int]) -> None:
     """Else a replay would not show what the station did, and a digitizer's setting would change the alerts."""

@@ -654,7 +654,7 @@ def history(steps: list[Any]) -> list[Event]:
     return events
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(POLICY, st.lists(STEP, max_size=60))
 def test_invariants(policy: dict[str, Any], steps: list[Any]) -> None:
     """For any policy and history: an event's alerts run raise, escalate*, retract, raise ...; severities rise; each
@@ -730,7 +730,7 @@ def severity_by_size(event: Event) -> str:
     return "severe" if amplitude >= 30 or duration_s >= 10 else "moderate"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(STEP, max_size=60), st.sampled_from([30.0, 600.0, 86400.0]))
 def test_an_event_larger_than_all_that_alerted_within_its_refractory_always_rings(
     steps: list[Any], refractory_s: float
@@ -760,7 +760,7 @@ def test_an_event_larger_than_all_that_alerted_within_its_refractory_always_ring
             assert not meets or decision.code == "refractory"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(POLICY, st.lists(STEP, max_size=40), st.data())
 def test_repeated_and_stale_revisions_change_nothing(
     policy: dict[str, Any], steps: list[Any], data: st.DataObject

@@ -93,7 +93,6 @@ def test_event_logits_equal_the_documented_ones(variant: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("variant", CHECKED)
 def test_every_stored_output_agrees(variant: str) -> None:
     """All outputs, activations, the choice of tasks and the short window, and no stored array left out."""

@@ -102,7 +102,6 @@ KILLED = """
 """
 
 
-@pytest.mark.timeout(400)
 def test_a_run_killed_in_the_middle_ends_with_the_same_weights(
     folder: Path, lab: Lab, bank: Bank, tmp_path: Path
 ) -> None:
@@ -315,7 +314,6 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_one_command_goes_from_records_to_a_bundle_that_reports(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,7 +342,6 @@ def test_one_command_goes_from_records_to_a_bundle_that_reports(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_transfer_says_its_time_and_ends_in_a_bundle_without_picks(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,7 +356,6 @@ def test_a_transfer_says_its_time_and_ends_in_a_bundle_without_picks(
     assert "teacher -> student" in capsys.readouterr().out
 
 
-@pytest.mark.timeout(400)
 def test_the_search_leaves_a_front_with_its_intervals(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

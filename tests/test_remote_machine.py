@@ -129,4 +129,4 @@ class RemoteOrdersMachine(RuleBasedStateMachine):
 
 
 TestRemoteOrders = RemoteOrdersMachine.TestCase
-TestRemoteOrders.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestRemoteOrders.settings = settings(max_examples=25, stateful_step_count=20)

@@ -63,7 +63,7 @@ def site(tmp_path: Path, signing: SigningKey, **limits: float) -> Iterator[tuple
         section = control(signing, **{"probation_s": 4.0, **limits})
         config = write_config(tmp_path, "", broker.port, source=FAST, control=section)
         with running_agent("run", "--config", config) as agent:
-            wait_for(lambda: reports(collector), 60, "the first report")
+            wait_for(lambda: reports(collector), what="the first report")
             yield broker, collector, agent, config
             assert agent.process.poll() is None, agent.log
             assert "Traceback" not in agent.log, agent.log
@@ -73,7 +73,7 @@ def site(tmp_path: Path, signing: SigningKey, **limits: float) -> Iterator[tuple
 def test_a_signed_change_that_makes_the_station_deaf_is_rolled_back(tmp_path: Path, signing: SigningKey) -> None:
     with site(tmp_path, signing) as (broker, collector, _, _):
         publish(broker.settings(), envelope(signing, 7, {"trigger": {"on": 400.0}}))
-        wait_for(lambda: has(collector, "rolled_back", 7, "deaf"), 60)
+        wait_for(lambda: has(collector, "rolled_back", 7, "deaf"))
         assert not has(collector, "kept", 7)
 
 
@@ -83,8 +83,8 @@ def test_a_signed_change_rules_on_trial_and_is_kept(tmp_path: Path, signing: Sig
         assert (reports(collector)[-1]["status"], reports(collector)[-1]["revision"]) == ("file", None)
         before = collector.bodies("/state")[-1]["config_sha256"]
         publish(broker.settings(), envelope(signing, 7, {"trigger": {"on": 5.0}, "reporting": {"alert_expiry_s": 99}}))
-        wait_for(lambda: has(collector, "trial", 7), 30)
-        wait_for(lambda: has(collector, "kept", 7), 30)
+        wait_for(lambda: has(collector, "trial", 7))
+        wait_for(lambda: has(collector, "kept", 7))
         wait_for(lambda: collector.bodies("/state")[-1]["config_revision"] == 7)
         assert collector.bodies("/state")[-1]["config_sha256"] != before
         assert reports(collector)[-1]["status"] == "kept"
@@ -95,7 +95,7 @@ def test_a_change_that_floods_is_rolled_back_by_the_station_itself(tmp_path: Pat
     with site(tmp_path, signing, probation_s=60) as (broker, collector, _, _):
         before = collector.bodies("/state")[-1]["config_sha256"]
         publish(broker.settings(), envelope(signing, 1, FLOOD))
-        wait_for(lambda: has(collector, "rolled_back", 1, "flood"), 50)
+        wait_for(lambda: has(collector, "rolled_back", 1, "flood"))
         wait_for(lambda: reports(collector)[-1]["status"] == "file")
         wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] == before)
 
@@ -104,15 +104,15 @@ def test_a_change_that_floods_is_rolled_back_by_the_station_itself(tmp_path: Pat
 def test_kill_9_in_the_probation_is_a_roll_back_at_the_next_start(tmp_path: Path, signing: SigningKey) -> None:
     with site(tmp_path, signing, probation_s=600) as (broker, collector, agent, config):
         publish(broker.settings(), envelope(signing, 3, {"trigger": {"on": 6.0}}))
-        wait_for(lambda: has(collector, "trial", 3), 30)
+        wait_for(lambda: has(collector, "trial", 3))
         agent.signal(signal.SIGKILL)
         agent.end()
         with running_agent("run", "--config", config) as second:
-            wait_for(lambda: has(collector, "rolled_back", 3, "restart"), 60)
+            wait_for(lambda: has(collector, "rolled_back", 3, "restart"))
             assert reports(collector)[-1]["status"] == "file"
             # The retained order comes again with the connection, and is not obeyed a second time.
             publish(broker.settings(), envelope(signing, 2, {}))
-            wait_for(lambda: has(collector, "refused", 2, "old_revision"), 30)
+            wait_for(lambda: has(collector, "refused", 2, "old_revision"))
             assert [line["result"] for line in reports(collector)[-1]["history"]] == ["trial", "rolled_back"]
             agent.process, agent.said = second.process, second.said
             yielded = second.process.poll()
@@ -128,7 +128,7 @@ def test_replayed_altered_foreign_and_oversized_messages_are_refused_and_reporte
     with site(tmp_path, signing, probation_s=600) as (broker, collector, agent, _):
         good = envelope(signing, 5, {"trigger": {"on": 6.0}})
         publish(broker.settings(), good)
-        wait_for(lambda: has(collector, "trial", 5), 30)
+        wait_for(lambda: has(collector, "trial", 5))
         old = time.time_ns() - 3600 * NS
         for payload, outcome in (
             (envelope(signing, 4, {}), (4, "old_revision")),
@@ -140,13 +140,13 @@ def test_replayed_altered_foreign_and_oversized_messages_are_refused_and_reporte
             (b"[" * 60_000, (None, "malformed")),
         ):
             publish(broker.settings(), payload)
-            wait_for(lambda: has(collector, "refused", *outcome), 30, str(outcome))  # noqa: B023
+            wait_for(lambda: has(collector, "refused", *outcome), what=str(outcome))  # noqa: B023
         for size in (64 * 1024 + 1, LARGEST_PACKET - 1000, LARGEST_PACKET + 1000, 5_000_000):
             publish(broker.settings(), b"x" * size)
         for number in range(300):
             publish(broker.settings(), b"%d" % number, retain=False)
         publish(broker.settings(), envelope(signing, 9, {"trigger": {"on": 7.0}}))
-        wait_for(lambda: has(collector, "trial", 9), 30)
+        wait_for(lambda: has(collector, "trial", 9))
         assert [line["revision"] for line in reports(collector)[-1]["history"]] == [5, 5, 9]
         assert agent.log.count("a remote change is refused") < 20
 
@@ -158,7 +158,7 @@ def test_the_station_listens_again_after_the_broker_was_away(tmp_path: Path, sig
         broker.start()
         wait_for(lambda: collector.connects > 1)
         publish(broker.settings(), envelope(signing, 1, {"trigger": {"on": 6.0}}))
-        wait_for(lambda: has(collector, "trial", 1), 60)
+        wait_for(lambda: has(collector, "trial", 1))
 
 
 @needs_mosquitto
@@ -171,7 +171,7 @@ def test_a_giant_in_the_place_of_an_order_does_not_keep_events_from_going_out(
         mqtt = f"{{host: 127.0.0.1, port: {broker.port}, protocol: 3.1.1}}"
         config = write_config(tmp_path, "", source=FAST, control=control(signing), mqtt=mqtt)
         with running_agent("run", "--config", config) as agent:
-            wait_for(lambda: len(collector.bodies("/health")) >= 3, 60)
+            wait_for(lambda: len(collector.bodies("/health")) >= 3)
             assert collector.payloads("/availability")[-1] == b"online"
             assert agent.log.count("at most") == 1
             assert agent.log.count("connected to") <= 2
@@ -186,10 +186,8 @@ def test_a_state_folder_that_cannot_hold_orders_is_told_and_the_slope_is_watched
     with running(tmp_path) as broker, Collector(broker.settings()) as collector:
         config = write_config(tmp_path, "", broker.port, source=FAST, control=control(signing))
         with running_agent("run", "--config", config):
-            wait_for(lambda: collector.bodies("/health"), 60)
-            wait_for(
-                lambda: any(reason["code"] == "control" for reason in collector.bodies("/health")[-1]["reasons"]), 30
-            )
+            wait_for(lambda: collector.bodies("/health"))
+            wait_for(lambda: any(reason["code"] == "control" for reason in collector.bodies("/health")[-1]["reasons"]))
 
 
 @needs_mosquitto
@@ -200,7 +198,7 @@ def test_a_broker_that_forbids_the_subscription_gets_events_all_the_same(tmp_pat
     with running(tmp_path, f"acl_file {acl}") as broker, Collector(broker.settings(), "talus/v1/XX/SLP/#") as collector:
         config = write_config(tmp_path, "", broker.port, source=FAST, control=control(signing))
         with running_agent("run", "--config", config):
-            wait_for(lambda: collector.bodies("/state"), 60)
+            wait_for(lambda: collector.bodies("/state"))
 
 
 @needs_mosquitto
@@ -213,13 +211,13 @@ def test_sighup_reads_the_tunables_anew_and_a_faulty_file_changes_nothing(tmp_pa
     with running(tmp_path) as broker, Collector(broker.settings()) as collector:
         config = write_config(tmp_path, "", broker.port, source=FAST)
         with running_agent("run", "--config", config) as agent:
-            wait_for(lambda: collector.bodies("/state") and collector.bodies("/health"), 60)
+            wait_for(lambda: collector.bodies("/state") and collector.bodies("/health"))
             first = collector.bodies("/state")[-1]["config_sha256"]
             good = config.read_text()
             for bad in (".Inf", "-5"):
                 config.write_text(good.replace("health_interval_s: 5", f"health_interval_s: {bad}"))
                 agent.signal(signal.SIGHUP)
-                wait_for(lambda bad=bad: any(f"given: {bad}" in text for text in reasons()), 30)
+                wait_for(lambda bad=bad: any(f"given: {bad}" in text for text in reasons()))
             assert collector.bodies("/health")[-1]["status"] == "degraded"
             config.write_text(
                 good.replace("health_interval_s: 5}", "health_interval_s: 5}, trigger: {low_hz: 55, high_hz: 60}")
@@ -227,8 +225,7 @@ def test_sighup_reads_the_tunables_anew_and_a_faulty_file_changes_nothing(tmp_pa
             agent.signal(signal.SIGHUP)
             wait_for(
                 lambda: any("too few for the trigger" in text for text in reasons()),
-                30,
-                "a band that these data do not have",
+                what="a band that these data do not have",
             )
             assert collector.bodies("/state")[-1]["config_sha256"] == first
             config.write_text(good.replace("health_interval_s: 5}", "health_interval_s: 6}, trigger: {on: 7.0}"))
@@ -237,7 +234,7 @@ def test_sighup_reads_the_tunables_anew_and_a_faulty_file_changes_nothing(tmp_pa
             config.write_text(good)
             agent.signal(signal.SIGHUP)
             wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] == first)
-            wait_for(lambda: not reasons(), 30)
+            wait_for(lambda: not reasons())
 
 
 def hostile(packet: bytes) -> Any:

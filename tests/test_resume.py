@@ -125,7 +125,7 @@ def test_kill_9_at_any_moment_of_an_event_changes_nothing_that_is_told(second: i
     assert summary(runs.told(Priority.ALERT)) == summary(undisturbed().told(Priority.ALERT))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.integers(200, SECONDS), max_size=6))
 def test_any_number_of_kills_changes_nothing_that_is_told(seconds: list[int]) -> None:
     runs = Runs()

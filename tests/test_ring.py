@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dsp.ring import RingBuffer
@@ -14,7 +14,6 @@ from agent.types import NS
 T0 = 1_700_000_000 * NS
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([20.0, 30.0, 62.5, 100.0, 1000.0]),
     st.lists(st.tuples(st.integers(1, 150), st.sampled_from([0, 0, 0, 1, 7, 500])), min_size=1, max_size=25),

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agent_support import ROOT, TALUS
-from broker_support import wait_for
-from hypothesis import HealthCheck, given, settings
+from broker_support import own_port, wait_for
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_support import (
     DAY,
@@ -128,7 +128,7 @@ def test_slow_events_are_those_of_one_unbroken_pass(tmp_path: Path, classifier: 
     assert [one.ledger.classes["slow"] for one in found] == [4, 1]
 
 
-@settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3)
 @given(seed=st.integers(0, 1_000_000))
 def test_no_cut_changes_an_event(archive: Path, seed: int) -> None:
     """Protects the run-up: a unit may begin anywhere, also in an event or a gap."""
@@ -255,7 +255,7 @@ def test_shards_give_the_same(small: Path, tmp_path: Path, reference: str) -> No
     out = tmp_path / "scan"
     arguments = [*TALUS, "scan", str(small), "--out", str(out), "--jobs", "1", "--shard"]
     shards = [subprocess.Popen([*arguments, f"{n}/2"], cwd=ROOT) for n in (1, 2)]
-    assert [shard.wait(100) for shard in shards] == [0, 0]
+    assert [shard.wait() for shard in shards] == [0, 0]
     assert main(["scan", "merge", str(out)]) == 0
     assert digest(out) == reference
 
@@ -264,11 +264,7 @@ def test_shards_give_the_same(small: Path, tmp_path: Path, reference: str) -> No
 def test_dask_workers_give_the_same_when_one_is_killed(small: Path, tmp_path: Path, reference: str) -> None:
     """Protects clusters: two worker processes, one killed by SIGKILL while it judges."""
     pytest.importorskip("distributed", reason="dask is not installed (extra scan)")
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_port()
     url, cli = f"tcp://127.0.0.1:{port}", [sys.executable, "-m", "dask"]
     dask = [*cli, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     worker = [
@@ -290,9 +286,9 @@ def test_dask_workers_give_the_same_when_one_is_killed(small: Path, tmp_path: Pa
         out = tmp_path / "scan"
         command = [*TALUS, "scan", str(small), "--out", str(out), "--dask", url]
         scanning = subprocess.Popen(command, cwd=ROOT)
-        wait_for(lambda: bool(results(out)) or scanning.poll() is not None, 90, "a first result")
+        wait_for(lambda: bool(results(out)) or scanning.poll() is not None, what="a first result")
         running[1].kill()
-        assert scanning.wait(110) == 0
+        assert scanning.wait() == 0
         assert digest(out) == reference
     finally:
         for process in running:
@@ -309,9 +305,9 @@ def test_ctrl_c_leaves_what_goes_on(small: Path, tmp_path: Path, reference: str)
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # noqa: PLW1509
     )  # fmt: skip
-    wait_for(lambda: bool(results(out)) or process.poll() is not None, 90, "a first result")
+    wait_for(lambda: bool(results(out)) or process.poll() is not None, what="a first result")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 130, said
     assert "the same command goes on" in said
     done = {name: time.time() for name in results(out)}

@@ -256,7 +256,7 @@ def test_at_a_speed_packets_come_when_they_are_due_and_close_ends_the_wait() -> 
     started = time.monotonic()
     for _ in range(3 * 20 - 1):
         next(blocks)
-    assert 0.8 < time.monotonic() - started < 5
+    assert 0.8 < time.monotonic() - started < 40
     slow = SimulatorSource(
         SimulatedSite(station_ids("XX", "SIM", 1, 100.0)), Scenario(1, steady({}), 1), 1, speed=0.001
     )
@@ -264,7 +264,7 @@ def test_at_a_speed_packets_come_when_they_are_due_and_close_ends_the_wait() -> 
     thread.start()
     time.sleep(0.1)
     slow.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from obspy.signal.trigger import recursive_sta_lta
@@ -45,7 +45,6 @@ def test_ratio_is_obspys(nsta: int, nlta: int) -> None:
     np.testing.assert_allclose(ours, recursive_sta_lta(signal, nsta, nlta), rtol=1e-11, atol=0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 6000), min_size=1, max_size=6), st.sampled_from([(2, 30), (10, 300), (100, 3000)]))
 def test_packets_do_not_matter_to_the_bit(sizes: list[int], lengths: tuple[int, int]) -> None:
     """Protects replays: the same data give the same ratios however they were cut."""
@@ -56,7 +55,6 @@ def test_packets_do_not_matter_to_the_bit(sizes: list[int], lengths: tuple[int, 
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=6))
 def test_following_leads_to_the_same_averages(sizes: list[int]) -> None:
     """Protects the components of a vector sum, which only follow: a join must find the averages that process gives."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from agent_support import running_agent, talus, write_config, write_records
-from broker_support import Collector, free_port, make_event, needs_mosquitto, running, stamp, wait_for
+from broker_support import Collector, make_event, needs_mosquitto, own_port, running, stamp, wait_for
 from test_exporter import metrics
 from test_formats import alert, state
 from test_messages import health
@@ -42,19 +42,19 @@ def status(config: Path) -> tuple[int, dict[str, Any]]:
 
 @needs_mosquitto
 def test_an_agent_from_well_to_broker_lost_to_killed(tmp_path: Path, records: Path) -> None:
-    port = free_port()
+    port = own_port()
     with running(tmp_path) as broker:
         config = write_config(
             tmp_path, records, broker.port, source=slow(records), health=f"{{prometheus: '127.0.0.1:{port}'}}"
         )
         with running_agent("run", "--config", config) as agent:
-            wait_for(lambda: status(config)[1].get("verdict") == "ok", 20, "it is well")
+            wait_for(lambda: status(config)[1].get("verdict") == "ok", what="it is well")
             code, out, err = talus("status", "--state", tmp_path / "state")
             assert code == 0, err
             assert out.startswith("XX.SLP  OK\n")
             assert "3 of 3 channels arrive" in out
             assert "connected, MQTT 5" in out
-            page = metrics(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read())
+            page = metrics(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read())
             assert page["talus_link_connected"] == {(): 1.0}
             assert page["talus_ok"] == {(): 1.0}
             with Collector(broker.settings(), "talus/#", session=False) as late:
@@ -68,7 +68,7 @@ def test_an_agent_from_well_to_broker_lost_to_killed(tmp_path: Path, records: Pa
             assert published["inference_ms"] > 0
             assert published["memory_free_mb"] > 0
             broker.kill()
-            wait_for(lambda: status(config)[0] == 1, 60, "the exit status tells")
+            wait_for(lambda: status(config)[0] == 1, what="the exit status tells")
             said = status(config)[1]
             assert said["verdict"] == "degraded"
             assert any(reason["code"] == "broker_unreachable" for reason in said["health"]["reasons"])
@@ -88,7 +88,7 @@ def test_a_clean_stop_is_told_from_a_death_and_none_from_both(tmp_path: Path, re
     assert "no agent has said anything in" in err
     assert "hint:" in err
     with running_agent("run", "--config", config) as agent:
-        wait_for(lambda: status(config)[1].get("verdict") == "ok", 20, "it is well")
+        wait_for(lambda: status(config)[1].get("verdict") == "ok", what="it is well")
         agent.signal(signal.SIGTERM)
         assert agent.end() == 0
     code, body = status(config)
@@ -99,7 +99,7 @@ def test_a_clean_stop_is_told_from_a_death_and_none_from_both(tmp_path: Path, re
 def test_until_the_station_listens_it_is_starting_and_not_ok(tmp_path: Path) -> None:
     config = write_config(tmp_path, "", source="{kind: simulator}")
     with running_agent("run", "--config", config):
-        wait_for(lambda: "listening" in str(status(config)[1].get("health", {}).get("reasons")), 20, "it will listen")
+        wait_for(lambda: "listening" in str(status(config)[1].get("health", {}).get("reasons")), what="it will listen")
         code, out, _ = talus("status", "--config", config)
         assert code == 1
         assert out.startswith("XX.SLP  STARTING\n")
@@ -111,7 +111,7 @@ def test_until_the_station_listens_it_is_starting_and_not_ok(tmp_path: Path) -> 
 
 def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, records: Path) -> None:
     with running_agent("run", "--config", write_config(
-        tmp_path / "a", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{(port := free_port())}'}}"
+        tmp_path / "a", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{(port := own_port())}'}}"
     )) as first:  # fmt: skip
         first.wait_for("watches XX.SLP")
         config = write_config(
@@ -119,7 +119,7 @@ def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, recor
         )
         with running_agent("run", "--config", config) as second:
             second.wait_for("cannot be opened")
-            wait_for(lambda: "verdict" in status(config)[1], 20)
+            wait_for(lambda: "verdict" in status(config)[1])
             code, body = status(config)
             assert (code, body["verdict"]) == (1, "degraded")
             assert "health.prometheus" in body["health"]["reasons"][0]["text"]

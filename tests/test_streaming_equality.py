@@ -104,7 +104,7 @@ def test_continuous_slope_data(data_dir: Path) -> None:
             assert spans(detect(trigger, packets(channels, [round(rate)], rate)), rate) == expected
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 6000), min_size=1, max_size=5),
     components=st.sampled_from(["Z", "EN", "ENZ"]),

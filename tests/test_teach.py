@@ -277,7 +277,6 @@ def test_teaching_needs_neither_torch_nor_scipy_nor_onnx() -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.timeout(300)
 def test_real_blasts_of_a_region_never_seen_are_learned(data_dir: Path, tmp_path: Path) -> None:
     """Mine blasts of northern Europe: none was learned from by the shipped network, which finds every fifth of them."""
     folder = tmp_path / "labels"

@@ -23,7 +23,7 @@ from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import StationId
 from desk.push.models import command
 
-pytestmark = [needs_mosquitto, pytest.mark.timeout(300)]
+pytestmark = needs_mosquitto
 LIVELY = "{kind: simulator, speed: 20, seed: 5, rates: {slopequakes_per_hour: 120, rockfalls_per_hour: 60}}"
 ROOT_TOPIC = "talus/v1/XX/SLP"
 SECRET = "hunter2-secret"  # noqa: S105 - the point of the test
@@ -59,7 +59,7 @@ def test_a_stolen_password_gives_a_flood_of_commands_but_no_command(tmp_path: Pa
         mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
         config = write_config(tmp_path / "site", "", source=LIVELY, mqtt=mqtt, control=control(signing))
         with running_agent("run", "--config", config) as agent:
-            wait_for(lambda: heard.bodies("/event"), 60)
+            wait_for(lambda: heard.bodies("/event"))
             where = ("--broker", f"mqtt://slope@127.0.0.1:{broker.port}", "--station", "XX.SLP")
             ask = ("ask", "test-alarm", *where, "--key", tmp_path / "key.pem")
             for _ in range(2):
@@ -75,7 +75,7 @@ def test_a_stolen_password_gives_a_flood_of_commands_but_no_command(tmp_path: Pa
                     "model/chunk": [bytes(4) + os.urandom(30_000)] * 300,
                 },
             )
-            wait_for(lambda: len(heard.bodies("/event")) >= before + 3, 60, "events go on")
+            wait_for(lambda: len(heard.bodies("/event")) >= before + 3, what="events go on")
             time.sleep(1.0)
             assert talus(*ask, env={"TALUS_MQTT_PASSWORD": SECRET})[0] == 0, "the operator is heard"
             alarms = [body for body in heard.bodies("/alert") if body["reason"].startswith("test alarm")]
@@ -101,7 +101,7 @@ def test_no_password_is_on_the_broker_nor_in_any_process_list(tmp_path: Path) ->
         mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
         config = write_config(tmp_path / "site", "", source=LIVELY, mqtt=mqtt, control=control(signing))
         with running_agent("run", "--config", config) as agent:
-            wait_for(lambda: heard.bodies("/state") and heard.bodies("/health") and heard.bodies("/event"), 60)
+            wait_for(lambda: heard.bodies("/state") and heard.bodies("/health") and heard.bodies("/event"))
             for one in (agent.process.pid, *children(agent.process.pid)):
                 assert SECRET.encode() not in Path(f"/proc/{one}/cmdline").read_bytes()
             assert SECRET not in agent.log
@@ -122,7 +122,7 @@ def test_what_the_agent_writes_is_for_its_user_alone(tmp_path: Path) -> None:
         start = ("sh", "-c", 'umask 022; exec "$@"', "sh", sys.executable, "-m", "agent", "run", "--config", config)
         with subprocess.Popen(start, cwd=ROOT, stderr=subprocess.PIPE) as agent:
             try:
-                wait_for(lambda: any(body["evidence"] for body in heard.bodies("/event")), 60)
+                wait_for(lambda: any(body["evidence"] for body in heard.bodies("/event")))
                 wait_for((state / "status.json").exists)
             finally:
                 agent.terminate()

@@ -71,7 +71,7 @@ stampings = st.builds(
 """(Both at their worst take longer to tell from each other than the first event gives them.)"""
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     rate_hz=st.sampled_from([20.0, 31.25, 50.0, 100.0, 200.0, 500.0, 1000.0]),
     length_s=st.floats(0.25, 8),
@@ -111,7 +111,7 @@ def test_a_clock_off_by_500_ppm_makes_no_gap_and_its_times_are_kept(
     assert (counts.samples, counts.gaps, counts.overlaps) == (len(samples), 0, 0)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     rate_hz=st.sampled_from([20.0, 100.0, 250.0, 1000.0]),
     length_s=st.floats(0.25, 5),
@@ -136,7 +136,7 @@ def test_every_lost_packet_is_a_gap_of_its_length(
     assert counts.gap_s == pytest.approx(len(lost) * size / rate_hz, abs=uncertain_s)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(
     repeated=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 3)), min_size=1, max_size=10),
     jitter_s=st.sampled_from([0.0, 0.003, 0.01]),

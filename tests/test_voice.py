@@ -111,16 +111,16 @@ def test_an_alert_that_the_access_list_forbids_is_a_reason_until_it_is_delivered
     try:
         with delivering(broker.settings(), tmp_path) as delivery:
             delivery.put([make_message(1), make_alert(1)])
-            wait_for(lambda: "alert_refused" in found(delivery), 10)
+            wait_for(lambda: "alert_refused" in found(delivery))
             reason = found(delivery)["alert_refused"]
             assert reason.about == f"{PREFIX}/alert"
             assert "Not authorized" in reason.text
             assert delivery.health()[1].refused[0].topic == f"{PREFIX}/alert"
-            assert delivery.outbox.depth == 1, "the event passed"
+            wait_for(lambda: delivery.outbox.depth == 1, what="the event passed")
             broker.stop()
             acl(tmp_path, f"readwrite {PREFIX}/#")
             broker.start()
-            wait_for(lambda: delivery.outbox.depth == 0, 10)
+            wait_for(lambda: delivery.outbox.depth == 0)
             assert found(delivery).keys() <= {"alert_unheard"}
     finally:
         broker.stop()
@@ -136,13 +136,13 @@ def test_a_retained_topic_that_is_refused_is_a_reason_until_it_is_taken(tmp_path
     try:
         with delivering(broker.settings(), tmp_path) as delivery:
             delivery.publish_retained(HEALTH)
-            wait_for(lambda: "topic_refused" in found(delivery), 10)
+            wait_for(lambda: "topic_refused" in found(delivery))
             assert found(delivery)["topic_refused"].about == f"{PREFIX}/{name}"
             assert "Not authorized" in found(delivery)["topic_refused"].text
             broker.stop()
             acl(tmp_path, f"readwrite {PREFIX}/#")
             broker.start()
-            wait_for(lambda: not found(delivery), 10)
+            wait_for(lambda: not found(delivery))
             with Collector(broker.settings(), f"{PREFIX}/{name}", session=False) as late:
                 wait_for(lambda: late.received)
     finally:
@@ -157,10 +157,10 @@ def test_availability_that_is_refused_is_tried_again_on_the_same_connection(
     broker.start()
     try:
         with delivering(broker.settings(), tmp_path) as delivery:
-            wait_for(lambda: "topic_refused" in found(delivery), 10)
+            wait_for(lambda: "topic_refused" in found(delivery))
             acl(tmp_path, f"readwrite {PREFIX}/#")
             broker.reload()
-            wait_for(lambda: not found(delivery), 20)
+            wait_for(lambda: not found(delivery))
             assert mqtt_of(delivery).status().connects == 1
     finally:
         broker.stop()
@@ -171,19 +171,19 @@ def test_a_packet_limit_below_an_alert_is_a_reason_from_the_connect_on_and_nothi
     """It is known before the first alert. What was set aside for its size is sent when a broker takes it."""
     with running(tmp_path, "max_packet_size 900") as small, delivering(small.settings(), tmp_path) as delivery:
         port = small.port
-        wait_for(lambda: "packet_limit" in found(delivery), 10)
+        wait_for(lambda: "packet_limit" in found(delivery))
         assert "900 bytes" in found(delivery)["packet_limit"].text
         delivery.put([make_alert(1), make_message(1)])
-        wait_for(lambda: delivery.outbox.depth == 0, 10)
+        wait_for(lambda: delivery.outbox.depth == 0)
         codes = found(delivery)
         assert codes.keys() == {"packet_limit", "messages_set_aside"}
         assert "2 messages refused for good by the broker, 1 of them alerts" in codes["messages_set_aside"].text
         small.stop()
         wait_for(lambda: not mqtt_of(delivery).status().connected)
         with running(tmp_path, port=port) as large, Collector(large.settings(), session=False) as heard:
-            wait_for(lambda: heard.bodies("/alert") or heard.connects > 1 or delivery.outbox.depth == 0, 10)
-            wait_for(lambda: delivery.outbox.depth == 0, 10)
-            wait_for(lambda: not found(delivery).keys() - {"alert_unheard"}, 10)
+            wait_for(lambda: heard.bodies("/alert") or heard.connects > 1 or delivery.outbox.depth == 0)
+            wait_for(lambda: delivery.outbox.depth == 0)
+            wait_for(lambda: not found(delivery).keys() - {"alert_unheard"})
             assert delivery.health()[0].set_aside == 0
 
 
@@ -210,8 +210,8 @@ def test_a_broker_that_acknowledges_nothing_is_a_reason_and_stays_one_over_recon
         )
         with delivering(settings, tmp_path) as delivery:
             delivery.put([make_alert()])
-            wait_for(lambda: "nothing_acknowledged" in found(delivery), 5)
-            wait_for(lambda: server.connections > 2, 10)
+            wait_for(lambda: "nothing_acknowledged" in found(delivery))
+            wait_for(lambda: server.connections > 2)
             for _ in range(50):
                 codes = found(delivery)
                 assert codes.keys() & {"nothing_acknowledged", "broker_unreachable"}, codes
@@ -239,8 +239,8 @@ def test_messages_that_wait_although_the_broker_is_there_are_a_reason(
         )
         with delivering(settings, tmp_path) as delivery:
             delivery.put([make_alert()])
-            wait_for(lambda: "messages_wait" in found(delivery), 10)
-            wait_for(lambda: "connection_unstable" in found(delivery), 10)
+            wait_for(lambda: "messages_wait" in found(delivery))
+            wait_for(lambda: "connection_unstable" in found(delivery))
 
 
 def test_orders_that_the_broker_does_not_let_through_are_a_reason(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_orders_that_the_broker_does_not_let_through_are_a_reason(tmp_path: Path
         Script(serve) as server,
         delivering(MqttSettings(host="127.0.0.1", port=server.port), tmp_path, subscription) as delivery,
     ):
-        wait_for(lambda: found(delivery).keys() == {"orders_refused"}, 10)
+        wait_for(lambda: found(delivery).keys() == {"orders_refused"})
 
 
 @needs_mosquitto
@@ -269,11 +269,11 @@ def test_an_alert_without_a_subscriber_is_a_reason_until_one_has_a_subscriber(tm
         wait_for(lambda: mqtt_of(delivery).status().unheard)
         assert not found(delivery), "an event that nobody hears wakes nobody anyway"
         delivery.put([make_alert(1)])
-        wait_for(lambda: found(delivery).keys() == {"alert_unheard"}, 10)
+        wait_for(lambda: found(delivery).keys() == {"alert_unheard"})
         assert delivery.health()[1].unheard_alerts == 1
         with Collector(broker.settings(), session=False):
             delivery.put([make_alert(2)])
-            wait_for(lambda: not found(delivery), 10)
+            wait_for(lambda: not found(delivery))
 
 
 def test_a_corrupt_outbox_is_named_until_the_operator_has_dealt_with_it(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_station_that_may_connect_and_not_write_is_degraded_and_says_what_is_r
         config = write_config(tmp_path / "site", "", broker.port, source="{kind: simulator, speed: 1}")
         with running_agent("run", "--config", config):
             file = tmp_path / "site" / "state" / "status.json"
-            wait_for(lambda: file.exists() and "refuses talus/v1/XX/SLP/health" in file.read_text(), 30)
+            wait_for(lambda: file.exists() and "refuses talus/v1/XX/SLP/health" in file.read_text())
             status, out, _ = talus("status", "--config", config)
             assert status == 1
             assert "DEGRADED" in out.splitlines()[0]

@@ -78,7 +78,7 @@ class Watching:
         self.result = watch(settings, self.out, self.err, **options)
 
     def finish(self) -> Watched:
-        self._thread.join(30)
+        self._thread.join(60)
         assert self.result is not None, self.err.getvalue()
         return self.result
 
@@ -264,7 +264,7 @@ def test_the_command(broker: Mosquitto) -> None:
         assert process.stdout.readline() == b"XX.ABC is online\n"
         process.stdout.close()
         publisher.send_message(make_message())
-        assert process.wait(10) == 0, "a closed pipe ends it quietly"
+        assert process.wait(60) == 0, "a closed pipe ends it quietly"
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
 

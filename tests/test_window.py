@@ -54,7 +54,7 @@ def test_butterworth_refuses_corners_that_make_no_filter() -> None:
             butterworth(low, high, 100, 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cuts=st.lists(st.integers(1, 3999), min_size=1, max_size=20), seed=st.integers(0, 5))
 def test_filter_does_not_depend_on_packets(cuts: list[int], seed: int) -> None:
     """To the bit: else a trigger near the threshold would depend on how a digitizer cuts its packets."""
@@ -66,7 +66,7 @@ def test_filter_does_not_depend_on_packets(cuts: list[int], seed: int) -> None:
     assert np.array_equal(whole, np.concatenate(pieces))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(1, 30_000), min_size=1, max_size=6), seed=st.integers(0, 5))
 def test_filter_of_long_packets_differs_by_rounding_only(cuts: list[int], seed: int) -> None:
     """Files come in packets of minutes to days, which take another way through the same arithmetic."""
@@ -147,7 +147,7 @@ def test_dead_and_empty_components_are_zero(counts: int, highpass_hz: float | No
     assert not window.data.any()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     rate=st.sampled_from([20.0, 50.0, 100.0, 250.0]),
     start_s=st.floats(-200, 100),

@@ -20,7 +20,7 @@ BLOCKED = "import sys; sys.modules['obspy'] = None; from agent.cli import main; 
 """What Python does where ObsPy is not installed."""
 
 
-def bare(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def bare(*arguments: object, timeout: float = 250) -> subprocess.CompletedProcess[str]:
     """One command of Talus in a process in which ObsPy cannot be imported."""
     command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
@@ -98,6 +98,6 @@ def test_an_event_becomes_quakeml(tmp_path: Path) -> None:
         watching = ("watch", "--broker", f"127.0.0.1:{broker.port}", "--format", "quakeml", "--session", "q")
         assert bare(*watching, "--timeout", "0.1").returncode == 0
         Publisher(broker).send_message(event_message(make_event(), stamp()))
-        done = bare(*watching, "--limit", "1", "--timeout", "20")
+        done = bare(*watching, "--limit", "1", "--timeout", "100")
     assert done.returncode == 0, done.stderr
     assert "<type>landslide</type>" in done.stdout

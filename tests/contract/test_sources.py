@@ -7,7 +7,6 @@ other. Second ``k`` of every channel is one packet, whose samples are ``100 k`` 
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from broker_support import wait_for
 from seedlink_server import SeedLinkServer, made
 from seedlink_support import START_NS, request, source_of, streaming
 
@@ -156,14 +156,11 @@ class Run:
     def wait(self, last: int) -> None:
         """Until every channel has come to second ``last - 1``."""
         channels = [channel for place in self.rig.channels for channel in place]
-        deadline = time.monotonic() + 15
-        while any(last - 1 not in self.seconds().get(channel, ()) for channel in channels):
-            assert time.monotonic() < deadline, self.seconds()
-            time.sleep(0.01)
+        wait_for(lambda: all(last - 1 in self.seconds().get(channel, ()) for channel in channels))
 
     def end(self) -> None:
         self.source.close()
-        self._thread.join(5)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "close() did not end blocks()"
 
 
