@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import obspy
 from broker_support import wait_for
+from command_support import forked
 from records_support import trace, write
 
 from agent.types import parse_ns
@@ -65,8 +69,18 @@ def write_config(folder: Path, records: Path | str, port: int | None = None, **c
     return path
 
 
+def environment() -> dict[str, str]:
+    """Without what pytest says in it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+_ENVIRONMENT = environment()
+
+
 def talus(*arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 250) -> tuple[int, str, str]:
     """One command to its end: exit status, standard output, standard error."""
+    if env is None and environment() == _ENVIRONMENT:
+        return forked([str(argument) for argument in arguments], timeout_s)
     done = subprocess.run(
         [*TALUS, *map(str, arguments)],
         capture_output=True,
@@ -140,6 +154,17 @@ def running_agent(*arguments: object, **options: Any) -> Iterator[Agent]:
         yield agent
     finally:
         agent.kill()
+
+
+def on_disk(outbox: Path) -> list[dict[str, Any]]:
+    """Event messages in the outbox, oldest first; from a copy of its files, so that it may be in use."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (outbox.name, f"{outbox.name}-wal"):
+            if outbox.with_name(name).exists():
+                shutil.copy(outbox.with_name(name), folder)
+        with contextlib.closing(sqlite3.connect(Path(folder, outbox.name))) as db:
+            rows = db.execute("SELECT payload FROM queue WHERE topic LIKE '%/event' ORDER BY id").fetchall()
+    return [json.loads(payload) for (payload,) in rows]
 
 
 def content(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.cli import BLAS_THREADS
+
+for name in BLAS_THREADS:  # before numpy is imported, as the program does
+    os.environ.setdefault(name, "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 from postgres_support import Cluster, cluster

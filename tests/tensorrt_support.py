@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent.inference.tensorrt.child import Places
@@ -28,6 +29,17 @@ def compile_driver(folder: Path) -> Path:
     target = folder / "libcuda.so.1"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, FAKE / "libcuda.c"], check=True)
     return folder
+
+
+def children() -> list[psutil.Process]:
+    """Living ones, without those that the tests of this process share until the end: the database, and what commands
+    are forked from."""
+    found = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    return [
+        child
+        for child in found
+        if child.name() != "postgres" and not any("multiprocessing" in word for word in child.cmdline())
+    ]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
 import signal
-import sqlite3
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from agent_support import by_revision, content, expected, running_agent, write_config, write_records
+from agent_support import by_revision, content, expected, on_disk, running_agent, write_config, write_records
 from broker_support import Collector, Mosquitto, first_order, needs_mosquitto, wait_for
 
 COPIES = 4
@@ -28,17 +23,6 @@ class FreezableBroker(Mosquitto):
     def thaw(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
-
-
-def on_disk(outbox: Path) -> list[dict[str, Any]]:
-    """Event messages in the outbox, oldest first; from a copy of its files, so that it may be in use."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in (outbox.name, f"{outbox.name}-wal"):
-            if outbox.with_name(name).exists():
-                shutil.copy(outbox.with_name(name), folder)
-        with contextlib.closing(sqlite3.connect(Path(folder, outbox.name))) as db:
-            rows = db.execute("SELECT payload FROM queue WHERE topic LIKE '%/event' ORDER BY id").fetchall()
-    return [json.loads(payload) for (payload,) in rows]
 
 
 def by_boot(bodies: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -20,6 +20,7 @@ from agent_support import (
     TALUS,
     by_revision,
     expected,
+    on_disk,
     running_agent,
     talus,
     write_config,
@@ -75,16 +76,15 @@ def test_a_broker_that_stops_and_starts_in_mid_replay_costs_nothing(
     try:
         with Collector(broker.settings(backoff_max_s=0.1)) as collector, running_agent(*arguments, env=env) as agent:
 
-            def told() -> int:
-                return sum("XX.SLP" in line for line in [*agent.said, *agent.printed])
+            def waiting() -> int:
+                return sum(len(on_disk(box)) for box in (tmp_path / "state").rglob("*.sqlite3"))
 
             for share in (0.1, 0.4):
                 wait_for(lambda: len(collector.bodies("/event")) >= share * len(wanted))  # noqa: B023
                 stopped_ns = time.time_ns()
                 broker.stop()
-                before = told()
-                wait_for(lambda: told() > before)  # noqa: B023
-                time.sleep(0.3)
+                before = waiting()
+                wait_for(lambda: waiting() > before, what="something is decided in the outage")  # noqa: B023
                 down.append((stopped_ns, time.time_ns()))
                 broker.start()
             assert agent.end() == 0, agent.log

@@ -400,7 +400,7 @@ def test_silent_station_is_asked_for_again_and_named(clock: SimpleNamespace, mon
             server.feed(packets(1, 1, "XX_B", rate_hz=1000.0))
             for k in range(1, 71):
                 server.feed(packets(1, k))
-                got.wait(1 + k)
+                wait_for(lambda: 100 * k in [block.samples[0] for block in got.blocks])  # noqa: B023
                 clock.now += 0.08
                 time.sleep(0.02)
             hand_shakes = server.commands.count("END")

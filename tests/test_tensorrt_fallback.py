@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from inference_support import edit_manifest, small_bundle, stored_windows, window
-from tensorrt_support import FAKE, FakeJetson, compile_driver, fake_environment, make_jetson
+from tensorrt_support import FAKE, FakeJetson, children, compile_driver, fake_environment, make_jetson
 
 from agent.errors import BackendError
 from agent.inference import Bundle, load, open_bundle, open_classifier
@@ -43,12 +43,6 @@ def jetson(tmp_path: Path, driver: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
     for name, value in fake_environment(driver, made.script).items():
         monkeypatch.setenv(name, value)
     return made
-
-
-def children() -> list[psutil.Process]:
-    """Living ones, without the database that other tests of this process share until the end."""
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if child.status() != psutil.STATUS_ZOMBIE and child.name() != "postgres"]
 
 
 # The probe

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from agent_support import running_agent, write_config, write_records
 from broker_support import Collector, needs_mosquitto, running, wait_for
 from inference_support import small_bundle, stored_windows, window
-from tensorrt_support import FakeJetson, compile_driver, fake_environment, make_jetson
+from tensorrt_support import FakeJetson, children, compile_driver, fake_environment, make_jetson
 
 from agent.config.station import ClassifierConfig
 from agent.errors import ModelError
@@ -54,7 +53,7 @@ def switching(jetson: FakeJetson, bundle: Bundle) -> Iterator[Callable[..., Swit
     yield make
     for classifier in made:
         classifier.close()
-    assert [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE] == []
+    assert children() == []
 
 
 def classify_until(
