@@ -239,8 +239,8 @@ def test_files_that_were_never_seen_wait_for_a_clock_that_is_set(disk: Path, sta
     """At 1970 all files are of the future. Then a time service sets the clock, and their ages can be told."""
     clock = Clock(NOT_YET, AT_1970_S)
     with reading(disk, state, backlog_s=BACKLOG_S, rescan_s=0.2, clock=clock) as reader:
-        assert eventually(lambda: bool(reader.source.problems()))
-        assert reader.source.problems() == [f"4 files in {disk} wait until this machine's clock is set"]
+        waiting = [f"4 files in {disk} wait until this machine's clock is set"]
+        assert eventually(lambda: reader.source.problems() == waiting)
         assert reader.blocks == []
         clock.off_s, clock.keeper = 0.0, SYNCHRONISED
         clock.look()

@@ -597,11 +597,17 @@ class Runs:
 TOGETHER_AND_ALONE = {"S1": (600.0, [300.0, 500.0]), "S2": (400.0, [303.0]), "S3": (400.0, [305.0])}
 
 
+@pytest.fixture(scope="module")
+def whole() -> Runs:
+    runs = Runs(TOGETHER_AND_ALONE)
+    runs.run()
+    return runs
+
+
 @pytest.mark.parametrize("second", [304, 307, 311, 320, 395, 420, 504, 507, 520])
-def test_kill_9_at_any_moment_changes_nothing_that_is_told(second: int) -> None:
+def test_kill_9_at_any_moment_changes_nothing_that_is_told(second: int, whole: Runs) -> None:
     """What waits, what was put together and what alerted alone goes on: the same alerts, each once."""
-    whole, broken = Runs(TOGETHER_AND_ALONE), Runs(TOGETHER_AND_ALONE)
-    whole.run()
+    broken = Runs(TOGETHER_AND_ALONE)
     assert [action for _, action in whole.alerts()] == ["raise", "raise"]
     broken.run(second)
     broken.run()
