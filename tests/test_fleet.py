@@ -31,8 +31,8 @@ def test_the_list_says_who_is_not_well_and_why(tmp_path: Path, capsys: pytest.Ca
             told = capsys.readouterr().out.splitlines()[2].split()
             assert told[:-2] == ["XX.S0", "ok", "0.2.0", "net", OLD[:8], "file", "100", "%", "ok"]
             stations.health("XX.S1", "sensor_deaf", armed=0.25)
-            stations.retain("XX.S2", "availability", "offline").wait_for_publish(10)
-            stations.retain("XX.\x1bS", "availability", "online").wait_for_publish(10)
+            stations.retain("XX.S2", "availability", "offline").wait_for_publish(60)
+            stations.retain("XX.\x1bS", "availability", "online").wait_for_publish(60)
             assert fleet(broker.port, "--json") == 1
             told = {one["station"]: one for one in json.loads(capsys.readouterr().out)}
             assert {name: one["fault"] for name, one in told.items()} == {
@@ -61,7 +61,7 @@ def test_a_rollout_stops_in_the_wave_that_fails_and_goes_on_where_it_was(
         assert sorted(stations.orders) == NAMES[4:]
         assert "2 stations have kept it now, 3 had before" in capsys.readouterr().err
         # Nobody is given an order while one of its wave is away.
-        stations.retain("XX.S5", "availability", "offline").wait_for_publish(10)
+        stations.retain("XX.S5", "availability", "offline").wait_for_publish(60)
         order.write_bytes(envelope(key(tmp_path), int(time.time()) + 1, {"trigger": {"on": 6.0}}, stations=("*",)))
         stations.orders.clear()
         assert fleet(broker.port, *push, "--stations", "XX.S4,XX.S5") == 1

@@ -214,7 +214,7 @@ def test_the_bridge_brings_what_was_sent_while_the_centre_was_away(tmp_path: Pat
 def test_a_region_keeps_for_the_centre_what_came_while_it_was_away_in_order(tmp_path: Path) -> None:
     """Protects a country's desk: a line between region and centre that is cut costs nothing but time."""
     with centre(tmp_path) as (broker, ports), control_room(tmp_path, ports["8883"]) as collector:
-        own = {name: str(free_port()) for name in ("8883", "8884")}
+        own = {name: str(own_port()) for name in ("8883", "8884")}
         upstream = f"127.0.0.1:{ports['8884']}"
         names = {"listener 8883": f"listener {own['8883']}", "listener 8884": f"listener {own['8884']}"}
         region = Example(
@@ -233,18 +233,18 @@ def test_a_region_keeps_for_the_centre_what_came_while_it_was_away_in_order(tmp_
                     wanted.difference_update(ack.token for ack in station.pump(0.1))
                     return not wanted
 
-                wait_for(acknowledged, 60)
+                wait_for(acknowledged)
 
             publish(range(10))
-            wait_for(lambda: len(collector.payloads("/event")) >= 10, 60)
+            wait_for(lambda: len(collector.payloads("/event")) >= 10)
             broker.stop()
             publish(range(10, 150))
             broker.start()
             publish(range(150, 160))
-            wait_for(lambda: b"159" in collector.payloads("/event"), 60)
+            wait_for(lambda: b"159" in collector.payloads("/event"))
             first = list(dict.fromkeys(collector.payloads("/event")))
             assert [int(payload) for payload in first] == list(range(160))
-            wait_for(lambda: collector.payloads("/health")[-1:] == [b"159"], 60)
+            wait_for(lambda: collector.payloads("/health")[-1:] == [b"159"])
             station.close()
             orders(tmp_path, ports["8883"], at_region)
         finally:
