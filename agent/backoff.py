@@ -101,7 +101,7 @@ class RateLimit:
         self.per_min = per_min
         self._left, self._at = float(per_min), 0.0
 
-    def take(self, now: float) -> bool:
+    def allow(self, now: float) -> bool:
         """Use one action up at ``now`` (the monotonic clock, s); whether there was one left."""
         self._left = min(self.per_min, self._left + (now - self._at) * self.per_min / 60.0)
         self._at = now

@@ -67,7 +67,7 @@ def test_without_a_vertical_there_is_none_and_three_stands_for_z() -> None:
 def test_an_hour_is_kept_and_a_clock_set_back_begins_a_new_minute() -> None:
     rsam = Rsam()
     for minute in (*range(80), 3, 4):
-        rsam.take(np.full(60, float(minute)), 0, lambda number, m=minute: m * MINUTE_NS + number * NS, 1.0)
+        rsam.feed(np.full(60, float(minute)), 0, lambda number, m=minute: m * MINUTE_NS + number * NS, 1.0)
     assert len(rsam.minutes) == HOUR_MINUTES
     assert [minute.mean_counts for minute in rsam.minutes[-2:]] == [79.0, 3.0]
     assert rsam.minutes[-1].start_ns == 3 * MINUTE_NS

@@ -53,7 +53,7 @@ class Bench:
     def take(self, *datagrams: bytes, address: str = ADDRESS, every_s: float = 0.25) -> None:
         for data in datagrams:
             self.now_s += every_s
-            self.blocks += self.receiver.take(data, address, self.now_s)
+            self.blocks += self.receiver.receive(data, address, self.now_s)
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now_s += seconds

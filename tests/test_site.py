@@ -105,7 +105,7 @@ class Bench:
 
     def take(self, *events: Event) -> list[Event]:
         for one in events:
-            self.site.take(one)
+            self.site.add(one)
         return self.site.decide()
 
 
@@ -296,11 +296,11 @@ def test_at_the_end_of_the_data_nobody_is_waited_for() -> None:
 
 def test_trouble_is_named_while_no_coincidence_is_possible() -> None:
     bench = Bench()
-    assert bench.site.trouble() == ""
+    assert bench.site.problem() == ""
     bench.hear(NAMES[:2], 0, 50)
-    assert bench.site.trouble() == ""
+    assert bench.site.problem() == ""
     bench.hear(NAMES[:1], 50, 80)
-    assert bench.site.trouble() == (
+    assert bench.site.problem() == (
         "no coincidence is possible, stations alert alone: 1 of 2 stations could see it; not XX.B, XX.C"
     )
 
@@ -326,7 +326,7 @@ def play(revisions: Sequence[Event], lags: dict[str, float]) -> list[Event]:
     for _, name, second in arrivals:
         for one in revisions:
             if one.station.short == name and second < (one.data_ns - T0) / NS <= second + 1:
-                bench.site.take(one)
+                bench.site.add(one)
         found += bench.hear([name], second, second + 1)
     return found + bench.site.finish()
 
@@ -491,7 +491,7 @@ def test_a_deaf_station_of_a_site_is_named_while_it_lasts() -> None:
         dead = block.stream.station.station == "S2" and 120 <= second < 200
         line.feed(replace(block, samples=block.samples * (not dead)), 0)
         if second in (60.0, 190.0, 290.0) and block.stream.component == "Z":
-            told.append(site.trouble())
+            told.append(site.problem())
     while_dead = told[2:4]
     assert all("not XX.S2" in words for words in while_dead), told
     assert [*told[:2], *told[4:]] == [""] * 4, told

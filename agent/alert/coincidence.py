@@ -179,7 +179,7 @@ class CoincidenceJudge:
             gap_ns = start_ns - runs[-1][1]
             runs.append((start_ns + (self._warm_up_ns if gap_ns >= self._warm_up_ns else 0), end_ns))
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """A revision of an event of one of the stations; ``decide`` says what follows."""
         self._queue.append(event)
 
@@ -249,7 +249,7 @@ class CoincidenceJudge:
             if not is_alone(event)
         ]
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why no coincidence is possible at present; empty if it is. Any thread may ask."""
         foremost = self._foremost_ns()
         silent = [name for name in self._settings.stations if not (self._lives(name, foremost) and self._listens(name))]

@@ -34,7 +34,7 @@ def new_boot_id() -> str:
 
 
 class Reporter:
-    """Applies the policy to every revision and words the messages. All but ``next_seq`` and ``trouble`` is for the
+    """Applies the policy to every revision and words the messages. All but ``next_seq`` and ``problem`` is for the
     pipeline's thread alone.
 
     For each packet: ``report`` every event it led to, then ``after``; at the end ``finish``.
@@ -118,14 +118,14 @@ class Reporter:
         if self._site is None or not self._site.has(block.stream.station):
             return []
         self._site.heard(block, decided_ns, hearing)
-        return self._settle(self._site.decide(), received_ns)
+        return self._decide_site(self._site.decide(), received_ns)
 
     def finish(self, received_ns: int, *, cut: bool = False) -> list[Message]:
         """Nothing more comes in, or nothing has for too long: nobody is waited for any more. With ``cut`` the agent is
         told to stop; if it keeps a journal, what waits goes on waiting in the next run."""
         if self._site is None or (cut and self._resume is not None):
             return []
-        return self._settle(self._site.finish(), received_ns)
+        return self._decide_site(self._site.finish(), received_ns)
 
     def is_waiting(self) -> bool:
         """Whether there are revisions of which it is not yet known whether they alert."""
@@ -141,9 +141,9 @@ class Reporter:
         """Age of data above which alerts on them are late."""
         return self._policy.max_age_s
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What is wrong with the site as a whole, in words; empty if nothing is. Any thread may ask."""
-        return "" if self._site is None else self._site.trouble()
+        return "" if self._site is None else self._site.problem()
 
     def retune(self, tunables: TunablesConfig) -> None:
         """Go on with other rules."""
@@ -170,15 +170,15 @@ class Reporter:
         event = self._dated(event)
         if self._site is None or not self._waits(event):
             decision = self._policy.decide(event)
-            return self._word(event, decision.alerts, decision.why, received_ns, cut=cut)
+            return self._messages(event, decision.alerts, decision.why, received_ns, cut=cut)
         why = self._alone.get(event.id) or self._site.standing(event)
-        self._site.take(event)
+        self._site.add(event)
         rates = self._policy.consider_rates(event)
         if rates:
             why = DecisionReason("rate", "; ".join([why.words, *(alert.reason for alert in rates)]))
-        return self._word(event, rates, why, received_ns, cut=cut)
+        return self._messages(event, rates, why, received_ns, cut=cut)
 
-    def _settle(self, events: Iterable[Event], received_ns: int) -> list[Message]:
+    def _decide_site(self, events: Iterable[Event], received_ns: int) -> list[Message]:
         messages: list[Message] = []
         for event in map(self._dated, events):
             decision = self._policy.decide(event)
@@ -186,10 +186,10 @@ class Reporter:
                 self._alone[event.id] = decision.why
                 if len(self._alone) > MAX_ALONE:
                     self._alone.popitem(last=False)
-            messages += self._word(event, decision.alerts, decision.why, received_ns)
+            messages += self._messages(event, decision.alerts, decision.why, received_ns)
         return messages
 
-    def _word(
+    def _messages(
         self, event: Event, alerts: tuple[Alert, ...], why: DecisionReason, received_ns: int, *, cut: bool = False
     ) -> list[Message]:
         decided_ns = time.time_ns()

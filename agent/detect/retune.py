@@ -78,7 +78,7 @@ class RetuneTransition:
         heard: list[TriggerOn | TriggerOff] = []
         for change in triggers:
             if not self._settled and change.onset_ns >= self._switch_ns:
-                heard += self._settle()
+                heard += self._switch()
             if self._settled:
                 heard.append(self._named(change))
             elif isinstance(change, TriggerOn):
@@ -87,11 +87,11 @@ class RetuneTransition:
                 self._past[-1].off = change
         # A new detector that goes back has begun anew, as the clock was set back: it will never come to the switch.
         if not self._settled and (last or now_ns >= self._switch_ns or now_ns < self._newest_ns):
-            heard += self._settle()
+            heard += self._switch()
         self._newest_ns = now_ns
         return heard
 
-    def _settle(self) -> list[TriggerOn | TriggerOff]:
+    def _switch(self) -> list[TriggerOn | TriggerOff]:
         self._settled = True
         running = self._past[-1] if self._past else None
         if running is not None and running.off is not None and running.off.off_ns < self._switch_ns:

@@ -211,7 +211,7 @@ class Station:
             self._streams[row] = piece.stream
             ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
-            triggers += self._hear(self._detector.feed(piece))
+            triggers += self._sorted(self._detector.feed(piece))
         if triggers or self._open:
             outputs += self._advance(triggers, self._detector.time_ns)
         now_ns = self._detector.time_ns
@@ -257,7 +257,7 @@ class Station:
 
     def flush(self) -> list[Output]:
         """The data end here: close every event with what is there."""
-        triggers = self._hear(self._detector.flush(), last=True)
+        triggers = self._sorted(self._detector.flush(), last=True)
         now = self._detector.time_ns
         outputs = list(self._advance(triggers, now))
         for event in self._open:
@@ -311,9 +311,11 @@ class Station:
         self._detector = retune.detector
         still_open = {event.onset_ns: event.off_ns for event in self._open if event.off_ns is not None}
         self._transition = RetuneTransition(self.id, now_ns, max(running, default=None), self._ended_ns, still_open)
-        return slow + list(self._advance(self._hear(retune.triggers), min(now_ns, self._detector.time_ns)))
+        return slow + list(self._advance(self._sorted(retune.triggers), min(now_ns, self._detector.time_ns)))
 
-    def _hear(self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False) -> list[TriggerOn | TriggerOff]:
+    def _sorted(
+        self, triggers: Sequence[TriggerOn | TriggerOff], *, last: bool = False
+    ) -> list[TriggerOn | TriggerOff]:
         """The detector's changes, sorted for as long as it is new."""
         if self._transition is None:
             return list(triggers)

@@ -422,7 +422,7 @@ class _Grid:
         return True
 
     def _measure(self, filtered: Array, first: int) -> None:
-        self._rsam.take(filtered, first, self.time_ns, self._rate_hz)
+        self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
 
     def _decide(self, until: int) -> list[TriggerOn | TriggerOff]:
         """Advance to sample ``until``, in steps during which no component changes its phase."""

@@ -345,12 +345,12 @@ class Hearing:
         while self._news:
             news = self._news.popleft()
             if isinstance(news, _Levels):
-                self._take_levels(news)
+                self._add_levels(news)
             elif isinstance(news, _Begin):
                 self._rate_hz, self._high_hz, self._whole = news.rate_hz, news.high_hz, news.whole
-                self._take_alive(_Alive(news.time_ns, _NOTHING))
+                self._add_alive(_Alive(news.time_ns, _NOTHING))
             elif isinstance(news, _Alive):
-                self._take_alive(news)
+                self._add_alive(news)
             elif isinstance(news, _Trigger):
                 self._on.append(news)
             elif isinstance(news, _Raw):
@@ -358,7 +358,7 @@ class Hearing:
             else:
                 self._advance(news.time_ns)
 
-    def _take_levels(self, news: _Levels) -> None:
+    def _add_levels(self, news: _Levels) -> None:
         known = self._levels.setdefault(news.letter, deque())
         done, log_decay = 0, math.log1p(-1 / round(self._trigger.lta_s * self._rate_hz))
         for samples, before, after in news.levels:
@@ -368,7 +368,7 @@ class Hearing:
             end_ns = news.start_ns + round(done * NS / self._rate_hz)
             known.append(_Level(begin_ns, end_ns, max(0.0, (after - before * kept) / (1 - kept)), after))
 
-    def _take_alive(self, news: _Alive) -> None:
+    def _add_alive(self, news: _Alive) -> None:
         if not self._begun_ns:
             self._begun_ns = news.time_ns
         if not self._armed_ns and news.letters and self._can_trigger():

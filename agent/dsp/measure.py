@@ -124,7 +124,7 @@ class Rsam:
         self._due = self._until = -1
         """Numbers of the next sample, and of the first one of the next minute."""
 
-    def take(self, filtered: NDArray[np.float64], first: int, time_ns: Callable[[int], int], rate_hz: float) -> None:
+    def feed(self, filtered: NDArray[np.float64], first: int, time_ns: Callable[[int], int], rate_hz: float) -> None:
         """Consecutive samples, counts; ``time_ns`` gives the time of a sample's number, ``first`` is that of the first.
 
         A minute is complete when a sample of another one comes.

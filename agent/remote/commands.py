@@ -68,7 +68,7 @@ class Commands:
                 raise ControlError("malformed", f"no command, or a field too many; there are {', '.join(NAMES)}")
             if name not in self._allowed:
                 raise ControlError("not_allowed", f"{name} is not in control.commands of this station")
-            if not self._rate_limit.take(now):
+            if not self._rate_limit.allow(now):
                 raise ControlError("rate", f"more than {self._rate_limit.per_min} commands a minute; try again later")
             messages, result = self._do(name, key, content)
         except ControlError as error:

@@ -150,7 +150,7 @@ class RemoteOrders:
             if isinstance(asked, Admitted):
                 for message in self._commands.obey(asked.request, asked.order.key, asked.content, now):
                     self._put(message)
-            elif asked.outcome.key is not None and self._refusals.take(now):
+            elif asked.outcome.key is not None and self._refusals.allow(now):
                 # Only who holds a key gets an answer, and replays get few: a stranger must not make the station talk.
                 self._put(self._commands.refusal(asked.request, asked.error))
 

@@ -231,8 +231,8 @@ class Runner:
             found += of("source", self._source.problems())
         if self.clocks is not None:
             found += of("data_clock", self.clocks.doubts())
-        if trouble := self.line.reporter.trouble():
-            found.append(Reason("coincidence", trouble))
+        if problem := self.line.reporter.problem():
+            found.append(Reason("coincidence", problem))
         return found
 
     def _read(self) -> None:

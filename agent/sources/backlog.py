@@ -54,7 +54,7 @@ class _Passed:
 
 
 class Backlog:
-    """For one source's thread; ``trouble`` and ``counters`` for any."""
+    """For one source's thread; ``problem`` and ``counters`` for any."""
 
     def __init__(self, where: str, backlog_s: float, clock: MachineClock, on_problem: ProblemSink) -> None:
         self._where, self._backlog_s, self._clock, self._on_problem = where, backlog_s, clock, on_problem
@@ -165,7 +165,7 @@ class Backlog:
         """``old`` records, or whole files, that were taken as read, and their bytes; empty without any."""
         return {"old": self._pieces, "old_bytes": self._bytes} if self._pieces else {}
 
-    def trouble(self, heard_s: float) -> str:
+    def problem(self, heard_s: float) -> str:
         """Words where what comes is old, as of the newest data that were not (monotonic); else empty."""
         if self._met is None or self._met[0] < heard_s:
             return ""

@@ -132,7 +132,7 @@ class FolderSource:
 
     def problems(self) -> list[str]:
         """See ``Telling``."""
-        old = self.backlog.trouble(self._heard_s)
+        old = self.backlog.problem(self._heard_s)
         found = []
         if self._silent:
             found.append(f"no new data in {self._where} for {self._timeout_s:g} s" + (f": {old}" if old else ""))

@@ -144,7 +144,7 @@ class Receiver:
         """The senders that are silent now."""
         return [f"nothing usable from {s.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
 
-    def take(self, data: bytes, address: str, now_s: float) -> Iterator[SampleBlock]:
+    def receive(self, data: bytes, address: str, now_s: float) -> Iterator[SampleBlock]:
         """One datagram from ``address`` at the monotonic time ``now_s``; yields the blocks that it sets free."""
         self._received += 1
         station = self._station(address)
@@ -350,4 +350,4 @@ class ShakeUdpSource:
                     if lost > self._lost:
                         self._receiver.overflow(lost - self._lost)
                         self._lost = lost
-            yield from self._receiver.take(data, peer[0], time.monotonic())
+            yield from self._receiver.receive(data, peer[0], time.monotonic())

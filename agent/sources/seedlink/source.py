@@ -121,7 +121,7 @@ class SeedLinkSource:
 
     def problems(self) -> list[str]:
         """See ``Telling``."""
-        return [trouble for link in self._links for trouble in link.problems()]
+        return [problem for link in self._links for problem in link.problems()]
 
     def counters(self) -> dict[str, int]:
         """See ``Counting``: ``packets`` received and ``samples`` passed on; packets that gave none, by reason and with
@@ -148,8 +148,8 @@ class _Link:
         self._reader = RecordReader(self._report_renamed)
         self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
         self._connection: Connection | None = None
-        self._trouble: str | None = "not connected yet"
-        self._trouble_since = time.monotonic()
+        self._problem: str | None = "not connected yet"
+        self._problem_since = time.monotonic()
         self._throttle = Throttle()
         self._liveness = Liveness(config.stalled_s)
         self._distrusted: set[str] = set()
@@ -193,9 +193,9 @@ class _Link:
             self._save(durable=False)
 
     def problems(self) -> list[str]:
-        trouble, since = self._trouble, time.monotonic() - self._trouble_since
-        if trouble is not None:
-            return [f"seedlink: {trouble} (for {since:.0f} s)"]
+        problem, since = self._problem, time.monotonic() - self._problem_since
+        if problem is not None:
+            return [f"seedlink: {problem} (for {since:.0f} s)"]
         silent = self._liveness.unheard()
         return [f"seedlink {self._name}: no samples from {_listed(silent)} yet"] if silent else []
 
@@ -248,7 +248,7 @@ class _Link:
         self._resume(subscribed, past.stations)
         self._liveness.asked(subscribed.requests)
         heard = time.monotonic()
-        self._trouble = None
+        self._problem = None
         asked = False
         while not self._stop.is_set():
             packet = connection.receive(TICK_S)
@@ -375,9 +375,9 @@ class _Link:
         self._report(f"refused {what}", error.message, error.hint)
 
     def _lost(self, error: SourceError) -> None:
-        if self._trouble is None:
-            self._trouble_since = time.monotonic()
-        self._trouble = error.message
+        if self._problem is None:
+            self._problem_since = time.monotonic()
+        self._problem = error.message
         self._report(error.message, error.message, error.hint)
 
     def _drop(self, skipped: Skipped, packet: Packet) -> None:
