@@ -20,7 +20,7 @@ from agent.config.file import Config, ConfigFileError, Problem, TunablesConfig, 
 from agent.config.policy import SIZE_STEPS, RulesConfig
 from agent.config.reference import catalogue
 from agent.config.section import Section
-from agent.config.stations import stations_of
+from agent.config.station import stations_of
 from agent.errors import ConfigError
 from agent.types import LABELS
 from demo.pages import rewrite

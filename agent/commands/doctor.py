@@ -276,7 +276,7 @@ def _broker(config: Config) -> Iterator[Finding]:
 
 
 def _unknown_stations(config: Config) -> str:
-    from agent.config.stations import stations_of
+    from agent.config.station import stations_of
 
     return "" if stations_of(config).complete else "; stations that the file does not name are not tried"
 

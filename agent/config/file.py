@@ -1,8 +1,8 @@
 """The configuration file: read, checked as a whole with what it refers to, frozen.
 
-station.py    the sections; policy.py the alert rules and the coincidence of stations, sources.py the kinds of source,
-              remote.py remote orders and trusted keys, broker.py the broker, outputs.py all others that are told
-stations.py   the stations that a configuration names
+station.py    the sections, and the stations that they name; policy.py the alert rules and the coincidence of
+              stations, sources.py the kinds of source, remote.py remote orders and trusted keys, broker.py the broker,
+              outputs.py all others that are told
 section.py    what all sections share
 yaml.py       YAML to values with their lines
 explain.py    what is wrong, in words
@@ -37,8 +37,8 @@ from agent.config.station import (
     StationConfig,
     TriggerConfig,
     TunablesConfig,
+    undeclared,
 )
-from agent.config.stations import undeclared
 from agent.config.yaml import MAX_BYTES, Document, Fault, Loc, Spot, YamlFault, parse
 from agent.errors import ConfigError
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from agent.config.broker import MqttSettings
 from agent.config.file import Config
-from agent.config.stations import stations_of
+from agent.config.station import stations_of
 from agent.deliver.connection import REFUSED, Ack, Connection, Received, Subscription
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__
-from agent.config.stations import stations_of
+from agent.config.station import stations_of
 from agent.deliver.delivery import Delivery
 from agent.errors import DeliveryError
 from agent.messages.payloads import OFFLINE, ONLINE, Message, Priority, topic

@@ -27,8 +27,7 @@ from agent.alert.evidence import AlertRecords, EvidenceStore
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config
 from agent.config.outputs import OutputsConfig
-from agent.config.station import Place
-from agent.config.stations import others
+from agent.config.station import Place, others
 from agent.deliver.connection import Received, Subscription
 from agent.deliver.delivery import Delivery
 from agent.detect.lag import DataClocks, is_live
