@@ -34,13 +34,14 @@ from desk.push.signing import SigningKey
 
 pytestmark = needs_mosquitto
 STATION = StationId("XX", "SLP", "", "")
+CALM = "{kind: simulator, speed: 1}"
 LIVELY = "{kind: simulator, speed: 20, seed: 5, rates: {slopequakes_per_hour: 120, rockfalls_per_hour: 60}}"
 
 
 class Place:
     """A broker, a station's file, and an operator's key."""
 
-    def __init__(self, folder: Path, broker: Mosquitto, **control: object) -> None:
+    def __init__(self, folder: Path, broker: Mosquitto, *, source: str = LIVELY, **control: object) -> None:
         self.folder, self.broker = folder, broker
         self.key = folder / "key.pem"
         section = {
@@ -54,7 +55,7 @@ class Place:
             folder,
             "",
             broker.port,
-            source=LIVELY,
+            source=source,
             control=json.dumps(section),
             classifier=f"{{bundle: {bundle}, backends: [onnxruntime]}}",
         )
@@ -185,7 +186,7 @@ def test_a_kept_model_that_ends_the_agent_again_and_again_is_taken_back(tmp_path
 
 def test_a_kill_between_an_order_heard_and_an_order_begun_loses_no_order(tmp_path: Path, broker: Mosquitto) -> None:
     """What lies on the disk between the two writes is made here by hand; the moment itself lasts a millisecond."""
-    place = Place(tmp_path, broker)
+    place = Place(tmp_path, broker, source=CALM)
     offered = offer(place.newer(), key(tmp_path), STATION, promote="auto", url=None, valid_days=1)
     heard = hashlib.sha256(offered.payload).hexdigest()
     Store(tmp_path / "state" / "control", "model").write(Stored(highest=offered.revision, newest=heard))
@@ -224,7 +225,7 @@ def test_the_record_of_an_event_can_be_had_and_is_what_its_hash_says(tmp_path: P
 
 
 def test_a_test_alarm_goes_all_the_way_and_is_marked(tmp_path: Path, broker: Mosquitto) -> None:
-    place = Place(tmp_path, broker)
+    place = Place(tmp_path, broker, source=CALM)
     with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")
         status, out, err = place.ask("test-alarm")
@@ -239,7 +240,7 @@ def test_a_test_alarm_goes_all_the_way_and_is_marked(tmp_path: Path, broker: Mos
 
 
 def test_a_command_taken_out_of_the_file_is_obeyed_no_more_after_a_reload(tmp_path: Path, broker: Mosquitto) -> None:
-    place = Place(tmp_path, broker)
+    place = Place(tmp_path, broker, source=CALM)
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")
         assert place.ask("test-alarm")[0] == 0
@@ -254,7 +255,7 @@ def test_a_command_taken_out_of_the_file_is_obeyed_no_more_after_a_reload(tmp_pa
 
 def test_an_answer_gives_back_the_correlation_data_of_its_request(tmp_path: Path, broker: Mosquitto) -> None:
     """For MQTT 5 clients of others; what is too long to be a name is left out, and the answer comes all the same."""
-    place = Place(tmp_path, broker)
+    place = Place(tmp_path, broker, source=CALM)
     given = [b"request 1", b"x" * (MAX_CORRELATION + 1), None]
     with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")
@@ -267,7 +268,7 @@ def test_an_answer_gives_back_the_correlation_data_of_its_request(tmp_path: Path
 
 
 def test_who_may_ask_for_what_and_how_often(tmp_path: Path, broker: Mosquitto) -> None:
-    place = Place(tmp_path, broker, commands=["test_alarm"], commands_per_min=2)
+    place = Place(tmp_path, broker, source=CALM, commands=["test_alarm"], commands_per_min=2)
     stranger = SigningKey.create(tmp_path / "stranger.pem")
     with Collector(broker.settings()) as heard, running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")
@@ -289,7 +290,7 @@ def test_who_may_ask_for_what_and_how_often(tmp_path: Path, broker: Mosquitto) -
 
 
 def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, broker: Mosquitto) -> None:
-    place = Place(tmp_path, broker)
+    place = Place(tmp_path, broker, source=CALM)
     with running_agent("run", "--config", place.config) as agent:
         agent.wait_for("connected to")
         assert place.ask("test-alarm")[0] == 0
@@ -303,7 +304,7 @@ def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, brok
 
 def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, broker: Mosquitto) -> None:
     """The station connects when all that may come has somebody to take it: what the broker has for it comes at once."""
-    place = Place(tmp_path, broker)
+    place = Place(tmp_path, broker, source=CALM)
     offered = offer(place.newer(), SigningKey.load(place.key), STATION, promote="hold", url=None, valid_days=1)
 
     def begun() -> list[bytes]:
