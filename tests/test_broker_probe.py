@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 from agent_support import running_agent, talus, write_config
 from broker_support import Collector, needs_mosquitto, running, wait_for
 from control_support import control, key
-from test_mqtt import CONNACK_5, Script, publish_parts, read_packet
+from script_support import Publication, Script, answering
 from test_voice import acl
 
 from agent.cli import main
@@ -145,18 +144,12 @@ def test_nobody_is_alarmed_by_a_doctor_beside_a_running_agent(tmp_path: Path) ->
 
 
 def test_a_broker_that_hangs_up_on_a_forbidden_topic_is_understood() -> None:
-    def serve(client: socket.socket) -> None:
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind & 0xF0 == 0x30:
-                topic, token, _ = publish_parts(body)
-                if topic.endswith("/alert"):
-                    return
-                client.sendall(b"\x40\x02" + token)
+    def answer(it: Publication) -> bytes:
+        if it.topic.endswith("/alert"):
+            raise OSError("hung up")
+        return b""
 
-    with Script(serve) as server:
+    with Script(answering(answer)) as server:
         tried = [Probe("a/event"), Probe("a/alert"), Probe("a/health")]
         report = try_topics(MqttSettings(host="127.0.0.1", port=server.port), "doctor", tried, [])
     assert report.allowed == ["a/event", "a/health"]

@@ -33,6 +33,7 @@ from broker_support import (
     wait_for,
 )
 from certificates_support import Authority
+from script_support import CONNACK_5, Publication, Script, answering, read_packet
 
 from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
@@ -377,75 +378,11 @@ def test_the_demo_broker_is_mosquitto_where_there_is_one(outbox: Outbox) -> None
         socket.create_connection((address.host, address.port), timeout=1)
 
 
-class Script:
-    """A server that answers each connection as a function says: what no real broker does on demand."""
-
-    def __init__(self, serve: Any) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.connections = 0
-        self._serve = serve
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
-
-    def _answer(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            self._serve(client)
-
-    def __enter__(self) -> Script:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-
-CONNACK_5 = b"\x20\x03\x00\x00\x00"
-
-
-def read_packet(client: socket.socket) -> tuple[int, bytes]:
-    """Type and body of one MQTT packet."""
-    kind = client.recv(1)
-    if not kind:
-        raise OSError("closed")
-    length = shift = 0
-    while True:
-        byte = client.recv(1)[0]
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    body = b""
-    while len(body) < length:
-        body += client.recv(length - len(body))
-    return kind[0], body
-
-
-def publish_parts(body: bytes) -> tuple[str, bytes, bytes]:
-    """Topic, packet identifier and the rest of a PUBLISH."""
-    size = int.from_bytes(body[:2], "big")
-    return body[2 : 2 + size].decode(), body[2 + size : 4 + size], body[4 + size :]
-
-
 def test_a_broker_that_never_acknowledges_is_left_and_the_message_sent_again(outbox: Outbox) -> None:
-    def serve(client: socket.socket) -> None:
-        seen = 0
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind & 0xF0 == 0x30:
-                seen += 1
-                topic, token, _ = publish_parts(body)
-                if topic == AVAILABILITY or server.connections > 1:
-                    client.sendall(b"\x40\x02" + token)
+    def answer(it: Publication) -> bytes | None:
+        return b"" if it.topic == AVAILABILITY or server.connections > 1 else None
 
-    with Script(serve) as server:
+    with Script(answering(answer)) as server:
         settings = MqttSettings(host="127.0.0.1", port=server.port, ack_timeout_s=0.5, backoff_min_s=0.05)
         outbox.put([make_alert()])
         with linked(settings, outbox) as link:
@@ -457,20 +394,13 @@ def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other
     quota_exceeded, accept = b"\x97", threading.Event()
     arrived: list[str] = []
 
-    def serve(client: socket.socket) -> None:
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind & 0xF0 == 0x30:
-                topic, token, rest = publish_parts(body)
-                if topic.endswith("/event") and not accept.is_set():
-                    client.sendall(b"\x40\x03" + token + quota_exceeded)
-                else:
-                    arrived.append(topic if topic.endswith("alert") else rest.decode("utf-8", "replace"))
-                    client.sendall(b"\x40\x02" + token)
+    def answer(it: Publication) -> bytes:
+        if it.topic.endswith("/event") and not accept.is_set():
+            return quota_exceeded
+        arrived.append(it.topic if it.topic.endswith("alert") else it.rest.decode("utf-8", "replace"))
+        return b""
 
-    with Script(serve) as server:
+    with Script(answering(answer)) as server:
         settings = MqttSettings(host="127.0.0.1", port=server.port, backoff_min_s=0.05)
         outbox.put([make_message(n, r) for n in range(2) for r in range(3)] + [make_alert()])
         with linked(settings, outbox) as link:
@@ -650,19 +580,13 @@ def test_alert_expiry_and_content_type_travel_with_mqtt_5(tmp_path: Path) -> Non
     """Read off the wire by a scripted server: properties 0x02 (expiry), 0x03 (content type), 0x01 (UTF-8)."""
     seen: list[bytes] = []
 
-    def serve(client: socket.socket) -> None:
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind & 0xF0 == 0x30:
-                topic, token, rest = publish_parts(body)
-                if topic.endswith("alert"):
-                    seen.append(bytes([kind]) + rest)
-                client.sendall(b"\x40\x02" + token)
+    def answer(it: Publication) -> bytes:
+        if it.topic.endswith("alert"):
+            seen.append(bytes([it.kind]) + it.rest)
+        return b""
 
     box = Outbox(tmp_path / "o.db")
-    with Script(serve) as server, linked(MqttSettings(host="127.0.0.1", port=server.port), box):
+    with Script(answering(answer)) as server, linked(MqttSettings(host="127.0.0.1", port=server.port), box):
         box.put([make_alert()])
         wait_for(lambda: seen)
     box.close()
@@ -675,15 +599,7 @@ def test_alert_expiry_and_content_type_travel_with_mqtt_5(tmp_path: Path) -> Non
 
 @needs_mosquitto
 def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
-    def serve(client: socket.socket) -> None:
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind == 0x82:
-                client.sendall(b"\x90\x04" + body[:2] + b"\x00\x87")
-
-    with Script(serve) as server, pytest.raises(DeliveryError, match="refused the subscription"):
+    with Script(answering(lambda _: b"")) as server, pytest.raises(DeliveryError, match="refused the subscription"):
         open_connection(
             MqttSettings(host="127.0.0.1", port=server.port),
             subscription=Subscription(["talus/#"], lambda message: True),

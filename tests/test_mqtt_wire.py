@@ -13,7 +13,7 @@ import pytest
 from certificates_support import Authority
 from hypothesis import given
 from hypothesis import strategies as st
-from test_mqtt import CONNACK_5, read_packet
+from script_support import CONNACK_5, read_packet
 
 from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription

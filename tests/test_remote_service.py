@@ -14,7 +14,7 @@ import pytest
 from agent_support import Agent, running_agent, write_config
 from broker_support import Collector, Mosquitto, needs_mosquitto, running, wait_for
 from control_support import control, envelope, key
-from test_mqtt import CONNACK_5, Script, read_packet
+from script_support import CONNACK_5, Script, read_packet
 
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import Connection, Subscription

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from agent_support import running_agent, talus, write_config
 from broker_support import STATION, Collector, Mosquitto, make_alert, make_message, needs_mosquitto, running, wait_for
-from test_mqtt import CONNACK_5, Script, publish_parts, read_packet
+from script_support import Publication, Script, answering
 
 from agent.config.broker import MqttSettings
 from agent.deliver import reasons as delivery_reasons
@@ -198,13 +197,7 @@ def test_a_broker_that_acknowledges_nothing_is_a_reason_and_stays_one_over_recon
 ) -> None:
     monkeypatch.setattr(delivery_reasons, "GRACE_S", 0.2)
 
-    def serve(client: socket.socket) -> None:
-        read_packet(client)
-        client.sendall(CONNACK_5)
-        while read_packet(client):
-            pass
-
-    with Script(serve) as server:
+    with Script(answering(lambda _: None)) as server:
         settings = MqttSettings(
             host="127.0.0.1", port=server.port, ack_timeout_s=0.6, backoff_min_s=0.05, backoff_max_s=0.1
         )
@@ -223,17 +216,10 @@ def test_messages_that_wait_although_the_broker_is_there_are_a_reason(
     """Availability is acknowledged, alerts are not; connections come and go meanwhile."""
     monkeypatch.setattr(delivery_reasons, "WAIT_S", 1.0)
 
-    def serve(client: socket.socket) -> None:
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind & 0xF0 == 0x30:
-                topic, token, _ = publish_parts(body)
-                if topic.endswith("availability"):
-                    client.sendall(b"\x40\x02" + token)
+    def answer(it: Publication) -> bytes | None:
+        return b"" if it.topic.endswith("availability") else None
 
-    with Script(serve) as server:
+    with Script(answering(answer)) as server:
         settings = MqttSettings(
             host="127.0.0.1", port=server.port, ack_timeout_s=0.5, backoff_min_s=0.05, backoff_max_s=0.1
         )
@@ -244,19 +230,9 @@ def test_messages_that_wait_although_the_broker_is_there_are_a_reason(
 
 
 def test_orders_that_the_broker_does_not_let_through_are_a_reason(tmp_path: Path) -> None:
-    def serve(client: socket.socket) -> None:
-        while True:
-            kind, body = read_packet(client)
-            if kind == 0x10:
-                client.sendall(CONNACK_5)
-            elif kind == 0x82:
-                client.sendall(b"\x90\x04" + body[:2] + b"\x00\x87")
-            elif kind & 0xF0 == 0x30:
-                client.sendall(b"\x40\x02" + publish_parts(body)[1])
-
     subscription = Subscription([f"{PREFIX}/config/set"], lambda _: True, required=False)
     with (
-        Script(serve) as server,
+        Script(answering(lambda _: b"")) as server,
         delivering(MqttSettings(host="127.0.0.1", port=server.port), tmp_path, subscription) as delivery,
     ):
         wait_for(lambda: found(delivery).keys() == {"orders_refused"})
