@@ -278,8 +278,10 @@ def test_a_hostile_broker_is_hung_up_on_before_it_fills_the_memory(
     subscription = Subscription((SET,), lambda _: True, required=False, largest=LARGEST_PACKET)
     with Script(hostile(packet)) as server, contextlib.closing(Waker()) as waker:
         settings = MqttSettings(host="127.0.0.1", port=server.port)
-        connection = Connection.open(settings, "station", waker, subscription=subscription)
-        with pytest.raises(DeliveryError, match=words):
-            while True:
-                connection.pump(1.0)
-        connection.abandon()
+        with pytest.raises(DeliveryError, match=words):  # while it connects, or soon afterwards
+            connection = Connection.open(settings, "station", waker, subscription=subscription)
+            try:
+                while True:
+                    connection.pump(1.0)
+            finally:
+                connection.abandon()
