@@ -17,7 +17,7 @@ K = TypeVar("K", bound=Hashable)
 P = TypeVar("P")
 
 MAX_IN_FLIGHT = 32_768
-"""Packets remembered for one source or server: more than the queues on the way and the hold-back for restarts keep."""
+"""Packets remembered for one source or server: more than the queues on the way and ``PendingPackets`` keep."""
 
 
 @dataclass(frozen=True, slots=True)
