@@ -61,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
 def _list(path: Path, state_dir: Path, *, as_json: bool) -> int:
     from agent.deliver.outbox_file import corrupt_files
     from agent.deliver.set_aside import listing
+    from agent.messages.text import printable
 
     found, corrupt = listing(path, None if as_json else SHOWN), corrupt_files(path)
     obstacles = _Obstacles(state_dir)
@@ -74,7 +75,7 @@ def _list(path: Path, state_dir: Path, *, as_json: bool) -> int:
         }
         print(json.dumps(body, ensure_ascii=False))
     else:
-        print("\n".join(_printable(line) for line in _lines(path, found, corrupt, obstacles)))
+        print("\n".join(printable(line) for line in _lines(path, found, corrupt, obstacles)))
     return int(bool(found.set_aside or corrupt))
 
 
@@ -140,7 +141,3 @@ def _plain(message: Waiting | SetAside) -> dict[str, object]:
 
 def _messages(count: int) -> str:
     return "1 message" if count == 1 else f"{count} messages"
-
-
-def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in line)

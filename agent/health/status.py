@@ -36,6 +36,7 @@ from agent.messages.schema import (
     Time,
     parse,
 )
+from agent.messages.text import printable
 from agent.types import NS, format_ns, parse_ns
 
 FILE = "status.json"
@@ -212,7 +213,7 @@ def screen(status: Status, *, colour: bool = False) -> str:
         ("clock", _clock(health)),
     ]
     lines += [f"  {name:<11}{text}" for name, text in rows]
-    lines = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+    lines = [printable(line) for line in lines]
     if colour:
         lines[0] = f"{_GREEN if status.verdict == 'ok' else _RED}{lines[0]}{_PLAIN}"
     return "\n".join(lines)

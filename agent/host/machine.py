@@ -47,7 +47,7 @@ def temperatures_c(thermal: Path = THERMAL) -> dict[str, float]:
     """Each thermal zone by its type (``cpu-thermal``, ``tj-thermal``), of equal types the hottest, degrees Celsius."""
     found: dict[str, float] = {}
     for zone in sorted(thermal.glob("thermal_zone*")):
-        name, millidegrees = _text(zone / "type"), _number(zone / "temp")
+        name, millidegrees = _word(zone / "type"), _number(zone / "temp")
         if name and millidegrees is not None:
             found[name] = max(found.get(name, -274.0), round(millidegrees / 1000, 1))
     return dict(list(found.items())[:_MOST])
@@ -57,10 +57,10 @@ def power_w(hwmon: Path = HWMON) -> dict[str, float]:
     """Each supply rail that a Jetson measures, by its label (``VDD_IN``), watts."""
     found: dict[str, float] = {}
     for monitor in sorted(hwmon.glob("hwmon*")):
-        if _text(monitor / "name") != POWER_MONITOR:
+        if _word(monitor / "name") != POWER_MONITOR:
             continue
         for channel in (1, 2, 3):
-            label = _text(monitor / f"in{channel}_label")
+            label = _word(monitor / f"in{channel}_label")
             millivolts, milliamperes = (
                 _number(monitor / f"in{channel}_input"),
                 _number(monitor / f"curr{channel}_input"),
@@ -70,11 +70,16 @@ def power_w(hwmon: Path = HWMON) -> dict[str, float]:
     return dict(list(found.items())[:_MOST])
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file of the kernel's or of the vendor's says; empty where there is none."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()[:80]
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def _word(path: Path) -> str:
+    return text_of(path).strip()[:80]
 
 
 def _number(path: Path) -> int | None:

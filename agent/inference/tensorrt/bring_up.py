@@ -147,7 +147,7 @@ def latency(backend: Backend, windows: Windows, rounds: int) -> dict[str, float]
 def machine(root: Path = _ROOT) -> dict[str, Any]:
     """What the kernel and NVIDIA's tools say of the board."""
     return {
-        "board": _text(root / "proc/device-tree/model").rstrip("\0") or None,
+        "board": host.text_of(root / "proc/device-tree/model").rstrip("\0") or None,
         "l4t": jetpack_release(root),
         "kernel": platform.release(),
         "arch": platform.machine(),
@@ -182,13 +182,6 @@ def _line(run: dict[str, Any]) -> str:
         return f"{name}: {run['error']}"
     right = f", golden windows off by {run['golden_drift']:.4f}" if "golden_drift" in run else ""
     return f"{name}: median {run['median_ms']} ms, 99 % {run['p99_ms']} ms{right}"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _output(*command: str) -> str | None:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from agent.errors import BackendError
-from agent.host.machine import rss_mb
+from agent.host.machine import rss_mb, text_of
 
 START = """
 import sys
@@ -225,15 +225,8 @@ def _platform(facts: Any, python: str, jetpack: str) -> Platform:
 
 def jetpack_release(root: Path = Path("/")) -> str:
     """The L4T release, such as ``36.4.3`` (JetPack 6.2), from NVIDIA's release file or its package; else ``none``."""
-    match = _L4T.search(_text(root / "etc/nv_tegra_release"))
+    match = _L4T.search(text_of(root / "etc/nv_tegra_release"))
     if match:
         return f"{match[1]}.{match[2]}"
-    match = _L4T_PACKAGE.search(_text(root / "var/lib/dpkg/status"))
+    match = _L4T_PACKAGE.search(text_of(root / "var/lib/dpkg/status"))
     return match[1] if match else "none"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
