@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -88,17 +90,18 @@ def scan(archive: Path, jobs: int, *options: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "agent", "scan", str(archive), "--out", out, "--jobs", str(jobs), "--no-merge"]
         command += options
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            _, status, used = os.wait4(process.pid, 0)
+            log.seek(0)
+            assert status == 0, log.read()
         wall = time.perf_counter() - began
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         results = [Result.of(path.read_bytes()) for path in Path(out).rglob("units/*/*.json")]
         return {
             "wall": wall,
-            "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-            "mb": after.ru_maxrss / 1024,
+            "cpu": used.ru_utime + used.ru_stime,
+            "mb": used.ru_maxrss / 1024,
             "events": sum(len(result.events) for result in results),
             "unclassified": sum(result.ledger.classes.get("unclassified", 0) for result in results),
             "hours": sum(result.ledger.recorded_s for result in results) / 3600,
@@ -183,7 +186,9 @@ def main() -> None:
     settings = Settings.of(TriggerConfig(slow=SlowTriggerConfig(enabled=False)), ClassifierConfig())
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if args.only in (None, "scan", "noisy"):
-        busy, quiet, noisy = make_archives(args.folder, args.days)
+        # In a process of its own: one that is started from a large one counts as large from its first moment.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            busy, quiet, noisy = pool.submit(make_archives, args.folder, args.days).result()
     if args.only in (None, "scan"):
         two, one, slow = scan(busy, 2, "--no-slow"), scan(busy, 1, "--no-slow"), scan(busy, 2)
         row(f"{args.days} days x 3 x 100 Hz, two processes", f"{two['wall']:.1f} s", "<= 10 s", two["wall"] <= 10)
