@@ -107,7 +107,7 @@ def _push(args: argparse.Namespace, kind: str, file: Path) -> int:
     from desk.push.fleet import look, roll_out
 
     if args.wave < 1:
-        raise UsageError(f"--wave {args.wave} makes no sense", "give a whole number from 1 on")
+        raise UsageError(f"--wave must be positive, not {args.wave}", "give a whole number from 1 on")
     if not args.all and args.stations is None:
         raise UsageError("for which stations?", "give --stations LIST or --all")
     settings = settings_of(args)
