@@ -88,7 +88,7 @@ def test_a_model_goes_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture
         (("push", "config", "absent.json", "--all"), "absent.json: No such file"),
         (("push", "model", "bundle.zip", "--all"), "give --key FILE"),
         (("pull",), "no such thing"),
-        (("push", "config", "absent.json", "--all", "--wave", "0"), "--wave 0 makes no sense"),
+        (("push", "config", "absent.json", "--all", "--wave", "0"), "--wave must be positive, not 0"),
     ],
 )
 def test_wrong_use_is_answered_in_words(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
