@@ -85,6 +85,7 @@ def _debian(root: Path, suite: str) -> None:
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"], check=True)
     subprocess.run(["update-binfmts", "--enable", "qemu-aarch64"], check=True)
     shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
     print(f"test-aarch64: making an arm64 Debian {suite} in {root} (some minutes)", flush=True)
     subprocess.run(
         [
@@ -130,7 +131,8 @@ def _inside(root: Path, *command: str, check: bool = True) -> subprocess.Complet
         "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
         **{name: value for name, value in os.environ.items() if name.startswith("PIP_INDEX")},
     }
-    line = ["chroot", str(root), "/bin/sh", "-c", f'cd /{HERE} && exec "$@"', "sh", *command]
+    # Looked up here: the search path of the arm64 system leaves out the folders of the super-user.
+    line = [shutil.which("chroot") or "/usr/sbin/chroot", str(root), "/bin/sh", "-c", f'cd /{HERE} && exec "$@"', "sh", *command]
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     if check and done.returncode:
         print(done.stdout, done.stderr, file=sys.stderr)
