@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from agent import __version__
+from agent.commands.options import discard_output
 from agent.errors import INTERRUPTED, TalusError
 
 COMMANDS = {
@@ -54,6 +56,7 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 well, 1 a problem that was reported, 2 wrong usage)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_streams()
     for name in BLAS_THREADS:
         os.environ.setdefault(name, "1")
     chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
@@ -76,9 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"talus {chosen}: stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has seen enough.
+        discard_output()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
+            raise
+        discard_output()
+        print(f"talus {chosen}: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _open_standard_streams() -> None:
+    """Python leaves out what was closed by whoever started the command (``>&-``)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the whole life
 
 
 def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, tuple[Command, argparse.ArgumentParser]]]:
@@ -86,7 +102,8 @@ def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, tuple[Comma
     parser = argparse.ArgumentParser(
         prog="talus",
         description="Watch a slope: trigger, classify on the device, and send labelled events and alerts over MQTT.",
-        epilog="example:\n  talus replay record.mseed\n\neach command: talus COMMAND --help",
+        epilog="example:\n  talus replay record.mseed\n\neach command: talus COMMAND --help\n"
+        "exit status: 0 well, 1 a problem that was told, 2 wrong usage, 130 stopped with Ctrl-C",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"talus {__version__}")

@@ -15,8 +15,9 @@ as listed too, but only to explain an alert. Intervals of unknown kind (``*_uncl
 right nor wrong. Merapi stands apart: its list is by a rule, and leaves out small rockfalls.
 
 These hours are not unseen: the network learned from other minutes or from these, without labels or with, see its card;
-and the defaults of the policy were chosen on these streams (docs/configuration.md, "Why these defaults"). The peer is ObsPy's batch trigger
-with the same settings on each station's vertical: how many triggers an operator would get without a classifier.
+and the defaults of the policy were chosen on these streams (docs/configuration.md, "Why these defaults"). The peer is
+ObsPy's batch trigger with the same settings on each station's vertical: how many triggers an operator would get without
+a classifier.
 """
 
 from __future__ import annotations

@@ -221,11 +221,3 @@ def listen(host: str, port: int) -> socket.socket:
             f"{host}:{port}: {error.strerror or error}", "choose another port (web.port, or --port)"
         ) from None
     return found
-
-
-def default_state_dir() -> Path:
-    """Where a desk without a configuration file keeps its state: the user's own folder."""
-    import os
-
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "talus-desk"

@@ -159,3 +159,9 @@ class DeskConfig(Section):
     def database_url(self) -> str:
         """``database`` with its default put in."""
         return self.database or f"sqlite:///{self.state_dir}/desk.db"
+
+
+def default_state_dir() -> Path:
+    """Where a desk without a configuration file keeps its state: the user's own folder."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "talus-desk"

@@ -23,6 +23,7 @@ import pytest
 from agent_support import RATE_HZ, ROOT, START_NS, TALUS, running_agent, write_config, write_records
 from broker_support import needs_mosquitto, own_port, running, wait_for
 from config_support import BROKEN
+from numpy.typing import NDArray
 from records_support import counts, trace, write
 from seedlink_server import authority
 
@@ -319,6 +320,32 @@ def test_classify_to_a_reader_that_has_seen_enough(record: Path) -> None:
         ["bash", "-c", f"set -o pipefail; {command} | head -n 1"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (np.full(12_000, 7.0), "do not change"),
+        (np.where(np.arange(12_000) % 4 == 0, np.nan, 7.0), "3000 of 12000 samples are not finite"),
+    ],
+)
+def test_classify_says_what_the_record_lacks(
+    tmp_path: Path, samples: NDArray[np.float64], words: str, run: Run
+) -> None:
+    dead = write(tmp_path / "dead.mseed", trace(samples.astype(np.float32)))
+    status, out, err = run("classify", dead)
+    assert status == 1
+    assert "do not change" in out and words in out + err
+    assert run("replay", dead)[2].count("are not finite") == words.count("are not finite")
+
+
+def test_check_and_doctor_tell_scripts_what_is_wrong(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "station.yaml"
+    file.write_text("station: {network: XX}\n")
+    status, out, _ = run("check", "--config", file, "--json")
+    assert status == 1
+    assert {"line", "field", "reason"} <= lines(out)[0].keys()
+    assert {line["what"] for line in lines(run("doctor", "--json")[1])} >= {"software", "model"}
 
 
 def test_classify_over_labelled_records(data_dir: Path, tmp_path: Path, run: Run) -> None:

@@ -326,6 +326,15 @@ def test_events_that_have_not_ended_count_too(tmp_path: Path) -> None:
     assert (said.events_hour, said.events_open, said.events_total) == ({"landslide": 1}, 0, {"landslide": 1})
 
 
+def test_an_event_on_which_the_network_abstains_counts_as_undecided(tmp_path: Path) -> None:
+    health = Health(Identity(STATION, BOOT), tmp_path)
+    made = make_event(phase="end")
+    assert made.classification is not None
+    verdict = dataclasses.replace(made.classification, abstained=True)
+    health.decided(dataclasses.replace(made, classification=verdict))
+    assert health.message(1, HealthInputs()).events_hour == {"undecided": 1}
+
+
 def test_a_station_as_a_whole_has_no_trailing_dots() -> None:
     assert str(StationId("XX", "SLOPE", "", "")) == "XX.SLOPE"
     assert str(StationId("XX", "SLOPE", "", "HH")) == "XX.SLOPE..HH"

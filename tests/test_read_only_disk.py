@@ -158,12 +158,18 @@ def test_a_file_of_lines_on_a_full_disk_says_so_and_is_whole_when_there_is_room_
     assert len(set(lines)) == 200 == len(lines)
 
 
-def test_a_folder_is_read_on_from_where_it_was_left_although_the_disk_is_read_only(disk: Disk, memory: Path) -> None:
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_folder_is_read_on_from_where_it_was_left_although_the_disk_is_read_only_or_full(
+    disk: Disk, memory: Path, is_full: bool
+) -> None:
     path = disk.path / "state" / "positions.sqlite3"
     left = Position(512, b"tail")
     with closing(Positions(path)) as positions:
         positions.put([(b"head", Path("/records/one"), left)])
-    disk.remount("ro")
+    if is_full:
+        disk.fill()
+    else:
+        disk.remount("ro")
     with closing(Positions(path)) as positions:
         assert positions.get(b"head") == {Path("/records/one"): left}
         positions.put([(b"head", Path("/records/one"), Position(1024, b"more"))])

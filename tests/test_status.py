@@ -8,13 +8,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_support import running_agent, talus, write_config, write_records
+from agent_support import ROOT, TALUS, running_agent, talus, write_config, write_records
 from broker_support import Collector, make_event, needs_mosquitto, own_port, running, stamp, wait_for
 from test_exporter import metrics
 from test_formats import alert, state
@@ -235,3 +236,16 @@ def test_it_holds_no_secret_and_says_when_it_was_written(tmp_path: Path) -> None
     body = json.loads((written(tmp_path) / FILE).read_text())
     assert abs(time.time_ns() - parse_ns(body["written"])) < 60 * NS
     assert not re.search(r"password|secret|token", json.dumps(body), re.IGNORECASE)
+
+
+def test_the_exit_status_of_a_degraded_station_does_not_depend_on_the_reader(tmp_path: Path) -> None:
+    """The reader is gone before the command says anything; a full disk is one line, without a traceback."""
+    written(tmp_path, health=health())
+    command = " ".join([*TALUS, "status", "--state", str(tmp_path)])
+    for script, said in (
+        (f"set -o pipefail; (sleep 1; {command}) | true", ""),
+        (f"{command} >&-", ""),
+        (f"{command} > /dev/full", "talus status: standard output cannot be written: No space left on device\n"),
+    ):
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+        assert (done.returncode, done.stderr) == (1, said)

@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 
 from agent.alert.rate_alerts import RateWatch
 from agent.config.policy import MAX_EVENTS, MAX_VERDICTS, PolicyConfig, RuleConfig, SlowRuleConfig, rank
+from agent.messages.text import digits
 from agent.types import (
     LABELS,
     NS,
@@ -405,7 +406,7 @@ class Policy:
         stations, past = self._swelling_with(event, rule.within_s), self._past(event, SLOW)
         severity = _severity(rule, event, 1.0, past, stations)
         seen = (
-            f"power of the last minute {swell.ratio:.3g} times the background's, risen over {swell.rise_s:.0f} s, "
+            f"power of the last minute {digits(swell.ratio)} times the background's, risen over {swell.rise_s:.0f} s, "
             f"{event.detection.duration_s:.0f} s long"
         )
         if followed.standing is not None:
@@ -512,7 +513,7 @@ def _held_back(event: Event, label: str, severity: str, holder: _Raised) -> Deci
     ago_s = abs(event.data_ns - holder.at_ns) / NS
     words = (
         f"held back: another {label} alert ({holder.severity}) was raised {ago_s:.0f} s before, and this event "
-        f"({severity}) is no larger: {event.detection.size:.3g} count-seconds against {holder.size:.3g}"
+        f"({severity}) is no larger: {digits(event.detection.size)} count-seconds against {digits(holder.size)}"
     )
     return DecisionReason("refractory", words)
 
@@ -545,7 +546,7 @@ def _evidence(rule: RuleConfig, case: _Case, verdict: Classification) -> str:
 
 def _extent(event: Event) -> str:
     seen = event.detection
-    above = "" if seen.amplitude is None else f", {seen.amplitude:.3g} times the noise"
+    above = "" if seen.amplitude is None else f", {digits(seen.amplitude)} times the noise"
     return f"trigger of {seen.duration_s:.1f} s{above}"
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+from agent.commands.options import say
 
 EXAMPLE = "talus check --config /etc/talus/station.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (YAML)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a problem: file, line, field, reason, ...")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -18,10 +23,15 @@ def main(args: argparse.Namespace) -> int:
     from agent.config.file import check
 
     problems = check(args.config)
+    is_bad = any(problem.level == "error" for problem in problems)
+    if args.json:
+        for problem in problems:
+            say(json.dumps(asdict(problem), ensure_ascii=False))
+        return int(is_bad)
     for problem in problems:
         print(problem, file=sys.stderr)
-    if any(problem.level == "error" for problem in problems):
+    if is_bad:
         print("  hint: `talus docs configuration` lists every setting", file=sys.stderr)
         return 1
-    print(f"{args.config}: good")
+    say(f"{args.config}: good")
     return 0

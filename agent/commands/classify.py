@@ -26,6 +26,7 @@ from agent.types import (
 
 if TYPE_CHECKING:
     from agent.inference import Classifier
+    from agent.sources import ProblemSink, SourceProblem
 
 EXAMPLE = "talus classify event.mseed --onset 2026-03-01T12:00:05 --json"
 
@@ -86,10 +87,15 @@ def main(args: argparse.Namespace) -> int:
     trigger = tunables.trigger
     draw = _painter(args.png) if args.png is not None else None
     failed = 0
+
+    def problem(what: SourceProblem) -> None:
+        with bar.external_write_mode():
+            print(f"talus classify: {what}", file=sys.stderr)
+
     bar = tqdm(items, unit="file", disable=len(items) < LONG or not sys.stderr.isatty(), leave=False)
     for item in bar:
         try:
-            for line in _classify_file(item, args.seconds, trigger, classifier):
+            for line in _classify_file(item, args.seconds, trigger, classifier, problem):
                 with bar.external_write_mode():
                     print(json.dumps(line) if args.json else _text(line))
             if draw is not None:
@@ -154,13 +160,13 @@ def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
 
 
 def _classify_file(
-    item: _Item, seconds: float, trigger: TriggerConfig, classifier: Classifier
+    item: _Item, seconds: float, trigger: TriggerConfig, classifier: Classifier, on_problem: ProblemSink
 ) -> Iterator[dict[str, Any]]:
     from agent.dsp.window import prepare
     from agent.sources.records import read_records, strongest_trigger
 
     given = parse_ns(item.onset) if item.onset else None
-    for record in read_records(item.path):
+    for record in read_records(item.path, on_problem):
         station, rows = record
         strongest = strongest_trigger(record, trigger)
         start = min(run.start_ns for runs in rows.values() for run in runs)
@@ -173,7 +179,13 @@ def _classify_file(
         # Nothing triggers: the agent would be silent here. The verdict is then on the middle of the record.
         onset = given if given is not None else strongest if strongest is not None else (start + end) // 2
         allowed = min(seconds, POST_ONSET_S, max((end - onset) / NS, 1 / NS))
-        verdict = classifier.classify(prepare(rows, onset, allowed, classifier.preparation))
+        window = prepare(rows, onset, allowed, classifier.preparation)
+        if not window.data.any():
+            raise DataError(
+                f"the samples of {station} around {format_ns(onset)} do not change, or are missing",
+                "a dead sensor, cable or converter; name another moment with --onset",
+            )
+        verdict = classifier.classify(window)
         yield {
             "file": item.shown,
             "station": str(station),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import platform
 import shutil
@@ -12,12 +13,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agent import __version__
+from agent.commands.options import say
 from agent.errors import SourceError, TalusError, UsageError
 from agent.types import NS
 
@@ -50,6 +52,7 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file; without it only the machine")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: state, what, detail, hint")
     parser.add_argument(
         "--jetson", action="store_true", help="build TensorRT's engines anew, check and time them (minutes)"
     )
@@ -69,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     bad = 0
     for finding in _examine(args.config):
         bad += finding.state == "bad"
-        print(finding, flush=True)
+        say(json.dumps(asdict(finding), ensure_ascii=False) if args.json else finding)
     verdict = "all well" if not bad else "1 problem found" if bad == 1 else f"{bad} problems found"
     print(f"talus doctor: {verdict}", file=sys.stderr)
     return 1 if bad else 0
@@ -171,7 +174,7 @@ def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
         plain = fp32.read_bytes() if fp32 else None
     except OSError as error:
         raise UsageError(f"{fp32}: {error.strerror}", "make it with `python -m quantize float`") from None
-    report = bring_up(bundle, _engine_settings(config, again=True), lambda text: print(text, flush=True), fp32=plain)
+    report = bring_up(bundle, _engine_settings(config, again=True), say, fp32=plain)
     if target is not None:
         try:
             write_report(target, report)

@@ -1,9 +1,10 @@
-"""What commands share: the broker that is named, and times."""
+"""What commands share: the broker that is named, times, and output whose reader may leave."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,3 +55,16 @@ def check_time(option: str, text: str) -> None:
         parse_ns(text)
     except DataError as error:
         raise UsageError(f"{option}: {error.message}", error.hint) from None
+
+
+def say(text: object) -> None:
+    """Print a line at once. A reader that has gone (``| head``) changes neither the command nor its exit status."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Write nothing to standard output any more; Python would complain when it closes what nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.commands.options import say
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def _list(path: Path, state_dir: Path, *, as_json: bool) -> int:
             "set_aside": [_plain(message) for message in found.set_aside],
             "corrupt": [str(one) for one in corrupt],
         }
-        print(json.dumps(body, ensure_ascii=False))
+        say(json.dumps(body, ensure_ascii=False))
     else:
-        print("\n".join(printable(line) for line in _lines(path, found, corrupt, obstacles)))
+        say("\n".join(printable(line) for line in _lines(path, found, corrupt, obstacles)))
     return int(bool(found.set_aside or corrupt))
 
 

@@ -207,6 +207,8 @@ def _run(
     explain: Callable[[str], None] | None,
 ) -> None:
     """Feed the pipeline to the end of the data. ``explain`` is told why triggers were discarded."""
+    from agent.dsp.continuity import LARGEST
+
     refused: set[tuple[StreamId, str]] = set()
 
     def deliver(fed: Fed) -> None:
@@ -230,6 +232,11 @@ def _run(
                 refused.add((block.stream, error.message))
                 problem(error)
     deliver(line.finish(time.time_ns()))
+    for sensor, station in line.pipeline.stations.items():
+        for component, counts in station.counts.items():
+            if invalid := counts.invalid_samples:
+                total = invalid + counts.samples
+                problem(f"{sensor}{component}: {invalid} of {total} samples are not finite or beyond {LARGEST:g}")
 
 
 def _as_json(console: _Console) -> Sink:

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 when all is well; 1 when the agent is degraded, silent, stopped or gone."""
+    from agent.commands.options import say
     from agent.health.status import read, screen
 
     folder = args.state
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
         import json
 
         body = {"verdict": status.verdict, "age_s": round(status.age_s, 1), **status.said.model_dump(by_alias=True)}
-        print(json.dumps(body, ensure_ascii=False))
+        say(json.dumps(body, ensure_ascii=False))
     else:
-        print(screen(status, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+        say(screen(status, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     return 0 if status.verdict == "ok" else 1

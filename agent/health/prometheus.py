@@ -136,7 +136,7 @@ def _families(health: HealthMessage, state: StateMessage) -> Iterator[Family]:
 
 def _events(health: HealthMessage) -> Iterator[Family]:
     # Counters begin at 0 for each label, or the first event of a label would be no increase.
-    events = dict.fromkeys((*LABELS, "unclassified"), 0) | health.events_total
+    events = dict.fromkeys((*LABELS, "undecided", "unclassified"), 0) | health.events_total
     discards = dict.fromkeys(get_args(DiscardCode), 0) | health.discards_total
     alerts = {(action, label): 0 for action in get_args(AlertAction) for label in LABELS}
     alerts |= {(one.action, one.label): one.count for one in health.alerts_total}

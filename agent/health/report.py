@@ -31,7 +31,7 @@ from agent.messages.schema import (
     StreamHealth,
 )
 from agent.reasons import Reason
-from agent.types import NS, SLOW, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
+from agent.types import NS, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_NS = 3600 * NS
 DAY_NS = 24 * HOUR_NS
@@ -217,8 +217,7 @@ class Health:
             if output.reason is not None:
                 self._inference_failures += 1
                 self._no_verdict.append((now, output.reason))
-            verdict = output.classification
-            label = SLOW if output.kind == "slow" else "unclassified" if verdict is None else verdict.label
+            label = output.called
             self._open.pop(output.id, None)
             if output.phase == "end":
                 self._rates.add(output)

@@ -32,11 +32,12 @@ from agent.messages.schema import (
     HearingHealth,
     Payload,
     RateHealth,
+    RsamHealth,
     StateMessage,
     Time,
     parse,
 )
-from agent.messages.text import printable
+from agent.messages.text import digits, printable
 from agent.types import NS, format_ns, parse_ns
 
 FILE = "status.json"
@@ -121,6 +122,8 @@ def read(state_dir: Path, now_ns: int | None = None) -> Status:
         raise TalusError(
             f"no agent has said anything in {state_dir}", "is it the state_dir of its configuration? see --config"
         ) from None
+    except NotADirectoryError:
+        raise TalusError(f"{state_dir} is not a folder", "name the state_dir of the configuration") from None
     except OSError as error:
         raise TalusError(f"{path}: {error.strerror}", "run this as the agent's user, or with sudo") from None
     said = parse(StatusMessage, raw)
@@ -202,10 +205,7 @@ def screen(status: Status, *, colour: bool = False) -> str:
         ("network", _network(status)),
         ("events", _events(health)),
         *(("rate", _rate(rate)) for rate in health.rates[:_WORDS_MOST]),
-        *(
-            ("rsam", f"{one.station}: {one.counts:g} counts at {one.minute[11:16]}, {one.hour_counts:g} in the hour")
-            for one in health.rsam[:_WORDS_MOST]
-        ),
+        *(("rsam", _rsam(one)) for one in health.rsam[:_WORDS_MOST]),
         ("broker", _broker(health)),
         ("last event", _event(said.last_event)),
         ("last alert", _alert(said.last_alert)),
@@ -267,9 +267,9 @@ def _hearing(one: HearingHealth) -> str:
         return f"{one.station}: listens; the figures come within half a minute"
     text = f"{one.station}: armed {one.armed_10min:.0%} of 10 min, {one.armed_hour:.0%} of 1 h"
     if one.threshold_counts is not None:
-        text += f"; hears events from {one.threshold_counts:.3g} counts"
+        text += f"; hears events from {digits(one.threshold_counts)} counts"
     if one.usual_counts is not None:
-        text += f" (usually {one.usual_counts:.3g}, of {one.usual_hours:.1f} h)"
+        text += f" (usually {digits(one.usual_counts)}, of {one.usual_hours:.1f} h)"
     return text
 
 
@@ -285,6 +285,11 @@ def _events(health: HealthMessage) -> str:
     named = ", ".join(f"{label} {count}" for label, count in list(health.events_hour.items())[:_WORDS_MOST])
     going_on = f" ({health.events_open} going on)" if health.events_open else ""
     return f"last hour: {named or 'none'}{going_on}; {sum(health.discards_hour.values())} triggers discarded"
+
+
+def _rsam(one: RsamHealth) -> str:
+    hour = digits(one.hour_counts)
+    return f"{one.station}: {digits(one.counts)} counts at {one.minute[11:16]}, {hour} in the hour"
 
 
 def _rate(rate: RateHealth) -> str:

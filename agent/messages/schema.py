@@ -509,7 +509,8 @@ class HealthMessage(Payload):
     outbox: OutboxHealth | None
     link: LinkHealth | None
     events_hour: dict[Word, Count] = Field(
-        max_length=32, description="events of the last hour by label, with those that have not ended"
+        max_length=32,
+        description="events of the last hour by label (or `undecided`, `unclassified`, `slow`), also those not ended",
     )
     events_open: Count = Field(default=0, description="events that have not ended")
     events_total: dict[Word, Count] = Field(default={}, max_length=32, description="the same since the start")

@@ -61,7 +61,7 @@ def describe(body: Payload) -> str:
     elif isinstance(body, SummaryMessage):
         late = "late " if body.late else ""
         done = "" if body.action is None else f"{late}{body.action} {body.severity}  "
-        text = f"last {body.kind}  {done}{_place(body)}  {body.label or 'unclassified'}"
+        text = f"last {body.kind}  {done}{_place(body)}  {_label(body)}"
     elif isinstance(body, StateMessage):
         model = "no model" if body.model is None else f"{body.model.name} on {body.backend}, {body.precision}"
         text = f"state  {body.station}  {model}"
@@ -79,8 +79,15 @@ def _place(body: AlertMessage | EventMessage | SummaryMessage) -> str:
     return f"{network}.{station}  {body.onset[:10]} {body.onset[11:23]}"
 
 
+def _label(body: SummaryMessage) -> str:
+    if body.label is None:
+        return "unclassified"
+    text = body.label if body.probability is None else f"{body.label} {100 * body.probability:.0f} %"
+    return f"undecided ({text})" if body.kind == "event" and body.abstained else text
+
+
 def _swell(swell: SwellPart) -> str:
-    return f"slow: {swell.peak_ratio:.3g} times the background's power, risen over {swell.rise_s:.0f} s"
+    return f"slow: {digits(swell.peak_ratio)} times the background's power, risen over {swell.rise_s:.0f} s"
 
 
 def _verdict(verdict: ClassificationPart | None) -> str:
@@ -97,6 +104,11 @@ def _together(coincidence: CoincidencePart) -> str:
         for vote in coincidence.members
     )
     return f"{len(coincidence.members)} of {coincidence.stations} stations: {', '.join(votes)}"
+
+
+def digits(value: float) -> str:
+    """A number with three digits that count, and no exponent below 10^12."""
+    return f"{float(f'{value:.3g}'):.12g}"
 
 
 def printable(text: str) -> str:

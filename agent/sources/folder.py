@@ -104,6 +104,8 @@ class FolderSource:
         self._ended = False
         self._saved_s = 0.0
         self._disk_failed = False
+        self._refused: str | None = None
+        """Why positions are held in memory."""
         self._heard_s = 0.0
         self._silent = False
         self._blocks = self._samples = 0
@@ -138,6 +140,8 @@ class FolderSource:
             found.append(f"no new data in {self._where} for {self._timeout_s:g} s" + (f": {old}" if old else ""))
         if self._disk_failed:
             found.append(f"positions cannot be kept in {self._state}")
+        if self._refused:
+            found.append(f"positions are held in memory, a restart reads data twice: {self._state} ({self._refused})")
         if self._waiting:
             found.append(f"{_files(len(self._waiting))} in {self._where} wait until this machine's clock is set")
         failed = sorted(self._retry.copy().items())
@@ -166,6 +170,7 @@ class FolderSource:
         """
         reader = RecordReader(self._report_renamed)
         positions = Positions(self._state)
+        self._refused = positions.refused
         self._watcher = watcher = Watcher(self._paths, self._rescan_s, self._on_problem)
         self._heard_s = time.monotonic()
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import SourceError
-from agent.host.disk import is_read_only, readable_copy
+from agent.host.disk import is_read_only, readable_copy, refuses
 
 HEAD_BYTES = 64
 """The first record's header: channel, time and number of samples, which no two files share."""
@@ -41,25 +41,35 @@ class Position:
 class Positions:
     """A table of positions by the digest of a file's first ``HEAD_BYTES``. For the thread that opened it.
 
+    On a disk that is read-only, full or failing it is held in memory, with what the disk still shows.
+
     Raises:
         SourceError: the database cannot be opened or read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.refused: str | None = None
+        """Why a disk that is not read-only holds no positions; None where it does."""
         try:
             if is_read_only(path.parent):
                 self._db = self._in_memory()
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._open()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = self._open()
+            except (OSError, sqlite3.Error) as error:
+                if not refuses(error):
+                    raise
+                self._db = self._in_memory()
+                self.refused = str(error)
         except (OSError, sqlite3.Error) as error:
             raise SourceError(
                 f"{path}: positions cannot be kept ({error})", "see its permissions, and the disk"
             ) from None
 
     def _in_memory(self) -> sqlite3.Connection:
-        """The positions of a read-only disk, kept in memory from now on."""
+        """The positions of a disk that refuses to be written, kept in memory from now on."""
         db = sqlite3.connect(":memory:", isolation_level=None)
         with readable_copy(self._path) as copy:
             if copy is not None:
@@ -122,10 +132,11 @@ class Positions:
             raise OSError(str(error)) from None
 
     def forget_gone(self) -> None:
-        """Drop what was last read long ago and is no longer there."""
+        """Drop what was last read long ago and is no longer there, unless the disk refuses."""
         old = self._db.execute("SELECT head, path FROM positions WHERE seen < ?", (time.time() - _KEPT_S,)).fetchall()
         gone = [row for row in old if not os.path.exists(row[1])]  # noqa: PTH110 - a path as bytes
-        self._db.executemany("DELETE FROM positions WHERE head = ? AND path = ?", gone)
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._db.executemany("DELETE FROM positions WHERE head = ? AND path = ?", gone)
 
     def close(self) -> None:
         self._db.close()

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from agent.config.station import TriggerConfig
-from agent.dsp.continuity import Continuity
+from agent.dsp.continuity import LARGEST, Continuity
 from agent.dsp.detector import Detector
 from agent.dsp.ring import RingBuffer
 from agent.dsp.timeline import same_rate
@@ -52,6 +54,12 @@ def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: Non
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         hint = next((problem.hint for problem in problems), "name a file with seismic waveforms, components E, N, Z")
         raise SourceError(f"{path}: {reasons[0]}{more}", hint)
+    floats = [block.samples for block in blocks if block.samples.dtype.kind == "f"]
+    invalid = sum(len(samples) - int(np.count_nonzero(np.abs(samples) <= LARGEST)) for samples in floats)
+    if invalid:
+        total = sum(len(block.samples) for block in blocks)
+        message = f"{invalid} of {total} samples are not finite or beyond {LARGEST:g}, and count as not recorded"
+        problems.append(SourceProblem(str(path), message))
     for problem in problems:
         on_problem(problem)
     return found

@@ -279,8 +279,11 @@ def _table(found: Rehearsal, known: Known) -> str:
         ("alerts raised", before.alerts.total(), after.alerts.total()),
         *((f"  {label}", before.alerts[label], after.alerts[label]) for label in sorted(before.alerts | after.alerts)),
     ]
-    lines = [f"{found.seconds / 3600:.2f} h of data", f"{'':<16}{'before':>8}{'after':>8}"]
-    lines += [f"{name:<16}{one:>8}{other:>8}" for name, one, other in rows]
+    if found.seconds > 0:
+        lines = [f"{found.seconds / 3600:.2f} h of data", f"{'':<16}{'before':>8}{'after':>8}"]
+        lines += [f"{name:<16}{one:>8}{other:>8}" for name, one, other in rows]
+    else:
+        lines = ["no continuous data were given: only records of events were tried"]
     for what, lost, events in (("", found.lost, len(before.onsets)), (" on record", known.lost, known.events)):
         if events:
             more = f": {', '.join(lost[:_NAMED])}{' ...' if len(lost) > _NAMED else ''}" if lost else ""

@@ -90,8 +90,7 @@ def main(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> tuple[DeskConfig, MqttSettings | None]:
     """The configuration, and the broker where the command line names it."""
     from agent.config.file import load_section
-    from desk.service import default_state_dir
-    from desk.settings import DeskConfig
+    from desk.settings import DeskConfig, default_state_dir
 
     given: dict[str, object] = {}
     if args.db is not None:

@@ -78,15 +78,14 @@ def main(args: argparse.Namespace) -> int:
     from desk.pictures.style import check_name
 
     check_name(args.out)
-    match args.kind:
-        case "event":
-            _event(args)
-        case "day":
-            _day(args)
-        case "sheet":
-            _sheet(args)
-        case _:
-            _rate(args)
+    draw = {"event": _event, "day": _day, "sheet": _sheet, "rate": _rate}[args.kind]
+    try:
+        draw(args)
+    except ModuleNotFoundError as error:
+        # A picture of files needs `plot` alone, one of the desk's events also what its database needs.
+        raise ConfigError(
+            f"talus plot {args.kind} needs {error.name}", "pip install 'talus-agent[desk,plot]'"
+        ) from None
     return 0
 
 
@@ -95,16 +94,12 @@ def _desk(args: argparse.Namespace) -> Iterator[_Desk]:
     """The desk's database and records.
 
     Raises:
-        ConfigError: there is none where it was looked for, or the extra is not installed.
+        ConfigError: there is none where it was looked for.
     """
-    try:
-        from desk.evidence import Records
-        from desk.service import default_state_dir
-        from desk.settings import DeskConfig
-        from desk.store.store import Store
-    except ImportError as error:
-        raise ConfigError(f"the desk needs {error.name}", "pip install 'talus-agent[desk]'") from None
     from agent.config.file import load_section
+    from desk.evidence import Records
+    from desk.settings import DeskConfig, default_state_dir
+    from desk.store.store import Store
 
     if args.config is not None:
         config = load_section(DeskConfig, args.config)
@@ -125,6 +120,8 @@ def _event(args: argparse.Namespace) -> None:
     from desk.pictures.style import save
 
     path = Path(args.what)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder", "name a file with the record of an event")
     if path.is_file():
         from agent.config.file import ClassifierConfig
         from agent.service.assemble import open_classifier

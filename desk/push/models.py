@@ -23,7 +23,10 @@ from desk.push.listening import listening
 from desk.push.signing import SigningKey, seal
 
 _REPORTED = "model/reported"
-_UNANSWERED = "is it online, and is this key in its control.keys? It answers no other"
+_UNANSWERED = (
+    "is it online, is this key in its control.keys (it answers no other), and may it write its topic `response`? "
+    "`talus doctor` at the station tries the topics"
+)
 _PIECES = frozenset(str(number) for number in range(MAX_EVIDENCE // PIECE_BYTES))
 """Of a record: what a broker may make an operator's machine hold."""
 

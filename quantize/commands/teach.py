@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with metadata.csv (trace_name, source_id, source_type, trace_onset_time) and its miniSEED files",
     )
     parser.add_argument("--reviews", type=Path, metavar="FOLDER", help="what the desk exported; its labels come first")
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="bundle folder to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER",
+        help="folder for the bundle; with --offer, for the windows and their metadata.csv",
+    )  # fmt: skip
     parser.add_argument(
         "--bundle", type=Path, default=DEFAULT_BUNDLE, help="the bundle to teach (default: the agent's own)"
     )
