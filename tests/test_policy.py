@@ -219,7 +219,7 @@ def test_a_second_event_in_the_refractory_time_is_silent_and_one_after_it_is_not
     assert inside.code == "refractory"
     assert inside.reason == (
         "held back: another landslide alert (severe) was raised 600 s before, and this event (severe) is no larger: "
-        "1e+04 count-seconds against 1e+04"
+        "10000 count-seconds against 10000"
     )
     assert actions(policy, revision(0, verdict("landslide", 0.9), "end", name="c", onset_s=600.0))
 
