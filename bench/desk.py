@@ -187,7 +187,9 @@ def pages(folder: Path, url: str, name: str, *, seconds: float = 30.0, clients: 
         number += 1
         time.sleep(max(0.0, begun + number / 10 - time.monotonic()))
     share = (cpu_s(desk.pid) - used) / (time.monotonic() - begun)
-    time.sleep(2)
+    deadline = time.monotonic() + 20
+    while len(delays) < number * clients and time.monotonic() < deadline:
+        time.sleep(0.1)
     stop.set()
     delays.sort()
     p50, p95 = 1000 * statistics.median(delays), 1000 * delays[int(0.95 * len(delays))]
@@ -361,7 +363,7 @@ def million(_folder: Path, url: str, name: str, number: int = 1_000_000) -> None
     store.close()
 
 
-def memory(folder: Path, url: str, name: str) -> None:
+def memory(folder: Path, url: str, name: str, *, minutes: int = 1440) -> None:
     """A day of 64 stations, through the broker, while pages are asked for."""
     broker = Mosquitto(folder, "max_queued_messages 0").start()
     desk = DeskProcess(folder / "desk", broker, database=url)
@@ -370,29 +372,48 @@ def memory(folder: Path, url: str, name: str) -> None:
     before, client, browser = rss_mb(desk.pid), publisher(broker), desk.client("vera")
     number = 0
     report = Health(Identity(StationId("XX", "SLP", "", ""), "0123456789abcdef"), folder).message(1, HealthInputs())
-    for minute in range(1440):
+    start = format_ns(START_NS)
+    health = payload(report.model_copy(update={"station": "XX.S00", "time": start}))
+    events = [payload(event(revision, sensor="XX.S00.00.HH")) for revision in range(4)]
+    stamp = event_id(START_NS, "XX.S00.00.HH").rpartition("-")[2].encode()
+    for minute in range(minutes):
+        at_ns = START_NS + minute * MINUTE
+        now = format_ns(at_ns).encode()
+        bodies = [("health", health.replace(start.encode(), now))]
+        if minute % 5 == 0:
+            onset = event_id(at_ns, "XX.S00.00.HH").rpartition("-")[2].encode()
+            bodies += [("event", body.replace(start.encode(), now).replace(stamp, onset)) for body in events]
         for station in range(64):
-            code, at_ns = f"XX.S{station:02d}", START_NS + minute * MINUTE
-            health = report.model_copy(update={"station": code, "time": format_ns(at_ns), "seq": minute})
-            client.publish(f"talus/v1/XX/S{station:02d}/health", payload(health), 1, properties=PROPERTIES)
-            number += 1
-            if minute % 5 == 0:
-                for revision in range(4):
-                    body = event(revision, onset_ns=at_ns, sensor=f"{code}.00.HH")
-                    client.publish(f"talus/v1/XX/S{station:02d}/event", payload(body), 1, properties=PROPERTIES)
-                    number += 1
+            for topic, body in bodies:
+                own = body.replace(b"XX.S00", f"XX.S{station:02d}".encode())
+                client.publish(f"talus/v1/XX/S{station:02d}/{topic}", own, 1, properties=PROPERTIES)
+                number += 1
         if minute % 60 == 0:
             for path in ("/", "/events", "/alerts", "/counts", f"/day?station=XX.S01&date={format_ns(START_NS)[:10]}"):
                 assert browser.get(path).status_code == 200
-    end_ns = START_NS + 1435 * MINUTE
+    end_ns = START_NS + (minutes - 1) // 5 * 5 * MINUTE
     until(
         lambda: browser.get("/api/v1/events?limit=1").json()["events"][0]["onset"] >= format_ns(end_ns)[:19], 900, "all"
     )
     rss = rss_mb(desk.pid)
     row(f"memory, {name}: at the start", f"{before:.0f} MB")
-    row(f"  after {number:,} messages of 64 stations", f"{rss:.0f} MB", "<= 200 MB", rss <= 200)
+    row(f"  after {number:,} messages of 64 stations, {minutes / 60:g} h", f"{rss:.0f} MB", "<= 200 MB", rss <= 200)
     desk.stop()
     broker.stop()
+
+
+class Progress:
+    """How many revisions are stored."""
+
+    def __init__(self, url: str) -> None:
+        self._store, self._known = Store(url), 0
+
+    def grown(self, most: int) -> bool:
+        """Whether there are more than at the last True, or ``most``."""
+        with self._store.reading() as connection:
+            now = int(connection.execute(select(func.count()).select_from(tables.revision)).scalar_one())
+        grown, self._known = now > self._known or now == most, now
+        return grown
 
 
 def kills(folder: Path, url: str, name: str, *, events: int = 5000, desks: int = 50, brokers: int = 20) -> None:
@@ -410,7 +431,7 @@ def kills(folder: Path, url: str, name: str, *, events: int = 5000, desks: int =
         feeder.start()
         order = ["desk"] * desks + ["broker"] * brokers
         chance.shuffle(order)
-        begun = time.monotonic()
+        begun, progress = time.monotonic(), Progress(url)
         for count, victim in enumerate(order):
             due = (count + chance.random()) / len(order) * 4 * events
             while feeder.sent < due and not feeder.done:
@@ -420,6 +441,8 @@ def kills(folder: Path, url: str, name: str, *, events: int = 5000, desks: int =
                     if answer.status_code == 200:
                         acknowledged.add(one["id"])
             if victim == "desk":
+                # On a loaded machine the stream may be over before the desk has started so often: each one stores some.
+                until(lambda: progress.grown(4 * events), 120, "a revision")
                 desk.kill()
                 desk.start(wait=False)
                 until(lambda: reachable(desk), 60, "the pages")
@@ -479,7 +502,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL cluster of its own instead of SQLite")
     parser.add_argument("--events", type=int, default=1_000_000, help="of the part million (default 1,000,000)")
-    parser.add_argument("--share", type=float, default=1.0, help="of the part kills (0.2: a fifth of events and kills)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the parts kills and memory (0.2: a fifth)")
     parser.add_argument(
         "--keep", type=Path, metavar="FILE", help="SQLite database of the part million, used again if there"
     )
@@ -507,6 +530,8 @@ def main() -> None:
                 url = f"sqlite:///{args.keep.resolve()}"
             name = "PostgreSQL" if server is not None else "SQLite"
             more: dict[str, Any] = {"number": args.events} if part == "million" else {}
+            if part == "memory":
+                more = {"minutes": round(args.share * 1440)}
             if part == "kills":
                 more = {name_: round(args.share * n) for name_, n in (("events", 5000), ("desks", 50), ("brokers", 20))}
             PARTS[part](folder, url, name, **more)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +38,15 @@ RESENT_S = 5.0
 PASSWORD = "a long enough password"  # noqa: S105
 
 
+def lasting_port() -> int:
+    """A free port below those that the kernel gives to clients: a server that was killed finds it free again."""
+    ends = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as trial:
+            trial.bind(("127.0.0.1", port := random.randrange(10_000, ends)))
+            return port
+
+
 class DeskProcess:
     """``talus desk`` over a folder of its own; ``start`` after ``stop`` goes on in it. ``settings`` are added to its
     configuration file. Killed at the end of a ``with``."""
@@ -50,7 +61,7 @@ class DeskProcess:
             "mqtt": {"host": "127.0.0.1", "port": broker.port},
             "state_dir": str(folder / "state"),
             **settings,
-            "web": {"port": 0, **settings.get("web", {})},
+            "web": {"port": lasting_port(), **settings.get("web", {})},
         }
         self._config = folder / "desk.yaml"
         self._config.write_text(yaml.safe_dump(config))
@@ -128,7 +139,7 @@ def persistent_broker(folder: Path) -> Iterator[Mosquitto]:
     """A broker that goes on from its disk after a kill. It writes all that it holds within two seconds of a change: at
     every change it would take a few packets a second while thousands wait. What it loses a station sends again."""
     lines = ["persistence true", f"persistence_location {folder}/", "autosave_interval 1", "autosave_on_changes false"]
-    broker = Mosquitto(folder, "max_queued_messages 100000")
+    broker = Mosquitto(folder, "max_queued_messages 100000", port=lasting_port())
     config = folder / f"mosquitto-{broker.port}.conf"
     config.write_text(config.read_text().replace("persistence false", "\n".join(lines)))
     try:

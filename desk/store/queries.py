@@ -186,16 +186,16 @@ def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) 
 def random_unreviewed(connection: Connection, limit: int, *, exercise: bool = False) -> list[EventRow]:
     """Ended events that nobody has answered, drawn at random: one near each of some random keys."""
     top = connection.execute(select(func.max(t.event.c.id))).scalar_one() or 0
+    statement = (
+        _event_columns()
+        .where(text("review IS NULL AND ended"), t.event.c.exercise.is_(exercise))
+        .where(t.event.c.id >= bindparam("least"))
+        .order_by(t.event.c.id)
+        .limit(1)
+    )
     found: dict[int, EventRow] = {}
     for _ in range(limit if top else 0):
-        statement = (
-            _event_columns()
-            .where(text("review IS NULL AND ended"), t.event.c.exercise.is_(exercise))
-            .where(t.event.c.id >= 1 + secrets.randbelow(top))
-            .order_by(t.event.c.id)
-            .limit(1)
-        )
-        row = connection.execute(statement).first()
+        row = connection.execute(statement, {"least": 1 + secrets.randbelow(top)}).first()
         if row is not None:
             found[row.id] = _event_row(row)
     return list(found.values())
@@ -274,9 +274,9 @@ def counts(
         .where(n.hour > from_ns // HOUR_NS - step, n.hour < -(-to_ns // HOUR_NS))
     )
     found: dict[tuple[int, int], int] = {}
-    for row in connection.execute(statement.order_by(n.hour, n["class"])):
-        place = row.hour - row.hour % hours, row.name
-        found[place] = found.get(place, 0) + row.events
+    for hour, name, number in connection.execute(statement.order_by(n.hour, n["class"])):
+        place = hour - hour % hours, name
+        found[place] = found.get(place, 0) + number
     return [(begin, t.CLASSES[name], number) for (begin, name), number in found.items() if number]
 
 

@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, bindparam, create_engine, event, exc, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    and_,
+    bindparam,
+    case,
+    create_engine,
+    event,
+    exc,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
@@ -54,6 +67,15 @@ _KNOWN_EVENTS = select(t.event.c.uid, t.event.c.id, t.event.c.revision, t.event.
     t.event.c.uid.in_(bindparam("uids", expanding=True))
 )
 _NEWER_EVENT = update(t.event).where(t.event.c.id == bindparam("key"), t.event.c.revision < bindparam("newest"))
+_HEARD = update(t.station).where(t.station.c.id == bindparam("key")).values(heard_ns=bindparam("at_ns"))
+_NEWER_HEALTH = (
+    update(t.station)
+    .where(
+        t.station.c.id == bindparam("key"),
+        t.station.c.health_ns.is_(None) | (t.station.c.health_ns <= bindparam("time_ns")),
+    )
+    .values(health=bindparam("message"), health_ns=bindparam("time_ns"))
+)
 _ADD_CHANGES = insert(t.feed)
 _NEWEST_CHANGE = select(func.max(t.feed.c.id))
 
@@ -115,6 +137,7 @@ class Store:
         self._upsert = postgresql.insert if self.is_postgresql else sqlite.insert
         self._add_events = self._upsert(t.event).on_conflict_do_nothing(index_elements=["uid"])
         self._add_revisions = self._upsert(t.revision).on_conflict_do_nothing(index_elements=["event_id", "number"])
+        self._add_hours = _counted_hours(self._upsert(t.health_hour))
         self._add_evidence = self._upsert(t.evidence).on_conflict_do_nothing(index_elements=["event_id"])
         try:
             with self.writing() as connection:
@@ -175,13 +198,13 @@ class Store:
             changed: dict[tuple[str, str], int] = {}
             events = _newest_last([a for a in arrivals if isinstance(a.body, EventMessage)])
             self._ingest_events(connection, events, changed)
+            others = (EventMessage, AlertMessage, MinMaxMessage)
+            self._ingest_stations(connection, [a for a in arrivals if not isinstance(a.body, others)], changed)
             for arrival in arrivals:
                 if isinstance(arrival.body, AlertMessage):
                     self._ingest_alert(connection, arrival, arrival.body, changed)
                 elif isinstance(arrival.body, MinMaxMessage):
                     self._ingest_envelope(connection, arrival, arrival.body)
-                elif not isinstance(arrival.body, EventMessage):
-                    self._ingest_station(connection, arrival, changed)
             return note_changes(connection, list(changed), max((a.received_ns for a in arrivals), default=0))
 
     # -- events
@@ -335,30 +358,42 @@ class Store:
             self._sensors[code] = found
         return self._sensors[code]
 
-    def _ingest_station(self, connection: Connection, arrival: Arrival, changed: dict[tuple[str, str], int]) -> None:
-        key, body, now_ns = (
-            self.station_id(connection, arrival.station, arrival.received_ns),
-            arrival.body,
-            arrival.received_ns,
-        )
-        values: dict[str, Any] = {"heard_ns": now_ns}
-        newer = t.station.c.id == key
-        if isinstance(body, str):
-            values |= {"availability": body, "availability_ns": now_ns}
-        elif isinstance(body, HealthMessage):
-            values |= {"health": body, "health_ns": parse_ns(body.time)}
-            newer &= t.station.c.health_ns.is_(None) | (t.station.c.health_ns <= values["health_ns"])
-            self._count_health(connection, key, body)
+    def _ingest_stations(
+        self, connection: Connection, arrivals: Sequence[Arrival], changed: dict[tuple[str, str], int]
+    ) -> None:
+        told: dict[int, dict[str, Any]] = {}
+        newest: dict[int, dict[str, Any]] = {}
+        hours = []
+        for arrival in arrivals:
+            key, body = self.station_id(connection, arrival.station, arrival.received_ns), arrival.body
+            values = told.setdefault(key, {})
+            values["heard_ns"] = arrival.received_ns
+            changed["station", arrival.station] = 1
+            if isinstance(body, str):
+                values |= {"availability": body, "availability_ns": arrival.received_ns}
+            elif isinstance(body, HealthMessage):
+                time_ns = parse_ns(body.time)
+                hours.append(_health_row(key, time_ns, body))
+                if key not in newest or newest[key]["time_ns"] <= time_ns:
+                    newest[key] = {"key": key, "time_ns": time_ns, "message": body}
+            elif isinstance(body, StateMessage):
+                values["state"] = body
+                if body.position is not None:
+                    values |= body.position.model_dump()
+                self._place_others(connection, body)
+        heard = [{"key": key, "at_ns": values["heard_ns"]} for key, values in told.items() if len(values) == 1]
+        if heard:
+            connection.execute(_HEARD, heard)
+        for key, values in told.items():
+            if len(values) > 1:
+                connection.execute(update(t.station).where(t.station.c.id == key).values(values))
+        if newest:
+            connection.execute(_NEWER_HEALTH, list(newest.values()))
+            connection.execute(self._add_hours, hours)
+            now_ns = arrivals[-1].received_ns
             if now_ns - self._thinned_ns > HOUR_NS:
                 self._thinned_ns = now_ns
                 thin(connection, self._upsert, now_ns // (24 * HOUR_NS) - self.health_days)
-        elif isinstance(body, StateMessage):
-            values["state"] = body
-            if body.position is not None:
-                values |= body.position.model_dump()
-            self._place_others(connection, body)
-        connection.execute(update(t.station).where(newer).values(values))
-        changed["station", arrival.station] = 1
 
     def _place_others(self, connection: Connection, body: StateMessage) -> None:
         """Positions of stations that have no agent of their own, as the agent that works on their data tells them."""
@@ -368,25 +403,27 @@ class Store:
                 none_of_its_own = (t.station.c.code == part.station) & t.station.c.state.is_(None)
                 connection.execute(update(t.station).where(none_of_its_own).values(self._declared[part.station]))
 
-    def _count_health(self, connection: Connection, key: int, body: HealthMessage) -> None:
-        hour = parse_ns(body.time) // HOUR_NS
-        table = t.health_hour
-        bad = int(body.status != "ok")
-        reasons = json.dumps([reason.model_dump() for reason in body.reasons])
-        shares = [one.armed_10min for one in body.hearing if one.armed_10min is not None]
-        armed = min(shares, default=None)
-        row = {"station_id": key, "hour": hour, "messages": 1, "degraded": bad, "reasons": reasons, "armed": armed}
-        statement = self._upsert(table).values(row)
-        changes: dict[str, Any] = {
-            "messages": table.c.messages + 1,
-            "degraded": table.c.degraded + bad,
-        }
-        if bad:
-            changes["reasons"] = statement.excluded.reasons
-        if row["armed"] is not None:
-            mean = (table.c.armed * table.c.messages + row["armed"]) / (table.c.messages + 1)
-            changes["armed"] = func.coalesce(mean, row["armed"])
-        connection.execute(statement.on_conflict_do_update(index_elements=["station_id", "hour"], set_=changes))
+
+def _health_row(key: int, time_ns: int, body: HealthMessage) -> dict[str, Any]:
+    reasons = json.dumps([reason.model_dump() for reason in body.reasons])
+    shares = [one.armed_10min for one in body.hearing if one.armed_10min is not None]
+    return {
+        "station_id": key, "hour": time_ns // HOUR_NS, "messages": 1, "degraded": int(body.status != "ok"),
+        "reasons": reasons, "armed": min(shares, default=None),
+    }  # fmt: skip
+
+
+def _counted_hours(statement: Any) -> Any:
+    """The statement that adds rows of one message each to the hours that are there."""
+    known, more = t.health_hour.c, statement.excluded
+    mean = (known.armed * known.messages + more.armed) / (known.messages + 1)
+    changes = {
+        "messages": known.messages + 1,
+        "degraded": known.degraded + more.degraded,
+        "reasons": case((more.degraded > 0, more.reasons), else_=known.reasons),
+        "armed": func.coalesce(mean, more.armed, known.armed),
+    }
+    return statement.on_conflict_do_update(index_elements=["station_id", "hour"], set_=changes)
 
 
 def class_of(verdict: ClassificationPart | None) -> int:
