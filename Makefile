@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 DATA ?= ../shared/data
 WORK ?= $(HOME)/.cache/talus
 
-.PHONY: demo desk test test-train check model release clean test-tensorrt-api test-aarch64
+.PHONY: bench demo desk test test-train check model release clean test-tensorrt-api test-aarch64
 
 demo:
 	@.ci/setup $(VENV) demo
@@ -49,6 +49,12 @@ release:
 	$(VENV)/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml -o dist/sbom.cdx.json systemd/requirements.txt
 	cp systemd/requirements.txt dist/
 	cd dist && sha256sum * > SHA256SUMS
+
+# Every part beside what one would use instead; writes docs/benchmarks.md. `make bench QUICK=1` is the short form.
+bench:
+	@.ci/setup $(VENV) dev tools
+	@$(PY) -m pip install -q --disable-pip-version-check openvino || echo "bench: openvino is not to be had here; it is left out"
+	$(PY) bench/run.py --write $(if $(QUICK),--quick)
 
 # Not part of `make test`: fetches about a gigabyte, and what it compares changes only with a new TensorRT.
 test-tensorrt-api:

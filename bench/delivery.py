@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from support import row
 
 from agent.config.broker import (
     DEFAULT_PREFIX,
@@ -220,7 +221,7 @@ def paho_drained(broker: BrokerAddress, count: int) -> float:
 
 def show(name: str, times: Sequence[float] | np.ndarray) -> tuple[float, float]:
     median, p99, worst = (float(np.percentile(times, q)) for q in (50, 99, 100))
-    print(f"{name:<44}{len(times):>6}{median:>10.2f}{p99:>10.2f}{worst:>10.2f}")
+    row(f"{name} ({len(times)})", f"{median:.2f} / {p99:.2f} / {worst:.2f} ms")
     return median, p99
 
 
@@ -233,23 +234,18 @@ def main() -> int:
     options = parser.parse_args()
     with local_broker() as broker, tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        print(f"broker {broker.program}, outbox in {folder.parent}, {os.cpu_count()} cores\n")
-        print(f"{'milliseconds':<44}{'n':>6}{'median':>10}{'p99':>10}{'max':>10}")
+        print(f"broker {broker.program}, outbox in {folder.parent}, {os.cpu_count()} cores; median / p99 / most")
         show("paho alone, in memory (peer)", paho_alone(broker, options.rounds))
         show("outbox's commit alone", commit_alone(folder, options.rounds))
         show("put to acknowledgement", through_the_outbox(broker, folder, options.rounds))
         median, p99 = show("last sample in to acknowledgement", whole_line(broker, folder, options.seconds))
         peer = paho_drained(broker, options.backlog)
         rate = drained(broker, folder, options.backlog)
-    print(
-        f"\nbacklog of {options.backlog}: {rate:.0f} messages/s; paho's queue in memory (peer): {peer:.0f} messages/s"
-    )
-    met = median <= MEDIAN_MS and p99 <= P99_MS and rate >= DRAIN_PER_S
-    print(
-        f"{'met' if met else 'MISSED'}: median <= {MEDIAN_MS:g} ms, p99 <= {P99_MS:g} ms, "
-        f"drain >= {DRAIN_PER_S:g} messages/s"
-    )
-    return 0 if met else 1
+    met = median <= MEDIAN_MS and p99 <= P99_MS
+    row("last sample in to acknowledgement", f"{median:.1f} / {p99:.1f} ms", f"<= {MEDIAN_MS:g} / {P99_MS:g} ms", met)
+    row(f"backlog of {options.backlog} drained", f"{rate:,.0f} /s", f">= {DRAIN_PER_S:g} /s", rate >= DRAIN_PER_S)
+    row("  paho's queue, in memory (peer)", f"{peer:,.0f} /s")
+    return 0 if met and rate >= DRAIN_PER_S else 1
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 own FP32, and 30 and 150 times as fast as its teachers PRIME-DP tinny and middle on their event path.
 
 The peers run in each round in a new order, so whatever else the machine does disturbs all of them alike: the agent's
-whole ``classify``, the network alone as CPU INT8, as the TensorRT file on the same CPU, and as the float graph of the
-same layout and weights. One more line is for information: ``classify`` with cold caches, as after minutes without a
-trigger. The teachers (random weights, which cost as much as any) take turns with the student in rounds of their own:
-they would drive it out of the caches. Needs ``onnx``; ``torch`` for the teachers.
+whole ``classify``, the network alone as CPU INT8, the same file on OpenVINO where it is installed, the TensorRT file on
+the same CPU, and the float graph of the same layout and weights. One more line is for information: ``classify`` with
+cold caches, as after minutes without a trigger. The teachers (random weights, which cost as much as any) take turns
+with the student in rounds of their own: they would drive it out of the caches. Needs ``onnx``; ``torch`` for the
+teachers.
 
     OMP_NUM_THREADS=1 python bench/inference.py [--bundle PATH] [--rounds 500] [--teacher-rounds 20]
 """
@@ -19,16 +20,18 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+from support import Spread, in_turns, ratio_of, row
 
 from agent.inference import Backend, open_bundle, open_classifier
 from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, TRT_MODEL
 from agent.inference.onnxruntime import OnnxRuntimeBackend, open_backend
 from agent.inference.selftest import golden_drift, read_golden
-from agent.types import Window
+from agent.types import WINDOW_SAMPLES, Window
 from quantize.quantise.qdq import dequantise
 
 LIMIT_MS, LIMIT_VNNI_MS = 1.0, 0.6
@@ -63,8 +66,8 @@ def cold(run: Callable[[int], object], rounds: int) -> np.ndarray:
     return np.array(times)
 
 
-def teachers(student: Callable[[int], object], rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds of the student, and of each teacher's event path on one thread, in turns."""
+def teachers(student: Callable[[int], object], rounds: int) -> dict[str, Spread]:
+    """Seconds of the student, and of each teacher's event path and of all its outputs on one thread, in turns."""
     import torch
 
     from quantize.train.fill import reference_input
@@ -72,21 +75,34 @@ def teachers(student: Callable[[int], object], rounds: int) -> dict[str, np.ndar
 
     torch.set_num_threads(1)
     window = torch.from_numpy(reference_input()[:1].copy())
-    models = {name: PrimeDP(name).eval() for name in FASTER}
-    runs: dict[str, Callable[[int], object]] = {"student": student}
-    times: dict[str, list[float]] = {name: [] for name in ("student", *models)}
-    for name, model in models.items():
-        runs[name] = lambda _turn, model=model: model.event_logits(window)  # type: ignore[misc]
+    calls: dict[str, Callable[[], object]] = {"student": lambda: student(0)}
+    for name in FASTER:
+        model = PrimeDP(name).eval()
+        calls[name] = partial(model.event_logits, window)
+        calls[f"{name}, all outputs"] = partial(model, window)
     with torch.inference_mode():
-        for turn in range(-2, rounds):
-            for name, run in runs.items():
-                if name == "student":
-                    run(turn)  # what its predecessor has driven out of the caches is not the student's to pay
-                begin = time.perf_counter()
-                run(turn)
-                if turn >= 0:
-                    times[name].append((time.perf_counter() - begin) * 1e3)
-    return {name: np.array(values) for name, values in times.items()}
+        in_turns(1, time.perf_counter, **calls)
+        return in_turns(rounds, time.perf_counter, **calls)
+
+
+def openvino(model: bytes) -> Callable[[Window], object] | None:
+    """The same file on OpenVINO, on one thread; None where it is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        print("openvino is not installed: pip install openvino")
+        return None
+    from openvino import Core
+
+    core = Core()
+    compiled = core.compile_model(
+        core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    )
+    request, given = compiled.create_infer_request(), np.zeros((1, 3, 1, WINDOW_SAMPLES), np.float32)
+
+    def run(window: Window) -> object:
+        given[0, :, 0] = window.data
+        return request.infer({0: given})
+
+    return run
 
 
 def alone(network: Backend, windows: Sequence[Window]) -> Callable[[int], object]:
@@ -115,41 +131,47 @@ def main() -> int:
     }
     for name, network in networks.items():
         runs[name] = alone(network, windows)
+    peer = openvino(bundle.file(CPU_MODEL))
+    if peer is not None:
+        runs["the same file on OpenVINO (peer)"] = lambda turn: peer(windows[turn % len(windows)])
     times = measure(runs, options.rounds)
     times["classify(), cold caches"] = cold(runs["classify(), CPU INT8"], max(20, options.rounds // 10))
 
     print(f"{classifier.model} ({classifier.sha256[:12]}) on {processor()}, one thread, {options.rounds} rounds")
-    print(f"{'':32}{'median ms':>10}{'p99':>8}{'min':>8}")
+    print("median / 99th percentile / least")
     for name, values in times.items():
-        print(f"{name:32}{np.median(values):10.3f}{np.quantile(values, 0.99):8.3f}{values.min():8.3f}")
+        figures = f"{np.median(values):.3f} / {np.quantile(values, 0.99):.3f} / {values.min():.3f} ms"
+        row(f"  {name}", figures)
     medians = {name: float(np.median(values)) for name, values in times.items()}
     ratio = medians["FP32, same layout"] / medians["CPU INT8 file"]
     whole = medians["classify(), CPU INT8"]
-    drift = golden_drift(classifier, golden, CPU_MODEL)
-    print(f"INT8 is {ratio:.2f} x as fast as FP32; golden windows drift by {drift:.4f}")
     limit = LIMIT_VNNI_MS if "vnni" in processor() else LIMIT_MS
-    goals = {f"one window in {whole:.3f} ms (limit {limit} ms)": whole <= limit, "INT8 faster than FP32": ratio > 1}
-    goals |= beside_teachers(runs["CPU INT8 file"], options.teacher_rounds)
-    for goal, met in goals.items():
-        print(f"{'PASS' if met else 'FAIL'}: {goal}")
-    return 0 if all(goals.values()) else 1
+    row("one window, median", f"{whole:.3f} ms", f"<= {limit} ms", whole <= limit)
+    row("INT8 beside FP32", f"{ratio:.2f} times as fast", "> 1", ratio > 1)
+    if peer is not None:
+        beside = medians["the same file on OpenVINO (peer)"] / medians["CPU INT8 file"]
+        row("ONNX Runtime beside OpenVINO, the same file", f"{beside:.2f} times as fast")
+    row("golden windows drift by", f"{golden_drift(classifier, golden, CPU_MODEL):.4f}")
+    met = whole <= limit and ratio > 1
+    return 0 if beside_teachers(runs["CPU INT8 file"], options.teacher_rounds) and met else 1
 
 
-def beside_teachers(student: Callable[[int], object], rounds: int) -> dict[str, bool]:
-    """Print the teachers' times; goals in words, with whether they are met."""
+def beside_teachers(student: Callable[[int], object], rounds: int) -> bool:
+    """The teachers' rows; whether the student is as many times as fast as it must be."""
     if not rounds:
-        return {}
+        return True
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed (extra `train`): no comparison with the teachers")
-        return {}
+        return True
     times = teachers(student, rounds)
-    goals = {}
-    for name, values in times.items():
-        print(f"{'in turns: ' + name:32}{np.median(values):10.3f}{np.quantile(values, 0.99):8.3f}{values.min():8.3f}")
+    for name, spread in times.items():
+        row(f"  in turns: {name}", spread.words(1e3, "ms", 3))
+    met = True
     for name, factor in FASTER.items():
-        ratio = float(np.median(times[name]) / np.median(times["student"]))
-        goals[f"{ratio:.0f} times as fast as {name}, event path (at least {factor:g})"] = ratio >= factor
-    return goals
+        ratio = ratio_of(times, name, "student")
+        met &= ratio >= factor
+        row(f"student beside {name}, event path", f"{ratio:.0f} times as fast", f">= {factor:g}", ratio >= factor)
+    return met
 
 
 def processor() -> str:

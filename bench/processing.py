@@ -160,12 +160,12 @@ def packet_loop(trigger: TriggerConfig, blocks: list[SampleBlock]) -> None:
     """What one writes with scipy and ObsPy for live packets: a filter that keeps its state, and STA/LTA of the last ten
     long averages anew with each packet, as ObsPy's keeps none."""
     sos = butterworth(trigger.low_hz, trigger.high_hz, RATE_HZ, trigger.order)
-    state = {name: np.zeros((len(sos), 2)) for name in "ENZ"}
+    sos, state = np.array(sos), {name: np.zeros((len(sos), 2)) for name in "ENZ"}
     kept = {name: np.zeros(0) for name in "ENZ"}
     length = round(10 * trigger.lta_s * RATE_HZ)
     for block in blocks:
         name = block.stream.component
-        filtered, state[name] = sosfilt(sos, block.samples, zi=state[name])
+        filtered, state[name] = sosfilt(sos, block.samples.astype(np.float64), zi=state[name])
         kept[name] = np.concatenate([kept[name], filtered])[-length:]
         if len(kept[name]) > trigger.lta_s * RATE_HZ:
             recursive_sta_lta(kept[name], round(trigger.sta_s * RATE_HZ), round(trigger.lta_s * RATE_HZ))
@@ -238,10 +238,11 @@ def of_parts(channels: Channels, turns: int) -> None:
 # Line
 
 
-def replay(files: list[Path], packet_s: float | None, found: dict[object, int], *, slow: bool = True) -> None:
-    """From opening the files to the last message; ``found`` gets the number of events."""
+def replay(files: list[Path], packet_s: float | None, found: dict[object, int], *, slow: bool = True) -> float:
+    """Seconds from opening the files to the last message; ``found`` gets the number of events."""
     trigger = TriggerConfig(slow=SlowTriggerConfig(enabled=slow))
     line = build_line(TunablesConfig(trigger=trigger), ClassifierConfig(), "talus/v1")
+    began = cpu()
     events = {
         output.id
         for block in ArchiveSource(files, packet_s, on_problem=print).blocks()
@@ -250,6 +251,7 @@ def replay(files: list[Path], packet_s: float | None, found: dict[object, int], 
     }
     events |= {output.id for output in line.finish(0).outputs if isinstance(output, Event)}
     found[packet_s, slow] = len(events)
+    return cpu() - began
 
 
 def obspy_files(files: list[Path]) -> None:

@@ -179,6 +179,7 @@ class Hearing:
         self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
         # What follows is worked up from the news, under the lock.
         self._rate_hz = self._high_hz = 0.0
+        self._least_of: tuple[tuple[TriggerConfig, float, float] | None, float] = (None, 0.0)
         self._usual_now: tuple[float | None, Mapping[str, float]] | None = None
         self._steps: deque[Step] = deque(maxlen=HOUR)
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
@@ -318,7 +319,7 @@ class Hearing:
         first packet."""
         self._work()
         with self._lock:
-            return least_energy(self._trigger, self._rate_hz, self._high_hz) if self._rate_hz else None
+            return self._least() if self._rate_hz else None
 
     def is_deaf(self) -> bool:
         """Whether the sensor has begun to listen, and could hear nothing in the newest complete step."""
@@ -456,7 +457,15 @@ class Hearing:
         return 1 if t.combine == "vector" else min(t.components_needed, len(alive))
 
     def _can_trigger(self) -> bool:
-        return not self._rate_hz or not math.isinf(least_energy(self._trigger, self._rate_hz, self._high_hz))
+        return not self._rate_hz or not math.isinf(self._least())
+
+    def _least(self) -> float:
+        """``least_energy`` of the settings as they are: to look it up costs more than a step."""
+        known, least = self._least_of
+        if known is None or known[0] is not self._trigger or known[1:] != (self._rate_hz, self._high_hz):
+            least = least_energy(self._trigger, self._rate_hz, self._high_hz)
+            self._least_of = (self._trigger, self._rate_hz, self._high_hz), least
+        return least
 
     def _threshold(self, energies: Mapping[str, float], broken: frozenset[str]) -> float | None:
         """Counts, from the long averages of what is alive; infinite where no event would trigger, None where nothing is
@@ -464,7 +473,7 @@ class Hearing:
         working = [letter for letter in energies if letter not in broken]
         if not working:
             return None
-        least = least_energy(self._trigger, self._rate_hz, self._high_hz)
+        least = self._least()
         if math.isinf(least):
             return least
         if self._trigger.combine == "vector":
@@ -603,8 +612,8 @@ def _by_level(levels: Mapping[str, float], usual: Mapping[str, float], *, whole:
         known = usual.get(letter, 0.0)
         if known and not known < FAR_OFF * level < FAR_OFF * FAR_OFF * known:
             flaws.add(("louder_than_usual" if level > known else "quieter_than_usual", letter))
-    ranked = sorted(levels, key=lambda letter: levels[letter])
-    if len(ranked) >= 2:
+    if levels and max(levels.values()) > FAR_OFF * min(levels.values()):
+        ranked = sorted(levels, key=lambda letter: levels[letter])
         if levels[ranked[-1]] > FAR_OFF * levels[ranked[-2]] > 0:
             flaws.add(("louder_than_neighbours", ranked[-1]))
         if levels[ranked[0]] < levels[ranked[1]] / FAR_OFF:
