@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,11 +23,12 @@ from inference_support import (
     stored_windows,
     window,
 )
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from agent.errors import BackendError, BundleError, ModelError
 from agent.inference import NetworkClassifier, load, open_bundle, open_classifier
-from agent.inference.bundle import CPU_MODEL
+from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, Calibration
 from agent.inference.constant import ConstantBackend
 from agent.inference.onnxruntime import OnnxRuntimeBackend
 from agent.inference.selftest import check_golden, golden_drift, read_golden
@@ -232,6 +234,38 @@ def test_golden_windows_are_the_same_everywhere_and_normalised_as_the_preparatio
         assert [int(p) for p in peaks] == [0 if row in motion.silent else 127 for row in range(3)]
         assert not data[:, 2048 + round(motion.seconds * 100) :].any()
     assert {3.0, 5.0, 10.0, 20.0, 40.0} <= {float(s) for s in seconds}
+
+
+def test_a_dead_channel_or_a_halved_range_does_not_pass_the_golden_windows() -> None:
+    """Of the shipped network: the answer to a window of which it is sure hardly moves when one of 128 channels dies, so
+    some of the windows lie near the boundary of two labels."""
+    bundle = open_bundle(DEFAULT_BUNDLE)
+    golden, tolerance = read_golden(bundle), bundle.manifest.golden.files[CPU_MODEL].tolerance
+    calibration = Calibration(bundle.manifest.temperature)
+    windows = np.stack([one.data for one in golden.windows])
+    model = onnx.load_from_string(bundle.file(CPU_MODEL))
+    constants = {one.name: one for one in model.graph.initializer}
+    scale_of = {node.output[0]: node.input for node in model.graph.node if node.op_type == "DequantizeLinear"}
+
+    def is_refused(name: str, changed: NDArray[Any]) -> bool:
+        before = numpy_helper.to_array(constants[name])
+        constants[name].CopyFrom(numpy_helper.from_array(changed.astype(before.dtype), name))
+        rows = zip(infer.logits(model, windows), golden.windows, strict=True)
+        answers = np.stack([calibration.probabilities(row, window.seconds) for row, window in rows])
+        constants[name].CopyFrom(numpy_helper.from_array(before, name))
+        return bool(np.abs(answers - golden.answers[CPU_MODEL]).max() > tolerance)
+
+    refused = []
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            weights = numpy_helper.to_array(constants[scale_of[node.input[1]][0]])
+            for channel in range(5, len(weights), 40):
+                dead = weights.copy()
+                dead[channel] = 0
+                refused.append(is_refused(scale_of[node.input[1]][0], dead))
+    assert len(refused) == 20 and sum(refused) >= 18
+    ranges = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert all(is_refused(name, numpy_helper.to_array(constants[name]) / 2) for name in ranges)
 
 
 def test_only_the_chosen_backend_is_imported(bundle: Path) -> None:
