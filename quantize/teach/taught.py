@@ -28,7 +28,7 @@ from agent.inference.bundle import (
 from agent.inference.selftest import read_golden
 from agent.types import LABELS
 from quantize.quantise import infer
-from quantize.quantise.golden import golden_file
+from quantize.quantise.golden import VARIOUS, golden_file
 from quantize.quantise.graph import ExportError
 from quantize.quantise.place import place, sha256, tools
 from quantize.teach.head import Head, replace_head
@@ -158,7 +158,7 @@ def require_agreement(parent: Bundle, networks: Mapping[str, bytes], calibration
     Raises:
         ExportError: they are.
     """
-    golden = read_golden(parent).windows
+    golden = read_golden(parent).windows[:VARIOUS]  # another head has its boundaries elsewhere
     windows = np.stack([window.data for window in golden])
     stated: Any = parent.manifest.metrics.get("tolerances", {})
     answers = {
