@@ -138,6 +138,11 @@ class Mosquitto:
             self._process.wait(60)
             self._process = None
 
+    def has_subscribed(self, client_id: str) -> bool:
+        """Whether a client with that name has ever subscribed to something, so that the broker keeps what comes for it
+        (if it has asked for that)."""
+        return f"Sending SUBACK to {client_id}\n" in self.log.read_text()
+
     def reload(self) -> None:
         """Have it read its access list and passwords anew."""
         assert self._process is not None

@@ -52,7 +52,8 @@ class DeskProcess:
     configuration file. Killed at the end of a ``with``."""
 
     def __init__(self, folder: Path, broker: Mosquitto, **settings: Any) -> None:
-        self.folder = folder
+        self.folder, self._broker = folder, broker
+        self._session = str(settings.get("session", DeskConfig.model_fields["session"].default))
         self.address = ""
         self.log = folder / "desk.log"
         self._process: subprocess.Popen[str] | None = None
@@ -97,6 +98,7 @@ class DeskProcess:
         self.address = found[0]
         if wait:
             wait_for(self.is_up, what="the desk")
+            wait_for(lambda: self._broker.has_subscribed(self._session), what="the desk hears its broker")
         return self
 
     def is_up(self) -> bool:

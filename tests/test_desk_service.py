@@ -49,6 +49,8 @@ class Process:
             assert told is not None
             self.password = told[1]
         wait_for(self._is_up, what="the desk")
+        session = DeskConfig.model_fields["session"].default
+        wait_for(lambda: self._broker.has_subscribed(session), what="the desk hears its broker")
 
     def _is_up(self) -> bool:
         try:

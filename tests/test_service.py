@@ -451,7 +451,7 @@ def test_a_full_disk_is_reported_and_survived(tmp_path: Path, kind: type[SmallDi
     state = tmp_path / "state"
     state.mkdir()
     with kind(state) as disk, running(tmp_path) as broker:
-        config = write_config(tmp_path, records, broker.port, source=paced(records, 30))
+        config = write_config(tmp_path, records, broker.port, source=paced(records, 15))
         with Collector(broker.settings()) as collector, running_agent("run", "--config", config) as agent:
             wait_for(lambda: collector.bodies("/event"), what="the first event")
             disk.fill(agent)
