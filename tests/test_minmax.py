@@ -225,7 +225,8 @@ def test_a_database_of_the_first_layout_gets_the_table(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/desk.db"
     store = Store(url)
     with store.writing() as connection:
-        connection.execute(text("DROP TABLE envelope"))
+        for later in ("envelope", "health_day"):
+            connection.execute(text(f"DROP TABLE {later}"))
         connection.execute(text("UPDATE version SET number = 1"))
     store.close()
     store = Store(url)

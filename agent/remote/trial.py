@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,9 @@ def try_bundle(path: Path, limit_s: float = LIMIT_S, stopped: Callable[[], bool]
         finally:
             child.kill()
     out, err = answer
+    if child.returncode in (-signal.SIGINT, -signal.SIGTERM):
+        # The child of an agent that is being stopped, in the moment before it has a session of its own.
+        raise ControlError("stopped", "the trial was stopped")
     if child.returncode < 0:
         raise ControlError("bundle", f"opening it killed a process (signal {-child.returncode})", "do not trust it")
     try:
