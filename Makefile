@@ -16,10 +16,10 @@ desk:
 	@.ci/setup $(VENV) desk
 	@$(PY) -m demo.desk --port $${PORT:-8088}
 
-# One worker more than there are cores: many tests wait for a broker, a clock or a restart.
+# Two workers more than there are cores: many tests wait for a broker, a clock or a restart.
 test:
 	@.ci/setup $(VENV) dev tools
-	$(PY) -m pytest -n $$(($$(nproc) + 1)) --dist loadfile -m "not train" $(TESTS)
+	$(PY) -m pytest -n $$(($$(nproc) + 2)) --dist loadfile -m "not train" $(TESTS)
 
 # The tests that train networks: torch, several hundred megabytes, is installed for them.
 test-train:
