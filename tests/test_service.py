@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -220,6 +221,28 @@ def test_systemd_hears_of_ready_watchdog_and_stopping(tmp_path: Path, records: P
                 rest.append(heard.get(timeout=60))
             assert agent.end() == 0
         assert set(rest) == {"WATCHDOG=1", "STOPPING=1"} or rest == ["STOPPING=1"]
+
+
+def test_a_signal_at_any_moment_of_the_wait_for_one_is_heard(tmp_path: Path) -> None:
+    """A handler runs between two instructions of the thread that waits, whatever lock that holds."""
+    config = write_config(tmp_path, tmp_path)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from agent.config.file import load; from agent.service.service import Service\n"
+        "service = Service(load(Path(sys.argv[1]))); service._install_signal_handlers(); print('ready', flush=True)\n"
+        "while service._wait(0.0002): pass"
+    )
+    command = [sys.executable, "-c", script, str(config)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "ready\n"
+            for _ in range(3000):
+                child.send_signal(signal.SIGHUP)
+                time.sleep(0.0004)
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(60) == 0
+        finally:
+            child.kill()
 
 
 def test_the_tool_that_is_asked_about_the_clock_does_not_speak_to_systemd(tmp_path: Path, records: Path) -> None:

@@ -16,10 +16,10 @@ import os
 import platform
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from agent import __version__
@@ -92,8 +92,10 @@ class Service:
         """``reread`` reads the configuration anew, at SIGHUP."""
         self._config = config
         self._reread = reread
-        self._hangup = threading.Event()
-        self._stop = threading.Event()
+        self._signals: SimpleQueue[int] = SimpleQueue()
+        """Those that came. No ``Event``: a handler runs between two instructions of the thread that waits, and may find
+        the event's lock held by that thread, for ever."""
+        self._reload = False
         self._started = format_ns(time.time_ns())
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._failure: tuple[str, BaseException] | None = None
@@ -202,9 +204,17 @@ class Service:
                     _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
 
     def _install_signal_handlers(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: self._hangup.set())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: self._signals.put(number))
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for a signal, at most so long; False where it is one to stop."""
+        try:
+            number = self._signals.get(timeout=seconds)
+        except Empty:
+            return True
+        self._reload |= number == signal.SIGHUP
+        return number == signal.SIGHUP
 
     def _orders(self, station: StationId) -> RemoteOrders | None:
         """The receiver of remote models and commands; None where no key is trusted."""
@@ -234,7 +244,7 @@ class Service:
         next_watchdog = 0.0
         backend_status, tuned, model = runner.line.backend_status(), tunables.effective, runner.line.classifier.sha256
         steps = StepWatch()
-        while not self._stop.wait(TICK_S):
+        while self._wait(TICK_S):
             now = time.monotonic()
             if step_s := steps.step_s():
                 _log.warning("this machine's clock was set by %+.1f s", step_s)
@@ -265,8 +275,8 @@ class Service:
 
     def _tune(self, tunables: Tunables, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
         """Apply changes of the file and of the remote configuration."""
-        if self._hangup.is_set() and self._reread is not None:
-            self._hangup.clear()
+        if self._reload and self._reread is not None:
+            self._reload = False
             tunables.reload(self._reread)
         report = tunables.tick(
             now,
