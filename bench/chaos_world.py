@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 import obspy
 
-from agent.config.broker import MqttSettings
-from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.sockets import Waker
-from agent.errors import DeliveryError
+from agent.deliver.connection import Received
 from agent.messages.schema import MODELS, parse
 from agent.messages.text import describe
 from agent.sources.simulator import Scenario, SimulatedSite, SimulatorSource, station_ids, steady
 from agent.types import NS, parse_ns
+from desk.crisis.broker import Subscriber
 
 ROOT = Path(__file__).parents[1]
 _SAID_ALERT = re.compile(r"agent\.service\.threads: (ALERT .*)")
@@ -151,12 +149,11 @@ class Keeper(threading.Thread):
         return self._process.returncode, time.monotonic() - began
 
 
-class Ears(threading.Thread):
-    """A subscriber with a session: all that arrives, copies included, in order; and the newest health."""
+class Ears(Subscriber):
+    """All that arrives, copies included, in order; and the newest health."""
 
     def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self._settings = MqttSettings(host="127.0.0.1", port=port)
+        super().__init__(port, "chaos-ears")
         self.heard: list[tuple[str, dict[str, Any]]] = []
         self.words: dict[tuple[str, int], str] = {}
         """Of each alert, by who says it."""
@@ -165,31 +162,9 @@ class Ears(threading.Thread):
         """When each came, by this machine's clock."""
         self.newest_ns = START_NS
         """Onset of the newest event, in the time of the data."""
-        self.ready = threading.Event()
-        self._stopping = False
 
-    def run(self) -> None:
-        subscription = Subscription(["talus/#"], self._hear, 86_400)
-        waker = Waker()
-        while not self._stopping:
-            connection = None
-            try:
-                connection = Connection.open(self._settings, "chaos-ears", waker, subscription=subscription)
-                self.ready.set()
-                while not self._stopping:
-                    connection.pump(0.5)
-            except DeliveryError:
-                time.sleep(0.05)
-            finally:
-                if connection is not None:
-                    connection.close()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self.join(10)
-
-    def _hear(self, message: Received) -> bool:
-        name = message.topic.rsplit("/", 1)[-1]
+    def receive(self, name: str, message: Received) -> None:
+        """See ``Subscriber``."""
         if name == "health":
             self.health = json.loads(message.payload)
         elif name in ("event", "alert"):
@@ -199,7 +174,6 @@ class Ears(threading.Thread):
             self.newest_ns = max(self.newest_ns, parse_ns(body["onset"]))
             if name == "alert":
                 self.words[body["boot_id"], body["seq"]] = describe(parse(MODELS[name], message.payload))
-        return True
 
 
 class Watcher:

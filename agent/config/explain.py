@@ -235,10 +235,10 @@ def shown(loc: Loc, text: str) -> str | None:
     """A value fit for an error message: nothing of a secret, one line, not long; None if it must not be shown."""
     if not text or any(isinstance(part, str) and _SECRET.search(part) for part in loc):
         return None
-    text = printable(re.sub(r"[^\s/]*@", "***@", text))
+    text = escaped(re.sub(r"[^\s/]*@", "***@", text))
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def printable(text: str) -> str:
-    """``text`` without anything that a terminal would act upon."""
+def escaped(text: str) -> str:
+    """``text`` with the escape sequence (as ``\\x1b``) of each character that a terminal would act upon."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from agent.config.broker import MqttConfig, TlsConfig
-from agent.config.explain import dotted, printable, shown, validate
+from agent.config.explain import dotted, escaped, shown, validate
 from agent.config.outputs import is_loopback
 from agent.config.policy import PolicyConfig
 from agent.config.remote import ControlConfig
@@ -249,7 +249,7 @@ def _guarded(path: Path, read: Callable[[], tuple[S | None, list[Problem]]]) -> 
         return read()
     except Exception as error:  # noqa: BLE001 - whatever it is, at SIGHUP the agent must go on
         _log.debug("a fault in the reading of %s", path, exc_info=error)
-        reason = f"cannot be checked ({type(error).__name__}: {printable(str(error))[:200]}); please report this file"
+        reason = f"cannot be checked ({type(error).__name__}: {escaped(str(error))[:200]}); please report this file"
         return None, [Problem(str(path), 0, "", reason)]
 
 
@@ -273,12 +273,12 @@ def _validated(model: type[S], path: Path) -> tuple[S | None, list[Problem], Doc
         return None, [Problem(file, fault.spot.line, "", _with_column(fault.spot, fault.reason))], None
     broken = {fault.loc for fault in document.faults}
     config, findings = validate(model, document.value, {"base": path.parent})
-    problems = [Problem(file, f.spot.line, printable(dotted(f.loc)), f.reason) for f in document.faults]
+    problems = [Problem(file, f.spot.line, escaped(dotted(f.loc)), f.reason) for f in document.faults]
     for finding in findings:
         if finding.loc not in broken:
             spot = _spot(document, finding.loc)
             value = shown(finding.loc, spot.text) if finding.about_value else None
-            problems.append(Problem(file, spot.line, printable(dotted(finding.loc)), finding.reason, value))
+            problems.append(Problem(file, spot.line, escaped(dotted(finding.loc)), finding.reason, value))
     return config, sorted(problems, key=lambda problem: problem.line), document
 
 

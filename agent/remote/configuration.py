@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from agent.backoff import ThrottledLog
-from agent.config.explain import dotted, printable, validate
+from agent.config.explain import dotted, escaped, validate
 from agent.config.file import ControlConfig, TunablesConfig, digest
 from agent.errors import ControlError, TalusError
 from agent.messages.payloads import Stamp
@@ -55,7 +55,7 @@ def laid_over(below: TunablesConfig, content: Mapping[str, Any]) -> TunablesConf
     whole = _merged(below.model_dump(mode="json", exclude_unset=True), content)
     found, findings = validate(TunablesConfig, whole, {})
     if found is None:
-        faults = "; ".join(f"{printable(dotted(f.loc))} {f.reason}" for f in findings)
+        faults = "; ".join(f"{escaped(dotted(f.loc))} {f.reason}" for f in findings)
         raise ControlError("invalid", faults[:TEXT_LIMIT], "`talus docs configuration` lists what `tunables` may hold")
     return found
 

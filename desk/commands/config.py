@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.commands.options import add_broker, settings_of
-from agent.config.explain import printable
+from agent.config.explain import escaped
 from agent.errors import ConfigError, ControlError, UsageError
 from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named, write
 from desk.push.presence import tell_absence
@@ -306,7 +306,7 @@ def _told(line: Outcome) -> str:
     }  # fmt: skip
     why = f": {line.reason}" if line.reason else ""
     text = f"{what}{who} {results[line.result]}{why}"
-    return printable(text)
+    return escaped(text)
 
 
 def _claimed(order: bytes) -> list[str]:

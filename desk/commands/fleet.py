@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.commands.options import add_broker, settings_of
-from agent.config.explain import printable
+from agent.config.explain import escaped
 from agent.errors import ControlError, UsageError
 from desk.commands.options import VALID_DAYS, station_named
 
@@ -93,7 +93,7 @@ def _line(member: Member, now_ns: int) -> tuple[str, ...]:
         member.name, told["fault"] or "ok", told["version"], told["model"], told["config"],
         None if share is None else f"{100 * share:.0f} %", told["voice"], None if age_s is None else f"{age_s} s",
     )  # fmt: skip
-    return tuple("-" if text is None else printable(text) for text in texts)
+    return tuple("-" if text is None else escaped(text) for text in texts)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -122,14 +122,14 @@ def _push(args: argparse.Namespace, kind: str, file: Path) -> int:
     def tell(name: str, reason: str | None) -> None:
         nonlocal done
         done += reason is None
-        print(printable(f"{name}: {'kept' if reason is None else reason}"), flush=True)
+        print(escaped(f"{name}: {'kept' if reason is None else reason}"), flush=True)
 
     stopped = roll_out(names, args.wave, order, members, again=lambda: look(settings), begin=begin, tell=tell)
     if stopped is None:
         print(f"talus fleet: {done} stations have kept it now, {len(names) - done} had before", file=sys.stderr)
         return 0
     reasons = "; ".join(f"{name} {reason}" for name, reason in sorted(stopped.reasons.items()))
-    print(printable(f"talus fleet: stopped: {reasons}"), file=sys.stderr)
+    print(escaped(f"talus fleet: stopped: {reasons}"), file=sys.stderr)
     print(
         f"talus fleet: {len(stopped.left)} stations were not begun; the same command goes on, "
         "and passes over those that have kept it",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.options import add_broker, settings_of
-from agent.config.explain import printable
+from agent.config.explain import escaped
 from agent.errors import ControlError, UsageError
 from desk.commands.ask import give
 from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named
@@ -123,4 +123,4 @@ def _told(report: ModelReport) -> str:
     if report.reason:
         words += f" ({report.reason})"
     words += f"; {report.serving.name} serves"
-    return printable(words)
+    return escaped(words)

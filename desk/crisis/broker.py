@@ -168,29 +168,23 @@ class Arrival:
     wall_ns: int
 
 
-class Listener(threading.Thread):
-    """A subscriber with a session, as a desk is. ``floor_ns`` is the data time at which the way was last opened again:
-    what comes later and was decided before has waited until then."""
+class Subscriber(threading.Thread):
+    """A subscriber with a session, as a desk is; it comes back after every loss. ``receive`` says what to keep."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, client_id: str) -> None:
         super().__init__(daemon=True)
         self._settings = MqttSettings(host=_HOST, port=port)
-        self.arrived: dict[tuple[str, int], Arrival] = {}
-        """By ``boot_id`` and ``seq``; copies are passed over."""
-        self.copies = 0
-        self.offline = 0
-        """How often the broker has said that the station is lost."""
-        self.floor_ns = 0
+        self._client_id = client_id
         self.ready = threading.Event()
         self._stopping = False
 
     def run(self) -> None:
-        subscription = Subscription(["talus/#"], self._hear, 86_400)
+        subscription = Subscription(["talus/#"], self._take, 86_400)
         waker = Waker()
         while not self._stopping:
             connection = None
             try:
-                connection = Connection.open(self._settings, "talus-crisis-desk", waker, subscription=subscription)
+                connection = Connection.open(self._settings, self._client_id, waker, subscription=subscription)
                 while not self._stopping:
                     connection.pump(0.2)
                     if connection.subscribed:
@@ -206,9 +200,30 @@ class Listener(threading.Thread):
         self._stopping = True
         self.join(10)
 
-    def _hear(self, message: Received) -> bool:
-        wall_ns = time.time_ns()
-        name = message.topic.rsplit("/", 1)[-1]
+    def receive(self, name: str, message: Received) -> None:
+        """Take a message, of the last part of its topic ``name``."""
+        raise NotImplementedError
+
+    def _take(self, message: Received) -> bool:
+        self.receive(message.topic.rsplit("/", 1)[-1], message)
+        return True
+
+
+class Listener(Subscriber):
+    """Events and alerts as they came first. ``floor_ns`` is the data time at which the way was last opened again: what
+    comes later and was decided before has waited until then."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port, "talus-crisis-desk")
+        self.arrived: dict[tuple[str, int], Arrival] = {}
+        """By ``boot_id`` and ``seq``; copies are passed over."""
+        self.copies = 0
+        self.offline = 0
+        """How often the broker has said that the station is lost."""
+        self.floor_ns = 0
+
+    def receive(self, name: str, message: Received) -> None:
+        """See ``Subscriber``."""
         if name == "availability":
             self.offline += message.payload == OFFLINE.encode() and not message.retain
         elif name in ("event", "alert"):
@@ -218,5 +233,4 @@ class Listener(threading.Thread):
                 self.copies += 1
             else:
                 at_ns = max(parse_ns(body["timing"]["data"]), self.floor_ns)
-                self.arrived[key] = Arrival(name, body, at_ns, wall_ns)
-        return True
+                self.arrived[key] = Arrival(name, body, at_ns, time.time_ns())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config.broker import MqttSettings
-from agent.config.explain import dotted, printable
+from agent.config.explain import dotted, escaped
 from agent.config.yaml import YamlFault
 from agent.config.yaml import parse as parse_yaml
 from agent.errors import ConfigError, ControlError, DataError
@@ -99,7 +99,7 @@ def read_change(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}:{error.fault.spot.line}: {error.fault.reason}", hint) from None
     if document.faults:
         fault = document.faults[0]
-        raise ConfigError(f"{path}:{fault.spot.line}: {printable(dotted(fault.loc))} {fault.reason}", hint)
+        raise ConfigError(f"{path}:{fault.spot.line}: {escaped(dotted(fault.loc))} {fault.reason}", hint)
     value = document.value
     return value["tunables"] if value.keys() == {"tunables"} and isinstance(value["tunables"], dict) else value
 

@@ -9,17 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
-import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from agent.config.broker import MqttSettings
-from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.sockets import Waker
 from agent.errors import DataError, TalusError
 from agent.inference.bundle import open_bundle
 from agent.messages.payloads import ONLINE
@@ -27,7 +23,7 @@ from agent.messages.schema import ConfigReport, HealthMessage, ModelReport, Payl
 from agent.remote.gate import STATION_NAME
 from agent.types import NS, StationId, parse_ns
 from desk.push import configuration, models
-from desk.push.listening import QUIET_S
+from desk.push.listening import read_retained
 from desk.push.signing import SigningKey
 
 LATE_S = 900.0
@@ -111,18 +107,11 @@ def look(settings: MqttSettings) -> dict[str, Member]:
         DeliveryError: the broker does not answer, or does not let us listen.
     """
     found: dict[str, Member] = {}
-    newest = time.monotonic()
 
-    def receive(message: Received) -> bool:
-        nonlocal newest
-        newest = time.monotonic()
-        network, _, rest = message.topic.removeprefix(f"{settings.prefix}/").partition("/")
-        code, _, kind = rest.partition("/")
-        name = f"{network}.{code}"
+    def receive(name: str, kind: str, payload: bytes) -> None:
         if not STATION_NAME.fullmatch(name) or (name not in found and len(found) >= MOST_STATIONS):
-            return True
+            return
         member = found.setdefault(name, Member(name))
-        payload = message.payload
         match kind:
             case "availability":
                 member.availability = payload[:20].decode("ascii", "replace")
@@ -134,14 +123,8 @@ def look(settings: MqttSettings) -> dict[str, Member]:
                 member.config = _parsed(ConfigReport, payload)
             case "model/reported":
                 member.model = _parsed(ModelReport, payload)
-        return True
 
-    subscription = Subscription([f"{settings.prefix}/+/+/{kind}" for kind in _TOPICS], receive)
-    with contextlib.closing(Waker()) as waker:
-        client_id = f"talus-desk-{secrets.token_hex(4)}"
-        with contextlib.closing(Connection.open(settings, client_id, waker, subscription=subscription)) as connection:
-            while time.monotonic() < newest + QUIET_S:
-                connection.pump(0.1)
+    read_retained(settings, _TOPICS, receive)
     return {name: found[name] for name in sorted(found)}
 
 

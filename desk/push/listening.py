@@ -88,3 +88,34 @@ def listening(
         contextlib.closing(Listening(settings, station, names, receive, waker)) as desk,
     ):
         yield desk
+
+
+def read_retained(
+    settings: MqttSettings,
+    names: Sequence[str],
+    receive: Callable[[str, str, bytes], None],
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
+    """Hand ``receive`` what the broker has retained under the topics ``names`` of every station: NET.STA, the rest of
+    the topic, and the payload. Ends when no more comes, or there is ``enough``.
+
+    Raises:
+        DeliveryError: the broker does not answer, or does not let us listen.
+    """
+    newest = 0.0
+
+    def take(message: Received) -> bool:
+        nonlocal newest
+        newest = time.monotonic()
+        network, _, rest = message.topic.removeprefix(f"{settings.prefix}/").partition("/")
+        code, _, name = rest.partition("/")
+        receive(f"{network}.{code}", name, message.payload)
+        return True
+
+    subscription = Subscription([f"{settings.prefix}/+/+/{name}" for name in names], take)
+    with contextlib.closing(Waker()) as waker:
+        client_id = f"talus-desk-{secrets.token_hex(4)}"
+        with contextlib.closing(Connection.open(settings, client_id, waker, subscription=subscription)) as connection:
+            begun = time.monotonic()
+            while time.monotonic() < max(begun, newest) + QUIET_S and not enough():
+                connection.pump(0.1)

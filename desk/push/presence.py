@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sys
-import time
 from dataclasses import dataclass, field
 
 from agent.config.broker import MqttSettings
-from agent.deliver.connection import Connection, Received, Subscription
-from agent.deliver.sockets import Waker
 from agent.errors import DataError
 from agent.messages.payloads import ONLINE
 from agent.messages.schema import StateMessage, parse
 from agent.types import StationId
+from desk.push.listening import read_retained
 
-QUIET_S = 1.0
-"""Retained messages come at once; after this long without one there are no more."""
 _NAMED = 8
 """Stations that are named."""
 
@@ -56,29 +51,16 @@ def absence(settings: MqttSettings, station: StationId) -> str | None:
 def _look(settings: MqttSettings, station: StationId) -> Present:
     """What the broker has retained; only as much of it as is needed where the station is online."""
     found = Present()
-    newest = time.monotonic()
 
-    def receive(message: Received) -> bool:
-        nonlocal newest
-        newest = time.monotonic()
-        network, _, rest = message.topic.removeprefix(f"{settings.prefix}/").partition("/")
-        code, _, kind = rest.partition("/")
+    def receive(name: str, kind: str, payload: bytes) -> None:
         if kind == "availability":
-            found.availability[f"{network}.{code}"] = message.payload[:20].decode("ascii", "replace")
+            found.availability[name] = payload[:20].decode("ascii", "replace")
         else:
             with contextlib.suppress(DataError):
-                for part in parse(StateMessage, message.payload).stations:
-                    found.served_by[part.station] = f"{network}.{code}"
-        return True
+                for part in parse(StateMessage, payload).stations:
+                    found.served_by[part.station] = name
 
-    filters = [f"{settings.prefix}/+/+/{kind}" for kind in ("availability", "state")]
-    with contextlib.closing(Waker()) as waker:
-        client_id = f"talus-desk-{secrets.token_hex(4)}"
-        connection = Connection.open(settings, client_id, waker, subscription=Subscription(filters, receive))
-        with contextlib.closing(connection):
-            begun = time.monotonic()
-            while time.monotonic() < max(begun, newest) + QUIET_S and found.availability.get(station.short) != ONLINE:
-                connection.pump(0.1)
+    read_retained(settings, ("availability", "state"), receive, lambda: found.availability.get(station.short) == ONLINE)
     return found
 
 
