@@ -78,7 +78,7 @@ class Remark:
 
 
 def remarks(config: Config) -> Iterator[Remark]:
-    """Everything that is amiss around ``config`` on this machine, now."""
+    """All problems of the surroundings of ``config`` on this machine, now."""
     patterns = config.source.paths if config.source.kind == "archive" else ()
     for index, pattern in enumerate(patterns):
         if not Path(pattern).exists() and next(glob.iglob(pattern, recursive=True), None) is None:  # noqa: PTH207 - absolute

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         case ["push", "config" | "model" as kind, file]:
             return _push(args, kind, Path(file))
         case _:
-            raise UsageError(f"talus fleet {' '.join(args.what)}: no such thing", "see talus fleet --help")
+            raise UsageError(f"talus fleet {' '.join(args.what)} is not a command", "see talus fleet --help")
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -158,7 +158,7 @@ def make_plan(
     order = [kinds[k] for _ in range(max(1, round(hours / 12))) for k in rng.permutation(len(kinds))]
     slot = (end - begin) // max(1, len(order))
     if slot < SLOT_MINUTES:
-        raise UsageError(f"{hours:g} hours are too short for {len(order)} kinds of trouble", "give --hours 1 or more")
+        raise UsageError(f"{hours:g} hours are too short for {len(order)} kinds of faults", "give --hours 1 or more")
     spans = []
     for number, kind in enumerate(order):
         first = begin + slot * number + int(rng.integers(1, max(2, slot // 3)))
