@@ -87,7 +87,7 @@ def test_a_model_goes_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (("push", "config", "absent.json", "--all"), "absent.json: No such file"),
         (("push", "model", "bundle.zip", "--all"), "give --key FILE"),
-        (("pull",), "no such thing"),
+        (("pull",), "is not a command"),
         (("push", "config", "absent.json", "--all", "--wave", "0"), "--wave must be positive, not 0"),
     ],
 )
