@@ -149,11 +149,34 @@ def copy_of_e() -> Make:
     return make
 
 
+def opposite_of_e() -> Make:
+    copied = copy_of_e()
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        samples = copied(component, second)
+        return samples if samples is None or component != "N" else -samples
+
+    return make
+
+
+def again(seconds: int) -> Make:
+    """What was recorded in so many seconds, over and over."""
+    background, kept = noise(9), {}
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        return kept.setdefault((component, second % seconds), background(component, second))
+
+    return make
+
+
 WAYS_TO_BE_DEAF: dict[str, tuple[Make, set[str]]] = {
     "zeros": (changed(lambda c, x: 0 * x), {"constant", "not_armed"}),
     "full scale": (changed(lambda c, x: 0 * x + FULL_SCALE), {"constant", "not_armed"}),
     "one component is constant": (changed(lambda c, x: 0 * x - 17, "N"), {"constant"}),
     "one component is a copy of another": (copy_of_e(), {"copies"}),
+    "one component is another with the opposite sign": (opposite_of_e(), {"copies"}),
+    "the recorder sends one packet for ever": (again(1), {"repeats", "not_armed"}),
+    "the recorder sends a buffer of 50 s for ever": (again(50), {"repeats", "not_armed"}),
     "the gain is too high": (changed(lambda c, x: np.clip(x * 100, -5000, 5000), "Z"), {"clipped", "threshold_high"}),
     "the sensor is disconnected": (changed(lambda c, x: (x > 450).astype(np.int32)), {"last_bit", "not_armed"}),
     "one coil is loose": (changed(lambda c, x: x * 2000, "E"), {"louder", "threshold_high"}),
@@ -176,6 +199,21 @@ def test_each_way_to_be_deaf_has_its_name(way: str) -> None:
         hears = not expected & {"not_armed", "threshold_high"}
         assert hearing.could_hear(T0 + 1900 * NS, T0 + 1920 * NS) is hears
     assert hearing.could_hear(T0 + 1400 * NS, T0 + 1420 * NS) is True
+
+
+@pytest.mark.parametrize(("late_s", "share"), [(0.06, 0.1), (0.09, 0.1), (0.11, 0.3)])
+def test_stamps_that_come_late_now_and_then_leave_every_component_alive(late_s: float, share: float) -> None:
+    """Of each component by itself: the clock that is estimated from them may be far off, and no average begins anew."""
+    sensor, background, chance = Sensor(), noise(), np.random.default_rng(1)
+    for second in range(700):
+        for quarter, component in itertools.product(range(4), "ENZ"):
+            samples = background(component, second)
+            assert samples is not None
+            stamp_ns = T0 + second * NS + quarter * NS // 4 + round(late_s * NS) * int(chance.random() < share)
+            sensor.feed(component, samples[:25], stamp_ns)
+    assert sensor.figures().armed_10min == 1.0
+    for counts in sensor.line.pipeline.stations[SENSOR].counts.values():
+        assert (counts.samples, counts.gaps, counts.overlaps) == (70_000, 0, 0)
 
 
 def test_a_component_a_thousand_times_quieter_than_the_others_is_named() -> None:

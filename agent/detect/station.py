@@ -19,7 +19,7 @@ from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import STEP_NS, Hearing
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
-from agent.dsp.plausible import inspect
+from agent.dsp.plausible import Flaw, inspect, repeats
 from agent.dsp.ring import RingBuffer
 from agent.dsp.timeline import Recorded, same_rate
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
@@ -56,7 +56,9 @@ _LEAST_MEASURED_NS = NS
 _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
 INSPECTED_NS = 10 * NS
-"""Seconds of raw samples that are inspected, now and then."""
+"""Raw samples that are inspected, now and then."""
+REPEATED_NS = 120 * NS
+"""How far back their like is looked for."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a packet (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -204,7 +206,7 @@ class Station:
                 # The times at which open events would be decided may never come now, and their data go.
                 outputs += self.flush()
                 self._former.pop(row, None)
-            if ring is None or not same_rate(piece.rate_hz, ring.rate_hz):
+            if ring is None or not (continues or same_rate(piece.rate_hz, ring.rate_hz)):
                 if ring is not None:
                     self._former[row] = ring
                 ring = self._rings[row] = RingBuffer(piece.rate_hz, self._ring_s)
@@ -227,13 +229,16 @@ class Station:
     def _inspect(self, until_ns: int) -> None:
         """Look at the raw samples of the last seconds."""
         samples: dict[str, Samples] = {}
+        again: set[Flaw] = set()
         for row, ring in self._rings.items():
-            runs = [run.samples for run in ring.segments(until_ns - INSPECTED_NS, until_ns)]
-            if runs:
-                joined = runs[0] if len(runs) == 1 else cast("Samples", np.concatenate(runs))
-                samples[self._streams[row].component] = joined
+            letter = self._streams[row].component
+            if (recent := _joined(ring.segments(until_ns - INSPECTED_NS, until_ns))) is not None:
+                samples[letter] = recent
+                longer = _joined(ring.segments(until_ns - REPEATED_NS, until_ns))
+                if longer is not None and repeats(longer):
+                    again.add(("repeats", letter))
         if samples:
-            self.hearing.inspected(inspect(samples))
+            self.hearing.inspected(inspect(samples) | again)
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""
@@ -463,6 +468,12 @@ class Station:
         for row, ring in self._former.items():
             found[row] = ring.segments(from_ns, to_ns) + found[row]
         return found
+
+
+def _joined(runs: Sequence[Segment]) -> Samples | None:
+    if len(runs) <= 1:
+        return runs[0].samples if runs else None
+    return cast("Samples", np.concatenate([run.samples for run in runs]))
 
 
 def _settled_ns(trigger: TriggerConfig) -> int:

@@ -326,10 +326,12 @@ class _Grid:
 
     def continues(self, block: SampleBlock) -> bool:
         """Whether the block has the grid's rate and comes after its component's last one."""
+        component = self._components.get(block.stream.component)
+        if component is not None and block.continues:
+            return True  # its rate is an estimate, which the stamps may have led astray
         if block.rate_hz != self._rate_hz and not same_rate(block.rate_hz, self._rate_hz):
             return False
-        component = self._components.get(block.stream.component)
-        return component is None or 2 * (block.start_ns - component.due_ns) > -self._step_ns or block.continues
+        return component is None or 2 * (block.start_ns - component.due_ns) > -self._step_ns
 
     def outvotes(self, block: SampleBlock) -> bool:
         """Whether a block at another rate is left out because other components still come at the grid's."""

@@ -1,7 +1,8 @@
 """Whether what a sensor's channels record can be ground motion at all, from a few seconds of raw samples.
 
-Only what no working sensor does counts: a number that never changes, two components with the same samples, and a
-waveform that is cut off at the recorder's largest value.
+Only what no working sensor does counts: a number that never changes, two components with the same samples (or with
+opposite signs), samples that were there before, as of a buffer that is sent again and again, and a waveform that is cut
+off at the recorder's largest value.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from agent.types import Samples
 Fault: TypeAlias = Literal[
     "constant",
     "copies",
+    "repeats",
     "clipped",
     "last_bit",
     "quieter_than_neighbours",
@@ -29,6 +31,8 @@ Flaw: TypeAlias = tuple[Fault, str]
 
 _LEAST_CHANGES = 20
 """Changes of the samples of two components from which on their equality is no chance."""
+_REPEATED = 200
+"""Samples that are the same as some before them: noise of less than a count may be so by chance for fewer."""
 _LEAST_SPAN = 64
 """Peak to peak, in counts, below which rounding itself makes flat tops."""
 _LEAST_TOP = 8
@@ -57,10 +61,27 @@ def inspect(recorded: Mapping[str, Samples]) -> frozenset[Flaw]:
     return frozenset(flaws)
 
 
-def _are_copies(first: Samples, second: Samples) -> bool:
-    if len(first) != len(second) or first[0] != second[0] or not np.array_equal(first, second):
+def repeats(samples: Samples) -> bool:
+    """Whether the last samples were recorded before: a recorder that sends its last packets over and over."""
+    last = samples[-_REPEATED:]
+    if len(samples) <= _REPEATED or _changes(last) < _LEAST_CHANGES:
         return False
-    return int(np.count_nonzero(first[1:] != first[:-1])) >= _LEAST_CHANGES
+    alike = np.flatnonzero(samples[:-_REPEATED] == last[0])
+    for place in range(1, _REPEATED):
+        if not len(alike):
+            return False
+        alike = alike[samples[alike + place] == last[place]]
+    return len(alike) > 0
+
+
+def _are_copies(first: Samples, second: Samples) -> bool:
+    if len(first) != len(second) or abs(float(first[0])) != abs(float(second[0])):
+        return False
+    return (np.array_equal(first, second) or np.array_equal(first, -second)) and _changes(first) >= _LEAST_CHANGES
+
+
+def _changes(samples: Samples) -> int:
+    return int(np.count_nonzero(samples[1:] != samples[:-1]))
 
 
 def _is_cut_off(samples: Samples, at: int, span: float) -> bool:

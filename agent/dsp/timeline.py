@@ -25,6 +25,8 @@ _JITTER_S, _LEAST_S, _MOST_S = 0.010, 0.001, 0.040
 _PERIOD, _MOST_PERIOD = 5e-4, 6e-3
 """Standard deviation of the period's relative error before anything is known of it, and when the stamps contradict what
 is: headers hold rates that were measured, or meant."""
+_MOST_ERROR = SAME_RATE / (1 + SAME_RATE)
+"""Of the period, so that the rate that is shown is the same as the nominal one."""
 _WANDER = 1e-14
 """Variance that the period's error gains in a second: crystals change by some ppm in an hour."""
 _FORGET = 0.05
@@ -143,7 +145,7 @@ class Timeline:
         self._correct(spread)
         self._anchor_ns = self.time_ns(number) + round(gain * off_s * NS)
         self._anchored = self._stamped = self._calm_from = number
-        self._error = min(SAME_RATE, max(-SAME_RATE, self._error + period_gain * off_s))
+        self._error = min(_MOST_ERROR, max(-_MOST_ERROR, self._error + period_gain * off_s))
         self.step_ns = self._nominal_ns * (1 + self._error)
         self.rate_hz = NS / self.step_ns
 

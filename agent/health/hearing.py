@@ -32,6 +32,7 @@ MOST_STUCK = 0.1
 _CODE: Mapping[Fault, Code] = {
     "constant": "constant",
     "copies": "copies",
+    "repeats": "repeats",
     "clipped": "clipped",
     "last_bit": "last_bit",
     "quieter_than_neighbours": "quieter",
@@ -42,6 +43,7 @@ _CODE: Mapping[Fault, Code] = {
 _WORDS: Mapping[Fault, str] = {
     "constant": "the samples of {which} do not change",
     "copies": "{which} have the same samples",
+    "repeats": "{which} has the same samples again and again",
     "clipped": "{which} is cut off at the largest value that the recorder writes",
     "last_bit": "{which} moves by less than one count in the trigger's band",
     "quieter_than_neighbours": "{which} is a thousand times quieter than the other components",

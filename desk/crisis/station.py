@@ -36,8 +36,8 @@ _MEMORY_MINUTES = 10
 _HEARING = frozenset(
     (
         "always_triggered", "cannot_trigger", "channels_silent", "clipped", "constant", "copies", "last_bit", "louder",
-        "no_component", "no_samples", "not_armed", "packets_refused", "quieter", "stage_ended", "stage_stuck",
-        "threshold_high", "threshold_limit",
+        "no_component", "no_samples", "not_armed", "packets_refused", "quieter", "repeats", "stage_ended",
+        "stage_stuck", "threshold_high", "threshold_limit",
     )
 )  # fmt: skip
 """Reasons of the health report that say that something is not heard."""
