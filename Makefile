@@ -16,10 +16,11 @@ desk:
 	@.ci/setup $(VENV) desk
 	@$(PY) -m demo.desk --port $${PORT:-8088}
 
-# Two workers more than there are cores: many tests wait for a broker, a clock or a restart.
+# Two workers more than there are cores: many tests wait for a broker, a clock or a restart. A worker that has run out of
+# tests takes some of another's, so that no file of few long tests is left for the end.
 test:
 	@.ci/setup $(VENV) dev tools
-	$(PY) -m pytest -n $$(($$(nproc) + 2)) --dist loadfile -m "not train" $(TESTS)
+	$(PY) -m pytest -n $$(($$(nproc) + 2)) --dist worksteal -m "not train" $(TESTS)
 
 # The tests that train networks: torch, several hundred megabytes, is installed for them.
 test-train:
