@@ -151,16 +151,29 @@ def disable_account(store: Store, by: str, name: str, *, now_ns: int) -> None:
         audit(connection, Act(by, "account", name, "disabled"), now_ns)
 
 
+def let_in(attempts: Attempts, name: str, address: str, *, now_ns: int) -> None:
+    """Look at no password of an account or address that has to wait.
+
+    Raises:
+        DataError: too many were wrong.
+    """
+    wait_ns = attempts.wait_ns(_keys(name, address), now_ns)
+    if wait_ns > 0:
+        raise DataError(f"too many wrong passwords; wait {-(-wait_ns // NS)} s", "ask an admin for a new password")
+
+
+def _keys(name: str, address: str) -> tuple[str, str]:
+    return f"name {name}", f"address {address}"
+
+
 def log_in(store: Store, attempts: Attempts, name: str, password: str, address: str, *, now_ns: int) -> str:
     """Check a password; returns the token of a new session.
 
     Raises:
         DataError: the name or password is wrong (it is not said which), or too many were.
     """
-    keys = (f"name {name}", f"address {address}")
-    wait_ns = attempts.wait_ns(keys, now_ns)
-    if wait_ns > 0:
-        raise DataError(f"too many wrong passwords; wait {-(-wait_ns // NS)} s", "ask an admin for a new password")
+    keys = _keys(name, address)
+    let_in(attempts, name, address, now_ns=now_ns)
     with store.engine.connect() as connection:
         row = connection.execute(select(t.account).where(t.account.c.name == name)).first()
     if not matches(password, _NOBODY if row is None else row.password) or row is None or row.disabled:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,7 @@ class Desk:
         self.records = Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9))
         pieces = Pieces(self.store, self.records, self._calls.on_record)
         self.receiver = Receiver(settings, self.store, config.session, self._changed, pieces)
+        self._drawing = threading.Lock()
         self._sender = CallSender(self.store, targets, way or AppriseWay(), link=self._link, picture=self._picture)
         delays = FaultDelays(config.watch.offline_min * 60, config.watch.degraded_min * 60)
         self._watch = StationWatch(self.store, self._calls, delays, self._sender.wake)
@@ -189,7 +191,8 @@ class Desk:
 
     def _picture(self, event: str) -> Path | None:
         try:
-            return picture_of(self.store, self.records, self.config.state_dir / "pictures", event)
+            with self._drawing:  # matplotlib draws in one thread at a time
+                return picture_of(self.store, self.records, self.config.state_dir / "pictures", event)
         except TalusError as error:
             _log.warning("no picture of %s: %s", event, error)
             return None

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from broker_support import wait_for
 from desk_support import START_NS, alert, event
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from agent.errors import DataError, DeliveryError
 from agent.types import NS
-from desk.call.calls import Calls
+from desk.call.calls import Calls, Words
 from desk.call.heartbeat import Heartbeat
 from desk.call.link import Claim, Links
 from desk.call.sender import LEASE_NS, AppriseWay, CallSender, Note
 from desk.call.targets import Target, schedule
-from desk.call.watch import FaultDelays, StationWatch
-from desk.store import answers, tables
+from desk.call.watch import FaultDelays, StationWatch, called_for
+from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
 from desk.web.application import application
 from desk.web.live import Live
@@ -123,7 +127,7 @@ def test_what_a_service_refuses_is_tried_again_until_it_takes_it(database: str) 
 def test_a_desk_that_dies_while_sending_sends_again_after_the_lease_and_not_before(database: str) -> None:
     store, sender, way = desk(database, ANN)
     told(store, alert(0))
-    sender._lease(START_NS)
+    assert sender._lease("ann", START_NS) is not None
     again = CallSender(store, [ANN], way)
     again.send_due(START_NS + LEASE_NS - 1)
     assert way.notes == []
@@ -235,3 +239,163 @@ def test_an_alert_without_a_target_is_stored_all_the_same(database: str) -> None
     told(store, event(0))
     assert sender.send_due(START_NS) == 0
     assert way.notes == []
+
+
+def test_who_acknowledged_the_smaller_alert_can_acknowledge_the_larger_one_which_stops_the_calls(database: str) -> None:
+    store, sender, way = desk(database, ANN, BEN)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    answers.acknowledge(store, answers.Person("ben"), alert().id, START_NS + NS)
+    answers.acknowledge(store, answers.Person("ann"), alert().id, START_NS + NS)
+    told(store, alert(1, "escalate", severity="extreme"), START_NS + 2 * NS)
+    sender.send_due(START_NS + 2 * NS)
+    assert answers.acknowledge(store, answers.Person("ann"), alert().id, START_NS + 3 * NS) is not None
+    assert answers.acknowledge(store, answers.Person("ann"), alert().id, START_NS + 4 * NS) is None
+    sender.send_due(START_NS + 3600 * NS)
+    assert [name for name, _ in way.notes] == ["ann", "ann"]
+    with store.reading() as connection:
+        (row,) = queries.alerts(connection)
+    assert (row.is_open, row.acked_by, row.acked_ns) == (False, "ann", START_NS + 3 * NS)
+
+
+def test_an_older_revision_that_comes_late_calls_nobody(database: str) -> None:
+    store, sender, way = desk(database, ANN)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    told(store, alert(2, "retract"), START_NS + NS)
+    told(store, alert(1, "escalate", severity="extreme"), START_NS + 2 * NS)
+    sender.send_due(START_NS + 3600 * NS)
+    assert [title for _, title in way.notes] == ["SEVERE: landslide at XX.SLP", "Retracted: landslide at XX.SLP"]
+
+
+def silence(store: Store, at_ns: int, until_ns: int, label: str = "") -> int:
+    return answers.silence(store, answers.Person("ann"), answers.Silence("XX.SLP", label, until_ns, "roadworks"), at_ns)
+
+
+def test_a_silence_that_begins_while_an_alert_is_open_holds_back_the_next_call(database: str) -> None:
+    store, sender, way = desk(database, ANN, BEN)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    silence(store, START_NS + MINUTE, START_NS + 60 * MINUTE)
+    sender.send_due(START_NS + 10 * MINUTE)
+    assert [name for name, _ in way.notes] == ["ann"]
+    told(store, alert(1, "retract"), START_NS + 11 * MINUTE)
+    sender.send_due(START_NS + 11 * MINUTE)
+    assert way.notes[1:] == [("ann", "Retracted: landslide at XX.SLP")]
+
+
+def test_what_is_still_open_when_a_silence_ends_is_called_for_once(database: str) -> None:
+    store, sender, way = desk(database, ANN, BEN)
+    watch = StationWatch(store, Calls([ANN, BEN]), FaultDelays())
+    silence(store, START_NS - NS, START_NS + 60 * MINUTE)
+    longer = silence(store, START_NS - NS, START_NS + 80 * MINUTE)
+    answered, larger = (alert(0, onset_ns=START_NS + n * MINUTE, severity="extreme") for n in (1, 2))
+    for body in (alert(0, onset_ns=START_NS), answered, larger):
+        told(store, body, START_NS + 3 * MINUTE)
+    answers.acknowledge(store, answers.Person("ben"), answered.id, START_NS + 4 * MINUTE)
+    for minute in range(0, 100, 5):
+        if minute == 70:
+            answers.end_silence(store, answers.Person("ann"), longer, START_NS + 70 * MINUTE)
+        watch.look(START_NS + minute * MINUTE)
+        sender.send_due(START_NS + minute * MINUTE)
+        if minute < 70:
+            assert way.notes == []
+    called = [(name, title) for name, title in way.notes if "open after a silence" in title]
+    assert called == [(name, "EXTREME: landslide at XX.SLP, open after a silence") for name in ("ann", "ben")]
+    assert answers.acknowledge(store, answers.Person("ann"), larger.id, START_NS + 100 * MINUTE) is not None
+
+
+def test_a_trouble_of_a_station_leaves_in_peace_who_wants_worse_alerts_alone(database: str) -> None:
+    store, sender, way = desk(database, ANN, BEN, CHIEF)
+    watch = StationWatch(store, Calls([ANN, BEN, CHIEF]), FaultDelays(offline_s=60))
+    told(store, "offline")
+    for minute in range(4):
+        watch.look(START_NS + minute * MINUTE)
+    sender.send_due(START_NS + 4 * MINUTE)
+    assert way.notes == [("ann", "XX.SLP is offline")]
+    assert [one.name for one in called_for([CHIEF, BEN])] == ["chief"], "somebody is called"
+
+
+def test_a_service_that_hangs_or_answers_slowly_holds_up_no_other_and_its_call_stays_due(tmp_path: Path) -> None:
+    """Real services: one never answers, one sends a byte now and then, one takes what it is given."""
+    taken = threading.Event()
+    got: list[bytes] = []
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers.get("content-length", 0))))
+            self.send_response(200)
+            self.end_headers()
+            taken.set()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while not over.wait(0.5):
+                connection.sendall(b"H")
+
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(HTTPServer(("127.0.0.1", 0), Handler))
+        silent, slow = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        threading.Thread(target=good.serve_forever, daemon=True).start()
+        threading.Thread(target=drip, args=(slow,), daemon=True).start()
+        stack.callback(good.shutdown)
+        stack.callback(over.set)
+        ports = [silent.getsockname()[1], slow.getsockname()[1], good.server_port]
+        targets = [Target(f"t{n}", f"json://127.0.0.1:{port}/x", 0.001) for n, port in enumerate(ports)]
+        store = Store(f"sqlite:///{tmp_path}/desk.db", Calls(targets).on_alert)
+        sender = CallSender(store, targets, AppriseWay())
+        told(store, alert(0), time.time_ns())
+        sender.start()
+        assert taken.wait(100)
+        wait_for(lambda: sender.tally.sent == 1)
+        wait_for(lambda: "t0" in sender.tally.errors, what="the silent one is a failure")
+        over.set()
+        wait_for(lambda: "t1" in sender.tally.errors)
+        sender.stop()
+    with store.reading() as connection:
+        states = {row.target: (row.state, row.tries) for row in connection.execute(select(tables.notification))}
+    assert len(got) == 1
+    assert states["t2"] == ("sent", 1)
+    assert {states[name][0] for name in ("t0", "t1")} <= {"waiting", "sending"}
+
+
+def test_an_acknowledgement_stops_what_has_not_been_sent_although_a_service_is_slow(database: str) -> None:
+    class Slow(Given):
+        def send(self, target: Target, note: Note) -> None:
+            super().send(target, note)
+            answers.acknowledge(store, answers.Person("ann"), alert().id, START_NS + NS)
+
+    store, _, _ = desk(database, ANN)
+    way = Slow()
+    sender = CallSender(store, [ANN], way)
+    told(store, alert(0))
+    with store.writing() as connection:
+        key = connection.execute(select(tables.alert.c.id)).scalar_one()
+        Calls([ANN]).plan(connection, Words("later", "a second call", ""), [(ANN, 1e-9)], START_NS, alert_id=key)
+    sender.send_due(START_NS + NS)
+    assert [title for _, title in way.notes] == ["SEVERE: landslide at XX.SLP"]
+
+
+def test_a_target_that_fails_is_named_until_it_takes_a_call_whatever_others_take(database: str) -> None:
+    class One(Given):
+        def send(self, target: Target, note: Note) -> None:
+            if target is ANN and self.broken:
+                raise RuntimeError("a plug-in's own")
+            self.notes.append((target.name, note.title))
+
+    store, _, _ = desk(database, ANN, BEN)
+    way = One(broken=True)
+    sender = CallSender(store, [ANN, BEN], way)
+    told(store, alert(0))
+    sender.send_due(START_NS)
+    sender.send_due(START_NS + 5 * MINUTE)
+    assert way.notes == [("ben", "SEVERE: landslide at XX.SLP")]
+    assert sender.tally.last_error == "ann: RuntimeError"
+    way.broken = False
+    sender.send_due(START_NS + 20 * MINUTE)
+    assert sender.tally.last_error is None

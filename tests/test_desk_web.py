@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
+from browser_support import serving
 from desk_support import START_NS, alert, event, verdict
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -190,6 +193,20 @@ def test_guesses_of_a_password_wait_longer_and_longer(tmp_path: Path) -> None:
     assert accounts.log_in(store, attempts, "ada", PASSWORD, "192.0.2.1", now_ns=481 * NS)
 
 
+def test_guesses_that_come_all_at_once_are_no_more_than_those_that_come_one_by_one(tmp_path: Path) -> None:
+    with serving(tmp_path) as found:
+
+        def log_in(number: int) -> str:
+            form = {"name": "omar", "password": f"guess {number}", "next": "/"}
+            return httpx.post(f"{found.address}/login", data=form, timeout=100).text
+
+        with ThreadPoolExecutor(20) as pool:
+            texts = list(pool.map(log_in, range(20)))
+    looked_at = [text for text in texts if "the name or the password is wrong" in text]
+    assert len(looked_at) == accounts.TRIES
+    assert all("wait" in text for text in texts if text not in looked_at)
+
+
 def test_a_session_ends_with_its_time_its_account_and_its_password(tmp_path: Path) -> None:
     store, attempts = Store(f"sqlite:///{tmp_path}/desk.db"), accounts.Attempts()
 
@@ -224,6 +241,19 @@ def test_a_login_leads_nowhere_but_to_this_desk(text: str) -> None:
 def test_large_requests_are_refused_before_they_are_read(desk: tuple[Store, TestClient]) -> None:
     _, client = desk
     assert client.post("/login", content=b"x" * 300_000).status_code == 413
+    # In chunks, whose number nobody tells beforehand.
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    given = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal given
+        for _ in range(1000):
+            given += 10_000
+            yield b"x" * 10_000
+
+    answer = client.post("/login", content=chunks(), headers=kind)
+    assert answer.status_code == 413
+    assert client.post("/login", content=iter([b"name=a&password=b"]), headers=kind).status_code == 403
 
 
 def test_health_of_the_desk_needs_no_login_and_names_the_problem(tmp_path: Path) -> None:

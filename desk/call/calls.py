@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.messages.schema import AlertMessage
 from agent.types import NS, format_ns
-from desk.call.targets import Target, schedule
+from desk.call.targets import Target, rank, schedule
 from desk.store import tables as t
-from desk.store.answers import is_silenced
+from desk.store.answers import SILENCED, is_silenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Calls:
             connection.execute(update(t.alert).where(t.alert.c.id == key).values(acked_ns=None))
             due = schedule(self.targets, body.severity, exercise=body.exercise)
         words = Words(subject, title_of(body), text_of(body))
-        why = self._held_back(connection, body, received_ns)
+        # Who was woken is told that it was nothing, whatever has been silenced since.
+        why = None if body.action == "retract" else self._held_back(connection, body, received_ns)
         self.plan(connection, words, due, received_ns, alert_id=key, held_back=why)
 
     def on_record(self, connection: Connection, event_uid: str, now_ns: int) -> None:
@@ -64,14 +66,47 @@ class Calls:
             names = set(connection.execute(told).scalars())
             due = [(target, 0.0) for target in self.targets if target.name in names]
             drill = "EXERCISE " if row.exercise else ""
-            place, onset = ".".join(row.code.split(".")[:2]), format_ns(row.onset_ns)
-            title, text = f"{drill}Picture: {row.label} at {place}", f"{onset[:10]} {onset[11:19]} UTC, {row.code}"
+            title = f"{drill}Picture: {row.label} at {place_of(row.code)}"
+            text = f"{_when(row.onset_ns)}, {row.code}"
             self.plan(connection, Words(f"picture {row.uid}", title, text), due, now_ns, alert_id=row.id)
 
+    def on_silences_over(self, connection: Connection, silences: Sequence[Row[Any]], now_ns: int) -> bool:
+        """Call for the alerts that silences have held back and that are still open: once for all those of a silence;
+        those that another silence still holds back wait for its end. ``silences``: rows of the table, those that ended
+        last first. Returns whether anything was scheduled."""
+        n, a = t.notification.c, t.alert.c
+        first_ns = min(one.from_ns for one in silences)
+        held = select(n.alert_id).where(n.error == SILENCED, n.alert_id == a.id, n.made_ns >= first_ns)
+        wanted = (
+            select(a.id, a.uid, a.onset_ns, a.severity, a.label, a.exercise, t.sensor.c.code)
+            .join(t.sensor)
+            .where(a.acked_ns.is_(None), a.action != "retract", held.exists())
+            .order_by(a.raised_ns.desc())
+        )
+        left: list[Any] = [
+            row
+            for row in connection.execute(wanted).all()
+            if not is_silenced(connection, place_of(row.code), row.label, now_ns)
+        ]
+        called = False
+        for silence in silences:
+            rows, left = _parted(left, silence)
+            subject = f"silence {silence.id}"
+            if not rows or connection.execute(select(n.id).where(n.subject == subject).limit(1)).first() is not None:
+                continue
+            worst = max(rows, key=lambda row: (not row.exercise, rank(row.severity)))
+            drill = "EXERCISE " if worst.exercise else ""
+            title = f"{drill}{worst.severity.upper()}: {worst.label} at {place_of(worst.code)}, open after a silence"
+            lines = [f"{_when(row.onset_ns)}, {row.code}: {row.severity}, {row.label}" for row in rows[:5]]
+            lines.append(f"{len(rows)} held back by the silence ({silence.reason[:80]}), not acknowledged")
+            due = schedule(self.targets, worst.severity, exercise=worst.exercise)
+            self.plan(connection, Words(subject, title, "\n".join(lines)), due, now_ns, alert_id=worst.id)
+            called = called or bool(due)
+        return called
+
     def _held_back(self, connection: Connection, body: AlertMessage, now_ns: int) -> str | None:
-        station = ".".join(body.station.split(".")[:2])
-        if is_silenced(connection, station, body.label, now_ns):
-            return "silenced"
+        if is_silenced(connection, place_of(body.station), body.label, now_ns):
+            return SILENCED
         if getattr(body, "late", False) and not self.late:
             return "late"
         return None
@@ -108,9 +143,29 @@ class Calls:
         connection.execute(statement.on_conflict_do_nothing(index_elements=["subject", "target"]), rows)
 
 
+def place_of(sensor: str) -> str:
+    """NET.STA of a sensor."""
+    return ".".join(sensor.split(".")[:2])
+
+
+def _when(onset_ns: int) -> str:
+    onset = format_ns(onset_ns)
+    return f"{onset[:10]} {onset[11:19]} UTC"
+
+
+def _parted(alerts: Sequence[Any], silence: Row[Any]) -> tuple[list[Any], list[Any]]:
+    """The alerts that a silence holds back, and the others."""
+    held: list[Any] = []
+    left: list[Any] = []
+    for alert in alerts:
+        mine = silence.station in ("", place_of(alert.code)) and silence.label in ("", alert.label)
+        (held if mine else left).append(alert)
+    return held, left
+
+
 def title_of(body: AlertMessage) -> str:
     """One line, the weight first."""
-    place = ".".join(body.station.split(".")[:2])
+    place = place_of(body.station)
     drill = "EXERCISE " if body.exercise else ""
     late = "LATE " if getattr(body, "late", False) else ""
     if body.action == "retract":

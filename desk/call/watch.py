@@ -7,13 +7,14 @@ clock, and calls when one has been offline, silent or degraded for longer than a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from agent.types import NS
 from desk.call.calls import Calls, Words
+from desk.call.targets import Target
 from desk.store import queries
 from desk.store import tables as t
 from desk.store.answers import is_silenced
@@ -21,6 +22,10 @@ from desk.store.store import Store
 from desk.worker import Worker
 
 EVERY_S = 10.0
+SEVERITY = "moderate"
+"""Of a station that is not well: a slope that is not watched looks quiet."""
+SILENCE_OVER_NS = 3600 * NS
+"""For so long after its end a silence is looked at for alerts that it leaves open: also by a desk that starts anew."""
 FAULTS = ("offline", "silent", "degraded")
 
 
@@ -53,7 +58,8 @@ class StationWatch(Worker):
         return 0.0
 
     def look(self, now_ns: int) -> None:
-        """Open, tell and close troubles as of now."""
+        """Open, tell and close troubles as of now, and call for what a silence that has ended leaves open."""
+        self._look_at_silences(now_ns)
         with self._store.reading() as connection:
             rows = queries.stations(connection)
             troubles = {
@@ -70,6 +76,18 @@ class StationWatch(Worker):
                 self._begin(row, status, None if known is None else known.id, now_ns)
             elif not known.told and now_ns - known.since_ns >= self._delays.of(status) * NS:
                 self._tell(row, known.id, status, known.since_ns, now_ns)
+
+    def _look_at_silences(self, now_ns: int) -> None:
+        s = t.silence.c
+        end = func.coalesce(s.ended_ns, s.until_ns)
+        with self._store.reading() as connection:
+            lately = select(t.silence).where(end <= now_ns, end > now_ns - SILENCE_OVER_NS).order_by(end.desc())
+            over = connection.execute(lately).all()
+        if over:
+            with self._store.writing() as connection:
+                called = self._calls.on_silences_over(connection, over, now_ns)
+            if called:
+                self._called()
 
     # Another desk over the same database looks at the same stations: each change is made only where the trouble is
     # still as it was read.
@@ -121,8 +139,13 @@ class StationWatch(Worker):
 
     def _plan(self, connection: Connection, code: str, words: Words, now_ns: int) -> None:
         why = "silenced" if is_silenced(connection, code, "", now_ns) else None
-        due = [(target, 0.0) for target in self._calls.targets]
+        due = [(target, 0.0) for target in called_for(self._calls.targets)]
         self._calls.plan(connection, words, due, now_ns, held_back=why)
+
+
+def called_for(targets: Sequence[Target]) -> Sequence[Target]:
+    """Who is told of a station's trouble: those whom a moderate alert calls, or else the first of all."""
+    return [one for one in targets if one.wants(SEVERITY, exercise=False)] or targets[:1]
 
 
 def _open(code: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -12,6 +12,8 @@ from desk.store import tables as t
 from desk.store.store import Act, Change, Store, audit, note_changes
 
 LONGEST_SILENCE_NS = 31 * 86_400 * NS
+SILENCED = "silenced"
+"""Why a notification was dropped that a silence held back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Person:
 def acknowledge(store: Store, person: Person, alert_uid: str, when_ns: int, note: str = "") -> Change | None:
     """Record that a person has seen an alert. Every acknowledgement is kept; the first one stops the escalation.
 
-    Returns None where the same person has acknowledged it already.
+    An escalation needs an answer of its own, also of who has acknowledged the smaller alert. Returns None where the
+    same person has acknowledged it already as it stands.
 
     Raises:
         DataError: there is no such alert.
@@ -36,7 +39,7 @@ def acknowledge(store: Store, person: Person, alert_uid: str, when_ns: int, note
         if row is None:
             raise DataError(f"there is no alert {alert_uid}", "it may have been deleted since; reload the page")
         mine = select(t.ack.c.id).where(t.ack.c.alert_id == row.id, t.ack.c.who == person.name)
-        if connection.execute(mine).first() is not None and not note:
+        if row.acked_ns is not None and not note and connection.execute(mine).first() is not None:
             return None
         values = {"alert_id": row.id, "who": person.name, "when_ns": when_ns, "how": person.how, "note": note}
         connection.execute(insert(t.ack).values(values))

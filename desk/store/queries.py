@@ -86,7 +86,7 @@ class StationRow:
 
 @dataclass(frozen=True, slots=True)
 class AlertRow:
-    """An alert in its newest revision, with the first acknowledgement."""
+    """An alert in its newest revision, with the acknowledgement that stands."""
 
     key: int
     uid: str
@@ -240,7 +240,9 @@ def alerts(
     limit: int = PAGE,
 ) -> list[AlertRow]:
     """The newest alerts first; those that are open, or of some identifiers, or of an event."""
-    first = select(t.ack.c.who).where(t.ack.c.alert_id == t.alert.c.id).order_by(t.ack.c.id).limit(1).scalar_subquery()
+    # Acknowledgements from before an escalation are older than the one that stands.
+    mine = (t.ack.c.alert_id == t.alert.c.id) & (t.ack.c.when_ns >= t.alert.c.acked_ns)
+    first = select(t.ack.c.who).where(mine).order_by(t.ack.c.id).limit(1).scalar_subquery()
     statement = select(t.alert, t.sensor.c.code.label("sensor"), first.label("acked_by")).join(t.sensor)
     if only_open:
         statement = statement.where(t.alert.c.acked_ns.is_(None), t.alert.c.action != "retract")

@@ -99,8 +99,9 @@ class Change:
 
 
 AlertHook = Callable[[Connection, int, AlertMessage, int], None]
-"""Called inside the transaction that stores a revision of an alert for the first time: connection, the alert's key, the
-message, and when it was received (ns). What it writes is committed with the alert, or not at all."""
+"""Called inside the transaction that stores a revision of an alert for the first time, unless a newer one is stored
+already: connection, the alert's key, the message, and when it was received (ns). What it writes is committed with the
+alert, or not at all."""
 
 
 class Store:
@@ -296,9 +297,9 @@ class Store:
         connection.execute(self._upsert(t.alert).on_conflict_do_nothing(index_elements=["uid"]), [row])
         key: int = connection.execute(select(t.alert.c.id).where(t.alert.c.uid == body.id)).scalar_one()
         newer = {name: row[name] for name in ("revision", "action", "severity", "label", "exercise", "body")}
-        connection.execute(
-            update(t.alert).where((t.alert.c.id == key) & (t.alert.c.revision < body.revision)).values(newer)
-        )
+        older = (t.alert.c.id == key) & (t.alert.c.revision < body.revision)
+        connection.execute(update(t.alert).where(older).values(newer))
+        stands = connection.execute(select(t.alert.c.revision).where(t.alert.c.id == key)).scalar_one()
         told = (t.alert_revision.c.alert_id == key) & (t.alert_revision.c.number == body.revision)
         if connection.execute(select(t.alert_revision.c.number).where(told)).first() is None:
             connection.execute(
@@ -311,7 +312,7 @@ class Store:
                 )
             )
             changed["alert", body.id] = 1
-            if self._on_alert is not None:
+            if self._on_alert is not None and body.revision == stands:
                 self._on_alert(connection, key, body, arrival.received_ns)
 
     # -- envelopes

@@ -33,7 +33,7 @@ from desk.store.store import Store
 from desk.web import ack, api, drums, fdsn, openapi, pages
 from desk.web import metrics as figures
 from desk.web import records as record_pages
-from desk.web.guard import Headers, find_user, is_program
+from desk.web.guard import Headers, Turns, find_user, is_program
 from desk.web.live import Live
 
 HERE = Path(__file__).parent
@@ -89,6 +89,7 @@ def application(
         lifespan=lifespan,
     )
     app.state.store, app.state.live, app.state.attempts = store, live, Attempts()
+    app.state.logins = Turns()
     app.state.records, app.state.links = records, links or Links(secrets.token_bytes(32))
     app.state.describe, app.state.targets, app.state.tiles = describe, list(targets), tiles
     pages.templates.env.globals["asset"] = asset

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -23,6 +25,8 @@ COOKIE = "talus_desk"
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 LARGEST_FORM = 256 * 1024
 """Bytes of a request's body."""
+MOST_LOGINS = 30
+"""Logins that wait for their turn."""
 
 HEADERS = {
     "content-security-policy": (
@@ -59,6 +63,16 @@ class Headers:
         if not length.isdigit() or int(length) > LARGEST_FORM:
             await Response("the request is too large", 413)(scope, receive, send)
             return
+        read = 0
+
+        async def counted() -> Message:
+            # A body that comes in chunks tells no length beforehand.
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > LARGEST_FORM:
+                raise HTTPException(413, "the request is too large")
+            return message
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -69,7 +83,31 @@ class Headers:
                 ]
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        await self._app(scope, counted, with_headers)
+
+
+class Turns:
+    """Passwords are looked at one at a time: each look takes 32 MB and a tenth of a second, and guesses that come
+    together would all be looked at before the first of them counts."""
+
+    def __init__(self) -> None:
+        self._lock, self._waiting = asyncio.Lock(), 0
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the turn.
+
+        Raises:
+            HTTPException: too many wait.
+        """
+        if self._waiting >= MOST_LOGINS:
+            raise HTTPException(503, "too many people log in at this moment; try again")
+        self._waiting += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._waiting -= 1
 
 
 def store_of(request: Request) -> Store:

@@ -277,7 +277,7 @@ async def login(request: Request) -> Response:
     if request.method == "GET":
         if await find_user(request) is not None:
             return RedirectResponse(target, 303)
-        return page(request, "login", target=target, error=None)
+        return page(request, "login", target=target, known="", error=None)
     form = await request.form()
     name, target = text_field(form, "name", 80), safe_target(text_field(form, "next", 500) or "/")
     password = str(form.get("password", ""))[:1000]
@@ -287,9 +287,11 @@ async def login(request: Request) -> Response:
         return accounts.log_in(state.store, state.attempts, name, password, address, now_ns=time.time_ns())
 
     try:
-        token = await run_in_threadpool(check)
+        accounts.let_in(state.attempts, name, address, now_ns=time.time_ns())
+        async with state.logins.turn():
+            token = await run_in_threadpool(check)
     except DataError as error:
-        answer = page(request, "login", target=target, error=f"{error.message}: {error.hint}")
+        answer = page(request, "login", target=target, known=name, error=f"{error.message}: {error.hint}")
         answer.status_code = 403
         return answer
     answer = RedirectResponse(target, 303)
