@@ -206,6 +206,10 @@ def test_a_dry_run_tries_the_station_s_own_records_of_events(tmp_path: Path) -> 
         ("trigger: {on: 400}", ["no event would trigger", "trigger.on: 400 is beyond what events reach"]),
         ("trigger: {on: 1.1, off: 0.1}", ["trigger.on: 1.1 is reached by noise", "trigger.off"]),
         ("trigger: {min_duration_s: 45}", ["min_duration_s"]),
+        ("trigger: {low_hz: 0.1, high_hz: 0.5}", ["trigger: 6 Hz, where slides are strong, is not in the band"]),
+        ("trigger: {max_component_lag_s: 600}", ["would hold back every alert for 600 s"]),
+        ("policy: {rules: {landslide: {min_probability: 1, sure_probability: 1}}}", ["landslide.min_probability"]),
+        ("policy: {max_age_s: 1, late: withhold}", ["policy.max_age_s", "would not be sent"]),
         ("trigger: {on: 6}", []),
     ],
 )
@@ -215,6 +219,9 @@ def test_who_signs_a_doubtful_value_is_warned(tmp_path: Path, text: str, words: 
     assert (status, json.loads(out)["schema"]) == (0, "talus/envelope/1"), err
     assert all(word in err for word in words), err
     assert ("warning" in err) == bool(words), err
+    station = write_config(tmp_path, write_records(tmp_path / "records", 1), tunables=f"{{{text}}}")
+    status, _, err = talus("check", "--config", station)
+    assert (status, all(word in err for word in words)) == (0, True), err
 
 
 def test_no_secret_shows_in_the_process_list_or_in_what_is_printed(tmp_path: Path) -> None:

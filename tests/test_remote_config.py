@@ -152,6 +152,9 @@ def test_what_the_file_says_stands_where_nothing_was_laid_over_it(tmp_path: Path
         {"reporting": {"health_interval_s": 0}},
         {"policy": {"rules": {"landslide": {"confirm": {"k": 3, "n": 2}}}}},
         {"verdict": {"at_s": []}},
+        {"trigger": {"max_duration_s": 1.5}},
+        {"policy": {"rules": {"landslide": {"min_duration_s": 301}}}},
+        {"policy": {"slow": {"min_duration_s": 600}}, "trigger": {"slow": {"max_duration_s": 300}}},
         {"trigger": {"on": 6.0, "off": 3.0}, "verdict": {"at_s": [5, 3]}},
     ],
 )
@@ -242,7 +245,17 @@ def test_a_trigger_that_hardly_ever_ends_rolls_back(site: Site) -> None:
     assert "triggered for" in str(site.report.history[-1].reason)
 
 
-@pytest.mark.parametrize("trigger", [{"on": 400.0}, {"min_duration_s": 60.0}, {"on": 20.0}])
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        {"on": 400.0},
+        {"min_duration_s": 60.0},
+        {"on": 20.0},
+        {"low_hz": 0.1, "high_hz": 0.5},
+        {"high_hz": 2.0},
+        {"low_hz": 30.0, "high_hz": 40.0},
+    ],
+)
 def test_settings_that_hear_nothing_any_more_roll_back(site: Site, trigger: dict[str, float]) -> None:
     site.feed(300)
     site.hears(envelope(site.signing, 1, {"trigger": trigger}))
@@ -253,9 +266,10 @@ def test_settings_that_hear_nothing_any_more_roll_back(site: Site, trigger: dict
     assert site.applied[-1] == site.base
 
 
-def test_a_threshold_that_is_raised_with_measure_is_kept(site: Site) -> None:
+@pytest.mark.parametrize("trigger", [{"on": 8.0, "lta_s": 60.0}, {"low_hz": 5.0}, {"low_hz": 0.5, "high_hz": 40.0}])
+def test_a_threshold_that_is_raised_with_measure_is_kept(site: Site, trigger: dict[str, float]) -> None:
     site.feed(300)
-    site.hears(envelope(site.signing, 1, {"trigger": {"on": 8.0, "lta_s": 60.0}}))
+    site.hears(envelope(site.signing, 1, {"trigger": trigger}))
     site.feed(120, at_s=300)
     site.tick(101)
     site.tick()

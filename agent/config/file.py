@@ -15,11 +15,12 @@ import contextlib
 import datetime
 import glob
 import hashlib
+import itertools
 import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -215,9 +216,12 @@ def load(path: Path | str) -> Config:
     return config
 
 
-def check(path: Path | str) -> list[Problem]:
-    """Every error and every warning about a file, in the order of the lines; empty if all is well."""
-    return _examine(Path(path))[1]
+def check(
+    path: Path | str, doubts: Callable[[TunablesConfig], Iterable[tuple[Loc, str]]] = lambda _: ()
+) -> list[Problem]:
+    """Every error and every warning about a file, in the order of the lines; empty if all is well. ``doubts`` finds
+    tunables that are allowed and hardly meant."""
+    return _guarded(Path(path), lambda: _examined(Path(path), doubts))[1]
 
 
 def digest(section: Section) -> str:
@@ -253,10 +257,13 @@ def _guarded(path: Path, read: Callable[[], tuple[S | None, list[Problem]]]) -> 
         return None, [Problem(str(path), 0, "", reason)]
 
 
-def _examined(path: Path) -> tuple[Config | None, list[Problem]]:
+def _examined(
+    path: Path, doubts: Callable[[TunablesConfig], Iterable[tuple[Loc, str]]] = lambda _: ()
+) -> tuple[Config | None, list[Problem]]:
     config, problems, document = _validated(Config, path)
     if config is not None and document is not None and not problems:
-        for remark in remarks(config):
+        doubtful = (Remark(("tunables", *loc), reason, False) for loc, reason in doubts(config.tunables))
+        for remark in itertools.chain(remarks(config), doubtful):
             spot = _spot(document, remark.loc)
             level: Literal["error", "warning"] = "error" if remark.fatal else "warning"
             value = shown(remark.loc, spot.text)

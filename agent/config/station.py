@@ -223,6 +223,19 @@ class TunablesConfig(Section):
                     f"asks for more verdicts than an event gets ({verdicts}: at each of verdict.at_s and at its end)"
                 )
                 yield Disagreement((place, "verdict.at_s"), reason)
+            if rule.severity != "none":
+                yield from self._too_long(f"policy.rules.{label}", rule.min_duration_s, "trigger")
+        if self.policy.on_classifier_failure == "alert":
+            yield from self._too_long("policy.unclassified", self.policy.unclassified.min_duration_s, "trigger")
+        if self.policy.slow.severity != "none" and self.trigger.slow.enabled:
+            yield from self._too_long("policy.slow", self.policy.slow.min_duration_s, "trigger.slow")
+
+    def _too_long(self, rule: str, needed_s: float, trigger: str) -> Iterator[Disagreement]:
+        """A rule that no event is long enough for."""
+        longest = self.trigger.max_duration_s if trigger == "trigger" else self.trigger.slow.max_duration_s
+        if needed_s > longest:
+            reason = f"must not exceed {trigger}.max_duration_s ({longest:g}), or no event would raise an alert"
+            yield Disagreement((f"{rule}.min_duration_s", f"{trigger}.max_duration_s"), reason)
 
 
 class ClassifierConfig(Section):

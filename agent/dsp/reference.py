@@ -33,11 +33,17 @@ _LARGEST = 1e10
 _STEPS = 40
 
 
-def wavelet(trigger: TriggerConfig, rate_hz: float, high_hz: float) -> Array:
-    """The reference event ``[n]`` with ``A`` = 1, at ``rate_hz``; ``high_hz`` is the band's upper corner as used."""
-    f = FREQUENCY_HZ
-    if not trigger.low_hz * _MARGIN <= f <= high_hz / _MARGIN:
-        f = math.sqrt(trigger.low_hz * high_hz)
+def frequency(trigger: TriggerConfig, high_hz: float) -> float:
+    """That of the reference event, Hz; ``high_hz`` is the band's upper corner as used."""
+    if trigger.low_hz * _MARGIN <= FREQUENCY_HZ <= high_hz / _MARGIN:
+        return FREQUENCY_HZ
+    return math.sqrt(trigger.low_hz * high_hz)
+
+
+def wavelet(trigger: TriggerConfig, rate_hz: float, high_hz: float, frequency_hz: float | None = None) -> Array:
+    """The reference event ``[n]`` with ``A`` = 1, at ``rate_hz``; ``high_hz`` is the band's upper corner as used,
+    ``frequency_hz`` another frequency than the settings' own."""
+    f = frequency(trigger, high_hz) if frequency_hz is None else frequency_hz
     length_s = max(LENGTH_S, LONGER * trigger.min_duration_s)
     t = np.arange(round(length_s * rate_hz)) / rate_hz
     to_the_end = np.minimum(np.minimum(t, length_s - t) / RISE_S, 1.0)
@@ -46,13 +52,13 @@ def wavelet(trigger: TriggerConfig, rate_hz: float, high_hz: float) -> Array:
 
 
 @lru_cache(maxsize=64)
-def least_energy(trigger: TriggerConfig, rate_hz: float, high_hz: float) -> float:
+def least_energy(trigger: TriggerConfig, rate_hz: float, high_hz: float, frequency_hz: float | None = None) -> float:
     """The least ``A^2`` of a reference event that becomes an event of one component whose band-passed background has
     the mean energy 1; infinite where no amplitude is enough.
 
-    ``high_hz``: upper corner of the band, as used at this rate.
+    ``high_hz``: upper corner of the band, as used at this rate; ``frequency_hz`` as for ``wavelet``.
     """
-    shape = wavelet(trigger, rate_hz, high_hz)
+    shape = wavelet(trigger, rate_hz, high_hz, frequency_hz)
     before, after = round(_QUIET_S * rate_hz), round(_AFTER_S * trigger.sta_s * rate_hz)
     samples = np.concatenate([np.zeros(before), shape, np.zeros(after)])
     unit = SosFilter(butterworth(trigger.low_hz, high_hz, rate_hz, trigger.order)).process(samples) ** 2

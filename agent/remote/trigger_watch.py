@@ -31,7 +31,7 @@ from agent.config.remote import ControlConfig
 from agent.config.station import TriggerConfig
 from agent.detect.station import Output, Station
 from agent.dsp.detector import Detector
-from agent.dsp.hearing import Hearing
+from agent.dsp.hearing import Band, Hearing
 from agent.errors import TalusError
 from agent.types import (
     COMPONENTS,
@@ -98,7 +98,13 @@ class _Site:
     """The end of what was checked for hearing."""
     armed_before: float = 1.0
     least_before: float | None = None
-    """What the settings before the trial ask of an event."""
+    """What the settings before the trial ask of an event ..."""
+    frequency_before: float | None = None
+    """... of this frequency, Hz ..."""
+    band_before: Band | None = None
+    """... in this band ..."""
+    quietest_before: float | None = None
+    """... whose energy was at least that much."""
 
     def begin(self) -> None:
         minutes = min(self.observed_ns, HOUR_NS) / NS / 60
@@ -143,6 +149,8 @@ class TriggerWatch:
         if self._limits is None:
             if block.end_ns - site.listened_ns >= _LISTEN_NS:
                 site.listened_ns, site.least_before = block.end_ns, station.hearing.least_energy
+                site.frequency_before, site.band_before = station.hearing.frequency_hz, station.hearing.band
+                site.quietest_before = station.hearing.quietest(block.end_ns - TEN_MINUTES_NS)
             return
         if not site.begun_ns:
             site.begun_ns = block.end_ns
@@ -161,8 +169,12 @@ class TriggerWatch:
         harm = None
         armed, least = hearing.armed_since(site.begun_ns), hearing.least_energy or 0.0
         grown = math.sqrt(least / site.least_before) if site.least_before else 1.0
+        missed = _grown_in_another_band(site, hearing)
         if math.isinf(least):
             harm = f"no event would trigger at {name.short}, however large"
+        elif missed > MOST_THRESHOLD:
+            times = "no longer trigger" if math.isinf(missed) else f"have to be {missed:.1f} times as large"
+            harm = f"events of {site.frequency_before:.2g} Hz, which triggered at {name.short} before, would {times}"
         elif grown > MOST_THRESHOLD:
             harm = f"the smallest event that would trigger at {name.short} is {grown:.1f} times as large as before"
         elif site.trial_ns >= LEAST_DATA_S * NS and armed < LEAST_ARMED < site.armed_before:
@@ -186,6 +198,16 @@ class TriggerWatch:
                 f" {limits.max_trigger_share:.0%} are allowed"
             )
         self.sanity = Sanity(harm, max(self.sanity.data_s, seconds))
+
+
+def _grown_in_another_band(site: _Site, hearing: Hearing) -> float:
+    """How many times as large as before an event of the former reference frequency must be to trigger in the band on
+    trial, against its background; 1 in the same band, and before that background is known."""
+    quietest = None if site.band_before in (None, hearing.band) else hearing.quietest(site.begun_ns)
+    if not (quietest and site.least_before and site.quietest_before and site.frequency_before):
+        return 1.0
+    least = hearing.least_at(site.frequency_before)
+    return math.sqrt(least / site.least_before * quietest / site.quietest_before)
 
 
 @dataclass(frozen=True, slots=True)

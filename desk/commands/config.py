@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.commands.options import add_broker, settings_of
-from agent.config.explain import escaped
+from agent.config.explain import dotted, escaped
 from agent.errors import ConfigError, ControlError, UsageError
 from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named, write
 from desk.push.presence import tell_absence
@@ -113,17 +113,17 @@ def _keygen(args: argparse.Namespace) -> int:
 
 def _sign(args: argparse.Namespace) -> int:
     from agent.config.file import TunablesConfig
+    from agent.remote.doubts import doubts
     from agent.remote.gate import EVERY_STATION, Body
     from agent.types import NS
-    from desk.push.doubts import doubts
     from desk.push.signing import SigningKey, seal
 
     stations = tuple(name if name == EVERY_STATION else station_named(name).short for name in args.station)
     if args.revision is not None and args.revision < 1:
         raise UsageError(f"--revision must be positive, not {args.revision}", "give a whole number from 1 on")
     config, content, after = _change(args)
-    for doubt in doubts(config.tunables if config else TunablesConfig(), after):
-        print(f"talus config: warning: {doubt}", file=sys.stderr)
+    for place, doubt in doubts(config.tunables if config else TunablesConfig(), after):
+        print(f"talus config: warning: {dotted(place)}: {doubt}", file=sys.stderr)
     if args.dry_run:
         print(_table(_rehearse(args.dry_run, config, after), _known(args.dry_run, config, after)), file=sys.stderr)
     if not 0 < args.valid <= 3650:
