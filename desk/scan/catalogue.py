@@ -140,9 +140,6 @@ def merge(
         hashing = _Hashing(catalogue, hashed)
         writer = csv.writer(hashing, lineterminator="\n")
         writer.writerow(COLUMNS)
-        xml = None
-        if quakeml is not False:
-            xml = stack.enter_context(_QuakeML(folder.path / "catalogue.xml", about, merged))
         if table is not None:
             stack.callback(table.close)
         done = 0
@@ -162,12 +159,10 @@ def merge(
             writer.writerows(rows)
             if table is not None:
                 table.add(rows)
-            if xml is not None and (quakeml or merged.events <= _MOST_QUAKEML):
-                xml.add(rows)
             progress(done, len(plan))
-        if xml is not None:
-            xml.end(keep=bool(quakeml) or merged.events <= _MOST_QUAKEML)
     merged.digest = hashed.hexdigest()
+    if quakeml or (quakeml is None and merged.events <= _MOST_QUAKEML):
+        _write_quakeml(folder.path, about, merged)
     ledger.write(folder.path / "ledger.csv", merged)
     about_file = folder.path / "catalogue.json"
     about_file.write_text(json.dumps(_about(about) | _totals(merged), indent=1, sort_keys=True) + "\n")
@@ -477,49 +472,29 @@ class _Parquet:
 
     def _write(self) -> None:
         if self._rows:
+            values = zip(*self._rows, strict=True)
             columns = [
-                self._arrow.array([row[at] for row in self._rows], type=kind)
-                for at, kind in enumerate(self._schema.types)
+                self._arrow.array(column, type=kind) for column, kind in zip(values, self._schema.types, strict=True)
             ]
             self._writer.write_table(self._arrow.Table.from_arrays(columns, schema=self._schema))
             self._rows = []
 
 
-class _QuakeML:
-    """All events in one document."""
+def _write_quakeml(folder: Path, about: About, merged: Merged) -> None:
+    """All events of ``catalogue.csv`` in one document."""
+    from desk.formats.quakeml import QuakeML
 
-    def __init__(self, path: Path, about: About, merged: Merged) -> None:
-        from desk.formats.quakeml import QuakeML
-
-        self._path, self._new, self._merged = path, path.with_name(f".{path.name}.new"), merged
-        self._form, self._about, self._number = QuakeML(), _about(about), 0
-        self._file = self._new.open("wb")
-        told = json.dumps(self._about, sort_keys=True).replace("&", "&amp;").replace("<", "&lt;")
-        self._file.write(
-            b"<?xml version='1.0' encoding='utf-8'?>\n"
-            b'<q:quakeml xmlns="http://quakeml.org/xmlns/bed/1.2" xmlns:q="http://quakeml.org/xmlns/quakeml/1.2">\n'
-            b'<eventParameters publicID="smi:talus/scan">\n' + f"<comment><text>{told}</text></comment>\n".encode()
+    form, told = QuakeML(), _about(about)
+    comment = json.dumps(told, sort_keys=True).replace("&", "&amp;").replace("<", "&lt;")
+    with _replacing(folder / "catalogue.xml", merged) as file:
+        file.write(
+            "<?xml version='1.0' encoding='utf-8'?>\n"
+            '<q:quakeml xmlns="http://quakeml.org/xmlns/bed/1.2" xmlns:q="http://quakeml.org/xmlns/quakeml/1.2">\n'
+            f'<eventParameters publicID="smi:talus/scan">\n<comment><text>{comment}</text></comment>\n'
         )
-
-    def __enter__(self) -> _QuakeML:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._new.unlink(missing_ok=True)
-
-    def add(self, rows: Sequence[list[Any]]) -> None:
-        for row in rows:
-            self._number += 1
-            texts = {name: _text(value) for name, value in zip(COLUMNS, row, strict=True)}
-            document = self._form.document(message(texts, self._about, self._number))
+        for number, row in enumerate(read(folder / "catalogue.csv"), 1):
+            document = form.document(message(row, told, number))
             if document is not None:
                 begin, end = document.text.index(b"<event "), document.text.rindex(b"</event>") + len(b"</event>")
-                self._file.write(document.text[begin:end] + b"\n")
-
-    def end(self, *, keep: bool) -> None:
-        self._file.write(b"</eventParameters>\n</q:quakeml>\n")
-        self._file.flush()
-        if keep:
-            self._new.replace(self._path)
-            self._merged.files.append(self._path)
+                file.write(document.text[begin:end].decode() + "\n")
+        file.write("</eventParameters>\n</q:quakeml>\n")
