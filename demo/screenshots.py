@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from agent.errors import ConfigError, TalusError
 from agent.types import NS
 from demo import history
 from desk import accounts
+from desk.call.calls import Calls
+from desk.call.targets import Target
 from desk.evidence import Records
 from desk.service import listen
 from desk.store import answers, queries, tables
@@ -43,6 +45,8 @@ ARGUMENTS = (
 )  # fmt: skip
 """Of Chromium: it is to speak to the desk alone."""
 QUALITY = 66
+TARGETS = (Target("duty phone", "json://127.0.0.1:1", 300.0), Target("head of geology", "json://127.0.0.1:1", 600.0))
+"""Nobody is called: the pictures show when they would have been."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +74,7 @@ def prepared(folder: Path, hours: float) -> tuple[Store, Records]:
     """A desk with history, and with what people have answered."""
     folder.mkdir(parents=True, exist_ok=True)
     is_new = not (folder / "desk.db").exists()
-    store, records = Store(f"sqlite:///{folder}/desk.db"), Records(folder / "evidence", 10**10)
+    store, records = Store(f"sqlite:///{folder}/desk.db", Calls(TARGETS).on_alert), Records(folder / "evidence", 10**10)
     now_ns = time.time_ns()
     if is_new:
         history.write(store, records, hours=hours, end_ns=now_ns)
@@ -82,7 +86,11 @@ def prepared(folder: Path, hours: float) -> tuple[Store, Records]:
 
 
 def answered(store: Store, now_ns: int) -> None:
-    """All alerts but the newest two acknowledged, a few events answered, one silence."""
+    """What was due was sent; all alerts but the newest two acknowledged, a few events answered, one silence."""
+    n = tables.notification
+    with store.writing() as connection:
+        due = update(n).where(n.c.due_ns <= now_ns, n.c.state == "waiting")
+        connection.execute(due.values(state="sent", sent_ns=n.c.due_ns, tries=1))
     ann, ben = answers.Person("ann", how="link"), answers.Person("ben")
     with store.engine.connect() as connection:
         alerts = queries.alerts(connection, limit=1000)
@@ -100,9 +108,8 @@ def answered(store: Store, now_ns: int) -> None:
 @contextlib.contextmanager
 def served(store: Store, records: Records) -> Iterator[str]:
     """The desk's pages on a free port of the loopback; gives their address."""
-    targets = ["duty phone, after 5 min the next", "head of geology, after 10 min the next"]
     live = Live(store)
-    app = application(store, live, records=records, targets=targets)
+    app = application(store, live, records=records, targets=TARGETS)
     listener = listen("127.0.0.1", 0)
     server = Server(live, uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

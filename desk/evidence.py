@@ -13,7 +13,8 @@ from sqlalchemy import Connection, select, update
 
 from agent.atomic import replace_file
 from agent.config.broker import MqttSettings
-from agent.errors import ControlError, TalusError
+from agent.errors import ControlError, DataError, TalusError
+from agent.messages.schema import EVENT_ID
 from agent.types import NS, StationId
 from desk.push.models import ask, command
 from desk.push.signing import SigningKey
@@ -28,7 +29,7 @@ FIRST_RETRY_NS = 60 * NS
 LONGEST_RETRY_NS = 600 * NS
 PAUSE_S = 11.0
 """Between two questions to stations: they take six commands a minute."""
-_UID = re.compile(r"[A-Z0-9.-]{1,64}Z")
+_UID = re.compile(EVENT_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ class Records:
         """Where the record of an event is, or would be.
 
         Raises:
-            ValueError: not an event's identifier.
+            DataError: not an event's identifier.
         """
         if not _UID.fullmatch(uid):
-            raise ValueError(f"{uid[:80]!r} is no event")
+            raise DataError(f"{uid[:80]!r} is no event")
         return self.folder / ".".join(uid.split(".")[:2]) / f"{uid}.mseed"
 
     def keep(self, uid: str, raw: bytes) -> Path:

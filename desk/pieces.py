@@ -54,7 +54,10 @@ class Pieces:
             DeliveryError: the disk or the database refuses; the same piece is to come again.
         """
         uid = event.replace("_", ".")
-        if not (number.isascii() and number.isdigit() and int(number) < MAX_EVIDENCE // PIECE_BYTES):
+        # Python reads no number of thousands of digits.
+        if not (
+            number.isascii() and number.isdigit() and len(number) < 9 and int(number) < MAX_EVIDENCE // PIECE_BYTES
+        ):
             raise DataError(f"{number[:20]!r} is not the number of a piece")
         if not 0 < len(payload) <= PIECE_BYTES:
             raise DataError(f"a piece of {len(payload)} bytes")

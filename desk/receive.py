@@ -45,7 +45,8 @@ _EARLIEST_NS, _LATEST_NS = parse_ns("1970-01-01T00:00:00Z"), parse_ns("2200-01-0
 """What the database can hold. A station whose clock is wrong by years is still heard."""
 _STATION = re.compile(r"[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}")
 _UNFIT = (DataError, ValueError, ArithmeticError, LookupError, TypeError)
-"""What a message can raise that the schema lets through and the database cannot hold."""
+"""What a message can raise that the schema lets through and the database or the folder of records cannot hold. Raised
+further, it would not be acknowledged, and come again with every connection."""
 
 
 @dataclass(slots=True)
@@ -207,8 +208,8 @@ class Receiver(Worker):
                 if not _STATION.fullmatch(sender := f"{network}.{station}"):
                     raise DataError("not the topic of a station")
                 changes += self._pieces.take(sender, event, number, message.payload, now_ns)
-            except DataError as error:
-                self._refuse(message.topic, error.message)
+            except _UNFIT as error:
+                self._refuse(message.topic, str(error))
         return changes
 
     def _checked(self, message: Received, now_ns: int) -> Arrival:

@@ -94,7 +94,6 @@ class Desk:
         )  # fmt: skip
         self._workers = [one for one in several if one is not None]
         self._well_at = time.monotonic()
-        self._targets = [f"{one.name}, after {one.wait_min:g} min the next" for one in config.targets]
 
     def start(self) -> None:
         """Start every thread."""
@@ -114,7 +113,7 @@ class Desk:
             self.store,
             self.live,
             describe=self.describe,
-            targets=self._targets,
+            targets=self._calls.targets,
             records=self.records,
             links=self._links,
             fdsnws=web.fdsnws,
@@ -193,7 +192,7 @@ class Desk:
         try:
             with self._drawing:  # matplotlib draws in one thread at a time
                 return picture_of(self.store, self.records, self.config.state_dir / "pictures", event)
-        except TalusError as error:
+        except (TalusError, ValueError) as error:
             _log.warning("no picture of %s: %s", event, error)
             return None
 

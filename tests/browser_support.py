@@ -18,6 +18,8 @@ from desk_support import START_NS
 from agent.types import NS
 from demo.screenshots import ARGUMENTS
 from desk import accounts
+from desk.call.calls import Calls
+from desk.call.targets import Target
 from desk.evidence import Records
 from desk.service import listen
 from desk.store import tables
@@ -60,14 +62,18 @@ class Desk:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, people: Sequence[tuple[str, str]] = (("omar", "operator"),)) -> Iterator[Desk]:
+def serving(
+    folder: Path, people: Sequence[tuple[str, str]] = (("omar", "operator"),), targets: Sequence[Target] = ()
+) -> Iterator[Desk]:
     """A desk's pages on a free port."""
-    store, records = Store(f"sqlite:///{folder}/desk.db"), Records(folder / "evidence", 10**9)
+    store, records = Store(f"sqlite:///{folder}/desk.db", Calls(targets).on_alert), Records(folder / "evidence", 10**9)
     for name, role in people:
         accounts.add_account(store, "setup", name, role, PASSWORD, now_ns=1)  # type: ignore[arg-type]
     live = Live(store)
     listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(application(store, live, records=records), log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        application(store, live, records=records, targets=targets), log_level="error", timeout_graceful_shutdown=1
+    )
     server = Server(live, config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

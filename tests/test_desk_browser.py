@@ -20,6 +20,8 @@ from test_messages import extremes
 from agent.messages.payloads import envelope_message
 from agent.messages.schema import MinMaxMessage, PositionPart, parse
 from agent.types import NS, StationId
+from desk.call.sender import CallSender, Note
+from desk.call.targets import Target
 from desk.store import queries
 
 if TYPE_CHECKING:
@@ -121,6 +123,52 @@ def test_a_thumb_acknowledges_on_a_phone_and_every_other_page_sees_it(desk: Desk
     with desk.store.engine.connect() as connection:
         (row,) = queries.alerts(connection)
     assert row.acked_by == "omar"
+
+
+class Way:
+    """A service that takes everything."""
+
+    def send(self, target: Target, note: Note) -> None:
+        pass
+
+
+def test_one_glance_at_a_phone_says_what_where_how_large_what_the_neighbours_saw_and_who_is_called(
+    tmp_path: Path, browser: Browser
+) -> None:
+    from test_formats import state
+
+    targets = (Target("ann", "json://ann"), Target("ben", "json://ben"))
+    with serving(tmp_path, targets=targets) as desk:
+        for n, name in enumerate(("SLP", "TOE", "CRN", "FAR")):
+            place = PositionPart(latitude=46.5 + n * 0.004 + (n == 3), longitude=8.0, elevation_m=1900.0)
+            words = {"station": f"XX.{name}.00.HH", "position": place, "exercise": False}
+            desk.tell(state().model_copy(update=words), station=f"XX.{name}")
+        smaller = {"detection": {**event().detection.model_dump(), "peak_counts": 10.0}}
+        desk.tell(*(event(3, onset_ns=START_NS - n * 60 * NS, **smaller) for n in range(1, 13)))
+        beside = event(3, sensor="XX.TOE.00.HH", onset_ns=START_NS + NS, classification=verdict("blast"))
+        desk.tell(beside, station="XX.TOE")
+        desk.tell(event(3), alert(3))
+        with visit(browser, desk, PHONE) as seen:
+            seen.page.goto(f"{desk.address}/event/{event().id}")
+            seen.page.wait_for_selector("time.ago:text('days ago')")
+            words = " ".join(seen.page.inner_text(".event-head").split())
+            for wanted in (
+                "landslide 90 %", "XX.SLP.00.HH, 2026-03-01 00:00:00 UTC", "46.5000, 8.0000, 1900 m",
+                "peak 900 counts, the largest of 13 here", "XX.TOE (445 m) blast +1.0 s",
+                "XX.CRN (890 m) was not heard",
+                "alert: severe", "ann is next, at 00:00:00", "ben is next, at 00:05:00",
+            ):  # fmt: skip
+                assert wanted in words
+            assert "XX.FAR" not in words
+            box = seen.page.locator(".event-head button.ack").bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= PHONE[1], "all of it without scrolling"
+            assert seen.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+            seen.page.wait_for_selector("#link:text('live')")
+            CallSender(desk.store, targets, Way()).send_due(START_NS + NS)
+            desk.live.wake()
+            seen.page.wait_for_selector(".calls:has-text('called ann 00:00:01')")
+            assert is_clean(seen, desk)
 
 
 def test_a_station_that_lies_is_shown_as_text_on_every_page(desk: Desk, browser: Browser) -> None:

@@ -59,6 +59,16 @@ def test_pieces_in_any_order_and_over_a_restart_of_the_desk_become_the_record(st
     assert [path.name for path in records.folder.rglob("*") if path.is_file()] == [f"{event().id}.mseed"]
 
 
+def test_the_record_of_a_slow_event_is_kept_like_any_other(store: Store, records: Records) -> None:
+    uid = f"{event().id}-slow"
+    part = {"sha256": hashlib.sha256(RAW).hexdigest(), "bytes": len(RAW)}
+    part |= {"start": "2026-03-01T00:00:00.000000000Z", "end": "2026-03-01T00:01:00.000000000Z"}
+    store.ingest([Arrival("XX.SLP", event(3, id=uid, evidence=part), START_NS)])
+    for number, payload in pieces():
+        Pieces(store, records).take("XX.SLP", uid.replace(".", "_"), number, payload, START_NS)
+    assert records.path(uid).read_bytes() == RAW
+
+
 def test_what_the_event_did_not_announce_is_refused_and_leaves_nothing(store: Store, records: Records) -> None:
     taker = Pieces(store, records)
     (first, *rest) = pieces(RAW[:-1] + b"?")
@@ -68,6 +78,7 @@ def test_what_the_event_did_not_announce_is_refused_and_leaves_nothing(store: St
             taker.take("XX.SLP", PLACE, *part, START_NS)
     for name, number, payload in (
         ("XX_NO_00_HH-20260301T000000_000Z", "0", b"x"), (PLACE, "128", b"x"), (PLACE, "-1", b"x"), (PLACE, "²", b"x"),
+        (PLACE, "1" * 60_000, b"x"),
         (PLACE, "0", b""), (PLACE, "0", bytes(PIECE_BYTES + 1)), ("../../etc", "0", b"x"), (PLACE + "/../x", "0", b"x"),
     ):  # fmt: skip
         with pytest.raises(DataError):

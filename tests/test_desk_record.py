@@ -105,7 +105,7 @@ def test_a_record_of_another_sensor_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("uid", ["../../etc/passwd", "XX.SLP/..", "", "x" * 200, "XX.SLP.00.HH-2026\0Z"])
 def test_a_name_leads_to_no_file_outside_the_folder(tmp_path: Path, uid: str) -> None:
-    with pytest.raises(ValueError, match="no event"):
+    with pytest.raises(DataError, match="no event"):
         Records(tmp_path, 10**9).path(uid)
 
 

@@ -15,12 +15,14 @@ import pytest
 from browser_support import serving
 from desk_support import START_NS, alert, event, verdict
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import select
 from starlette.testclient import TestClient
 from test_formats import state
 
 from agent.types import NS, format_ns
 from desk import accounts
-from desk.store import answers, queries
+from desk.call.targets import Target
+from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
 from desk.web import openapi
 from desk.web.application import application
@@ -101,6 +103,25 @@ def test_a_list_reads_on_with_the_cursor_that_it_gave(desk: tuple[Store, TestCli
         answer = client.get(path, headers=headers)
         assert answer.status_code == status, path
         assert "Back to the desk" in answer.text
+
+
+def test_an_operator_tries_whether_a_call_arrives_and_a_viewer_does_not(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    for name, role in (("vera", "viewer"), ("omar", "operator")):
+        accounts.add_account(store, "setup", name, role, PASSWORD, now_ns=1)  # type: ignore[arg-type]
+    targets = [Target("ann", "json://secret@ann", 300.0), Target("ben", "json://ben")]
+    with TestClient(application(store, Live(store), targets=targets), follow_redirects=False) as client:
+        for name, status in (("vera", 403), ("omar", 303)):
+            headers = logged_in(client, name)
+            page = client.get("/settings", headers=headers).text
+            assert "ann; after 5 min the next" in page
+            assert "secret" not in page
+            answer = client.post("/settings/targets/test", data={"name": "ann"}, headers=headers)
+            assert answer.status_code == status
+        assert client.post("/settings/targets/test", data={"name": "eve"}, headers=headers).status_code == 404
+    with store.reading() as connection:
+        (row,) = connection.execute(select(tables.notification)).all()
+    assert (row.target, row.state, row.text) == ("ann", "waiting", "omar asked for it. Nothing has happened.")
 
 
 def test_a_slow_event_is_called_so_and_a_drill_leaves_no_station_behind(desk: tuple[Store, TestClient]) -> None:

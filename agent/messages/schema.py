@@ -29,13 +29,14 @@ Time = Annotated[
         description="ISO 8601, UTC, nanoseconds",
     ),
 ]
+EVENT_ID = (
+    r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?"
+    r"-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-slow)?$"
+)
 EventId = Annotated[
     str,
     Field(
-        pattern=(
-            r"^[A-Z0-9-]{1,8}\.[A-Z0-9-]{1,8}(\.[A-Z0-9-]{0,8}\.[A-Z0-9-]{1,16})?"
-            r"-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z(-slow)?$"
-        ),
+        pattern=EVENT_ID,
         description="the sensor, or the site, and the onset, with -slow for a slow event; the same for the event's "
         "whole life and in every replay",
     ),

@@ -17,7 +17,8 @@ from agent.messages.schema import AlertMessage
 from agent.types import NS, format_ns
 from desk.call.targets import Target, rank, schedule
 from desk.store import tables as t
-from desk.store.answers import SILENCED, is_silenced
+from desk.store.answers import LATE, SILENCED, Person, is_silenced
+from desk.store.store import Act, Store, audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Calls:
         if is_silenced(connection, place_of(body.station), body.label, now_ns):
             return SILENCED
         if getattr(body, "late", False) and not self.late:
-            return "late"
+            return LATE
         return None
 
     def plan(
@@ -141,6 +142,14 @@ class Calls:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(t.notification)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["subject", "target"]), rows)
+
+
+def try_call(store: Store, person: Person, target: Target, now_ns: int) -> None:
+    """Call one target, to see whether the call arrives."""
+    words = Words(f"test {now_ns}", "Test call of the desk", f"{person.name} asked for it. Nothing has happened.")
+    with store.writing() as connection:
+        Calls([target]).plan(connection, words, [(target, 0.0)], now_ns)
+        audit(connection, Act(person.name, "test call", target.name, "", person.address), now_ns)
 
 
 def place_of(sensor: str) -> str:

@@ -61,7 +61,9 @@ class Pictures:
         announced = None if known is None else known.newest.evidence
         if known is None or announced is None or not 0 < announced.bytes <= MAX_EVIDENCE:
             raise DataError("a piece of a record that no event has announced")
-        if not (number.isascii() and number.isdigit() and int(number) < MAX_EVIDENCE // PIECE_BYTES):
+        if not (
+            number.isascii() and number.isdigit() and len(number) < 9 and int(number) < MAX_EVIDENCE // PIECE_BYTES
+        ):
             raise DataError(f"{number[:20]!r} is not the number of a piece")
         if not 0 < len(payload) <= PIECE_BYTES:
             raise DataError(f"a piece of {len(payload)} bytes")

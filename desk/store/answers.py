@@ -13,7 +13,9 @@ from desk.store.store import Act, Change, Store, audit, note_changes
 
 LONGEST_SILENCE_NS = 31 * 86_400 * NS
 SILENCED = "silenced"
-"""Why a notification was dropped that a silence held back."""
+"""Why a notification was dropped that a silence held back; """
+LATE = "late"
+"""one about data that were old when they came."""
 
 
 @dataclass(frozen=True, slots=True)

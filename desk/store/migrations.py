@@ -90,7 +90,13 @@ def _add_health_day(connection: Connection) -> None:
     tables.health_day.create(connection)
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope, _count_by_day, _add_health_day)
+def _index_calls(connection: Connection) -> None:
+    """The notifications of an alert are found at once."""
+    for index in tables.notification.indexes:
+        index.create(connection, checkfirst=True)
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope, _count_by_day, _add_health_day, _index_calls)
 """From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
 
 

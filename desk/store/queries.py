@@ -23,6 +23,8 @@ FEED_PAGE = 1000
 """Changes that are read at once."""
 QUIET_NS = 180 * NS
 """A station that is online and has not been heard for so long is called silent."""
+COMPARED = 1000
+"""Events of the same sensor with which the size of one is compared."""
 NEIGHBOUR_NS = 60 * NS
 """Events of other sensors this close in onset are shown beside an event."""
 
@@ -85,6 +87,18 @@ class StationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A notification about an alert. ``state``: waiting, sending, sent or dropped; ``error``: why it was not sent."""
+
+    target: str
+    state: str
+    due_ns: int
+    sent_ns: int | None
+    tries: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AlertRow:
     """An alert in its newest revision, with the acknowledgement that stands."""
 
@@ -102,6 +116,8 @@ class AlertRow:
     acked_ns: int | None
     acked_by: str | None
     reason: str
+    calls: tuple[Call, ...]
+    """The newest of each target, in the order in which they are due; without the pictures that follow."""
 
     @property
     def is_open(self) -> bool:
@@ -169,6 +185,19 @@ def neighbours(connection: Connection, row: EventRow) -> list[EventRow]:
     span = t.event.c.onset_ns.between(row.onset_ns - NEIGHBOUR_NS, row.onset_ns + NEIGHBOUR_NS)
     statement = _event_columns().where(span, t.event.c.id != row.key, t.sensor.c.code != row.sensor)
     return [_event_row(found) for found in connection.execute(statement.order_by(t.event.c.onset_ns).limit(PAGE))]
+
+
+def peaks_before(connection: Connection, row: EventRow) -> list[float]:
+    """Peaks (counts) of the ``COMPARED`` events of the same sensor before one, exercises with exercises."""
+    e = t.event.c
+    mine = e.sensor_id == select(t.sensor.c.id).where(t.sensor.c.code == row.sensor).scalar_subquery()
+    statement = (
+        select(e.peak_counts)
+        .where(mine, e.onset_ns < row.onset_ns, e.exercise.is_(row.exercise), e.peak_counts.is_not(None))
+        .order_by(e.onset_ns.desc())
+        .limit(COMPARED)
+    )
+    return list(connection.execute(statement).scalars())
 
 
 def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) -> list[EventRow]:
@@ -250,13 +279,28 @@ def alerts(
         statement = statement.where(t.alert.c.uid.in_(uids))
     if event_uid is not None:
         statement = statement.where(t.alert.c.event_uid == event_uid)
+    rows = connection.execute(statement.order_by(t.alert.c.raised_ns.desc()).limit(limit)).all()
+    told = _calls(connection, [row.id for row in rows])
     return [
         AlertRow(
             row.id, row.uid, row.event_uid, row.sensor, row.onset_ns, row.revision, row.action, row.severity, row.label,
             row.exercise, row.raised_ns, row.acked_ns, row.acked_by, str(row.body.get("reason", "")),
+            tuple(sorted(told.get(row.id, {}).values(), key=lambda call: call.due_ns)),
         )
-        for row in connection.execute(statement.order_by(t.alert.c.raised_ns.desc()).limit(limit))
+        for row in rows
     ]  # fmt: skip
+
+
+def _calls(connection: Connection, keys: Sequence[int]) -> dict[int, dict[str, Call]]:
+    """The newest notification of each target about each alert."""
+    n = t.notification.c
+    found: dict[int, dict[str, Call]] = {}
+    if keys:
+        about = n.alert_id.in_(keys) & n.subject.not_like("picture %")
+        for row in connection.execute(select(t.notification).where(about).order_by(n.id)):
+            call = Call(row.target, row.state, row.due_ns, row.sent_ns, row.tries, row.error)
+            found.setdefault(row.alert_id, {})[row.target] = call
+    return found
 
 
 def counts(

@@ -261,6 +261,7 @@ notification = Table(
     Column("error", Text),
     Index("notification_once", "subject", "target", unique=True),
     Index("notification_due", "state", "due_ns"),
+    Index("notification_by_alert", "alert_id"),
 )
 """The desk's own outbox. ``subject`` names what it is about (an alert's revision, a station that fell silent), so that
 no target is told the same thing twice. ``state``: ``waiting``, ``sent``, ``dropped``."""

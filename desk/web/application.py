@@ -27,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 from agent.errors import DeliveryError
 from desk.accounts import Attempts
 from desk.call.link import Links
+from desk.call.targets import Target
 from desk.evidence import Records
 from desk.store import tables
 from desk.store.store import Store
@@ -47,15 +48,15 @@ def application(
     live: Live,
     *,
     describe: Callable[[], Mapping[str, Any]] = dict,
-    targets: Sequence[str] = (),
+    targets: Sequence[Target] = (),
     records: Records | None = None,
     links: Links | None = None,
     fdsnws: bool = False,
     metrics: bool = False,
     tiles: str | None = None,
 ) -> Starlette:
-    """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are the names
-    of those that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws`` and
+    """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are those
+    that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws`` and
     ``metrics`` answer programs without a login; ``tiles`` is the address of a map's tiles, with ``{z}``, ``{x}`` and
     ``{y}``."""
 

@@ -153,7 +153,7 @@ class _Piece:
 def _pieces(connection: Connection, rows: Sequence[tuple[int, str, str]]) -> list[_Piece]:
     """Rows of the feed with what a page shows of them, so that no page has to ask; in few pieces."""
     newest = {(kind, subject): key for key, kind, subject in rows}
-    events, alerts = _subjects(newest, "event", "review"), _subjects(newest, "alert", "ack")
+    events, alerts = _subjects(newest, "event", "review"), _subjects(newest, "alert", "ack", "call")
     stations = _subjects(newest, "station")
     lines = {
         "event": _by_id(map(views.event, queries.events_of(connection, events))),
@@ -164,7 +164,7 @@ def _pieces(connection: Connection, rows: Sequence[tuple[int, str, str]]) -> lis
         lines["alert"] = _by_id(map(views.alert, queries.alerts(connection, uids=alerts, limit=len(alerts))))
     if stations:
         lines["station"] = {row.code: views.station(row) for row in queries.stations(connection, stations)}
-    lines |= {"review": lines["event"], "ack": lines["alert"]}
+    lines |= {"review": lines["event"], "ack": lines["alert"], "call": lines["alert"]}
     pieces: list[_Piece] = []
     for (kind, subject), key in sorted(newest.items(), key=lambda item: item[1]):
         line = lines.get(kind, {}).get(subject)

@@ -19,9 +19,10 @@ from agent import __version__
 from agent.errors import DataError
 from agent.types import LABELS, NS, parse_ns
 from desk import accounts
+from desk.call.calls import try_call
 from desk.store import answers, queries, tables
 from desk.store.tables import CLASSES
-from desk.web import views
+from desk.web import glance, views
 from desk.web.api import DAY_NS, cursor_of, filter_of, read, time_of
 from desk.web.guard import (
     COOKIE,
@@ -39,7 +40,13 @@ from desk.web.guard import (
 HERE = Path(__file__).parent
 FIRST_DAY, LAST_DAY = "1970-01-02", "2199-12-31"
 templates = Jinja2Templates(HERE / "templates")
-templates.env.globals |= {"LABELS": LABELS, "CLASSES": CLASSES, "VERSION": __version__, "moment": views.moment}
+templates.env.globals |= {
+    "LABELS": LABELS,
+    "CLASSES": CLASSES,
+    "VERSION": __version__,
+    "moment": views.moment,
+    "distance": glance.span_words,
+}
 
 
 def page(request: Request, name: str, **values: Any) -> Response:
@@ -96,18 +103,20 @@ async def event(request: Request) -> Response:
         row, body = found
         station = ".".join(row.sensor.split(".")[:2])
         around = queries.Filter(station=station, from_ns=row.onset_ns - DAY_NS, to_ns=row.onset_ns + DAY_NS)
-        rows = queries.events(connection, around, limit=1000)
+        rows, others = queries.events(connection, around, limit=1000), queries.neighbours(connection, row)
         reviews = select(tables.review).where(tables.review.c.event_id == row.key).order_by(tables.review.c.id.desc())
         record = select(tables.evidence).where(tables.evidence.c.event_id == row.key)
         return {
             "event": views.event(row),
             "message": body,
-            "verdicts": [views.verdict(one) for one in queries.verdicts(connection, row.key)],
+            "verdicts": [views.verdict(one) for one in changing(queries.verdicts(connection, row.key))],
             "alerts": [views.alert(one) for one in queries.alerts(connection, event_uid=row.uid)],
-            "neighbours": [
-                {**views.event(one), "after_s": (one.onset_ns - row.onset_ns) / NS}
-                for one in nearest(row, queries.neighbours(connection, row))
+            "neighbours": [beside(row, one) for one in nearest(row, others)],
+            "near": [
+                {"code": one.code, "km": one.km, "words": one.words, "event": one.event and beside(row, one.event)}
+                for one in glance.neighbours(connection, row, others, time.time_ns())
             ],
+            "size": glance.size_words(connection, row),
             "spans": since_words(row, rows),
             "last": queries.feed_span(connection)[1],
             "around": [views.event(one) for one in rows],
@@ -124,6 +133,18 @@ async def event(request: Request) -> Response:
     if answer is None:
         raise HTTPException(404, f"there is no event {uid[:80]}")
     return page(request, "event", **answer)
+
+
+def beside(row: queries.EventRow, other: queries.EventRow) -> dict[str, Any]:
+    """The line of another event, with its seconds after this one."""
+    return {**views.event(other), "after_s": (other.onset_ns - row.onset_ns) / NS}
+
+
+def changing(verdicts: list[queries.Verdict]) -> list[queries.Verdict]:
+    """Without those that say what the one before said: the window of an event ends where the next one begins, and later
+    revisions have nothing more to judge."""
+    said = [(one.window_s, one.name, one.shares) for one in verdicts]
+    return [one for place, one in enumerate(verdicts) if place == 0 or said[place] != said[place - 1]]
 
 
 def nearest(row: queries.EventRow, others: list[queries.EventRow]) -> list[queries.EventRow]:
@@ -235,7 +256,7 @@ async def make_silence(request: Request) -> Response:
     """A silence from the form of the settings page."""
     form = await request.form()
     hours = text_field(form, "hours", 8)
-    if not hours.isdigit() or not 0 < int(hours) <= 24 * 31:
+    if not hours.isdecimal() or not 0 < int(hours) <= 24 * 31:
         raise HTTPException(400, "a silence lasts 1 to 744 hours")
     until_ns = time.time_ns() + int(hours) * 3600 * NS
     wanted = answers.Silence(
@@ -250,6 +271,17 @@ async def end_silence(request: Request) -> Response:
     """End a silence before its time."""
     key = int(request.path_params["key"])
     await _do(lambda: answers.end_silence(store_of(request), person_of(request), key, time.time_ns()))
+    return RedirectResponse("/settings", 303)
+
+
+@allowed("operator")
+async def call_for_test(request: Request) -> Response:
+    """A call to one target, to see that it arrives."""
+    name = text_field(await request.form(), "name", 80)
+    target = next((one for one in request.app.state.targets if one.name == name), None)
+    if target is None:
+        raise HTTPException(404, "there is no such target any more")
+    await _do(lambda: try_call(store_of(request), person_of(request), target, time.time_ns()))
     return RedirectResponse("/settings", 303)
 
 
@@ -364,6 +396,7 @@ ROUTES = [
     Route("/settings", settings),
     Route("/settings/silences", make_silence, methods=["POST"]),
     Route("/settings/silences/{key:int}/end", end_silence, methods=["POST"]),
+    Route("/settings/targets/test", call_for_test, methods=["POST"]),
     Route("/settings/accounts", make_account, methods=["POST"]),
     Route("/settings/accounts/{name}/close", close_account, methods=["POST"]),
     Route("/login", login, methods=["GET", "POST"]),

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.types import NS, format_ns
 from desk.store import queries
+from desk.store.answers import LATE, SILENCED
 
 
 def moment(time_ns: int | None) -> str | None:
@@ -46,8 +47,26 @@ def alert(row: queries.AlertRow) -> dict[str, Any]:
         view[name] = moment(view.pop(f"{name}_ns"))
     view["open"] = row.is_open
     view["words"] = alert_words(row.action, row.severity)
+    view["calls"] = calls(row)
     view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.raised_ns) / NS, 1)
     return view
+
+
+def calls(row: queries.AlertRow) -> list[dict[str, Any]]:
+    """Who was called about an alert and who is next: ``words`` and the ``time`` they lead to."""
+    found: list[dict[str, Any]] = []
+    for call in row.calls:
+        if call.state == "sent":
+            found.append({"words": f"called {call.target}", "time": moment(call.sent_ns)})
+        elif call.state == "dropped" and call.error in (SILENCED, LATE):
+            found.append({"words": f"{call.target} not called: {call.error}", "time": None})
+        elif call.state != "dropped" and call.tries:
+            found.append({"words": f"{call.target} could not be reached, next try", "time": moment(call.due_ns)})
+        elif call.state != "dropped":
+            found.append({"words": f"{call.target} is next, at", "time": moment(call.due_ns)})
+    if row.is_open and not row.calls:
+        found.append({"words": "nobody is called", "time": None})
+    return found
 
 
 def station(row: queries.StationRow, now_ns: int | None = None) -> dict[str, Any]:

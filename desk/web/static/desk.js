@@ -49,6 +49,7 @@ export function timeText(iso, seconds = true) {
 
 export function showTimes(root = document) {
   for (const node of root.querySelectorAll("time[data-utc]")) node.textContent = timeText(node.dataset.utc);
+  for (const node of root.querySelectorAll("time[data-clock]")) node.textContent = timeText(node.dataset.clock).slice(11);
   for (const node of root.querySelectorAll(".tz")) node.textContent = zone();
 }
 
@@ -56,7 +57,7 @@ export const zone = () => (local() ? "local" : "UTC");
 
 function ago(iso) {
   const s = Math.max(0, (Date.now() + skew - new Date(iso)) / 1000);
-  return s < 90 ? `${Math.round(s)} s ago` : s < 5400 ? `${Math.round(s / 60)} min ago` : `${Math.round(s / 3600)} h ago`;
+  return s < 90 ? `${Math.round(s)} s ago` : s < 5400 ? `${Math.round(s / 60)} min ago` : s < 172800 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`;
 }
 
 export function element(tag, properties = {}, ...children) {
@@ -68,6 +69,11 @@ export function element(tag, properties = {}, ...children) {
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
+}
+
+export function callWords(call) {
+  const time = call.time ? element("time", { data: { clock: call.time } }, timeText(call.time).slice(11)) : null;
+  return element("span", {}, call.words, time ? " " : null, time, " ");
 }
 
 export function mark(name) {

@@ -1,5 +1,5 @@
 // The page of one event: its record, how the verdict grew, other sensors, its place in the day, and the answer.
-import { CLASSES, colour, element, listen, send } from "./desk.js";
+import { callWords, CLASSES, colour, element, listen, send } from "./desk.js";
 import { draw, record } from "./waveform.js";
 
 const page = document.getElementById("event");
@@ -125,7 +125,12 @@ document.addEventListener("keydown", (event) => {
 });
 
 // What is new about this event is offered, not forced: nobody is to lose a note that they are writing.
-listen((kind, subject) => {
+listen((kind, subject, row) => {
+  if (kind === "call") {
+    const card = [...document.querySelectorAll("[data-alert]")].find((one) => one.dataset.alert === subject);
+    card?.querySelector(".calls")?.replaceChildren(...row.calls.map(callWords));
+    return;
+  }
   const mine = subject === id || (kind === "alert" && subject.startsWith(id));
   if (!mine || kind === "ack" || kind === "review") return;
   const fresh = document.getElementById("fresh");

@@ -1,5 +1,5 @@
 // The page "now": stations, open alerts and events, kept up to date by the stream of changes.
-import { element, eventRow, listen, may, timeText, zone } from "./desk.js";
+import { callWords, element, eventRow, listen, may, timeText, zone } from "./desk.js";
 import { sketch } from "./sketch.js";
 
 const KEPT = 60;
@@ -30,8 +30,9 @@ function showAlert(row) {
   else {
     const card = element("article", { class: `alert ${row.severity} ${row.exercise ? "exercise" : ""}`, data: { alert: row.id, place: row.sensor.split(".").slice(0, 2).join(".") } },
       element("h3", {}, element("a", { href: `/event/${encodeURIComponent(row.event)}` }, `${row.words} · ${row.label}`)),
-      element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), " ", element("span", { class: "tz" }, zone()), row.exercise ? element("b", {}, " EXERCISE") : null),
+      element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), " ", element("span", { class: "tz" }, zone()), row.exercise ? element("b", {}, " EXERCISE") : null, " ", element("time", { class: "ago", data: { ago: row.onset } })),
       element("p", { class: "reason" }, row.reason),
+      row.calls.length ? element("p", { class: "calls" }, ...row.calls.map(callWords)) : null,
       may("operator") ? element("button", { class: "ack", data: { ack: row.id } }, "Acknowledge") : null);
     if (known) known.replaceWith(card);
     else alerts.prepend(card);
@@ -73,7 +74,7 @@ function showStation(row) {
 listen((kind, subject, row) => {
   if (!row) return;
   if (kind === "event" || kind === "review") showEvent(row);
-  else if (kind === "alert" || kind === "ack") showAlert(row);
+  else if (kind === "alert" || kind === "ack" || kind === "call") showAlert(row);
   else if (kind === "station") showStation(row);
 }, document.getElementById("now").dataset.last);
 
