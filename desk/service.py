@@ -26,6 +26,7 @@ from desk.call.sender import AppriseWay, CallSender, Way
 from desk.call.watch import FaultDelays, StationWatch
 from desk.evidence import Fetcher, Records
 from desk.pictures.of_store import picture_of
+from desk.pictures.style import figure
 from desk.pieces import Pieces
 from desk.push.signing import SigningKey
 from desk.receive import Receiver
@@ -99,6 +100,13 @@ class Desk:
         """Start every thread."""
         for worker in self._workers:
             worker.start()
+        if self.config.targets:
+            threading.Thread(target=self._warm_up, name="pictures", daemon=True).start()
+
+    def _warm_up(self) -> None:
+        """Load what draws, so that the first call does not wait for it."""
+        with self._drawing, contextlib.suppress(ConfigError):
+            figure(1.0, 1.0).subplots()
 
     def stop(self) -> None:
         """Stop every thread and close the database."""

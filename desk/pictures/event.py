@@ -15,6 +15,10 @@ from desk.record import Spectrogram, Trace, palette, ratio
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
+
+_LEFT = 0.74
+"""Inches for the name of a plot and its largest number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,16 @@ class Told:
 def draw(traces: Sequence[Trace], strip: Spectrogram, told: Told, *, small: bool = False) -> Figure:
     """The picture; ``small`` leaves out what a phone cannot show."""
     rows = len(traces) + 1 + (0 if small else 1) + bool(told.verdicts)
-    picture = figure(6.4 if small else 9.0, 0.9 + 1.15 * rows)
+    width, height = 6.4 if small else 9.0, 0.9 + 1.15 * rows
+    picture = figure(width, height, fitted=False)
+    picture.subplots_adjust(
+        left=_LEFT / width, right=1 - 0.12 / width, bottom=0.46 / height, top=1 - 0.42 / height, hspace=0.14
+    )
     ratios = [1.0] * len(traces) + [1.4] + [0.9] * (rows - len(traces) - 1)
     axes = picture.subplots(rows, 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     colour = COLOURS.get(told.label, COLOURS["unclassified"])
     words = f"EXERCISE  {told.title}" if told.exercise else told.title
-    picture.suptitle(words, color=colour, fontweight="bold", fontsize=11 if small else 13)
+    picture.suptitle(words, color=colour, fontweight="bold", fontsize=11 if small else 13, y=1 - 0.1 / height, va="top")
     for place, trace in zip(axes, traces, strict=False):
         place.plot(trace.times_s, trace.samples, color="#1a2027", linewidth=0.5)
         place.set_ylabel(f"{trace.name}, counts", fontsize=8)
@@ -55,8 +63,16 @@ def draw(traces: Sequence[Trace], strip: Spectrogram, told: Told, *, small: bool
     axes[-1].set_xlim(min(t.start_s for t in traces), max(float(t.times_s[-1]) for t in traces))
     for place in axes:
         place.tick_params(labelsize=7)
+        place.yaxis.set_label_coords(0.16 / width, 0.5, transform=_from_left(picture, place))
         place.margins(x=0)
     return picture
+
+
+def _from_left(picture: Figure, place: Axes) -> Transform:
+    """Widths of the picture across, heights of one plot up: where the names of the plots stand one above the other."""
+    from matplotlib.transforms import blended_transform_factory
+
+    return blended_transform_factory(picture.transFigure, place.transAxes)
 
 
 def _marks(place: Axes, told: Told, colour: str) -> None:

@@ -22,8 +22,9 @@ COLOURS = {
 FORMATS = {".png": "png", ".svg": "svg", ".webp": "webp", ".pdf": "pdf"}
 
 
-def figure(width: float, height: float) -> Figure:
-    """An empty figure, inches; it needs no display.
+def figure(width: float, height: float, *, fitted: bool = True) -> Figure:
+    """An empty figure, inches; it needs no display. ``fitted``: margins are fitted to the labels, which takes as long
+    as the drawing itself.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -32,7 +33,7 @@ def figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("pictures need matplotlib", "pip install 'talus-agent[plot]'") from None
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return Figure(figsize=(width, height), dpi=100, layout="constrained" if fitted else None)
 
 
 def check_name(path: Path) -> str:
