@@ -22,7 +22,7 @@ from agent.messages.schema import MinMaxMessage, PositionPart, parse
 from agent.types import NS, StationId
 from desk.call.sender import CallSender, Note
 from desk.call.targets import Target
-from desk.store import queries
+from desk.store import answers, queries
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -123,6 +123,35 @@ def test_a_thumb_acknowledges_on_a_phone_and_every_other_page_sees_it(desk: Desk
     with desk.store.engine.connect() as connection:
         (row,) = queries.alerts(connection)
     assert row.acked_by == "omar"
+
+
+def test_a_page_that_is_come_back_to_tells_the_truth_and_nothing_after_the_session_has_ended(
+    desk: Desk, browser: Browser
+) -> None:
+    desk.tell(event(0), alert(0))
+    with visit(browser, desk) as seen:
+        seen.page.wait_for_selector("article.alert button.ack")
+        seen.page.goto(f"{desk.address}/events")
+        answers.acknowledge(desk.store, answers.Person("ben"), alert().id, START_NS + NS)
+        seen.page.go_back()
+        seen.page.wait_for_selector("#no-alerts:not([hidden])")
+        seen.page.click("header form button")
+        seen.page.wait_for_selector("form.login")
+        seen.page.go_back()
+        seen.page.wait_for_selector("form.login")
+
+
+def test_a_page_goes_on_by_itself_after_its_proxy_has_answered_for_the_desk(desk: Desk, browser: Browser) -> None:
+    with visit(browser, desk) as seen:
+        seen.page.route("**/api/v1/stream*", lambda route: route.fulfill(status=502))
+        seen.page.reload()
+        seen.page.evaluate("window.stays = 1")
+        seen.page.wait_for_selector("#link.bad")
+        seen.page.unroute("**/api/v1/stream*")
+        desk.tell(event(0), alert(0))
+        seen.page.wait_for_selector("article.alert button.ack")
+        seen.page.wait_for_selector("#link:text('live'):not(.bad)")
+        assert seen.page.evaluate("window.stays") == 1
 
 
 class Way:

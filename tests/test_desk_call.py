@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from agent.errors import DataError, DeliveryError
 from agent.types import NS
-from desk.call.calls import Calls, Words
+from desk.call.calls import Calls, Words, text_of
 from desk.call.heartbeat import Heartbeat
 from desk.call.link import Claim, Links
 from desk.call.sender import LEASE_NS, AppriseWay, CallSender, Note
@@ -133,6 +133,12 @@ def test_a_desk_that_dies_while_sending_sends_again_after_the_lease_and_not_befo
     assert way.notes == []
     again.send_due(START_NS + LEASE_NS)
     assert len(way.notes) == 1
+
+
+def test_what_a_station_says_takes_one_line_of_a_message_and_turns_no_letters_round() -> None:
+    reason = "small\r\nhttps://evil.example \u202e txet \x1b[2J"
+    lines = text_of(alert(0, reason=reason)).split("\n")
+    assert lines[:2] == ["2026-03-01 00:00:00 UTC, XX.SLP.00.HH", "small??https://evil.example ? txet ?[2J"]
 
 
 def test_an_unknown_severity_is_called_for_like_the_highest() -> None:

@@ -24,8 +24,9 @@ from desk import accounts
 from desk.call.targets import Target
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
+from desk.web import live as live_module
 from desk.web import openapi
-from desk.web.application import application
+from desk.web.application import application, asset
 from desk.web.guard import safe_target
 from desk.web.live import Live
 from desk.web.openapi import flat
@@ -86,6 +87,15 @@ def test_no_page_holds_a_script_or_a_style_of_its_own_or_asks_another_host(desk:
         text = client.get(path, headers=headers if path != "/login" else None).text
         assert not re.search(r"<script(?![^>]*\bsrc=\"/static/)|\son\w+=|<style|\sstyle=", text), path
         assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", text), path
+
+
+def test_no_page_is_kept_by_a_browser_and_what_never_changes_is(desk: tuple[Store, TestClient]) -> None:
+    _, client = desk
+    headers = logged_in(client, "vera")
+    for path in (*PAGES, "/api/v1/alerts", "/login"):
+        assert client.get(path, headers=headers).headers["cache-control"] == "no-store", path
+    assert "immutable" in client.get(asset("desk.js")).headers["cache-control"]
+    assert client.get(asset("desk.js").replace("desk.js", "none.js")).headers["cache-control"] == "no-store"
 
 
 def test_a_list_reads_on_with_the_cursor_that_it_gave(desk: tuple[Store, TestClient]) -> None:
@@ -322,6 +332,18 @@ def test_the_description_of_the_interface_has_every_route_and_what_each_takes(de
     asked = set(re.findall(r'query_params\.get\("(\w+)"', source)) - {"station", "date", "next"}
     described = {one["name"] for ops in told["paths"].values() for op in ops.values() for one in op["parameters"]}
     assert asked <= described, "a parameter that is read and not described"
+
+
+def test_a_stream_ends_after_a_while_so_that_a_closed_account_sees_no_more(
+    desk: tuple[Store, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, client = desk
+    accounts.add_account(store, "ada", "gone", "viewer", PASSWORD, now_ns=1)
+    headers = logged_in(client, "gone")
+    monkeypatch.setattr(live_module, "LASTS_S", 0.0)
+    assert "event: hello" in client.get("/api/v1/stream", headers=headers).text
+    accounts.disable_account(store, "ada", "gone", now_ns=2)
+    assert client.get("/api/v1/stream", headers=headers).status_code == 401
 
 
 def test_what_the_description_says_of_a_body_is_what_is_taken(desk: tuple[Store, TestClient]) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.messages.schema import AlertMessage
+from agent.messages.text import printable
 from agent.types import NS, format_ns
 from desk.call.targets import Target, rank, schedule
 from desk.store import tables as t
@@ -185,7 +186,7 @@ def title_of(body: AlertMessage) -> str:
 
 def text_of(body: AlertMessage) -> str:
     """What the person who is called needs first."""
-    lines = [f"{body.onset[:10]} {body.onset[11:19]} UTC, {body.station}", body.reason]
+    lines = [f"{body.onset[:10]} {body.onset[11:19]} UTC, {body.station}", printable(body.reason)]
     if body.classification is not None:
         verdict = body.classification
         lines.append(f"{verdict.label} {100 * verdict.probability:.0f} % after {verdict.window_s:g} s")

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     rate.add_argument("--station", metavar="NET.STA", help="of the desk: one station alone")
     rate.add_argument(
-        "--from", dest="begin", metavar="ISO", help="default: seven days ago, or the first event of a CSV"
+        "--from", dest="begin", metavar="ISO", help="default: seven days ago, or when the desk or a CSV begins"
     )
     rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or the last event of a CSV")
     rate.add_argument("--hours", type=int, default=1, metavar="N", help="length of a bin, hours (default 1)")
@@ -235,8 +235,9 @@ def _rate(args: argparse.Namespace) -> None:
         from desk.store import queries
 
         end_ns = end_ns if end_ns is not None else time.time_ns()
-        begin_ns = begin_ns if begin_ns is not None else end_ns - 7 * DAY_NS
         with _desk(args) as desk, desk.store.reading() as connection:
+            if begin_ns is None:
+                begin_ns = max(end_ns - 7 * DAY_NS, min(queries.first_ns(connection), end_ns - HOUR_NS))
             sensors = [None] if args.station is None else queries.sensors(connection, args.station)
             tally = Counter()
             for sensor in sensors:

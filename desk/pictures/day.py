@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desk.drum import DAY_S, Drum
-from desk.pictures.style import COLOURS, figure
+from desk.pictures.style import COLOURS, counts_text, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,9 @@ def draw(drum: Drum, marks: Sequence[Mark], title: str) -> Figure:
     place.set_yticks(range(24), [f"{hour:02d}:00" for hour in range(24)], fontsize=7)
     place.set_xticks(range(0, 3601, 600), [f"{minute}" for minute in range(0, 61, 10)], fontsize=7)
     sensor = f"{drum.sensor}.{drum.component}, " if drum.sensor else "no samples; "
-    place.set_xlabel(f"minutes; {sensor}the middle of a line to its edge is {scale:.3g} counts; UTC", fontsize=8)
+    place.set_xlabel(
+        f"minutes; {sensor}the middle of a line to its edge is {counts_text(scale)} counts; UTC", fontsize=8
+    )
     place.spines[["top", "right", "left"]].set_visible(False)
     picture.suptitle(title, fontweight="bold")
     shown = [name for name in COLOURS if any(mark.label == name for mark in marks)]

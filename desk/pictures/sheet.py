@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from desk.pictures.style import COLOURS, figure
+from desk.pictures.style import COLOURS, counts_text, figure
 from desk.record import Trace
 
 if TYPE_CHECKING:
@@ -50,7 +50,12 @@ def draw(cells: Sequence[Cell], title: str) -> Figure:
         known = cell.trace.samples[near & np.isfinite(cell.trace.samples)]
         if len(known):
             place.text(
-                0.99, 0.04, f"{np.abs(known).max():.3g} counts", transform=place.transAxes, ha="right", fontsize=6
+                0.99,
+                0.04,
+                f"{counts_text(float(np.abs(known).max()))} counts",
+                transform=place.transAxes,
+                ha="right",
+                fontsize=6,
             )
     for number, place in enumerate(places):
         place.set_yticks([])

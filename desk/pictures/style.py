@@ -36,6 +36,11 @@ def figure(width: float, height: float, *, fitted: bool = True) -> Figure:
     return Figure(figsize=(width, height), dpi=100, layout="constrained" if fitted else None)
 
 
+def counts_text(value: float) -> str:
+    """A number of counts, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def check_name(path: Path) -> str:
     """The format that a file's name says.
 

@@ -352,6 +352,13 @@ def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: i
     return [(hour, min(shares)) for hour, shares in sorted(found.items()) if len(shares) >= needed]
 
 
+def first_ns(connection: Connection) -> int:
+    """When the first hour began of which anything is known; 0 where nothing is."""
+    columns = (t.health_day.c.day * 24, t.health_hour.c.hour, t.tally.c.hour)
+    hours = [connection.execute(select(func.min(column)).where(column > 0)).scalar() for column in columns]
+    return min((hour for hour in hours if hour), default=0) * HOUR_NS
+
+
 def feed_since(connection: Connection, key: int, limit: int = FEED_PAGE) -> list[tuple[int, str, str]]:
     """Changes after ``key``, oldest first: key, kind, subject."""
     return [(row.id, row.kind, row.subject) for row in connection.execute(_FEED_SINCE, {"key": key, "limit": limit})]

@@ -40,6 +40,8 @@ HEADERS = {
 }
 """Of every answer: no script, style, picture or request from another host, and no page of ours inside another's."""
 
+KEPT, NOT_KEPT = "public, max-age=31536000, immutable", "no-store"
+
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
@@ -74,12 +76,16 @@ class Headers:
                 raise HTTPException(413, "the request is too large")
             return message
 
+        # A page that is left and come back to is asked for anew; what is static has its version in its path.
+        kept = KEPT if scope["path"].startswith("/static/") else NOT_KEPT
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message["headers"]}
+                ours = {**self._headers, "cache-control": kept if message["status"] == 200 else NOT_KEPT}
                 message["headers"] = [
                     *message["headers"],
-                    *((k.encode(), v.encode()) for k, v in self._headers.items() if k.encode() not in names),
+                    *((k.encode(), v.encode()) for k, v in ours.items() if k.encode() not in names),
                 ]
             await send(message)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ from desk.store.store import Store
 from desk.web import views
 from desk.worker import Worker
 
+LASTS_S = 300.0
+"""A stream ends after this time, or up to twice as long."""
 WAITING = 100
 """Pieces that wait for a page that reads slowly; it is then told to load anew."""
 PIECE = 32 * 1024
@@ -100,8 +104,10 @@ class Live(Worker):
             self._sign = self._loop.call_later(SIGN_S, self._give_sign)
 
     async def stream(self, last: int | None) -> AsyncIterator[bytes]:
-        """What a page gets: changes after ``last`` (None: from now on)."""
+        """What a page gets: changes after ``last`` (None: from now on). It ends after a while: the page asks again, and
+        whether it still may is looked at."""
         page: asyncio.Queue[_Piece | None] = asyncio.Queue()
+        until = time.monotonic() + LASTS_S * (1 + secrets.randbelow(100) / 100)
         self._pages.add(page)
         try:
             first, newest = await run_in_threadpool(self._span)
@@ -115,7 +121,7 @@ class Live(Worker):
                 for piece in missed:
                     yield piece.sent
                 last = end
-            while not self._closed:
+            while not self._closed and time.monotonic() < until:
                 found = await page.get()
                 if found is None:
                     return

@@ -190,12 +190,16 @@ async def alerts(request: Request) -> Response:
 async def counts(request: Request) -> Response:
     """Events per hour and class, cumulated, the inverse rate, and the hours that were not heard."""
     now_ns = time.time_ns()
-    first_ns = await read(request, _first_ns)
+    first_ns = await read(request, queries.first_ns)
     from_ns = time_of(request, "from", max(first_ns, now_ns - 7 * DAY_NS))
     to_ns = time_of(request, "to", now_ns)
-    sensors = await read(request, _sensors)
-    given = dict(request.query_params)
-    return page(request, "counts", sensors=sensors, given=given, start=views.moment(from_ns), end=views.moment(to_ns))
+
+    def ask(connection: Connection) -> dict[str, Any]:
+        within = queries.Filter(from_ns=from_ns, to_ns=to_ns, exercise=True)
+        return {"sensors": _sensors(connection), "exercises": bool(queries.events(connection, within, limit=1))}
+
+    given, found = dict(request.query_params), await read(request, ask)
+    return page(request, "counts", **found, given=given, start=views.moment(from_ns), end=views.moment(to_ns))
 
 
 @allowed("viewer")
@@ -369,13 +373,6 @@ async def day(request: Request) -> Response:
 
 def _sensors(connection: Connection) -> list[str]:
     return [row.code for row in connection.execute(select(tables.sensor.c.code).order_by(tables.sensor.c.code))]
-
-
-def _first_ns(connection: Connection) -> int:
-    """When the first hour began of which anything is known; 0 where nothing is."""
-    columns = (tables.health_day.c.day * 24, tables.health_hour.c.hour, tables.tally.c.hour)
-    hours = [connection.execute(select(func.min(column)).where(column > 0)).scalar() for column in columns]
-    return min((hour for hour in hours if hour), default=0) * queries.HOUR_NS
 
 
 async def _do(act: Callable[[], object]) -> None:

@@ -2,6 +2,8 @@
 
 export const CLASSES = ["earthquake", "blast", "collapse", "landslide", "noise", "undecided", "unclassified"];
 const LOCAL = "talus-local-time";
+const LOST_MS = 6000;
+const AGAIN_MS = 4000;
 
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim() || "#888";
@@ -100,18 +102,35 @@ export function eventRow(row) {
 let skew = 0;
 
 export function listen(change, last) {
-  // The browser connects again by itself and sends Last-Event-ID; the desk then tells what was missed.
+  // The browser connects again by itself and sends Last-Event-ID; the desk then tells what was missed. Where it gives up,
+  // as when a proxy answers for a desk that starts anew, the page goes on.
   const link = document.getElementById("link");
-  const source = new EventSource(`/api/v1/stream${last ? `?last=${encodeURIComponent(last)}` : ""}`);
   const say = (text, bad) => { link.textContent = text; link.className = bad ? "link bad" : "link"; };
-  source.onopen = () => say("live", false);
-  source.onerror = () => say("no connection to the desk", true);
-  source.addEventListener("reload", () => location.reload());
-  source.addEventListener("change", (event) => {
-    const found = JSON.parse(event.data);
-    change(found.kind, found.subject, found.row);
-  });
+  let source = null;
+  let lost = null;
+  const open = () => {
+    source = new EventSource(`/api/v1/stream${last ? `?last=${encodeURIComponent(last)}` : ""}`);
+    source.onopen = () => {
+      clearTimeout(lost);
+      lost = null;
+      say("live", false);
+    };
+    source.onerror = () => {
+      lost ??= setTimeout(() => say("no connection to the desk", true), LOST_MS);
+      if (source.readyState !== EventSource.CLOSED) return;
+      setTimeout(open, AGAIN_MS);
+      ask("/api/v1/stations").catch(() => {}); // leads to the login where the session has ended
+    };
+    source.addEventListener("reload", () => location.reload());
+    source.addEventListener("change", (event) => {
+      last = event.lastEventId || last;
+      const found = JSON.parse(event.data);
+      change(found.kind, found.subject, found.row);
+    });
+  };
+  open();
   addEventListener("pagehide", () => source.close());
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
 
 function start() {
