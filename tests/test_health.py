@@ -85,6 +85,27 @@ def hear(line: Line, health: Health, packet: SampleBlock, received_ns: int) -> N
     health.saw(packet, received_ns, used=line.pipeline.used(packet.stream) > before)
 
 
+def test_a_component_that_the_trigger_leaves_out_is_named(tmp_path: Path) -> None:
+    """Its clock is an hour behind; that packets of a component are one after the other for a moment is no fault."""
+    line, clock = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1"), [0.0]
+    health = Health(Identity(STATION, BOOT), tmp_path, clock=lambda: clock[0])
+    chance = np.random.default_rng(1)
+
+    def named(seconds: int, behind_s: int) -> list[str | None]:
+        for _ in range(seconds):
+            clock[0] += 1
+            for letter in "ENZ":
+                start_ns = T0 + round(clock[0] - (behind_s if letter == "N" else 0)) * NS
+                hear(line, health, block(start_ns, chance.normal(0, 200, 100).astype(np.int32), letter), start_ns)
+            report = health.message(1, HealthInputs(stations=tuple(line.pipeline.stations.values())))
+        return [reason.about for reason in report.reasons if reason.code == "component_late"]
+
+    assert named(100, 0) == []
+    assert named(50, 30) == []
+    assert named(100, 3600) == [str(StreamId(STATION, "N"))]
+    assert named(5, 0) == []
+
+
 def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:
     """Gaps, copies, late packets and broken samples are counted by channel; RSAM is there; it passes its own schema."""
     line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
@@ -260,6 +281,17 @@ def test_messages_that_found_room_nowhere_are_a_reason(tmp_path: Path, monkeypat
     runner._send([make_alert(n) for n in range(7)])
     (lost,) = [one for one in runner.problems() if one.code == "messages_lost"]
     assert lost.text.startswith("2 events or alerts were lost")
+
+
+def test_messages_that_are_being_stored_are_not_refused_by_the_disk(tmp_path: Path) -> None:
+    """The monitor may look while a packet's messages are on their way to the disk."""
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:noise",)), "talus/v1")
+    seen: list[Reason] = []
+    runner = Runner(
+        Given([]), line, Health(Identity(STATION, BOOT), tmp_path), lambda _: seen.extend(runner.problems())
+    )
+    runner._send([make_alert(1)])
+    assert seen == []
 
 
 def test_every_reason_has_a_code_a_meaning_and_a_row_in_the_manual() -> None:

@@ -37,6 +37,7 @@ from agent.types import (
     Event,
     Quality,
     SampleBlock,
+    Samples,
     StationId,
     StreamId,
     Vote,
@@ -299,7 +300,9 @@ def test_trouble_is_named_while_no_coincidence_is_possible() -> None:
     assert bench.site.problem() == ""
     bench.hear(NAMES[:2], 0, 50)
     assert bench.site.problem() == ""
-    bench.hear(NAMES[:1], 50, 80)
+    bench.hear(NAMES[:2], 50, 80)
+    assert bench.site.problem() == "nothing has come from XX.C of the site since the start"
+    bench.hear(NAMES[:1], 80, 110)
     assert bench.site.problem() == (
         "no coincidence is possible, stations alert alone: 1 of 2 stations could see it; not XX.B, XX.C"
     )
@@ -457,9 +460,15 @@ def degraded_alerts(change: Callable[[SampleBlock, float], SampleBlock | None], 
     return [body["coincidence"]["degraded"] for body in bodies]
 
 
+def _repeated(block: SampleBlock) -> Samples:
+    """The same noise for each packet of a component."""
+    return np.random.default_rng(ord(block.stream.component)).normal(0, 200, len(block.samples)).astype(np.int32)
+
+
 WAYS_TO_BE_DEAF: dict[str, Callable[[SampleBlock, float], SampleBlock | None]] = {
     "zeros": lambda block, s: replace(block, samples=block.samples * (s < 120)),
     "full scale": lambda block, s: replace(block, samples=np.where(s < 120, block.samples, 8_388_607)),
+    "one packet for ever": lambda block, s: block if s < 120 else replace(block, samples=_repeated(block)),
     "dead shortly before": lambda block, s: replace(block, samples=block.samples * (s < 285)),
     "dead at the onset": lambda block, s: replace(block, samples=block.samples * (s < 301)),
     "a gap in every packet": lambda block, s: replace(block, samples=block.samples[: 100 if s < 120 else 60]),

@@ -60,6 +60,8 @@ FLOOR = 1e-3
 """Least probability in the mean: no station can rule a label out alone."""
 KEPT_NS = 600 * NS
 """Single events, and events of the site, are known for so long, for stations that come late."""
+ABSENT_NS = 60 * NS
+"""A station of the site that has sent nothing for so long is named."""
 MAX_KEPT = 1024
 MAX_RUNS = 32
 """Runs without a gap that are known of each sensor."""
@@ -144,6 +146,8 @@ class CoincidenceJudge:
         self._names = frozenset(settings.stations)
         self._stations: dict[str, dict[StationId, _Heard]] = {}
         """Sensors by station."""
+        self._begun_ns = 0
+        """Time of the first packet of any station."""
         self._decided_ns: int = 0
         """The horizon of the last decisions."""
         self._queue: list[Event] = []
@@ -165,6 +169,7 @@ class CoincidenceJudge:
         """A packet of one of the stations came in, and all of that sensor is decided up to ``decided_ns``; ``hearing``
         is the sensor's."""
         station = block.stream.station
+        self._begun_ns = self._begun_ns or block.start_ns
         sensor = self._stations.setdefault(station.short, {}).setdefault(station, _Heard())
         if decided_ns < sensor.decided_ns:
             sensor.runs.clear()  # its clock was set back
@@ -250,17 +255,20 @@ class CoincidenceJudge:
         ]
 
     def problem(self) -> str:
-        """Why no coincidence is possible at present; empty if it is. Any thread may ask."""
+        """Why no coincidence is possible at present, or who of the site has never sent anything; empty if all is well.
+        Any thread may ask."""
         foremost = self._foremost_ns()
         silent = [name for name in self._settings.stations if not (self._lives(name, foremost) and self._listens(name))]
         left = len(self._names) - len(silent)
         if left >= self._settings.required or not foremost:
-            return ""
+            absent = [name for name in self._settings.stations if name not in self._stations]
+            if not absent or foremost - self._begun_ns < ABSENT_NS:
+                return ""
+            return f"nothing has come from {_named(absent)} of the site since the start"
         return f"no coincidence is possible, stations alert alone: {self._few(left, silent)}"
 
     def _few(self, possible: int, unable: list[str]) -> str:
-        names = ", ".join(unable[:4]) + (f" and {len(unable) - 4} more" if len(unable) > 4 else "")
-        return f"{possible} of {self._settings.required} stations could see it; not {names}"
+        return f"{possible} of {self._settings.required} stations could see it; not {_named(unable)}"
 
     def standing(self, event: Event) -> DecisionReason:
         """How far a station's event is judged with those of the other stations."""
@@ -496,6 +504,10 @@ class CoincidenceJudge:
                 self._events.remove(together)
                 for member in together.members.values():
                     self._of.pop(member.id, None)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def fuse(votes: Iterable[Vote]) -> Classification | None:

@@ -155,6 +155,11 @@ class Station:
         return any(event.off_ns is None for event in self._open)
 
     @property
+    def max_lag_ns(self) -> int:
+        """How long the trigger waits for a component that comes later than the others."""
+        return round(self._trigger.max_component_lag_s * NS)
+
+    @property
     def counts(self) -> dict[str, Counts]:
         """What happened on each channel, by component code. Any thread may look."""
         return dict(self._continuity.counts)

@@ -31,7 +31,7 @@ from agent.types import NS
 
 STEP_S = 10
 STEP_NS = STEP_S * NS
-FIRST_LOOK_NS, LOOK_NS = 60 * NS, 300 * NS
+LOOK_NS = 60 * NS
 TEN_MINUTES = 60
 """Steps in ten minutes."""
 HALF_HOUR, HOUR = 180, 360
@@ -173,7 +173,7 @@ class Hearing:
     def __init__(self, trigger: TriggerConfig) -> None:
         self._trigger = trigger
         self.look: Callable[[int], None] | None = None
-        """Looks at the raw samples before a time and tells ``inspected``; called every five minutes of data."""
+        """Looks at the raw samples before a time and tells ``inspected``; called every minute of data."""
         self._look_at_ns = 0
         self._lock = threading.Lock()
         self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
@@ -200,7 +200,7 @@ class Hearing:
         """The detector begins (anew), at this rate, with this upper corner of its band; ``whole``: the samples are
         integers."""
         self._news.append(_Begin(time_ns, rate_hz, high_hz, whole))
-        self._look_at_ns = time_ns + FIRST_LOOK_NS
+        self._look_at_ns = time_ns + LOOK_NS
 
     def alive(self, time_ns: int, letters: frozenset[str]) -> None:
         """From now on these components count."""

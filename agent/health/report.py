@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from agent.dsp.measure import Minute
 from agent.health.hearing import hearing_health, problems
 from agent.host import machine
 from agent.host.clock import HostClock
+from agent.host.data_age import span
 from agent.messages.payloads import clock_part
 from agent.messages.schema import (
     NAME_LIMIT,
@@ -183,6 +184,8 @@ class Health:
         self._rates = Rates()
         self._inference_failures = 0
         self._no_verdict: deque[tuple[float, str]] = deque(maxlen=1000)
+        self._behind: dict[StreamId, float] = {}
+        """Since when channels have been so far behind the others of their sensor that the trigger leaves them out."""
         self._started = self._clock()
         self._cpu = (self._started, time.process_time())
 
@@ -279,6 +282,8 @@ class Health:
             more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
             text = f"no new samples from {named}{more} for {self.stalled_s:.0f} s"
             reasons.append(Reason("channels_silent", text, named if len(silent) == 1 else None))
+        lags = {station.id: station.max_lag_ns for station in inputs.stations}
+        reasons += self._left_out([(s, entry) for s, entry in streams if s not in silent], lags, now)
         heard = self._listen(inputs.stations, idle)
         reasons += [reason for name, one in heard.items() for reason in problems(name, one, self._hearing_limit)]
         starting = _starting(heard)
@@ -343,6 +348,24 @@ class Health:
             backend_activity=inputs.activity[:500] if inputs.activity else None,
             inference_failures=failures,
         )
+
+    def _left_out(
+        self, streams: Sequence[tuple[StreamId, _Stream]], lags_ns: Mapping[StationId, int], now: float
+    ) -> Iterator[Reason]:
+        """Components that come all the time and too late for the trigger, which goes on with the others."""
+        newest: dict[StationId, int] = {}
+        for stream, entry in streams:
+            newest[stream.station] = max(newest.get(stream.station, 0), entry.block.start_ns)
+        behind: dict[StreamId, float] = {}
+        for stream, entry in streams:
+            late_ns = newest[stream.station] - entry.end_ns
+            if stream.row is None or late_ns <= lags_ns.get(stream.station, late_ns):
+                continue
+            behind[stream] = self._behind.get(stream, now)
+            if now - behind[stream] >= STALLED_S:
+                text = f"{stream} is {span(late_ns / NS)} behind the other components, and the trigger leaves it out"
+                yield Reason("component_late", text, str(stream))
+        self._behind = behind
 
     def _listen(self, stations: Sequence[Station], idle: Mapping[StationId, float]) -> dict[StationId, Figures]:
         """How each sensor with a component hears, those that hear least first."""

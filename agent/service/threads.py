@@ -212,13 +212,13 @@ class Runner:
 
     @property
     def held(self) -> int:
-        """Messages that wait in memory because the disk refuses them."""
-        return len(self._held)
+        """Messages that wait in memory because the disk refuses them; not those that are being handed over."""
+        return len(self._held) if self._retry_at else 0
 
     def problems(self) -> list[Reason]:
         """What is wrong with the way in and out."""
         found = []
-        if self._held:
+        if self.held:
             text = f"{self.held} messages wait in memory: the disk refuses them"
             found.append(Reason("disk_refuses", text))
         if self._held_lost:

@@ -150,8 +150,11 @@ class Backlog:
         paths = sorted(passed.files)
         named = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
         count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-        is_set = self._clock.now().is_set
-        why = f"older than backlog_s ({self._backlog_s:g} s)" if is_set else "of unknown age, as the clock is not set"
+        moment, why = self._clock.now(), f"older than backlog_s ({self._backlog_s:g} s)"
+        if not moment.is_set:
+            why = "of unknown age, as the clock is not set"
+        elif passed.first_ns > moment.ns:
+            why = "ahead of this machine's clock, which nothing synchronises"
         words = (
             f"{count} with {passed.size / 1e6:.3g} MB of data {why}, from {format_ns(passed.first_ns)[:19]} to "
             f"{format_ns(passed.last_ns)[:19]}, taken as read: {named}"
@@ -170,5 +173,6 @@ class Backlog:
         if self._met is None or self._met[0] < heard_s:
             return ""
         moment = self._clock.now()
-        age = f"{span((moment.ns - self._met[1]) / NS)} old" if moment.is_set else "of unknown age"
+        late_s = (moment.ns - self._met[1]) / NS
+        age = f"{span(late_s)} {'old' if late_s > 0 else 'ahead of the clock'}" if moment.is_set else "of unknown age"
         return f"what comes is {age} and is taken as read (backlog_s: {self._backlog_s:g})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import math
+import stat
 import tarfile
 import tempfile
 import time
@@ -111,6 +112,9 @@ class Intake:
         self._path = path
         found: list[Recording] = []
         try:
+            if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+                # To open a pipe waits for a writer, and a device has no end.
+                raise SourceError("is not a regular file", "name a file with seismic waveforms")
             for file, data in _contents(path, span):
                 found += self._traces(file) if data is None else self._records(data)
         except SourceError as error:
