@@ -175,7 +175,15 @@ def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(database: st
         assert "it is mine" in client.get(address).text
         with store.engine.connect() as connection:
             assert connection.execute(select(tables.ack)).all() == []
-        assert "Acknowledged by ann" in client.post(address).text
+        page = client.post(address).text
+        assert "Acknowledged by ann" in page
+        assert "days ago" in page
+        assert "is next" not in page, "what is shown is how it stands now"
+        larger = links.token(Claim(alert().id, "ben", 2**62))
+        told(store, alert(1, "escalate", severity="extreme"))
+        assert "escalated: extreme" in client.get(f"/ack/{larger}").text
+        told(store, alert(2, "retract"))
+        assert "nobody need do anything" in client.get(f"/ack/{larger}").text
         for bad in (f"{links.token(claim)[:-2]}xx", "x.y", Links(b"x" * 32).token(claim), "%2e%2e"):
             assert client.post(f"/ack/{bad}").status_code in {403, 404}, bad
         expired = links.token(Claim(alert().id, "ann", 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +28,11 @@ async def acknowledge(request: Request) -> Response:
         claim = links.claim(request.path_params["token"], time.time_ns())
     except DataError as refused:
         return _page(request, 403, error=f"{refused.message}: {refused.hint}")
-    rows = await read(request, lambda connection: queries.alerts(connection, uids=[claim.alert]))
+
+    def ask(connection: Connection) -> list[queries.AlertRow]:
+        return queries.alerts(connection, uids=[claim.alert])
+
+    rows = await read(request, ask)
     if not rows:
         return _page(request, 404, error="there is no such alert any more")
     if request.method == "POST":
@@ -35,7 +40,9 @@ async def acknowledge(request: Request) -> Response:
         await run_in_threadpool(answers.acknowledge, store, person, claim.alert, time.time_ns())
         live: Live = request.app.state.live
         live.wake()
-    return _page(request, 200, alert=views.alert(rows[0]), done=request.method == "POST", target=claim.target)
+        rows = await read(request, ask)
+    age = views.age_words(time.time_ns() - rows[0].onset_ns)
+    return _page(request, 200, alert=views.alert(rows[0]), age=age, done=request.method == "POST", target=claim.target)
 
 
 def _page(request: Request, status: int, **values: Any) -> Response:

@@ -16,6 +16,17 @@ def moment(time_ns: int | None) -> str | None:
     return None if time_ns is None else f"{format_ns(time_ns)[:23]}Z"
 
 
+def age_words(age_ns: int) -> str:
+    """``12 min ago``."""
+    seconds = age_ns / NS
+    if seconds < -60:
+        return "dated ahead, a clock is wrong"
+    for most, unit, size in ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
+        if seconds < most:
+            return f"{max(0.0, seconds) / size:.0f} {unit} ago"
+    return f"{seconds / 86_400:.0f} days ago"
+
+
 ACTIONS = {"raise": "alert", "escalate": "escalated", "retract": "retracted"}
 """What an alert did, as people say it."""
 

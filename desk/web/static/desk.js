@@ -58,7 +58,9 @@ export function showTimes(root = document) {
 export const zone = () => (local() ? "local" : "UTC");
 
 function ago(iso) {
-  const s = Math.max(0, (Date.now() + skew - new Date(iso)) / 1000);
+  const s = (Date.now() + skew - new Date(iso)) / 1000;
+  if (s < -60) return `dated ${Math.round(-s / 60)} min ahead, a clock is wrong`;
+  if (s < 0) return "0 s ago";
   return s < 90 ? `${Math.round(s)} s ago` : s < 5400 ? `${Math.round(s / 60)} min ago` : s < 172800 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`;
 }
 
