@@ -124,6 +124,7 @@ class Desk:
             targets=self._calls.targets,
             records=self.records,
             links=self._links,
+            picture=self._picture,
             fdsnws=web.fdsnws,
             metrics=web.metrics,
             tiles=web.tiles,

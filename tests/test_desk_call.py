@@ -170,8 +170,15 @@ def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(database: st
     told(store, alert(0))
     live = Live(store)
     claim = Claim(alert().id, "ann", 2**62)
-    with TestClient(application(store, live, links=links)) as client:
+    drawn = tmp_path / "event.webp"
+    drawn.write_bytes(b"RIFF")
+    picture = {alert().id: drawn}.get
+    with TestClient(application(store, live, links=links, picture=picture)) as client:
         address = f"/ack/{links.token(claim)}"
+        assert f'src="{address}/picture"' in client.get(address).text
+        assert client.get(f"{address}/picture").content == b"RIFF"
+        assert client.get(f"/ack/{links.token(Claim(alert().id, 'ann', 1))}/picture").status_code == 403
+        assert client.get(f"/ack/{links.token(Claim('XX.SLP-none', 'ann', 2**62))}/picture").status_code == 404
         assert "it is mine" in client.get(address).text
         with store.engine.connect() as connection:
             assert connection.execute(select(tables.ack)).all() == []

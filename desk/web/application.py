@@ -51,14 +51,15 @@ def application(
     targets: Sequence[Target] = (),
     records: Records | None = None,
     links: Links | None = None,
+    picture: Callable[[str], Path | None] = lambda _event: None,
     fdsnws: bool = False,
     metrics: bool = False,
     tiles: str | None = None,
 ) -> Starlette:
     """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are those
-    that are called; ``links`` checks what stands in their messages (None: nothing does); ``fdsnws`` and
-    ``metrics`` answer programs without a login; ``tiles`` is the address of a map's tiles, with ``{z}``, ``{x}`` and
-    ``{y}``."""
+    that are called; ``links`` checks what stands in their messages (None: nothing does), whose page shows the
+    ``picture`` of an event; ``fdsnws`` and ``metrics`` answer programs without a login; ``tiles`` is the address of a
+    map's tiles, with ``{z}``, ``{x}`` and ``{y}``."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -90,7 +91,7 @@ def application(
         lifespan=lifespan,
     )
     app.state.store, app.state.live, app.state.attempts = store, live, Attempts()
-    app.state.logins = Turns()
+    app.state.logins, app.state.picture = Turns(), picture
     app.state.records, app.state.links = records, links or Links(secrets.token_bytes(32))
     app.state.describe, app.state.targets, app.state.tiles = describe, list(targets), tiles
     pages.templates.env.globals["asset"] = asset
