@@ -144,6 +144,8 @@ class Desk:
         """How the desk itself is, for every page."""
         tally = self.receiver.tally
         called = "" if self.config.targets else "Nobody is called: the configuration names no target."
+        if self.config.targets and self.config.web.public_url is None:
+            called = "Messages carry no link that acknowledges: web.public_url is not set."
         listening = f"The desk listens to {self.config.mqtt.host}." if tally.connected else ""
         sent = self._sender.tally
         figures = {

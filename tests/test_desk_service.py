@@ -181,3 +181,19 @@ def test_a_wrong_configuration_is_named_with_its_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "desk.yaml:3: targets[0].url" in done.stderr
     assert "desk.yaml:4: web.prot" in done.stderr
+
+
+def test_a_check_names_a_target_without_an_address_and_messages_without_a_link(tmp_path: Path) -> None:
+    path = tmp_path / "desk.yaml"
+
+    def checked(target: str, web: str = "{}") -> subprocess.CompletedProcess[str]:
+        path.write_text(f"mqtt: {{host: localhost}}\nweb: {web}\ntargets: [{{name: ann, {target}}}]\n")
+        command = [sys.executable, "-m", "agent", "desk", "--check", "--config", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
+
+    missing = checked("url_env: TALUS_NOT_SET")
+    assert missing.returncode != 0
+    assert "ann has no address" in missing.stderr
+    unlinked = checked("url: json://localhost")
+    assert (unlinked.returncode, "public_url is not set" in unlinked.stderr) == (0, True)
+    assert checked("url: json://localhost", "{public_url: 'https://desk.example.org'}").stderr == ""

@@ -75,6 +75,8 @@ class AppriseWay:
         body = f"{note.text}\n{note.link}" if note.link else note.text
         files = apprise.AppriseAttachment(str(note.picture)) if note.picture is not None else None
         heard, logger = _Heard(), logging.getLogger("apprise")
+        logger.propagate = False  # its errors are ours to word
+        logger.setLevel(logging.WARNING)
         _CALL.set(heard)
         logger.addHandler(heard)
         try:

@@ -53,6 +53,10 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"the desk needs {error.name}", "pip install 'talus-agent[desk]'") from None
     config, settings = _config(args)
     if args.check:
+        for target in config.targets:
+            target.target()
+        if config.targets and config.web.public_url is None:
+            print("talus desk: messages carry no link that acknowledges: web.public_url is not set", file=sys.stderr)
         print(f"{args.config}: good")
         return 0
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
@@ -61,7 +65,6 @@ def main(args: argparse.Namespace) -> int:
         stream=sys.stderr, level=logging.INFO, format=f"{stamp}%(levelname)s %(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%SZ",
     )  # fmt: skip
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its errors are ours to word
     os.umask(0o077)  # what it writes is for its user alone
     from desk.service import Desk, listen
 
