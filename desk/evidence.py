@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
@@ -29,15 +30,21 @@ FIRST_RETRY_NS = 60 * NS
 LONGEST_RETRY_NS = 600 * NS
 PAUSE_S = 11.0
 """Between two questions to stations: they take six commands a minute."""
+LOOK_S = 3600.0
+"""The folder of records is looked through so often: other desks may write to it."""
+ROOM = 0.95
+"""Share of the room that is left full when the oldest records have to go."""
 _UID = re.compile(EVENT_ID)
 
 
-@dataclass(frozen=True, slots=True)
 class Records:
-    """A folder of records, one file an event."""
+    """A folder of records, one file an event. Any thread may call."""
 
-    folder: Path
-    max_bytes: int
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+        self._lock = threading.Lock()
+        self._bytes = self._looked = 0.0
+        """What the folder holds at most, and when it was last looked through, on the monotonic clock."""
 
     def path(self, uid: str) -> Path:
         """Where the record of an event is, or would be.
@@ -54,13 +61,32 @@ class Records:
         path = self.path(uid)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, raw)
-        files = sorted(self.folder.glob("*/*.mseed"), key=lambda file: file.stat().st_mtime)
-        size = sum(file.stat().st_size for file in files)
-        while size > self.max_bytes and len(files) > 1:
-            oldest = files.pop(0)
-            size -= oldest.stat().st_size
-            oldest.unlink()
+        with self._lock:
+            self._bytes += len(raw)
+            if not self._looked or self._bytes > self.max_bytes or time.monotonic() - self._looked > LOOK_S:
+                self._make_room()
         return path
+
+    def _make_room(self) -> None:
+        """Look through the folder, which takes a second where it holds a hundred thousand records; where there is no
+        room, the oldest go until there is some to spare."""
+        files = [(stat.st_mtime, stat.st_size, file) for file in self.folder.glob("*/*.mseed") if (stat := _stat(file))]
+        size = sum(one[1] for one in files)
+        if size > self.max_bytes:
+            files.sort()
+            for _, bytes_, file in files[:-1]:
+                file.unlink(missing_ok=True)
+                size -= bytes_
+                if size <= ROOM * self.max_bytes:
+                    break
+        self._bytes, self._looked = size, time.monotonic()
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except FileNotFoundError:  # another desk over the same folder has made room
+        return None
 
 
 class Fetcher(Worker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from desk_support import START_NS, event
 from agent.alert.evidence import encode
 from agent.errors import DataError
 from agent.types import NS, Segment, StreamId
+from desk import evidence
 from desk.evidence import Records
 from desk.pictures.of_store import picture_of
 from desk.record import packed, png, ratio, spectrogram, traces
@@ -114,6 +116,36 @@ def test_the_oldest_records_go_where_there_is_no_room(tmp_path: Path) -> None:
     for second in range(4):
         records.keep(event(onset_ns=START_NS + second * NS).id, b"x" * 100)
     assert len(list(tmp_path.glob("*/*.mseed"))) == 2
+
+
+def test_what_another_desk_writes_into_the_folder_is_counted_within_the_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records(tmp_path, 250)
+    one, two, three = (event(onset_ns=START_NS + second * NS).id for second in range(3))
+    records.keep(one, b"x" * 100)
+    another = Records(tmp_path, 10**9).keep(two, b"x" * 1000)
+    os.utime(another, (1, 1))
+    records.keep(one, b"x" * 100)
+    assert another.exists(), "the folder is not looked through at every record"
+    monkeypatch.setattr(evidence, "LOOK_S", 0.0)
+    records.keep(three, b"x" * 100)
+    assert not another.exists()
+    assert records.path(one).exists()
+
+
+def test_pictures_that_nobody_will_ask_for_again_go(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    store.ingest([Arrival("XX.SLP", event(n), START_NS) for n in range(4)])
+    records = Records(tmp_path / "evidence", 10**9)
+    records.keep(event().id, record())
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "old.webp").write_bytes(b"x")
+    os.utime(folder / "old.webp", (1, 1))
+    made = picture_of(store, records, folder, event().id)
+    assert list(folder.iterdir()) == [made]
 
 
 def test_the_picture_of_a_notification_is_small_and_drawn_once(tmp_path: Path) -> None:

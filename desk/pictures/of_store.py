@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from desk.store.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+KEPT_S = 30 * 86_400.0
+"""A picture is drawn again after this time; the links in messages are older by then."""
 
 
 def picture_of(store: Store, records: Records, folder: Path, uid: str) -> Path | None:
@@ -36,6 +41,9 @@ def picture_of(store: Store, records: Records, folder: Path, uid: str) -> Path |
         return None
     folder.mkdir(parents=True, exist_ok=True)
     save(drawn, path)
+    for other in folder.glob("*.webp"):
+        if other != path and time.time() - other.stat().st_mtime > KEPT_S:
+            other.unlink(missing_ok=True)
     return path
 
 
