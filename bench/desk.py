@@ -50,6 +50,7 @@ from agent.health.report import Health, HealthInputs, Identity
 from agent.types import LABELS, NS, StationId, format_ns
 from desk.store import queries, tables
 from desk.store.store import Arrival, Store, note_changes
+from desk.web import glance
 
 MINUTE, HOUR, DAY = 60 * NS, 3600 * NS, 86_400 * NS
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -313,11 +314,13 @@ def questions() -> Iterator[tuple[str, Callable[[Any], Any]]]:
         queries.event(c, row.uid)
         queries.verdicts(c, row.key)
         queries.alerts(c, event_uid=row.uid)
-        return queries.neighbours(c, row)
+        glance.size_words(c, row)
+        return glance.neighbours(c, row, queries.neighbours(c, row), end)
 
-    yield "event: with verdicts, alerts, neighbours", one
+    yield "event: with verdicts, alerts, neighbours, size", one
     day = queries.Filter(station="XX.S09", from_ns=end - 50 * DAY, to_ns=end - 49 * DAY)
     yield "day: a station's events", lambda c: queries.events(c, day, limit=5000)
+    yield "counts: since when", queries.first_ns
     yield "counts: a week, all sensors, by hour", lambda c: queries.counts(c, end - 7 * DAY, end)
     yield "counts: a month, all sensors, by hour", lambda c: queries.counts(c, end - month, end)
     yield (
@@ -328,7 +331,7 @@ def questions() -> Iterator[tuple[str, Callable[[Any], Any]]]:
     yield "counts: coverage of a month", lambda c: queries.coverage(c, "XX.S07", end - month, end)
     yield "review: the queue", queries.queue
     yield "review: a random tenth", lambda c: queries.random_unreviewed(c, 10)
-    yield "alerts", queries.alerts
+    yield "alerts", lambda c: queries.alerts(c, limit=300)
     yield "stream: read on", lambda c: queries.feed_since(c, queries.feed_span(c)[1] - 100)
 
 

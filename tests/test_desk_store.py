@@ -274,6 +274,26 @@ def test_old_hours_of_health_become_days_and_the_time_that_was_heard_stays(store
         ).scalars().all() == [480, 60]
 
 
+def test_what_is_known_begins_with_the_first_event_or_hour_or_day_of_health(store: Store) -> None:
+    with store.reading() as connection:
+        assert queries.first_ns(connection) == 0
+    first = START_NS // queries.HOUR_NS
+    store.ingest([Arrival("XX.SLP", event(0), START_NS), Arrival("XX.TOE", "online", START_NS)])
+    day = {"messages": 1, "degraded": 0}
+    for values, table, expected in (
+        ({}, None, first),
+        ({"hour": first - 5, "reasons": "[]"}, tables.health_hour, first - 5),
+        ({"hour": first + 5, "reasons": "[]"}, tables.health_hour, first - 5),
+        ({"day": first // 24 - 3, "heard": 1.0}, tables.health_day, first - 72),
+    ):
+        with store.writing() as connection:
+            if table is not None:
+                key = store.station_id(connection, "XX.TOE", START_NS)
+                connection.execute(table.insert().values(station_id=key, **day, **values))
+        with store.reading() as connection:
+            assert queries.first_ns(connection) == expected * queries.HOUR_NS
+
+
 def test_health_that_comes_thins_what_is_old(tmp_path: Path) -> None:
     opened = Store(f"sqlite:///{tmp_path}/desk.db", health_days=30)
     found = Health(Identity(StationId("XX", "SLP", "", ""), "0123456789abcdef"), tmp_path).message(1, HealthInputs())

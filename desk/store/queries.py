@@ -354,8 +354,15 @@ def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: i
 
 def first_ns(connection: Connection) -> int:
     """When the first hour began of which anything is known; 0 where nothing is."""
-    columns = (t.health_day.c.day * 24, t.health_hour.c.hour, t.tally.c.hour)
-    hours = [connection.execute(select(func.min(column)).where(column > 0)).scalar() for column in columns]
+    h, d, n = t.health_hour.c, t.health_day.c, t.tally.c
+    # Of each station on its own: the first row of its part of the index, not the whole table.
+    mine = [
+        select(func.min(column)).where(whose == t.station.c.id, column > 0).scalar_subquery()
+        for column, whose in ((d.day, d.station_id), (h.hour, h.station_id))
+    ]
+    told = connection.execute(select(*(func.min(one) for one in mine)).select_from(t.station)).one()
+    counted = select(func.min(n.hour)).where(n.sensor_id == t.ALL_SENSORS, n.step == 1, n.hour > 0)
+    hours = [told[0] and 24 * told[0], told[1], connection.execute(counted).scalar()]
     return min((hour for hour in hours if hour), default=0) * HOUR_NS
 
 
