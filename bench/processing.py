@@ -146,7 +146,7 @@ def stream(trigger: TriggerConfig, blocks: list[SampleBlock], *, hearing: bool =
     for block in blocks:
         for piece in continuity.accept(block):
             rings[piece.stream.component].write(piece.start_ns, piece.samples)
-            changes += detector.feed(piece)
+            changes += detector.feed(piece, at_once=False)
     return changes + detector.flush()
 
 

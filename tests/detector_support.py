@@ -47,10 +47,13 @@ def changed(trigger: TriggerConfig, **values: object) -> TriggerConfig:
     return trigger.model_copy(update=values)
 
 
-def detect(settings: TriggerConfig, blocks: Sequence[SampleBlock]) -> list[TriggerOn | TriggerOff]:
+def detect(
+    settings: TriggerConfig, blocks: Sequence[SampleBlock], *, at_once: bool = True
+) -> list[TriggerOn | TriggerOff]:
     """Everything a new detector says about these blocks, to the flush."""
     detector = Detector(STATION, settings)
-    return [change for packet in blocks for change in detector.feed(packet)] + detector.flush()
+    changes = [change for packet in blocks for change in detector.feed(packet, at_once=at_once)]
+    return changes + detector.flush()
 
 
 def spans(changes: Sequence[TriggerOn | TriggerOff], rate_hz: float = 100.0) -> list[list[int]]:

@@ -349,6 +349,28 @@ def test_components_half_a_sample_apart_stay_in_step() -> None:
     assert set(np.diff(times[3:]).tolist()) <= {0, NS}
 
 
+def test_packets_that_end_at_different_times_cost_one_decision_a_second() -> None:
+    """Protects the processor: a live station's components end each at a time of its own. Once a trigger goes on,
+    nothing waits."""
+    channels = station(12_000, [(LATE, 300, 20)])
+    blocks = [
+        packet
+        for number, (name, samples) in enumerate(channels.items())
+        for packet in packets({name: samples}, [97 + 5 * number])
+    ]
+    detector = Detector(STATION, TRIGGER)
+    times, triggered = [0], [False]
+    for packet in sorted(blocks, key=lambda packet: packet.end_ns):
+        changes = detector.feed(packet, at_once=False)
+        if detector.time_ns > times[-1]:
+            times.append(detector.time_ns)
+            triggered.append(isinstance(changes[-1], TriggerOn) if changes else triggered[-1])
+    steps = np.diff(times[1:]) / NS
+    waits = np.array(triggered[1:-1])
+    assert steps[~waits].min() >= 1.0
+    assert steps[waits].max() < 0.98
+
+
 def test_a_clock_set_back_starts_anew() -> None:
     """Protects a station whose clock jumps: the running trigger is ended and the new time is followed."""
     channels = station(12_000, [(11_700, 300, 20)], "Z")

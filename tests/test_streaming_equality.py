@@ -112,6 +112,7 @@ def test_continuous_slope_data(data_dir: Path) -> None:
     rate=st.sampled_from([20.0, 50.0, 100.0, 250.0, 1000.0]),
     events=st.lists(st.tuples(st.integers(500, 8000), st.integers(20, 900), st.floats(3, 50)), max_size=5),
     longest_s=st.sampled_from([2.0, 3600.0]),
+    at_once=st.booleans(),
 )
 def test_packets_do_not_matter(
     *,
@@ -121,16 +122,17 @@ def test_packets_do_not_matter(
     rate: float,
     events: list[tuple[int, int, float]],
     longest_s: float,
+    at_once: bool,
 ) -> None:
     """Protects replays and bug reports: any packets, misaligned between components too, give ObsPy's triggers, and the
-    same ratios as the record in one piece."""
+    same ratios as the record in one piece, whether decisions wait for each other or not."""
     trigger = TriggerConfig(
         sta_s=50 / rate, lta_s=1000 / rate, low_hz=rate / 100, high_hz=rate / 2, on=3.0, merge_s=0.0,
         combine="vector" if combine == "vector" else "coincidence", max_duration_s=longest_s,
     )  # fmt: skip
     channels: dict[str, Samples] = {c: ground(9000, events, seed, rate) for seed, c in enumerate(components)}
     in_one = detect(trigger, packets(channels, [9000], rate))
-    in_packets = detect(trigger, packets(channels, sizes, rate))
+    in_packets = detect(trigger, packets(channels, sizes, rate), at_once=at_once)
     assert spans(in_packets, rate) == spans(in_one, rate) == batch(trigger, channels, rate)
     assert in_packets == in_one
 

@@ -218,7 +218,8 @@ class Station:
             self._streams[row] = piece.stream
             ring.write(piece.start_ns, piece.samples, rate_hz=piece.rate_hz, continues=continues)
             self._recorded.add(piece.start_ns, piece.end_ns)
-            triggers += self._sorted(self._detector.feed(piece))
+            # While an event is open, its verdicts do not wait.
+            triggers += self._sorted(self._detector.feed(piece, at_once=bool(self._open)))
         if triggers or self._open:
             outputs += self._advance(triggers, self._detector.time_ns)
         now_ns = self._detector.time_ns

@@ -20,7 +20,7 @@ from agent.config.station import HIGHEST_CORNER, TriggerConfig
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
-from agent.dsp.sos import SosFilter, butterworth
+from agent.dsp.sos import LONG, SosFilter, butterworth
 from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
 from agent.dsp.timeline import same_rate
 from agent.errors import DataError
@@ -43,6 +43,9 @@ _EXACT_NS = 1000
 """Times this close to where the grid has them are on it."""
 _DECIMALS = 6
 """Digits of the reported ratios: what follows is rounding, which differs between packets and files."""
+_PATIENCE_S = 1.0
+"""A decision may wait for so much more to be decided on: packets that end at different times in each component would
+else cost one each."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
 
@@ -131,7 +134,10 @@ class Component:
         return bridge
 
     def queue(self, first: int, samples: Samples) -> None:
-        """Keep a packet, not older than ``end``, until it is its turn."""
+        """Keep a packet, not older than ``end``, until it is its turn; short ones are joined, as each costs calls."""
+        if self._queue and first == self.end and len(self._queue[-1][1]) + len(samples) < LONG:
+            first, before = self._queue.pop()
+            samples = np.concatenate([before, samples])
         self._queue.append((first, samples))
         self.end = first + len(samples)
 
@@ -243,8 +249,9 @@ class Detector:
         runs = self._grid.history.segments(from_ns, to_ns) if self._grid else []
         return round(max((float(run.samples.max()) for run in runs), default=0.0), _DECIMALS)
 
-    def feed(self, block: SampleBlock) -> list[TriggerOn | TriggerOff]:
-        """Take one component's next samples; returns the changes they decide, in the order of time.
+    def feed(self, block: SampleBlock, *, at_once: bool = True) -> list[TriggerOn | TriggerOff]:
+        """Take one component's next samples; returns the changes they decide, in the order of time. Without ``at_once``
+        a decision waits, while no trigger goes on, until there is one to be taken on a second of samples.
 
         A block from before the component's newest sample means that the clock was set back: the station starts anew. So
         it does when the sampling rate has changed on all components; a component with a rate of its own is left out.
@@ -255,7 +262,7 @@ class Detector:
         if len(block.samples) == 0:
             return []
         if self._grid is not None and self._grid.continues(block):
-            return self._grid.feed(block, self.warm_up_s)
+            return self._grid.feed(block, self.warm_up_s, at_once=at_once)
         if self._grid is not None and self._grid.outvotes(block):
             return []
         new = _Grid(self.station, self._trigger, block, self.rsam, self.hearing)
@@ -263,7 +270,7 @@ class Detector:
         self._grid = new
         whole = block.samples.dtype.kind in "iu"
         self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz, whole=whole)
-        return triggers + new.feed(block, self.warm_up_s)
+        return triggers + new.feed(block, self.warm_up_s, at_once=at_once)
 
     def flush(self) -> list[TriggerOn | TriggerOff]:
         """The data ends here: decide on what is waiting and end a running trigger."""
@@ -312,6 +319,7 @@ class _Grid:
         self._tear = max(1, round(_TEAR_PERIODS * rate / high_hz))
         self._long_gap = round((t.lta_s if t.long_gap_s is None else t.long_gap_s) * rate)
         self._lag, self._lag_ns = round(t.max_component_lag_s * rate), round(t.max_component_lag_s * NS)
+        self._patience = int(_PATIENCE_S * rate)
         self._components: dict[str, Component] = {}
         self._complete = False
         self._newest_start = 0
@@ -340,7 +348,7 @@ class _Grid:
         self._components.pop(block.stream.component, None)
         return any(block.start_ns - other.due_ns <= self._lag_ns for other in self._components.values())
 
-    def feed(self, block: SampleBlock, warm_up_s: float | None) -> list[TriggerOn | TriggerOff]:
+    def feed(self, block: SampleBlock, warm_up_s: float | None, *, at_once: bool) -> list[TriggerOn | TriggerOff]:
         samples = block.samples
         component = self._components.get(block.stream.component)
         if component is None:
@@ -366,7 +374,8 @@ class _Grid:
         for other in self._components.values():
             if oldest <= other.end < until:
                 until = other.end
-        return self._decide(until) if until > self.next else []
+        least = 1 if at_once or not self._onoff.is_idle else self._patience
+        return self._decide(until) if until - self.next >= least else []
 
     def flush(self) -> list[TriggerOn | TriggerOff]:
         triggers = self._decide(max((c.end for c in self._components.values()), default=0))

@@ -304,6 +304,11 @@ class OnOff:
         self._onset = self._last = 0
         self._peak = self._newest = 0.0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no trigger goes on."""
+        return self._state is _State.IDLE
+
     def feed(self, first: int, ratio: Array) -> Sequence[Change]:
         """Take the next ratios ``[n]``, the first with number ``first``. Numbers must rise; those left out are no
         data, see ``absent``. A ratio that is not finite is taken for 0."""
