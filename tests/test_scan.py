@@ -38,11 +38,12 @@ from agent.cli import main
 from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
 from agent.errors import DataError
 from agent.inference import Classifier
-from agent.types import NS, parse_ns
+from agent.types import NS, SampleBlock, StreamId, parse_ns
 from desk.scan.catalogue import heard, merge, read, read_ledger
 from desk.scan.folder import Folder
 from desk.scan.index import look
 from desk.scan.judge import Settings, Task, judge
+from desk.scan.packets import arranged
 from desk.scan.units import DAY_NS, after_ns, before_ns
 
 HOLES = [
@@ -72,6 +73,29 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = ground(1.0625, seed=5 + number)
         write_archive(root, data, [("*", 0.0, 86_400 - 5400.0)], station)
     return root
+
+
+@pytest.mark.parametrize(("lost", "sizes"), [(0, {12_000}), (200, {100})])
+def test_a_file_that_is_read_in_pieces_gives_whole_packets(lost: int, sizes: set[int]) -> None:
+    """Protects the speed: packets of two minutes go on over the end of a piece of a file; with a hole they are of a
+    second."""
+    first, counts = parse_ns("2026-03-01T00:00:00Z"), np.arange(12_000, dtype=np.int32)
+    streams = [StreamId.parse(f"XX.SLP..HH{name}") for name in "ENZ"]
+    blocks = [
+        SampleBlock(stream, first + at * NS // 100, 100.0, counts[at:end], stamps=((0, first + at * NS // 100),))
+        for begin, end in ((0, 7000), (7000, 12_000))
+        for stream in streams
+        for at in [begin + lost * (begin > 0 and stream.component == "N")]
+    ]
+    found = list(arranged(blocks))
+    assert {len(block.samples) for block in found} == sizes
+    for stream in streams:
+        own = [block for block in found if block.stream == stream]
+        samples = np.concatenate([block.samples for block in own])
+        expected = np.delete(counts, np.s_[7000 : 7000 + lost]) if stream.component == "N" else counts
+        assert np.array_equal(samples, expected)
+        stamps = [time_ns for block in own for _, time_ns in block.stamps or ()]
+        assert stamps == [b.start_ns for b in blocks if b.stream == stream]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
+from agent.sources.recording import SAME_NS
 from agent.types import NS, SampleBlock
 
 PACKET_S = 120.0
@@ -28,7 +31,7 @@ def arranged(blocks: Iterable[SampleBlock]) -> Iterator[SampleBlock]:
             number = min(spans)
             before = yield from _hand_on(number, spans.pop(number), before)
         for piece in _in_spans(block):
-            spans.setdefault(_span(piece), []).append(piece)
+            _put(spans.setdefault(_span(piece), []), piece)
     for number in sorted(spans):
         before = yield from _hand_on(number, spans[number], before)
 
@@ -43,6 +46,23 @@ def _hand_on(
         span = [piece for block in span for piece in _cut(block, round(block.rate_hz), round(block.rate_hz))]
     yield from sorted(span, key=lambda block: (block.start_ns, block.stream.component))
     return number, here
+
+
+def _put(span: list[SampleBlock], piece: SampleBlock) -> None:
+    """Add a block to a span, or to the block there that it continues: files are read in pieces."""
+    for at, before in enumerate(span):
+        if _continues(before, piece):
+            following = tuple((len(before.samples) + index, time_ns) for index, time_ns in piece.stamps or ())
+            samples = np.concatenate([before.samples, piece.samples])
+            span[at] = replace(before, samples=samples, stamps=(before.stamps or ()) + following)
+            return
+    span.append(piece)
+
+
+def _continues(before: SampleBlock, piece: SampleBlock) -> bool:
+    kinds = [(block.stream, block.rate_hz, block.samples.dtype, block.quality) for block in (before, piece)]
+    joined = before.stamps is not None and piece.stamps is not None
+    return joined and kinds[0] == kinds[1] and abs(piece.start_ns - before.end_ns) <= SAME_NS
 
 
 def _span(block: SampleBlock) -> int:
