@@ -66,11 +66,9 @@ class Reporter:
         self._resume: EventResume | None = None
         self.alerts: Counter[tuple[AlertAction, str]] = Counter()
         """Alerts since the start, by action and label. Any thread may copy it."""
-        self.last_alert: AlertMessage | None = None
-        """The newest alert since the start. Any thread may look."""
-        self.last_event: EventMessage | None = None
-        """The newest revision of an event since the start, with the reason for its alert or for none. Any thread may
-        look."""
+        self._last_alert: bytes | None = None
+        self._last_event: bytes | None = None
+        """What was sent last of each."""
         self._alone: OrderedDict[str, DecisionReason] = OrderedDict()
         """The newest decisions on events that are judged without the other stations of their site."""
 
@@ -100,6 +98,19 @@ class Reporter:
             return self._tell(event, received_ns)
         known = self._resume.go_on(event)
         return [] if known is None else self._tell(known, received_ns, cut=cut)
+
+    @property
+    def last_alert(self) -> AlertMessage | None:
+        """The newest alert since the start. Any thread may look."""
+        payload = self._last_alert
+        return None if payload is None else parse(AlertMessage, payload)
+
+    @property
+    def last_event(self) -> EventMessage | None:
+        """The newest revision of an event since the start, with the reason for its alert or for none. Any thread may
+        look."""
+        payload = self._last_event
+        return None if payload is None else parse(EventMessage, payload)
 
     def overdue(self, station: StationId, data_ns: int, received_ns: int) -> list[Message]:
         """Ends of events that an earlier run left open and that do not come again, now that the station's data have
@@ -207,12 +218,12 @@ class Reporter:
             messages.append(
                 alert_message(said, stamp, self._prefix, self._alert_expiry_s, age.seconds if age else None)
             )
-            self.last_alert = parse(AlertMessage, messages[-1].payload)
+            self._last_alert = messages[-1].payload
             self.alerts[alert.action, alert.label] += 1
         latest: list[Event | Alert] = [*alerts[-1:]]
         if not is_alone(event):  # or this revision has been published already, and only its alerts are new
             messages.append(event_message(event, self._stamp(received_ns, decided_ns), self._prefix, why))
-            self.last_event = parse(EventMessage, messages[-1].payload)
+            self._last_event = messages[-1].payload
             latest.append(event)
         if messages and self._resume is not None:
             # The journal's record goes behind the alerts: what is remembered as told must be on its way.

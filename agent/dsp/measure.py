@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.sos import SosFilter, butterworth
+from agent.dsp.sos import butterworth, filtered
 from agent.types import NS, Segment
 
 SETTLE_NS = 5 * NS
@@ -46,7 +46,7 @@ def measure(
         if last - first <= inside:
             continue
         sos = butterworth(band_hz[0], min(band_hz[1], 0.4 * rate), rate, order)
-        signal = SosFilter(sos).process(run.samples[first:last])[inside:]
+        signal = filtered(sos, run.samples[first:last])[inside:]
         largest = max(float(signal.max()), -float(signal.min()))
         if largest > peak:
             peak, strongest = largest, (signal, rate)
@@ -82,7 +82,7 @@ def _seconds(run: Segment, band_hz: tuple[float, float], order: int, onset_ns: i
     if count <= 0:
         return []
     sos = butterworth(band_hz[0], min(band_hz[1], 0.4 * rate), rate, order)
-    signal = SosFilter(sos).process(run.samples[first:last])
+    signal = filtered(sos, run.samples[first:last])
     sums = np.abs(signal[len(signal) - count * size :]).reshape(count, size).sum(axis=1)
     return [total / size for total in sums.tolist()]
 

@@ -33,7 +33,9 @@ LONG_CHUNK = 50
 GROUP = 16
 """Chunks of a long packet whose states are found with one product, and groups of chunks likewise."""
 LONG = 4000
-"""Samples from which on a packet is a long one."""
+"""Samples from which on a packet is a long one ..."""
+LONG_AT_ONCE = 1500
+"""... and a record that is filtered at once, however it came: from here on that is quicker."""
 _SPAN = GROUP * GROUP * LONG_CHUNK
 """Samples worked on at once: two products find all states, and the work fits the second-level cache."""
 
@@ -175,13 +177,14 @@ def _blocks(key: bytes, sections: int, chunk: int) -> _Blocks:
 class SosFilter:
     """A filter whose state is carried over calls. One instance per channel; not thread-safe."""
 
-    def __init__(self, sos: Array, *, prime: bool = True) -> None:
+    def __init__(self, sos: Array, *, prime: bool = True, long: int = LONG) -> None:
         """``prime``: begin as if the first sample had always been there, so that an offset of the recorder does not
-        ring; without it the filter begins at rest, as ``scipy.signal.sosfilt`` does."""
+        ring; without it the filter begins at rest, as ``scipy.signal.sosfilt`` does. ``long``: samples from which on a
+        packet is a long one."""
         sos = np.ascontiguousarray(sos, dtype=np.float64)
         self._m = _blocks(sos.tobytes(), len(sos), CHUNK)
         self._long = _blocks(sos.tobytes(), len(sos), LONG_CHUNK)
-        self._prime = prime
+        self._prime, self._long_from = prime, long
         self._vector = np.empty(CHUNK + self._m.states)
         self.reset()
 
@@ -209,7 +212,7 @@ class SosFilter:
         done = 0
         while done < n:
             start = self._filled
-            if n >= LONG and start == 0 and n - done >= CHUNK:
+            if n >= self._long_from and start == 0 and n - done >= CHUNK:
                 stop = done + min(_SPAN, n - done) // CHUNK * CHUNK
                 self._whole(x[done:stop], out[done:stop])
             else:
@@ -237,6 +240,11 @@ class SosFilter:
         vectors[1:, chunk:] = after[:-1]
         np.matmul(vectors, m.output.T, out=out.reshape(count, chunk))
         state[:] = after[-1]
+
+
+def filtered(sos: Array, x: NDArray[Any]) -> Array:
+    """A record of ``n`` samples at once, begun as if the first had always been there; float64 ``[n]``."""
+    return SosFilter(sos, long=LONG_AT_ONCE).process(x)
 
 
 def _states_after(m: _Blocks, added: Array, state: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.sos import SosFilter, butterworth
+from agent.dsp.sos import butterworth, filtered
 from agent.types import NS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES, Samples, Segment, Window
 
 Array = NDArray[np.float64]
@@ -166,7 +166,7 @@ def _place(
     x: NDArray[Any] = run.samples[first:last]
     start_s = (run.start_ns - begin) / NS + first / rate
     if preparation.highpass_hz is not None and preparation.highpass_hz < rate / 2:
-        x = SosFilter(butterworth(preparation.highpass_hz, None, rate, preparation.highpass_order)).process(x)
+        x = filtered(butterworth(preparation.highpass_hz, None, rate, preparation.highpass_order), x)
     at_grid_rate = abs(rate - WINDOW_RATE_HZ) * len(x) / rate < 0.5
     if at_grid_rate:
         index = round(start_s * WINDOW_RATE_HZ)
