@@ -16,6 +16,15 @@ from agent.errors import ConfigError
 from desk.call.targets import Target
 
 
+def _is_web(address: str) -> bool:
+    """Whether it is the address of a host on the web."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
 class WebConfig(Section):
     """Where the pages are."""
 
@@ -42,7 +51,7 @@ class WebConfig(Section):
     def disagreements(self) -> Iterator[Disagreement]:
         for name in ("public_url", "tiles"):
             value = getattr(self, name)
-            if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            if value is not None and not _is_web(value):
                 yield Disagreement((name,), "is not an address; write https://...")
 
 
@@ -118,7 +127,7 @@ class HeartbeatConfig(Section):
     every_s: float = Field(default=60.0, ge=5, le=3600, description="seconds between two signs")
 
     def disagreements(self) -> Iterator[Disagreement]:
-        if urlsplit(self.url).scheme not in ("http", "https"):
+        if not _is_web(self.url):
             yield Disagreement(("url",), "is not an address; write https://...")
 
 

@@ -104,6 +104,20 @@ def test_the_doctor_says_that_the_broker_takes_no_alert(tmp_path: Path, capsys: 
 
 
 @needs_mosquitto
+@pytest.mark.parametrize(
+    ("setting", "lacks"), [("retain_available false", "retained messages"), ("max_qos 0", "QoS 1")]
+)
+def test_the_doctor_says_what_the_broker_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, lacks: str
+) -> None:
+    """It accepts a connection without a will; the agent's, with one that is retained and of QoS 1, it refuses."""
+    with running(tmp_path, setting) as broker:
+        status, found = doctor(write_config(tmp_path, "", broker.port, source=SIMULATOR), capsys)
+    assert status == 1
+    assert f"does not offer {lacks}: it refuses the agent" in found["broker"][0]
+
+
+@needs_mosquitto
 def test_with_mqtt_3_1_1_only_what_comes_back_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The broker acknowledges what its list forbids, and drops it."""
     with running(tmp_path, acl(tmp_path, f"readwrite {SLP}/event", f"write {SLP}/#")) as broker:

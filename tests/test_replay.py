@@ -284,6 +284,8 @@ def test_data_that_the_trigger_cannot_use_do_not_end_it(
         (["replay", "x", "--packet", "61"], 2, "--packet must be positive, and at most 60 s, not 61"),
         (["replay", "/nowhere"], 1, "no usable samples in /nowhere"),
         (["replay", "x", "--broker", "http://a"], 1, "not the address of a broker"),
+        (["replay", "x", "--broker", "mqtt://[::1"], 1, "not the address of a broker"),
+        (["replay", "x", "--broker", "mqtt://a:x"], 1, "not the address of a broker"),
         (["replay", "--config", "/nowhere"], 1, "/nowhere: cannot be read"),
     ],
 )

@@ -254,6 +254,10 @@ def _broker(config: Config) -> Iterator[Finding]:
     client_id = f"talus-doctor-{config.station.network}.{config.station.station}-{os.getpid()}"
     tried = probes(config, _availability(config))
     report = try_topics(settings, client_id, tried, orders(config))
+    if report.lacks:
+        detail = f"{settings.address} does not offer {' and '.join(report.lacks)}: it refuses the agent"
+        yield Finding("bad", "broker", detail, "allow it (Mosquitto: retain_available true, max_qos 1)")
+        return
     yield Finding("ok", "broker", f"{settings.address} accepts us, MQTT {report.protocol}")
     together = config.site.coincidence
     needed = largest_alert(config.mqtt.prefix, 0 if together is None else len(together.stations))

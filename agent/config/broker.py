@@ -118,17 +118,14 @@ class MqttSettings(BrokerConfig):
         Raises:
             ConfigError: not such an address.
         """
-        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        wrong = ConfigError("not the address of a broker", "write mqtt://user@host:1883 or mqtts://host:8883")
         try:
+            parts = urlsplit(url if "://" in url else f"mqtt://{url}")
             port = parts.port
-        except ValueError:
-            port = -1
+        except ValueError:  # no port, or no IPv6 address
+            raise wrong from None
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        protocol = query.pop("protocol", "auto")
-        secure, wrong = (
-            parts.scheme == "mqtts",
-            ConfigError("not the address of a broker", "write mqtt://user@host:1883 or mqtts://host:8883"),
-        )
+        protocol, secure = query.pop("protocol", "auto"), parts.scheme == "mqtts"
         if parts.scheme not in ("mqtt", "mqtts") or query:
             raise wrong
         try:

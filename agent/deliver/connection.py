@@ -96,12 +96,14 @@ class Subscription:
 
 class Connection:
     """An accepted connection. ``receive_maximum`` is how many publications the broker takes before it must acknowledge,
-    ``maximum_packet`` the largest packet it takes (None: no limit told)."""
+    ``maximum_packet`` the largest packet it takes (None: no limit told). ``lacks`` names what it does not offer and an
+    agent needs, as far as it tells (MQTT 5)."""
 
     def __init__(self, settings: MqttSettings, client_id: str, protocol: Protocol, waker: Waker) -> None:
         self.protocol = protocol
         self.receive_maximum = 65_535
         self.maximum_packet: int | None = None
+        self.lacks: tuple[Literal["retained messages", "QoS 1"], ...] = ()
         self.refused_subscription = False
         """Whether the broker has refused a subscription that is not required."""
         self._settings = settings
@@ -412,6 +414,10 @@ class Connection:
         self._answer = code
         self.receive_maximum = int(getattr(properties, "ReceiveMaximum", self.receive_maximum))
         self.maximum_packet = getattr(properties, "MaximumPacketSize", None)
+        if not getattr(properties, "RetainAvailable", 1):
+            self.lacks += ("retained messages",)
+        if not getattr(properties, "MaximumQoS", _QOS):
+            self.lacks += ("QoS 1",)
 
     def _on_publish(
         self, _client: Client, _data: object, token: int, code: ReasonCode, _properties: Properties

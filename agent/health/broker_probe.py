@@ -46,10 +46,12 @@ class Probe:
 @dataclass(slots=True)
 class Report:
     """What the broker said. ``forbidden`` are topics with its reason, ``unknown`` those of which nothing can be said
-    (MQTT 3.1.1); ``packet_limit`` is the size of the largest packet that it takes, None for no limit."""
+    (MQTT 3.1.1); ``packet_limit`` is the size of the largest packet that it takes, None for no limit; ``lacks`` is what
+    it does not offer, without which it refuses an agent."""
 
     protocol: str = ""
     packet_limit: int | None = None
+    lacks: tuple[str, ...] = ()
     allowed: list[str] = field(default_factory=list)
     forbidden: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
@@ -128,6 +130,7 @@ class _Trial:
         connection = Connection.open(self._settings, self._client_id, self._waker, subscription=subscription)
         self._connection = connection
         self.report.protocol, self.report.packet_limit = connection.protocol, connection.maximum_packet
+        self.report.lacks = connection.lacks
         deadline = time.monotonic() + ANSWER_S
         while subscription is not None and not connection.subscribed and time.monotonic() < deadline:
             connection.pump(0.1)
