@@ -161,17 +161,10 @@ def since_words(row: queries.EventRow, around: list[queries.EventRow]) -> list[s
     same = [one for one in before if one.name == row.name]
     found = []
     if before:
-        found.append(f"The last event at this sensor was {_span(row.onset_ns - before[0].onset_ns)} before.")
+        found.append(f"The last event at this sensor was {views.span_words(row.onset_ns - before[0].onset_ns)} before.")
     if same and same[0] is not before[0]:
-        found.append(f"The last {row.name} was {_span(row.onset_ns - same[0].onset_ns)} before.")
+        found.append(f"The last {row.name} was {views.span_words(row.onset_ns - same[0].onset_ns)} before.")
     return found
-
-
-def _span(time_ns: int) -> str:
-    seconds = time_ns / NS
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @allowed("viewer")
@@ -181,7 +174,11 @@ async def alerts(request: Request) -> Response:
     def ask(connection: Connection) -> dict[str, Any]:
         rows = [views.alert(row) for row in queries.alerts(connection, limit=300)]
         waits = sorted(row["waited_s"] for row in rows if row["waited_s"] is not None and not row["exercise"])
-        return {"alerts": rows, "median_s": waits[len(waits) // 2] if waits else None, "answered": len(waits)}
+        return {
+            "alerts": rows,
+            "median": waits and views.span_words(round(waits[len(waits) // 2] * NS)),
+            "answered": len(waits),
+        }
 
     return page(request, "alerts", **await read(request, ask))
 

@@ -16,6 +16,14 @@ def moment(time_ns: int | None) -> str | None:
     return None if time_ns is None else f"{format_ns(time_ns)[:23]}Z"
 
 
+def span_words(time_ns: int) -> str:
+    """``95 s``, ``12 min``, ``3.4 h``."""
+    seconds = time_ns / NS
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def age_words(age_ns: int) -> str:
     """``12 min ago``."""
     seconds = age_ns / NS
@@ -60,6 +68,7 @@ def alert(row: queries.AlertRow) -> dict[str, Any]:
     view["words"] = alert_words(row.action, row.severity)
     view["calls"] = calls(row)
     view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.raised_ns) / NS, 1)
+    view["waited"] = None if row.acked_ns is None else span_words(row.acked_ns - row.raised_ns)
     return view
 
 

@@ -24,7 +24,7 @@ function showAlert(row) {
   const known = [...alerts.children].find((card) => card.dataset.alert === row.id);
   if (!row.open) {
     known?.remove();
-    const words = row.acked_by ? `Acknowledged by ${row.acked_by} after ${Math.round(row.waited_s)} s` : "Retracted";
+    const words = row.acked_by ? `Acknowledged by ${row.acked_by} after ${row.waited}` : "Retracted";
     document.getElementById("told").textContent = `${words}: ${row.label}, ${row.sensor}.`;
   }
   else {
