@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -34,6 +35,16 @@ _FLOOR = 1e-200
 """Least long average. It keeps a dead channel at ratio 0, and no decay within a chunk makes it a denormal number."""
 
 
+@lru_cache(maxsize=32)
+def _tables(nsta: int, nlta: int, chunk: int) -> tuple[Array, Array, Array, Array]:
+    """Of a chunk, for all averages of these lengths: the decay after each sample, the weights, the decay of the ratio,
+    and what each sample leaves of itself at the chunk's end."""
+    share = 1 / np.array([[nsta], [nlta]], dtype=np.float64)
+    decay = (1 - share) ** np.arange(1, chunk + 1)
+    remains = np.ascontiguousarray(share * (1 - share) ** np.arange(chunk - 1, -1, -1))
+    return decay, share / decay, decay[0] / decay[1], remains
+
+
 class RecursiveStaLta:
     """One pair of averages, carried over calls. Not thread-safe."""
 
@@ -49,18 +60,13 @@ class RecursiveStaLta:
                 f"STA/LTA averages of {nsta} and {nlta} samples are not usable",
                 "the short one needs two samples or more, the long one more than that",
             )
-        share = 1 / np.array([[nsta], [nlta]], dtype=np.float64)
         self._chunk = min(_MAX_CHUNK, int(math.log(_MAX_SCALE) / -math.log1p(-1 / nsta)), report or _MAX_CHUNK)
         self.levels: list[tuple[int, float, float]] | None = None if report is None else []
         """What was written down, oldest first: samples of a run, and the long average before and after it."""
         self._before, self._known = 0.0, 0
         """Long average at the beginning of the run that is not written down yet, and its samples."""
-        self._decay = (1 - share) ** np.arange(1, self._chunk + 1)
-        self._weight = share / self._decay
-        self._ratio_decay = self._decay[0] / self._decay[1]
+        self._decay, self._weight, self._ratio_decay, self._remains = _tables(nsta, nlta, self._chunk)
         self._whole_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
-        # What each sample of a chunk leaves of itself at the chunk's end.
-        self._remains = np.ascontiguousarray(share * (1 - share) ** np.arange(self._chunk - 1, -1, -1))
         self._part = np.empty((2, self._chunk + 1))
         # Energies that ``follow`` took and that no average has been asked for yet.
         self._waiting = np.empty(self._chunk)
