@@ -119,7 +119,10 @@ def _opened(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
     address = f"file:{quote(str(path))}?mode={'rw' if write else 'ro'}"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_S, isolation_level=None)) as db:
-            check_version(path, db.execute("PRAGMA user_version").fetchone()[0])
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                raise DeliveryError(f"outbox {path} is empty", "the agent fills it when it is started")
+            check_version(path, version)
             yield db
     except (sqlite3.Error, OSError) as error:
         if is_corruption(error):

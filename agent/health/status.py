@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from agent.atomic import ANYONE, replace_file
-from agent.errors import TalusError
+from agent.errors import DataError, TalusError
 from agent.host.disk import folder_in_memory
 from agent.messages.schema import (
     AlertMessage,
@@ -126,8 +126,15 @@ def read(state_dir: Path, now_ns: int | None = None) -> Status:
         raise TalusError(f"{state_dir} is not a folder", "name the state_dir of the configuration") from None
     except OSError as error:
         raise TalusError(f"{path}: {error.strerror}", "run this as the agent's user, or with sudo") from None
-    said = parse(StatusMessage, raw)
-    age_s = ((time.time_ns() if now_ns is None else now_ns) - parse_ns(said.written)) / NS
+    try:
+        said = parse(StatusMessage, raw)
+        written_ns = parse_ns(said.written)
+    except DataError as error:
+        raise TalusError(
+            f"{path} cannot be used: {error.message}",
+            "it is damaged, or another version of the agent wrote it; one that runs replaces it every 10 s",
+        ) from None
+    age_s = ((time.time_ns() if now_ns is None else now_ns) - written_ns) / NS
     return Status(said, age_s, _verdict(said, age_s))
 
 
