@@ -165,11 +165,11 @@ def mixed_student(lab: Lab, fold: int | None) -> Student:
         sources.append(Source(made, learned_from(made, fold), settings.synthetic))
     extra = lab.unlabelled_bank() if settings.weak else None
     if extra is not None:
-        sources.append(_weak(lab, extra, fold, settings.weak))
+        sources.append(weakly_labelled(lab, extra, fold, settings.weak))
     return _student(lab, fold, "mixed", sources, settings.fit)
 
 
-def _weak(lab: Lab, bank: Bank, fold: int | None, share: float) -> Source:
+def weakly_labelled(lab: Lab, bank: Bank, fold: int | None, share: float) -> Source:
     """Windows of events that are probably blasts (or, by night, are none) by their time of day alone."""
     known = read_weak_labels(lab.data)
     soft = np.full((len(bank), len(LABELS)), (1 - _WEAKLY_SURE) / len(LABELS), dtype=np.float32)
