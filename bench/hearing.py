@@ -170,6 +170,10 @@ def dead(components: str, value: float = 0.0) -> Spoil:
     return changed(lambda name, x, second: 0 * x + value if name in components else x)
 
 
+def filled(seconds: int, every_s: int) -> Spoil:
+    return changed(lambda name, x, second: 0 * x if second.number % every_s < seconds else x)
+
+
 def absent(components: str) -> Spoil:
     return changed(lambda name, x, second: None if name in components else x)
 
@@ -251,6 +255,8 @@ def rows() -> Iterator[Row]:
         yield Row("constant: zero", ", ".join(components), dead(components))
     yield Row("constant, two components needed", "E", dead("E"), {"combine": "coincidence"})
     yield Row("constant, two components needed", "E, N", dead("EN"), {"combine": "coincidence"})
+    for seconds, every in ((3, 10), (5, 20), (2, 30)):
+        yield Row(f"gaps of {seconds} s filled with zeros, one in", f"{every} s", filled(seconds, every))
     for components in ("E", "EN", "ENZ"):
         yield Row("nothing comes of", ", ".join(components), absent(components))
     yield Row("copies", "N of E", changed(copied))

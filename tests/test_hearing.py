@@ -169,6 +169,21 @@ def again(seconds: int) -> Make:
     return make
 
 
+def gaps_filled(seconds: int, held: float) -> Make:
+    """One in ten seconds: zeros, or the last sample before."""
+    background = noise(9)
+
+    def make(component: str, second: int) -> np.ndarray | None:
+        samples, since = background(component, second), second % 10
+        if samples is None or since >= seconds:
+            return samples
+        before = background(component, second - since - 1)
+        assert before is not None
+        return (0 * samples + held * before[-1]).astype(samples.dtype)
+
+    return make
+
+
 WAYS_TO_BE_DEAF: dict[str, tuple[Make, set[str]]] = {
     "zeros": (changed(lambda c, x: 0 * x), {"constant", "not_armed"}),
     "full scale": (changed(lambda c, x: 0 * x + FULL_SCALE), {"constant", "not_armed"}),
@@ -177,6 +192,8 @@ WAYS_TO_BE_DEAF: dict[str, tuple[Make, set[str]]] = {
     "one component is another with the opposite sign": (opposite_of_e(), {"copies"}),
     "the recorder sends one packet for ever": (again(1), {"repeats", "not_armed"}),
     "the recorder sends a buffer of 50 s for ever": (again(50), {"repeats", "not_armed"}),
+    "gaps of 3 s are filled with zeros": (gaps_filled(3, 0.0), {"filled"}),
+    "gaps of 3 s are filled with what came last": (gaps_filled(3, 1.0), {"filled"}),
     "the gain is too high": (changed(lambda c, x: np.clip(x * 100, -5000, 5000), "Z"), {"clipped", "threshold_high"}),
     "the sensor is disconnected": (changed(lambda c, x: (x > 450).astype(np.int32)), {"last_bit", "not_armed"}),
     "one coil is loose": (changed(lambda c, x: x * 2000, "E"), {"louder", "threshold_high"}),

@@ -6,6 +6,7 @@ recorded up to then. The same record therefore gives the same revisions, whateve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
@@ -19,7 +20,7 @@ from agent.dsp.continuity import Continuity, Counts
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import STEP_NS, Hearing
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
-from agent.dsp.plausible import Flaw, inspect, repeats
+from agent.dsp.plausible import Flaw, inspect, is_filled, repeats
 from agent.dsp.ring import RingBuffer
 from agent.dsp.timeline import Recorded, same_rate
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
@@ -57,8 +58,10 @@ _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
 INSPECTED_NS = 10 * NS
 """Raw samples that are inspected, now and then."""
-REPEATED_NS = 120 * NS
-"""How far back their like is looked for."""
+LOOKED_BACK_NS = 120 * NS
+"""How far back their like is looked for, and where the recorder has filled gaps."""
+_STILL_S = 1.0
+"""Motion that stands still for so long was filled in."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a packet (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -235,16 +238,18 @@ class Station:
     def _inspect(self, until_ns: int) -> None:
         """Look at the raw samples of the last seconds."""
         samples: dict[str, Samples] = {}
-        again: set[Flaw] = set()
+        longer: set[Flaw] = set()
         for row, ring in self._rings.items():
             letter = self._streams[row].component
             if (recent := _joined(ring.segments(until_ns - INSPECTED_NS, until_ns))) is not None:
                 samples[letter] = recent
-                longer = _joined(ring.segments(until_ns - REPEATED_NS, until_ns))
-                if longer is not None and repeats(longer):
-                    again.add(("repeats", letter))
+                before = _joined(ring.segments(until_ns - LOOKED_BACK_NS, until_ns))
+                if before is not None and repeats(before):
+                    longer.add(("repeats", letter))
+                if before is not None and is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
+                    longer.add(("filled", letter))
         if samples:
-            self.hearing.inspected(inspect(samples) | again)
+            self.hearing.inspected(inspect(samples) | longer)
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""

@@ -590,7 +590,7 @@ class Hearing:
         return list(islice(self._steps, max(0, len(self._steps) - max(0, count)), None))
 
 
-_LOUD: tuple[Fault, ...] = ("copies", "clipped", "louder_than_neighbours", "louder_than_usual")
+_LOUD: tuple[Fault, ...] = ("copies", "filled", "clipped", "louder_than_neighbours", "louder_than_usual")
 """With these a component still moves."""
 
 

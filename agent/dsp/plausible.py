@@ -1,8 +1,8 @@
 """Whether what a sensor's channels record can be ground motion at all, from a few seconds of raw samples.
 
 Only what no working sensor does counts: a number that never changes, two components with the same samples (or with
-opposite signs), samples that were there before, as of a buffer that is sent again and again, and a waveform that is cut
-off at the recorder's largest value.
+opposite signs), samples that were there before, as of a buffer that is sent again and again, motion that stands still
+for a second, as where a recorder fills gaps, and a waveform that is cut off at the recorder's largest value.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Fault: TypeAlias = Literal[
     "constant",
     "copies",
     "repeats",
+    "filled",
     "clipped",
     "last_bit",
     "quieter_than_neighbours",
@@ -33,6 +34,8 @@ _LEAST_CHANGES = 20
 """Changes of the samples of two components from which on their equality is no chance."""
 _REPEATED = 200
 """Samples that are the same as some before them: noise of less than a count may be so by chance for fewer."""
+_MOVES = 4.0
+"""Median change from sample to sample over the smallest one. In noise of a count or two equal samples are no wonder."""
 _LEAST_SPAN = 64
 """Peak to peak, in counts, below which rounding itself makes flat tops."""
 _LEAST_TOP = 8
@@ -72,6 +75,19 @@ def repeats(samples: Samples) -> bool:
             return False
         alike = alike[samples[alike + place] == last[place]]
     return len(alike) > 0
+
+
+def is_filled(samples: Samples, least: int) -> bool:
+    """Whether the motion stands still for ``least`` samples and more, at a value that is not its extreme: that would be
+    clipping."""
+    steps = np.abs(np.diff(samples.astype(np.float64)))
+    moving = steps[steps > 0]
+    if not len(moving) or np.median(moving) < _MOVES * moving.min():
+        return False
+    edges = np.flatnonzero(np.diff((steps == 0).astype(np.int8), prepend=0, append=0))
+    begins, ends = edges[::2], edges[1::2]
+    still = samples[begins[ends - begins >= least]]
+    return bool(np.any((still > samples.min()) & (still < samples.max())))
 
 
 def _are_copies(first: Samples, second: Samples) -> bool:

@@ -33,6 +33,7 @@ _CODE: Mapping[Fault, Code] = {
     "constant": "constant",
     "copies": "copies",
     "repeats": "repeats",
+    "filled": "filled",
     "clipped": "clipped",
     "last_bit": "last_bit",
     "quieter_than_neighbours": "quieter",
@@ -44,6 +45,7 @@ _WORDS: Mapping[Fault, str] = {
     "constant": "the samples of {which} do not change",
     "copies": "{which} have the same samples",
     "repeats": "{which} has the same samples again and again",
+    "filled": "{which} stands still for a second and more between motion: the recorder fills gaps",
     "clipped": "{which} is cut off at the largest value that the recorder writes",
     "last_bit": "{which} moves by less than one count in the trigger's band",
     "quieter_than_neighbours": "{which} is a thousand times quieter than the other components",
@@ -53,7 +55,7 @@ _WORDS: Mapping[Fault, str] = {
 }
 _HIDES: Mapping[Fault, tuple[Fault, ...]] = {
     "constant": ("last_bit", "quieter_than_neighbours", "quieter_than_usual"),
-    "last_bit": ("quieter_than_neighbours", "quieter_than_usual"),
+    "last_bit": ("filled", "quieter_than_neighbours", "quieter_than_usual"),
     "quieter_than_neighbours": ("quieter_than_usual",),
     "louder_than_neighbours": ("louder_than_usual",),
 }
