@@ -1,6 +1,7 @@
 """Whether the shipped network, trained on with the sources that it never learned from, is better where it has not been.
 
-    python bench/continued.py --data ../shared/data --work WORK [--rate 0.0005] [--only final java ...]
+    python bench/continued.py --data ../shared/data --work WORK [--rate 0.0005] [--only final nevada ...]
+    python bench/continued.py --data ../shared/data --work WORK --scratch [--only final]
 
 Its weights are the start. Windows of the sources that it learned from are taught its own answers beside their labels,
 so that it keeps what its teachers knew; windows of the others their labels. Only the split `train` is learned from.
@@ -9,7 +10,8 @@ and flatters nothing); between the start and what came of it the weights are mix
 
 The table holds each share against the shipped network (share 0), neutral view, whole window, by paired bootstrap over
 events: records of the regions left out that the shipped network never learned from, and the split `val`, old sources
-and new ones apart. Goes on where it was broken off; processes with other ``--only`` may share the work.
+and new ones apart. Goes on where it was broken off; processes with other ``--only`` may share the work. ``--scratch``
+is the same for a network from fresh weights that learns from labels alone, 80,000 windows, mixed with nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from quantize.study.by_region import POOLED, study
 from quantize.study.compare import paired_differences
 from quantize.study.confidence import LOWEST, fit_confidence
 from quantize.study.evaluate import Array, OutOfFold, Truth, softmax
-from quantize.train.fit import Source, fit
+from quantize.train.fit import FitConfig, Source, fit
 from quantize.train.lab import Lab
 from quantize.train.methods import module_logits, weakly_labelled
 from quantize.train.student import Student, StudentConfig
@@ -58,7 +60,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """What is left out together: the regions with 15 records of a class in which there are sources that the shipped network
 never learned from."""
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIXED = (0.0, 0.25, 0.5, 0.75, 1.0)
+FRESH = FitConfig(windows=80_000, learning_rate=2e-3, soft=1.0, temperature=1.0)
 UNSURE = 0.6
 CHUNK = 256
 MEASURED = 1024
@@ -102,8 +105,9 @@ def mixed(start: Student, end: Student, share: float) -> Student:
 class Continued:
     """The trainings of one work folder, each made once."""
 
-    def __init__(self, lab: Lab, bundle: Bundle, work: Path) -> None:
-        self.lab, self.work = lab, work
+    def __init__(self, lab: Lab, bundle: Bundle, work: Path, *, scratch: bool) -> None:
+        self.lab, self.work, self._scratch = lab, work, scratch
+        self.shares = (0.0, 1.0) if scratch else MIXED
         self.new = np.isin([r.row.dataset for r in lab.records], bundle.manifest.training["without"])
         """Which records are of sources that the shipped network never learned from."""
         self._bank, self._made, self._extra = lab.bank(), lab.synthetic_bank(), lab.unlabelled_bank()
@@ -127,7 +131,7 @@ class Continued:
         new = self.new[bank.record[index]]
         real = 1 - settings.synthetic - settings.weak
         sources = [
-            Source(bank, index[~new], real * (1 - new.mean()), self._own_answers()),
+            Source(bank, index[~new], real * (1 - new.mean()), None if self._scratch else self._own_answers()),
             Source(bank, index[new], real * new.mean()),
         ]
         if self._made is not None:
@@ -135,6 +139,9 @@ class Continued:
         if self._extra is not None:
             weak = weakly_labelled(self.lab, self._extra, None, settings.weak)
             sources.append(replace(weak, index=np.intersect1d(weak.index, self._learned(self._extra, out))))
+        if self._scratch:
+            torch.manual_seed(FRESH.seed)
+            return fit(Student(self.lab.config.student), sources, FRESH, self.work / name)
         return fit(self.shipped(out), sources, settings.fit, self.work / name)
 
     def _learned(self, bank: Bank, out: tuple[str, ...]) -> NDArray[np.int64]:
@@ -155,7 +162,7 @@ class Continued:
     def asked(self, name: str, index: NDArray[np.int64]) -> Array:
         """Logits ``[shares, records, lengths, 5]`` in the neutral view."""
         start, end = self.shipped(), self.network(name)
-        networks = [module_logits(mixed(start, end, share)) for share in SHARES]
+        networks = [module_logits(mixed(start, end, share)) for share in self.shares]
         preparation = self.lab.config.preparation
         windows = (view_windows("neutral", self.lab.records[int(i)], LENGTHS_S, preparation) for i in index)
         return np.stack([[run(made) for run in networks] for made in windows], axis=1)
@@ -171,15 +178,19 @@ def regions_left_out(made: Continued, groups: list[str]) -> None:
     }
     every = np.concatenate(list(index.values()))
     logits = np.concatenate([made.asked(name, index[name]) for name in groups], axis=1)
-    answered = {f"{share:g}": OutOfFold(every, {"neutral": given}) for share, given in zip(SHARES, logits, strict=True)}
+    answered = {
+        f"{share:g}": OutOfFold(every, {"neutral": given}) for share, given in zip(made.shares, logits, strict=True)
+    }
     found: Any = study(answered, [r.row for r in lab.records], lab.parts // 2, lab.left_out)
     print(f"\nregions left out: {', '.join(found['regions'])}; {found['records']} records, {found['events']} events")
-    print(_head("shipped"))
+    print(_head("shipped", made.shares))
     for key, title in POOLED.items():
         first = 100 * found["methods"]["0"]["pooled"][key][0]
         if first < 0:  # of a class that is not there
             continue
-        print(f"{title:<50}{first:6.1f}" + "".join(_change(found["differences"][f"{s:g}"][key]) for s in SHARES[1:]))
+        print(
+            f"{title:<50}{first:6.1f}" + "".join(_change(found["differences"][f"{s:g}"][key]) for s in made.shares[1:])
+        )
     truth = Truth.of([lab.records[int(i)].row for i in every])
     fitted = fit_confidence({"neutral": logits[0]}, truth)
     print(f"temperatures and thresholds of share 0 by these answers: {fitted}")
@@ -201,13 +212,13 @@ def validation(made: Continued) -> None:
             f"\nval, {title} sources: {len(index)} records, {100 * (p[0].argmax(1) == truth.labels).mean():.1f} right"
         )
         gains = [paired_differences(more, p[0], truth) for more in p[1:]]
-        print(_head(""))
+        print(_head("", made.shares))
         for key in gains[0]:
             print(f"{key:<56}" + "".join(_change((g[key].value, g[key].low, g[key].high)) for g in gains))
 
 
-def _head(first: str) -> str:
-    return f"{'':<48}{first:>8}" + "".join(f"{f'{share:g}':>24}" for share in SHARES[1:])
+def _head(first: str, shares: tuple[float, ...]) -> str:
+    return f"{'':<48}{first:>8}" + "".join(f"{f'{share:g}':>24}" for share in shares[1:])
 
 
 def _change(values: Any) -> str:
@@ -222,6 +233,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "quantize" / "continued.yaml")
     parser.add_argument("--bundle", type=Path, default=ROOT / "agent" / "models" / "default")
     parser.add_argument("--rate", type=float, help="learning rate, in the place of the configuration's")
+    parser.add_argument("--scratch", action="store_true", help="from fresh weights, labels alone")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -229,7 +241,8 @@ def main() -> None:
     rate = options.rate or lab.config.mixed.fit.learning_rate
     settings = replace(lab.config.mixed, fit=replace(lab.config.mixed.fit, learning_rate=rate))
     lab = replace(lab, config=replace(lab.config, mixed=settings))
-    made = Continued(lab, open_bundle(options.bundle), lab.work / f"continued_{rate:g}")
+    work = lab.work / ("scratch" if options.scratch else f"continued_{rate:g}")
+    made = Continued(lab, open_bundle(options.bundle), work, scratch=options.scratch)
     print(f"the start is {made.strays():.0e} at most from the shipped file in any logit", flush=True)
     for name in options.only:
         made.network(name)
