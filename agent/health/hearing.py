@@ -54,7 +54,7 @@ _WORDS: Mapping[Fault, str] = {
     "louder_than_usual": "{which} is a thousand times louder than usual",
 }
 _HIDES: Mapping[Fault, tuple[Fault, ...]] = {
-    "constant": ("last_bit", "quieter_than_neighbours", "quieter_than_usual"),
+    "constant": ("filled", "last_bit", "quieter_than_neighbours", "quieter_than_usual"),
     "last_bit": ("filled", "quieter_than_neighbours", "quieter_than_usual"),
     "quieter_than_neighbours": ("quieter_than_usual",),
     "louder_than_neighbours": ("louder_than_usual",),
