@@ -1,7 +1,7 @@
 """Whether the shipped network, trained on with the sources that it never learned from, is better where it has not been.
 
     python bench/continued.py --data ../shared/data --work WORK [--rate 0.0005] [--only final nevada ...]
-    python bench/continued.py --data ../shared/data --work WORK --scratch [--only final]
+    python bench/continued.py --data ../shared/data --work WORK --scratch 80000 [--only final]
 
 Its weights are the start. Windows of the sources that it learned from are taught its own answers beside their labels,
 so that it keeps what its teachers knew; windows of the others their labels. Only the split `train` is learned from.
@@ -11,7 +11,7 @@ and flatters nothing); between the start and what came of it the weights are mix
 The table holds each share against the shipped network (share 0), neutral view, whole window, by paired bootstrap over
 events: records of the regions left out that the shipped network never learned from, and the split `val`, old sources
 and new ones apart. Goes on where it was broken off; processes with other ``--only`` may share the work. ``--scratch``
-is the same for a network from fresh weights that learns from labels alone, 80,000 windows, mixed with nothing.
+is the same for a network from fresh weights that learns from labels alone, so many windows, mixed with nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """What is left out together: the regions with 15 records of a class in which there are sources that the shipped network
 never learned from."""
 MIXED = (0.0, 0.25, 0.5, 0.75, 1.0)
-FRESH = FitConfig(windows=80_000, learning_rate=2e-3, soft=1.0, temperature=1.0)
+FRESH = FitConfig(learning_rate=2e-3, soft=1.0, temperature=1.0)
 UNSURE = 0.6
 CHUNK = 256
 MEASURED = 1024
@@ -105,7 +105,7 @@ def mixed(start: Student, end: Student, share: float) -> Student:
 class Continued:
     """The trainings of one work folder, each made once."""
 
-    def __init__(self, lab: Lab, bundle: Bundle, work: Path, *, scratch: bool) -> None:
+    def __init__(self, lab: Lab, bundle: Bundle, work: Path, *, scratch: int | None) -> None:
         self.lab, self.work, self._scratch = lab, work, scratch
         self.shares = (0.0, 1.0) if scratch else MIXED
         self.new = np.isin([r.row.dataset for r in lab.records], bundle.manifest.training["without"])
@@ -141,7 +141,8 @@ class Continued:
             sources.append(replace(weak, index=np.intersect1d(weak.index, self._learned(self._extra, out))))
         if self._scratch:
             torch.manual_seed(FRESH.seed)
-            return fit(Student(self.lab.config.student), sources, FRESH, self.work / name)
+            fresh = replace(FRESH, windows=self._scratch)
+            return fit(Student(self.lab.config.student), sources, fresh, self.work / name)
         return fit(self.shipped(out), sources, settings.fit, self.work / name)
 
     def _learned(self, bank: Bank, out: tuple[str, ...]) -> NDArray[np.int64]:
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "quantize" / "continued.yaml")
     parser.add_argument("--bundle", type=Path, default=ROOT / "agent" / "models" / "default")
     parser.add_argument("--rate", type=float, help="learning rate, in the place of the configuration's")
-    parser.add_argument("--scratch", action="store_true", help="from fresh weights, labels alone")
+    parser.add_argument("--scratch", type=int, metavar="WINDOWS", help="from fresh weights, labels alone")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -241,7 +242,7 @@ def main() -> None:
     rate = options.rate or lab.config.mixed.fit.learning_rate
     settings = replace(lab.config.mixed, fit=replace(lab.config.mixed.fit, learning_rate=rate))
     lab = replace(lab, config=replace(lab.config, mixed=settings))
-    work = lab.work / ("scratch" if options.scratch else f"continued_{rate:g}")
+    work = lab.work / (f"scratch_{options.scratch}" if options.scratch else f"continued_{rate:g}")
     made = Continued(lab, open_bundle(options.bundle), work, scratch=options.scratch)
     print(f"the start is {made.strays():.0e} at most from the shipped file in any logit", flush=True)
     for name in options.only:
