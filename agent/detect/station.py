@@ -240,14 +240,16 @@ class Station:
         samples: dict[str, Samples] = {}
         longer: set[Flaw] = set()
         for row, ring in self._rings.items():
+            recent = _joined(ring.segments(until_ns - INSPECTED_NS, until_ns))
+            before = _joined(ring.segments(until_ns - LOOKED_BACK_NS, until_ns))
+            if recent is None or before is None:
+                continue
             letter = self._streams[row].component
-            if (recent := _joined(ring.segments(until_ns - INSPECTED_NS, until_ns))) is not None:
-                samples[letter] = recent
-                before = _joined(ring.segments(until_ns - LOOKED_BACK_NS, until_ns))
-                if before is not None and repeats(before):
-                    longer.add(("repeats", letter))
-                if before is not None and is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
-                    longer.add(("filled", letter))
+            samples[letter] = recent
+            if repeats(before):
+                longer.add(("repeats", letter))
+            if is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
+                longer.add(("filled", letter))
         if samples:
             self.hearing.inspected(inspect(samples) | longer)
 

@@ -43,9 +43,9 @@ _EXACT_NS = 1000
 """Times this close to where the grid has them are on it."""
 _DECIMALS = 6
 """Digits of the reported ratios: what follows is rounding, which differs between packets and files."""
-_PATIENCE_S = 1.0
-"""A decision may wait for so much more to be decided on: packets that end at different times in each component would
-else cost one each."""
+_LEAST_DECIDED_S = 1.0
+"""While no trigger goes on, a decision waits until it is on so many seconds: packets that end at different times in
+each component would else cost one each."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
 
@@ -319,7 +319,7 @@ class _Grid:
         self._tear = max(1, round(_TEAR_PERIODS * rate / high_hz))
         self._long_gap = round((t.lta_s if t.long_gap_s is None else t.long_gap_s) * rate)
         self._lag, self._lag_ns = round(t.max_component_lag_s * rate), round(t.max_component_lag_s * NS)
-        self._patience = int(_PATIENCE_S * rate)
+        self._least_decided = int(_LEAST_DECIDED_S * rate)
         self._components: dict[str, Component] = {}
         self._complete = False
         self._newest_start = 0
@@ -374,7 +374,7 @@ class _Grid:
         for other in self._components.values():
             if oldest <= other.end < until:
                 until = other.end
-        least = 1 if at_once or not self._onoff.is_idle else self._patience
+        least = 1 if at_once or not self._onoff.is_idle else self._least_decided
         return self._decide(until) if until - self.next >= least else []
 
     def flush(self) -> list[TriggerOn | TriggerOff]:
