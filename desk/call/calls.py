@@ -19,6 +19,7 @@ from agent.types import NS, format_ns
 from desk.call.targets import Target, rank, schedule
 from desk.store import tables as t
 from desk.store.answers import LATE, SILENCED, Person, is_silenced
+from desk.store.queries import place_of
 from desk.store.store import Act, Store, audit
 
 
@@ -151,11 +152,6 @@ def try_call(store: Store, person: Person, target: Target, now_ns: int) -> None:
     with store.writing() as connection:
         Calls([target]).plan(connection, words, [(target, 0.0)], now_ns)
         audit(connection, Act(person.name, "test call", target.name, "", person.address), now_ns)
-
-
-def place_of(sensor: str) -> str:
-    """NET.STA of a sensor."""
-    return ".".join(sensor.split(".")[:2])
 
 
 def _when(onset_ns: int) -> str:

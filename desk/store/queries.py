@@ -438,3 +438,8 @@ _FEED_SINCE = (
     .order_by(t.feed.c.id)
     .limit(bindparam("limit"))
 )
+
+
+def place_of(sensor: str) -> str:
+    """NET.STA of a sensor."""
+    return ".".join(sensor.split(".")[:2])

@@ -91,7 +91,7 @@ def quakeml(rows: list[queries.EventRow], places: dict[str, Any]) -> str:
 
 
 def _event(row: queries.EventRow, places: dict[str, Any]) -> str:
-    place = places.get(".".join(row.sensor.split(".")[:2]))
+    place = places.get(queries.place_of(row.sensor))
     public = f"smi:talus.desk/event/{row.uid}"
     onset = f"{format_ns(row.onset_ns)[:26]}Z"
     kind, origin = TYPES.get(row.name), ""
@@ -121,7 +121,7 @@ def text(rows: list[queries.EventRow], places: dict[str, Any]) -> str:
         "|EventLocationName|EventType"
     ]
     for row in rows:
-        latitude, longitude, _ = places.get(".".join(row.sensor.split(".")[:2])) or ("", "", "")
+        latitude, longitude, _ = places.get(queries.place_of(row.sensor)) or ("", "", "")
         onset = format_ns(row.onset_ns)[:26]
         kind = TYPES.get(row.name, "")
         lines.append(f"{row.uid}|{onset}|{latitude}|{longitude}||Talus|desk|Talus|{row.uid}||||at {row.sensor}|{kind}")

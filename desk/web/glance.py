@@ -49,10 +49,12 @@ def neighbours(
     connection: Connection, row: queries.EventRow, others: Sequence[queries.EventRow], now_ns: int
 ) -> list[Neighbour]:
     """The stations near an event's, the nearest first. ``others``: events of other sensors about the same time."""
-    place = _place(row.sensor)
+    place = queries.place_of(row.sensor)
     stations = {one.code: one for one in queries.stations(connection)}
     here = stations.get(place)
-    seen = {_place(other.sensor): other for other in sorted(others, key=lambda o: -abs(o.onset_ns - row.onset_ns))}
+    seen = {
+        queries.place_of(other.sensor): other for other in sorted(others, key=lambda o: -abs(o.onset_ns - row.onset_ns))
+    }
     near = []
     for code, one in stations.items():
         km = None
@@ -86,7 +88,3 @@ def span_words(km: float | None) -> str:
     if km is None:
         return ""
     return f"{1000 * km:.0f} m" if km < 1 else f"{km:.1f} km" if km < 10 else f"{km:.0f} km"
-
-
-def _place(sensor: str) -> str:
-    return ".".join(sensor.split(".")[:2])

@@ -101,7 +101,7 @@ async def event(request: Request) -> Response:
         if found is None:
             return None
         row, body = found
-        station = ".".join(row.sensor.split(".")[:2])
+        station = queries.place_of(row.sensor)
         around = queries.Filter(station=station, from_ns=row.onset_ns - DAY_NS, to_ns=row.onset_ns + DAY_NS)
         rows, others = queries.events(connection, around, limit=1000), queries.neighbours(connection, row)
         reviews = select(tables.review).where(tables.review.c.event_id == row.key).order_by(tables.review.c.id.desc())
@@ -358,7 +358,7 @@ async def day(request: Request) -> Response:
         if station and station not in codes:
             raise HTTPException(404, f"there is no station {station[:40]}")
         newest = queries.events(connection, queries.Filter(to_ns=time.time_ns() + DAY_NS), limit=1)
-        chosen = station or next(iter([".".join(row.sensor.split(".")[:2]) for row in newest] or codes), "")
+        chosen = station or next(iter([queries.place_of(row.sensor) for row in newest] or codes), "")
         wanted = queries.Filter(station=chosen or "-", from_ns=begin_ns, to_ns=begin_ns + DAY_NS)
         rows = queries.events(connection, wanted, limit=5000)
         return {"stations": codes, "station": chosen, "events": [views.event(row) for row in rows]}
