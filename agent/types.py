@@ -42,7 +42,7 @@ EventPhase: TypeAlias = Literal["new", "update", "end"]
 SLOW: Final = "slow"
 """Kind of an event that swells over minutes, and the label of an alert about one."""
 EventKind: TypeAlias = Literal["trigger", "slow"]
-"""Found by STA/LTA, or by the level of minutes (``agent.dsp.slow``)."""
+"""Found by STA/LTA, or by the level of minutes (``agent.detect.slow``)."""
 AlertAction: TypeAlias = Literal["raise", "escalate", "retract"]
 DecisionCode: TypeAlias = Literal[
     "raised",

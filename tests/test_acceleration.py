@@ -20,7 +20,7 @@ from agent.alert.policy import Policy
 from agent.alert.rate_alerts import MAX_ONSETS, MAX_SITES, RateWatch, binomial_tail, compare
 from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.config.policy import AccelerationConfig, LandslideRule, RateStepConfig, RulesConfig
-from agent.dsp.timeline import Recorded
+from agent.dsp.continuity import Recorded
 from agent.messages.payloads import Stamp, alert_message, summary_message
 from agent.messages.schema import AlertMessage, SummaryMessage, parse
 from agent.service.assemble import build_line

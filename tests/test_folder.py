@@ -29,8 +29,7 @@ from records_support import NOON, counts, seconds, trace
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.folder import FolderSource
-from agent.sources.framing import Piece, headers, is_miniseed, pieces
-from agent.sources.miniseed import Record, RecordReader
+from agent.sources.miniseed import Piece, Record, RecordReader, headers, is_miniseed, pieces
 from agent.sources.positions import Positions
 from agent.types import MAX_BLOCK_S, SampleBlock
 

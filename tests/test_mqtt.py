@@ -37,9 +37,8 @@ from script_support import CONNACK_5, Publication, Script, answering, read_packe
 
 from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
-from agent.deliver.mqtt import MqttSink
+from agent.deliver.mqtt import MOST_REPEATS, MqttSink
 from agent.deliver.outbox import Outbox
-from agent.deliver.sender import MOST_REPEATS
 from agent.deliver.sockets import Waker
 from agent.errors import ConfigError, DeliveryError
 from agent.messages.payloads import Message, Priority, summary_message
@@ -61,7 +60,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 @pytest.fixture
 def _long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was acknowledged is sent again after a lost connection, however long ago that was."""
-    monkeypatch.setattr("agent.deliver.sender.LINGER_S", 3600.0)
+    monkeypatch.setattr("agent.deliver.mqtt.LINGER_S", 3600.0)
 
 
 @contextlib.contextmanager

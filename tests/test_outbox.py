@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agent.deliver.outbox import MAIN, Entry, Outbox
-from agent.deliver.outbox_file import TOO_LARGE
-from agent.deliver.set_aside import drop, listing
+from agent.deliver.outbox_file import TOO_LARGE, drop, listing
 from agent.errors import DeliveryError, UsageError
 from agent.messages.payloads import Message, Priority
 
@@ -278,7 +277,7 @@ def test_another_process_lists_retries_and_drops_while_the_agent_has_the_file(tm
     code = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from agent.deliver.set_aside import drop, listing, retry
+        from agent.deliver.outbox_file import drop, listing, retry
         path = Path(sys.argv[1])
         found = listing(path, 1)
         print(found.waiting_total, [one.reason for one in found.set_aside], found.set_aside[0].kind)

@@ -15,15 +15,13 @@ from pymseed import MS3Record
 
 from agent.alert.evidence import encode
 from agent.cli import main
-from agent.dsp.continuity import Continuity
-from agent.dsp.timeline import same_rate
+from agent.dsp.continuity import Continuity, same_rate
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource
 from agent.sources.channels import identify, identify_source
 from agent.sources.folder import FolderSource
-from agent.sources.framing import Piece, earliest_ns, headers, pieces
-from agent.sources.miniseed import Record, RecordReader, recordings, together
+from agent.sources.miniseed import Piece, Record, RecordReader, earliest_ns, headers, pieces, recordings, together
 from agent.sources.positions import Positions
 from agent.sources.records import read_records
 from agent.types import NS, SampleBlock, Segment, StreamId, parse_ns

@@ -18,8 +18,8 @@ from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig
 from agent.config.policy import SlowRuleConfig
 from agent.config.station import SlowTriggerConfig, TriggerConfig
 from agent.detect.resume import EventResume, JournalEntry, decode, encode
+from agent.detect.slow import SlowTrigger
 from agent.dsp.hearing import Slot, Step, band_of
-from agent.dsp.slow import SlowTrigger
 from agent.messages.schema import AlertMessage, EventMessage, parse
 from agent.service.assemble import build_line
 from agent.sources.archive import ArchiveSource

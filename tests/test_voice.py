@@ -18,10 +18,9 @@ from agent.config.broker import MqttSettings
 from agent.deliver import reasons as delivery_reasons
 from agent.deliver.connection import Subscription
 from agent.deliver.delivery import Delivery
-from agent.deliver.mqtt import MqttSink
+from agent.deliver.mqtt import MqttSink, Refusal
 from agent.deliver.outbox import OutboxStats
 from agent.deliver.reasons import LinkStatus, of_connection, of_outbox
-from agent.deliver.sender import Refusal
 from agent.messages.payloads import Message, Priority, largest_alert
 from agent.reasons import Reason
 

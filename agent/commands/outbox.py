@@ -12,7 +12,7 @@ from agent.commands.options import say
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.deliver.set_aside import Listing, SetAside, Waiting
+    from agent.deliver.outbox_file import Listing, SetAside, Waiting
 
 EXAMPLE = (
     "talus outbox --config /etc/talus/station.yaml\n"
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """0; 1 where messages are set aside or a corrupt file was moved aside, so that scripts can ask."""
     from agent.config.file import load
-    from agent.deliver import set_aside
+    from agent.deliver import outbox_file
 
     config = load(args.config)
     path = config.outbox_path
@@ -53,15 +53,14 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"name the messages to {args.action}, or give --all", f"talus outbox {args.action} 12 13")
     numbers = None if args.all else args.number
     if args.action == "retry":
-        print(f"{_messages(set_aside.retry(path, numbers))} put back; a running agent sends them within 10 s")
+        print(f"{_messages(outbox_file.retry(path, numbers))} put back; a running agent sends them within 10 s")
     else:
-        print(f"{_messages(set_aside.drop(path, numbers))} dropped")
+        print(f"{_messages(outbox_file.drop(path, numbers))} dropped")
     return 0
 
 
 def _list(path: Path, state_dir: Path, *, as_json: bool) -> int:
-    from agent.deliver.outbox_file import corrupt_files
-    from agent.deliver.set_aside import listing
+    from agent.deliver.outbox_file import corrupt_files, listing
     from agent.messages.text import printable
 
     found, corrupt = listing(path, None if as_json else SHOWN), corrupt_files(path)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agent.config.outputs import OutputsConfig
 
 QUEUE_SHARE = 0.8
-"""Share of ``outbox.max_mb`` for messages; the rest is pages, write-ahead log and journal (see bench/spool.py)."""
+"""Share of ``outbox.max_mb`` for messages; the rest is pages, write-ahead log and journal (bench/delivery.py, week)."""
 
 SINKS: Mapping[str, Callable[[Any, Cursor], Sink]] = {"file": FileSink}
 """The sink of each section of ``outputs``."""

@@ -5,6 +5,19 @@
           '----- wait, longer each time (``backoff_max_s``) <---------'  lost: the broker says ``offline``
 
 ``Connection`` speaks MQTT and is made anew each time; ``Sender`` knows what to send over it, and what a refusal means.
+It sends retained values, then the outbox, in order, a bounded number of messages at a time. What the broker has not
+acknowledged stays in the outbox, and a refusal never stops the rest:
+
+- a reason that may pass (quota, access list) puts the topic on hold for up to a minute, and the message stays;
+- a reason that will not pass (too large, malformed) sets the message aside in the outbox; what was too large goes back
+  into the queue when a connection begins whose broker takes it;
+- every topic that the broker refuses is listed (``Refusals``) until a message on it is acknowledged;
+- what was acknowledged in the last seconds before a connection is lost is sent again: a broker that crashed may have
+  acknowledged what it had not written down;
+- an alert that the disk refuses is sent all the same (`send_now`), before all else; once the disk takes it, it is sent
+  again as what it then is, a copy;
+- a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
+  its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
 """
 
 from __future__ import annotations
@@ -14,18 +27,20 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
-from agent.backoff import ThrottledLog, delays
+from agent.backoff import Backoff, ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError, refusal_hint
-from agent.deliver.outbox import Cursor
-from agent.deliver.reasons import LinkStatus, of_connection
-from agent.deliver.sender import Sender
-from agent.deliver.sink import Retained
+from agent.deliver.outbox import Cursor, Entry
+from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
+from agent.deliver.reasons import LinkStatus, Refusal, of_connection
+from agent.deliver.sink import Retained, UnstoredAlerts
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
-from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_alert, topic
+from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_alert, topic, with_handed
 from agent.reasons import Reason
 from agent.types import StationId
 
@@ -235,3 +250,319 @@ class MqttSink:
             return "ignored"
         connection = self._connection
         return "refused" if connection is not None and connection.refused_subscription else "heard"
+
+
+_NO_SUBSCRIBERS = 0x10
+_HOPELESS = frozenset({0x90, TOO_LARGE, 0x99})
+"""Topic name invalid, packet too large, payload format invalid: the same message will be refused for ever."""
+
+_SUSPECT_AFTER = 2
+"""Connections lost with a message in flight, after which messages are sent one by one: of which do they die?"""
+
+_BLOCKING_AFTER = 5
+_EXERCISE = b'"exercise":true'
+"""Marks the payload of an exercise, to which nobody need subscribe. Quotes in free text are escaped."""
+_BLOCKING_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
+_TICK_S = 1.0
+LINGER_S = 5.0
+"""How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
+LINGER_MESSAGES = 256
+"""The most that lingers: while a backlog is drained, the time is shorter."""
+MOST_REPEATS = 3
+"""Most times that an acknowledged message is sent again: a broker may crash because of it."""
+
+
+class Refusals:
+    """The topics that the broker refuses, each until a message on it is acknowledged. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._topics: dict[str, Refusal] = {}
+
+    def add(self, topic: str, reason: str) -> None:
+        """One more message on this topic was refused."""
+        with self._lock:
+            known = self._topics.get(topic)
+            count, since = (0, time.monotonic()) if known is None else (known.count, known.since)
+            self._topics[topic] = Refusal(topic, reason, count + 1, since)
+
+    def lift(self, topic: str) -> None:
+        """A message on this topic was acknowledged."""
+        with self._lock:
+            self._topics.pop(topic, None)
+
+    def all(self) -> tuple[Refusal, ...]:
+        """The refused topics, in the order of the first refusal."""
+        with self._lock:
+            return tuple(self._topics.values())
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. ``unheard``: acknowledged, but the broker knew of no subscriber (MQTT 5); ``unheard_alerts``:
+    alerts among them that are no exercise, the last one at ``unheard_alert_at`` (monotonic clock, s; None: the newest
+    alert had a subscriber, or there was none)."""
+
+    acknowledged: int = 0
+    unheard: int = 0
+    unheard_alerts: int = 0
+    unheard_alert_at: float | None = None
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A message in flight: one of the outbox, or a retained or urgent one (no entry)."""
+
+    message: Message
+    entry: Entry | None
+    at: float
+
+    @property
+    def urgent(self) -> bool:
+        return self.entry is None and not self.message.retain
+
+    @property
+    def name(self) -> int | str:
+        return self.message.topic if self.entry is None else self.entry.id
+
+
+class Sender:
+    """Owned by the network thread, for the life of the process; `run` is called with each connection in turn."""
+
+    def __init__(self, settings: MqttSettings, cursor: Cursor, retained: Retained) -> None:
+        self.counters = Counters()
+        self.refusals = Refusals()
+        self.last_refusal: str | None = None
+        self._settings = settings
+        self._cursor = cursor
+        self._retained = retained
+        self._unstored = UnstoredAlerts()
+        self._fresh = threading.Event()
+        self._fresh.set()
+        self._throttled = ThrottledLog(_log.warning)
+        self._topic_backoff: Backoff[str] = Backoff(5.0, 60.0)
+        self._blocking_backoff: Backoff[str] = Backoff(5.0, 600.0)
+        self._row_backoff: Backoff[int] = Backoff(5.0, 60.0)
+        self._losses: dict[int | str, int] = {}
+        self._blocking: dict[str, int] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._acknowledged: deque[tuple[int, float]] = deque()
+        self._handed: dict[int, int] = {}
+        self._repeats: dict[int, int] = {}
+        self._acks = 0
+        cursor.listen(self.hint)
+
+    def hint(self) -> None:
+        """There is something new to send. May be called from any thread."""
+        self._fresh.set()
+
+    def send_now(self, message: Message) -> None:
+        """Send what could not be put on disk. May be called from any thread."""
+        self._unstored.put(message)
+        self._fresh.set()
+
+    def run(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
+        """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
+
+        Raises:
+            DeliveryError: the connection is lost. What was in flight will be sent again.
+        """
+        self._retained.all_stale()
+        self._acks = 0
+        self._topic_backoff.clear()  # this broker, or its access list, may be another one
+        self._requeue_too_large(connection.maximum_packet)
+        self._fresh.set()
+        try:
+            while True:
+                idle = not self._send(connection) and not self._sent
+                deadline = end_by()
+                if deadline is not None and (idle or time.monotonic() >= deadline):
+                    self._delete_acknowledged(0)
+                    break
+                for ack in connection.pump(_TICK_S if deadline is None else 0.05):
+                    self._on_ack(ack)
+                self._delete_acknowledged()
+                self._check_ack_timeout()
+        except DeliveryError:
+            self._count_losses()
+            raise
+        finally:
+            self._cursor.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
+            self._sent.clear()
+            self._release_acknowledged()
+
+    def _requeue_too_large(self, packet_limit: int | None) -> None:
+        """What an earlier connection set aside as too large, and this one takes."""
+        with self._disk_may_refuse():
+            if moved := self._cursor.requeue(packet_limit):
+                _log.warning("%d messages that were set aside as too large are sent: the broker takes them now", moved)
+
+    @contextlib.contextmanager
+    def _disk_may_refuse(self) -> Iterator[None]:
+        """Log what the disk says, and go on: the connection is well."""
+        try:
+            yield
+        except DeliveryError as error:
+            self._throttled.warn(str(error))
+
+    def _send(self, connection: Connection) -> int:
+        window = min(self._settings.inflight, connection.receive_maximum)
+        if self._losses and max(self._losses.values()) >= _SUSPECT_AFTER:
+            window = 1
+        room = window - len(self._sent)
+        fresh = self._fresh.is_set()
+        if room <= 0 or not (fresh or 2 * room >= window):
+            return 0
+        held = [*self._topic_backoff.active(), *self._blocking_backoff.active()]
+        unstored = self._unstored.first(held)
+        if unstored is not None and not any(sent.urgent for sent in self._sent.values()):
+            # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
+            self._publish(connection, unstored, None)
+            return 1
+        self._fresh.clear()
+        if fresh:
+            with self._disk_may_refuse():
+                self._retained.look_up()
+        values, entries = self._retained.fetch(max(1, room // 4), held), []
+        if room > len(values):
+            with self._disk_may_refuse():
+                entries = self._cursor.fetch(room - len(values), held, self._row_backoff.active())
+        for entry in entries:
+            self._publish(connection, entry.message, entry)
+        for message in values:
+            self._publish(connection, message, None)
+        return len(values) + len(entries)
+
+    def _publish(self, connection: Connection, message: Message, entry: Entry | None) -> None:
+        size = packet_bytes(message.topic, message.payload, message.correlation)
+        if connection.maximum_packet is not None and size > connection.maximum_packet:
+            reason = f"{size} bytes are larger than the broker's {connection.maximum_packet} bytes"
+            self._refuse(_Sent(message, entry, 0.0), TOO_LARGE, reason)
+            return
+        payload = message.payload
+        if entry is not None:
+            payload = with_handed(payload, self._handed.setdefault(entry.id, time.time_ns()))
+        elif not message.retain:
+            payload = with_handed(payload, time.time_ns())
+        try:
+            token = connection.publish(
+                message.topic,
+                payload,
+                retain=message.retain,
+                expiry_s=message.expiry_s,
+                correlation=message.correlation,
+            )
+        except ValueError as error:
+            self._refuse(_Sent(message, entry, 0.0), 0x90, str(error))
+            return
+        self._sent[token] = _Sent(message, entry, time.monotonic())
+
+    def _on_ack(self, ack: Ack) -> None:
+        sent = self._sent.pop(ack.token, None)
+        if sent is None:
+            return
+        self._losses.pop(sent.name, None)
+        self._acks += 1
+        if self._acks >= self._settings.inflight:
+            self._losses.clear()
+        if ack.code >= REFUSED:
+            self._refuse(sent, ack.code, ack.reason)
+            return
+        self._count_acknowledged(sent.message, ack.code != _NO_SUBSCRIBERS)
+        self.refusals.lift(sent.message.topic)
+        self._topic_backoff.lift(sent.message.topic)
+        self._blocking_backoff.lift(sent.message.topic)
+        self._blocking.pop(sent.message.topic, None)
+        if sent.urgent:
+            self._unstored.done(sent.message)
+        if sent.entry is not None:
+            self._row_backoff.lift(sent.entry.id)
+            self._cursor.acknowledge([sent.entry.id])
+            self._acknowledged.append((sent.entry.id, time.monotonic()))
+
+    def _count_acknowledged(self, message: Message, has_subscriber: bool) -> None:
+        counters = self.counters
+        counters.acknowledged += 1
+        counters.unheard += not has_subscriber
+        if message.priority == Priority.ALERT and not message.retain and _EXERCISE not in message.payload:
+            counters.unheard_alerts += not has_subscriber
+            counters.unheard_alert_at = None if has_subscriber else time.monotonic()
+
+    def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
+        name = sent.message.topic
+        self.counters.refused += 1
+        self.last_refusal = f"{name}: refused by the broker: {reason}"
+        if code in _HOPELESS and sent.urgent:
+            self._unstored.done(sent.message)
+            self.refusals.add(name, reason)
+            self._throttled.warn(f"{self.last_refusal}; the message is left to the disk")
+            return
+        if code in _HOPELESS and sent.entry is not None:
+            self._throttled.warn(f"{self.last_refusal}; the message is set aside")
+            try:
+                self._cursor.refuse(sent.entry.id, code, reason)
+                self._handed.pop(sent.entry.id, None)
+            except DeliveryError as error:
+                self._throttled.warn(str(error))
+                self._row_backoff.add(sent.entry.id)
+                self._cursor.release([sent.entry.id])
+            return
+        self._topic_backoff.add(name)
+        self.refusals.add(name, reason)
+        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
+        if sent.entry is not None:
+            self._cursor.release([sent.entry.id])
+        elif not sent.urgent:
+            self._retained.again(name)
+
+    def _delete_acknowledged(self, kept: int = LINGER_MESSAGES) -> None:
+        """Delete what was acknowledged; the newest ``kept`` stay as long as they are young."""
+        surplus, old = len(self._acknowledged) - kept, time.monotonic() - LINGER_S
+        due = [row_id for n, (row_id, at) in enumerate(self._acknowledged) if n < surplus or at <= old]
+        if not due:
+            return
+        with self._disk_may_refuse():
+            self._cursor.delete(due)
+            for row_id in due:
+                self._acknowledged.popleft()
+                self._handed.pop(row_id, None)
+
+    def _release_acknowledged(self) -> None:
+        """The connection is lost: what was acknowledged last is sent again, unless that has been done often enough."""
+        again = [row_id for row_id, _ in self._acknowledged]
+        self._acknowledged.clear()
+        self._repeats = {row_id: self._repeats.get(row_id, 0) + 1 for row_id in again}
+        exhausted = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]
+        with contextlib.suppress(DeliveryError):
+            self._cursor.delete(exhausted)
+        self._cursor.release(again)
+
+    def _check_ack_timeout(self) -> None:
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is not None and time.monotonic() - oldest.at > self._settings.ack_timeout_s:
+            raise DeliveryError(
+                f"{self._settings.address} has not acknowledged a message for {self._settings.ack_timeout_s:g} s",
+                "the broker hangs, or the link loses packets; the message is sent again",
+            )
+
+    def _count_losses(self) -> None:
+        """The connection died with these in flight; find out whether it died of one of them."""
+        self._losses = {sent.name: self._losses.get(sent.name, 0) + 1 for sent in self._sent.values()}
+        if len(self._sent) != 1:
+            return
+        (sent,) = self._sent.values()
+        if self._losses[sent.name] < _BLOCKING_AFTER:
+            return
+        self._losses.clear()
+        name = sent.message.topic
+        reason = f"connections die with a message of {len(sent.message.payload)} bytes"
+        self.last_refusal = f"{name}: {reason}"
+        self.refusals.add(name, reason)
+        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again later\n  hint: {_BLOCKING_HINT}")
+        if sent.entry is None:
+            self._blocking_backoff.add(name)
+            return
+        self._row_backoff.add(sent.entry.id)
+        if self._blocking.setdefault(name, sent.entry.id) != sent.entry.id:
+            self._blocking_backoff.add(name)

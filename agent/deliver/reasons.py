@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.deliver.outbox import OutboxStats
-from agent.deliver.sender import Refusal
 from agent.reasons import Reason
 
 WAIT_S = 60.0
@@ -26,6 +25,16 @@ UNSTABLE = 5
 """Connections lost in ten minutes from which on they are reported."""
 FULL_SHARE = 0.9
 """Share of the outbox's size from which on it counts as full: soon the newest messages push out the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A topic that the broker refuses: why, how many messages in a row, and when first (monotonic clock, s)."""
+
+    topic: str
+    reason: str
+    count: int
+    since: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.station import HIGHEST_CORNER, TriggerConfig
+from agent.dsp.continuity import same_rate
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
 from agent.dsp.sos import LONG, SosFilter, butterworth
 from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
-from agent.dsp.timeline import same_rate
 from agent.errors import DataError
 from agent.types import COMPONENTS, NS, SampleBlock, Samples, StationId, TriggerOff, TriggerOn
 

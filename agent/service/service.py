@@ -44,8 +44,8 @@ from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMess
 from agent.remote.slots import CrashGuard
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
 from agent.service.monitor import Monitor
+from agent.service.remote_orders import Tunables
 from agent.service.threads import Runner
-from agent.service.tunables import Tunables
 from agent.sources import SourceProblem
 from agent.types import Event, Evidence, StationId, format_ns
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from agent.errors import SourceError, UsageError
-from agent.sources import ProblemSink
-from agent.sources.framing import PART_BYTES, is_miniseed, parts
+from agent.sources import Pacer, ProblemSink
+from agent.sources.channels import Recording
 from agent.sources.intake import Intake
-from agent.sources.pacing import Pacer
-from agent.sources.recording import Recording
+from agent.sources.miniseed import PART_BYTES, is_miniseed, parts
 from agent.types import NS, SampleBlock
 
 _SDS_NAME = re.compile(r"\.[A-Z]\.(\d{4})\.(\d{3})$")

@@ -17,9 +17,8 @@ from agent.host.clock import MachineClock
 from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.backlog import Backlog
 from agent.sources.channels import Channel
-from agent.sources.framing import MAX_RECORD_BYTES
 from agent.sources.in_flight import InFlight
-from agent.sources.miniseed import Record, RecordReader
+from agent.sources.miniseed import MAX_RECORD_BYTES, Record, RecordReader
 from agent.sources.positions import HEAD_BYTES, TAIL_BYTES, Position, Positions, digest
 from agent.sources.watching import Watcher
 from agent.types import SampleBlock

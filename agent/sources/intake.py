@@ -22,10 +22,8 @@ from typing import IO, cast
 from agent.backoff import Throttle
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
-from agent.sources.channels import Channel, Skipped
-from agent.sources.framing import Piece, earliest_ns, is_miniseed, is_volume
-from agent.sources.miniseed import Record, RecordReader, recordings
-from agent.sources.recording import Recording
+from agent.sources.channels import Channel, Recording, Skipped
+from agent.sources.miniseed import Piece, Record, RecordReader, earliest_ns, is_miniseed, is_volume, recordings
 from agent.sources.waveforms import brief, format_of, read_traces
 from agent.types import NS, format_ns
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from agent.config.sources import station_ids
-from agent.sources.pacing import Pacer
+from agent.sources import Pacer
 from agent.sources.synthesis import Array, Kind, Noise, motion
 from agent.types import COMPONENTS, NS, BlockQuality, SampleBlock, StationId, StreamId, parse_ns
 

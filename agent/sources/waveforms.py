@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.errors import SourceError
-from agent.sources.channels import Channel, Skipped, identify, not_motion, unusable
-from agent.sources.framing import headers
+from agent.sources.channels import Channel, Recording, Skipped, identify, not_motion, unusable
 from agent.sources.isolated import FORMATS, SAFE_HEADERS, read_isolated
-from agent.sources.recording import Recording
+from agent.sources.miniseed import headers
 from agent.types import UNKNOWN_QUALITY, Samples, StreamId
 
 if TYPE_CHECKING:

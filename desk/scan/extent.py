@@ -7,8 +7,7 @@ from typing import Any
 from pymseed.clib import clibmseed, ffi
 
 from agent.sources.channels import unusable
-from agent.sources.framing import headers
-from agent.sources.miniseed import MESSAGE_BYTES, RecordReader, begin_messages, codes_of
+from agent.sources.miniseed import MESSAGE_BYTES, RecordReader, begin_messages, codes_of, headers
 from agent.types import NS, StreamId
 
 _FLAGS = clibmseed.MSF_VALIDATECRC | clibmseed.MSF_ATENDOFFILE | clibmseed.MSF_RECORDLIST

@@ -15,9 +15,8 @@ from pathlib import Path
 from agent.sources import SourceProblem
 from agent.sources.archive import files
 from agent.sources.channels import identify, not_motion
-from agent.sources.framing import is_miniseed, parts
 from agent.sources.intake import Intake
-from agent.sources.miniseed import RecordReader
+from agent.sources.miniseed import RecordReader, is_miniseed, parts
 from agent.types import NS, StationId
 from desk.scan.extent import extents
 from desk.scan.units import DAY_NS, Unit, days

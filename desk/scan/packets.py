@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agent.sources.recording import SAME_NS
+from agent.sources.channels import SAME_NS
 from agent.types import NS, SampleBlock
 
 PACKET_S = 120.0

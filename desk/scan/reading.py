@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.sources.archive import Part
-from agent.sources.framing import is_miniseed, parts, starts
+from agent.sources.miniseed import is_miniseed, parts, starts
 from agent.types import NS
 
 PIECE_BYTES = 2 << 20
