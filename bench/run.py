@@ -50,16 +50,21 @@ BENCHES = (
     Bench(
         "delivery",
         "From the decision to the broker, beside paho",
-        "delivery.py",
-        "delivery.py --rounds 100 --backlog 1000 --seconds 400",
+        "delivery.py line",
+        "delivery.py line --rounds 100 --backlog 1000 --seconds 400",
     ),
-    Bench("latency", "From the last sample to the subscriber", "latency.py", "latency.py --copies 6"),
-    Bench("spool", "A week without a broker, beside paho's queue", "spool.py", None),
-    Bench("realtime", "One station at real time, beside ObsPy", "realtime.py", "realtime.py --seconds 20 --starts 2"),
-    Bench("stations-8", "Eight stations at real time", "stations.py --stations 8 --minutes 1", None),
-    Bench("stations-64", "Sixty-four stations at real time", "stations.py --minutes 3", None),
-    Bench("seedlink", "SeedLink, beside ObsPy's client", "seedlink.py cpu --seconds 60", None),
-    Bench("shake", "A Raspberry Shake, beside rsudp", f"shake_udp.py --minutes 1 --rsudp {RSUDP}", None),
+    Bench("latency", "From the last sample to the subscriber", "delivery.py service", "delivery.py service --copies 6"),
+    Bench("spool", "A week without a broker, beside paho's queue", "delivery.py week", None),
+    Bench(
+        "realtime",
+        "One station at real time, beside ObsPy",
+        "realtime.py one",
+        "realtime.py one --seconds 20 --starts 2",
+    ),
+    Bench("stations-8", "Eight stations at real time", "realtime.py many --stations 8 --minutes 1", None),
+    Bench("stations-64", "Sixty-four stations at real time", "realtime.py many --minutes 3", None),
+    Bench("seedlink", "SeedLink, beside ObsPy's client", "receiving.py seedlink --seconds 60", None),
+    Bench("shake", "A Raspberry Shake, beside rsudp", f"receiving.py shake --minutes 1 --rsudp {RSUDP}", None),
     Bench("scan", "Archives, beside ObsPy", "scan.py --days 2 --only scan", None),
     Bench("desk", "The desk", "desk.py ingest pages memory", None),
 )
@@ -106,7 +111,7 @@ def page(results: dict[str, Any]) -> str:
 
 `make bench` measures every part beside what one would use instead, in the same run, and writes this page and
 `bench/results.json`; `make bench QUICK=1` is the short form. Peers that are not installed are left out:
-`pip install openvino`, torch (`talus-agent[train]`), rsudp (see the head of `bench/shake_udp.py`).
+`pip install openvino`, torch (`talus-agent[train]`), rsudp (see the head of `bench/receiving.py`).
 
 Measured on {of["processor"]}, {of["cores"]} cores, Python {of["python"]}, {of["system"]}. `load` is the machine's load
 average when a script began: where it is above the number of cores, others had a share of them, and times are longer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 import numpy as np
 
@@ -74,6 +76,24 @@ def row(name: str, value: str, goal: str = "", met: bool | None = None) -> None:
     if RESULTS:
         with Path(RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"name": name, "value": value, "goal": goal, "met": met}) + "\n")
+
+
+Call: TypeAlias = Callable[[argparse.Namespace], int | None]
+"""A part of a script: measures with the arguments it is given; the status, None: 0."""
+
+
+def choose(doc: str | None, *parts: Callable[[argparse.ArgumentParser], Call]) -> int:
+    """Run the part of a script that the first argument names; returns its status.
+
+    Each part adds its options to the parser that it is given, and returns what is called with them.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    chosen = parser.add_subparsers(required=True, metavar="PART")
+    for part in parts:
+        own = chosen.add_parser(part.__name__.replace("_", "-"), help=part.__doc__)
+        own.set_defaults(call=part(own))
+    args = parser.parse_args()
+    return args.call(args) or 0
 
 
 @dataclass(frozen=True, slots=True)
