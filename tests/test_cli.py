@@ -385,6 +385,9 @@ def test_check_tells_everything_that_is_wrong(name: str, tmp_path: Path, run: Ru
 def test_check_of_a_good_file_and_of_none(tmp_path: Path, record: Path, run: Run) -> None:
     good = write_config(tmp_path, record)
     assert run("check", "--config", good) == (0, f"{good}: good\n", "")
+    warned = write_config(tmp_path / "warned", "nowhere")
+    status, _, err = run("check", "--config", warned)
+    assert (status, "warning: source.paths[0]: nothing is there" in err) == (0, True), "a warning is no error"
     status, out, err = run("check", "--config", tmp_path / "absent.yaml")
     assert (status, out) == (1, "")
     assert err.startswith(f"{tmp_path}/absent.yaml: cannot be read: No such file or directory\n")

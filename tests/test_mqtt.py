@@ -168,20 +168,6 @@ def test_a_broker_that_crashes_again_and_again_does_not_get_the_same_for_ever(tm
 
 
 @needs_mosquitto
-def test_alerts_overtake_a_backlog(tmp_path: Path, outbox: Outbox) -> None:
-    outbox.put([make_message(n) for n in range(400)])
-    outbox.put([make_alert(500)])
-    with running(tmp_path) as broker, Collector(broker.settings()) as collector, linked(broker.settings(), outbox):
-        wait_for(lambda: len(collector.payloads("/event")) > 50)
-        outbox.put([make_alert(501)])
-        wait_for(lambda: outbox.depth == 0 and len(collector.payloads("/event")) == 400)
-        topics = [m.topic.rsplit("/", 1)[1] for m in collector.received if not m.topic.endswith("availability")]
-    first, second = (index for index, name in enumerate(topics) if name == "alert")
-    assert first == 0
-    assert second < 400
-
-
-@needs_mosquitto
 def test_refused_credentials_are_not_a_connection(
     tmp_path: Path, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -433,18 +419,6 @@ def test_a_message_that_the_broker_cannot_take_blocks_no_other(tmp_path: Path, o
             wait_for(lambda: outbox.depth == (0 if protocol == "5" else 1))
             assert outbox.stats().set_aside == (1 if protocol == "5" else 0)
             assert ("larger than" if protocol == "5" else "die with") in str(link.status().error)
-
-
-@needs_mosquitto
-def test_mosquitto_denies_a_topic_by_its_access_list(tmp_path: Path, outbox: Outbox) -> None:
-    """MQTT 5: the refusal is seen, the events wait, the alerts pass."""
-    acl = tmp_path / "acl"
-    acl.write_text("topic readwrite talus/v1/XX/ABC/alert\ntopic readwrite talus/v1/XX/ABC/availability\n")
-    with running(tmp_path, f"acl_file {acl}") as broker, linked(broker.settings(), outbox) as link:
-        outbox.put([make_message(1), make_alert(1)])
-        wait_for(lambda: link.status().refused)
-        wait_for(lambda: outbox.depth == 1)
-        assert "Not authorized" in str(link.status().error)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -359,33 +358,6 @@ def test_puts_from_several_threads_are_all_there_and_each_thread_in_order(outbox
     assert taken == {str(name): list(range(25)) for name in range(4)}
     for thread in threads:
         thread.join()
-
-
-def test_what_put_returned_from_survives_kill_9(tmp_path: Path) -> None:
-    code = textwrap.dedent("""
-        import sys
-        from pathlib import Path
-        from agent.messages.payloads import Message, Priority
-        from agent.deliver.outbox import Outbox
-        outbox = Outbox(Path(sys.argv[1]))
-        n = 0
-        while True:
-            outbox.put([Message("t", str(n).encode(), Priority.EVENT, key="k")])
-            print(n, flush=True)
-            n += 1
-    """)
-    path = tmp_path / "o.db"
-    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stdout is not None
-        last = -1
-        for line in process.stdout:
-            last = int(line)
-            if last == 40:
-                os.kill(process.pid, signal.SIGKILL)
-    found = [int(message.payload) for message in drain(Outbox(path))]
-    assert last >= 40
-    assert found[: last + 1] == list(range(last + 1))
-    assert len(found) <= last + 2, "at most the one whose put had not returned"
 
 
 @pytest.mark.parametrize("damage", ["garbage", "pages", "truncated", "schema"])

@@ -175,24 +175,6 @@ def test_selectors_and_wildcards(protocol: str) -> None:
     ]  # fmt: skip
 
 
-def test_several_servers() -> None:
-    with SeedLinkServer() as one, SeedLinkServer(versions=(3,)) as other:
-        one.feed(packets(1))
-        other.feed(packets(1, station="XX_B"))
-        source = SeedLinkSource(
-            configured(server_at(one.port, request("XX_A")), server_at(other.port, request("XX_B"))),
-            None,
-            on_problem=print,
-        )
-        with receiving(source) as got:
-            streaming(one)
-            streaming(other)
-            one.feed(packets(5, 1))
-            other.feed(packets(5, 1, "XX_B"))
-            got.wait(10)
-    assert {name: len(samples) for name, samples in got.samples().items()} == {"XX.A.00.HHZ": 500, "XX.B.00.HHZ": 500}
-
-
 # Interruptions.
 
 
@@ -238,22 +220,6 @@ def test_what_is_on_its_way_is_not_asked_for_again(protocol: str) -> None:
             server.feed(packets(10, 11))
             got.wait(20)
     assert np.array_equal(got.samples()["XX.A.00.HHZ"], np.arange(100, 2100))
-
-
-@both
-def test_restart_goes_on_with_what_was_not_done_with(protocol: str, tmp_path: Path) -> None:
-    """Packets that the pipeline had not done with come again after a restart, those that it had do not."""
-    with SeedLinkServer() as server:
-        server.feed(packets(1))
-        with receiving(source_of(server, state=tmp_path, protocol=protocol), take=False) as got:
-            streaming(server)
-            server.feed(packets(10, 1))
-            got.wait(10)
-            got.source.acknowledge(got.blocks[5])
-        server.feed(packets(10, 11))
-        with receiving(source_of(server, state=tmp_path, protocol=protocol)) as again:
-            again.wait(14)
-    assert np.array_equal(again.samples()["XX.A.00.HHZ"], np.arange(700, 2100))
 
 
 def stored(folder: Path, server: SeedLinkServer) -> int:

@@ -145,26 +145,6 @@ def test_the_log_is_in_utc_and_says_so(tmp_path: Path, records: Path) -> None:
     assert abs(parse_ns(found[1]) - time.time_ns()) < 120 * NS
 
 
-def test_refused_credentials_leave_it_running(tmp_path: Path, records: Path) -> None:
-    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
-    subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", "right"], check=True)
-    secret.write_text("wrong-secret\n")
-    secret.chmod(0o600)
-    with running(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
-        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
-        config = write_config(tmp_path, records, mqtt=mqtt, source=paced(records, 100))
-        with running_agent("run", "--config", config) as agent:
-            agent.wait_for("refused the connection: Not authorized")
-            agent.wait_for("r0: earthquake")
-            agent.signal(signal.SIGTERM)
-            assert agent.end() == 0
-    assert "messages wait in" in agent.log
-    assert "wrong-secret" not in agent.log
-    box = Outbox(tmp_path / "state" / "outbox.sqlite3")
-    assert box.depth > 0
-    box.close()
-
-
 def test_a_source_that_dies_ends_it_with_one_clear_line(tmp_path: Path) -> None:
     """systemd starts it again; the journal says why in words, not in a traceback."""
     config = write_config(tmp_path, tmp_path / "nowhere", 1)
