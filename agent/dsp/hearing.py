@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 from agent.config.station import TriggerConfig
 from agent.dsp.plausible import Fault, Flaw
-from agent.dsp.reference import frequency, least_energy
+from agent.dsp.reference import Settings, least_energy
 from agent.types import NS
 
 STEP_S = 10
@@ -179,7 +179,7 @@ class Hearing:
         self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
         # What follows is worked up from the news, under the lock.
         self._rate_hz = self._high_hz = 0.0
-        self._least_of: tuple[tuple[TriggerConfig, float, float] | None, float] = (None, 0.0)
+        self._least_of: tuple[Settings | None, float] = (None, 0.0)
         self._usual_now: tuple[float | None, Mapping[str, float]] | None = None
         self._steps: deque[Step] = deque(maxlen=HOUR)
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
@@ -314,38 +314,11 @@ class Hearing:
         return sum(steps) / len(steps) if steps else 1.0
 
     @property
-    def least_energy(self) -> float | None:
-        """What these settings ask of an event (``agent.dsp.reference``), infinite where none is enough; None before the
-        first packet."""
+    def settings(self) -> Settings | None:
+        """The trigger with the rate and the upper corner of its band as used, Hz; None before the first packet."""
         self._work()
         with self._lock:
-            return self._least() if self._rate_hz else None
-
-    @property
-    def frequency_hz(self) -> float | None:
-        """Of the reference event under these settings; None before the first packet."""
-        self._work()
-        with self._lock:
-            return frequency(self._trigger, self._high_hz) if self._rate_hz else None
-
-    @property
-    def band(self) -> Band:
-        """In which levels are measured."""
-        return band_of(self._trigger)
-
-    def least_at(self, frequency_hz: float) -> float:
-        """``least_energy`` for a reference event of another frequency."""
-        self._work()
-        with self._lock:
-            return least_energy(self._trigger, self._rate_hz, self._high_hz, frequency_hz)
-
-    def quietest(self, begin_ns: int) -> float | None:
-        """The least band-passed energy of all components together in a complete step since then, counts^2; None where
-        there is none."""
-        self._work()
-        with self._lock:
-            steps = [step for step in self._steps if step.number * STEP_NS >= begin_ns and step.levels]
-        return min((sum(level * level for level in step.levels.values()) for step in steps), default=None)
+            return (self._trigger, self._rate_hz, self._high_hz) if self._rate_hz else None
 
     def is_deaf(self) -> bool:
         """Whether the sensor has begun to listen, and could hear nothing in the newest complete step."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from agent.dsp.sos import SosFilter, butterworth
 from agent.dsp.stalta import Fall, OnOff, RecursiveStaLta, Rise
 
 Array = NDArray[np.float64]
+Settings: TypeAlias = tuple[TriggerConfig, float, float]
+"""A trigger with the sampling rate and the upper corner of its band as used, Hz."""
 
 LENGTH_S = 2.0
 LONGER = 1.5

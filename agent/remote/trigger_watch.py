@@ -31,7 +31,8 @@ from agent.config.remote import ControlConfig
 from agent.config.station import TriggerConfig
 from agent.detect.station import Output, Station
 from agent.dsp.detector import Detector
-from agent.dsp.hearing import Band, Hearing
+from agent.dsp.hearing import STEP_NS, Hearing, Step, band_of
+from agent.dsp.reference import Settings, frequency, least_energy
 from agent.errors import TalusError
 from agent.types import (
     COMPONENTS,
@@ -97,14 +98,10 @@ class _Site:
     listened_ns: int = 0
     """The end of what was checked for hearing."""
     armed_before: float = 1.0
-    least_before: float | None = None
-    """What the settings before the trial ask of an event ..."""
-    frequency_before: float | None = None
-    """... of this frequency, Hz ..."""
-    band_before: Band | None = None
-    """... in this band ..."""
+    before: Settings | None = None
+    """The settings before the trial ..."""
     quietest_before: float | None = None
-    """... whose energy was at least that much."""
+    """... and the least energy that the background had in their band."""
 
     def begin(self) -> None:
         minutes = min(self.observed_ns, HOUR_NS) / NS / 60
@@ -148,9 +145,8 @@ class TriggerWatch:
         site.observed_ns += step_ns
         if self._limits is None:
             if block.end_ns - site.listened_ns >= _LISTEN_NS:
-                site.listened_ns, site.least_before = block.end_ns, station.hearing.least_energy
-                site.frequency_before, site.band_before = station.hearing.frequency_hz, station.hearing.band
-                site.quietest_before = station.hearing.quietest(block.end_ns - TEN_MINUTES_NS)
+                site.listened_ns, site.before = block.end_ns, station.hearing.settings
+                site.quietest_before = _quietest(station.hearing.steps, block.end_ns - TEN_MINUTES_NS)
             return
         if not site.begun_ns:
             site.begun_ns = block.end_ns
@@ -167,14 +163,18 @@ class TriggerWatch:
         if self.sanity.harm is not None:
             return
         harm = None
-        armed, least = hearing.armed_since(site.begun_ns), hearing.least_energy or 0.0
-        grown = math.sqrt(least / site.least_before) if site.least_before else 1.0
-        missed = _grown_in_another_band(site, hearing)
+        armed, settings = hearing.armed_since(site.begun_ns), hearing.settings
+        if settings is None:
+            return
+        least = least_energy(*settings)
+        grown = math.sqrt(least / least_energy(*site.before)) if site.before else 1.0
+        missed = _grown_in_another_band(site, settings, hearing.steps)
         if math.isinf(least):
             harm = f"no event would trigger at {name.short}, however large"
-        elif missed > MOST_THRESHOLD:
+        elif site.before and missed > MOST_THRESHOLD:
             times = "no longer trigger" if math.isinf(missed) else f"have to be {missed:.1f} times as large"
-            harm = f"events of {site.frequency_before:.2g} Hz, which triggered at {name.short} before, would {times}"
+            hz = frequency(site.before[0], site.before[2])
+            harm = f"events of {hz:.2g} Hz, which triggered at {name.short} before, would {times}"
         elif grown > MOST_THRESHOLD:
             harm = f"the smallest event that would trigger at {name.short} is {grown:.1f} times as large as before"
         elif site.trial_ns >= LEAST_DATA_S * NS and armed < LEAST_ARMED < site.armed_before:
@@ -200,14 +200,22 @@ class TriggerWatch:
         self.sanity = Sanity(harm, max(self.sanity.data_s, seconds))
 
 
-def _grown_in_another_band(site: _Site, hearing: Hearing) -> float:
+def _quietest(steps: Iterable[Step], begin_ns: int) -> float | None:
+    """The least band-passed energy of all components together in a step since then, counts^2; None without a step."""
+    since = (step.levels.values() for step in steps if step.number * STEP_NS >= begin_ns and step.levels)
+    return min((sum(level * level for level in levels) for levels in since), default=None)
+
+
+def _grown_in_another_band(site: _Site, settings: Settings, steps: Iterable[Step]) -> float:
     """How many times as large as before an event of the former reference frequency must be to trigger in the band on
     trial, against its background; 1 in the same band, and before that background is known."""
-    quietest = None if site.band_before in (None, hearing.band) else hearing.quietest(site.begun_ns)
-    if not (quietest and site.least_before and site.quietest_before and site.frequency_before):
+    if site.before is None or band_of(site.before[0]) == band_of(settings[0]):
         return 1.0
-    least = hearing.least_at(site.frequency_before)
-    return math.sqrt(least / site.least_before * quietest / site.quietest_before)
+    quietest = _quietest(steps, site.begun_ns)
+    if not (quietest and site.quietest_before):
+        return 1.0
+    least = least_energy(*settings, frequency(site.before[0], site.before[2]))
+    return math.sqrt(least / least_energy(*site.before) * quietest / site.quietest_before)
 
 
 @dataclass(frozen=True, slots=True)
