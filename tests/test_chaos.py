@@ -26,7 +26,7 @@ def test_faults_of_every_kind_lose_no_alert(tmp_path: Path) -> None:
         )
 
     folder = tmp_path / "chaos"
-    done = run("bench/chaos.py", "--alerts", "60", "--faults", "8", "--folder", str(folder))
+    done = run("bench/chaos.py", "run", "--alerts", "60", "--faults", "8", "--folder", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "NOT MET" not in done.stdout
     kinds = ("agent killed", "broker killed", "link cut", "link stalled", "disk full", "refused")
@@ -38,7 +38,7 @@ def test_faults_of_every_kind_lose_no_alert(tmp_path: Path) -> None:
     name = (last["id"], last["revision"])
     kept = [line for line in lines if '"talus/alert/1"' not in line or _name(line) != name]
     heard.write_text("".join(f"{line}\n" for line in kept))
-    worse = run("bench/chaos_score.py", str(folder))
+    worse = run("bench/chaos.py", "score", str(folder))
     assert worse.returncode == 1
     assert [line.split("  ")[0] for line in worse.stdout.splitlines() if "NOT MET" in line] == [
         "lost, against the agents' own log",
