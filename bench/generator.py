@@ -26,7 +26,7 @@ from quantize.data.lengths import FULL_S
 from quantize.data.records import Record, Row, default_root, load_records, read_table
 from quantize.data.signals import background
 from quantize.data.views import main_component, neutral_windows
-from quantize.train.features import NAMES, features
+from quantize.train.boosting import NAMES, features
 
 Array = NDArray[np.float64]
 

@@ -29,8 +29,7 @@ from quantize.quantise.golden import golden_windows
 from quantize.quantise.half import half
 from quantize.teach import learn as teach
 from quantize.teach import lesson
-from quantize.teach.features import Features
-from quantize.teach.head import Head
+from quantize.teach.head import Features, Head
 from quantize.teach.refit import Scale
 from quantize.teach.replay import Replay
 from quantize.teach.site import site_windows

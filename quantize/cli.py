@@ -333,7 +333,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace, lab: Lab) -> None:
     from quantize import pipeline
-    from quantize.study import curve, search, studies, tables
+    from quantize.study import search, studies, tables
 
     stage, built = options.stage, lab.config.built
     if stage == "evaluate" and lab.by == "region":
@@ -348,7 +348,7 @@ def _study(options: argparse.Namespace, lab: Lab) -> None:
     if options.stage == "search":
         print(search.table(studies.search_shapes(lab, range(options.folds))))
     if options.stage == "curve":
-        print(tables.curve(studies.curve(lab, options.methods or curve.METHODS, range(options.folds))))
+        print(tables.curve(studies.curve(lab, options.methods or studies.CURVED, range(options.folds))))
     if options.stage == "seeds":
         print(tables.seeds(studies.repeat_seeds(lab, options.seeds, range(options.folds))))
     if options.stage in ("probe", "model"):
@@ -370,9 +370,8 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     """Print the figures of a bundle and the studies it carries; the status is 1 if the figures are not its card's."""
     from agent.inference import load
     from agent.inference.bundle import open_bundle
-    from quantize.data.overlap import apart
     from quantize.data.records import load_records, read_table
-    from quantize.data.trust import is_judged
+    from quantize.data.trust import apart, is_judged
     from quantize.data.unlabelled import read_streams, read_unlabelled
     from quantize.study import report, tables
 

@@ -20,6 +20,7 @@ from seedlink_server import authority
 from agent.config.remote import ControlConfig, ModelsConfig
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, load, open_bundle
+from agent.inference.bundle import pack
 from agent.inference.live import LiveClassifier, Shadow
 from agent.remote.download import Download, fetch
 from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, parse
@@ -28,7 +29,6 @@ from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 from desk.push.models import order_of
-from quantize.quantise.bundle import zip_bundle
 from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
 
 LABELS_OFF = dict.fromkeys(LABELS, 1.0)
@@ -56,7 +56,7 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def zipped(bundle: Path) -> Path:
-    zip_bundle(bundle, bundle.with_suffix(".zip"))
+    bundle.with_suffix(".zip").write_bytes(pack(bundle))
     return bundle.with_suffix(".zip")
 
 

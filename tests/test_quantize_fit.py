@@ -32,8 +32,7 @@ from quantize.pipeline import open_lab
 from quantize.study import search, tables
 from quantize.study.compare import FIGURES
 from quantize.study.plots import front_picture
-from quantize.study.seeds import repeat
-from quantize.study.studies import evaluate_regions
+from quantize.study.studies import evaluate_regions, repeat_seeds
 from quantize.train.boosting import train_boosting
 from quantize.train.fit import FitConfig, Source, _draw, fit
 from quantize.train.hardware import ahead
@@ -221,7 +220,7 @@ def test_another_seed_is_another_student_of_the_same_teachers(lab: Lab, tmp_path
     """Else a difference between two runs would be partly one of their teachers."""
     config = replace(REDUCED, distil=replace(REDUCED.distil, teachers=("alone",)))
     place = replace(lab, config=config, work=tmp_path)
-    found = repeat(place, 2, [0, 1])
+    found = repeat_seeds(place, 2, [0, 1])
     assert len({(path / "average.pt").read_bytes() for path in tmp_path.glob("distilled*/fold0")}) == 2
     trained = {path.parts[-3] for path in tmp_path.glob("*/fold1/average.pt")}
     assert trained == {"alone", "alone_seed1", "distilled", "distilled_seed1"}

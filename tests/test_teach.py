@@ -27,8 +27,7 @@ from agent.types import LABELS
 from quantize.data.records import read_segments
 from quantize.quantise.rules import lint
 from quantize.quantise.verify import verify
-from quantize.teach.features import Features
-from quantize.teach.head import Head, read_head, replace_head, with_features
+from quantize.teach.head import Features, Head, read_head, replace_head, with_features
 from quantize.teach.lesson import teach
 from quantize.teach.refit import Scale, refit
 from quantize.teach.replay import REPLAY, read_replay, write_replay

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue
 
-from agent.atomic import ANYONE, replace_file
 from agent.dsp.window import Preparation
 from agent.inference.bundle import (
     CPU_MODEL,
@@ -28,7 +27,6 @@ from agent.inference.bundle import (
     PreparationSpec,
     Quantization,
     TemperatureAt,
-    pack,
 )
 from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 from quantize.quantise.golden import golden_file
@@ -102,15 +100,6 @@ def write_bundle(target: Path, files: Int8Files, spec: BundleSpec) -> Manifest:
         raise ExportError(f"the bundle has {size} bytes, more than {MAX_BYTES}", "use a smaller network")
     place(target, contents)
     return manifest
-
-
-def zip_bundle(folder: Path, target: Path) -> None:
-    """Pack the bundle ``folder`` as a zip whose bytes depend on its contents only; atomic.
-
-    Raises:
-        BundleError: the folder is not a bundle that the agent accepts.
-    """
-    replace_file(target, pack(folder), mode=ANYONE)
 
 
 def _card(files: Int8Files, spec: BundleSpec, contents: Mapping[str, bytes], golden: GoldenSpec) -> str:

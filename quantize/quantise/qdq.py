@@ -51,9 +51,6 @@ CPU = Dialect("cpu", unsigned=True, weight_limit=64, float_bias=False)
 """Weights of seven bits: on AVX2 without VNNI, ONNX Runtime multiplies uint8 by int8 and adds neighbours in 16 bits,
 saturating. 2 x 255 x 64 = 32640 fits there, 2 x 255 x 127 does not."""
 
-CPU_FULL = Dialect("cpu8", unsigned=True, weight_limit=127, float_bias=False)
-"""Weights of eight bits: exact on ARM and on x86 with VNNI only. Kept to measure what the missing bit costs."""
-
 
 def quantised_tensors(model: onnx.ModelProto, dialect: Dialect) -> list[str]:
     """Names of the FP32 graph's activations that ``dialect`` quantises, in the order of the graph."""

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import JsonValue
 
 from agent.atomic import ANYONE, replace_file
 from agent.errors import UsageError
+from agent.types import LABELS
+from quantize.data.lengths import FULL_S
 from quantize.study.by_region import study
-from quantize.study.compare import compare
+from quantize.study.compare import DRAWS, FIGURES, compare, crossfitted, drawn, event_draws, gained
+from quantize.study.confidence import fit_confidence
 from quantize.study.crossval import cross_validate, together
-from quantize.study.curve import METHODS as CURVED
-from quantize.study.curve import learning_curve
+from quantize.study.evaluate import Truth
 from quantize.study.probe import probe, recording
+from quantize.study.report import calibrated, measure, triple
 from quantize.study.search import Tried, search
-from quantize.study.seeds import repeat
 from quantize.train.lab import Lab
 
 STUDIES = ("regions", "comparison", "probe", "learning_curve", "seeds", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
+CURVED = ("stft", "alone", "prime")
+"""Methods that take the labels of their records and nothing else."""
+FEW_EVENTS = (10, 30, 100)
+REPEATED = ("distilled", "alone")
 
 
 def compare_methods(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
@@ -57,7 +64,11 @@ def evaluate_regions(lab: Lab, names: Sequence[str], only: Sequence[str] = ()) -
 
 
 def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, JsonValue]:
-    """The learning curve of the methods named; left in ``work/learning_curve.json``.
+    """The learning curve: how much a method finds when it knows but a few landslides. The paper's point is that few do.
+
+    Figures in the neutral view, whole window, on the folds ``only``, by method and number of landslide events; all
+    other classes keep all their records. A network answers records of the same folds whatever it learned from. Left in
+    ``work/learning_curve.json``.
 
     Raises:
         UsageError: a method learns from every landslide, however few are asked for.
@@ -68,14 +79,60 @@ def curve(lab: Lab, names: Sequence[str], only: Sequence[int]) -> dict[str, Json
             f"{others[0]} does not learn from labels alone, so that it has no learning curve",
             f"choose among {', '.join(CURVED)}",
         )
-    found = learning_curve(lab, names, only)
+    most = min(
+        len({record.row.event for record in lab.training(fold) if record.row.label == "landslide"}) for fold in only
+    )
+    points: list[JsonValue] = []
+    for name in names:
+        for count in (*(few for few in FEW_EVENTS if few < most), None):
+            out = cross_validate(replace(lab, landslides=count), name, only)
+            rows = [lab.records[int(i)].row for i in out.index]
+            confidence = fit_confidence(out.logits, Truth.of(rows))
+            measured = measure(calibrated(out.logits, confidence), rows)
+            figures = next(m for m in measured if m.view == "neutral" and m.seconds == FULL_S)
+            points.append(
+                {
+                    "method": name,
+                    "events": most if count is None else count,
+                    "record_balanced_accuracy": triple(figures.records.balanced),
+                    "event_balanced_accuracy": triple(figures.events.balanced),
+                    "landslide_recall": round(figures.records.recall[LABELS.index("landslide")], 4),
+                }
+            )
+    found: dict[str, JsonValue] = {"folds": len(only), "points": points}
     leave_study(lab.work, "learning_curve", found)
     return found
 
 
 def repeat_seeds(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonValue]:
-    """The student from several random numbers; left in ``work/seeds.json``."""
-    found = repeat(lab, count, only)
+    """How much of a difference is luck: the student again from other random numbers, distilled and alone.
+
+    Both students with ``count`` seeds on the folds ``only``, in the neutral view, whole window: ``FIGURES`` of every
+    run, and how much better the distilled ones are in the mean, by a paired bootstrap over events. An interval over
+    events does not hold what the seed of a training moves. The teachers are the same in every run. Left in
+    ``work/seeds.json``.
+    """
+    figures: dict[str, list[JsonValue]] = {name: [] for name in REPEATED}
+    gains = []
+    for seed in range(count):
+        answered = [cross_validate(replace(lab, seed=seed), name, only) for name in REPEATED]
+        index = answered[0].index
+        truth, folds = Truth.of([lab.records[int(i)].row for i in index]), (lab.parts // 2)[index]
+        weights = event_draws(truth, DRAWS)
+        drawings = [
+            drawn(crossfitted(out.logits, truth, folds)["neutral"].probabilities[:, -1], truth, weights)
+            for out in answered
+        ]
+        for name, values in zip(REPEATED, drawings, strict=True):
+            figures[name].append([round(float(value), 4) for value in values[0]])
+        gains.append(drawings[0] - drawings[1])
+    gain = gained(np.mean(gains, axis=0))
+    found: dict[str, JsonValue] = {
+        "folds": len(only),
+        "figures": list(FIGURES),
+        "methods": {**figures},
+        "difference": {name: triple(figure) for name, figure in gain.items()},
+    }
     leave_study(lab.work, "seeds", found)
     return found
 

@@ -20,8 +20,7 @@ from agent.types import COMPONENTS, LABELS, NS, Segment, StationId, StreamId, fo
 from quantize.data.records import Row
 from quantize.quantise.golden import VARIOUS
 from quantize.quantise.graph import ExportError
-from quantize.teach.features import Features
-from quantize.teach.head import Head
+from quantize.teach.head import Features, Head
 from quantize.teach.learn import Examples, learn, require_enough, text
 from quantize.teach.site import TABLE, SiteWindows, read_site, site_windows, together
 from quantize.teach.taught import digest, patched, require_agreement, require_bank, taught_of, write_taught

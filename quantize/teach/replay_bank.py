@@ -13,7 +13,7 @@ from quantize.data.lengths import LENGTHS_S
 from quantize.data.records import Record
 from quantize.data.trust import is_judged, trust
 from quantize.data.views import VIEWS, view_windows
-from quantize.teach.features import Features
+from quantize.teach.head import Features
 from quantize.teach.replay import Replay
 
 LEARNED, JUDGED = 165, 75

@@ -14,9 +14,8 @@ from agent.types import LABELS
 from quantize.config import BuildConfig
 from quantize.data import regions
 from quantize.data.bank import UNLABELLED, Bank, labelled_plan, open_bank, synthetic_plan, unlabelled_plan
-from quantize.data.overlap import apart
 from quantize.data.records import Record, folds
-from quantize.data.trust import is_judged
+from quantize.data.trust import apart, is_judged
 from quantize.train.fit import Source
 
 FOLDS = 5

@@ -43,13 +43,6 @@ def corner_hz(magnitude: float, stress_drop_mpa: float, vs_km_s: float) -> float
     return corner
 
 
-def brune(corner: float) -> Array:
-    """Velocity spectrum of an omega-squared source, its largest value 1."""
-    spectrum = FREQUENCIES / (1 + (FREQUENCIES / corner) ** 2)
-    result: Array = spectrum / spectrum.max()
-    return result
-
-
 def impact(corner: float) -> Array:
     """Velocity spectrum of a vertical force pulse (Hertz contact; Farin et al. 2015): its impulse is flat up to the
     corner, a surface wave's displacement grows as the root of frequency, and velocity is a derivative more."""

@@ -125,24 +125,6 @@ def train(rng: np.random.Generator, envelope: Array, spectrum: Array, components
     return scaled
 
 
-def coda(rng: np.random.Generator, medium: Medium, start_s: float, travel_s: float, spectrum: Array) -> Array:
-    """Scattered waves ``[3, SAMPLES]`` from ``start_s`` on, of amplitude 1 at their beginning: single scattering
-    (Sato 1977 without its singular front), so that high frequencies die first."""
-    after = np.maximum(TIMES - start_s, 0)
-    lapse = travel_s + after
-    total = np.zeros((3, SAMPLES))
-    began = start_s <= TIMES
-    for low, high in ((0.3, 3.0), (3.0, 8.0), (8.0, 20.0), (20.0, 50.0)):
-        centre = float(np.sqrt(low * high))
-        decay = np.exp(-np.pi * centre * after / (medium.coda_q0 * centre**medium.q_power))
-        spread = (max(travel_s, 0.3) / np.maximum(lapse, 0.3)) ** 1.2
-        part = spectrum * ((low <= FREQUENCIES) & (high > FREQUENCIES))
-        weight = float(np.sqrt((part**2).mean() / max(float((spectrum**2).mean()), 1e-30)))
-        if weight > 1e-4:
-            total += weight * train(rng, np.where(began, decay * spread, 0.0), part)
-    return total
-
-
 def surface_wave(rng: np.random.Generator, distance_km: float, arrival: int, slow_km_s: float) -> Array:
     """Short-period Rayleigh waves ``[3, SAMPLES]`` of amplitude 1: the group velocity rises with the period, so that
     the low frequencies come first; elliptical between the vertical and a random horizontal."""
