@@ -232,37 +232,6 @@ def test_the_refractory_time_holds_per_station_and_label() -> None:
     assert actions(policy, revision(0, verdict("collapse", 0.9), name="b"))
 
 
-def test_a_more_severe_event_breaks_through_the_refractory_time() -> None:
-    """A small rockfall ten minutes before must not hide the big one."""
-    step = {"severity": "extreme", "min_duration_s": 60}
-    policy = Policy(rules(landslide={"escalate": [step]}))
-    assert actions(policy, revision(0, verdict("landslide", 0.9))) == [("raise", "landslide", "severe")]
-    big = revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=70)
-    assert actions(policy, big) == [("raise", "landslide", "extreme")]
-    again = revision(0, verdict("landslide", 0.9), name="c", onset_s=200, duration_s=70)
-    assert actions(policy, again) == []
-
-
-def test_an_escalated_alert_holds_back_at_its_new_severity_from_its_first_moment() -> None:
-    policy = Policy(rules(landslide={"escalate": [{"severity": "extreme", "min_duration_s": 60}]}))
-    assert actions(policy, revision(0, verdict("landslide", 0.9), now_s=10))
-    assert actions(policy, revision(1, verdict("landslide", 0.9, 70.0), duration_s=60, now_s=70))
-    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=60)) == []
-    assert actions(policy, revision(0, verdict("landslide", 0.9), name="c", onset_s=600, now_s=609.9)) == []
-    assert actions(policy, revision(0, verdict("landslide", 0.9), name="d", onset_s=600, now_s=610)) != []
-
-
-@pytest.mark.parametrize("larger", [{"peak_counts": 1001.0}, {"duration_s": 10.1}])
-def test_a_larger_event_of_the_same_severity_passes_the_refractory_time(larger: dict[str, float]) -> None:
-    """Amplitude times duration decides where severities are equal: the slide that follows a rockfall rings."""
-    policy = Policy(ONE_VERDICT)
-    assert actions(policy, revision(0, verdict("landslide", 0.9)))
-    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=50)) == []
-    big = revision(0, verdict("landslide", 0.9), name="c", onset_s=100, **larger)
-    assert actions(policy, big) == [("raise", "landslide", "severe")]
-    assert policy.decide(revision(0, verdict("landslide", 0.9), name="d", onset_s=200)).code == "refractory"
-
-
 @pytest.mark.parametrize("said", [verdict("landslide", 0.5, 20.0), verdict("blast", 0.5, 20.0, True), None])
 def test_an_event_that_was_held_back_rings_once_it_has_become_the_larger_one(said: Classification | None) -> None:
     """A slide begins small. When it is larger than the rockfall that held it back, its rule was met already: doubt of
@@ -284,14 +253,6 @@ def test_an_event_that_was_held_back_and_contradicted_stays_silent_however_large
     policy.consider(revision(0, verdict("landslide", 0.9), onset_s=60, duration_s=5.0))
     assert policy.decide(revision(1, verdict("blast", 0.9, 20.0), onset_s=60)).code == "no_rule"
     assert actions(policy, revision(2, verdict("landslide", 0.5, 40.0), onset_s=60, duration_s=40.0)) == []
-
-
-def test_an_alert_holds_back_with_the_size_that_its_event_has_reached() -> None:
-    """It rings 5 s after the onset; what follows is compared with the whole of it."""
-    policy = Policy(ONE_VERDICT)
-    assert actions(policy, revision(0, verdict("landslide", 0.9, 5.0), duration_s=5.0))
-    policy.consider(revision(1, verdict("landslide", 0.9, 80.0), "end", duration_s=30.0))
-    assert actions(policy, revision(0, verdict("landslide", 0.9), name="b", onset_s=100, duration_s=20.0)) == []
 
 
 def test_a_failure_of_the_network_rings_again_for_a_larger_event() -> None:
@@ -587,7 +548,7 @@ def test_what_is_heard_of_again_is_not_forgotten_first() -> None:
 
 PROBABILITY = st.sampled_from([0.3, 0.5, 0.7, 0.72, 0.8, 0.9, 0.99])
 STEP = st.tuples(
-    st.sampled_from([*LABELS, "failure", "abstain"]),
+    st.sampled_from(["landslide", "landslide", "landslide", *LABELS, "failure", "abstain"]),
     PROBABILITY,
     st.sampled_from([1.0, 6.0, 40.0]),
     st.sampled_from([300.0, 2000.0, 20000.0]),
@@ -655,7 +616,7 @@ def history(steps: list[Any]) -> list[Event]:
 
 
 @settings(max_examples=200)
-@given(POLICY, st.lists(STEP, max_size=60))
+@given(POLICY, st.lists(STEP, min_size=10, max_size=60))
 def test_invariants(policy: dict[str, Any], steps: list[Any]) -> None:
     """For any policy and history: an event's alerts run raise, escalate*, retract, raise ...; severities rise; each
     label is raised again only on more probability; nothing within a refractory time unless it is more severe."""
@@ -731,7 +692,7 @@ def severity_by_size(event: Event) -> str:
 
 
 @settings(max_examples=300)
-@given(st.lists(STEP, max_size=60), st.sampled_from([30.0, 600.0, 86400.0]))
+@given(st.lists(STEP, min_size=10, max_size=60), st.sampled_from([30.0, 600.0, 86400.0]))
 def test_an_event_larger_than_all_that_alerted_within_its_refractory_always_rings(
     steps: list[Any], refractory_s: float
 ) -> None:
@@ -748,14 +709,15 @@ def test_an_event_larger_than_all_that_alerted_within_its_refractory_always_ring
             earlier.holds_back(event, severity, refractory_s) for name, earlier in alerted.items() if name != event.id
         )
         decision = policy.decide(event)
-        if event.id in alerted:
+        is_known = event.id in alerted
+        if is_known:
             alerted[event.id].grow(event)
         for alert in decision.alerts:
             earlier = alerted.setdefault(event.id, Larger(event.data_ns, 0, event.detection.size))
             earlier.rank = rank(alert.severity)
         if meets and not held:
             assert alerted[event.id].rank >= rank(severity)
-        elif held and event.id not in alerted:
+        elif held and not is_known:
             assert decision.alerts == ()
             assert not meets or decision.code == "refractory"
 

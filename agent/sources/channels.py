@@ -159,11 +159,7 @@ def not_motion(stream: StreamId) -> Skipped | None:
         reason = f"channel {stream.seed!r} records {_OTHER_FIELDS[instrument]} by its code"
     else:
         return None
-    return Skipped("not_motion", reason, stream.seed, _CODE_HINT, _is_expected(stream))
-
-
-def _is_expected(stream: StreamId) -> bool:
-    return stream.row is None and stream.station.band_source[1:] in _KNOWN
+    return Skipped("not_motion", reason, stream.seed, _CODE_HINT, stream.row is None and instrument in _KNOWN)
 
 
 def unusable(stream: StreamId, rate_hz: float, start_ns: int, count: int) -> Skipped | None:
