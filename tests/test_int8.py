@@ -82,7 +82,7 @@ def test_integer_kernels_do_not_saturate_on_this_cpu() -> None:
     model = loud_network()
     loud = np.ones((2, 3, WINDOW_SAMPLES), np.float32)
     loud[1, :, ::2] = 0.97
-    ranges = calibrate.ranges(calibrate.observe(model, loud), "minmax")
+    ranges = calibrate.calibrate(model, loud)
     quantised = quantise(model, ranges, CPU)
     integer, written = infer.logits(quantised, loud), infer.logits(quantised, loud, optimise=False)
     assert integer == pytest.approx(written, rel=2e-2)

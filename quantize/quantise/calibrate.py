@@ -47,6 +47,11 @@ class Choice:
     differences: dict[str, float]
 
 
+def calibrate(model: onnx.ModelProto, windows: FloatArray, method: str = "minmax") -> dict[str, Range]:
+    """Range of every activation of the FP32 graph that either dialect quantises, from windows ``[n, 3, 10240]``."""
+    return ranges(observe(model, windows), method)
+
+
 def observe(model: onnx.ModelProto, windows: FloatArray) -> dict[str, Observation]:
     """Run the windows twice: for the extremes, then for histograms between them."""
     names = sorted({*quantised_tensors(model, CPU), *quantised_tensors(model, TENSORRT)})
