@@ -19,12 +19,10 @@ from seedlink_server import authority
 
 from agent.config.remote import ControlConfig, ModelsConfig
 from agent.errors import BackendError, ControlError
-from agent.inference import Classifier, load, open_bundle
+from agent.inference import Classifier, LiveClassifier, Shadow, load, open_bundle
 from agent.inference.bundle import pack
-from agent.inference.live import LiveClassifier, Shadow
-from agent.remote.download import Download, fetch
 from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, parse
-from agent.remote.models import MOST_BEGUN, ModelUpdates, Progress
+from agent.remote.models import MOST_BEGUN, Download, ModelUpdates, Progress, fetch
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window

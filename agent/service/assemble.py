@@ -13,9 +13,8 @@ from agent.config.sources import ArchiveConfig, FolderConfig, SeedLinkConfig, Sh
 from agent.detect.envelope import Envelopes
 from agent.detect.station import Pipeline
 from agent.errors import ConfigError, ModelError
-from agent.inference import Classifier, NetworkClassifier, load, open_bundle
+from agent.inference import Classifier, LiveClassifier, NetworkClassifier, Timed, load, open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE
-from agent.inference.live import LiveClassifier, Timed
 from agent.remote.slots import ModelSlots
 from agent.types import Event, StationId
 
