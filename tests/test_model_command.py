@@ -123,20 +123,6 @@ def test_a_remote_model_serves_through_restarts_and_can_be_taken_back(tmp_path: 
         agent.wait_for("watches XX.SLP with small 1.2.3")
 
 
-def test_a_kill_on_probation_brings_the_old_model_back(tmp_path: Path, broker: Mosquitto) -> None:
-    place = Place(tmp_path, broker)
-    with running_agent("run", "--config", place.config) as agent:
-        agent.wait_for("connected to")
-        status, _, err = talus("model", "push", place.newer(), *place.signed, "--wait", 100)
-        assert status == 0, err
-        agent.wait_for("small 2.0.0: probation")
-        agent.process.kill()
-    with running_agent("run", "--config", place.config) as agent:
-        agent.wait_for("watches XX.SLP with small 1.2.3")
-        agent.wait_for("connected to")
-        wait_for(lambda: "rolled back" in talus("model", "show", *place.where)[1])
-
-
 def test_a_stop_in_the_trial_of_a_model_says_nothing_against_it(tmp_path: Path, broker: Mosquitto) -> None:
     """As Ctrl-C does, to the agent and to all that belongs to it."""
     place = Place(tmp_path, broker)

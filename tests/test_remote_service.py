@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from agent.deliver.connection import Connection, Subscription
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.service.service import LARGEST_PACKET
-from agent.types import NS
 from desk.push.signing import SigningKey
 
 SET = "talus/v1/XX/SLP/config/set"
 FAST = "{kind: simulator, speed: 20}"
-FLOOD = {"trigger": {"on": 1.1, "off": 0.1}}
+OVERSIZED = (64 * 1024 + 1, LARGEST_PACKET - 1000, LARGEST_PACKET + 1000, 5_000_000)
+"""Bytes."""
 
 
 @pytest.fixture
@@ -70,14 +69,6 @@ def site(tmp_path: Path, signing: SigningKey, **limits: float) -> Iterator[tuple
 
 
 @needs_mosquitto
-def test_a_signed_change_that_makes_the_station_deaf_is_rolled_back(tmp_path: Path, signing: SigningKey) -> None:
-    with site(tmp_path, signing) as (broker, collector, _, _):
-        publish(broker.settings(), envelope(signing, 7, {"trigger": {"on": 400.0}}))
-        wait_for(lambda: has(collector, "rolled_back", 7, "deaf"))
-        assert not has(collector, "kept", 7)
-
-
-@needs_mosquitto
 def test_a_signed_change_rules_on_trial_and_is_kept(tmp_path: Path, signing: SigningKey) -> None:
     with site(tmp_path, signing) as (broker, collector, _, _):
         assert (reports(collector)[-1]["status"], reports(collector)[-1]["revision"]) == ("file", None)
@@ -88,16 +79,6 @@ def test_a_signed_change_rules_on_trial_and_is_kept(tmp_path: Path, signing: Sig
         wait_for(lambda: collector.bodies("/state")[-1]["config_revision"] == 7)
         assert collector.bodies("/state")[-1]["config_sha256"] != before
         assert reports(collector)[-1]["status"] == "kept"
-
-
-@needs_mosquitto
-def test_a_change_that_floods_is_rolled_back_by_the_station_itself(tmp_path: Path, signing: SigningKey) -> None:
-    with site(tmp_path, signing, probation_s=60) as (broker, collector, _, _):
-        before = collector.bodies("/state")[-1]["config_sha256"]
-        publish(broker.settings(), envelope(signing, 1, FLOOD))
-        wait_for(lambda: has(collector, "rolled_back", 1, "flood"))
-        wait_for(lambda: reports(collector)[-1]["status"] == "file")
-        wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] == before)
 
 
 @needs_mosquitto
@@ -121,28 +102,15 @@ def test_kill_9_in_the_probation_is_a_roll_back_at_the_next_start(tmp_path: Path
 
 
 @needs_mosquitto
-def test_replayed_altered_foreign_and_oversized_messages_are_refused_and_reported(
-    tmp_path: Path, signing: SigningKey
-) -> None:
-    stranger = key(tmp_path, "stranger")
+def test_oversized_messages_and_a_storm_of_rubbish_hold_up_no_order(tmp_path: Path, signing: SigningKey) -> None:
+    """What is no genuine order is refused and reported; each kind of fault has its test at the gate."""
     with site(tmp_path, signing, probation_s=600) as (broker, collector, agent, _):
-        good = envelope(signing, 5, {"trigger": {"on": 6.0}})
-        publish(broker.settings(), good)
+        publish(broker.settings(), envelope(signing, 5, {"trigger": {"on": 6.0}}))
         wait_for(lambda: has(collector, "trial", 5))
-        old = time.time_ns() - 3600 * NS
-        for payload, outcome in (
-            (envelope(signing, 4, {}), (4, "old_revision")),
-            (envelope(signing, 6, {"trigger": {"on": 0.1}}), (6, "invalid")),
-            (envelope(signing, 6, {}, stations=("XX.ELSE",)), (6, "other_station")),
-            (envelope(signing, 6, {}, issued_ns=old, expires_ns=old + NS), (6, "expired")),
-            (envelope(stranger, 6, {}), (None, "unknown_key")),
-            (envelope(signing, 6, {}).replace(b'"body":"ey', b'"body":"eY'), (None, "signature")),
-            (b"[" * 60_000, (None, "malformed")),
-        ):
+        publish(broker.settings(), envelope(signing, 6, {}).replace(b'"body":"ey', b'"body":"eY'))
+        wait_for(lambda: has(collector, "refused", None, "signature"))
+        for payload in (b"[" * 60_000, *(b"x" * size for size in OVERSIZED)):
             publish(broker.settings(), payload)
-            wait_for(lambda: has(collector, "refused", *outcome), what=str(outcome))  # noqa: B023
-        for size in (64 * 1024 + 1, LARGEST_PACKET - 1000, LARGEST_PACKET + 1000, 5_000_000):
-            publish(broker.settings(), b"x" * size)
         for number in range(300):
             publish(broker.settings(), b"%d" % number, retain=False)
         publish(broker.settings(), envelope(signing, 9, {"trigger": {"on": 7.0}}))
