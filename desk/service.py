@@ -132,7 +132,7 @@ class Desk:
         server = Server(
             self.live,
             uvicorn.Config(
-                app, log_level="warning", proxy_headers=web.behind_proxy, forwarded_allow_ips="127.0.0.1",
+                app, log_level="warning", proxy_headers=web.behind_proxy, forwarded_allow_ips="127.0.0.1,::1",
                 server_header=False, timeout_graceful_shutdown=3,
             ),
         )  # fmt: skip

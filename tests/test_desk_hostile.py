@@ -294,3 +294,23 @@ def test_passwords_cannot_be_guessed_fast_and_the_owner_is_told_how_long_to_wait
     assert "wait" in answers[-1].text
     assert "wait" in log_in(PASSWORD).text, "the right password neither, or guesses would go on"
     assert "set-cookie" not in log_in(PASSWORD).headers
+
+
+def test_behind_a_proxy_each_address_has_its_own_count_and_no_client_chooses_one(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    with DeskProcess(tmp_path, broker, session="behind-a-proxy", web={"behind_proxy": True}) as found:
+        found.start()
+        found.account("gus", "operator")
+
+        def log_in(password: str, *forwarded: str) -> str:
+            form = {"name": "gus", "password": password, "next": "/"}
+            headers = {"x-forwarded-for": ", ".join(forwarded), "x-forwarded-proto": "https"}
+            answer = httpx.post(f"{found.address}/login", data=form, headers=headers, timeout=60)
+            return "in" if answer.status_code == 303 else "wait" if "wait" in answer.text else "wrong"
+
+        # What the client itself says stands before what the proxy has added.
+        said = [log_in(f"guess {n}", f"192.0.2.{n}", "198.51.100.9") for n in range(6)]
+        assert said == ["wrong"] * 5 + ["wait"]
+        assert log_in(PASSWORD, "198.51.100.9") == "wait"
+        assert log_in(PASSWORD, "203.0.113.5") == "in"

@@ -213,15 +213,47 @@ def test_a_lying_station_writes_no_markup_into_a_page(desk: tuple[Store, TestCli
 def test_guesses_of_a_password_wait_longer_and_longer(tmp_path: Path) -> None:
     store, attempts = Store(f"sqlite:///{tmp_path}/desk.db"), accounts.Attempts()
     accounts.add_account(store, "setup", "ada", "admin", PASSWORD, now_ns=1)
-    keys = ("name ada", "address 192.0.2.1")
+    limit = accounts.Limit("pair 192.0.2.1 ada")
     waits = []
     for _ in range(accounts.TRIES + 3):
-        attempts.failed(keys, 0)
-        waits.append(attempts.wait_ns(keys, 0) // NS)
+        attempts.failed([limit], 0)
+        waits.append(attempts.wait_ns([limit], 0) // NS)
     assert waits == [0, 0, 0, 0, 60, 120, 240, 480]
+    assert attempts.wait_ns([limit], accounts.FORGET_NS + 1) == 0
     with pytest.raises(accounts.DataError, match="wait"):
         accounts.log_in(store, attempts, "ada", PASSWORD, "192.0.2.1", now_ns=NS)
     assert accounts.log_in(store, attempts, "ada", PASSWORD, "192.0.2.1", now_ns=481 * NS)
+
+
+def test_a_stranger_who_guesses_locks_out_himself_and_not_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_is_right", lambda _store, _name, password: password == PASSWORD)  # scrypt is slow
+    store, attempts = Store(f"sqlite:///{tmp_path}/desk.db"), accounts.Attempts()
+    for name in ("omar", "ada"):
+        accounts.add_account(store, "setup", name, "operator", PASSWORD, now_ns=1)
+
+    def log_in(address: str, password: str = PASSWORD, name: str = "omar") -> str:
+        try:
+            return accounts.log_in(store, attempts, name, password, address, now_ns=NS)
+        except accounts.DataError as error:
+            return error.message.partition(";")[0]
+
+    wrong, wait = "the name or the password is wrong", "too many wrong passwords"
+    assert len(log_in("192.0.2.1")) > 30
+    assert [log_in("198.51.100.9", "guess") for _ in range(6)] == [wrong] * 5 + [wait]
+    assert len(log_in("203.0.113.5")) > 30, "from an address that nobody has guessed from"
+    assert log_in("198.51.100.9") == wait
+    # The addresses of one network of IPv6 are one guesser's.
+    assert [log_in(f"2001:db8::{n}", "guess") for n in range(6)] == [wrong] * 5 + [wait]
+    # Many names from one address, also where the guesser logs in under a name of his own in between.
+    said = [(log_in("198.51.100.8", name="ada"), log_in("198.51.100.8", "guess", name=f"n{n}"))[1] for n in range(21)]
+    assert said == [wrong] * accounts.ADDRESS_TRIES + [wait]
+    assert len(log_in("198.51.100.8", name="ada")) > 30
+    # Many addresses: others wait, the operator at the usual address does not.
+    assert {log_in(f"10.{n}.0.1", "guess") for n in range(accounts.NAME_TRIES - 10)} == {wrong}
+    assert log_in("10.200.0.1") == wait
+    assert len(log_in("192.0.2.1")) > 30
 
 
 def test_guesses_that_come_all_at_once_are_no_more_than_those_that_come_one_by_one(tmp_path: Path) -> None:
@@ -259,6 +291,53 @@ def test_a_session_ends_with_its_time_its_account_and_its_password(tmp_path: Pat
         accounts.log_in(store, attempts, "omar", "another long password", "", now_ns=8)
     with pytest.raises(accounts.DataError, match="last admin"):
         accounts.disable_account(store, "ada", "ada", now_ns=9)
+
+
+def test_whoever_knows_the_old_password_changes_it_and_the_other_sessions_end(tmp_path: Path) -> None:
+    store, new = Store(f"sqlite:///{tmp_path}/desk.db"), " blanks at both ends "
+    accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=1)
+    with TestClient(application(store, Live(store)), base_url="http://desk", follow_redirects=False) as client:
+        mine, other = logged_in(client, "vera"), logged_in(client, "vera")
+
+        def change(old: str, first: str, again: str) -> tuple[int, str]:
+            answer = client.post("/settings/password", data={"old": old, "new": first, "again": again}, headers=mine)
+            return answer.status_code, answer.text
+
+        for words, given in (
+            ("old password is wrong", ("guess", new, new)),
+            ("differ", (PASSWORD, new, f"{new}.")),
+            ("too short", (PASSWORD, "short", "short")),
+            ("too long", (PASSWORD, "x" * 1001, "x" * 1001)),
+        ):
+            status, text = change(*given)
+            assert (status, words in text) == (400, True), words
+        without = {"cookie": mine["cookie"]}
+        form = {"old": PASSWORD, "new": new, "again": new}
+        assert client.post("/settings/password", data=form, headers=without).status_code == 403, "without the token"
+        assert client.get("/", headers=other).status_code == 200, "nothing has changed so far"
+        assert change(PASSWORD, new, new)[0] == 303
+        assert "Changed. Other sessions" in client.get("/settings?password=changed", headers=mine).text
+        assert client.get("/", headers=other).status_code == 303
+        for password, status in ((PASSWORD, 403), (new, 303)):
+            form = {"name": "vera", "password": password, "next": "/"}
+            assert client.post("/login", data=form).status_code == status
+        for _ in range(accounts.TRIES):
+            change("guess", new, new)
+        assert "too many wrong passwords" in change(new, PASSWORD, PASSWORD)[1], "a stolen session guesses no faster"
+
+
+def test_the_last_admin_stays_one_and_a_password_is_what_was_typed(tmp_path: Path) -> None:
+    store, typed = Store(f"sqlite:///{tmp_path}/desk.db"), "  two blanks before "
+    accounts.add_account(store, "setup", "ada", "admin", PASSWORD, now_ns=1)
+    with TestClient(application(store, Live(store)), base_url="http://desk", follow_redirects=False) as client:
+        headers = logged_in(client, "ada")
+        form = {"name": "ada", "role": "viewer", "password": PASSWORD}
+        assert "last admin" in client.post("/settings/accounts", data=form, headers=headers).text
+        form = {"name": "eve", "role": "viewer", "password": typed}
+        assert client.post("/settings/accounts", data=form, headers=headers).status_code == 303
+        assert client.post("/login", data={"name": "eve", "password": typed}).status_code == 303
+        foreign = {"sec-fetch-site": "cross-site"}
+        assert client.post("/login", data={"name": "eve", "password": typed}, headers=foreign).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk.accounts import Role, User, user_of
+from desk.accounts import MOST_PASSWORD, Role, User, user_of
 from desk.store.answers import Person
 from desk.store.store import Store
 
@@ -61,9 +61,14 @@ class Headers:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        given = dict(scope["headers"])
+        length = given.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > LARGEST_FORM:
             await Response("the request is too large", 413)(scope, receive, send)
+            return
+        # A form of another site could log somebody in under another's name; all others carry a token as well.
+        if scope["method"] not in ("GET", "HEAD") and given.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+            await Response("this comes from another site", 403)(scope, receive, send)
             return
         read = 0
 
@@ -206,6 +211,12 @@ def set_session(response: Response, token: str, *, secure: bool) -> None:
 def clear_session(response: Response) -> None:
     """Take the session away."""
     response.delete_cookie(COOKIE)
+
+
+def password_field(form: Mapping[str, Any], name: str) -> str:
+    """A form's field exactly as it was typed, blanks and all; cut where no password is so long."""
+    value = form.get(name, "")
+    return value[: MOST_PASSWORD + 1] if isinstance(value, str) else ""
 
 
 def text_field(form: Mapping[str, Any], name: str, longest: int = 1000) -> str:

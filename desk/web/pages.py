@@ -30,6 +30,7 @@ from desk.web.guard import (
     allowed,
     clear_session,
     find_user,
+    password_field,
     person_of,
     safe_target,
     set_session,
@@ -249,7 +250,8 @@ async def settings(request: Request) -> Response:
             "stations": [row.code for row in queries.stations(connection)],
         }
 
-    return page(request, "settings", targets=request.app.state.targets, **await read(request, ask))
+    changed = request.query_params.get("password") == "changed"
+    return page(request, "settings", targets=request.app.state.targets, changed=changed, **await read(request, ask))
 
 
 @allowed("operator")
@@ -290,7 +292,7 @@ async def call_for_test(request: Request) -> Response:
 async def make_account(request: Request) -> Response:
     """An account from the form of the settings page."""
     form = await request.form()
-    name, role, password = (text_field(form, field) for field in ("name", "role", "password"))
+    name, role, password = text_field(form, "name"), text_field(form, "role"), password_field(form, "password")
     by = person_of(request).name
     await _do(lambda: accounts.add_account(store_of(request), by, name, role, password, now_ns=time.time_ns()))  # type: ignore[arg-type]
     return RedirectResponse("/settings", 303)
@@ -304,6 +306,22 @@ async def close_account(request: Request) -> Response:
     return RedirectResponse("/settings", 303)
 
 
+@allowed("viewer")
+async def change_password(request: Request) -> Response:
+    """Another password for whoever asks, from the form of the settings page."""
+    form, token, state = await request.form(), request.cookies[COOKIE], request.app.state
+    old, new, again = (password_field(form, field) for field in ("old", "new", "again"))
+    if new != again:
+        raise HTTPException(400, "the two new passwords differ: your password is as it was")
+    async with state.logins.turn():
+        await _do(
+            lambda: accounts.change_password(
+                state.store, state.attempts, person_of(request), token, old=old, new=new, now_ns=time.time_ns()
+            )
+        )
+    return RedirectResponse("/settings?password=changed#you", 303)
+
+
 async def login(request: Request) -> Response:
     """The form, and what it sends."""
     target = safe_target(request.query_params.get("next", "/"))
@@ -313,14 +331,16 @@ async def login(request: Request) -> Response:
         return page(request, "login", target=target, known="", error=None)
     form = await request.form()
     name, target = text_field(form, "name", 80), safe_target(text_field(form, "next", 500) or "/")
-    password = str(form.get("password", ""))[:1000]
-    state, address = request.app.state, address_of(request)
+    password, state, address = password_field(form, "password"), request.app.state, address_of(request)
+
+    def let_in() -> None:
+        accounts.let_in(state.store, state.attempts, name, address, now_ns=time.time_ns())
 
     def check() -> str:
         return accounts.log_in(state.store, state.attempts, name, password, address, now_ns=time.time_ns())
 
     try:
-        accounts.let_in(state.attempts, name, address, now_ns=time.time_ns())
+        await run_in_threadpool(let_in)
         async with state.logins.turn():
             token = await run_in_threadpool(check)
     except DataError as error:
@@ -391,6 +411,7 @@ ROUTES = [
     Route("/settings/silences", make_silence, methods=["POST"]),
     Route("/settings/silences/{key:int}/end", end_silence, methods=["POST"]),
     Route("/settings/targets/test", call_for_test, methods=["POST"]),
+    Route("/settings/password", change_password, methods=["POST"]),
     Route("/settings/accounts", make_account, methods=["POST"]),
     Route("/settings/accounts/{name}/close", close_account, methods=["POST"]),
     Route("/login", login, methods=["GET", "POST"]),
