@@ -93,7 +93,7 @@ def desk(port: int, web: int) -> dict[str, Any]:
     """The desk's file."""
     return {
         "mqtt": {"host": "127.0.0.1", "port": port},
-        "web": {"port": web, "fdsnws": True},
+        "web": {"port": web, "fdsnws": True, "exercises": True},
         "evidence": {"key": "desk.pem", "fetch": "all"},
         "state_dir": "desk",
     }

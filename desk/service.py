@@ -128,6 +128,7 @@ class Desk:
             fdsnws=web.fdsnws,
             metrics=web.metrics,
             tiles=web.tiles,
+            exercises=web.exercises,
         )
         server = Server(
             self.live,
@@ -207,11 +208,12 @@ class Desk:
             _log.warning("no picture of %s: %s", event, error)
             return None
 
-    def _link(self, alert: str, target: str) -> str | None:
+    def _link(self, alert: str, target: str, revision: int) -> str | None:
         base = self.config.web.public_url
         if base is None:
             return None
-        return f"{base.rstrip('/')}/ack/{self._links.token(Claim(alert, target, time.time_ns() + LASTS_NS))}"
+        claim = Claim(alert, target, time.time_ns() + LASTS_NS, revision)
+        return f"{base.rstrip('/')}/ack/{self._links.token(claim)}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -42,6 +42,10 @@ class WebConfig(Section):
         default=False, description="answer /fdsnws/event/1 (events as QuakeML or text) without a login"
     )
     metrics: bool = Field(default=False, description="answer /metrics (for Prometheus) without a login")
+    exercises: bool = Field(
+        default=False,
+        description="the pages Counts and Review show exercises unless asked not to, as for a demonstration",
+    )
     tiles: str | None = Field(
         default=None,
         examples=["https://tile.example.org/{z}/{x}/{y}.png"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -135,6 +136,26 @@ def test_a_desk_that_dies_while_sending_sends_again_after_the_lease_and_not_befo
     assert len(way.notes) == 1
 
 
+def test_a_call_that_fails_while_its_alert_grows_is_not_repeated_and_each_link_is_for_what_its_message_says(
+    database: str,
+) -> None:
+    store, _, _ = desk(database, ANN)
+    links: list[str | None] = []
+
+    class Failing:
+        def send(self, _target: Target, note: Note) -> None:
+            links.append(note.link)
+            if len(links) == 1:
+                told(store, alert(1, "escalate", severity="extreme"), START_NS + NS)
+                raise DeliveryError("away")
+
+    sender = CallSender(store, [ANN], Failing(), link=lambda _alert, target, revision: f"{target} {revision}")
+    told(store, alert(0))
+    for minutes in range(10):
+        sender.send_due(START_NS + minutes * MINUTE)
+    assert links == ["ann 0", "ann 1"]
+
+
 def test_what_a_station_says_takes_one_line_of_a_message_and_turns_no_letters_round() -> None:
     reason = "small\r\nhttps://evil.example \u202e txet \x1b[2J"
     lines = text_of(alert(0, reason=reason)).split("\n")
@@ -189,6 +210,16 @@ def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(database: st
         larger = links.token(Claim(alert().id, "ben", 2**62))
         told(store, alert(1, "escalate", severity="extreme"))
         assert "escalated: extreme" in client.get(f"/ack/{larger}").text
+        # The link of the smaller alert, and a page that was opened before: neither acknowledges what came since.
+        assert "has changed since the message" in client.get(address).text
+        for form in ({}, {"revision": "0"}, {"revision": "x"}):
+            answer = client.post(address, data=form)
+            assert (answer.status_code, "Not acknowledged" in answer.text) == (409, True), form
+        with store.reading() as connection:
+            assert queries.alerts(connection)[0].is_open
+        shown = re.search(r'name="revision" value="(\d+)"', client.get(address).text)
+        assert shown is not None
+        assert "Acknowledged by ann" in client.post(address, data={"revision": shown[1]}).text
         told(store, alert(2, "retract"))
         assert "nobody need do anything" in client.get(f"/ack/{larger}").text
         for bad in (f"{links.token(claim)[:-2]}xx", "x.y", Links(b"x" * 32).token(claim), "%2e%2e"):
@@ -196,8 +227,8 @@ def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(database: st
         expired = links.token(Claim(alert().id, "ann", 1))
         assert "too old" in client.post(f"/ack/{expired}").text
     with store.engine.connect() as connection:
-        (row,) = connection.execute(select(tables.ack)).all()
-    assert (row.who, row.how) == ("ann", "link")
+        rows = connection.execute(select(tables.ack)).all()
+    assert [(row.who, row.how) for row in rows] == [("ann", "link")] * 2
 
 
 def test_the_secret_of_the_links_outlives_a_restart(tmp_path: Path) -> None:
@@ -239,6 +270,8 @@ def test_apprise_reaches_a_real_service_and_a_service_that_is_away_is_an_error(
     assert (body["title"], body["message"]) == ("SEVERE", "text\nhttp://desk/ack/x")
     with pytest.raises(DeliveryError, match=r"hook: .*[Cc]onnection"):
         AppriseWay().send(Target("hook", "json://127.0.0.1:1/talus"), Note("SEVERE", "text"))
+    AppriseWay().send(Target("mail", f"json://{address}/talus?format=html"), Note("A", "<img src=x>\n2 < 3"))
+    assert "&lt;img" in json.loads(got[1][1])["message"], "what a station says is no markup in a mail"
     with pytest.raises(DeliveryError, match="not understood"):
         AppriseWay().send(Target("hook", "nonsense"), Note("SEVERE", "text"))
 

@@ -21,6 +21,7 @@ from test_formats import state
 
 from agent.types import NS, format_ns
 from desk import accounts
+from desk.call.calls import Calls
 from desk.call.targets import Target
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
@@ -387,6 +388,27 @@ def test_time_to_acknowledge_is_that_of_the_desks_own_clock(tmp_path: Path) -> N
     assert row.acked_ns - row.raised_ns == 90 * NS
 
 
+def test_an_escalation_is_acknowledged_by_whoever_has_seen_it_and_its_time_is_its_own(tmp_path: Path) -> None:
+    store, minute_ns = Store(f"sqlite:///{tmp_path}/desk.db", Calls([]).on_alert), 60 * NS
+    accounts.add_account(store, "setup", "omar", "operator", PASSWORD, now_ns=1)
+    now_ns = time.time_ns()
+    store.ingest([Arrival("XX.SLP", alert(0), now_ns - 60 * minute_ns)])
+    answers.acknowledge(store, answers.Person("ann"), alert().id, now_ns - 50 * minute_ns)
+    store.ingest([Arrival("XX.SLP", alert(1, "escalate", severity="extreme"), now_ns - 3 * minute_ns)])
+    with TestClient(application(store, Live(store)), base_url="http://desk", follow_redirects=False) as client:
+        headers = logged_in(client, "omar")
+        for page in ("/", "/alerts"):
+            assert 'data-revision="1"' in client.get(page, headers=headers).text
+        said = [
+            client.post(f"/api/v1/alerts/{alert().id}/ack", json={"revision": seen}, headers=headers).status_code
+            for seen in (0, "1", 1)
+        ]
+        assert said == [409, 400, 200]
+        store.ingest([Arrival("XX.SLP", alert(2, "retract"), time.time_ns())])
+        row = client.get("/api/v1/alerts", headers=headers).json()["alerts"][0]
+    assert (row["acked_by"], 170 < row["waited_s"] < 1000) == ("omar", True)
+
+
 def test_the_description_of_the_interface_has_every_route_and_what_each_takes(desk: tuple[Store, TestClient]) -> None:
     _, client = desk
     client.cookies.clear()
@@ -408,7 +430,7 @@ def test_the_description_of_the_interface_has_every_route_and_what_each_takes(de
             assert ("security" in operation) == (path != "/api/v1/openapi.json"), path
             assert ("requestBody" in operation) == (method == "post"), path
     source = "".join(path.read_text() for path in Path(openapi.__file__).parent.glob("*.py"))
-    asked = set(re.findall(r'query_params\.get\("(\w+)"', source)) - {"station", "date", "next"}
+    asked = set(re.findall(r'query_params\.get\("(\w+)"', source)) - {"station", "date", "next", "password"}
     described = {one["name"] for ops in told["paths"].values() for op in ops.values() for one in op["parameters"]}
     assert asked <= described, "a parameter that is read and not described"
 
@@ -431,7 +453,7 @@ def test_what_the_description_says_of_a_body_is_what_is_taken(desk: tuple[Store,
     told = client.get("/api/v1/openapi.json").json()["paths"]
     until = format_ns(time.time_ns() + 3600 * NS)
     examples: dict[str, dict[str, Any]] = {
-        "/api/v1/alerts/{uid}/ack": {"note": "seen"},
+        "/api/v1/alerts/{uid}/ack": {"note": "seen", "revision": 0},
         "/api/v1/events/reviews": {"events": [event().id], "label": "blast", "sure": False, "note": "x"},
         "/api/v1/silences": {"station": "XX.NONE", "label": "", "until": until, "reason": "test"},
     }
@@ -478,6 +500,28 @@ def test_exercises_have_a_queue_of_their_own_that_says_so(tmp_path: Path) -> Non
         queues = [client.get(f"/review{query}", headers=headers).text for query in ("", "?exercise=1")]
     assert [[one.id in text for one in (real, drill)] for text in queues] == [[True, False], [False, True]]
     assert ["EXERCISE" in text for text in queues] == [False, True]
+
+
+@pytest.mark.parametrize("usual", [False, True])
+def test_exercises_are_counted_only_where_they_are_asked_for_and_the_page_says_so(tmp_path: Path, usual: bool) -> None:
+    store = Store(f"sqlite:///{tmp_path}/desk.db")
+    accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=1)
+    drills = [event(3, onset_ns=START_NS + n * 1801 * NS, exercise=True) for n in range(3)]
+    store.ingest([Arrival("XX.SLP", one, START_NS) for one in (event(3, onset_ns=START_NS + 5 * NS), *drills)])
+    hour = START_NS // (3600 * NS)
+    app = application(store, Live(store), exercises=usual)
+    with TestClient(app, base_url="http://desk", follow_redirects=False) as client:
+        headers = logged_in(client, "vera")
+        for asked, included in (("", usual), ("&exercise=0", False), ("&exercise=1", True)):
+            query = f"?from=2026-03-01&to=2026-03-02{asked}"
+            found = client.get(f"/api/v1/counts{query}&hours=1&sensor=XX.SLP.00.HH", headers=headers).json()
+            whole = client.get(f"/api/v1/counts{query}&hours=24", headers=headers).json()
+            wanted = [[hour, "landslide", 3], [hour + 1, "landslide", 1]] if included else [[hour, "landslide", 1]]
+            assert (found["counts"], found["exercises"]) == (wanted, included), asked
+            assert whole["counts"] == [[hour, "landslide", 4 if included else 1]], asked
+            page = client.get(f"/counts{query}", headers=headers).text
+            assert ("EXERCISE: exercises are counted" in page, "not counted" in page) == (included, not included)
+            assert ("EXERCISE" in client.get(f"/review?{asked}", headers=headers).text) == included
 
 
 @pytest.mark.parametrize("tiles", [None, "https://tile.example.org:8443/{z}/{x}/{y}.png?key=1"])

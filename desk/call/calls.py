@@ -22,6 +22,9 @@ from desk.store.answers import LATE, SILENCED, Person, is_silenced
 from desk.store.queries import place_of
 from desk.store.store import Act, Store, audit
 
+OVERTAKEN = "overtaken"
+"""Why a notification of an earlier revision was dropped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -42,9 +45,9 @@ class Calls:
 
     def on_alert(self, connection: Connection, key: int, body: AlertMessage, received_ns: int) -> None:
         """Schedule an alert's revision; see ``Store``'s hook."""
-        subject = f"alert {body.id} {body.revision}"
+        subject = _subject(body.id, body.revision)
         waiting = (t.notification.c.alert_id == key) & (t.notification.c.state == "waiting")
-        connection.execute(update(t.notification).where(waiting).values(state="dropped", error="overtaken"))
+        connection.execute(update(t.notification).where(waiting).values(state="dropped", error=OVERTAKEN))
         if body.action == "retract":
             told = select(t.notification.c.target).where(
                 t.notification.c.alert_id == key, t.notification.c.state.in_(["sent", "sending"])
@@ -152,6 +155,16 @@ def try_call(store: Store, person: Person, target: Target, now_ns: int) -> None:
     with store.writing() as connection:
         Calls([target]).plan(connection, words, [(target, 0.0)], now_ns)
         audit(connection, Act(person.name, "test call", target.name, "", person.address), now_ns)
+
+
+def _subject(alert: str, revision: int) -> str:
+    return f"alert {alert} {revision}"
+
+
+def revision_of(subject: str) -> int | None:
+    """The revision of an alert that a notification tells of; None where it tells of the alert whatever its revision."""
+    kind, _, rest = subject.partition(" ")
+    return int(rest.rpartition(" ")[2]) if kind == "alert" else None
 
 
 def _when(onset_ns: int) -> str:

@@ -19,11 +19,12 @@ _BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a link stands for."""
+    """What a link stands for. ``revision``: of the alert, as the message with the link tells it."""
 
     alert: str
     target: str
     until_ns: int
+    revision: int = 0
 
 
 class Links:
@@ -54,7 +55,7 @@ class Links:
 
     def token(self, claim: Claim) -> str:
         """The part of an address that stands for a claim."""
-        body = json.dumps([claim.alert, claim.target, claim.until_ns], separators=(",", ":")).encode()
+        body = json.dumps([claim.alert, claim.target, claim.until_ns, claim.revision], separators=(",", ":")).encode()
         return f"{_text(body)}.{_text(self._sign(body))}"
 
     def claim(self, token: str, now_ns: int) -> Claim:
@@ -67,14 +68,14 @@ class Links:
         try:
             body = _bytes(body_text)
             good = hmac.compare_digest(self._sign(body), _bytes(signature))
-            alert, target, until_ns = json.loads(body) if good else ("", "", 0)
+            alert, target, until_ns, revision = json.loads(body) if good else ("", "", 0, 0)
         except ValueError:
             good = False
         if not good:
             raise DataError("this link is not one of this desk's", "log in and acknowledge on the page")
         if now_ns > until_ns:
             raise DataError("this link is too old", "log in and acknowledge on the page")
-        return Claim(str(alert), str(target), int(until_ns))
+        return Claim(str(alert), str(target), int(until_ns), int(revision))
 
     def _sign(self, body: bytes) -> bytes:
         return hmac.digest(self._secret, b"acknowledge\0" + body, hashlib.sha256)

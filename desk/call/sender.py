@@ -21,9 +21,11 @@ from sqlalchemy import ColumnElement, Connection, select, update
 
 from agent.errors import DeliveryError, TalusError
 from agent.types import NS
+from desk.call.calls import OVERTAKEN, revision_of
 from desk.call.targets import Target
 from desk.store import tables as t
 from desk.store.answers import SILENCED, is_silenced
+from desk.store.queries import place_of
 from desk.store.store import Store, note_changes
 from desk.worker import Worker
 
@@ -80,7 +82,8 @@ class AppriseWay:
         _CALL.set(heard)
         logger.addHandler(heard)
         try:
-            done = sender.notify(body=body, title=note.title, attach=files)
+            # Services that take HTML or Markdown get it with what a station says escaped.
+            done = sender.notify(body=body, title=note.title, attach=files, body_format=apprise.NotifyFormat.TEXT)
         finally:
             logger.removeHandler(heard)
         if not done:
@@ -138,6 +141,8 @@ class _Due:
     text: str
     tries: int
     made_ns: int
+    revision: int | None
+    """Of the alert that the message tells of."""
 
 
 class CallSender(Worker):
@@ -150,11 +155,11 @@ class CallSender(Worker):
         targets: Sequence[Target],
         way: Way,
         *,
-        link: Callable[[str, str], str | None] = lambda _alert, _target: None,
+        link: Callable[[str, str, int], str | None] = lambda _alert, _target, _revision: None,
         picture: Callable[[str], Path | None] = lambda _event: None,
     ) -> None:
-        """``link`` makes the address that acknowledges an alert (its identifier, the target's name); ``picture`` gives
-        the image of an event."""
+        """``link`` makes the address that acknowledges an alert (its identifier, the target's name, the revision that
+        the message tells of); ``picture`` gives the image of an event."""
         super().__init__("sender of calls")
         self.tally = Sent()
         self._store, self._way, self._link, self._picture = store, way, link, picture
@@ -222,7 +227,7 @@ class CallSender(Worker):
         statement = (
             select(
                 n.id, n.subject, n.target, a.uid.label("alert"), a.event_uid.label("event"), n.title, n.text, n.tries,
-                n.made_ns, a.action, a.label, t.sensor.c.code,
+                n.made_ns, a.revision, a.action, a.label, t.sensor.c.code,
             )
             .outerjoin(t.alert, n.alert_id == a.id)
             .outerjoin(t.sensor, a.sensor_id == t.sensor.c.id)
@@ -233,13 +238,14 @@ class CallSender(Worker):
         with self._store.writing() as connection:
             for row in connection.execute(statement).all():
                 mine = update(t.notification).where(n.id == row.id)
-                place = None if row.code is None else ".".join(row.code.split(".")[:2])
+                place = None if row.code is None else place_of(row.code)
                 # A silence that began after the alert holds back what has not been sent; a retraction is good news.
                 if place and row.action != "retract" and is_silenced(connection, place, row.label, now_ns):
                     connection.execute(mine.values(state="dropped", error=SILENCED))
                     continue
                 connection.execute(mine.values(state="sending", due_ns=now_ns + LEASE_NS))
-                return _Due(*row[:9])
+                told = revision_of(row.subject)
+                return _Due(*row[:9], row.revision if told is None else told)
         return None
 
     def _send(self, due: _Due, now_ns: int) -> None:
@@ -247,7 +253,7 @@ class CallSender(Worker):
         if target is None:
             self._close(due, now_ns, "dropped", "the configuration no longer names this target")
             return
-        link = self._link(due.alert, due.target) if due.alert else None
+        link = self._link(due.alert, due.target, due.revision or 0) if due.alert else None
         picture = None
         if due.event:
             try:
@@ -284,8 +290,14 @@ class CallSender(Worker):
             self._close(due, now_ns, "dropped", f"given up after a day: {error}")
             return
         wait_ns = min(LONGEST_RETRY_NS, FIRST_RETRY_NS << min(due.tries, 10))
-        values = {"state": "waiting", "due_ns": now_ns + wait_ns, "tries": due.tries + 1, "error": error[:500]}
+        values: dict[str, object] = {
+            "state": "waiting", "due_ns": now_ns + wait_ns, "tries": due.tries + 1, "error": error[:500],
+        }  # fmt: skip
         with self._store.writing() as connection:
+            newest = select(t.alert.c.revision).where(t.alert.c.uid == due.alert)
+            if due.revision is not None and (connection.execute(newest).scalar() or 0) > due.revision:
+                # A newer revision came while this one was being sent: that one is told instead.
+                values = {"state": "dropped", "tries": due.tries + 1, "error": OVERTAKEN}
             mine = (t.notification.c.id == due.id) & (t.notification.c.state == "sending")
             connection.execute(update(t.notification).where(mine).values(values))
             self._told(connection, due, now_ns)

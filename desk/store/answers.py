@@ -27,19 +27,30 @@ class Person:
     how: str = "page"
 
 
-def acknowledge(store: Store, person: Person, alert_uid: str, when_ns: int, note: str = "") -> Change | None:
+class OutdatedError(DataError):
+    """The alert has changed since the person saw it."""
+
+
+def acknowledge(
+    store: Store, person: Person, alert_uid: str, when_ns: int, note: str = "", *, seen: int | None = None
+) -> Change | None:
     """Record that a person has seen an alert. Every acknowledgement is kept; the first one stops the escalation.
 
-    An escalation needs an answer of its own, also of who has acknowledged the smaller alert. Returns None where the
-    same person has acknowledged it already as it stands.
+    An escalation needs an answer of its own, also of who has acknowledged the smaller alert. ``seen`` is the revision
+    that the person saw; None for whatever stands. Returns None where the same person has acknowledged it already as it
+    stands.
 
     Raises:
+        OutdatedError: there is a newer revision than the one that was seen; nothing is acknowledged.
         DataError: there is no such alert.
     """
+    a = t.alert.c
     with store.writing() as connection:
-        row = connection.execute(select(t.alert.c.id, t.alert.c.acked_ns).where(t.alert.c.uid == alert_uid)).first()
+        row = connection.execute(select(a.id, a.acked_ns, a.revision).where(a.uid == alert_uid)).first()
         if row is None:
             raise DataError(f"there is no alert {alert_uid}", "it may have been deleted since; reload the page")
+        if seen is not None and row.revision > seen:
+            raise OutdatedError("the alert has changed since you saw it", "look at it as it is now")
         mine = select(t.ack.c.id).where(t.ack.c.alert_id == row.id, t.ack.c.who == person.name)
         if row.acked_ns is not None and not note and connection.execute(mine).first() is not None:
             return None

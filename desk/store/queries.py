@@ -115,6 +115,8 @@ class AlertRow:
     raised_ns: int
     acked_ns: int | None
     acked_by: str | None
+    asked_ns: int
+    """When what was acknowledged came, the alert itself or its escalation; of an open one, when the alert came."""
     reason: str
     calls: tuple[Call, ...]
     """The newest of each target, in the order in which they are due; without the pictures that follow."""
@@ -272,7 +274,10 @@ def alerts(
     # Acknowledgements from before an escalation are older than the one that stands.
     mine = (t.ack.c.alert_id == t.alert.c.id) & (t.ack.c.when_ns >= t.alert.c.acked_ns)
     first = select(t.ack.c.who).where(mine).order_by(t.ack.c.id).limit(1).scalar_subquery()
-    statement = select(t.alert, t.sensor.c.code.label("sensor"), first.label("acked_by")).join(t.sensor)
+    r = t.alert_revision.c
+    called = (r.alert_id == t.alert.c.id) & (r.action != "retract") & (r.received_ns <= t.alert.c.acked_ns)
+    asked = select(func.max(r.received_ns)).where(called).scalar_subquery().label("asked_ns")
+    statement = select(t.alert, t.sensor.c.code.label("sensor"), first.label("acked_by"), asked).join(t.sensor)
     if only_open:
         statement = statement.where(t.alert.c.acked_ns.is_(None), t.alert.c.action != "retract")
     if uids is not None:
@@ -284,7 +289,8 @@ def alerts(
     return [
         AlertRow(
             row.id, row.uid, row.event_uid, row.sensor, row.onset_ns, row.revision, row.action, row.severity, row.label,
-            row.exercise, row.raised_ns, row.acked_ns, row.acked_by, str(row.body.get("reason", "")),
+            row.exercise, row.raised_ns, row.acked_ns, row.acked_by,
+            row.asked_ns or row.raised_ns, str(row.body.get("reason", "")),
             tuple(sorted(told.get(row.id, {}).values(), key=lambda call: call.due_ns)),
         )
         for row in rows
@@ -304,10 +310,16 @@ def _calls(connection: Connection, keys: Sequence[int]) -> dict[int, dict[str, C
 
 
 def counts(
-    connection: Connection, from_ns: int, to_ns: int, *, sensor: str | None = None, hours: int = 1
+    connection: Connection,
+    from_ns: int,
+    to_ns: int,
+    *,
+    sensor: str | None = None,
+    hours: int = 1,
+    exercises: bool = False,
 ) -> list[tuple[int, str, int]]:
-    """Events by class in bins of ``hours``: begin of the bin (hours since 1970), class, number. Exercises are left out.
-    Bins of days begin with the whole day in which ``from_ns`` lies.
+    """Events by class in bins of ``hours``: begin of the bin (hours since 1970), class, number. Exercises are left out
+    unless asked for. Bins of days begin with the whole day in which ``from_ns`` lies.
 
     A bin without events is not in the list; whether the station could hear then is ``coverage``'s to say."""
     n, step = t.tally.c, 24 if hours % 24 == 0 else 1
@@ -319,11 +331,30 @@ def counts(
         .where(n.sensor_id == whose, n.step == step)
         .where(n.hour > from_ns // HOUR_NS - step, n.hour < -(-to_ns // HOUR_NS))
     )
+    rows = [tuple(row) for row in connection.execute(statement.order_by(n.hour, n["class"]))]
+    if exercises:
+        rows = sorted(rows + _counts_of_exercises(connection, sensor, from_ns, to_ns, step))
     found: dict[tuple[int, int], int] = {}
-    for hour, name, number in connection.execute(statement.order_by(n.hour, n["class"])):
+    for hour, name, number in rows:
         place = hour - hour % hours, name
         found[place] = found.get(place, 0) + number
     return [(begin, t.CLASSES[name], number) for (begin, name), number in found.items() if number]
+
+
+def _counts_of_exercises(
+    connection: Connection, sensor: str | None, from_ns: int, to_ns: int, step: int
+) -> list[tuple[int, int, int]]:
+    """As the tally has the other events: they are few, and an index of their own finds them."""
+    e, wide_ns = t.event.c, step * HOUR_NS
+    begin = (e.onset_ns - e.onset_ns % wide_ns) / HOUR_NS
+    statement = (
+        select(begin.label("hour"), e["class"].label("name"), func.count())
+        .where(text("exercise"), e.onset_ns >= from_ns - from_ns % wide_ns, e.onset_ns < -(-to_ns // HOUR_NS) * HOUR_NS)
+        .group_by("hour", "name")
+    )
+    if sensor is not None:
+        statement = statement.where(*_conditions(Filter(sensor=sensor)))
+    return [(int(hour), name, number) for hour, name, number in connection.execute(statement)]
 
 
 def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: int) -> list[tuple[int, float]]:

@@ -15,22 +15,34 @@ from starlette.routing import Route
 from agent.errors import DataError
 from desk.call.link import Claim, Links
 from desk.store import answers, queries
-from desk.store.answers import Person
+from desk.store.answers import OutdatedError, Person
 from desk.web import pages, views
 from desk.web.api import read
-from desk.web.guard import address_of, store_of
+from desk.web.guard import address_of, store_of, text_field
 from desk.web.live import Live
 
 
 async def acknowledge(request: Request) -> Response:
-    """The page behind a link. Only its button acknowledges: programs that look at links in messages follow them."""
+    """The page behind a link. Only its button acknowledges: programs that look at links in messages follow them. It
+    acknowledges what the page showed, or else what the message told, and nothing that has come since: an escalation
+    calls again, and whoever has seen only the smaller alert is shown it first."""
+    outdated = False
     try:
         claim, row = await _claimed(request)
     except DataError as refused:
         return _page(request, 403, error=f"{refused.message}: {refused.hint}")
     if row is not None and request.method == "POST":
         store, person = store_of(request), Person(claim.target, address_of(request), "link")
-        await run_in_threadpool(answers.acknowledge, store, person, claim.alert, time.time_ns())
+        shown = text_field(await request.form(), "revision", 9)
+        seen = int(shown) if shown.isascii() and shown.isdigit() else claim.revision
+
+        def act() -> None:
+            answers.acknowledge(store, person, claim.alert, time.time_ns(), seen=seen)
+
+        try:
+            await run_in_threadpool(act)
+        except OutdatedError:
+            outdated = True
         live: Live = request.app.state.live
         live.wake()
         _, row = await _claimed(request)
@@ -38,10 +50,12 @@ async def acknowledge(request: Request) -> Response:
         return _page(request, 404, error="there is no such alert any more")
     return _page(
         request,
-        200,
+        409 if outdated else 200,
         alert=views.alert(row),
+        outdated=outdated,
+        grown=row.revision > claim.revision,
         age=views.age_words(time.time_ns() - row.onset_ns),
-        done=request.method == "POST",
+        done=request.method == "POST" and not outdated,
         target=claim.target,
         picture=await _picture_of(request, row) and f"/ack/{request.path_params['token']}/picture",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -17,9 +17,10 @@ from starlette.routing import Route
 from agent.errors import DataError
 from agent.types import LABELS, NS, parse_ns
 from desk.store import answers, queries
+from desk.store.store import Change
 from desk.store.tables import CLASSES
 from desk.web import views
-from desk.web.guard import allowed, person_of, store_of
+from desk.web.guard import allowed, person_of, store_of, text_field
 from desk.web.live import Live
 from desk.web.openapi import takes
 
@@ -108,7 +109,13 @@ async def alerts(request: Request) -> Response:
 
 
 @takes(
-    {**_SPAN, "hours": "of a bin, 1 to 744; by the span", "sensor": "NET.STA.LOC.BS", "station": "its coverage, too"}
+    {
+        **_SPAN,
+        "hours": "of a bin, 1 to 744; by the span",
+        "sensor": "NET.STA.LOC.BS",
+        "station": "its coverage, too",
+        "exercise": "1: with exercises; 0: without; by web.exercises",
+    }
 )
 @allowed("viewer")
 async def counts(request: Request) -> Response:
@@ -121,9 +128,10 @@ async def counts(request: Request) -> Response:
     wide = next((hours for hours, days in ((1, 8), (6, 92)) if to_ns - from_ns <= days * DAY_NS), 24)
     hours = number_of(request, "hours", wide, 24 * 31)
     sensor, station = request.query_params.get("sensor"), request.query_params.get("station")
+    exercises = shows_exercises(request)
 
     def ask(connection: Connection) -> dict[str, Any]:
-        found = queries.counts(connection, from_ns, to_ns, sensor=sensor, hours=hours)
+        found = queries.counts(connection, from_ns, to_ns, sensor=sensor, hours=hours, exercises=exercises)
         heard = queries.coverage(connection, station or None, from_ns, to_ns)
         return {
             "hours": hours,
@@ -131,6 +139,7 @@ async def counts(request: Request) -> Response:
             "to": views.moment(to_ns),
             "counts": found,
             "heard": heard,
+            "exercises": exercises,
         }
 
     return JSONResponse(await read(request, ask))
@@ -147,13 +156,20 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(changes, media_type="text/event-stream", headers=headers)
 
 
-@takes(body={"note": _TEXT})
+@takes(body={"note": _TEXT, "revision": {"type": ["integer", "null"], "minimum": 0, "default": None}})
 @allowed("operator")
 async def acknowledge(request: Request) -> Response:
-    """Acknowledge an alert; ``note`` may say more."""
+    """Acknowledge an alert; ``note`` may say more. ``revision`` is the one that was seen: the answer is 409, and
+    nothing is acknowledged, where a newer one has come."""
     form = await _body(request)
-    uid, person, note = request.path_params["uid"], person_of(request), str(form.get("note", ""))[:1000]
-    change = await _change(request, lambda: answers.acknowledge(store_of(request), person, uid, time.time_ns(), note))
+    uid, person, note, seen = request.path_params["uid"], person_of(request), _note(form), form.get("revision")
+    if seen is not None and (not isinstance(seen, int) or isinstance(seen, bool)):
+        raise HTTPException(400, "`revision` is a number")
+
+    def act() -> Change | None:
+        return answers.acknowledge(store_of(request), person, uid, time.time_ns(), note, seen=seen)
+
+    change = await _change(request, act)
     return JSONResponse({"acknowledged": uid, "again": change is None})
 
 
@@ -174,7 +190,7 @@ async def review(request: Request) -> Response:
         raise HTTPException(400, f"`events` is a list of 1 to {MOST} identifiers")
     if label is not None and not isinstance(label, str):
         raise HTTPException(400, "`label` is a label or null")
-    said = answers.Answer(label, form.get("sure") is not False, str(form.get("note", ""))[:1000])
+    said = answers.Answer(label, form.get("sure") is not False, _note(form))
     person = person_of(request)
     changes = await _change(request, lambda: answers.answer(store_of(request), person, uids, said, time.time_ns()))
     return JSONResponse({"reviewed": len(changes)})
@@ -202,6 +218,12 @@ async def silence(request: Request) -> Response:
     person = person_of(request)
     key = await _change(request, lambda: answers.silence(store_of(request), person, wanted, time.time_ns()))
     return JSONResponse({"silence": key})
+
+
+def shows_exercises(request: Request) -> bool:
+    """Whether counts and review are to be of exercises: the request says so, or else the desk's file."""
+    given = request.query_params.get("exercise")
+    return bool(request.app.state.exercises) if given is None else given == "1"
 
 
 def filter_of(request: Request) -> queries.Filter:
@@ -266,6 +288,10 @@ def number_of(request: Request, name: str, default: int, most: int) -> int:
     return int(text)
 
 
+def _note(form: Mapping[str, Any]) -> str:
+    return text_field({"note": str(form.get("note", ""))}, "note")
+
+
 async def _body(request: Request) -> dict[str, Any]:
     try:
         body = await request.json()
@@ -280,6 +306,8 @@ async def _change(request: Request, act: Callable[[], _T]) -> _T:
     """Let a person's act be done in a thread, and the pages be told."""
     try:
         done = await run_in_threadpool(act)
+    except answers.OutdatedError as error:
+        raise HTTPException(409, f"{error.message}: {error.hint}") from None
     except DataError as error:
         raise HTTPException(400, f"{error.message}: {error.hint}") from None
     live: Live = request.app.state.live

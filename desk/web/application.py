@@ -55,11 +55,12 @@ def application(
     fdsnws: bool = False,
     metrics: bool = False,
     tiles: str | None = None,
+    exercises: bool = False,
 ) -> Starlette:
     """The application over a store. ``describe`` says how the desk itself is, for every page; ``targets`` are those
     that are called; ``links`` checks what stands in their messages (None: nothing does), whose page shows the
     ``picture`` of an event; ``fdsnws`` and ``metrics`` answer programs without a login; ``tiles`` is the address of a
-    map's tiles, with ``{z}``, ``{x}`` and ``{y}``."""
+    map's tiles, with ``{z}``, ``{x}`` and ``{y}``; ``exercises``: counts and review show them unless asked not to."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -94,6 +95,7 @@ def application(
     app.state.logins, app.state.picture = Turns(), picture
     app.state.records, app.state.links = records, links or Links(secrets.token_bytes(32))
     app.state.describe, app.state.targets, app.state.tiles = describe, list(targets), tiles
+    app.state.exercises = exercises
     pages.templates.env.globals["asset"] = asset
     return app
 

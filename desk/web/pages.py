@@ -23,7 +23,7 @@ from desk.call.calls import try_call
 from desk.store import answers, queries, tables
 from desk.store.tables import CLASSES
 from desk.web import glance, views
-from desk.web.api import DAY_NS, cursor_of, filter_of, read, time_of
+from desk.web.api import DAY_NS, cursor_of, filter_of, read, shows_exercises, time_of
 from desk.web.guard import (
     COOKIE,
     address_of,
@@ -197,14 +197,15 @@ async def counts(request: Request) -> Response:
         return {"sensors": _sensors(connection), "exercises": bool(queries.events(connection, within, limit=1))}
 
     given, found = dict(request.query_params), await read(request, ask)
-    return page(request, "counts", **found, given=given, start=views.moment(from_ns), end=views.moment(to_ns))
+    shown = {"start": views.moment(from_ns), "end": views.moment(to_ns), "included": shows_exercises(request)}
+    return page(request, "counts", **found, **shown, given=given)
 
 
 @allowed("viewer")
 async def review(request: Request) -> Response:
     """The queue: events that nobody has answered, those first of which the network was least sure. ``exercise=1`` shows
-    those of exercises, to practise with: their answers are counted and exported nowhere."""
-    exercise = request.query_params.get("exercise") == "1"
+    those of exercises, to practise with: their answers are exported nowhere."""
+    exercise = shows_exercises(request)
 
     def ask(connection: Connection) -> dict[str, Any]:
         rows = queries.queue(connection, limit=60, exercise=exercise)

@@ -62,13 +62,13 @@ def alert(row: queries.AlertRow) -> dict[str, Any]:
     view = asdict(row)
     view.pop("key")
     view["id"], view["event"] = view.pop("uid"), view.pop("event_uid")
-    for name in ("onset", "raised", "acked"):
+    for name in ("onset", "raised", "acked", "asked"):
         view[name] = moment(view.pop(f"{name}_ns"))
     view["open"] = row.is_open
     view["words"] = alert_words(row.action, row.severity)
     view["calls"] = calls(row)
-    view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.raised_ns) / NS, 1)
-    view["waited"] = None if row.acked_ns is None else span_words(row.acked_ns - row.raised_ns)
+    view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.asked_ns) / NS, 1)
+    view["waited"] = None if row.acked_ns is None else span_words(row.acked_ns - row.asked_ns)
     return view
 
 

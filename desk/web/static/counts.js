@@ -4,6 +4,9 @@ import { ask, CLASSES, colour, mark } from "./desk.js";
 const place = document.getElementById("counts");
 const given = new URLSearchParams(location.search);
 const query = new URLSearchParams({ from: place.dataset.from, to: place.dataset.to });
+const tick = document.getElementById("with-exercises");
+tick.addEventListener("change", () => { tick.form.exercise.value = tick.checked ? "1" : "0"; tick.form.submit(); });
+query.set("exercise", tick.checked ? "1" : "0");
 if (given.get("hours")) query.set("hours", given.get("hours"));
 const sensor = document.querySelector("select[name=sensor]").value;
 if (sensor) {

@@ -19,9 +19,13 @@ export function may(role) {
   return order.indexOf(mine) >= order.indexOf(role);
 }
 
+function toLogin() {
+  location.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+}
+
 export async function ask(path) {
   const answer = await fetch(path, { headers: { accept: "application/json" } });
-  if (answer.status === 401) location.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+  if (answer.status === 401) toLogin();
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `${answer.status}`);
   return answer;
 }
@@ -33,7 +37,8 @@ export async function send(path, body) {
     body: JSON.stringify(body),
   });
   const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(said.error ?? `the desk answered ${answer.status}`);
+  if (answer.status === 401) toLogin();
+  if (!answer.ok) throw Object.assign(new Error(said.error ?? `the desk answered ${answer.status}`), { status: answer.status });
   return said;
 }
 
@@ -158,9 +163,14 @@ function start() {
     if (!button) return;
     button.disabled = true;
     try {
-      await send(`/api/v1/alerts/${encodeURIComponent(button.dataset.ack)}/ack`, {});
+      await send(`/api/v1/alerts/${encodeURIComponent(button.dataset.ack)}/ack`, { revision: Number(button.dataset.revision) });
       button.replaceWith(element("p", { class: "acked" }, "Acknowledged"));
     } catch (error) {
+      if (error.status === 409) {
+        const again = element("button", { type: "button", onclick: () => location.reload() }, "Show it as it is now");
+        button.replaceWith(element("p", { class: "banner bad", role: "alert" }, `Not acknowledged: ${error.message}. `, again));
+        return;
+      }
       button.disabled = false;
       button.textContent = `Not acknowledged: ${error.message}. Try again`;
     }

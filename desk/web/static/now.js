@@ -33,7 +33,7 @@ function showAlert(row) {
       element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), " ", element("span", { class: "tz" }, zone()), row.exercise ? element("b", {}, " EXERCISE") : null, " ", element("time", { class: "ago", data: { ago: row.onset } })),
       element("p", { class: "reason" }, row.reason),
       row.calls.length ? element("p", { class: "calls" }, ...row.calls.map(callWords)) : null,
-      may("operator") ? element("button", { class: "ack", data: { ack: row.id } }, "Acknowledge") : null);
+      may("operator") ? element("button", { class: "ack", data: { ack: row.id, revision: row.revision } }, "Acknowledge") : null);
     if (known) known.replaceWith(card);
     else alerts.prepend(card);
   }
