@@ -88,7 +88,7 @@ def run(tree: Path, arguments: list[str]) -> list[str]:
 def cleaned(line: str) -> str:
     """A line that two runs of the same code have in common."""
     if not line.startswith("{"):
-        return re.sub(r"\(\d+ x real time\)", "", re.sub(r"\d+\.\d s\b", "N s", line))
+        return re.sub(r"\(\d+ x real time\)", "", re.sub(r"\d+\.\d s\b|\bin \d+\.\d (min|h)\b", "N s", line))
     return json.dumps(lasting(json.loads(line)), sort_keys=True)
 
 

@@ -22,7 +22,7 @@ from lxml import etree
 from test_watch import Publisher, Watching
 
 from agent.errors import DataError, TalusError, UsageError
-from agent.messages.payloads import Message, Stamp, alert_message, event_message, state_message
+from agent.messages.payloads import Message, Stamp, alert_message, event_message, report_message
 from agent.messages.schema import AlertMessage, EventMessage, PositionPart, StateMessage, StationPart, parse
 from agent.types import (
     LABELS,
@@ -389,7 +389,7 @@ def test_a_session_gets_documents_that_know_where_the_station_stands(broker: Mos
     settings, out = broker.settings(), tmp_path / "cap"
     watch(settings, io.StringIO(), io.StringIO(), documents=Cap(), session="cap", timeout_s=0.1)
     publisher = Publisher(broker)
-    publisher.send_message(state_message(state(), STATION))
+    publisher.send_message(report_message(state(), STATION))
     publisher.send_message(_alert_message("raise", 1, make_event()))
     publisher.send_message(event_message(make_event(), stamp()))
     publisher.send_message(_alert_message("retract", 2, make_event(0, 1)))

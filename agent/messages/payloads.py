@@ -18,6 +18,7 @@ from agent.config.broker import DEFAULT_PREFIX
 from agent.errors import DataError
 from agent.messages.envelope import pack
 from agent.messages.schema import (
+    MODELS,
     TEXT_LIMIT,
     AlertMessage,
     ClassificationPart,
@@ -286,14 +287,12 @@ def summary_message(what: Event | Alert, stamp: Stamp, prefix: str = DEFAULT_PRE
     return Message(topic(prefix, event.station, name), encode(body), Priority.OTHER, key=what.id, retain=True)
 
 
-def state_message(body: StateMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
-    """What runs at the station: hand it to the link's ``publish_retained``."""
-    return Message(topic(prefix, station, "state"), encode(body), Priority.OTHER, retain=True)
-
-
-def health_message(body: HealthMessage, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
-    """How the station is: hand it to the link's ``publish_retained``."""
-    return Message(topic(prefix, station, "health"), encode(body), Priority.OTHER, retain=True)
+def report_message(
+    body: StateMessage | HealthMessage | ConfigReport | ModelReport, station: StationId, prefix: str = DEFAULT_PREFIX
+) -> Message:
+    """What runs at the station, how it is, what rules there, how an order stands: for ``publish_retained``."""
+    name = next(name for name, model in MODELS.items() if model is type(body))
+    return Message(topic(prefix, station, name), encode(body), Priority.OTHER, retain=True)
 
 
 def envelope_message(
@@ -331,16 +330,6 @@ def evidence_messages(event: str, raw: bytes, agent: StationId, prefix: str = DE
         Message(f"{place}/{number}", piece, Priority.OTHER, key=f"evidence {event}", expendable=True)
         for number, piece in enumerate(pieces)
     ]
-
-
-def config_message(body: ConfigReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
-    """What rules at the station: hand it to the link's ``publish_retained``."""
-    return Message(topic(prefix, station, "config/reported"), encode(body), Priority.OTHER, retain=True)
-
-
-def model_message(body: ModelReport, station: StationId, prefix: str = DEFAULT_PREFIX) -> Message:
-    """How an order to change the model stands: hand it to the link's ``publish_retained``."""
-    return Message(topic(prefix, station, "model/reported"), encode(body), Priority.OTHER, retain=True)
 
 
 def response_message(

@@ -23,7 +23,7 @@ from agent.health.prometheus import render
 from agent.health.report import Health, HealthInputs, for_the_broker
 from agent.health.status import StatusFile, status_message
 from agent.host.clock import HostClock, MachineClock
-from agent.messages.payloads import PACKET_OVERHEAD, health_message, topic
+from agent.messages.payloads import PACKET_OVERHEAD, report_message, topic
 from agent.messages.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
 from agent.reasons import Reason
 from agent.service.assemble import is_recorded_once
@@ -129,7 +129,7 @@ class Monitor:
         report = report.model_copy(update={"seq": self._runner.line.reporter.next_seq()})
         station, limit = self._health.station, self._delivery.packet_limit
         room = None if limit is None else limit - PACKET_OVERHEAD - len(topic(self._prefix, station, "health"))
-        self._delivery.publish_retained(health_message(for_the_broker(report, room), station, self._prefix))
+        self._delivery.publish_retained(report_message(for_the_broker(report, room), station, self._prefix))
         return report
 
     def end(self) -> None:

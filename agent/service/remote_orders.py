@@ -26,7 +26,7 @@ from agent.deliver.delivery import Delivery
 from agent.errors import ConfigError, ControlError, DeliveryError, TalusError
 from agent.inference import Classifier, load
 from agent.inference.bundle import DEFAULT_BUNDLE
-from agent.messages.payloads import Message, Stamp, config_message, model_message, topic
+from agent.messages.payloads import Message, Stamp, report_message, topic
 from agent.messages.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
 from agent.reasons import Reason, of
 from agent.remote import model_order
@@ -204,7 +204,7 @@ class RemoteOrders:
             reason=None if progress.reason is None else progress.reason[:TEXT_LIMIT],
             refused=self._refused,
         )
-        self._delivery.publish_retained(model_message(report, self._station, self._prefix))
+        self._delivery.publish_retained(report_message(report, self._station, self._prefix))
 
 
 _LIVE = {"tunables", "control", "log"}
@@ -317,7 +317,7 @@ class Tunables:
             return None
         self._remote.tick(now, TrialInputs(link_up, silent))
         report = self._remote.report(now, stamp)
-        return None if report is None else config_message(report, self._station, self._prefix)
+        return None if report is None else report_message(report, self._station, self._prefix)
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -39,7 +39,7 @@ from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
 from agent.inference.tensorrt.switch import BackendStatus
-from agent.messages.payloads import Message, state_message
+from agent.messages.payloads import Message, report_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
 from agent.remote.slots import CrashGuard
 from agent.service.assemble import Line, build_line, is_exercise, is_recorded_once, open_site, open_source
@@ -326,7 +326,7 @@ class Service:
         return Delivery(settings, station, path, max_mb, subscription, voters=voters, outputs=outputs)
 
     def _state_message(self, line: Line, backend_status: BackendStatus, health: Health, tunables: Tunables) -> Message:
-        return state_message(self._state(line, backend_status, health, tunables), health.station, self._prefix)
+        return report_message(self._state(line, backend_status, health, tunables), health.station, self._prefix)
 
     def _state(self, line: Line, backend_status: BackendStatus, health: Health, tunables: Tunables) -> StateMessage:
         classifier = line.classifier
