@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent_support import ROOT, TALUS, Agent, by_revision, expected, running_agent, write_config, write_records
+from agent_support import ROOT, TALUS, Agent, by_revision, expected, running_agent, talus, write_config, write_records
 from broker_support import (
     STATION,
     Collector,
@@ -131,6 +131,19 @@ def test_a_broker_absent_at_the_start_is_no_reason_to_wait_or_to_end(tmp_path: P
             broker.stop()
     assert by_revision(collector.bodies("/event")) == wanted
     assert all(revisions == sorted(revisions) for revisions in first_order(collector.bodies("/event")).values())
+
+
+def test_two_agents_do_not_share_a_state(tmp_path: Path, records: Path) -> None:
+    """Also without an outbox: each would write over the other's status, positions and evidence."""
+    config = write_config(tmp_path, records, source=paced(records, 1.0))
+    with running_agent("run", "--config", config) as agent:
+        agent.wait_for("watches")
+        status, _, said = talus("run", "--config", config)
+        assert status == 1
+        assert "is in use by another agent" in said
+        assert agent.process.poll() is None
+    with running_agent("run", "--config", config) as agent:
+        agent.wait_for("watches")
 
 
 @needs_mosquitto

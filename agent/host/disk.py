@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from agent.errors import ConfigError
 
 _REFUSALS = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 """What no permission explains."""
@@ -27,6 +30,29 @@ def is_read_only(folder: Path) -> bool:
     """Whether the file system of a folder, which need not be there, is mounted read-only."""
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     return bool(os.statvfs(nearest).f_flag & os.ST_RDONLY)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder against other agents, by a lock on the folder itself: that needs no file, so it works on a
+    read-only disk too. A folder that cannot be made or locked is left to what needs it.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"state_dir {folder} is in use by another agent",
+                    "stop that one (systemctl status talus-agent), or give this one a state_dir of its own",
+                ) from None
+        yield
 
 
 def folder_in_memory() -> Path:

@@ -38,6 +38,7 @@ from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
+from agent.host.disk import alone_in
 from agent.inference.tensorrt.switch import BackendStatus
 from agent.messages.payloads import Message, report_message
 from agent.messages.schema import TEXT_LIMIT, ModelPart, PositionPart, StateMessage, StationPart
@@ -106,8 +107,12 @@ class Service:
         """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
 
         Raises:
-            TalusError: the service cannot start: no model, no outbox, no secret.
+            TalusError: the service cannot start: another agent has its state, no model, no outbox, no secret.
         """
+        with alone_in(self._config.state_dir):
+            return self._run_alone()
+
+    def _run_alone(self) -> int:
         self._install_signal_handlers()
         crash_guard = CrashGuard(self._config.state_dir / "models")
         self._taken_back = crash_guard.begin()
