@@ -174,6 +174,16 @@ def filled(seconds: int, every_s: int) -> Spoil:
     return changed(lambda name, x, second: 0 * x if second.number % every_s < seconds else x)
 
 
+def disconnected(counts: float, components: str = "ENZ") -> Spoil:
+    """The recorder's own noise alone."""
+    return changed(lambda name, x, second: second.rng.normal(0, counts, len(x)) if name in components else x)
+
+
+def held(samples: int) -> Spoil:
+    """Each of so many samples comes as the first of them."""
+    return changed(lambda name, x, second: np.repeat(x[::samples], samples)[:SIZE])
+
+
 def absent(components: str) -> Spoil:
     return changed(lambda name, x, second: None if name in components else x)
 
@@ -271,6 +281,11 @@ def rows() -> Iterator[Row]:
         yield Row("noise grows", f"{factor}-fold", changed(louder(factor)))
     yield Row("one component 2000 times louder", "E", changed(lambda n, x, s: x * 2000 if n == "E" else x))
     yield Row("one component 2000 times quieter", "E", changed(lambda n, x, s: x / 2000 if n == "E" else x))
+    for counts in (1, 3, 10, 30):
+        yield Row("no sensor, the recorder's noise is", f"{counts} counts", disconnected(counts))
+    yield Row("no sensor, the recorder's noise is", "3 counts, E", disconnected(3, "E"))
+    for samples in (5, 20, 50):
+        yield Row("each sample comes", f"{samples} times", held(samples))
     yield Row("swell below the band", "1e6 counts", swell(1e6))
     for seconds in (3, 20):
         yield Row("one component late", f"{seconds} s", late(seconds))

@@ -169,6 +169,17 @@ def again(seconds: int) -> Make:
     return make
 
 
+def with_hum(make: Make, counts: float) -> Make:
+    """Of the mains, above the trigger's band."""
+    hum = counts * np.sin(2 * np.pi * 40 * np.arange(100) / 100)
+
+    def hummed(component: str, second: int) -> np.ndarray | None:
+        samples = make(component, second)
+        return None if samples is None else (samples + hum).astype(np.int32)
+
+    return hummed
+
+
 def gaps_filled(seconds: int, held: float) -> Make:
     """One in ten seconds: zeros, or the last sample before."""
     background = noise(9)
@@ -194,9 +205,13 @@ WAYS_TO_BE_DEAF: dict[str, tuple[Make, set[str]]] = {
     "the recorder sends a buffer of 50 s for ever": (again(50), {"repeats", "not_armed"}),
     "gaps of 3 s are filled with zeros": (gaps_filled(3, 0.0), {"filled"}),
     "gaps of 3 s are filled with what came last": (gaps_filled(3, 1.0), {"filled"}),
+    "each sample comes 30 times": (changed(lambda c, x: np.repeat(x[::30], 30)[:100]), {"filled"}),
     "the gain is too high": (changed(lambda c, x: np.clip(x * 100, -5000, 5000), "Z"), {"clipped", "threshold_high"}),
     "the sensor is disconnected": (changed(lambda c, x: (x > 450).astype(np.int32)), {"last_bit", "not_armed"}),
     "one coil is loose": (changed(lambda c, x: x * 2000, "E"), {"louder", "threshold_high"}),
+    "the sensor is disconnected, the recorder's noise is 20 counts": (noise(8, 20.0), {"disconnected", "not_armed"}),
+    "the same with mains hum": (with_hum(noise(8, 20.0), 1000.0), {"disconnected", "not_armed"}),
+    "one component has no sensor": (changed(lambda c, x: x // 10, "N"), {"disconnected"}),
     "one component moves by less than a count": (changed(lambda c, x: np.rint(x / 400).astype(np.int32), "E"),
                                                  {"last_bit"}),
     "all are a thousand times louder": (changed(lambda c, x: x * 2000), {"louder", "threshold_high"}),
@@ -216,6 +231,21 @@ def test_each_way_to_be_deaf_has_its_name(way: str) -> None:
         hears = not expected & {"not_armed", "threshold_high"}
         assert hearing.could_hear(T0 + 1900 * NS, T0 + 1920 * NS) is hears
     assert hearing.could_hear(T0 + 1400 * NS, T0 + 1420 * NS) is True
+
+
+def test_a_quiet_site_below_the_noise_of_its_recorder_is_not_without_a_sensor() -> None:
+    """As after those have left who installed it: what moves the ground a little says that the sensor is there."""
+    sensor, quiet = Sensor().play(1500), noise(8, 20.0)
+    assert sensor.play(300, quiet).codes() == {"disconnected", "not_armed"}
+    steps = np.sin(2 * np.pi * 5 * np.arange(100) / 100)
+
+    def moved(component: str, second: int) -> np.ndarray:
+        samples = quiet(component, second)
+        assert samples is not None
+        return (samples + 25 * steps).astype(np.int32)
+
+    sensor.play(60, moved)
+    assert sensor.play(900, quiet).codes() == set()
 
 
 @pytest.mark.parametrize(("late_s", "share"), [(0.06, 0.1), (0.09, 0.1), (0.11, 0.3)])

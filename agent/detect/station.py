@@ -21,9 +21,9 @@ from agent.detect.retune import RetuneTransition, warmed
 from agent.detect.slow import SlowEvents
 from agent.dsp.continuity import Continuity, Counts, Recorded, same_rate
 from agent.dsp.detector import Detector
-from agent.dsp.hearing import STEP_NS, Hearing, Slot
+from agent.dsp.hearing import LOOK_NS, STEP_NS, Hearing, Slot
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
-from agent.dsp.plausible import Flaw, inspect, is_filled, repeats
+from agent.dsp.plausible import Flaw, inspect, is_filled, repeats, unevenness
 from agent.dsp.ring import RingBuffer
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
 from agent.errors import DataError, ModelError
@@ -62,6 +62,8 @@ INSPECTED_NS = 10 * NS
 """Raw samples that are inspected, now and then."""
 LOOKED_BACK_NS = 120 * NS
 """How far back their like is looked for, and where the recorder has filled gaps."""
+_WHITE, _MOVED = 2.0, 4.0
+"""Unevenness of a minute below which it is what electronics record, and above which it is something else."""
 _STILL_S = 1.0
 """Motion that stands still for so long was filled in."""
 RING_S = 240.0
@@ -241,6 +243,8 @@ class Station:
         """Look at the raw samples of the last seconds."""
         samples: dict[str, Samples] = {}
         longer: set[Flaw] = set()
+        flat: set[str] = set()
+        felt: set[str] = set()
         for row, ring in self._rings.items():
             recent = _joined(ring.segments(until_ns - INSPECTED_NS, until_ns))
             before = _joined(ring.segments(until_ns - LOOKED_BACK_NS, until_ns))
@@ -252,8 +256,13 @@ class Station:
                 longer.add(("repeats", letter))
             if is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
                 longer.add(("filled", letter))
+            uneven = unevenness(before[-round(LOOK_NS / NS * ring.rate_hz) :], ring.rate_hz)
+            if uneven is not None and uneven < _WHITE:
+                flat.add(letter)
+            elif uneven is not None and uneven > _MOVED:
+                felt.add(letter)
         if samples:
-            self.hearing.inspected(inspect(samples) | longer)
+            self.hearing.inspected(inspect(samples) | longer, until_ns, flat, felt)
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""

@@ -36,6 +36,7 @@ TEN_MINUTES = 60
 """Steps in ten minutes."""
 HALF_HOUR, HOUR = 180, 360
 DAY_S = 86_400
+_STEPS_A_DAY = DAY_S // STEP_S
 SLOT = TEN_MINUTES
 """Steps of which a slot is the median; a day's slots make up what is usual."""
 SLOTS = DAY_S // (SLOT * STEP_S)
@@ -43,6 +44,8 @@ FAR_ABOVE = 10.0
 """A threshold above so many times its usual does not count as hearing."""
 FAR_OFF = 1000.0
 """A component so many times louder or quieter than it should be is broken."""
+FALLEN = 5.0
+"""A component so many times quieter than it has been for a day, which records what electronics do, has no sensor."""
 LAST_BIT = 1.0
 """Band-passed amplitude (RMS, counts) of integer samples below which they are the recorder's rounding alone."""
 GRACE_S = 30.0
@@ -160,6 +163,9 @@ class _Trigger:
 @dataclass(slots=True)
 class _Raw:
     flaws: frozenset[Flaw]
+    flat: frozenset[str]
+    felt: frozenset[str]
+    time_ns: int
 
 
 @dataclass(slots=True)
@@ -189,6 +195,13 @@ class Hearing:
         """Changes since the end of the last step, the first of them before it."""
         self._on: deque[_Trigger] = deque()
         self._raw: frozenset[Flaw] = frozenset()
+        self._flat: frozenset[str] = frozenset()
+        """Components that record what electronics do."""
+        self._felt: deque[tuple[int, frozenset[str]]] = deque()
+        """Steps of which the last minute is not complete yet, and the components that recorded anything else in it."""
+        self._felt_levels: dict[str, deque[tuple[int, float]]] = {}
+        """Levels at which a component recorded more than electronics do in the last day, with the number of the step,
+        each less than all after it."""
         self._whole = False
         self._now_ns = self._begun_ns = self._armed_ns = 0
         self._next: int | None = None
@@ -215,9 +228,12 @@ class Hearing:
         ``STEP_S``, and the average before and after it."""
         self._news.append(_Levels(letter, start_ns, levels))
 
-    def inspected(self, flaws: frozenset[Flaw]) -> None:
-        """What the raw samples look like from now on."""
-        self._news.append(_Raw(flaws))
+    def inspected(
+        self, flaws: frozenset[Flaw], time_ns: int = 0, flat: Iterable[str] = (), felt: Iterable[str] = ()
+    ) -> None:
+        """What the raw samples look like from now on. ``flat`` are the components that have recorded what electronics
+        do for the minute before ``time_ns``, ``felt`` those that have recorded anything else."""
+        self._news.append(_Raw(flaws, frozenset(flat), frozenset(felt), time_ns))
 
     def close(self, time_ns: int) -> None:
         """All before this time is handed over."""
@@ -354,7 +370,9 @@ class Hearing:
             elif isinstance(news, _Trigger):
                 self._on.append(news)
             elif isinstance(news, _Raw):
-                self._raw = news.flaws
+                self._raw, self._flat = news.flaws, news.flat
+                if news.felt:
+                    self._felt.append((news.time_ns // STEP_NS, news.felt))
             else:
                 self._advance(news.time_ns)
 
@@ -388,6 +406,8 @@ class Hearing:
         self._levels.clear()
         self._alive.clear()
         self._on.clear()
+        self._felt.clear()
+        self._felt_levels.clear()
         self._begun_ns = min(self._begun_ns, time_ns)
         self._armed_ns -= shift * STEP_NS if self._armed_ns else 0
         self._now_ns, self._next = time_ns, time_ns // STEP_NS
@@ -423,6 +443,8 @@ class Hearing:
                 long[letter] = runs[0].long
         usual, usual_levels = self._usual()
         flaws = _by_level(levels, usual_levels, whole=self._whole) | self._raw
+        if self._flat:
+            flaws |= self._without_sensor(number, levels)
         broken = frozenset([letter for fault, letter in flaws if fault not in _LOUD]) if flaws else _NOTHING
         armed_ns, alive = self._armed(begin_ns, end_ns, broken)
         threshold = self._threshold({name: long[name] for name in alive if name in long}, broken) if armed_ns else None
@@ -433,8 +455,36 @@ class Hearing:
         stuck = _share(self._on, begin_ns, end_ns)
         masked = threshold is not None and usual is not None and threshold > FAR_ABOVE * usual
         self._steps.append(Step(number, armed_ns / STEP_NS, threshold, levels, flaws, stuck, masked))
+        while self._felt and self._felt[0][0] <= number:
+            self._feel(number, self._felt.popleft()[1])
         if (number + 1) % SLOT == 0:
             self._end_slot(number + 1)
+
+    def _feel(self, number: int, letters: frozenset[str]) -> None:
+        """Note that the components were moved in the last minute, and how little is enough to tell."""
+        recent = self._last(LOOK_NS // STEP_NS + 1, number + 1)
+        for letter in letters:
+            level = max((step.levels[letter] for step in recent if letter in step.levels), default=0.0)
+            known = self._felt_levels.setdefault(letter, deque())
+            while known and (known[-1][1] >= level or known[-1][0] > number):
+                known.pop()
+            while known and known[0][0] <= number - _STEPS_A_DAY:
+                known.popleft()
+            if level:
+                known.append((number, level))
+
+    def _without_sensor(self, number: int, levels: Mapping[str, float]) -> frozenset[Flaw]:
+        """Components that record what electronics do, at a level far below any at which they were moved, and below the
+        quietest ten minutes of the last day."""
+        band = band_of(self._trigger)
+        slots = [slot for slot in self._slots or self._first_slot() if slot.band == band]
+        found: set[Flaw] = set()
+        for letter in self._flat & levels.keys():
+            known = [slot.levels[letter] for slot in slots if letter in slot.levels]
+            felt = (level for at, level in self._felt_levels.get(letter, ()) if at > number - _STEPS_A_DAY)
+            if known and FALLEN * levels[letter] < min(*known, next(felt, math.inf)):
+                found.add(("disconnected", letter))
+        return frozenset(found)
 
     def _armed(self, begin_ns: int, end_ns: int, broken: frozenset[str]) -> tuple[int, frozenset[str]]:
         """Nanoseconds of the step in which enough components lived, and those that did at its end."""
@@ -485,6 +535,8 @@ class Hearing:
         # What is far above the usual does not become usual before all that was is a day old.
         steps = [step for step in self._last(SLOT, until) if _is_usable(step)]
         start_s = (until - SLOT) * STEP_S
+        if any(fault == "disconnected" for step in self._last(SLOT, until) for fault, _ in step.flaws):
+            return  # what was usual with a sensor stays known for as long as there is none
         while self._slots and not start_s - DAY_S < self._slots[0].start_s < start_s:
             self._slots.popleft()
             self._usual_now = None
@@ -502,17 +554,19 @@ class Hearing:
         return self._usual_now
 
     def _find_usual(self) -> tuple[float | None, Mapping[str, float]]:
-        slots: Sequence[Slot] = self._slots
+        slots: Sequence[Slot] = self._slots or self._first_slot()
         if not slots:
-            steps = [step for step in self._steps if _is_usable(step)]
-            if len(steps) < _KNOWN:
-                return None, {}
-            slots = [_slot(0, steps, band_of(self._trigger))]
+            return None, {}
         levels: dict[str, list[float]] = {}
         for slot in slots:
             for letter, level in slot.levels.items():
                 levels.setdefault(letter, []).append(level)
         return median(slot.threshold for slot in slots), {letter: median(found) for letter, found in levels.items()}
+
+    def _first_slot(self) -> list[Slot]:
+        """What is known before there is a slot."""
+        steps = [step for step in self._steps if _is_usable(step)]
+        return [_slot(0, steps, band_of(self._trigger))] if len(steps) >= _KNOWN else []
 
     def _due_ns(self) -> int:
         """When the sensor should have begun to listen."""

@@ -3,12 +3,14 @@
 Only what no working sensor does counts: a number that never changes, two components with the same samples (or with
 opposite signs), samples that were there before, as of a buffer that is sent again and again, motion that stands still
 for a second, as where a recorder fills gaps, and a waveform that is cut off at the recorder's largest value.
+
+``unevenness`` says no fault by itself: a quiet site is below the noise of many a recorder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +24,7 @@ Fault: TypeAlias = Literal[
     "filled",
     "clipped",
     "last_bit",
+    "disconnected",
     "quieter_than_neighbours",
     "louder_than_neighbours",
     "quieter_than_usual",
@@ -36,6 +39,8 @@ _REPEATED = 200
 """Samples that are the same as some before them: noise of less than a count may be so by chance for fewer."""
 _MOVES = 4.0
 """Median change from sample to sample over the smallest one. In noise of a count or two equal samples are no wonder."""
+_MOVING = 0.05
+"""Share of the steps from sample to sample that are not zero: of an event's band nothing is left below it."""
 _LEAST_SPAN = 64
 """Peak to peak, in counts, below which rounding itself makes flat tops."""
 _LEAST_TOP = 8
@@ -43,6 +48,11 @@ _LEAST_TOP = 8
 _LEAST_RUNS = 3
 _JUMP = 0.02
 """Share of the peak-to-peak amplitude by which a clipped waveform meets its limit from one sample to the next."""
+
+_OCTAVES_HZ = (1.0, 2.0, 4.0, 8.0, 16.0)
+_UNDISTORTED = 0.4
+"""Share of the sampling rate up to which an anti-alias filter lets pass what there is."""
+_LEAST_S = 30.0
 
 
 def inspect(recorded: Mapping[str, Samples]) -> frozenset[Flaw]:
@@ -77,13 +87,28 @@ def repeats(samples: Samples) -> bool:
     return len(alike) > 0
 
 
+def unevenness(samples: Samples, rate_hz: float) -> float | None:
+    """The largest mean power density of the octaves from 1 to 16 Hz over the smallest. The noise of electronics is
+    white above 1 Hz: a minute of it has less than 2. What moves the ground has more. None: too little to tell."""
+    edges = [edge for edge in _OCTAVES_HZ if edge <= _UNDISTORTED * rate_hz]
+    if len(samples) < _LEAST_S * rate_hz or len(edges) < len(_OCTAVES_HZ) - 1:
+        return None
+    tapered = (samples - samples.mean(dtype=np.float64)) * np.hanning(len(samples))
+    power = np.abs(np.fft.rfft(tapered)) ** 2
+    at = [round(edge * len(samples) / rate_hz) for edge in edges]
+    octaves = [float(power[low:high].mean()) for low, high in pairwise(at)]
+    return max(octaves) / min(octaves) if min(octaves) > 0 else None
+
+
 def is_filled(samples: Samples, least: int) -> bool:
-    """Whether the motion stands still for ``least`` samples and more, at a value that is not its extreme: that would be
-    clipping."""
+    """Whether the motion stands still for ``least`` samples and more, at a value that is not its extreme (that would be
+    clipping), or nearly always: what comes has fewer samples than it claims, each repeated."""
     steps = np.abs(np.diff(samples.astype(np.float64)))
     moving = steps[steps > 0]
     if not len(moving) or np.median(moving) < _MOVES * moving.min():
         return False
+    if len(moving) < _MOVING * len(steps):
+        return True
     edges = np.flatnonzero(np.diff((steps == 0).astype(np.int8), prepend=0, append=0))
     begins, ends = edges[::2], edges[1::2]
     still = samples[begins[ends - begins >= least]]

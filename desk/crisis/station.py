@@ -35,9 +35,10 @@ _MEMORY_MINUTES = 10
 """How often what is usual at the sensor is written down, as the service does."""
 _HEARING = frozenset(
     (
-        "always_triggered", "cannot_trigger", "channels_silent", "clipped", "constant", "copies", "filled", "last_bit",
-        "louder", "no_component", "no_samples", "not_armed", "packets_refused", "quieter", "repeats", "stage_ended",
-        "stage_stuck", "threshold_high", "threshold_limit",
+        "always_triggered", "cannot_trigger", "channels_silent", "clipped", "constant", "copies",
+        "disconnected", "filled", "last_bit", "louder", "no_component", "no_samples", "not_armed",
+        "packets_refused", "quieter", "repeats", "stage_ended", "stage_stuck", "threshold_high",
+        "threshold_limit",
     )
 )  # fmt: skip
 """Reasons of the health report that say that something is not heard."""
