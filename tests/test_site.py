@@ -308,6 +308,42 @@ def test_trouble_is_named_while_no_coincidence_is_possible() -> None:
     )
 
 
+@pytest.mark.parametrize("apart_s", [-14.0, 12.0, 60.0])
+def test_clocks_that_differ_are_told_of_and_cost_no_alert(apart_s: float) -> None:
+    """Each event then counts as local at both stations, and none alerts."""
+    bench, chance = Bench(stations=NAMES[:2]), np.random.default_rng(3)
+
+    def happen(at_s: float, apart_s: float) -> list[Event]:
+        both = sorted([("XX.A", at_s), ("XX.B", at_s + apart_s + chance.normal(0, 0.3))], key=lambda one: one[1])
+        found: list[Event] = []
+        for name, onset_s in both:
+            found += bench.hear(NAMES[:2], bench_s[0], onset_s + 3) + bench.take(event(name, onset_s))
+            bench_s[0] = onset_s + 3
+        found += bench.hear(NAMES[:2], bench_s[0], bench_s[0] + 40)
+        bench_s[0] += 40
+        return found
+
+    bench_s = [0.0]
+    for number in range(4):
+        assert happen(200 + 400 * number, apart_s) == []
+        assert (bench.site.problem() != "") == (number == 3)
+    assert "XX.A and XX.B keep a distance of " in bench.site.problem()
+    assert len(degraded(happen(2000, apart_s))) == 2
+    together = happen(2400, 0.0)  # it was put right
+    assert {one.station for one in together} >= {SITE}
+    assert bench.site.problem() == ""
+    assert happen(2800, apart_s) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_events_that_have_nothing_to_do_with_each_other_keep_no_distance(seed: int) -> None:
+    bench, chance = running_bench(stations=NAMES[:2]), np.random.default_rng(seed)
+    onsets = [(name, at) for name in NAMES[:2] for at in chance.uniform(100, 20_000, 100)]
+    for name, at in sorted(onsets, key=lambda one: one[1]):
+        bench.site._pairing.add(name, T0 + round(at * NS))
+    assert bench.site.problem() == ""
+
+
 # The order in which data come in
 
 

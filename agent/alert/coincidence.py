@@ -6,6 +6,9 @@ A station's event waits until it is known which of the other stations have one w
        |-----(enough others could have seen it, and did not)--> local: no alert
        +-----(too few others could have seen it)--------------> believed alone: may alert, marked degraded
 
+Two stations whose single events keep the same distance, longer than ``window_s``, again and again, have clocks that
+differ (``_Pairing``): to each other they count as dead.
+
 ``required`` never changes. A station could have seen an event if it recorded without a gap of more than a second, and
 could have heard it (``agent.dsp.hearing``: averages warm, samples plausible, threshold not far above its usual), from
 ``window_s`` before the onset until its own first verdict would have been due. One that is dead, also if its recorder
@@ -25,10 +28,11 @@ Members without a verdict count for the coincidence and have no vote; the fused 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from statistics import median
 from typing import TYPE_CHECKING
 
 from agent.config.policy import CoincidenceConfig
@@ -63,6 +67,14 @@ KEPT_NS = 600 * NS
 ABSENT_NS = 60 * NS
 """A station of the site that has sent nothing for so long is named."""
 MAX_KEPT = 1024
+FARTHEST_NS = 120 * NS
+"""How far apart the clocks of two stations may be for that to be seen in their events."""
+SPREAD_NS = 3 * NS
+"""How much the distance of their events may differ, as the waves come from elsewhere."""
+LEAST_PAIRS, MOST_PAIRS = 4, 32
+MOST_CHANCE = 1e-5
+"""That events which have nothing to do with each other keep a distance by chance."""
+REMEMBERED_NS = 24 * 3600 * NS
 MAX_RUNS = 32
 """Runs without a gap that are known of each sensor."""
 
@@ -117,6 +129,55 @@ class _Heard:
     """When the sensor could see: begin and end, in the order of time."""
 
 
+class _Pairing:
+    """Single events of the stations, to see whether those of two keep a distance."""
+
+    def __init__(self, window_ns: int) -> None:
+        self._window_ns = window_ns
+        self._onsets: dict[str, deque[int]] = {}
+        self.apart_s: dict[frozenset[str], float] = {}
+        """By how much the clocks of two stations differ. Replaced as a whole: any thread may look."""
+
+    def add(self, name: str, onset_ns: int) -> None:
+        """A station had an event that no other had within the window."""
+        mine = self._onsets.setdefault(name, deque(maxlen=MOST_PAIRS))
+        if any(abs(onset_ns - other) <= self._window_ns for other in mine):
+            return  # another sensor of the station
+        mine.append(onset_ns)
+        found = {pair: apart for pair, apart in self.apart_s.items() if name not in pair}
+        for other, theirs in self._onsets.items():
+            apart_s = None if other == name else self._distance_s(mine, theirs, onset_ns - REMEMBERED_NS)
+            if apart_s is not None:
+                found[frozenset((name, other))] = apart_s
+        self.apart_s = found
+
+    def agree(self, names: Iterable[str]) -> None:
+        """These had an event together."""
+        agreed = frozenset(names)
+        for name in agreed:
+            self._onsets.pop(name, None)
+        self.apart_s = {pair: apart for pair, apart in self.apart_s.items() if not pair <= agreed}
+
+    def _distance_s(self, first: Iterable[int], second: Iterable[int], since_ns: int) -> float | None:
+        """The distance that at least half of the events keep that have one of the other station near them, and only
+        one; None where they do not, or where that may be chance."""
+        one, other = (sorted(at for at in onsets if at >= since_ns) for onsets in (first, second))
+        near = [(a, b) for a in one for b in other if abs(a - b) <= FARTHEST_NS]
+        times = Counter(at for pair in near for at in set(pair))
+        spread_ns = min(self._window_ns, SPREAD_NS)
+        distances = sorted(b - a for a, b in near if times[a] == times[b] == 1)
+        kept = max(
+            ([d for d in distances if least <= d <= least + spread_ns] for least in distances),
+            key=len,
+            default=[],
+        )
+        total, count, share = len(distances), len(kept), spread_ns / (2 * FARTHEST_NS)
+        if count < max(LEAST_PAIRS, total / 2) or abs(median(kept)) <= self._window_ns:
+            return None
+        by_chance = sum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(count, total + 1))
+        return None if by_chance / share > MOST_CHANCE else median(kept) / NS
+
+
 @dataclass(frozen=True, slots=True)
 class Blindness:
     """What a sensor cannot tell yet: an event is first spoken of ``first_verdict_s`` after its onset, at the latest;
@@ -153,6 +214,7 @@ class CoincidenceJudge:
         self._queue: list[Event] = []
         self._singles: dict[str, _Single] = {}
         self._events: list[_Together] = []
+        self._pairing = _Pairing(self._window_ns)
         self._of: dict[str, _Together] = {}
         """Event of the site by the ids of its members."""
 
@@ -261,6 +323,8 @@ class CoincidenceJudge:
         silent = [name for name in self._settings.stations if not (self._lives(name, foremost) and self._listens(name))]
         left = len(self._names) - len(silent)
         if left >= self._settings.required or not foremost:
+            if apart := self._pairing.apart_s:
+                return "; ".join(_apart(sorted(pair), apart_s) for pair, apart_s in apart.items())
             absent = [name for name in self._settings.stations if name not in self._stations]
             if not absent or foremost - self._begun_ns < ABSENT_NS:
                 return ""
@@ -371,6 +435,7 @@ class CoincidenceJudge:
         together = _Together("", best)
         together.id = event_id(self.station, together.onset_ns)
         self._events.append(together)
+        self._pairing.agree(best)
         for member in best.values():
             self._of[member.id] = together
             single = self._singles.get(member.id)
@@ -385,12 +450,12 @@ class CoincidenceJudge:
         for single in self._singles.values():
             if single.fate is not _Fate.WAITING:
                 continue
-            onset = single.newest.onset_ns
-            unable, pending = [], False
+            onset, own = single.newest.onset_ns, single.newest.station.short
+            unable, pending, apart = [], False, self._pairing.apart_s
             for name in self._settings.stations:
-                if name == single.newest.station.short:
+                if name == own:
                     continue
-                sight = self._sight(name, onset, now_ns, foremost)
+                sight = False if frozenset((own, name)) in apart else self._sight(name, onset, now_ns, foremost)
                 pending |= sight is None
                 if sight is False:
                     unable.append(name)
@@ -401,6 +466,8 @@ class CoincidenceJudge:
                 single.revisions = [single.newest]
             elif not pending:
                 single.fate, single.revisions = _Fate.LOCAL, [single.newest]
+            if single.fate is not _Fate.WAITING:
+                self._pairing.add(own, onset)
 
     def _sight(self, name: str, onset_ns: int, now_ns: int | None, foremost_ns: int) -> bool | None:
         """Whether a station could have seen an onset about this time, as of ``now_ns``; None if that is still open."""
@@ -504,6 +571,11 @@ class CoincidenceJudge:
                 self._events.remove(together)
                 for member in together.members.values():
                     self._of.pop(member.id, None)
+
+
+def _apart(names: Sequence[str], by_s: float) -> str:
+    text = f"events of {' and '.join(names)} keep a distance of {abs(by_s):.1f} s: the clock of one of them is wrong"
+    return f"{text}, and each alerts without the other"
 
 
 def _named(names: Sequence[str]) -> str:
