@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
 import math
 import os
 import shutil
@@ -390,6 +393,18 @@ def test_junk_between_records_is_skipped_and_counted(folder: Path, state: Path) 
         assert eventually(lambda: len(reader.samples()) > 600)
     assert reader.source.counters()["foreign_bytes"] == len(junk) + 5_000_000
     assert "not miniSEED" in reader.problems[0].message
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_files_are_called_what_they_are(folder: Path, state: Path, pack: Callable[[bytes], bytes]) -> None:
+    append(folder / "a", pack(THREE_SECONDS))
+    with reading(folder, state, timeout_s=0.2) as reader:
+        assert eventually(lambda: "is compressed (" in "".join(reader.source.problems()))
+        assert reader.source.counters()["compressed_bytes"] == (folder / "a").stat().st_size
+        assert "unpack" in reader.problems[0].hint
+        append(folder / "b", THREE_SECONDS)
+        assert reader.gets(300)
+    assert "foreign" not in reader.source.counters()
 
 
 def test_a_record_cut_short_does_not_hold_up_those_behind_it(folder: Path, state: Path) -> None:

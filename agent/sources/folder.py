@@ -18,7 +18,7 @@ from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.backlog import Backlog
 from agent.sources.channels import Channel
 from agent.sources.in_flight import InFlight
-from agent.sources.miniseed import MAX_RECORD_BYTES, Record, RecordReader
+from agent.sources.miniseed import MAX_RECORD_BYTES, Record, RecordReader, packed
 from agent.sources.positions import HEAD_BYTES, TAIL_BYTES, Position, Positions, digest
 from agent.sources.watching import Watcher
 from agent.types import SampleBlock
@@ -92,6 +92,8 @@ class FolderSource:
         self._watcher: Watcher | None = None
         self._retry: dict[Path, _Retry] = {}
         """Files that could not be read."""
+        self._packed = ""
+        """The last file that was left out because it is compressed."""
         self._losses = Losses(self._where, on_problem)
         self._stop = threading.Event()
         self._serial = count()
@@ -133,10 +135,10 @@ class FolderSource:
 
     def problems(self) -> list[str]:
         """See ``Telling``."""
-        old = self.backlog.problem(self._heard_s)
+        why = self.backlog.problem(self._heard_s) or self._packed
         found = []
         if self._silent:
-            found.append(f"no new data in {self._where} for {self._timeout_s:g} s" + (f": {old}" if old else ""))
+            found.append(f"no new data in {self._where} for {self._timeout_s:g} s" + (f": {why}" if why else ""))
         if self._disk_failed:
             found.append(f"positions cannot be kept in {self._state}")
         if self._refused:
@@ -233,6 +235,9 @@ class FolderSource:
         tail = _Tail.open(path, positions, self)
         if tail is None:
             return None
+        if tail.packed is not None:
+            self._leave_packed(tail, tail.packed)
+            return None
         if tail.is_new and self.backlog.waits():
             self._waiting.add(path)
             return None
@@ -243,6 +248,14 @@ class FolderSource:
                 self.backlog.passed(path, end, start_ns, start_ns)
                 tail.skip(end)
         return tail
+
+    def _leave_packed(self, tail: _Tail, packed: str) -> None:
+        """A compressed file has no records to follow: it can only be read when it is whole, which nobody tells."""
+        path = tail.key[1]
+        if (size := tail.pass_rest()) > 0:
+            self._packed = f"{path} is compressed ({packed})"
+            hint = "have the recorder write plain miniSEED, or unpack what it writes into this folder"
+            self._losses.count("compressed", size, f"{self._packed} and left out", hint)
 
     def _push(self, heap: list[_Entry], tail: _Tail, reader: RecordReader) -> bool:
         """Queue the file's next block, if there is one; False where it cannot be read."""
@@ -355,6 +368,8 @@ class _Tail:
         self.is_new = is_new
         """Whether nothing of this content was read before."""
         self.written_ns = status.st_mtime_ns
+        self.packed: str | None = None
+        """What the file is compressed with."""
         self.behind: Position | None = None
         """The position behind the newest block, None while its record gives more of them."""
         self._position = position
@@ -381,7 +396,9 @@ class _Tail:
             position = next((p for p in known if p.offset <= size and p.tail == _digest_before(file, p.offset)), None)
         if position is None and known:
             source.report_rewritten(path)
-        return cls((head, path), position or Position(0, digest(b"")), source, status, position is None)
+        tail = cls((head, path), position or Position(0, digest(b"")), source, status, position is None)
+        tail.packed = packed(start)
+        return tail
 
     def newest(self, reader: RecordReader) -> tuple[int, int] | None:
         """Begin of the last whole record in the file, and the offset behind it; None where its end holds none.
@@ -402,6 +419,17 @@ class _Tail:
                 if times:
                     return max(times), found[-1][1]
         return None
+
+    def pass_rest(self) -> int:
+        """Count all of the file as read; returns how many bytes were not.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        size, begin = self.key[1].stat().st_size, self._position.offset
+        if size > begin:
+            self.skip(size)
+        return size - begin
 
     def skip(self, offset: int) -> None:
         """Count all before this offset as read.

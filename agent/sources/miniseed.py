@@ -67,6 +67,15 @@ _version = ffi.new("uint8_t *")
 """What libmseed writes beside a length, and nobody reads."""
 
 
+_PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"(\xb5/\xfd", "zstd"),
+           (b"PK\x03\x04", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "rar"))  # fmt: skip
+
+
+def packed(head: bytes) -> str | None:
+    """What a file is compressed with that begins like this; None where it is not."""
+    return next((name for mark, name in _PACKED if head.startswith(mark)), None)
+
+
 class Piece(NamedTuple):
     """Bytes ``begin`` to ``end`` of the input: a whole record, or bytes that are none.
 
