@@ -184,6 +184,23 @@ def held(samples: int) -> Spoil:
     return changed(lambda name, x, second: np.repeat(x[::samples], samples)[:SIZE])
 
 
+def two_recorders(second: Second) -> Iterator[Packet]:
+    """Another recorder sends under the same name, and its packets come first."""
+    for name, samples in second.ground.items():
+        yield name, second.start_ns, RATE_HZ, whole(second.rng.normal(0, RMS, SIZE))
+        yield name, second.start_ns, RATE_HZ, whole(samples)
+
+
+def stated(rate_hz: float) -> Spoil:
+    """A recorder that states another rate than it samples at."""
+
+    def spoil(second: Second) -> Iterator[Packet]:
+        for name, samples in second.ground.items():
+            yield name, second.start_ns, rate_hz, whole(samples)
+
+    return spoil
+
+
 def absent(components: str) -> Spoil:
     return changed(lambda name, x, second: None if name in components else x)
 
@@ -286,6 +303,9 @@ def rows() -> Iterator[Row]:
     yield Row("no sensor, the recorder's noise is", "3 counts, E", disconnected(3, "E"))
     for samples in (5, 20, 50):
         yield Row("each sample comes", f"{samples} times", held(samples))
+    yield Row("two recorders under one name", "", two_recorders)
+    for rate_hz in (50.0, 90.0, 200.0):
+        yield Row("states another rate than 100 Hz", f"{rate_hz:g} Hz", stated(rate_hz))
     yield Row("swell below the band", "1e6 counts", swell(1e6))
     for seconds in (3, 20):
         yield Row("one component late", f"{seconds} s", late(seconds))

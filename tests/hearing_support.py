@@ -61,4 +61,5 @@ class Sensor:
 
     def codes(self, silent_s: float = 0.0, limit_counts: float | None = None) -> set[str]:
         """Of the reasons for which the sensor is degraded."""
-        return {reason.code for reason in problems(self.sensor, self.figures(silent_s), limit_counts)}
+        found = problems(self.sensor, self.figures(silent_s), limit_counts)
+        return {reason.code for reason in [*found, *self.line.pipeline.stations[self.sensor].doubts()]}

@@ -263,6 +263,31 @@ def test_stamps_that_come_late_now_and_then_leave_every_component_alive(late_s: 
         assert (counts.samples, counts.gaps, counts.overlaps) == (70_000, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("others", "again", "rate_hz", "expected"),
+    [
+        (True, False, 100.0, {"mixed"}),
+        (False, True, 100.0, set()),
+        (False, False, 50.0, {"rate_wrong"}),
+        (False, False, 110.0, {"rate_wrong"}),
+        (False, False, 101.0, set()),
+    ],
+)
+def test_what_packets_claim_against_each_other_is_told_of(
+    others: bool, again: bool, rate_hz: float, expected: set[str]
+) -> None:
+    """Another recorder under the same name, whose packets come later; the same packets once more; another rate."""
+    sensor, made, other = Sensor(), noise(1), noise(2)
+    for second in range(90):
+        packets = [(component, made(component, second), other(component, second)) for component in "ENZ"]
+        for component, samples, else_ in packets:
+            assert samples is not None
+            assert else_ is not None
+            for one in [samples, *([else_] if others else []), *([samples] if again else [])]:
+                sensor.feed(component, one, T0 + second * NS, rate_hz)
+    assert sensor.codes() & {"mixed", "rate_wrong"} == expected
+
+
 def test_a_component_a_thousand_times_quieter_than_the_others_is_named() -> None:
     loud = noise(2, 40_000.0)
 

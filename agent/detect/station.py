@@ -19,7 +19,7 @@ import numpy as np
 from agent.config.station import TriggerConfig
 from agent.detect.retune import RetuneTransition, warmed
 from agent.detect.slow import SlowEvents
-from agent.dsp.continuity import Continuity, Counts, Recorded, same_rate
+from agent.dsp.continuity import SLACK_NS, Continuity, Contradictions, Counts, Recorded, StatedRate, same_rate
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import LOOK_NS, STEP_NS, Hearing, Slot
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
@@ -27,6 +27,7 @@ from agent.dsp.plausible import Flaw, inspect, is_filled, repeats, unevenness
 from agent.dsp.ring import RingBuffer
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
 from agent.errors import DataError, ModelError
+from agent.reasons import Reason
 from agent.types import (
     COMPONENTS,
     MAX_BLOCK_S,
@@ -148,6 +149,7 @@ class Station:
         self._former: dict[int, RingBuffer] = {}
         """What was recorded at another rate before."""
         self._streams: dict[int, StreamId] = {}
+        self._claims: dict[int, tuple[StatedRate, Contradictions]] = {}
         self._min_duration_ns = round(trigger.min_duration_s * NS)
         self._merge_ns = round(trigger.merge_s * NS)
         self._settled_ns = _settled_ns(trigger)
@@ -175,6 +177,23 @@ class Station:
     def rsam(self) -> tuple[Minute, ...]:
         """The vertical's mean absolute amplitude in each complete minute of the last hour. Any thread may look."""
         return self._detector.rsam.minutes
+
+    def doubts(self) -> Iterator[Reason]:
+        """What is wrong with what the packets of each channel claim. Any thread may ask."""
+        for row, (rate, contradictions) in self._claims.copy().items():
+            name = str(self._streams[row])
+            if (wrong := contradictions.found) is not None:
+                text = (
+                    f"{name}: {wrong[0]} of the last {wrong[1]} packets have other samples than are known of their "
+                    "time, and are left out: two recorders send under one name"
+                )
+                yield Reason("mixed", text, name)
+            elif (rates := rate.found) is not None:
+                why = "two recorders send under one name" if rates[1] > rates[0] else "many of its packets never come"
+                text = (
+                    f"{name} states {rates[0]:.4g} samples a second, and its time stamps say {rates[1]:.4g}; or {why}"
+                )
+                yield Reason("rate_wrong", text, name)
 
     @property
     def has_component(self) -> bool:
@@ -212,7 +231,7 @@ class Station:
         self._clock[row] = block.quality
         outputs: list[Output] = []
         triggers: list[TriggerOn | TriggerOff] = []
-        for piece in self._continuity.accept(block):
+        for piece in self._accept(row, block):
             ring, continues = self._rings.get(row), piece.continues
             if ring is not None and not continues and ring.is_set_back(piece.start_ns):
                 # The times at which open events would be decided may never come now, and their data go.
@@ -234,6 +253,21 @@ class Station:
             self._step_ns = (now_ns // STEP_NS + 1) * STEP_NS
             outputs += self._slow.advance(now_ns, self.hearing, self._worst_clock)
         return outputs
+
+    def _accept(self, row: int, block: SampleBlock) -> list[SampleBlock]:
+        """What is new in a packet; what it claims is noted."""
+        component = block.stream.component
+        counts = self._continuity.counts.get(component)
+        before = 0 if counts is None else counts.duplicates
+        pieces = self._continuity.accept(block)
+        rate, contradictions = self._claims.setdefault(row, (StatedRate(), Contradictions()))
+        if pieces and (block.stamps is None or block.stamps == ()):
+            rate.see(block.start_ns if block.stamps is None else None, len(block.samples), block.rate_hz)
+        ring, known = self._rings.get(row), None
+        if ring is not None and counts is not None and counts.duplicates > before:
+            known = ring.segments(block.start_ns - SLACK_NS, block.end_ns + SLACK_NS)
+        contradictions.see(block, known)
+        return pieces
 
     def _worst_clock(self) -> BlockQuality:
         """An event is as well timed as its worst component."""

@@ -286,6 +286,7 @@ class Health:
         reasons += self._left_out([(s, entry) for s, entry in streams if s not in silent], lags, now)
         heard = self._listen(inputs.stations, idle)
         reasons += [reason for name, one in heard.items() for reason in problems(name, one, self._hearing_limit)]
+        reasons += [reason for station in inputs.stations for reason in station.doubts()]
         starting = _starting(heard)
         if not streams:
             (starting if now - self._started <= self.stalled_s else reasons).append(
