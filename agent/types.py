@@ -488,6 +488,11 @@ def parse_ns(text: str) -> int:
     return round(whole.timestamp()) * NS + int((fraction or "0").ljust(9, "0"))
 
 
+def place_of(sensor: str) -> str:
+    """NET.STA of a sensor, NET.STA.LOC.BS, or of an identifier that begins with one."""
+    return ".".join(sensor.split(".")[:2])
+
+
 def event_id(station: StationId, onset_ns: int, kind: EventKind = "trigger") -> str:
     """``NET.STA.LOC.HH-20260301T120000.123Z``: the identity of an event for its whole life, the same in every replay.
 

@@ -16,7 +16,7 @@ from agent.atomic import replace_file
 from agent.config.broker import MqttSettings
 from agent.errors import ControlError, DataError, TalusError
 from agent.messages.schema import EVENT_ID
-from agent.types import NS, StationId
+from agent.types import NS, StationId, place_of
 from desk.push.models import ask, command
 from desk.push.signing import SigningKey
 from desk.store import tables as t
@@ -54,7 +54,7 @@ class Records:
         """
         if not _UID.fullmatch(uid):
             raise DataError(f"{uid[:80]!r} is no event")
-        return self.folder / ".".join(uid.split(".")[:2]) / f"{uid}.mseed"
+        return self.folder / place_of(uid) / f"{uid}.mseed"
 
     def keep(self, uid: str, raw: bytes) -> Path:
         """Write a record, and let the oldest go where there is no room."""

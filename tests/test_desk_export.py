@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import uvicorn
 from desk_support import START_NS, event, verdict
 from quantize_support import ONSET_S, START
+from starlette.testclient import TestClient
 from teach_support import write_site
 from test_desk_record import record
 
@@ -170,6 +172,9 @@ def test_obspys_client_finds_the_events_with_type_and_the_stations_position(serv
     assert "not a location" in origin.comments[0].text
     assert len(client.get_events(starttime=UTCDateTime("2026-02-28"), limit=2)) == 2
     assert len(client.get_events(endtime=UTCDateTime("2599-01-01"))) == 6
+    assert len(client.get_events(eventtype="landslide,collapse", limit=3)) == 3
+    with pytest.raises(fdsn.header.FDSNException):
+        client.get_events(eventtype="collapse")
     with pytest.raises(fdsn.header.FDSNException):
         client.get_events(starttime=UTCDateTime("2026-03-03"))
     with pytest.raises(fdsn.header.FDSNException):
@@ -189,3 +194,17 @@ def test_what_is_not_supported_is_refused_in_words(served: str, query: str) -> N
     answer = httpx.get(f"{served}/fdsnws/event/1/query?{query}", timeout=60)
     assert answer.status_code == 400
     assert answer.text.startswith("Error 400: ")
+
+
+def test_a_drill_that_is_asked_for_by_name_says_so_and_a_clients_words_stay_inside_the_description(
+    desk: tuple[Store, Records],
+) -> None:
+    drill = event(3, onset_ns=START_NS + 90 * NS, exercise=True)
+    desk[0].ingest([Arrival("XX.SLP", drill, START_NS)])
+    with TestClient(application(desk[0], Live(desk[0]), fdsnws=True)) as client:
+        for form in ("xml", "text"):
+            said = client.get(f"/fdsnws/event/1/query?eventid={drill.id}&format={form}").text
+            assert "EXERCISE" in said, form
+        host = {"host": 'x"><evil a="'}
+        description = client.get("/fdsnws/event/1/application.wadl", headers=host).text
+    assert ElementTree.fromstring(description).find(".//evil") is None  # noqa: S314 - our own

@@ -107,6 +107,9 @@ def test_a_list_reads_on_with_the_cursor_that_it_gave(desk: tuple[Store, TestCli
     assert [first["events"][0]["class"], second["events"][0]["class"]] == ["blast", "landslide"]
     for query in ("limit=0", "limit=x", "class=whale", "cursor=1;2", "cursor=--5-3", "cursor=²-3", "from=yesterday"):
         assert client.get(f"/api/v1/events?{query}", headers=headers).status_code == 400, query
+    for query, number in (("from=2026-03-01&to=2026-03-01", 2), ("to=2026-03-01T00:00:00Z", 0), ("to=2026-02-28", 0)):
+        found = client.get(f"/api/v1/events?{query}", headers=headers).json()["events"]
+        assert len([one for one in found if one["onset"] < "2026-03-01T00:30"]) == number, query
     beyond = "9" * 20
     for query in (f"cursor={beyond}-1", f"cursor=1-{beyond}", "from=9999-01-01", "to=0001-01-01", "to=9999-01-01"):
         assert client.get(f"/api/v1/events?{query}", headers=headers).status_code == 200, query
@@ -372,7 +375,7 @@ def test_health_of_the_desk_needs_no_login_and_names_the_problem(tmp_path: Path)
     problem: dict[str, Any] = {"problem": None}
     with TestClient(application(store, Live(store), describe=lambda: problem)) as client:
         assert client.get("/healthz").status_code == 200
-        problem["problem"] = "no connection to the broker"
+        problem["problem"] = "no connection to the broker: mqtts://secret.example.org refused"
         answer = client.get("/healthz")
     assert (answer.status_code, answer.text) == (503, "no connection to the broker")
 

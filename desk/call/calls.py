@@ -15,11 +15,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.messages.schema import AlertMessage
 from agent.messages.text import printable
-from agent.types import NS, format_ns
+from agent.types import NS, format_ns, place_of
 from desk.call.targets import Target, rank, schedule
 from desk.store import tables as t
 from desk.store.answers import LATE, SILENCED, Person, is_silenced
-from desk.store.queries import place_of
 from desk.store.store import Act, Store, audit
 
 OVERTAKEN = "overtaken"

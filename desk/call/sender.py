@@ -20,12 +20,11 @@ from urllib.parse import quote
 from sqlalchemy import ColumnElement, Connection, select, update
 
 from agent.errors import DeliveryError, TalusError
-from agent.types import NS
+from agent.types import NS, place_of
 from desk.call.calls import OVERTAKEN, revision_of
 from desk.call.targets import Target
 from desk.store import tables as t
 from desk.store.answers import SILENCED, is_silenced
-from desk.store.queries import place_of
 from desk.store.store import Store, note_changes
 from desk.worker import Worker
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from agent.errors import INTERRUPTED, UsageError
+from agent.types import place_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -301,7 +302,7 @@ def _wanted(text: str | None) -> Callable[[object], bool]:
 
     def wanted(station: object) -> bool:
         name = str(station)
-        short = ".".join(name.split(".")[:2])
+        short = place_of(name)
         return any(fnmatchcase(name, pattern) or fnmatchcase(short, pattern) for pattern in patterns)
 
     return wanted

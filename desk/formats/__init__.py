@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.messages.schema import AlertMessage, EventMessage, PositionPart, StateMessage
+from agent.messages.text import printable
+from agent.types import place_of
 
 _MOST_AGENTS = 10_000
 """Agents whose word is remembered: anyone at the broker may invent more."""
@@ -46,7 +48,7 @@ class Places:
 
     def learn(self, body: StateMessage) -> None:
         """The newest word of an agent replaces what it told before."""
-        agent = site(body)
+        agent = place_of(body.station)
         if agent not in self._declared and len(self._declared) >= _MOST_AGENTS:
             return
         self._declared[agent] = {one.station: one.position for one in body.stations if one.position is not None}
@@ -62,22 +64,13 @@ class Places:
 
 
 def add(parent: ET.Element, name: str, value: str | None) -> None:
-    """A new element with a text below ``parent``; none where the value is None."""
+    """A new element with a text below ``parent``, without characters that XML does not allow; none where the value is
+    None."""
     if value is not None:
-        ET.SubElement(parent, name).text = clean(value)
+        ET.SubElement(parent, name).text = printable(value)
 
 
 def to_line(root: ET.Element) -> bytes:
     """A document on one line, with its declaration."""
     body: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return body.replace(b"\n", b"", 1)
-
-
-def clean(text: str) -> str:
-    """Without characters that XML does not allow, or that could take over a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def site(body: EventMessage | AlertMessage | StateMessage) -> str:
-    """``NET.STA``."""
-    return ".".join(body.station.split(".")[:2])

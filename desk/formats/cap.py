@@ -20,8 +20,8 @@ from typing import Literal, TypeAlias
 
 from agent.errors import UsageError
 from agent.messages.schema import AlertMessage, EventMessage, StateMessage
-from agent.types import NS, parse_ns
-from desk.formats import Document, Places, add, site, to_line
+from agent.types import NS, parse_ns, place_of
+from desk.formats import Document, Places, add, to_line
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
 EXPIRES_S = 86_400
@@ -91,7 +91,7 @@ class Cap:
         """The alert as a CAP message, ``IDENTIFIER.xml``."""
         if isinstance(body, EventMessage):
             return None
-        sender = self._options.sender or f"talus-{site(body)}"
+        sender = self._options.sender or f"talus-{place_of(body.station)}"
         own = _Reference(sender, f"{body.id}.{body.boot_id}.{body.seq}", _time(body.timing.decided))
         chain = [earlier for earlier in self._chain(body.id) if earlier.identifier != own.identifier]
         kind = _MSG_TYPES[body.action]
@@ -111,7 +111,7 @@ class Cap:
             ("sent", own.sent),
             ("status", status),
             ("msgType", kind),
-            ("source", f"talus {site(body)}"),
+            ("source", f"talus {place_of(body.station)}"),
             ("scope", "Public" if self._options.public else "Restricted"),
             ("restriction", None if self._options.public else RESTRICTION),
             ("note", "Made from recorded or simulated data" if body.exercise else None),
@@ -142,7 +142,7 @@ class Cap:
             ("effective", _time(body.timing.decided)),
             ("onset", _time(body.onset)),
             ("expires", _time(expires)),
-            ("senderName", f"Talus at station {site(body)}"),
+            ("senderName", f"Talus at station {place_of(body.station)}"),
             ("headline", _headline(body, kind)),
             ("description", body.reason or None),
             ("instruction", "Automatic and not reviewed: look at the site's other sensors before acting."),
@@ -151,7 +151,7 @@ class Cap:
             add(info, name, value)
         for name, value in _parameters(body):
             _pair(info, "parameter", name, value)
-        self._area(ET.SubElement(info, "area"), site(body))
+        self._area(ET.SubElement(info, "area"), place_of(body.station))
 
     def _area(self, area: ET.Element, station: str) -> None:
         position, radius_km = self._places.of(station), self._options.radius_km
@@ -212,7 +212,7 @@ def _headline(body: AlertMessage, kind: MsgType) -> str:
     said = {"Alert": "", "Update": "Update: ", "Cancel": "Cancelled: "}[kind]
     drill = "EXERCISE. " if body.exercise else ""
     late = "LATE, from old data. " if body.late else ""
-    return f"{drill}{late}{said}{_event_name(body)} at {site(body)}, {body.severity}"
+    return f"{drill}{late}{said}{_event_name(body)} at {place_of(body.station)}, {body.severity}"
 
 
 def _parameters(body: AlertMessage) -> list[tuple[str, str]]:

@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 
 from agent.messages.payloads import QUAKEML_TYPES
 from agent.messages.schema import AlertMessage, ClassificationPart, EventMessage, PositionPart, StateMessage
-from agent.types import parse_ns
-from desk.formats import Document, Places, add, site, to_line
+from agent.types import parse_ns, place_of
+from desk.formats import Document, Places, add, to_line
 
 _BED = "http://quakeml.org/xmlns/bed/1.2"
 _QUAKEML = "http://quakeml.org/xmlns/quakeml/1.2"
@@ -43,7 +43,7 @@ class QuakeML:
         root = ET.Element("q:quakeml", {"xmlns": _BED, "xmlns:q": _QUAKEML})
         parameters = ET.SubElement(root, "eventParameters", publicID=_id("catalog", body.id))
         _creation(parameters, body)
-        place = self._places.of(site(body))
+        place = self._places.of(place_of(body.station))
         _event(ET.SubElement(parameters, "event", publicID=_id("event", body.id)), body, place)
         return Document(f"{body.id}.xml", to_line(root))
 
@@ -107,7 +107,7 @@ def _texts(body: EventMessage, place: PositionPart | None) -> list[str]:
     if place is not None:
         height = "" if place.elevation_m is None else f", elevation {place.elevation_m:g} m"
         where = f"latitude {place.latitude:.6f}, longitude {place.longitude:.6f}{height} (WGS 84)"
-        texts.append(f"Station {site(body)}: {where}; the event is not located")
+        texts.append(f"Station {place_of(body.station)}: {where}; the event is not located")
     texts.append(f"Data: components {body.quality.components or 'none'}, {body.quality.gap_s:g} s missing")
     return texts
 
@@ -129,7 +129,7 @@ def _verdict(verdict: ClassificationPart) -> list[str]:
 def _creation(parent: ET.Element, body: EventMessage) -> None:
     info = ET.SubElement(parent, "creationInfo")
     add(info, "agencyID", body.station.split(".")[0])
-    add(info, "author", f"talus@{site(body)}")
+    add(info, "author", f"talus@{place_of(body.station)}")
     add(info, "creationTime", _time(body.timing.decided))
     add(info, "version", str(body.revision))
 

@@ -134,6 +134,8 @@ class Filter:
     sensor: str | None = None
     station: str | None = None
     name: str | None = None
+    names: tuple[str, ...] | None = None
+    """One of several classes."""
     from_ns: int | None = None
     to_ns: int | None = None
     reviewed: bool | None = None
@@ -393,7 +395,9 @@ def first_ns(connection: Connection) -> int:
     ]
     told = connection.execute(select(*(func.min(one) for one in mine)).select_from(t.station)).one()
     counted = select(func.min(n.hour)).where(n.sensor_id == t.ALL_SENSORS, n.step == 1, n.hour > 0)
-    hours = [told[0] and 24 * told[0], told[1], connection.execute(counted).scalar()]
+    drills = connection.execute(select(func.min(t.event.c.onset_ns)).where(text("exercise"), t.event.c.onset_ns > 0))
+    drilled = drills.scalar()
+    hours = [told[0] and 24 * told[0], told[1], connection.execute(counted).scalar(), drilled and drilled // HOUR_NS]
     return min((hour for hour in hours if hour), default=0) * HOUR_NS
 
 
@@ -448,6 +452,8 @@ def _conditions(wanted: Filter) -> Sequence[Any]:
         found.append(e.sensor_id.in_(ids))
     if wanted.name is not None:
         found.append(e["class"] == t.CLASSES.index(wanted.name))
+    if wanted.names is not None:
+        found.append(e["class"].in_([t.CLASSES.index(name) for name in wanted.names]))
     if wanted.from_ns is not None:
         found.append(e.onset_ns >= wanted.from_ns)
     if wanted.to_ns is not None:
@@ -469,8 +475,3 @@ _FEED_SINCE = (
     .order_by(t.feed.c.id)
     .limit(bindparam("limit"))
 )
-
-
-def place_of(sensor: str) -> str:
-    """NET.STA of a sensor."""
-    return ".".join(sensor.split(".")[:2])

@@ -29,7 +29,7 @@ MOST = 1000
 DAY_NS = 86_400 * NS
 LONGEST_COUNT_NS = 3700 * DAY_NS
 
-_SPAN = {"from": "onset from (ISO 8601, or a date)", "to": "onset before"}
+_SPAN = {"from": "onset from (ISO 8601, or a date)", "to": "onset before; of a date alone, to the end of that day"}
 _LIMIT = {"limit": f"rows, 1 to {MOST}"}
 _FILTER = {
     "station": "NET.STA", "sensor": "NET.STA.LOC.BS", "class": f"one of {', '.join(CLASSES)}", **_SPAN,
@@ -273,7 +273,8 @@ def time_of(request: Request, name: str, default: _D) -> int | _D:
     if not text:
         return default
     try:
-        return within(parse_ns(text if "T" in text else f"{text}T00:00:00Z"))
+        whole_day_ns = DAY_NS if name == "to" and "T" not in text else 0
+        return within(parse_ns(text if "T" in text else f"{text}T00:00:00Z") + whole_day_ns)
     except DataError as error:
         raise HTTPException(400, f"`{name}`: {error.message}") from None
 

@@ -109,13 +109,14 @@ def origin_of(address: str | None) -> str | None:
 
 
 async def healthz(request: Request) -> Response:
-    """200 where the database answers and the desk hears its broker, else 503 with the reason; for a watchdog."""
+    """200 where the database answers and the desk hears its broker, else 503 with the reason; for a watchdog. It
+    asks for no login: what a service or the database has said beyond that is for those who have one."""
     try:
         await api.read(request, lambda connection: connection.execute(select(tables.version.c.number)).scalar_one())
-    except SQLAlchemyError as error:
-        return PlainTextResponse(f"the database does not answer: {error}", 503)
+    except SQLAlchemyError:
+        return PlainTextResponse("the database does not answer", 503)
     reason = request.app.state.describe().get("problem")
-    return PlainTextResponse(reason or "ok", 503 if reason else 200)
+    return PlainTextResponse(reason.partition(": ")[0] if reason else "ok", 503 if reason else 200)
 
 
 def asset(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -18,7 +19,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from agent.errors import DataError
-from agent.types import format_ns, parse_ns
+from agent.messages.payloads import QUAKEML_TYPES
+from agent.types import format_ns, parse_ns, place_of
 from desk.store import queries
 from desk.web.api import DAY_NS, read, within
 
@@ -28,7 +30,7 @@ PARAMETERS = {
     "format": None, "nodata": None, "catalog": None, "contributor": None, "includeallorigins": None,
     "includearrivals": None, "includeallmagnitudes": None,
 }  # fmt: skip
-TYPES = {"earthquake": "earthquake", "blast": "quarry blast", "collapse": "collapse", "landslide": "landslide"}
+TYPES = {label: kind for label, kind in QUAKEML_TYPES.items() if label != "noise"}
 """QuakeML's names of the labels; noise and events without an answer are not in the catalogue unless asked for by id."""
 CATALOG, CONTRIBUTOR = "desk", "Talus"
 _SHORT = {short: name for name, short in PARAMETERS.items() if short}
@@ -62,10 +64,10 @@ async def query(request: Request) -> Response:
             found = queries.event(connection, given["eventid"].rpartition("/")[2])
             return ([found[0]] if found else []), places
         rows: list[queries.EventRow] = []
-        before = None
+        before, of_types = None, replace(wanted, names=tuple(sorted(types)))
         while len(rows) < limit:
-            page = queries.events(connection, wanted, before=before, limit=1000)
-            rows += [row for row in page if row.ended and row.name in types]
+            page = queries.events(connection, of_types, before=before, limit=1000)
+            rows += [row for row in page if row.ended]
             if len(page) < 1000:
                 break
             before = page[-1].onset_ns, page[-1].key
@@ -91,7 +93,7 @@ def quakeml(rows: list[queries.EventRow], places: dict[str, Any]) -> str:
 
 
 def _event(row: queries.EventRow, places: dict[str, Any]) -> str:
-    place = places.get(queries.place_of(row.sensor))
+    place = places.get(place_of(row.sensor))
     public = f"smi:talus.desk/event/{row.uid}"
     onset = f"{format_ns(row.onset_ns)[:26]}Z"
     kind, origin = TYPES.get(row.name), ""
@@ -107,7 +109,8 @@ def _event(row: queries.EventRow, places: dict[str, Any]) -> str:
     status = "known" if row.review else "suspected"
     typed = f"<type>{kind}</type><typeCertainty>{status}</typeCertainty>" if kind else ""
     share = "" if row.probability is None else f", probability {row.probability:.2f}"
-    words = f"{row.name} at {row.sensor}{share}"
+    drill = "EXERCISE, not a real event: " if row.exercise else ""
+    words = f"{drill}{row.name} at {row.sensor}{share}"
     return (
         f"<event publicID={quoteattr(public)}>{typed}"
         f"<description><text>{escape(words)}</text></description>{origin}</event>"
@@ -121,10 +124,12 @@ def text(rows: list[queries.EventRow], places: dict[str, Any]) -> str:
         "|EventLocationName|EventType"
     ]
     for row in rows:
-        latitude, longitude, _ = places.get(queries.place_of(row.sensor)) or ("", "", "")
+        latitude, longitude, _ = places.get(place_of(row.sensor)) or ("", "", "")
         onset = format_ns(row.onset_ns)[:26]
-        kind = TYPES.get(row.name, "")
-        lines.append(f"{row.uid}|{onset}|{latitude}|{longitude}||Talus|desk|Talus|{row.uid}||||at {row.sensor}|{kind}")
+        kind, drill = TYPES.get(row.name, ""), "EXERCISE " if row.exercise else ""
+        lines.append(
+            f"{row.uid}|{onset}|{latitude}|{longitude}||Talus|desk|Talus|{row.uid}||||{drill}at {row.sensor}|{kind}"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -147,7 +152,7 @@ async def contributors(_request: Request) -> Response:
 
 async def wadl(request: Request) -> Response:
     """What the service can do, for programs that look it up."""
-    base = escape(str(request.base_url))
+    base = quoteattr(f"{request.base_url}fdsnws/event/1/")  # the client chooses what stands in it
     names = "".join(f'<param name="{name}" style="query" type="xs:string"/>' for name in PARAMETERS)
     resources = "".join(
         f'<resource path="{name}"><method name="GET"><response status="200"/></method></resource>'
@@ -156,7 +161,7 @@ async def wadl(request: Request) -> Response:
     body = (
         '<?xml version="1.0"?><application xmlns="http://wadl.dev.java.net/2009/02"'
         ' xmlns:xs="http://www.w3.org/2001/XMLSchema">'
-        f'<resources base="{base}fdsnws/event/1/"><resource path="query"><method name="GET" id="query"><request>{names}'
+        f'<resources base={base}><resource path="query"><method name="GET" id="query"><request>{names}'
         f"</request></method></resource>{resources}</resources></application>"
     )
     return Response(body, media_type="application/xml")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from agent.types import NS
+from agent.types import NS, place_of
 from desk.store import queries
 
 NEAR_KM = 30.0
@@ -49,12 +49,10 @@ def neighbours(
     connection: Connection, row: queries.EventRow, others: Sequence[queries.EventRow], now_ns: int
 ) -> list[Neighbour]:
     """The stations near an event's, the nearest first. ``others``: events of other sensors about the same time."""
-    place = queries.place_of(row.sensor)
+    place = place_of(row.sensor)
     stations = {one.code: one for one in queries.stations(connection)}
     here = stations.get(place)
-    seen = {
-        queries.place_of(other.sensor): other for other in sorted(others, key=lambda o: -abs(o.onset_ns - row.onset_ns))
-    }
+    seen = {place_of(other.sensor): other for other in sorted(others, key=lambda o: -abs(o.onset_ns - row.onset_ns))}
     near = []
     for code, one in stations.items():
         km = None

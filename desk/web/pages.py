@@ -17,7 +17,7 @@ from starlette.templating import Jinja2Templates
 
 from agent import __version__
 from agent.errors import DataError
-from agent.types import LABELS, NS, parse_ns
+from agent.types import LABELS, NS, parse_ns, place_of
 from desk import accounts
 from desk.call.calls import try_call
 from desk.store import answers, queries, tables
@@ -102,7 +102,7 @@ async def event(request: Request) -> Response:
         if found is None:
             return None
         row, body = found
-        station = queries.place_of(row.sensor)
+        station = place_of(row.sensor)
         around = queries.Filter(station=station, from_ns=row.onset_ns - DAY_NS, to_ns=row.onset_ns + DAY_NS)
         rows, others = queries.events(connection, around, limit=1000), queries.neighbours(connection, row)
         reviews = select(tables.review).where(tables.review.c.event_id == row.key).order_by(tables.review.c.id.desc())
@@ -379,7 +379,7 @@ async def day(request: Request) -> Response:
         if station and station not in codes:
             raise HTTPException(404, f"there is no station {station[:40]}")
         newest = queries.events(connection, queries.Filter(to_ns=time.time_ns() + DAY_NS), limit=1)
-        chosen = station or next(iter([queries.place_of(row.sensor) for row in newest] or codes), "")
+        chosen = station or next(iter([place_of(row.sensor) for row in newest] or codes), "")
         wanted = queries.Filter(station=chosen or "-", from_ns=begin_ns, to_ns=begin_ns + DAY_NS)
         rows = queries.events(connection, wanted, limit=5000)
         return {"stations": codes, "station": chosen, "events": [views.event(row) for row in rows]}

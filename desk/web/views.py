@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from agent.types import NS, format_ns
+from agent.types import NS, format_ns, place_of
 from desk.store import queries
 from desk.store.answers import LATE, SILENCED
 
@@ -48,7 +48,7 @@ def event(row: queries.EventRow) -> dict[str, Any]:
     """A line of a list of events."""
     view = asdict(row)
     view["alert_words"] = None if row.alert is None else alert_words(*row.alert.partition(" ")[::2])
-    view["place"] = queries.place_of(row.sensor)
+    view["place"] = place_of(row.sensor)
     view["id"], view["class"] = view.pop("uid"), view.pop("name")
     view["slow"] = row.uid.endswith("-slow")
     view["mark"] = "slow" if view["slow"] and view["class"] == "unclassified" else view["class"]

@@ -1,5 +1,5 @@
 // Events per bin and class, cumulated, and the inverse rate of landslides; hours not heard are grey.
-import { ask, CLASSES, colour, mark } from "./desk.js";
+import { ask, CLASSES, colour, element, mark } from "./desk.js";
 
 const place = document.getElementById("counts");
 const given = new URLSearchParams(location.search);
@@ -14,7 +14,10 @@ if (sensor) {
   query.set("station", sensor.split(".").slice(0, 2).join("."));
 }
 
-const found = await (await ask(`/api/v1/counts?${query}`)).json();
+const found = await ask(`/api/v1/counts?${query}`).then((answer) => answer.json()).catch((error) => {
+  place.replaceChildren(element("p", { class: "banner bad", role: "alert" }, `Nothing can be drawn: ${error.message}`));
+  throw error;
+});
 const from = Math.floor(new Date(found.from) / 3.6e6);
 const to = Math.ceil(new Date(found.to) / 3.6e6);
 const heard = new Map(found.heard);

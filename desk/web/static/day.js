@@ -1,6 +1,6 @@
 // A day as a drum: 24 lines of an hour, the smallest and largest sample of each second, and every event in the colour of
 // its class. What was not recorded stays white.
-import { ask, CLASSES, colour, element, timeText } from "./desk.js";
+import { ask, CLASSES, colour, element } from "./desk.js";
 
 const place = document.getElementById("drum");
 const note = document.getElementById("drum-note");
@@ -92,7 +92,7 @@ function draw(drum) {
   });
   canvas.addEventListener("mousemove", (event) => {
     const found = hit(event);
-    canvas.title = found ? `${timeText(found[3].onset).slice(11)} ${found[3].class} ${found[3].sensor}` : "";
+    canvas.title = found ? `${found[3].onset.slice(11, 19)} UTC ${found[3].class} ${found[3].sensor}` : "";
     canvas.classList.toggle("over", Boolean(found));
   });
   place.replaceChildren(canvas);

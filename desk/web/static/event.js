@@ -102,10 +102,20 @@ if (strip) {
 
 async function answer(label) {
   const sure = !document.getElementById("unsure")?.checked;
-  const note = document.getElementById("note")?.value ?? "";
-  await send("/api/v1/events/reviews", { events: [id], label: label || null, sure, note });
+  const note = document.getElementById("note")?.value.trim() ?? "";
+  // An answer is taken back by one without a label and a note; the note is then one of its own.
+  if (label) await send("/api/v1/events/reviews", { events: [id], label, sure, note });
+  else await send("/api/v1/events/reviews", { events: [id], label: null, sure, note: "" });
+  if (note && !label) await leave(note);
   location.reload();
 }
+
+const leave = (note) => send("/api/v1/events/reviews", { events: [id], label: null, sure: true, note });
+
+document.getElementById("note")?.addEventListener("keydown", (event) => {
+  const note = event.target.value.trim();
+  if (event.key === "Enter" && note) leave(note).then(() => location.reload()).catch(failed);
+});
 
 const said = document.getElementById("said");
 const failed = (error) => { said.textContent = `Not saved: ${error.message}`; };

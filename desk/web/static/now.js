@@ -1,5 +1,5 @@
 // The page "now": stations, open alerts and events, kept up to date by the stream of changes.
-import { callWords, element, eventRow, listen, may, timeText, zone } from "./desk.js";
+import { ask, callWords, element, eventRow, listen, may, timeText, zone } from "./desk.js";
 import { sketch } from "./sketch.js";
 
 const KEPT = 60;
@@ -80,8 +80,9 @@ listen((kind, subject, row) => {
 
 // A station that falls silent sends nothing that could say so: the page looks for itself.
 setInterval(async () => {
-  const answer = await fetch("/api/v1/stations");
-  if (answer.ok) for (const row of (await answer.json()).stations) showStation(row);
+  try {
+    for (const row of (await (await ask("/api/v1/stations")).json()).stations) showStation(row);
+  } catch { /* the desk does not answer; the page says so already */ }
 }, 30_000);
 
 showMap();

@@ -1,5 +1,5 @@
 // The queue: one key an answer, many events at once, and a way back.
-import { CLASSES, element, mark, send } from "./desk.js";
+import { CLASSES, element, mark, may, send } from "./desk.js";
 import { draw, record } from "./waveform.js";
 
 const body = document.querySelector("#queue tbody");
@@ -34,32 +34,57 @@ function show() {
 }
 
 async function answer(label) {
+  if (!may("operator")) return;
   const all = rows();
   const chosen = all.filter((row) => row.classList.contains("selected"));
   const target = chosen.length ? chosen : all.slice(at, at + 1);
   if (!target.length) return;
-  const events = target.map((row) => row.dataset.id);
-  await send("/api/v1/events/reviews", { events, label, sure: true, note: "" });
-  done.push({ events, nodes: target.map((row) => ({ row, next: row.nextElementSibling })) });
+  const one = { events: target.map((row) => row.dataset.id), nodes: target.map((row) => ({ row, next: row.nextElementSibling })) };
+  // The rows go before the desk has answered: the next key is meant for the next event, however fast it comes.
   for (const row of target) {
     row.classList.remove("selected");
-    row.children[2].replaceChildren(mark(label), element("span", { class: "reviewed" }, "✓"));
     row.remove();
   }
   show();
+  try {
+    await inTurn(() => send("/api/v1/events/reviews", { events: one.events, label, sure: true, note: "" }).then(() => done.push(one)));
+  } catch (error) {
+    putBack(one);
+    throw error;
+  }
+  for (const { row } of one.nodes) row.children[2].replaceChildren(mark(label), element("span", { class: "reviewed" }, "✓"));
 }
 
-async function undo() {
-  const last = done.pop();
-  if (!last) return;
-  await send("/api/v1/events/reviews", { events: last.events, label: null, sure: true, note: "" });
-  for (const { row, next } of last.nodes.reverse()) body.insertBefore(row, next?.isConnected ? next : null);
-  at = rows().indexOf(last.nodes.at(-1).row);
+function putBack({ nodes }) {
+  for (const { row, next } of nodes.toReversed()) body.insertBefore(row, next?.isConnected ? next : null);
+  at = rows().indexOf(nodes[0].row);
   show();
 }
 
+let before = Promise.resolve();
+
+function inTurn(act) {
+  // Answers reach the desk in the order of the keys, and what is undone has arrived.
+  before = before.then(act, act);
+  return before;
+}
+
+const undo = () => inTurn(takeBack);
+
+async function takeBack() {
+  const last = done.pop();
+  if (!last) return;
+  try {
+    await send("/api/v1/events/reviews", { events: last.events, label: null, sure: true, note: "" });
+  } catch (error) {
+    done.push(last);
+    throw error;
+  }
+  putBack(last);
+}
+
 const failed = (error) => { document.getElementById("at-hand").textContent = `Not saved: ${error.message}`; };
-document.getElementById("undo").addEventListener("click", () => undo().catch(failed));
+document.getElementById("undo")?.addEventListener("click", () => undo().catch(failed));
 
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
