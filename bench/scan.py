@@ -1,10 +1,14 @@
 """``talus scan``: speed beside ObsPy on the same files, scaling, memory, noisy days, and a merge of a million events.
 
-    python bench/scan.py [--folder DIR] [--days 7]
+    python bench/scan.py [--folder DIR] [--days 7] [--only PART] [--seisbench PYTHON]
 
 The archive is ObsPy's real three-component record (two earthquakes) in noise of its own spectrum, 100 Hz, about 160
 triggers a day; every trigger is classified on its whole window. Slow events are left out, except in a row of their own.
 The peer reads the same files with ObsPy and band-passes them (1 to 20 Hz, order 4), nothing else, in the same run.
+``--only peer`` has SeisBench's PhaseNet look at a day of them as well; it brings torch, so its environment is its own:
+``python -m venv DIR; DIR/bin/pip install seisbench``, then ``--seisbench DIR/bin/python``. Its weights are random, as
+those that are published have to be downloaded, and take the same time. ``--only pair`` sets two processes against one,
+three times in turn, and wants a machine with nothing else to do.
 Where other work shares the machine, processor time says more than the clock: both are printed, and ratios are of
 processor time, except that of two processes to one.
 """
@@ -117,8 +121,54 @@ def peer(archive: Path) -> None:
                 trace.filter("bandpass", freqmin=1.0, freqmax=20.0, corners=4)
 
 
-def judge_all(archive: Path, settings: Settings) -> Callable[[], object]:
-    units = look([archive]).units(before_ns(settings.trigger), after_ns(settings.trigger))
+SEISBENCH = """
+import json, sys, time
+import obspy, seisbench, torch
+import seisbench.models as models
+torch.set_num_threads(1)
+model = models.PhaseNet(sampling_rate=100)
+model.eval()
+clock, cpu = time.perf_counter(), time.process_time()
+stream = obspy.Stream([trace for file in sys.argv[1:] for trace in obspy.read(file)])
+found = model.annotate(stream)
+used = [time.perf_counter() - clock, time.process_time() - cpu]
+print(json.dumps([*used, len(found), f"SeisBench {seisbench.__version__}, torch {torch.__version__}"]))
+"""
+"""What PhaseNet makes of a day: probabilities of P and S at each sample. Picks are not taken from them."""
+
+
+def seisbench(python: str | None, archive: Path, settings: Settings) -> None:
+    """A day of the archive through SeisBench's PhaseNet, from files to probabilities, and through the scan."""
+    day = "2026.060"
+    files = [str(path) for path in sorted(archive.rglob(f"*.D.{day}"))]
+    command = [python or sys.executable, "-c", SEISBENCH, *files]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        why = (run.stderr.strip().splitlines() or ["no word of why"])[-1]
+        row("SeisBench's PhaseNet over a day", "skipped", f"{why}; see --seisbench")
+        return
+    wall, cpu, traces, versions = json.loads(run.stdout.splitlines()[-1])
+    assert traces == 3, run.stdout
+    row(f"PhaseNet over a day ({versions})", f"{wall:.1f} s, {cpu:.1f} s cpu")
+    judge_all(archive, settings, days=1)()  # the network is loaded
+    wall, own = measured(judge_all(archive, settings, days=1))
+    row("  the scan of that day, of its processor time", f"{own:.1f} s cpu, {own / cpu:.2f}")
+
+
+def pair(archive: Path) -> None:
+    """Two processes against one, in turn."""
+    ones, twos = [], []
+    for _ in range(3):
+        ones.append(scan(archive, 1, "--no-slow")["wall"])
+        twos.append(scan(archive, 2, "--no-slow")["wall"])
+    gain = min(ones) / min(twos)
+    row("one process, the quickest of three", f"{min(ones):.1f} s")
+    row("two processes", f"{min(twos):.1f} s", "<= 10 s", min(twos) <= 10)
+    row("  two over one", f"{gain:.2f} x", ">= 1.7", gain >= 1.7)
+
+
+def judge_all(archive: Path, settings: Settings, days: int | None = None) -> Callable[[], object]:
+    units = look([archive]).units(before_ns(settings.trigger), after_ns(settings.trigger))[:days]
     return lambda: [judge(Task(unit, settings)) for unit in units]
 
 
@@ -177,7 +227,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "talus-bench-scan")
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--only", choices=("scan", "noisy", "merge"))
+    parser.add_argument("--only", choices=("scan", "pair", "peer", "noisy", "merge"))
+    parser.add_argument("--seisbench", metavar="PYTHON", help="of an environment with SeisBench (default: this one)")
     parser.add_argument("--merging", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.merging is not None:
@@ -185,7 +236,7 @@ def main() -> None:
         return
     settings = Settings.of(TriggerConfig(slow=SlowTriggerConfig(enabled=False)), ClassifierConfig())
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    if args.only in (None, "scan", "noisy"):
+    if args.only != "merge":
         # In a process of its own: one that is started from a large one counts as large from its first moment.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             busy, quiet, noisy = pool.submit(make_archives, args.folder, args.days).result()
@@ -202,6 +253,10 @@ def main() -> None:
         wall, cpu = measured(lambda: peer(busy))
         row("ObsPy reads and band-passes the same files", f"{wall:.1f} s, {cpu:.1f} s cpu")
         row("  scan, of its speed", f"{cpu / one['cpu']:.2f}", ">= 0.4", cpu / one["cpu"] >= 0.4)
+    if args.only == "pair":
+        pair(busy)
+    if args.only in (None, "peer"):
+        seisbench(args.seisbench, busy, settings)
     if args.only in (None, "noisy"):
         _, still = measured(judge_all(quiet, settings))
         _, loud = measured(judge_all(noisy, settings))

@@ -7,7 +7,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from detector_support import STATION, T0, block, changed, detect, ground, packets, spans, time_of
+from detector_support import (
+    STATION,
+    T0,
+    band_passed,
+    block,
+    changed,
+    detect,
+    ground,
+    packets,
+    spans,
+    time_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -389,6 +400,25 @@ def test_a_change_of_rate_on_all_components_starts_anew() -> None:
     blocks = packets(slow, [100]) + packets(fast, [200], 200.0, first=12_000)
     ((on, _),) = spans(detect(TRIGGER, blocks), 200.0)
     assert 20_000 <= on < 20_060
+
+
+@pytest.mark.parametrize(
+    ("first", "rate_hz", "kept"), [(6000, 100.0, True), (12_000, 200.0, True), (-100_000, 100.0, False)]
+)
+def test_what_was_band_passed_is_at_hand_until_the_clock_is_set_back(first: int, rate_hz: float, kept: bool) -> None:
+    """Protects the peak and the noise of an event when there is a gap, a change of rate, a clock set back."""
+    channels = station(6000, [])
+    detector = Detector(STATION, TRIGGER)
+    later = {c: ground(6000, [], 7, rate_hz) for c in "ENZ"}
+    for packet in packets(channels, [100]) + packets(later, [100], rate_hz, first=first):
+        detector.feed(packet)
+    found = detector.band_passed(T0, time_of(6000, 100.0))
+    lengths = {name: sum(len(run.samples) for run in runs) for name, runs in found.items()}
+    assert lengths == dict.fromkeys("ENZ", 6000 * kept)
+    for name, runs in found.items():
+        for run in runs:
+            whole = band_passed(TRIGGER, channels[name], 100.0)
+            np.testing.assert_allclose(run.samples, whole, rtol=0, atol=np.finfo(np.float32).eps * np.abs(whole).max())
 
 
 def test_a_component_with_a_rate_of_its_own_is_left_out() -> None:

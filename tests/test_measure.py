@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from agent.dsp.measure import LEAST_S, quiet_level
+from agent.dsp.sos import butterworth, filtered
 from agent.types import NS, Segment
 
 RATE_HZ = 100.0
-BAND_HZ = (1.0, 20.0)
+BAND = butterworth(1.0, 20.0, RATE_HZ, 4)
 ONSET_NS = 1_000 * NS
 
 
@@ -23,7 +24,8 @@ def before_onset(seconds: float, bursts: int = 0, rms: float = 100.0) -> Segment
 
 
 def level(*components: list[Segment]) -> float | None:
-    return quiet_level(components, BAND_HZ, 4, ONSET_NS)
+    passed = [[Segment(run.start_ns, RATE_HZ, filtered(BAND, run.samples)) for run in runs] for runs in components]
+    return quiet_level(passed, ONSET_NS)
 
 
 def test_the_noise_is_that_of_the_band_and_of_the_loudest_component() -> None:

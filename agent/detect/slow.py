@@ -21,7 +21,7 @@ import numpy as np
 
 from agent.config.station import SlowTriggerConfig, TriggerConfig
 from agent.dsp.hearing import HOUR, SLOT, STEP_NS, STEP_S, Band, Hearing, Slot, Step, band_of
-from agent.dsp.measure import SETTLE_NS, measure
+from agent.dsp.measure import measure
 from agent.types import (
     COMPONENTS,
     NS,
@@ -195,6 +195,8 @@ def _rounded(value: float) -> float:
 
 Segments = Callable[[int, int], Mapping[int, Sequence[Segment]]]
 """What was recorded in a span (ns), by row."""
+BandPassed = Callable[[int, int], Mapping[str, Sequence[Segment]]]
+"""What the trigger saw in a span (ns), by component."""
 
 AT_FIRST, EVERY = 6, 3
 """Revisions come with every step in the first minute, then every half minute."""
@@ -219,8 +221,17 @@ class _Running:
 class SlowEvents:
     """Owned by one thread."""
 
-    def __init__(self, station: StationId, trigger: TriggerConfig, segments: Segments, *, exercise: bool) -> None:
-        self._station, self._trigger, self._segments, self._exercise = station, trigger, segments, exercise
+    def __init__(
+        self,
+        station: StationId,
+        trigger: TriggerConfig,
+        segments: Segments,
+        band_passed: BandPassed,
+        *,
+        exercise: bool,
+    ) -> None:
+        self._station, self._trigger, self._exercise = station, trigger, exercise
+        self._segments, self._band_passed = segments, band_passed
         self._level = SlowTrigger(trigger.slow, band_of(trigger))
         self._seen: int | None = None
         """Number of the last step that was looked at."""
@@ -274,10 +285,8 @@ class SlowEvents:
 
     def _measure(self, found: Swelling, running: _Running) -> None:
         """The peak, of what has come since the last revision."""
-        t = self._trigger
-        recorded = self._segments(running.measured_ns - SETTLE_NS, found.now_ns)
-        runs = [run for row in recorded.values() for run in row]
-        peak, dominant = measure(runs, (t.low_hz, t.high_hz), t.order, (running.measured_ns, found.now_ns))
+        span_ns = running.measured_ns, found.now_ns
+        peak, dominant = measure((run for runs in self._band_passed(*span_ns).values() for run in runs), span_ns)
         running.measured_ns = found.now_ns
         if peak > running.peak_counts:
             running.peak_counts, running.dominant_hz = peak, dominant

@@ -57,6 +57,7 @@ MAX_OPEN = 256
 """Events open at once; a trigger beyond that is discarded with the reason, so that memory stays bounded."""
 _NEVER = 1 << 63
 _LEAST_MEASURED_NS = NS
+_NEAR_NS = NS // 10
 _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
 INSPECTED_NS = 10 * NS
@@ -139,9 +140,9 @@ class Station:
         self._ring_s = RING_S + longest_s - MAX_BLOCK_S
         self._continuity = Continuity()
         self._recorded = Recorded()
-        self._detector = Detector(station, trigger)
+        self._detector = Detector(station, trigger, kept_s=self._ring_s)
         self._detector.hearing.look = self._inspect
-        self._slow = SlowEvents(station, trigger, self._segments, exercise=exercise)
+        self._slow = SlowEvents(station, trigger, self._segments, self._band_passed, exercise=exercise)
         self._step_ns = 0
         """When hearing's next step is complete."""
         self._transition: RetuneTransition | None = None
@@ -506,10 +507,9 @@ class Station:
         """Measured over the trigger alone: what follows is coda or another event."""
         duration_ns = event.duration_ns(now_ns)
         until = event.onset_ns + min(max(duration_ns, _LEAST_MEASURED_NS), now_ns - event.onset_ns, AFTER_NS)
-        runs = [run for row in self._segments(event.onset_ns - SETTLE_NS, until).values() for run in row]
-        t = self._trigger
-        band_hz = (t.low_hz, t.high_hz)
-        peak, dominant = measure(runs, band_hz, t.order, (event.onset_ns, until))
+        # A little more on both sides: the samples nearest to the ends count.
+        passed = self._detector.band_passed(event.onset_ns - _NEAR_NS, until + _NEAR_NS)
+        peak, dominant = measure((run for runs in passed.values() for run in runs), (event.onset_ns, until))
         self._measure_noise(event)
         ratio = max(event.ratio, self._detector.peak_ratio(event.onset_ns, event.onset_ns + duration_ns + 1))
         return Detection(ratio, duration_ns / NS, peak, dominant, event.noise_counts)
@@ -517,9 +517,11 @@ class Station:
     def _measure_noise(self, event: _Open) -> None:
         """Once, while what was before the onset is at hand."""
         if event.noise_counts is None:
-            t = self._trigger
-            before = self._segments(event.onset_ns - round(NOISE_S * NS) - SETTLE_NS, event.onset_ns)
-            event.noise_counts = quiet_level(before.values(), (t.low_hz, t.high_hz), t.order, event.onset_ns)
+            before = self._detector.band_passed(event.onset_ns - round(NOISE_S * NS) - SETTLE_NS, event.onset_ns)
+            event.noise_counts = quiet_level(before.values(), event.onset_ns)
+
+    def _band_passed(self, from_ns: int, to_ns: int) -> dict[str, list[Segment]]:
+        return self._detector.band_passed(from_ns, to_ns)
 
     def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
         found = {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}

@@ -24,7 +24,7 @@ from agent.dsp.ring import RingBuffer
 from agent.dsp.sos import LONG, SosFilter, butterworth
 from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
 from agent.errors import DataError
-from agent.types import COMPONENTS, NS, SampleBlock, Samples, StationId, TriggerOff, TriggerOn
+from agent.types import COMPONENTS, NS, SampleBlock, Samples, Segment, StationId, TriggerOff, TriggerOn
 
 Array = NDArray[np.float64]
 Meter: TypeAlias = Callable[[Array, int], None]
@@ -220,7 +220,8 @@ class Detector:
     knows how many there are: the first decision waits for three components or for ``max_component_lag_s`` of data.
     """
 
-    def __init__(self, station: StationId, trigger: TriggerConfig) -> None:
+    def __init__(self, station: StationId, trigger: TriggerConfig, *, kept_s: float = _HISTORY_S) -> None:
+        """``kept_s``: how far back ``band_passed`` reaches, seconds."""
         self.station = station
         self._trigger = trigger
         self._grid: _Grid | None = None
@@ -230,6 +231,9 @@ class Detector:
         """What it could have heard."""
         self.warm_up_s: float | None = None
         """While it is set, a component's averages count after so many seconds instead of ``lta_s``."""
+        self._kept_s = kept_s
+        self._former: dict[str, RingBuffer] = {}
+        """What was band-passed at another rate before."""
 
     @property
     def has_begun(self) -> bool:
@@ -249,6 +253,14 @@ class Detector:
         runs = self._grid.history.segments(from_ns, to_ns) if self._grid else []
         return round(max((float(run.samples.max()) for run in runs), default=0.0), _DECIMALS)
 
+    def band_passed(self, from_ns: int, to_ns: int) -> dict[str, list[Segment]]:
+        """What the trigger sees in ``from_ns <= t < to_ns``, as far as it is decided: by component code the runs
+        without gaps, in counts, and without what rings after a short gap. Not beyond a clock set back."""
+        found = {name: ring.segments(from_ns, to_ns) for name, ring in self._former.items()}
+        for name, ring in self._grid.passed.items() if self._grid else ():
+            found[name] = found.get(name, []) + ring.segments(from_ns, to_ns)
+        return found
+
     def feed(self, block: SampleBlock, *, at_once: bool = True) -> list[TriggerOn | TriggerOff]:
         """Take one component's next samples; returns the changes they decide, in the order of time. Without ``at_once``
         a decision waits, while no trigger goes on, until there is one to be taken on a second of samples.
@@ -265,9 +277,10 @@ class Detector:
             return self._grid.feed(block, self.warm_up_s, at_once=at_once)
         if self._grid is not None and self._grid.outvotes(block):
             return []
-        new = _Grid(self.station, self._trigger, block, self.rsam, self.hearing)
+        new = _Grid(self, self._trigger, block, self._kept_s)
         triggers = self.flush()
-        self._grid = new
+        before, self._grid = self._grid, new
+        self._former = before.passed if before is not None and before.decided_ns <= block.start_ns else {}
         whole = block.samples.dtype.kind in "iu"
         self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz, whole=whole)
         return triggers + new.feed(block, self.warm_up_s, at_once=at_once)
@@ -284,9 +297,7 @@ class _Grid:
     component, the leader: the first that came, another once that one has fallen silent.
     """
 
-    def __init__(
-        self, station: StationId, trigger: TriggerConfig, block: SampleBlock, rsam: Rsam, hearing: Hearing
-    ) -> None:
+    def __init__(self, owner: Detector, trigger: TriggerConfig, block: SampleBlock, kept_s: float) -> None:
         t, rate = trigger, block.rate_hz
         self.high_hz = high_hz = min(t.high_hz, HIGHEST_CORNER * rate / 2)
         self._nsta, self._nlta = round(t.sta_s * rate), round(t.lta_s * rate)
@@ -301,10 +312,13 @@ class _Grid:
         """The time of the last decision: a grid that follows a clock does not revise it."""
         self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
         """The ratio."""
+        self.passed: dict[str, RingBuffer] = {}
+        """The band-passed samples of each component."""
+        self._kept_s = kept_s
         self._judged = -1
         """Number of the sample after the last one that has a ratio."""
-        self._station = station
-        self._rsam, self._hearing = rsam, hearing
+        self._station = owner.station
+        self._rsam, self._hearing = owner.rsam, owner.hearing
         self._alive: list[Component] = []
         self._report_at = 0
         """Number of the sample from which on the hearing is told of what was decided."""
@@ -391,7 +405,7 @@ class _Grid:
             self._long_gap,
             self._number(block.start_ns),
             tear=self._tear,
-            meter=self._measure if block.stream.row == _VERTICAL else None,
+            meter=self._meter(name, vertical=block.stream.row == _VERTICAL),
             warm_up=warm_up,
             report=round(STEP_S * self._rate_hz),
         )
@@ -432,8 +446,20 @@ class _Grid:
         self._leader = block.stream.component
         return True
 
-    def _measure(self, filtered: Array, first: int) -> None:
-        self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
+    def _meter(self, name: str, *, vertical: bool) -> Meter:
+        """What keeps a component's band-passed samples."""
+        ring = self.passed.setdefault(name, RingBuffer(self._rate_hz, self._kept_s))
+        due = -1
+
+        def measure(filtered: Array, first: int) -> None:
+            nonlocal due
+            kept = filtered.astype(np.float32)  # seven digits, of which six are reported
+            ring.write(self.time_ns(first), kept, rate_hz=self._line_hz, continues=first == due)
+            due = first + len(filtered)
+            if vertical:
+                self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
+
+        return measure
 
     def _decide(self, until: int) -> list[TriggerOn | TriggerOff]:
         """Advance to sample ``until``, in steps during which no component changes its phase."""

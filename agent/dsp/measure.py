@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.sos import butterworth, filtered
-from agent.types import NS, Segment
+from agent.types import NS, Samples, Segment
 
 SETTLE_NS = 5 * NS
-"""Signal before the measured span that lets the band-pass settle."""
+"""Signal at the beginning of a run in which the band-pass settles."""
 NOISE_S = 120.0
 """Signal before an onset in which the sensor's noise is looked for, seconds."""
 LEAST_S = 10
@@ -26,39 +25,31 @@ QUIET_SHARE = 0.2
 MINUTE_NS = 60 * NS
 HOUR_MINUTES = 60
 _DIGITS = 6
-"""Significant ones that are reported: what follows is rounding, which differs between packets and files."""
+"""Significant ones that are reported, see ``_rounded``."""
 
 
-def measure(
-    runs: Iterable[Segment], band_hz: tuple[float, float], order: int, span_ns: tuple[int, int]
-) -> tuple[float, float | None]:
-    """Return peak amplitude (counts) and frequency of the spectral maximum (Hz) in ``span_ns``, band-passed.
+def measure(runs: Iterable[Segment], span_ns: tuple[int, int]) -> tuple[float, float | None]:
+    """Return peak amplitude (counts) and frequency of the spectral maximum (Hz) in ``span_ns``.
 
-    ``runs`` are gap-free pieces of any components; ``band_hz`` the corners, the upper one kept below the Nyquist
-    frequency. The frequency is that of the strongest piece, None where it has fewer than eight samples.
+    ``runs`` are gap-free pieces of any components, band-passed. The frequency is that of the strongest piece, None
+    where it has fewer than eight samples.
     """
     peak, strongest = 0.0, None
     for run in runs:
-        rate = run.rate_hz
-        first = max(0, round((span_ns[0] - SETTLE_NS - run.start_ns) * rate / NS))
-        last = min(len(run.samples), round((span_ns[1] - run.start_ns) * rate / NS))
-        inside = max(0, round((span_ns[0] - run.start_ns) * rate / NS) - first)
-        if last - first <= inside:
+        first = max(0, round((span_ns[0] - run.start_ns) * run.rate_hz / NS))
+        signal = run.samples[first : max(0, round((span_ns[1] - run.start_ns) * run.rate_hz / NS))]
+        if len(signal) == 0:
             continue
-        sos = butterworth(band_hz[0], min(band_hz[1], 0.4 * rate), rate, order)
-        signal = filtered(sos, run.samples[first:last])[inside:]
         largest = max(float(signal.max()), -float(signal.min()))
         if largest > peak:
-            peak, strongest = largest, (signal, rate)
+            peak, strongest = largest, (signal, run.rate_hz)
     if strongest is None or len(strongest[0]) < 8:
-        return peak, None
-    return peak, _dominant_hz(*strongest)
+        return _rounded(peak), None
+    return _rounded(peak), _dominant_hz(*strongest)
 
 
-def quiet_level(
-    components: Iterable[Iterable[Segment]], band_hz: tuple[float, float], order: int, onset_ns: int
-) -> float | None:
-    """Return the sensor's own noise before an onset, counts: of the largest component, band-passed.
+def quiet_level(components: Iterable[Iterable[Segment]], onset_ns: int) -> float | None:
+    """Return the sensor's own noise before an onset, counts: of the largest component, of band-passed samples.
 
     The mean absolute amplitude of each second of the ``NOISE_S`` before the onset is taken; a fifth of the seconds are
     quieter than the result, so that earlier events in that span do not count as noise. None where fewer than
@@ -66,14 +57,15 @@ def quiet_level(
     """
     levels = []
     for runs in components:
-        seconds = [level for run in runs for level in _seconds(run, band_hz, order, onset_ns)]
+        seconds = [level for run in runs for level in _seconds(run, onset_ns)]
         if len(seconds) >= LEAST_S:
             levels.append(_quantile(seconds, QUIET_SHARE))
-    return max(levels, default=None)
+    return _rounded(max(levels)) if levels else None
 
 
-def _seconds(run: Segment, band_hz: tuple[float, float], order: int, onset_ns: int) -> list[float]:
-    """Mean absolute amplitudes of the run's whole seconds, counted back from a second before the onset."""
+def _seconds(run: Segment, onset_ns: int) -> list[float]:
+    """Mean absolute amplitudes of the run's whole seconds, counted back from a second before the onset. The first
+    seconds of a run are those of a filter that settles."""
     rate = run.rate_hz
     first = max(0, round((onset_ns - NOISE_S * NS - SETTLE_NS - run.start_ns) * rate / NS))
     last = min(len(run.samples), round((onset_ns - NS - run.start_ns) * rate / NS))
@@ -81,10 +73,13 @@ def _seconds(run: Segment, band_hz: tuple[float, float], order: int, onset_ns: i
     count = (last - first - settle) // size
     if count <= 0:
         return []
-    sos = butterworth(band_hz[0], min(band_hz[1], 0.4 * rate), rate, order)
-    signal = filtered(sos, run.samples[first:last])
-    sums = np.abs(signal[len(signal) - count * size :]).reshape(count, size).sum(axis=1)
+    sums = np.abs(run.samples[last - count * size : last]).reshape(count, size).sum(axis=1)
     return [total / size for total in sums.tolist()]
+
+
+def _rounded(counts: float) -> float:
+    """What follows is rounding, which differs between packets and files."""
+    return float(f"{counts:.{_DIGITS}g}")
 
 
 def _quantile(values: list[float], share: float) -> float:
@@ -95,7 +90,7 @@ def _quantile(values: list[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def _dominant_hz(signal: np.ndarray[tuple[int], np.dtype[np.float64]], rate_hz: float) -> float:
+def _dominant_hz(signal: Samples, rate_hz: float) -> float:
     spectrum = np.abs(np.fft.rfft(signal * np.hanning(len(signal))))
     return float(np.argmax(spectrum[1:]) + 1) * rate_hz / len(signal)
 
@@ -162,7 +157,7 @@ class Rsam:
 
     def _close(self) -> None:
         if self._count:
-            mean = float(f"{self._sum / self._count:.{_DIGITS}g}")
+            mean = _rounded(self._sum / self._count)
             coverage = min(1.0, round(self._count / (60 * self._rate_hz), 3))
             self._kept.append(Minute(self._minute * MINUTE_NS, mean, coverage))
             self.minutes = tuple(self._kept)

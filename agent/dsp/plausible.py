@@ -103,13 +103,22 @@ def unevenness(samples: Samples, rate_hz: float) -> float | None:
 def is_filled(samples: Samples, least: int) -> bool:
     """Whether the motion stands still for ``least`` samples and more, at a value that is not its extreme (that would be
     clipping), or nearly always: what comes has fewer samples than it claims, each repeated."""
+    if _changes(samples) >= _MOVING * (len(samples) - 1) and not _stands_still(samples, least):
+        return False
     steps = np.abs(np.diff(samples.astype(np.float64)))
     moving = steps[steps > 0]
-    if not len(moving) or np.median(moving) < _MOVES * moving.min():
-        return False
-    if len(moving) < _MOVING * len(steps):
-        return True
-    edges = np.flatnonzero(np.diff((steps == 0).astype(np.int8), prepend=0, append=0))
+    return len(moving) > 0 and bool(np.median(moving) >= _MOVES * moving.min())
+
+
+def _stands_still(samples: Samples, least: int) -> bool:
+    """Whether there are ``least`` steps of zero in a row, not at an extreme. They hold two neighbours of every half as
+    many: to look at these first costs a hundredth."""
+    apart = least // 2
+    if apart:
+        alike = samples[apart - 1 : -1 : apart] == samples[apart::apart]
+        if not np.any(alike[1:] & alike[:-1]):
+            return False
+    edges = np.flatnonzero(np.diff((samples[1:] == samples[:-1]).astype(np.int8), prepend=0, append=0))
     begins, ends = edges[::2], edges[1::2]
     still = samples[begins[ends - begins >= least]]
     return bool(np.any((still > samples.min()) & (still < samples.max())))
