@@ -105,8 +105,8 @@ def mixed(start: Student, end: Student, share: float) -> Student:
 class Continued:
     """The trainings of one work folder, each made once."""
 
-    def __init__(self, lab: Lab, bundle: Bundle, work: Path, *, scratch: int | None) -> None:
-        self.lab, self.work, self._scratch = lab, work, scratch
+    def __init__(self, lab: Lab, bundle: Bundle, work: Path, *, scratch: int | None, taught: bool = False) -> None:
+        self.lab, self.work, self._scratch, self._taught = lab, work, scratch, taught
         self.shares = (0.0, 1.0) if scratch else MIXED
         self.new = np.isin([r.row.dataset for r in lab.records], bundle.manifest.training["without"])
         """Which records are of sources that the shipped network never learned from."""
@@ -131,7 +131,7 @@ class Continued:
         new = self.new[bank.record[index]]
         real = 1 - settings.synthetic - settings.weak
         sources = [
-            Source(bank, index[~new], real * (1 - new.mean()), None if self._scratch else self._own_answers()),
+            Source(bank, index[~new], real * (1 - new.mean()), None if self._scratch and not self._taught else self._own_answers()),
             Source(bank, index[new], real * new.mean()),
         ]
         if self._made is not None:
@@ -141,7 +141,8 @@ class Continued:
             sources.append(replace(weak, index=np.intersect1d(weak.index, self._learned(self._extra, out))))
         if self._scratch:
             torch.manual_seed(FRESH.seed)
-            fresh = replace(FRESH, windows=self._scratch)
+            soft = settings.fit.soft if self._taught else FRESH.soft
+            fresh = replace(FRESH, windows=self._scratch, soft=soft)
             return fit(Student(self.lab.config.student), sources, fresh, self.work / name)
         return fit(self.shipped(out), sources, settings.fit, self.work / name)
 
@@ -235,6 +236,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=ROOT / "agent" / "models" / "default")
     parser.add_argument("--rate", type=float, help="learning rate, in the place of the configuration's")
     parser.add_argument("--scratch", type=int, metavar="WINDOWS", help="from fresh weights, labels alone")
+    parser.add_argument("--taught", action="store_true", help="with --scratch: learn the shipped network's answers, too")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -242,8 +244,9 @@ def main() -> None:
     rate = options.rate or lab.config.mixed.fit.learning_rate
     settings = replace(lab.config.mixed, fit=replace(lab.config.mixed.fit, learning_rate=rate))
     lab = replace(lab, config=replace(lab.config, mixed=settings))
-    work = lab.work / (f"scratch_{options.scratch}" if options.scratch else f"continued_{rate:g}")
-    made = Continued(lab, open_bundle(options.bundle), work, scratch=options.scratch)
+    fresh = f"scratch_{options.scratch}{'_taught' * options.taught}"
+    work = lab.work / (fresh if options.scratch else f"continued_{rate:g}")
+    made = Continued(lab, open_bundle(options.bundle), work, scratch=options.scratch, taught=options.taught)
     print(f"the start is {made.strays():.0e} at most from the shipped file in any logit", flush=True)
     for name in options.only:
         made.network(name)
