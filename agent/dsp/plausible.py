@@ -10,10 +10,12 @@ for a second, as where a recorder fills gaps, and a waveform that is cut off at 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.types import Samples
 
@@ -87,16 +89,22 @@ def repeats(samples: Samples) -> bool:
     return len(alike) > 0
 
 
+@lru_cache(maxsize=8)
+def _taper(count: int) -> NDArray[np.float64]:
+    return np.hanning(count)
+
+
 def unevenness(samples: Samples, rate_hz: float) -> float | None:
     """The largest mean power density of the octaves from 1 to 16 Hz over the smallest. The noise of electronics is
     white above 1 Hz: a minute of it has less than 2. What moves the ground has more. None: too little to tell."""
     edges = [edge for edge in _OCTAVES_HZ if edge <= _UNDISTORTED * rate_hz]
     if len(samples) < _LEAST_S * rate_hz or len(edges) < len(_OCTAVES_HZ) - 1:
         return None
-    tapered = (samples - samples.mean(dtype=np.float64)) * np.hanning(len(samples))
-    power = np.abs(np.fft.rfft(tapered)) ** 2
+    spectrum = np.fft.rfft((samples - samples.mean(dtype=np.float64)) * _taper(len(samples)))
     at = [round(edge * len(samples) / rate_hz) for edge in edges]
-    octaves = [float(power[low:high].mean()) for low, high in pairwise(at)]
+    within = spectrum[at[0] : at[-1]]
+    power = within.real**2 + within.imag**2
+    octaves = [float(power[low - at[0] : high - at[0]].mean()) for low, high in pairwise(at)]
     return max(octaves) / min(octaves) if min(octaves) > 0 else None
 
 
