@@ -147,7 +147,8 @@ def test_a_full_disk_under_the_database_costs_nothing_and_is_said(
             lambda: httpx.get(f"{desk.address}/healthz", timeout=60).status_code == 503,
             what="the desk says that it is not well",
         )
-        assert "full" in httpx.get(f"{desk.address}/healthz", timeout=60).text
+        assert "database refuses" in httpx.get(f"{desk.address}/healthz", timeout=60).text
+        assert "full" in client.get("/").text
         assert client.get("/").status_code == 200, "the pages show what is stored"
         filler.unlink()
         wait_for(desk.is_up, what="the desk is well again")
