@@ -131,7 +131,12 @@ class Continued:
         new = self.new[bank.record[index]]
         real = 1 - settings.synthetic - settings.weak
         sources = [
-            Source(bank, index[~new], real * (1 - new.mean()), None if self._scratch and not self._taught else self._own_answers()),
+            Source(
+                bank,
+                index[~new],
+                real * (1 - new.mean()),
+                None if self._scratch and not self._taught else self._own_answers(),
+            ),
             Source(bank, index[new], real * new.mean()),
         ]
         if self._made is not None:
@@ -236,7 +241,9 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=ROOT / "agent" / "models" / "default")
     parser.add_argument("--rate", type=float, help="learning rate, in the place of the configuration's")
     parser.add_argument("--scratch", type=int, metavar="WINDOWS", help="from fresh weights, labels alone")
-    parser.add_argument("--taught", action="store_true", help="with --scratch: learn the shipped network's answers, too")
+    parser.add_argument(
+        "--taught", action="store_true", help="with --scratch: learn the shipped network's answers, too"
+    )
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
