@@ -391,9 +391,12 @@ def memory(folder: Path, url: str, name: str, *, minutes: int = 1440) -> None:
                 own = body.replace(b"XX.S00", f"XX.S{station:02d}".encode())
                 client.publish(f"talus/v1/XX/S{station:02d}/{topic}", own, 1, properties=PROPERTIES)
                 number += 1
+        day = f"/day?station=XX.S01&date={format_ns(START_NS)[:10]}"
+        if minute == 0:
+            until(lambda path=day: browser.get(path).status_code == 200, 60, "the first messages")
         if minute % 60 == 0:
-            for path in ("/", "/events", "/alerts", "/counts", f"/day?station=XX.S01&date={format_ns(START_NS)[:10]}"):
-                assert browser.get(path).status_code == 200
+            for path in ("/", "/events", "/alerts", "/counts", day):
+                assert browser.get(path).status_code == 200, path
     end_ns = START_NS + (minutes - 1) // 5 * 5 * MINUTE
     until(
         lambda: browser.get("/api/v1/events?limit=1").json()["events"][0]["onset"] >= format_ns(end_ns)[:19], 900, "all"
