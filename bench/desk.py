@@ -389,8 +389,10 @@ def memory(folder: Path, url: str, name: str, *, minutes: int = 1440) -> None:
         for station in range(64):
             for topic, body in bodies:
                 own = body.replace(b"XX.S00", f"XX.S{station:02d}".encode())
-                client.publish(f"talus/v1/XX/S{station:02d}/{topic}", own, 1, properties=PROPERTIES)
+                sent = client.publish(f"talus/v1/XX/S{station:02d}/{topic}", own, 1, properties=PROPERTIES)
                 number += 1
+        if minute % 60 == 0:
+            sent.wait_for_publish(300)  # a client holds 65,535 messages at most, and drops what is more
         day = f"/day?station=XX.S01&date={format_ns(START_NS)[:10]}"
         if minute == 0:
             until(lambda path=day: browser.get(path).status_code == 200, 60, "the first messages")
