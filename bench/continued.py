@@ -12,6 +12,7 @@ The table holds each share against the shipped network (share 0), neutral view, 
 events: records of the regions left out that the shipped network never learned from, and the split `val`, old sources
 and new ones apart. Goes on where it was broken off; processes with other ``--only`` may share the work. ``--scratch``
 is the same for a network from fresh weights that learns from labels alone, so many windows, mixed with nothing.
+With ``--taught`` it learns the shipped network's answers as well, as the one that is trained on.
 """
 
 from __future__ import annotations

@@ -261,7 +261,10 @@ class Station:
         counts = self._continuity.counts.get(component)
         before = 0 if counts is None else counts.duplicates
         pieces = self._continuity.accept(block)
-        rate, contradictions = self._claims.setdefault(row, (StatedRate(), Contradictions()))
+        claims = self._claims.get(row)
+        if claims is None:
+            claims = self._claims[row] = StatedRate(), Contradictions()
+        rate, contradictions = claims
         if pieces and (block.stamps is None or block.stamps == ()):
             rate.see(block.start_ns if block.stamps is None else None, len(block.samples), block.rate_hz)
         ring, known = self._rings.get(row), None
