@@ -86,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
         "probe": "what a classifier reaches that sees the recording (rate, components, length, encoding) and no sample",
         "bundle": "train the final network, quantise, calibrate and write the bundle",
         "model": "everything: folds by event, regions left out, the final network, the bundle",
-        "search": "shapes of the student: accuracy against latency",
         "transfer": "adapt a pre-trained PRIME-DP to labelled records of your own, and build a bundle of its student",
         "report": "figures of a bundle on labelled records, through the agent's own inference",
     }
@@ -106,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         stage.add_argument("--config", type=Path, help="YAML, see configs/quantize/ (default: student.yaml there)")
         stage.add_argument("--reduced", action="store_true", help="a few minutes' run on an eighth of the events")
-        if name in ("crossval", "compare", "curve", "seeds", "search", "bundle", "model", "transfer"):
+        if name in ("crossval", "compare", "curve", "seeds", "bundle", "model", "transfer"):
             folds = 1 if name == "transfer" else 5
             stage.add_argument(
                 "--folds",
@@ -238,11 +237,9 @@ def _pictures(options: argparse.Namespace) -> int:
     comparison: Any = dict(open_bundle(options.bundle).manifest.metrics).get("comparison")
     if comparison is not None:
         made += plots.comparison_pictures(options.out, comparison)
-    log, front = (options.work / "full" / name for name in ("pretrained/log.jsonl", "search.json"))
+    log = options.work / "full" / "pretrained" / "log.jsonl"
     if log.is_file():
         made.append(plots.losses_picture(options.out / "pretraining.png", log))
-    if front.is_file():
-        made.append(plots.front_picture(options.out / "front.png", front))
     print("\n".join(str(path) for path in made))
     return 0
 
@@ -333,7 +330,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace, lab: Lab) -> None:
     from quantize import pipeline
-    from quantize.study import search, studies, tables
+    from quantize.study import studies, tables
 
     stage, built = options.stage, lab.config.built
     if stage == "evaluate" and lab.by == "region":
@@ -345,8 +342,6 @@ def _study(options: argparse.Namespace, lab: Lab) -> None:
         print(tables.comparison(studies.compare_methods(lab, names, range(options.folds))))
     if stage == "model" and lab.regions and (away := replace(lab, by="region")).left_out:
         print(tables.by_region(studies.evaluate_regions(away, [built])))
-    if options.stage == "search":
-        print(search.table(studies.search_shapes(lab, range(options.folds))))
     if options.stage == "curve":
         print(tables.curve(studies.curve(lab, options.methods or studies.CURVED, range(options.folds))))
     if options.stage == "seeds":

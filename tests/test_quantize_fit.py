@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -29,9 +28,8 @@ from quantize.data.augment import Augmentation
 from quantize.data.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
 from quantize.data.records import Record, load_records, read_table
 from quantize.pipeline import open_lab
-from quantize.study import search, tables
+from quantize.study import tables
 from quantize.study.compare import FIGURES
-from quantize.study.plots import front_picture
 from quantize.study.studies import evaluate_regions, repeat_seeds
 from quantize.train.boosting import train_boosting
 from quantize.train.fit import FitConfig, Source, _draw, fit
@@ -353,22 +351,6 @@ def test_a_transfer_says_its_time_and_ends_in_a_bundle_without_picks(
     verified = ["verify", str(bundle), "--golden", "--teacher", str(work / "full" / "teacher.pt")]
     main(verified)
     assert "teacher -> student" in capsys.readouterr().out
-
-
-def test_the_search_leaves_a_front_with_its_intervals(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = ("narrow", "shallow")
-    monkeypatch.setattr(search, "SHAPES", {name: search.SHAPES[name] for name in names})
-    work = tmp_path / "work"
-    options = ["--data", str(folder), "--work", str(work), "--config", str(CONFIGS / "reduced.yaml"), "--folds", "1"]
-    assert main(["search", *options]) == 0
-    shown = capsys.readouterr().out.splitlines()[1:]
-    shapes = json.loads((work / "full" / "search.json").read_text(encoding="utf-8"))["shapes"]
-    assert [shape["name"] for shape in shapes] == [line.split()[0] for line in shown] == list(names)
-    assert all(shape["records"]["low"] <= shape["records"]["value"] <= shape["records"]["high"] for shape in shapes)
-    assert shapes[0]["parameters"] < shapes[1]["parameters"]
-    assert front_picture(tmp_path / "front.png", work / "full" / "search.json").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -100,20 +100,6 @@ def losses_picture(path: Path, log: Path) -> Path:
     return _save(figure, path)
 
 
-def front_picture(path: Path, search: Path) -> Path:
-    """Shapes of the student: records right, with their interval, against latency; from a search's ``search.json``."""
-    figure, axes = _figure(1, 1, 5, 3.5)
-    axis = axes[0][0]
-    for shape in json.loads(search.read_text(encoding="utf-8"))["shapes"]:
-        name, milliseconds = shape["name"], shape["milliseconds"]
-        value, low, high = (100 * shape["records"][end] for end in ("value", "low", "high"))
-        axis.errorbar(milliseconds, value, [[value - low], [high - value]], fmt="o", color="black", capsize=3)
-        axis.annotate(name, (milliseconds, value), textcoords="offset points", xytext=(5, 4), fontsize=8)
-    axis.set_xlabel("milliseconds a window, FP32, one thread", fontsize=8)
-    axis.set_ylabel("records right, %", fontsize=8)
-    return _save(figure, path)
-
-
 def confusion_picture(path: Path, matrices: Mapping[str, NDArray[np.int64]]) -> Path:
     """Confusion matrices side by side, rows scaled to the class."""
     names = [LABELS[i] for i in CLASSES]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from quantize.study.crossval import cross_validate, together
 from quantize.study.evaluate import Truth
 from quantize.study.probe import probe, recording
 from quantize.study.report import calibrated, measure, triple
-from quantize.study.search import Tried, search
 from quantize.train.lab import Lab
 
 STUDIES = ("regions", "comparison", "probe", "learning_curve", "seeds", "layers")
@@ -135,13 +134,6 @@ def repeat_seeds(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonVal
     }
     leave_study(lab.work, "seeds", found)
     return found
-
-
-def search_shapes(lab: Lab, only: Sequence[int]) -> list[Tried]:
-    """Shapes of the student, each after half the usual training; left in ``work/search.json`` for the picture."""
-    tried = search(lab, lab.config.alone.windows // 2, only)
-    leave_study(lab.work, "search", {"folds": len(only), "shapes": [asdict(one) for one in tried]})
-    return tried
 
 
 def probe_recording(lab: Lab) -> dict[str, JsonValue]:
