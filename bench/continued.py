@@ -35,19 +35,17 @@ from agent.inference.bundle import FP16_MODEL, Bundle, open_bundle
 from agent.types import LABELS
 from quantize.config import read_config
 from quantize.data.bank import Bank
-from quantize.data.lengths import FULL_S, LENGTHS_S
+from quantize.data.records import FULL_S, LENGTHS_S
 from quantize.data.views import view_windows
-from quantize.pipeline import open_lab
 from quantize.quantise import infer
 from quantize.quantise.export import folded
-from quantize.quantise.half import widen
+from quantize.quantise.qdq import widen
 from quantize.study.by_region import POOLED, study
 from quantize.study.compare import paired_differences
-from quantize.study.confidence import LOWEST, fit_confidence
-from quantize.study.evaluate import Array, OutOfFold, Truth, softmax
+from quantize.study.evaluate import LOWEST, Array, OutOfFold, Truth, fit_confidence, softmax
 from quantize.train.fit import FitConfig, Source, fit
 from quantize.train.lab import Lab
-from quantize.train.methods import module_logits, weakly_labelled
+from quantize.train.methods import module_logits, open_lab, weakly_labelled
 from quantize.train.student import Student, StudentConfig
 
 ROOT = Path(__file__).parents[1]

@@ -22,11 +22,11 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from agent.dsp.window import Preparation
 from quantize.data.generator import as_record, generate
-from quantize.data.lengths import FULL_S
+from quantize.data.records import FULL_S
 from quantize.data.records import Record, Row, default_root, load_records, read_table
 from quantize.data.signals import background
 from quantize.data.views import main_component, neutral_windows
-from quantize.train.boosting import NAMES, features
+from quantize.train.baselines import NAMES, features
 
 Array = NDArray[np.float64]
 

@@ -70,8 +70,8 @@ def teachers(student: Callable[[int], object], rounds: int) -> dict[str, Spread]
     """Seconds of the student, and of each teacher's event path and of all its outputs on one thread, in turns."""
     import torch
 
-    from quantize.train.fill import reference_input
     from quantize.train.prime_dp import PrimeDP
+    from quantize.train.teacher_check import reference_input
 
     torch.set_num_threads(1)
     window = torch.from_numpy(reference_input()[:1].copy())

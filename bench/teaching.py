@@ -21,12 +21,12 @@ from agent.inference.selftest import SCALE
 from agent.types import LABELS
 from quantize.config import read_config
 from quantize.data.augment import calibration_windows
-from quantize.data.lengths import FULL_S, LENGTHS_S
+from quantize.data.records import FULL_S, LENGTHS_S
 from quantize.data.views import VIEWS, view_windows
-from quantize.pipeline import open_lab
+from quantize.train.methods import open_lab
 from quantize.quantise.export import export_int8
 from quantize.quantise.golden import golden_windows
-from quantize.quantise.half import half
+from quantize.quantise.qdq import half
 from quantize.teach import learn as teach
 from quantize.teach import lesson
 from quantize.teach.head import Features, Head

@@ -7,9 +7,9 @@ Reading order, from a record to a bundle:
    ``data/bank``: the windows that are learned from; ``data/generator``: synthetic ones.
 3. ``train/lab``: which records a fold, or a region left out, learns from; ``train/methods``: every method that is
    compared; ``train/fit``: windows, targets, loss; ``train/loop``: the training itself.
-4. ``quantise/export``, ``calibrate``, ``qdq``: from the network to INT8; ``rules``: what TensorRT takes;
+4. ``quantise/export``, ``int8``, ``qdq``: from the network to INT8; ``rules``: what TensorRT takes;
    ``bundle``, ``golden``: what is written; ``verify``: what each step changed.
-5. ``study/crossval``, ``by_region``, ``compare``: answers of networks that never saw the event, or the region;
+5. ``study/studies``, ``by_region``, ``compare``: answers of networks that never saw the event, or the region;
    ``study/tables``, ``card``: what is said of them.
 6. ``pipeline``: all of it, stage by stage.
 

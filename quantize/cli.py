@@ -249,24 +249,21 @@ def _replay(data: Path, options: argparse.Namespace) -> int:
     from agent.inference.bundle import open_bundle
     from quantize.data.records import load_records, read_table
     from quantize.data.regions import read_regions
-    from quantize.teach.replay_bank import replay_bank
-    from quantize.teach.taught import add_replay
+    from quantize.teach.replay_bank import add_replay_bank
 
     bundle = open_bundle(options.bundle)
     rows = [row for row in read_table(data) if row.dataset not in options.without]
-    bank = replay_bank(bundle, load_records(rows), read_regions(data, rows))
     target = options.out or options.bundle
-    add_replay(target, bundle, bank, options.without)
+    count = add_replay_bank(target, bundle, load_records(rows), read_regions(data, rows), options.without)
     size = sum(len(content) for content in open_bundle(target).files.values())
-    print(f"{target}: {len(bank)} examples in the replay bank, {size} bytes in all")
+    print(f"{target}: {count} examples in the replay bank, {size} bytes in all")
     return 0
 
 
 def _float(source: Path, target: Path) -> int:
     import onnx
 
-    from quantize.quantise.half import widen
-    from quantize.quantise.qdq import dequantise
+    from quantize.quantise.qdq import dequantise, widen
     from quantize.quantise.rules import load_network
 
     onnx.save(widen(dequantise(load_network(source))), target)
@@ -292,9 +289,9 @@ def _run(options: argparse.Namespace) -> int:
     data = _data(options.data)
     from quantize import pipeline
     from quantize.config import read_config
-    from quantize.study.crossval import cross_validate
+    from quantize.study.studies import cross_validate
     from quantize.train.expect import transfer_time
-    from quantize.train.methods import method, pretrained
+    from quantize.train.methods import method, open_lab, pretrained
 
     for name in getattr(options, "methods", None) or ():
         method(name)
@@ -306,7 +303,7 @@ def _run(options: argparse.Namespace) -> int:
     work = options.work / ("reduced" if options.reduced else "full")
     checkpoint = getattr(options, "checkpoint", None)
     by: Division = getattr(options, "by", "event")
-    lab = pipeline.open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint, by=by)
+    lab = open_lab(data, work, config, reduced=options.reduced, checkpoint=checkpoint, by=by)
     if hasattr(options, "calibration") and not len(lab.judged(None)):
         raise DataError(
             "no record of the split `val` can be judged", "a bundle states figures on it: put some whole events there"
@@ -365,9 +362,8 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     """Print the figures of a bundle and the studies it carries; the status is 1 if the figures are not its card's."""
     from agent.inference import load
     from agent.inference.bundle import open_bundle
-    from quantize.data.records import load_records, read_table
+    from quantize.data.records import load_records, read_streams, read_table, read_unlabelled
     from quantize.data.trust import apart, is_judged
-    from quantize.data.unlabelled import read_streams, read_unlabelled
     from quantize.study import report, tables
 
     opened = open_bundle(bundle)

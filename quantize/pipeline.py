@@ -8,85 +8,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 import agent
-from agent.errors import ConfigError
 from agent.inference.bundle import open_bundle
 from quantize.config import BuildConfig, DistilConfig, MixConfig
-from quantize.data.augment import calibration_windows
-from quantize.data.lengths import LENGTHS_S
-from quantize.data.records import load_records, read_table
-from quantize.data.regions import TABLE, left_out, read_regions
-from quantize.data.unlabelled import read_streams, read_unlabelled
-from quantize.data.views import VIEWS
-from quantize.quantise import infer
 from quantize.quantise.bundle import BundleSpec, write_bundle
-from quantize.quantise.layers import layer_errors
 from quantize.quantise.verify import stated_tolerances
 from quantize.study import report
 from quantize.study.card import card, read_distances
-from quantize.study.confidence import Confidence, fit_confidence
-from quantize.study.crossval import cross_validate
-from quantize.study.evaluate import Array, OutOfFold, Truth, predict
-from quantize.study.studies import leave_study, studies
-from quantize.teach.replay_bank import replay_bank
-from quantize.teach.taught import add_replay
-from quantize.train.checkpoint import load_checkpoint
-from quantize.train.lab import FOLDS, Division, Lab
-from quantize.train.loop import claim
-from quantize.train.methods import built_student, int8_student, prime_teacher, teacher
-from quantize.train.prime_dp import shape_of
-from quantize.train.student import parameter_count
+from quantize.study.evaluate import Confidence, OutOfFold, Truth, fit_confidence, predict_views
+from quantize.study.studies import cross_validate, studies, study_layers
+from quantize.teach.replay_bank import add_replay_bank
+from quantize.train.lab import FOLDS, Lab
+from quantize.train.methods import int8_logits, int8_student, prime_teacher
 from quantize.train.transfer import Recipe, save_teacher
 
 log = logging.getLogger("quantize.pipeline")
 
 NAME = "talus-student"
 CALIBRATION_WINDOWS = 512
-
-
-def open_lab(
-    data: Path,
-    work: Path,
-    config: BuildConfig,
-    *,
-    reduced: bool = False,
-    checkpoint: Path | None = None,
-    by: Division = "event",
-) -> Lab:
-    """Read all records; ``reduced`` keeps about every eighth event of each label and source; ``checkpoint`` are weights
-    of PRIME-DP that make pre-training needless.
-
-    Raises:
-        ConfigError: the configuration names what there is not, or ``work`` holds results of another one, or of other
-            records: answers and windows that are there already would be taken for theirs.
-        BundleError: the checkpoint cannot be used. All of this is told here, and not after hours.
-        DataError: a table or a record cannot be read.
-    """
-    shape_of(config.pretrain.variant)
-    for name in config.distil.teachers:
-        teacher(name)
-    if checkpoint is not None:
-        load_checkpoint(checkpoint, config.pretrain.variant)
-    rows = read_table(data)
-    unlabelled, streams = read_unlabelled(data), read_streams(data)
-    if reduced:
-        events = sorted({(row.split, row.label, row.dataset, row.event) for row in rows})
-        kept = {event for place, (_, _, _, event) in enumerate(events) if place % 8 == 0}
-        rows = [row for row in rows if row.event in kept]
-        unlabelled, streams = unlabelled[::16], streams[::16]
-    learned = [replace(row, path=Path(row.name)) for row in (*rows, *(r.row for r in (*unlabelled, *streams)))]
-    claim(work, f"{config!r}\n{hashlib.sha256(repr(learned).encode()).hexdigest()}")
-    regions = read_regions(data, rows) if by == "region" or (data / TABLE).is_file() else {}
-    unknown = set(config.confidence) - set(left_out(rows, regions) if regions else ())
-    if unknown:
-        raise ConfigError(
-            f"confidence: the region {min(unknown)!r} is not left out", f"name regions of {data / TABLE}, or none"
-        )
-    return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint, by=by, regions=regions)
 
 
 def transferring(config: BuildConfig, recipe: Recipe | None) -> BuildConfig:
@@ -128,7 +69,6 @@ def build_bundle(
     the networks that each left out a region; from the folds' by event where no region is large enough.
     """
     built = lab.config.built
-    module = built_student(lab, None)
     folds = cross_validate(lab, built, only)
     away = replace(lab, by="region")
     regions = list(lab.config.confidence or away.left_out) if lab.regions else []
@@ -136,15 +76,8 @@ def build_bundle(
     confidence = _confidence(lab, cross_validate(away, built, numbers) if regions else folds)
     validation, preparation = [lab.records[int(i)] for i in lab.judged(None)], lab.config.preparation
     files = int8_student(lab, None, count)
-    # Windows that neither the ranges nor the choice of method came from.
-    unseen = calibration_windows(lab.training(None), preparation, 32, seed=3)
-    leave_study(lab.work, "layers", layer_errors(files, unseen))
-    run = infer.runner(files.cpu)
-
-    def int8(windows: NDArray[np.float32]) -> Array:
-        return run(windows).astype(np.float64)
-
-    answers: dict[str, Array] = {view: predict(int8, validation, view, LENGTHS_S, preparation) for view in VIEWS}
+    study_layers(lab, files)
+    answers = predict_views(int8_logits(files), validation, preparation)
     rows, val_rows = [record.row for record in lab.records], [record.row for record in validation]
     fold_rows = [lab.records[int(i)].row for i in folds.index]
     measured = report.measure(report.calibrated(answers, confidence), val_rows)
@@ -179,9 +112,8 @@ def build_bundle(
             ),
         ),
     )
-    bundle = open_bundle(target)
-    add_replay(target, bundle, replay_bank(bundle, lab.records, lab.regions), lab.config.bank.without)
-    log.info("%s written, %d parameters", target, parameter_count(module))
+    add_replay_bank(target, open_bundle(target), lab.records, lab.regions, lab.config.bank.without)
+    log.info("%s written", target)
     return "\n\n".join(
         (
             report.text(measured, val_rows, "Committed weights, INT8, validation split"),

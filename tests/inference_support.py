@@ -18,7 +18,7 @@ from agent.types import LABELS, WINDOW_SAMPLES, Window
 from quantize.quantise import infer
 from quantize.quantise.bundle import BundleSpec, write_bundle
 from quantize.quantise.golden import golden_windows
-from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
+from quantize.quantise.infer import INPUT, IR_VERSION, OPSET, OUTPUT
 from quantize.quantise.int8 import Int8Files, int8_files
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from agent.types import LABELS, WINDOW_SAMPLES
-from quantize.train.boosting import NAMES, features, train_boosting
-from quantize.train.stft_network import StftNetwork, spectrogram
+from quantize.train.baselines import NAMES, StftNetwork, features, spectrogram, train_boosting
 
 pytestmark = learning_support.TRAIN
 

@@ -22,7 +22,7 @@ from agent.errors import BundleError, ModelError
 from agent.inference.bundle import MANIFEST, open_bundle, pack
 from agent.inference.selftest import read_golden
 from quantize.quantise.bundle import write_bundle
-from quantize.quantise.graph import IR_VERSION, OPSET, ExportError
+from quantize.quantise.infer import IR_VERSION, OPSET, ExportError
 from quantize.quantise.int8 import Int8Files
 
 Edit = Callable[[dict[str, Any]], object]

@@ -18,8 +18,8 @@ import torch
 
 from agent.errors import BundleError, ConfigError
 from quantize.train.checkpoint import load_checkpoint
-from quantize.train.fill import fill, reference_input
 from quantize.train.prime_dp import PrimeDP
+from quantize.train.teacher_check import fill, reference_input
 
 pytestmark = [learning_support.TRAIN, pytest.mark.filterwarnings("ignore:Detected pickle protocol")]
 

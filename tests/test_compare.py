@@ -13,8 +13,7 @@ from test_quantize_evaluate import rows_of
 
 from agent.errors import ConfigError, DataError
 from agent.types import LABELS
-from quantize.data.lengths import FULL_S, LENGTHS_S
-from quantize.data.records import TRANSIENT, Row, read_table
+from quantize.data.records import FULL_S, LENGTHS_S, TRANSIENT, Row, read_table
 from quantize.study import tables
 from quantize.study.compare import FIGURES, compare, crossfitted, paired_differences
 from quantize.study.evaluate import OutOfFold, Truth, calibration_error, score, softmax

@@ -35,7 +35,7 @@ from agent.inference.selftest import check_golden, golden_drift, read_golden
 from agent.types import LABELS, WINDOW_SAMPLES
 from quantize.quantise import infer
 from quantize.quantise.golden import MOTIONS, golden_windows
-from quantize.quantise.graph import INPUT, OUTPUT
+from quantize.quantise.infer import INPUT, OUTPUT
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 
 from agent.inference.bundle import softmax
 from agent.types import LABELS, WINDOW_SAMPLES
-from quantize.quantise import calibrate, infer
-from quantize.quantise.graph import INPUT, OUTPUT, ExportError
+from quantize.quantise import infer, int8
+from quantize.quantise.infer import INPUT, OUTPUT, ExportError
 from quantize.quantise.int8 import int8_files, unfused_convolutions
 from quantize.quantise.qdq import CPU, TENSORRT, Range, dequantise, quantise
 
@@ -82,7 +82,7 @@ def test_integer_kernels_do_not_saturate_on_this_cpu() -> None:
     model = loud_network()
     loud = np.ones((2, 3, WINDOW_SAMPLES), np.float32)
     loud[1, :, ::2] = 0.97
-    ranges = calibrate.calibrate(model, loud)
+    ranges = int8.calibrate(model, loud)
     quantised = quantise(model, ranges, CPU)
     integer, written = infer.logits(quantised, loud), infer.logits(quantised, loud, optimise=False)
     assert integer == pytest.approx(written, rel=2e-2)
@@ -102,7 +102,7 @@ def test_dead_and_tiny_channels_keep_their_bias() -> None:
     bias[3:5] = 1.5
     weights["last.bias"].CopyFrom(numpy_helper.from_array(bias, "last.bias"))
     windows, _ = stored_windows()
-    ranges = calibrate.calibrate(model, windows)
+    ranges = int8.calibrate(model, windows)
     exact = infer.logits(model, windows)
     for dialect in (CPU, TENSORRT):
         assert infer.logits(quantise(model, ranges, dialect), windows) == pytest.approx(exact, abs=0.6)
@@ -133,7 +133,7 @@ def test_dequantised_file_is_the_float_network_of_the_rounded_weights() -> None:
 
 def test_ranges_are_the_extremes_of_every_quantised_tensor() -> None:
     windows, _ = stored_windows()
-    ranges = calibrate.calibrate(small_network(), windows, "minmax")
+    ranges = int8.calibrate(small_network(), windows, "minmax")
     assert (ranges["window"].low, ranges["window"].high) == (-1.0, 1.0)
     assert ranges["stem.relu"].low == 0.0
     assert ranges["block.b"].low < 0 < ranges["block.b"].high
@@ -142,31 +142,31 @@ def test_ranges_are_the_extremes_of_every_quantised_tensor() -> None:
     }
 
 
-def observation(values: NDArray[Any]) -> calibrate.Observation:
-    counts = np.histogram(np.abs(values[values != 0]), calibrate.BINS, (0, np.abs(values).max()))[0]
-    return calibrate.Observation(float(values.min()), float(values.max()), counts)
+def observation(values: NDArray[Any]) -> int8.Observation:
+    counts = np.histogram(np.abs(values[values != 0]), int8.BINS, (0, np.abs(values).max()))[0]
+    return int8.Observation(float(values.min()), float(values.max()), counts)
 
 
 def test_percentile_counts_signal_not_zeros() -> None:
     values = np.concatenate([np.zeros(1_000_000), np.linspace(0.001, 1, 9_990), np.full(10, 50.0)])
-    limit = calibrate.ranges({"x": observation(values)}, "p99.8")["x"].high
+    limit = int8.ranges({"x": observation(values)}, "p99.8")["x"].high
     assert 0.95 < limit < 1.1
 
 
 def test_dead_tensor_gets_a_usable_scale() -> None:
-    dead = calibrate.Observation(0.0, 0.0, np.zeros(calibrate.BINS, np.int64))
-    for method in calibrate.METHODS:
-        assert calibrate.ranges({"x": dead}, method)["x"].magnitude > 0
+    dead = int8.Observation(0.0, 0.0, np.zeros(int8.BINS, np.int64))
+    for method in int8.METHODS:
+        assert int8.ranges({"x": dead}, method)["x"].magnitude > 0
 
 
 def test_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="minmax"):
-        calibrate.ranges({"x": observation(np.array([1.0, 2.0]))}, "magic")
+        int8.ranges({"x": observation(np.array([1.0, 2.0]))}, "magic")
 
 
 def test_choice_is_the_method_that_agrees_best_on_windows_of_its_own() -> None:
     windows, _ = stored_windows()
-    choice = calibrate.choose(small_network(), windows[::2], windows[1::2], ("p50", "minmax"))
+    choice = int8.choose(small_network(), windows[::2], windows[1::2], ("p50", "minmax"))
     assert choice.method == "minmax"
     assert choice.differences["minmax"] < choice.differences["p50"]
-    assert choice.ranges == calibrate.calibrate(small_network(), windows[::2], "minmax")
+    assert choice.ranges == int8.calibrate(small_network(), windows[::2], "minmax")

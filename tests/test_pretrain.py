@@ -13,8 +13,7 @@ import torch
 from quantize_support import write_folder
 
 from agent.errors import DataError
-from quantize.data.records import Record, load_records, read_table
-from quantize.data.unlabelled import read_streams, read_unlabelled
+from quantize.data.records import Record, load_records, read_streams, read_table, read_unlabelled
 from quantize.train.pretrain import PretrainConfig, Windows, losses, pretrain, read_arrivals
 from quantize.train.prime_dp import PrimeDP
 

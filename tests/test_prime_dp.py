@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from agent.errors import ConfigError, DataError
-from quantize.train.fill import fill, fill_value, reference_input
 from quantize.train.prime_dp import TASKS, VARIANTS, Attention, PrimeDP, Transformer, TransformerLayer
 from quantize.train.teacher_check import (
     CHECKED,
@@ -20,7 +19,10 @@ from quantize.train.teacher_check import (
     Agreement,
     check,
     facts_folder,
+    fill,
+    fill_value,
     manifest,
+    reference_input,
     table,
 )
 

@@ -15,9 +15,8 @@ from agent.inference.bundle import softmax
 from agent.types import WINDOW_SAMPLES
 from quantize.data.bank import UNLABELLED, Bank
 from quantize.quantise import infer
-from quantize.quantise.calibrate import calibrate
 from quantize.quantise.export import export_fp32, export_int8, folded
-from quantize.quantise.layers import layer_errors
+from quantize.quantise.int8 import calibrate, layer_errors
 from quantize.quantise.qat import OnGrid, TuneConfig, fine_tune
 from quantize.quantise.qdq import CPU, Dialect, quantise, quantised_tensors
 from quantize.study.tables import layers

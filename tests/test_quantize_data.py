@@ -11,8 +11,16 @@ import pytest
 from quantize_support import ONSET_S, START, row, write_folder, write_record, write_table
 
 from agent.errors import DataError
-from quantize.data.records import COLUMNS, by_event, default_root, folds, load_record, read_table
-from quantize.data.unlabelled import read_streams, read_unlabelled
+from quantize.data.records import (
+    COLUMNS,
+    by_event,
+    default_root,
+    folds,
+    load_record,
+    read_streams,
+    read_table,
+    read_unlabelled,
+)
 
 
 @pytest.fixture

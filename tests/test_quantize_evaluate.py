@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 
 from agent.types import LABELS
-from quantize.data.lengths import LENGTHS_S
-from quantize.data.records import Row
-from quantize.study.confidence import HIGHEST, LOWEST, RISK, fit_confidence, thresholds
+from quantize.data.records import LENGTHS_S, Row
 from quantize.study.evaluate import (
+    HIGHEST,
+    LOWEST,
+    RISK,
     Truth,
     calibration_error,
     confusion_matrix,
+    fit_confidence,
     fit_temperature,
     per_event,
     risk_coverage,
     score,
     softmax,
     summarise,
+    thresholds,
 )
 from quantize.study.report import Answers, calibrated, measure, numbers, text
 

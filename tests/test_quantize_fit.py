@@ -27,16 +27,15 @@ from quantize.config import BuildConfig, read_config
 from quantize.data.augment import Augmentation
 from quantize.data.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
 from quantize.data.records import Record, load_records, read_table
-from quantize.pipeline import open_lab
 from quantize.study import tables
 from quantize.study.compare import FIGURES
 from quantize.study.studies import evaluate_regions, repeat_seeds
-from quantize.train.boosting import train_boosting
+from quantize.train.baselines import train_boosting
 from quantize.train.fit import FitConfig, Source, _draw, fit
 from quantize.train.hardware import ahead
 from quantize.train.lab import Lab, learned_from
 from quantize.train.methods import folder as folder_of
-from quantize.train.methods import pretrained
+from quantize.train.methods import open_lab, pretrained
 from quantize.train.prime_dp import PrimeDP
 from quantize.train.student import (
     Student,

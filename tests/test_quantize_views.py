@@ -11,8 +11,7 @@ from quantize_support import row, write_folder, write_record, write_table
 from agent.dsp.window import Preparation, prepare
 from agent.types import LABELS, NS, WINDOW_ONSET, Segment
 from quantize.data.augment import SHARES, Augmentation, Augmenter, Sampler
-from quantize.data.lengths import FULL_S, LENGTHS_S
-from quantize.data.records import Record, load_record, load_records, read_table
+from quantize.data.records import FULL_S, LENGTHS_S, Record, load_record, load_records, read_table
 from quantize.data.signals import background, butterworth_response, fill, random_phase_noise, window
 from quantize.data.views import neutral_windows, recorded_windows
 

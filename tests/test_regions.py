@@ -13,11 +13,9 @@ from agent.dsp.window import Preparation
 from agent.errors import DataError
 from agent.types import parse_ns
 from quantize.data.augment import Augmentation, Augmenter, Sampler
-from quantize.data.lengths import LENGTHS_S
-from quantize.data.records import Record, Row, load_records, read_table
+from quantize.data.records import LENGTHS_S, Record, Row, load_records, read_table, read_weak_labels
 from quantize.data.regions import left_out, numbers, read_regions
 from quantize.data.trust import in_working_hours, is_judged, trust
-from quantize.data.unlabelled import read_weak_labels
 from quantize.study import by_region, tables
 from quantize.study.evaluate import OutOfFold
 

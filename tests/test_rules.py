@@ -17,8 +17,8 @@ from agent.inference import open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE, TRT_MODEL
 from agent.types import LABELS
 from quantize.cli import main
-from quantize.quantise.calibrate import calibrate
-from quantize.quantise.graph import INPUT, OUTPUT
+from quantize.quantise.infer import INPUT, OUTPUT
+from quantize.quantise.int8 import calibrate
 from quantize.quantise.qdq import TENSORRT, quantise
 from quantize.quantise.rules import OLDEST, RULES, TARGETS, lint
 

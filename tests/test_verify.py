@@ -19,7 +19,7 @@ from quantize.cli import BUNDLE, main
 from quantize.quantise import infer
 from quantize.quantise.agreement import disagreements
 from quantize.quantise.golden import golden_windows
-from quantize.quantise.half import half, widen
+from quantize.quantise.qdq import half, widen
 from quantize.quantise.verify import NETWORKS, STEPS, Line, text, verify
 
 LOOSE = {f"{a} -> {b}": {"mean": 0.05, "same": 0.7, "lost": 0.2} for a, b in STEPS}

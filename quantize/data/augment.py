@@ -37,8 +37,7 @@ from numpy.typing import NDArray
 
 from agent.dsp.window import Preparation
 from agent.types import LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
-from quantize.data.lengths import FULL_S, LENGTHS_S
-from quantize.data.records import Record
+from quantize.data.records import FULL_S, LENGTHS_S, Record
 from quantize.data.signals import (
     SPAN,
     Signal,

@@ -30,10 +30,10 @@ from agent.inference.bundle import (
 )
 from agent.types import COMPONENTS, LABELS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
 from quantize.quantise.golden import golden_file
-from quantize.quantise.graph import ExportError
-from quantize.quantise.half import half
+from quantize.quantise.infer import ExportError
 from quantize.quantise.int8 import Int8Files
 from quantize.quantise.place import place, sha256, tools
+from quantize.quantise.qdq import half
 
 CARD = "MODEL_CARD.md"
 MAX_BYTES = 2_000_000

@@ -18,9 +18,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from agent.types import COMPONENTS, LABELS, WINDOW_SAMPLES
-from quantize.quantise.calibrate import METHODS
-from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
-from quantize.quantise.int8 import FloatArray, Int8Files, int8_files
+from quantize.quantise.infer import INPUT, IR_VERSION, OPSET, OUTPUT
+from quantize.quantise.int8 import METHODS, FloatArray, Int8Files, int8_files
 from quantize.train.student import Student
 
 

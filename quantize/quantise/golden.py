@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Calibration, GoldenFile, GoldenSpec
 from agent.inference.selftest import SCALE
 from agent.types import WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES
-from quantize.data.lengths import FULL_S
+from quantize.data.records import FULL_S
 from quantize.quantise import infer
-from quantize.quantise.graph import ExportError
+from quantize.quantise.infer import ExportError
 
 if TYPE_CHECKING:
     from quantize.quantise.infer import Network

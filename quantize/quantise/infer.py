@@ -1,4 +1,5 @@
-"""Run an ONNX graph over many windows, as the agent's CPU backend would (one thread, every optimisation)."""
+"""What every ONNX file of the project has in common, and how one is run over many windows: as the agent's CPU backend
+would (one thread, every optimisation)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from quantize.quantise.graph import INPUT, OUTPUT
+from agent.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
     """A network, or the content of its file."""
 
 FloatArray = NDArray[np.float32]
+
+OPSET = 17
+IR_VERSION = 8
+"""Opset and file format of onnx 1.12: what the TensorRT of JetPack 5 still reads."""
+INPUT = "window"
+"""Float32 ``[1, 3, 1, 10240]``."""
+OUTPUT = "logits"
+"""Float32 ``[1, 5]``."""
+
+
+class ExportError(ModelError):
+    """A network that cannot be exported or quantised."""
 
 
 def session(model: Network, optimise: bool = True) -> ort.InferenceSession:

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from quantize.quantise.graph import ExportError
+from quantize.quantise.infer import ExportError
 
 OPERATORS = frozenset(
     {

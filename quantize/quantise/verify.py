@@ -24,13 +24,12 @@ from agent.errors import ModelError
 from agent.inference import open_classifier
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, Calibration, open_bundle
 from agent.inference.selftest import golden_drift, read_golden
-from quantize.data.lengths import LENGTHS_S
-from quantize.data.records import Record
+from quantize.data.records import LENGTHS_S, Record
 from quantize.data.views import VIEWS, view_windows
 from quantize.quantise import infer
 from quantize.quantise.agreement import disagreements
-from quantize.quantise.half import widen
 from quantize.quantise.int8 import unfused_convolutions
+from quantize.quantise.qdq import widen
 from quantize.quantise.rules import RULES, lint
 from quantize.study.evaluate import Logits
 from quantize.study.tables import table

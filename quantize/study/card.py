@@ -11,7 +11,7 @@ from typing import Any
 from agent.types import LABELS
 from quantize.data.records import Row, read_csv
 from quantize.study import tables
-from quantize.study.confidence import Confidence
+from quantize.study.evaluate import Confidence
 from quantize.study.report import Measured, markdown
 from quantize.train.lab import FOLDS
 

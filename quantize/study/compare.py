@@ -17,10 +17,18 @@ from pydantic import JsonValue
 
 from agent.errors import ConfigError
 from agent.types import LABELS
-from quantize.data.lengths import FULL_S, LENGTHS_S
-from quantize.data.records import Row
-from quantize.study.confidence import fit_confidence
-from quantize.study.evaluate import CLASSES, Array, Figure, OutOfFold, Truth, per_event, reliability, risk_coverage
+from quantize.data.records import FULL_S, LENGTHS_S, Row
+from quantize.study.evaluate import (
+    CLASSES,
+    Array,
+    Figure,
+    OutOfFold,
+    Truth,
+    fit_confidence,
+    per_event,
+    reliability,
+    risk_coverage,
+)
 from quantize.study.report import Answers, Measured, calibrated, measure, numbers, triple
 
 FORMAT = "talus/comparison/1"

@@ -15,11 +15,19 @@ from pydantic import JsonValue
 from agent.dsp.window import Preparation
 from agent.inference import Classifier
 from agent.types import LABELS, Window
-from quantize.data.lengths import FULL_S, LENGTHS_S
-from quantize.data.records import Record, Row
+from quantize.data.records import FULL_S, LENGTHS_S, Record, Row
 from quantize.data.views import VIEWS, ViewName, view_windows
-from quantize.study.confidence import Confidence
-from quantize.study.evaluate import Array, Figure, Scores, Truth, calibration_error, per_event, score, softmax
+from quantize.study.evaluate import (
+    Array,
+    Confidence,
+    Figure,
+    Scores,
+    Truth,
+    calibration_error,
+    per_event,
+    score,
+    softmax,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

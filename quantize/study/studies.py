@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue
 
-from agent.atomic import ANYONE, replace_file
+from agent.atomic import ANYONE, replace_file, replacing
 from agent.errors import UsageError
 from agent.types import LABELS
-from quantize.data.lengths import FULL_S
+from quantize.data.augment import calibration_windows
+from quantize.data.records import FULL_S
+from quantize.data.views import VIEWS
+from quantize.quantise.int8 import Int8Files, layer_errors
 from quantize.study.by_region import study
 from quantize.study.compare import DRAWS, FIGURES, compare, crossfitted, drawn, event_draws, gained
-from quantize.study.confidence import fit_confidence
-from quantize.study.crossval import cross_validate, together
-from quantize.study.evaluate import Truth
+from quantize.study.evaluate import Array, OutOfFold, Truth, fit_confidence, predict_views, softmax
 from quantize.study.probe import probe, recording
 from quantize.study.report import calibrated, measure, triple
 from quantize.train.lab import Lab
+from quantize.train.methods import folder, method
 
 STUDIES = ("regions", "comparison", "probe", "learning_curve", "seeds", "layers")
 """Results that stages leave as JSON in the work folder, and that the bundle's manifest and card carry."""
@@ -136,6 +138,13 @@ def repeat_seeds(lab: Lab, count: int, only: Sequence[int]) -> dict[str, JsonVal
     return found
 
 
+def study_layers(lab: Lab, files: Int8Files) -> None:
+    """What INT8 does to each layer, on windows that neither the ranges nor the choice of method came from; left in
+    ``work/layers.json``."""
+    unseen = calibration_windows(lab.training(None), lab.config.preparation, 32, seed=3)
+    leave_study(lab.work, "layers", layer_errors(files, unseen))
+
+
 def probe_recording(lab: Lab) -> dict[str, JsonValue]:
     """What the recording alone gives away; left in ``work/probe.json``."""
     rows = [record.row for record in lab.records]
@@ -154,3 +163,44 @@ def studies(work: Path) -> dict[str, JsonValue]:
     """The studies that stages have left in the work folder, by name."""
     paths = {name: work / f"{name}.json" for name in STUDIES}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+def cross_validate(lab: Lab, name: str, only: Sequence[int] | None = None) -> OutOfFold:
+    """Train the method ``name`` once a fold (of all, or of ``only``) and collect its answers on the records by which it
+    is judged. Resumable."""
+    only = range(lab.count) if only is None else only
+    answered = [answers(lab, name, fold) for fold in only]
+    judged = [lab.judged(fold) for fold in only]
+    places = [np.isin(lab.held_out(fold), index) for fold, index in zip(only, judged, strict=True)]
+    return OutOfFold(
+        np.concatenate(judged),
+        {
+            view: np.concatenate([part[view][place] for part, place in zip(answered, places, strict=True)])
+            for view in VIEWS
+        },
+    )
+
+
+def together(parts: Sequence[OutOfFold]) -> OutOfFold:
+    """The mean of several methods' probabilities, as logits: what a student of all of them could reach.
+
+    The methods have answered the same records in the same order.
+    """
+    index, views = parts[0].index, parts[0].logits
+    return OutOfFold(
+        index, {view: np.log(np.mean([softmax(part.logits[view]) for part in parts], axis=0)) for view in views}
+    )
+
+
+def answers(lab: Lab, name: str, fold: int | None) -> dict[str, Array]:
+    """Logits ``[records, lengths, 5]`` by view of one fold's network on the records left out of it."""
+    path = folder(lab, name, fold) / "answers.npz"
+    if not path.is_file():
+        logits = method(name)(lab, fold)
+        held = [lab.records[int(i)] for i in lab.held_out(fold)]
+        made = predict_views(logits, held, lab.config.preparation)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, **made)
+    with np.load(path) as saved:
+        return {str(view): saved[view] for view in VIEWS}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.types import LABELS
-from quantize.data.lengths import FULL_S, LENGTHS_S
+from quantize.data.records import FULL_S, LENGTHS_S
 from quantize.study.by_region import POOLED
 
 Values = Mapping[str, Any]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agent.errors import BundleError
 from agent.types import LABELS
 from quantize.quantise import infer
-from quantize.quantise.graph import INPUT
+from quantize.quantise.infer import INPUT
 
 Array = NDArray[np.float64]
 

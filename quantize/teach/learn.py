@@ -377,8 +377,7 @@ def _confidence(
 ) -> tuple[tuple[tuple[float, float], ...], dict[str, float]]:
     """Temperatures and thresholds anew, from answers to events that were not learned from, of the site and of other
     regions: the old temperatures times one factor, since a site has too few events for one a length."""
-    from quantize.study.confidence import thresholds
-    from quantize.study.evaluate import fit_temperature
+    from quantize.study.evaluate import fit_temperature, thresholds
 
     aside = replay.take(~replay.learned & (replay.label != _COLLAPSE))
     calibration = Calibration(temperature)

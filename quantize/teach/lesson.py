@@ -19,7 +19,7 @@ from agent.sources.records import read_records
 from agent.types import COMPONENTS, LABELS, NS, Segment, StationId, StreamId, format_ns
 from quantize.data.records import Row
 from quantize.quantise.golden import VARIOUS
-from quantize.quantise.graph import ExportError
+from quantize.quantise.infer import ExportError
 from quantize.teach.head import Features, Head
 from quantize.teach.learn import Examples, learn, require_enough, text
 from quantize.teach.site import TABLE, SiteWindows, read_site, site_windows, together

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from agent.inference.bundle import CPU_MODEL, Bundle
 from agent.types import LABELS
-from quantize.data.lengths import LENGTHS_S
-from quantize.data.records import Record
+from quantize.data.records import LENGTHS_S, Record
 from quantize.data.trust import is_judged, trust
 from quantize.data.views import VIEWS, view_windows
 from quantize.teach.head import Features
 from quantize.teach.replay import Replay
+from quantize.teach.taught import add_replay
 
 LEARNED, JUDGED = 165, 75
 """Examples of a class that layers are fitted to, and that they are judged by."""
@@ -39,6 +40,16 @@ def replay_bank(bundle: Bundle, records: Sequence[Record], regions: Mapping[str,
                 rows.append((c, LENGTHS_S[length], numbers[record.row.event], place, fitted))
     labels, seconds, events, where, learned = (np.array(column) for column in zip(*rows, strict=True))
     return Replay(np.stack(features), labels, seconds, events, where, learned.astype(np.bool_), network.head)
+
+
+def add_replay_bank(
+    target: Path, bundle: Bundle, records: Sequence[Record], regions: Mapping[str, str], without: Sequence[str]
+) -> int:
+    """Write ``bundle`` with the replay bank of ``records`` to the folder ``target``; ``without`` are the data sets that
+    its network did not learn from. Returns the number of examples."""
+    bank = replay_bank(bundle, records, regions)
+    add_replay(target, bundle, bank, without)
+    return len(bank)
 
 
 def _usable(record: Record) -> bool:

@@ -19,8 +19,7 @@ from agent.dsp.sos import SosFilter, butterworth
 from agent.dsp.window import Preparation, interpolate, prepare
 from agent.errors import DataError
 from agent.types import LABELS, NS, WINDOW_RATE_HZ, Segment, parse_ns
-from quantize.data.lengths import FULL_S, LENGTHS_S
-from quantize.data.records import Row, read_csv, read_segments
+from quantize.data.records import FULL_S, LENGTHS_S, Row, read_csv, read_segments
 
 TABLE = "metadata.csv"
 COLUMNS = ("trace_name", "source_id", "source_type")

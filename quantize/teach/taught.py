@@ -29,7 +29,7 @@ from agent.inference.selftest import read_golden
 from agent.types import LABELS
 from quantize.quantise import infer
 from quantize.quantise.golden import VARIOUS, golden_file
-from quantize.quantise.graph import ExportError
+from quantize.quantise.infer import ExportError
 from quantize.quantise.place import place, sha256, tools
 from quantize.teach.head import Head, replace_head
 from quantize.teach.learn import Lesson, text

@@ -4,6 +4,7 @@ a folder of its own and is not trained twice."""
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,22 +20,23 @@ from torch import nn
 from agent.atomic import replacing
 from agent.errors import ConfigError
 from agent.types import LABELS
+from quantize.config import BuildConfig
 from quantize.data.augment import calibration_windows
 from quantize.data.bank import Bank
-from quantize.data.unlabelled import read_weak_labels
+from quantize.data.records import load_records, read_streams, read_table, read_unlabelled, read_weak_labels
+from quantize.data.regions import TABLE, left_out, read_regions
 from quantize.quantise import infer, qat
 from quantize.quantise.export import export_int8
 from quantize.quantise.int8 import Int8Files
 from quantize.study.evaluate import Array, Logits, softmax
-from quantize.train.boosting import feature_table, train_boosting
+from quantize.train.baselines import StftNetwork, feature_table, train_boosting
 from quantize.train.checkpoint import load_checkpoint
 from quantize.train.fit import FitConfig, Source, fit
 from quantize.train.hardware import device, mixed_precision
-from quantize.train.lab import Lab, learned_from
+from quantize.train.lab import Division, Lab, learned_from
 from quantize.train.loop import claim
 from quantize.train.pretrain import pretrain, read_arrivals
-from quantize.train.prime_dp import PrimeDP
-from quantize.train.stft_network import StftNetwork
+from quantize.train.prime_dp import PrimeDP, shape_of
 from quantize.train.student import Student, build_student
 from quantize.train.transfer import EventTeacher, prepare_transfer
 
@@ -48,6 +50,47 @@ _JUDGED, _TUNED = 2048, 4096
 _PROBABLY, _WEAKLY_SURE = 0.7, 0.9
 """From which probability on an event counts as a blast by its time of day; how much of a weak label is believed."""
 log = logging.getLogger("quantize.train.methods")
+
+
+def open_lab(
+    data: Path,
+    work: Path,
+    config: BuildConfig,
+    *,
+    reduced: bool = False,
+    checkpoint: Path | None = None,
+    by: Division = "event",
+) -> Lab:
+    """Read all records; ``reduced`` keeps about every eighth event of each label and source; ``checkpoint`` are weights
+    of PRIME-DP that make pre-training needless.
+
+    Raises:
+        ConfigError: the configuration names what there is not, or ``work`` holds results of another one, or of other
+            records: answers and windows that are there already would be taken for theirs.
+        BundleError: the checkpoint cannot be used. All of this is told here, and not after hours.
+        DataError: a table or a record cannot be read.
+    """
+    shape_of(config.pretrain.variant)
+    for name in config.distil.teachers:
+        teacher(name)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, config.pretrain.variant)
+    rows = read_table(data)
+    unlabelled, streams = read_unlabelled(data), read_streams(data)
+    if reduced:
+        events = sorted({(row.split, row.label, row.dataset, row.event) for row in rows})
+        kept = {event for place, (_, _, _, event) in enumerate(events) if place % 8 == 0}
+        rows = [row for row in rows if row.event in kept]
+        unlabelled, streams = unlabelled[::16], streams[::16]
+    learned = [replace(row, path=Path(row.name)) for row in (*rows, *(r.row for r in (*unlabelled, *streams)))]
+    claim(work, f"{config!r}\n{hashlib.sha256(repr(learned).encode()).hexdigest()}")
+    regions = read_regions(data, rows) if by == "region" or (data / TABLE).is_file() else {}
+    unknown = set(config.confidence) - set(left_out(rows, regions) if regions else ())
+    if unknown:
+        raise ConfigError(
+            f"confidence: the region {min(unknown)!r} is not left out", f"name regions of {data / TABLE}, or none"
+        )
+    return Lab(load_records(rows), unlabelled, streams, config, work, data, checkpoint, by=by, regions=regions)
 
 
 def module_logits(model: nn.Module, *, bfloat16: bool = False) -> Logits:
@@ -185,7 +228,12 @@ def weakly_labelled(lab: Lab, bank: Bank, fold: int | None, share: float) -> Sou
 
 def int8(lab: Lab, fold: int | None) -> Logits:
     """The bundle's student as the agent runs it: the INT8 file for CPUs."""
-    run = infer.runner(int8_student(lab, fold, _FOLD_CALIBRATION).cpu)
+    return int8_logits(int8_student(lab, fold, _FOLD_CALIBRATION))
+
+
+def int8_logits(files: Int8Files) -> Logits:
+    """The file for CPUs as a function of windows."""
+    run = infer.runner(files.cpu)
     return lambda windows: run(windows).astype(np.float64)
 
 

@@ -1,8 +1,9 @@
-"""Gradient boosting on hand features: the habit of the landslide field, as a baseline and as one of the teachers.
+"""Two baselines, which are teachers too: gradient boosting on hand features, the habit of the landslide field, and the
+STFT network of the landslide paper.
 
-The features are those of Hibert et al. 2014 and Provost et al. 2017. All are computed from a prepared window, and none
-knows where the onset stands: the signal's stretch is found by its own envelope, so that they serve the neutral view and
-the station alike.
+The hand features are those of Hibert et al. 2014 and Provost et al. 2017. All are computed from a prepared window, and
+none knows where the onset stands: the signal's stretch is found by its own envelope, so that they serve the neutral
+view and the station alike.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import signal
 from sklearn.ensemble import HistGradientBoostingClassifier
+from torch import nn
 
 from agent.atomic import replacing
 from agent.errors import DataError
@@ -231,3 +234,46 @@ def train_boosting(table: Table, labels: NDArray[np.int64], seed: int) -> Logits
         return logs
 
     return answer
+
+
+_STFT_SIZE, _STFT_HOP, _GRID = 256, 128, 32
+
+
+class StftNetwork(nn.Module):
+    """The network that the landslide paper compares PRIME-DP with: logits ``[N, 5]`` from windows ``[N, 3, 1, 10240]``,
+    of which it reads the vertical.
+
+    As far as its published script tells: magnitudes of a short-time Fourier transform (256 samples, hop 128,
+    rectangular, centred with reflection, 129 x 81); scaled to their maximum; brought to 32 x 32 by nearest neighbours;
+    three convolutions 3 x 3 (32, 64, 128 channels) with ReLU and halving; a hidden layer of 1024. The script scales by
+    the maximum of the whole batch, so that an answer depends on its neighbours; here each window has its own. The last
+    layer has our five labels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((1, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(inputs, outputs, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        self.classifier = nn.Sequential(*layers)
+        self.out = nn.Sequential(nn.Flatten(), nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, len(LABELS)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(self.classifier(spectrogram(x[:, 2, 0])))
+        return logits
+
+
+def spectrogram(vertical: torch.Tensor) -> torch.Tensor:
+    """Signals ``[N, T]`` to magnitudes ``[N, 1, 32, 32]`` in 0..1, frequency rising along the third axis."""
+    spectrum = torch.stft(
+        vertical.float(),
+        _STFT_SIZE,
+        _STFT_HOP,
+        window=torch.ones(_STFT_SIZE, device=vertical.device),
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    magnitude = spectrum.abs()
+    magnitude = magnitude / (magnitude.amax(dim=(1, 2), keepdim=True) + 1e-6)
+    return nn.functional.interpolate(magnitude[:, None], size=(_GRID, _GRID), mode="nearest")
