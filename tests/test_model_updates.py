@@ -21,13 +21,13 @@ from agent.config.remote import ControlConfig, ModelsConfig
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, LiveClassifier, Shadow, load, open_bundle
 from agent.inference.bundle import pack
-from agent.remote.model_order import CHUNK_BYTES, KIND, ModelOrder, parse
-from agent.remote.models import MOST_BEGUN, Download, ModelUpdates, Progress, fetch
+from agent.remote.model_order import CHUNK_BYTES, KIND, Download, ModelOrder, fetch, parse
+from agent.remote.models import MOST_BEGUN, ModelUpdates, Progress
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 from agent.types import LABELS, WINDOW_SAMPLES, Classification, Window
 from desk.push.models import order_of
-from quantize.quantise.graph import INPUT, IR_VERSION, OPSET, OUTPUT
+from quantize.quantise.infer import INPUT, IR_VERSION, OPSET, OUTPUT
 
 LABELS_OFF = dict.fromkeys(LABELS, 1.0)
 
