@@ -1,10 +1,15 @@
-"""Compares what two states of the project do: the same records, streams and drills, and the JSON lines of each.
+"""What the code does: two states of the project held against each other, and the files that a sample passes.
 
-    python bench/behaviour.py BEFORE [AFTER]
+    python bench/behaviour.py compare BEFORE [AFTER]
+    python bench/behaviour.py walk RECORDS...
 
-BEFORE and AFTER are commits (AFTER: the working tree). Both run with the Python that runs this script. A line that
-differs is printed with a sign, after what must differ in any two runs (times of sending, boot identifiers) is taken
-out. The exit status is 1 when anything differs.
+``compare``: the same records, streams and drills, and the JSON lines of each. BEFORE and AFTER are commits (AFTER: the
+working tree). Both run with the Python that runs this script. A line that differs is printed with a sign, after what
+must differ in any two runs (times of sending, boot identifiers) is taken out. The exit status is 1 when anything
+differs.
+
+``walk``: the files of the agent that a sample passes on its way to the broker: a replay, from the first block to the
+last acknowledgement, under a profiler.
 """
 
 from __future__ import annotations
@@ -17,7 +22,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from support import choose, option, part
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("TALUS_DATA", ROOT.parent / "shared" / "data"))
@@ -47,12 +58,9 @@ def cases() -> dict[str, list[str]]:
     return found
 
 
-def main() -> int:
-    """Returns 1 when any case differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("before")
-    parser.add_argument("after", nargs="?")
-    args = parser.parse_args()
+@part(option("before"), option("after", nargs="?"))
+def compare(args: argparse.Namespace) -> int:
+    """What differs between two states; 1 when anything does."""
     different = 0
     with tempfile.TemporaryDirectory() as place:
         before = checked_out(args.before, Path(place) / "before")
@@ -99,5 +107,41 @@ def lasting(value: object) -> object:
     return {key: lasting(part) for key, part in value.items() if key not in DIFFERENT_EACH_RUN}
 
 
+AGENT = f"{ROOT / 'agent'}{os.sep}"
+
+
+@part(option("records", nargs="+"))
+def walk(args: argparse.Namespace) -> int:
+    """The files that a sample passes, with the number of calls in each."""
+    calls: Counter[str] = Counter()
+    counting = threading.Event()
+
+    def see(frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and counting.is_set() and code.co_filename.startswith(AGENT) and code.co_name != "<module>":
+            calls[code.co_filename.removeprefix(AGENT)] += 1
+
+    threading.setprofile(see)
+    sys.setprofile(see)
+    from agent.cli import main as talus
+    from agent.commands import replay
+    from demo.broker import local_broker
+
+    run = replay._run
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        counting.set()
+        run(*arguments, **options)
+
+    replay._run = counted
+    with tempfile.TemporaryDirectory() as state, local_broker() as broker:
+        os.environ["XDG_STATE_HOME"] = state
+        status = talus(["replay", "--broker", broker.url, *args.records])
+    for name, number in sorted(calls.items()):
+        print(f"{number:>9} {name}")
+    print(f"{len(calls)} files")
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(choose(__doc__))

@@ -40,7 +40,7 @@ from typing import Any
 
 import yaml
 from chaos_world import NETWORK, START_NS, STATION, Ears, Keeper, Recorder, Watcher, make_records
-from support import Call, choose, row
+from support import choose, option, part, row
 
 from agent.alert.policy import Policy
 from agent.config.file import load
@@ -163,16 +163,14 @@ def settle(recorder: Recorder, ears: Ears, keeper: Keeper) -> None:
             return
 
 
-def run(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--alerts", type=int, default=10_000, help="about so many"),
+    option("--faults", type=int, default=200),
+    option("--seed", type=int, default=1),
+    option("--folder", type=Path, help="where everything lies: the disk to be used; kept afterwards"),
+)
+def run(args: argparse.Namespace) -> int:
     """Records through faults, and the scorecard."""
-    parser.add_argument("--alerts", type=int, default=10_000, help="about so many")
-    parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where everything lies: the disk to be used; kept afterwards")
-    return _run
-
-
-def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -435,15 +433,13 @@ def scored(folder: Path) -> bool:
     return all(met)
 
 
-def score(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("folder", type=Path),
+)
+def score(args: argparse.Namespace) -> int:
     """The scorecard of a run that was kept."""
-    parser.add_argument("folder", type=Path)
-    return _score
-
-
-def _score(args: argparse.Namespace) -> int:
     return 0 if scored(args.folder) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(choose(__doc__, run, score))
+    sys.exit(choose(__doc__))

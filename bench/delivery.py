@@ -53,7 +53,7 @@ import psutil
 import yaml
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from support import Call, choose, make_busy, row
+from support import choose, make_busy, option, part, row
 
 from agent.config.broker import (
     DEFAULT_PREFIX,
@@ -265,16 +265,14 @@ def show(name: str, times: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return median, p99
 
 
-def line(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--rounds", type=int, default=500),
+    option("--backlog", type=int, default=5000),
+    option("--seconds", type=int, default=2000, help="of data through the whole line"),
+    option("--folder", type=Path, help="where the outbox lies: the disk to be measured"),
+)
+def line(args: argparse.Namespace) -> int:
     """Up to the acknowledgement, in one thread."""
-    parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--backlog", type=int, default=5000)
-    parser.add_argument("--seconds", type=int, default=2000, help="of data through the whole line")
-    parser.add_argument("--folder", type=Path, help="where the outbox lies: the disk to be measured")
-    return _line
-
-
-def _line(args: argparse.Namespace) -> int:
     with local_broker() as broker, tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         print(f"broker {broker.program}, outbox in {folder.parent}, {os.cpu_count()} cores; median / p99 / most")
@@ -372,15 +370,13 @@ def describe(times: np.ndarray) -> str:
     return f"{np.median(times):.2f} / {np.percentile(times, 99):.2f} ms"
 
 
-def service(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--copies", type=int, default=40, help="of the record of 115 s with two earthquakes"),
+    option("--speed", type=float, default=50.0, help="times real time"),
+    option("--folder", type=Path, help="where the outbox lies: the disk to be measured"),
+)
+def service(args: argparse.Namespace) -> int:
     """To a subscriber, through the whole service."""
-    parser.add_argument("--copies", type=int, default=40, help="of the record of 115 s with two earthquakes")
-    parser.add_argument("--speed", type=float, default=50.0, help="times real time")
-    parser.add_argument("--folder", type=Path, help="where the outbox lies: the disk to be measured")
-    return _service
-
-
-def _service(args: argparse.Namespace) -> int:
     with local_broker() as broker, tempfile.TemporaryDirectory(dir=args.folder) as name:
         arrived = served(broker, Path(name), args.copies, args.speed)
         size = round(np.mean([len(json.dumps(body)) for _, body in arrived]))
@@ -514,14 +510,12 @@ def peer(path: Path, events: int) -> dict[str, float]:
         return {"more_mb": rss_mb() - before}
 
 
-def week(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--events", type=int, default=28_000),
+    option("--folder", type=Path, help="where the outbox lies: the disk to be measured"),
+)
+def week(args: argparse.Namespace) -> int:
     """A week without a broker."""
-    parser.add_argument("--events", type=int, default=28_000)
-    parser.add_argument("--folder", type=Path, help="where the outbox lies: the disk to be measured")
-    return _week
-
-
-def _week(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         path = Path(name, "outbox.sqlite3")
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -638,16 +632,14 @@ def spread(times: np.ndarray) -> str:
     return f"{median:.0f}, {p95:.0f}, {most:.0f} ms"
 
 
-def burst(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--minutes", type=float, default=10.0),
+)
+def burst(args: argparse.Namespace) -> int:
     """A swarm in real time."""
-    parser.add_argument("--minutes", type=float, default=10.0)
-    return _burst
-
-
-def _burst(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         return swarm(Path(name), args.minutes)
 
 
 if __name__ == "__main__":
-    sys.exit(choose(__doc__, line, service, week, burst))
+    sys.exit(choose(__doc__))

@@ -42,7 +42,7 @@ import time
 import numpy as np
 from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
-from support import ONE_CORE, Call, choose, make_busy, row
+from support import ONE_CORE, choose, make_busy, option, part, row
 
 from agent.types import NS
 from demo.broker import local_broker
@@ -123,15 +123,13 @@ def start_agent(folder: Path, config: Path) -> tuple[Process, float]:
     return agent, time.monotonic() - agent.began
 
 
-def one(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--seconds", type=float, default=120.0, help="how long the shares are measured"),
+    option("--starts", type=int, default=5, help="how often the start is measured"),
+    option("--folder", type=Path, help="where the outbox lies"),
+)
+def one(args: argparse.Namespace) -> int:
     """One station, beside ObsPy."""
-    parser.add_argument("--seconds", type=float, default=120.0, help="how long the shares are measured")
-    parser.add_argument("--starts", type=int, default=5, help="how often the start is measured")
-    parser.add_argument("--folder", type=Path, help="where the outbox lies")
-    return _one
-
-
-def _one(args: argparse.Namespace) -> int:
     with local_broker() as broker, tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         files = make_busy(folder / "records", round(args.seconds / 115) + 2)
@@ -278,16 +276,14 @@ def served(came_ns: list[int], used_ns: list[int]) -> np.ndarray:
     return np.array(found)
 
 
-def many(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--minutes", type=float, default=30.0, help="how long it is measured"),
+    option("--stations", type=int, default=64),
+    option("--bursts", type=float, default=600.0, help="seconds between two at all stations"),
+    option("--folder", type=Path, help="where the outbox lies"),
+)
+def many(args: argparse.Namespace) -> int:
     """Sixty-four stations on one agent."""
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long it is measured")
-    parser.add_argument("--stations", type=int, default=64)
-    parser.add_argument("--bursts", type=float, default=600.0, help="seconds between two at all stations")
-    parser.add_argument("--folder", type=Path, help="where the outbox lies")
-    return _many
-
-
-def _many(args: argparse.Namespace) -> int:
     with local_broker() as broker, tempfile.TemporaryDirectory(dir=args.folder) as name, SeedLinkServer() as server:
         folder = Path(name)
         (folder / "noted.py").write_text(AGENT)
@@ -351,4 +347,4 @@ def _many(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(choose(__doc__, one, many))
+    sys.exit(choose(__doc__))

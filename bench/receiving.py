@@ -41,7 +41,7 @@ import numpy as np
 import psutil
 from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
-from support import ONE_CORE, Call, choose, row
+from support import ONE_CORE, choose, option, part, row
 
 from agent.config.sources import SeedLinkConfig
 from agent.sources.seedlink.source import SeedLinkSource
@@ -302,25 +302,21 @@ def _obspy(port: int, counted: Counted) -> Callable[[], None]:
     return work
 
 
-def seedlink(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--seconds", type=float, default=120.0),
+)
+def seedlink(args: argparse.Namespace) -> None:
     """Processor time of SeedLink."""
-    parser.add_argument("--seconds", type=float, default=120.0)
-    return _seedlink
-
-
-def _seedlink(args: argparse.Namespace) -> None:
     shares(args.seconds)
 
 
-def recovery(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--cycles", type=int, default=20),
+    option("--cut", type=float, default=60.0, help="seconds for which the link carries nothing"),
+    option("--down", type=float, default=10.0, help="seconds for which the server is away"),
+)
+def recovery(args: argparse.Namespace) -> None:
     """Time until SeedLink is back."""
-    parser.add_argument("--cycles", type=int, default=20)
-    parser.add_argument("--cut", type=float, default=60.0, help="seconds for which the link carries nothing")
-    parser.add_argument("--down", type=float, default=10.0, help="seconds for which the server is away")
-    return _recovery
-
-
-def _recovery(args: argparse.Namespace) -> None:
     recovered(args.cycles, args.cut, args.down)
 
 
@@ -393,14 +389,12 @@ def cpu_s(process: subprocess.Popen[bytes]) -> float:
     return float(sum(t.user + t.system for t in used) + ended.children_user + ended.children_system)
 
 
-def shake(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--rsudp", help="the Python that has rsudp; without it only Talus is measured"),
+    option("--minutes", type=float, default=5.0),
+)
+def shake(args: argparse.Namespace) -> None:
     """A Raspberry Shake, beside rsudp."""
-    parser.add_argument("--rsudp", help="the Python that has rsudp; without it only Talus is measured")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    return _shake
-
-
-def _shake(args: argparse.Namespace) -> None:
     site = SimulatedSite(station_ids("AM", "R1234", 1, 100.0), noise_counts=300.0, packet_s=0.25)
     scenario = Scenario(1, steady({"slopequake": 20, "rockfall": 6}), 1)
     feed = SimulatorSource(site, scenario, 1, seconds=START_S + 60 * args.minutes, speed=1.0)
@@ -445,4 +439,4 @@ def _shake(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(choose(__doc__, seedlink, recovery, shake))
+    sys.exit(choose(__doc__))

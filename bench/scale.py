@@ -49,7 +49,7 @@ from fleet_support import Stations
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from postgres_support import Cluster, cluster
-from support import Call, choose, make_busy, row
+from support import choose, make_busy, option, part, row
 
 from agent.alert.evidence import encode
 from agent.config.file import ClassifierConfig, TunablesConfig
@@ -97,13 +97,11 @@ def stored(store: Store, arrivals: list[Arrival], batch: int = 200) -> float:
     return time.process_time() - began
 
 
-def messages(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--events", type=float, default=47.0, help="events a station and day (47, Xin et al. 2024)"),
+)
+def messages(args: argparse.Namespace) -> None:
     """Bytes and processor time a message."""
-    parser.add_argument("--events", type=float, default=47.0, help="events a station and day (47, Xin et al. 2024)")
-    return _messages
-
-
-def _messages(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         payloads = payloads_of(Path(folder))
         report, told = health()
@@ -276,14 +274,12 @@ def rollout(folder: Path, names: list[str]) -> None:
     broker.stop()
 
 
-def fleet(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("--stations", type=int, default=500),
+    option("--seconds", type=float, default=60.0),
+)
+def fleet(args: argparse.Namespace) -> None:
     """Five hundred stations at once."""
-    parser.add_argument("--stations", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    return _fleet
-
-
-def _fleet(args: argparse.Namespace) -> None:
     names = [f"XX.S{number:03d}" for number in range(args.stations)]
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with ExitStack() as stack:
@@ -298,13 +294,11 @@ VERTICAL = 2
 DAY_S = 86_400
 
 
-def envelope(parser: argparse.ArgumentParser) -> Call:
+@part(
+    option("files", nargs="+", type=Path, metavar="FILE", help="continuous records"),
+)
+def envelope(args: argparse.Namespace) -> None:
     """The minima and maxima of a vertical."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="continuous records")
-    return _envelope
-
-
-def _envelope(args: argparse.Namespace) -> None:
     for path in args.files:
         print(line_of(path))
 
@@ -332,4 +326,4 @@ def line_of(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(choose(__doc__, messages, fleet, envelope))
+    sys.exit(choose(__doc__))

@@ -7,11 +7,11 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -78,20 +78,36 @@ def row(name: str, value: str, goal: str = "", met: bool | None = None) -> None:
             file.write(json.dumps({"name": name, "value": value, "goal": goal, "met": met}) + "\n")
 
 
-Call: TypeAlias = Callable[[argparse.Namespace], int | None]
+Call = TypeVar("Call", bound="Callable[[argparse.Namespace], int | None]")
 """A part of a script: measures with the arguments it is given; the status, None: 0."""
+Option: TypeAlias = tuple[tuple[str, ...], Mapping[str, Any]]
+_PARTS: dict[str, tuple[Callable[[argparse.Namespace], int | None], Sequence[Option]]] = {}
 
 
-def choose(doc: str | None, *parts: Callable[[argparse.ArgumentParser], Call]) -> int:
-    """Run the part of a script that the first argument names; returns its status.
+def option(*names: str, **settings: Any) -> Option:
+    """Return an argument of a part, as ``add_argument`` takes it."""
+    return names, settings
 
-    Each part adds its options to the parser that it is given, and returns what is called with them.
-    """
+
+def part(*options: Option) -> Callable[[Call], Call]:
+    """Make a function the part of its script that has its name, with these arguments."""
+
+    def keep(call: Call) -> Call:
+        _PARTS[call.__name__.replace("_", "-")] = call, options
+        return call
+
+    return keep
+
+
+def choose(doc: str | None) -> int:
+    """Run the part of a script that the first argument names; returns its status."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     chosen = parser.add_subparsers(required=True, metavar="PART")
-    for part in parts:
-        own = chosen.add_parser(part.__name__.replace("_", "-"), help=part.__doc__)
-        own.set_defaults(call=part(own))
+    for name, (call, options) in _PARTS.items():
+        own = chosen.add_parser(name, help=call.__doc__)
+        own.set_defaults(call=call)
+        for names, settings in options:
+            own.add_argument(*names, **settings)
     args = parser.parse_args()
     return args.call(args) or 0
 

@@ -86,7 +86,7 @@ SIZE_STEPS = (
     EscalationConfig(severity="extreme", min_amplitude=100.0, min_duration_s=20.0),
 )
 """Severity by size, the default of the labels of slope failures. Of 123 recorded landslides and rockfalls half reach
-an amplitude of 42, and half a duration of 17 s (``bench/alarms.py sizes``)."""
+an amplitude of 42, and half a duration of 17 s (``bench/alerts.py sizes``)."""
 
 
 class RateStepConfig(Section):

@@ -1,12 +1,16 @@
-"""What an alert is worth: the default policy on continuous real data, against lists of what happened there.
+"""What an alert is worth, and what the defaults of the alert policy rest on.
 
-    python bench/streams.py [--data ../shared/data] [--config FILE] [--json]
+    python bench/alerts.py streams [--data ../shared/data] [--config FILE] [--json]
+    python bench/alerts.py sizes [--data ../shared/data] [--most 60]
+    python bench/alerts.py rates [--years 10] [--crises 20]
+    python bench/alerts.py drill [--seeds 20] [--hours 1]
 
-For each stream, with 95 % intervals: the listed landslides that raise an alert at any of its stations, the time from
-the listed onset to that alert, alerts that no listed landslide explains for a station and a day, and the share of
-events on which the last verdict abstains. Below it, verdict by verdict (3, 5, 10, 20 s and so on after the trigger):
-what the station that was there calls each listed landslide, and the alerts that were out by then. The station that was
-there is the one with the largest amplitude over its own noise; a site's other stations do not vote.
+``streams``, the default policy on continuous real data, against lists of what happened there. For each stream, with
+95 % intervals: the listed landslides that raise an alert at any of its stations, the time from the listed onset to that
+alert, alerts that no listed landslide explains for a station and a day, and the share of events on which the last
+verdict abstains. Below it, verdict by verdict (3, 5, 10, 20 s and so on after the trigger): what the station that was
+there calls each listed landslide, and the alerts that were out by then. The station that was there is the one with the
+largest amplitude over its own noise; a site's other stations do not vote.
 
 An alert belongs to a listed event if its trigger overlaps the listed interval, widened by five seconds. ``truth.csv``
 holds published events (high), a rule on the envelope (Merapi, medium: by the same shape that a detector looks for) and
@@ -18,14 +22,35 @@ These hours are not unseen: the network learned from other minutes or from these
 and the defaults of the policy were chosen on these streams (docs/configuration.md, "Why these defaults"). The peer is
 ObsPy's batch trigger with the same settings on each station's vertical: how many triggers an operator would get without
 a classifier.
+
+``sizes``: amplitude of recorded landslides in multiples of the sensor's noise, and duration of the trigger. The default
+steps of severity (``agent.config.policy.SIZE_STEPS``) rest on these figures. Of each record the event with the largest
+product of amplitude and duration counts; the last two columns are the share of records whose event is severe or extreme
+by the steps of amplitude and duration.
+
+``rates``: how often the alarm on the event rate is false, and how long before a failure it comes. Events are drawn, not
+detected: a Poisson process for a steady site; for a crisis the simulator's own script, whose rate grows as the inverse
+of the time left, over two days after three quiet ones. The peer is what is easily written instead and often is: an
+alarm whenever the last hour has at least five events and three times the rate of the day before.
+
+``drill``: whether the final slide of a crisis raises its own alert, and how soon: ``talus simulate --seed N --speed 0``
+for each seed. The goal: in 18 of 20 seeds an event that began with the slide alerts within 20 s of the slide's onset,
+and in none is it held back by a smaller event. A slope about to fail is never quiet: where an event of before goes on
+into the slide, its alert is counted apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import dataclasses
+import io
 import json
-from collections import Counter
+import random
+import re
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +59,19 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from support import choose, option, part, row
 
 from agent.alert.policy import Policy
+from agent.alert.rate_alerts import RateWatch
+from agent.cli import main as talus
 from agent.config.file import ClassifierConfig, PolicyConfig, TunablesConfig, load
+from agent.config.policy import SIZE_STEPS, AccelerationConfig, LandslideRule, RulesConfig, rank
 from agent.service.assemble import build_line
 from agent.sources.archive import ArchiveSource
-from agent.types import NS, Alert, Event, format_ns, parse_ns
+from agent.sources.simulator import Planned, Rates, Scenario, crisis, steady
+from agent.types import NS, Alert, Classification, Detection, Event, Quality, StationId, event_id, format_ns, parse_ns
 
+DATA = Path(__file__).parents[2] / "shared" / "data"
 SLACK_NS = 5 * NS
 RULED = "merapi"
 """Begin of the names of the streams whose list is by a rule."""
@@ -159,10 +190,10 @@ def lists(data: Path, name: str, begin_ns: int, end_ns: int) -> list[Listed]:
             if entry["stream"] == name:
                 label = "unknown" if unknown else entry["label"]
                 found.append(Listed(parse_ns(entry["start"]), parse_ns(entry["end"]), label, entry["confidence"]))
-    stations = {row["station"] for row in _rows(data / "streams" / "streams.csv") if row["stream"] == name}
-    for row in _rows(data / "metadata.csv"):
-        if row["station_code"] in stations and row["source_type"] == "landslide" and row["trace_onset_time"]:
-            onset_ns = parse_ns(row["trace_onset_time"])
+    stations = {line["station"] for line in _rows(data / "streams" / "streams.csv") if line["stream"] == name}
+    for record in _rows(data / "metadata.csv"):
+        if record["station_code"] in stations and record["source_type"] == "landslide" and record["trace_onset_time"]:
+            onset_ns = parse_ns(record["trace_onset_time"])
             if begin_ns <= onset_ns < end_ns:
                 found.append(Listed(onset_ns, onset_ns + 10 * NS, "landslide", "record", counts=False))
     return found
@@ -330,12 +361,13 @@ def score_of(data: Path, replayed: Replayed, policy: PolicyConfig) -> Score:
     return judge(replayed, listed, policy)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--config", type=Path, help="settings of trigger, verdicts, policy and network")
-    parser.add_argument("--json", action="store_true", help="the figures alone, as JSON lines")
-    args = parser.parse_args()
+@part(
+    option("--data", type=Path, default=DATA),
+    option("--config", type=Path, help="settings of trigger, verdicts, policy and network"),
+    option("--json", action="store_true", help="the figures alone, as JSON lines"),
+)
+def streams(args: argparse.Namespace) -> None:
+    """The policy on continuous data, against lists of what happened there."""
     config = load(args.config) if args.config else None
     tunables = config.tunables if config else TunablesConfig()
     classifier = config.classifier if config else ClassifierConfig(backends=("onnxruntime",))
@@ -367,5 +399,158 @@ def main() -> None:
             print("\n".join(by_verdict(group, tunables.verdict.at_s)))
 
 
+def largest(path: Path) -> Detection | None:
+    """What the trigger saw of the largest event in a file; None without an event whose noise is known."""
+    line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant",)), "talus/v1")
+    last: dict[str, Detection] = {}
+
+    def take(outputs: Iterable[object]) -> None:
+        last.update((output.id, output.detection) for output in outputs if isinstance(output, Event))
+
+    for block in ArchiveSource([path], 1.0, on_problem=lambda problem: None).blocks():
+        take(line.pipeline.feed(block))
+    take(line.pipeline.flush())
+    known = [seen for seen in last.values() if seen.amplitude is not None]
+    return max(known, key=lambda seen: seen.size, default=None)
+
+
+def severity(seen: Detection) -> int:
+    """Rank of the severity that the default steps give."""
+    reached = [
+        rank(step.severity)
+        for step in SIZE_STEPS
+        if step.min_stations is None
+        and (seen.amplitude or 0.0) >= (step.min_amplitude or 0.0)
+        and seen.duration_s >= (step.min_duration_s or 0.0)
+    ]
+    return max([rank("moderate"), *reached])
+
+
+@part(
+    option("--data", type=Path, default=DATA),
+    option("--most", type=int, default=60, help="records of each source, drawn with a fixed seed"),
+)
+def sizes(args: argparse.Namespace) -> None:
+    """Amplitude and duration of recorded landslides."""
+    by_source: dict[str, list[str]] = defaultdict(list)
+    with (args.data / "metadata.csv").open(encoding="utf-8") as file:
+        for record in csv.DictReader(file):
+            if record["source_type"] == "landslide":
+                by_source[record["source_dataset"]].append(record["trace_name"])
+    chance = random.Random(1)
+    print(
+        f"{'source':<18} {'events':>6}  amplitude 10/25/50/75/90 %        duration, s 10/25/50/75/90 %   severe extreme"
+    )
+    everything: list[Detection] = []
+    for source, names in sorted(by_source.items()):
+        drawn = chance.sample(names, min(args.most, len(names)))
+        found = [seen for name in drawn if (seen := largest(args.data / name)) is not None]
+        everything += found
+        print(line_of(source, found))
+    print(line_of("all", everything))
+
+
+def line_of(source: str, found: list[Detection]) -> str:
+    """One line of the table."""
+    if not found:
+        return f"{source:<18} {0:>6}"
+    quantiles = (10, 25, 50, 75, 90)
+    amplitude = np.percentile([seen.amplitude or 0.0 for seen in found], quantiles)
+    duration = np.percentile([seen.duration_s for seen in found], quantiles)
+    ranks = np.array([severity(seen) for seen in found])
+    shares = [float(np.mean(ranks == rank(word))) for word in ("severe", "extreme")]
+    columns = (" ".join(f"{value:6.1f}" for value in values) for values in (amplitude, duration))
+    return f"{source:<18} {len(found):>6}  {'   '.join(columns)}   {shares[0]:6.2f} {shares[1]:7.2f}"
+
+
+HOUR, DAY = 3600.0, 86_400.0
+STATION = StationId("XX", "SLP", "00", "HH")
+VERDICT = Classification(
+    "landslide", 0.9, (0.02, 0.03, 0.03, 0.9, 0.02), False, 80.0, "drawn", "0" * 64, "none", "none"
+)  # fmt: skip
+T0 = 1_772_323_200 * NS
+DEFAULTS = AccelerationConfig()
+RULES = {
+    "the default, chance <= 1e-5": DEFAULTS,
+    "chance <= 1e-4": DEFAULTS.model_copy(update={"max_chance": 1e-4}),
+    "the peer: the ratio alone": DEFAULTS.model_copy(update={"max_chance": 1.0}),
+}
+
+
+def raised_s(times_s: list[float], settings: AccelerationConfig) -> list[float]:
+    """When the alarm is raised, seconds."""
+    watch = RateWatch(RulesConfig(landslide=LandslideRule(acceleration=settings)))
+    event = Event("", 0, "end", STATION, 0, Detection(9.0, 5.0, 1.0, 5.0), VERDICT, Quality(), 0)
+    found = []
+    for at_s in times_s:
+        onset_ns = T0 + round(at_s * NS)
+        one = dataclasses.replace(event, id=event_id(STATION, onset_ns), onset_ns=onset_ns, recorded_s=at_s)
+        found += [at_s for alert in watch.consider(one) if alert.action == "raise"]
+    return found
+
+
+def own_events(seed: int, rates: Rates, seconds: float) -> list[float]:
+    scenario = Scenario(seed, rates, 1)
+    cells = (what for number in range(int(seconds // 60)) for what in scenario.cell(number))
+    return [what.at_s for what in cells if isinstance(what, Planned) and what.kind in ("slopequake", "rockfall")]
+
+
+@part(
+    option("--years", type=float, default=10.0, help="of a steady site at up to 1 event an hour"),
+    option("--crises", type=int, default=20),
+)
+def rates(args: argparse.Namespace) -> None:
+    """False alarms on the event rate, and how early a true one comes."""
+    for name, settings in RULES.items():
+        row(name, "")
+        for per_hour in (0.05, 0.2, 1.0, 2.0, 5.0, 18.0):
+            days = args.years * 365 / max(1.0, per_hour)
+            rng = np.random.default_rng(7)
+            times = np.sort(rng.uniform(0, days * DAY, rng.poisson(per_hour * 24 * days)))
+            false = len(raised_s(times.tolist(), settings)) / days * 365
+            row(f"  false alarms a year, steady {per_hour:g} an hour", f"{false:.2f}")
+        leads = []
+        for seed in range(args.crises):
+            ramp, quiet_s, length_s = crisis(2 * DAY), 3 * DAY, 1.8 * DAY
+            calm = own_events(seed, steady(ramp(0.0)), quiet_s)
+            rising = [quiet_s + at_s for at_s in own_events(seed + 100, ramp, length_s)]
+            first = [at_s for at_s in raised_s([*calm, *rising], settings) if at_s > quiet_s]
+            leads.append((quiet_s + length_s - first[0]) / HOUR if first else 0.0)
+        row(f"  hours before the failure, {args.crises} crises: least, median, most",
+            f"{min(leads):.1f}, {float(np.median(leads)):.1f}, {max(leads):.1f}")  # fmt: skip
+
+
+WITHIN_S = 20
+
+
+def final_slide(seed: int, hours: float) -> str:
+    """The line about the final slide of a drill."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        talus(
+            ["simulate", "--quiet", "--speed", "0", "--hours", str(hours), "--seed", str(seed),
+             "--start", "2026-03-01T00:00:00Z"]
+        )  # fmt: skip
+    return next(line for line in out.getvalue().splitlines() if line.startswith("slide of"))
+
+
+@part(option("--seeds", type=int, default=20), option("--hours", type=float, default=1.0))
+def drill(args: argparse.Namespace) -> None:
+    """The final slide of a drill."""
+    soon = held = early = 0
+    for seed in range(1, args.seeds + 1):
+        line = final_slide(seed, args.hours)
+        match = re.search(r": (alert|an event of before) .* (\d+) s after its onset", line)
+        if match is not None and int(match[2]) <= WITHIN_S:
+            soon += match[1] == "alert"
+            early += match[1] != "alert"
+        held += "refractory:" in line
+        print(f"seed {seed:>2}  {line}", flush=True)
+    goal = round(0.9 * args.seeds)
+    row("own alert within 20 s of the onset", f"{soon} of {args.seeds}", f"goal: {goal}", soon >= goal)
+    row("alert of an event that began before, within 20 s", str(early))
+    row("held back by a smaller event", str(held), "goal: 0", held == 0)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(choose(__doc__))
