@@ -201,6 +201,11 @@ class Segment:
     def end_ns(self) -> int:
         return self.start_ns + round(len(self.samples) * NS / self.rate_hz)
 
+    def since(self, time_ns: int) -> int:
+        """How many of its samples were taken at a time or after it."""
+        before = math.ceil((time_ns - self.start_ns - 0.5) * self.rate_hz / NS)
+        return min(len(self.samples), max(0, len(self.samples) - before))
+
     def packets(self, stream: StreamId, packet_s: float) -> Iterator[SampleBlock]:
         """Cut it into packets of ``packet_s`` seconds, rounded to whole samples, at least one; the last is shorter."""
         size = max(1, round(packet_s * self.rate_hz))

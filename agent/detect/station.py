@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -281,26 +281,31 @@ class Station:
         """Look at the raw samples of the last seconds."""
         samples: dict[str, Samples] = {}
         longer: set[Flaw] = set()
-        flat: set[str] = set()
-        felt: set[str] = set()
+        minutes: dict[tuple[int, float], dict[str, Samples]] = {}
         for row, ring in self._rings.items():
-            recent = _joined(ring.segments(until_ns - INSPECTED_NS, until_ns))
-            before = _joined(ring.segments(until_ns - LOOKED_BACK_NS, until_ns))
-            if recent is None or before is None:
+            runs = ring.segments(until_ns - LOOKED_BACK_NS, until_ns)
+            recent = sum([run.since(until_ns - INSPECTED_NS) for run in runs])
+            if not recent:
                 continue
-            letter = self._streams[row].component
-            samples[letter] = recent
+            letter, before = self._streams[row].component, _joined(runs)
+            samples[letter] = before[-recent:]
             if repeats(before):
                 longer.add(("repeats", letter))
             if is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
                 longer.add(("filled", letter))
-            uneven = unevenness(before[-round(LOOK_NS / NS * ring.rate_hz) :], ring.rate_hz)
-            if uneven is not None and uneven < _WHITE:
-                flat.add(letter)
-            elif uneven is not None and uneven > _MOVED:
-                felt.add(letter)
-        if samples:
-            self.hearing.inspected(inspect(samples) | longer, until_ns, flat, felt)
+            minute = before[-round(LOOK_NS / NS * ring.rate_hz) :]
+            minutes.setdefault((len(minute), ring.rate_hz), {})[letter] = minute
+        if not samples:
+            return
+        flat: set[str] = set()
+        felt: set[str] = set()
+        for (_, rate_hz), alike in minutes.items():
+            for letter, uneven in zip(alike, unevenness(np.stack(list(alike.values())), rate_hz).tolist(), strict=True):
+                if uneven < _WHITE:
+                    flat.add(letter)
+                elif uneven > _MOVED:
+                    felt.add(letter)
+        self.hearing.inspected(inspect(samples) | longer, until_ns, flat, felt)
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""
@@ -533,10 +538,8 @@ class Station:
         return found
 
 
-def _joined(runs: Sequence[Segment]) -> Samples | None:
-    if len(runs) <= 1:
-        return runs[0].samples if runs else None
-    return cast("Samples", np.concatenate([run.samples for run in runs]))
+def _joined(runs: Sequence[Segment]) -> Samples:
+    return runs[0].samples if len(runs) == 1 else np.concatenate([run.samples for run in runs])
 
 
 def _settled_ns(trigger: TriggerConfig) -> int:

@@ -432,6 +432,8 @@ class Hearing:
                 runs.popleft()
             total = span = 0.0
             for run in runs:
+                if run.begin_ns >= end_ns:
+                    break
                 begin = run.begin_ns if run.begin_ns > begin_ns else begin_ns
                 end = run.end_ns if run.end_ns < end_ns else end_ns
                 if begin < end:

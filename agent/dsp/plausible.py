@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import combinations, pairwise
-from typing import Literal, TypeAlias
+from itertools import combinations
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,18 +94,23 @@ def _taper(count: int) -> NDArray[np.float64]:
     return np.hanning(count)
 
 
-def unevenness(samples: Samples, rate_hz: float) -> float | None:
-    """The largest mean power density of the octaves from 1 to 16 Hz over the smallest. The noise of electronics is
-    white above 1 Hz: a minute of it has less than 2. What moves the ground has more. None: too little to tell."""
+def unevenness(samples: NDArray[Any], rate_hz: float) -> NDArray[np.float64]:
+    """The largest mean power density of the octaves from 1 to 16 Hz over the smallest, of each component's samples
+    ``[components, n]``. The noise of electronics is white above 1 Hz: a minute of it has less than 2. What moves the
+    ground has more. NaN: too little to tell."""
+    components, count = samples.shape
     edges = [edge for edge in _OCTAVES_HZ if edge <= _UNDISTORTED * rate_hz]
-    if len(samples) < _LEAST_S * rate_hz or len(edges) < len(_OCTAVES_HZ) - 1:
-        return None
-    spectrum = np.fft.rfft((samples - samples.mean(dtype=np.float64)) * _taper(len(samples)))
-    at = [round(edge * len(samples) / rate_hz) for edge in edges]
-    within = spectrum[at[0] : at[-1]]
+    if count < _LEAST_S * rate_hz or len(edges) < len(_OCTAVES_HZ) - 1:
+        return np.full(components, np.nan)
+    spectrum = np.fft.rfft((samples - samples.mean(axis=1, dtype=np.float64, keepdims=True)) * _taper(count))
+    at = [round(edge * count / rate_hz) for edge in edges]
+    within = spectrum[:, at[0] : at[-1]]
     power = within.real**2 + within.imag**2
-    octaves = [float(power[low - at[0] : high - at[0]].mean()) for low, high in pairwise(at)]
-    return max(octaves) / min(octaves) if min(octaves) > 0 else None
+    octaves = np.add.reduceat(power, [low - at[0] for low in at[:-1]], axis=1) / np.diff(at)
+    least = octaves.min(axis=1)
+    found: NDArray[np.float64] = np.full(components, np.nan)
+    np.divide(octaves.max(axis=1), least, out=found, where=least > 0)
+    return found
 
 
 def is_filled(samples: Samples, least: int) -> bool:
