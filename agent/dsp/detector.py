@@ -8,28 +8,24 @@ makes a step in the ratio. ``coincidence`` takes the ``components_needed``-th la
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
-from enum import Enum, auto
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.station import HIGHEST_CORNER, TriggerConfig
+from agent.dsp.component import Component, Gathered, Meter, Phase
 from agent.dsp.continuity import same_rate
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
-from agent.dsp.sos import LONG, SosFilter, butterworth
+from agent.dsp.sos import butterworth
 from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
 from agent.errors import DataError
-from agent.types import COMPONENTS, NS, SampleBlock, Samples, Segment, StationId, TriggerOff, TriggerOn
+from agent.types import COMPONENTS, NS, SampleBlock, Segment, StationId, TriggerOff, TriggerOn
 
 Array = NDArray[np.float64]
-Meter: TypeAlias = Callable[[Array, int], None]
-_SETTLED = 0.01
-"""Share of a filter's start-up transient that may be left when its output is believed again."""
 COMPONENTS_AT_MOST = 3
 _VERTICAL = COMPONENTS.index("Z")
 _SPAN = 12_000
@@ -48,169 +44,6 @@ _LEAST_DECIDED_S = 1.0
 each component would else cost one each."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
-
-
-class Phase(Enum):
-    """What a component contributes at a sample."""
-
-    ABSENT = auto()
-    """Nothing was recorded, or has not arrived."""
-    SETTLING = auto()
-    """The band-pass rings after a short gap; its output is not used."""
-    WARMING = auto()
-    """The long average is filling."""
-    LIVE = auto()
-
-
-def settling_samples(sos: Array) -> int:
-    """Samples until the slowest mode of a filter ``[n, 6]`` has decayed to a hundredth."""
-    slowest = max(float(np.abs(np.roots(section[3:])).max()) for section in sos)
-    return math.ceil(math.log(_SETTLED) / math.log(slowest))
-
-
-class Component:
-    """Samples are numbered on the station's grid. ``queued`` ones wait for the other components; not thread-safe.
-
-    A tear of a few samples, shorter than the band-pass can see, is bridged by a straight line. After a gap the
-    band-pass begins anew from the first sample's level. A short gap keeps the long average and restarts the short one
-    at its level once the band-pass has settled; a long one starts both from nothing.
-    """
-
-    def __init__(
-        self,
-        sos: Array,
-        nsta: int,
-        nlta: int,
-        long_gap: int,
-        joins_at: int,
-        *,
-        tear: int = 0,
-        meter: Meter | None = None,
-        warm_up: int | None = None,
-        report: int | None = None,
-    ) -> None:
-        """``long_gap`` and ``tear``: samples that may be missing for the long average to be kept, for the gap to be
-        bridged. ``meter`` is shown the band-passed samples, with the number of their first, once the filter has
-        settled. ``warm_up``: samples after which the averages count for the first time (None: ``nlta``). ``report``: as
-        for ``RecursiveStaLta``; see ``levels``."""
-        self._meter = meter
-        self.averages = RecursiveStaLta(nsta, nlta, report=report)
-        if warm_up is not None:
-            self.averages.shorten(warm_up)
-        self.end = joins_at
-        """Number of the sample after the newest queued one."""
-        self.due_ns = 0
-        """Time at which the next packet is due."""
-        self.newest: Samples | None = None
-        """The newest packet."""
-        self.astray = 0
-        """Packets in a row whose numbers and times did not agree."""
-        self._filter = SosFilter(sos)
-        self._settle = min(settling_samples(sos), nlta)
-        self._settling = 0
-        self._tear, self._long_gap = tear, long_gap
-        self._queue: deque[tuple[int, Samples]] = deque()
-        self._done = joins_at
-        """Number of the sample after the last processed one."""
-        self._averaged_from = joins_at
-        """Number of the first sample of what the averages write down next."""
-        self._levels: list[tuple[int, list[tuple[int, float, float]]]] = []
-
-    def join(self, first: int, samples: Samples) -> tuple[int, Samples]:
-        """Number and samples of a packet that does not begin with sample ``end``, as they are to be processed: what was
-        had already is cut off, a tear before it is bridged."""
-        missing = first - self.end
-        if missing < 0:
-            first, samples = self.end, samples[-missing:]
-        elif missing <= self._tear and self.newest is not None:
-            first, samples = self.end, np.concatenate([self._bridge(self.newest, samples, missing), samples])
-        return first, samples
-
-    def _bridge(self, before: Samples, after: Samples, missing: int) -> Array:
-        """Missing samples on a straight line through the means on both sides."""
-        before, after = before[-self._tear :], after[: self._tear]
-        places = -(len(before) + 1) / 2, missing + (len(after) - 1) / 2
-        bridge: Array = np.interp(np.arange(missing), places, (before.mean(), after.mean()))
-        return bridge
-
-    def queue(self, first: int, samples: Samples) -> None:
-        """Keep a packet, not older than ``end``, until it is its turn; short ones are joined, as each costs calls."""
-        if self._queue and first == self.end and len(self._queue[-1][1]) + len(samples) < LONG:
-            first, before = self._queue.pop()
-            samples = np.concatenate([before, samples])
-        self._queue.append((first, samples))
-        self.end = first + len(samples)
-
-    def phase(self, number: int) -> tuple[Phase, int]:
-        """What the component contributes at sample ``number``, and for how many samples that is certain.
-
-        ``number`` is at or after the last sample taken, and not inside the queue's first packet.
-        """
-        if not self._queue:
-            return Phase.ABSENT, 1 << 62
-        first, samples = self._queue[0]
-        if first > number:
-            return Phase.ABSENT, first - number
-        if first > self._done:
-            self._restart(first - self._done)
-            self._done = first
-        if self._settling:
-            return Phase.SETTLING, min(len(samples), self._settling)
-        if self.averages.warming:
-            return Phase.WARMING, min(len(samples), self.averages.warming)
-        return Phase.LIVE, len(samples)
-
-    def energy(self, count: int) -> Array:
-        """Take the next ``count`` queued samples, at most as many as ``phase`` said: energy of the band-passed ones."""
-        first, samples = self._queue.popleft()
-        if count < len(samples):
-            self._queue.appendleft((first + count, samples[count:]))
-            samples = samples[:count]
-        self._done = first + count
-        filtered = self._filter.process(samples)
-        if self._meter is not None and not self._settling:
-            self._meter(filtered, first)
-        return np.multiply(filtered, filtered, out=filtered)
-
-    def pass_by(self, phase: Phase, count: int) -> None:
-        """Take the next ``count`` queued samples for the sake of filter and averages only."""
-        energy = self.energy(count)
-        if phase is Phase.SETTLING:
-            self._settling -= count
-        else:
-            self.averages.follow(energy)
-
-    def catch_up(self, first: int, samples: Samples) -> None:
-        """Take samples from a time that is decided already: they keep filter and averages up to date."""
-        self.queue(first, samples)
-        while self._queue:
-            phase, count = self.phase(self._queue[0][0])
-            self.pass_by(phase, count)
-
-    def levels(self) -> list[tuple[int, list[tuple[int, float, float]]]]:
-        """What the averages wrote down since the last call, with the number of the first sample of each list."""
-        self._number_levels()
-        found, self._levels = self._levels, []
-        return found
-
-    def _number_levels(self) -> None:
-        levels = self.averages.levels
-        if levels:
-            self._levels.append((self._averaged_from, levels))
-            self._averaged_from += sum([samples for samples, _, _ in levels])
-            self.averages.levels = []
-
-    def _restart(self, gap: int) -> None:
-        self._filter.reset()
-        if gap > self._long_gap:
-            self.averages.reset()
-            self._settling = 0
-        else:
-            self.averages.bridge()
-            # A new average has nothing to lose from the start-up transient: it has to warm up first.
-            self._settling = self._settle
-        self._number_levels()
-        self._averaged_from = self._done + gap + self._settling
 
 
 class Detector:
@@ -250,14 +83,14 @@ class Detector:
 
         Reaches back ``max_duration_s`` and four minutes, not beyond a change of rate or a clock set back.
         """
-        runs = self._grid.history.segments(from_ns, to_ns) if self._grid else []
+        runs = self._grid.ratios(from_ns, to_ns) if self._grid else []
         return round(max((float(run.samples.max()) for run in runs), default=0.0), _DECIMALS)
 
     def band_passed(self, from_ns: int, to_ns: int) -> dict[str, list[Segment]]:
         """What the trigger sees in ``from_ns <= t < to_ns``, as far as it is decided: by component code the runs
         without gaps, in counts, and without what rings after a short gap. Not beyond a clock set back."""
         found = {name: ring.segments(from_ns, to_ns) for name, ring in self._former.items()}
-        for name, ring in self._grid.passed.items() if self._grid else ():
+        for name, ring in self._grid.passed().items() if self._grid else ():
             found[name] = found.get(name, []) + ring.segments(from_ns, to_ns)
         return found
 
@@ -280,7 +113,7 @@ class Detector:
         new = _Grid(self, self._trigger, block, self._kept_s)
         triggers = self.flush()
         before, self._grid = self._grid, new
-        self._former = before.passed if before is not None and before.decided_ns <= block.start_ns else {}
+        self._former = before.passed() if before is not None and before.decided_ns <= block.start_ns else {}
         whole = block.samples.dtype.kind in "iu"
         self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz, whole=whole)
         return triggers + new.feed(block, self.warm_up_s, at_once=at_once)
@@ -310,19 +143,17 @@ class _Grid:
         """Number of the first undecided sample."""
         self.decided_ns = block.start_ns
         """The time of the last decision: a grid that follows a clock does not revise it."""
-        self.history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
-        """The ratio."""
-        self.passed: dict[str, RingBuffer] = {}
-        """The band-passed samples of each component."""
+        self._ratios = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
+        self._ratio = Gathered(self._keeper(self._ratios), round(STEP_S * rate))
+        self._passed: dict[str, RingBuffer] = {}
         self._kept_s = kept_s
-        self._judged = -1
-        """Number of the sample after the last one that has a ratio."""
         self._station = owner.station
         self._rsam, self._hearing = owner.rsam, owner.hearing
         self._alive: list[Component] = []
         self._report_at = 0
         """Number of the sample from which on the hearing is told of what was decided."""
-        self._combine = self._vector if t.combine == "vector" else self._coincidence
+        self._follows = t.combine == "vector"
+        self._combine = self._vector if self._follows else self._coincidence
         self._needed = t.components_needed
         self._rate_hz, self._step_ns = rate, NS / rate
         self._leader = ""
@@ -359,7 +190,8 @@ class _Grid:
         """Whether a block at another rate is left out because other components still come at the grid's."""
         if same_rate(block.rate_hz, self._rate_hz):
             return False
-        self._components.pop(block.stream.component, None)
+        if (component := self._components.pop(block.stream.component, None)) is not None:
+            component.flush()
         return any(block.start_ns - other.due_ns <= self._lag_ns for other in self._components.values())
 
     def feed(self, block: SampleBlock, warm_up_s: float | None, *, at_once: bool) -> list[TriggerOn | TriggerOff]:
@@ -393,6 +225,7 @@ class _Grid:
 
     def flush(self) -> list[TriggerOn | TriggerOff]:
         triggers = self._decide(max((c.end for c in self._components.values()), default=0))
+        self._gather()
         return triggers + self._announce(self._onoff.flush())
 
     def _add(self, block: SampleBlock, warm_up: int | None) -> Component:
@@ -406,6 +239,7 @@ class _Grid:
             self._number(block.start_ns),
             tear=self._tear,
             meter=self._meter(name, vertical=block.stream.row == _VERTICAL),
+            follows=self._follows,
             warm_up=warm_up,
             report=round(STEP_S * self._rate_hz),
         )
@@ -428,6 +262,7 @@ class _Grid:
         off_ns = start_ns - line_ns - round((number - first) * step_ns)
         if block.stream.component == self._leader or self._takes_the_lead(block):
             if not -_EXACT_NS <= off_ns <= _EXACT_NS or block.rate_hz != self._line_hz:
+                self._gather()  # by the line that was valid
                 self._line_hz = block.rate_hz
                 self._line = (number, start_ns, NS / block.rate_hz)
         elif -_APART_NS <= off_ns <= _APART_NS:
@@ -446,20 +281,45 @@ class _Grid:
         self._leader = block.stream.component
         return True
 
-    def _meter(self, name: str, *, vertical: bool) -> Meter:
-        """What keeps a component's band-passed samples."""
-        ring = self.passed.setdefault(name, RingBuffer(self._rate_hz, self._kept_s))
+    def _keeper(self, ring: RingBuffer) -> Meter:
+        """What writes numbered samples to a ring."""
         due = -1
 
-        def measure(filtered: Array, first: int) -> None:
+        def keep(samples: NDArray[Any], first: int) -> None:
             nonlocal due
-            kept = filtered.astype(np.float32)  # seven digits, of which six are reported
-            ring.write(self.time_ns(first), kept, rate_hz=self._line_hz, continues=first == due)
-            due = first + len(filtered)
-            if vertical:
-                self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
+            ring.write(self.time_ns(first), samples, rate_hz=self._line_hz, continues=first == due)
+            due = first + len(samples)
+
+        return keep
+
+    def _meter(self, name: str, *, vertical: bool) -> Meter:
+        """What keeps a component's band-passed samples."""
+        keep = self._keeper(self._passed.setdefault(name, RingBuffer(self._rate_hz, self._kept_s)))
+
+        if not vertical:
+            return keep
+
+        def measure(filtered: NDArray[Any], first: int) -> None:
+            keep(filtered, first)
+            self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
 
         return measure
+
+    def _gather(self) -> None:
+        """Have kept what was decided."""
+        self._ratio.flush()
+        for component in self._components.values():
+            component.flush()
+
+    def ratios(self, from_ns: int, to_ns: int) -> list[Segment]:
+        """The ratio where there was one."""
+        self._ratio.flush()
+        return self._ratios.segments(from_ns, to_ns)
+
+    def passed(self) -> dict[str, RingBuffer]:
+        """The band-passed samples of each component."""
+        self._gather()
+        return self._passed
 
     def _decide(self, until: int) -> list[TriggerOn | TriggerOff]:
         """Advance to sample ``until``, in steps during which no component changes its phase."""
@@ -485,9 +345,7 @@ class _Grid:
                 component.pass_by(phase, count)
             if live:
                 ratio = self._combine(live, count)
-                continues = self._judged == self.next
-                self.history.write(self.time_ns(self.next), ratio, rate_hz=self._line_hz, continues=continues)
-                self._judged = self.next + count
+                self._ratio.add(ratio, self.next)
                 changes = self._onoff.feed(self.next, ratio)
             else:
                 self._summed = []
@@ -502,6 +360,7 @@ class _Grid:
 
     def _report(self) -> None:
         """Tell the hearing what was decided, every ten seconds of data."""
+        self._ratio.flush()
         for name, component in self._components.items():
             for first, levels in component.levels():
                 self._hearing.levels(name, self.time_ns(first), levels)
@@ -512,20 +371,17 @@ class _Grid:
     def _vector(self, live: list[Component], count: int) -> Array:
         """STA/LTA of the sum of the components' energies."""
         if live != self._summed:
-            averages = [component.averages.averages for component in live]
+            averages = [component.averages for component in live]
             self._sum.resume(sum(sta for sta, _ in averages), sum(lta for _, lta in averages))
             self._summed = live
-        total = live[0].energy(count)
-        live[0].averages.follow(total)
-        for component in live[1:]:
-            energy = component.energy(count)
-            component.averages.follow(energy)
-            total += energy
+        total, *rest = [component.energy(count) for component in live]
+        for energy in rest:
+            total = total + energy
         return self._sum.process(total)
 
     def _coincidence(self, live: list[Component], count: int) -> Array:
         """The ratio that as many components reach as are needed, or all of those present where they are fewer."""
-        ratios = [component.averages.process(component.energy(count)) for component in live]
+        ratios = [component.ratio(count) for component in live]
         return _nth_largest(ratios, min(self._needed, len(live)))
 
     def _announce(self, changes: Sequence[Change]) -> list[TriggerOn | TriggerOff]:
