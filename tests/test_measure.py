@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agent.dsp.measure import LEAST_S, quiet_level
-from agent.dsp.sos import butterworth, filtered
+from agent.dsp.sos import SosFilter, butterworth
 from agent.types import NS, Segment
 
 RATE_HZ = 100.0
@@ -24,8 +24,11 @@ def before_onset(seconds: float, bursts: int = 0, rms: float = 100.0) -> Segment
 
 
 def level(*components: list[Segment]) -> float | None:
-    passed = [[Segment(run.start_ns, RATE_HZ, filtered(BAND, run.samples)) for run in runs] for runs in components]
-    return quiet_level(passed, ONSET_NS)
+    return quiet_level([[passed(run) for run in runs] for runs in components], ONSET_NS)
+
+
+def passed(run: Segment) -> Segment:
+    return Segment(run.start_ns, RATE_HZ, SosFilter(BAND).process(run.samples))
 
 
 def test_the_noise_is_that_of_the_band_and_of_the_loudest_component() -> None:

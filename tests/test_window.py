@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from agent.dsp.sos import SosFilter, butterworth
-from agent.dsp.window import Preparation, interpolate, prepare
+from agent.dsp.window import HighPassed, Preparation, interpolate, prepare
 from agent.errors import DataError
 from agent.types import NS, WINDOW_ONSET, Segment
 
@@ -136,6 +136,33 @@ def test_a_gap_stays_zero_and_is_told() -> None:
     assert not window.data[0, WINDOW_ONSET + 500 : WINDOW_ONSET + 800].any()
     assert window.data[0, WINDOW_ONSET + 800 :].any()
     assert window.coverage[0] < 1 and window.coverage[1] == 0
+
+
+def known_of(run: Segment, until: int) -> Segment:
+    """A run's samples before number ``until`` of a record that begins at 0."""
+    return Segment(run.start_ns, run.rate_hz, run.samples[: max(0, until - round(run.start_ns * run.rate_hz / NS))])
+
+
+@pytest.mark.parametrize("rate", [100.0, 80.0])
+def test_the_windows_of_an_event_are_those_that_each_would_be_alone(rate: float) -> None:
+    """Protects the verdicts of an event, whose windows share what they have filtered: with a gap, a new component."""
+    count = round(110 * rate)
+    x = np.random.default_rng(3).standard_normal((3, count)) * 1000
+    cut = round(30 * rate)
+    runs = {
+        0: [Segment(0, rate, x[0])],
+        1: [Segment(0, rate, x[1, :cut]), Segment(round((cut + 50) * NS / rate), rate, x[1, cut + 50 :])],
+    }
+    onset_ns, preparation, passed = 26 * NS, Preparation(1.0), HighPassed(26 * NS)
+    for seconds in (3.0, 5.0, 5.0, 40.0, 81.92, 10.0):
+        if seconds == 40.0:
+            runs[2] = [Segment(0, rate, x[2])]
+        until = round((26 + seconds) * rate)
+        known = {row: [known_of(run, until) for run in of] for row, of in runs.items()}
+        shared = prepare(known, onset_ns, seconds, preparation, passed)
+        alone = prepare(known, onset_ns, seconds, preparation)
+        np.testing.assert_allclose(shared.data, alone.data, rtol=0, atol=1e-6)
+        assert (shared.coverage, shared.gap_s) == (alone.coverage, alone.gap_s)
 
 
 @pytest.mark.parametrize("counts", [5, -(2**31), 2**31 - 1])

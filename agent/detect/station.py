@@ -25,7 +25,7 @@ from agent.dsp.hearing import LOOK_NS, STEP_NS, Hearing, Slot
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
 from agent.dsp.plausible import Flaw, inspect, is_filled, repeats, unevenness
 from agent.dsp.ring import RingBuffer
-from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, Preparation, prepare
+from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, HighPassed, Preparation, prepare
 from agent.errors import DataError, ModelError
 from agent.reasons import Reason
 from agent.types import (
@@ -156,6 +156,8 @@ class Station:
         self._settled_ns = _settled_ns(trigger)
         self._clock: dict[int, BlockQuality] = {}
         self._open: list[_Open] = []
+        self._passed = HighPassed(0)
+        """Of the event that had the newest verdict."""
         self._ended_ns = 0
         """End of the last trigger that is over."""
 
@@ -470,18 +472,18 @@ class Station:
                 f"the trigger lasted {event.duration_ns(now_ns) / NS:.2f} s, less than min_duration_s",
                 self._detect(event, now_ns),
             )
-        return self._revise(event, "end", now_ns)
+        ended = self._revise(event, "end", now_ns)
+        self._passed = HighPassed(0)
+        return ended
 
     def _revise(self, event: _Open, phase: EventPhase, now_ns: int) -> Event:
         """Classify what was recorded up to ``now_ns`` and word the next revision."""
         until = min(now_ns, event.onset_ns + AFTER_NS, self._next_onset_ns(event, now_ns))
         seconds = (until - event.onset_ns) / NS
-        window = prepare(
-            self._segments(event.onset_ns - BEFORE_NS - WARM_UP_NS, until),
-            event.onset_ns,
-            seconds,
-            self._classifier.preparation,
-        )
+        if self._passed.onset_ns != event.onset_ns:
+            self._passed = HighPassed(event.onset_ns)
+        segments = self._segments(event.onset_ns - BEFORE_NS - WARM_UP_NS, until)
+        window = prepare(segments, event.onset_ns, seconds, self._classifier.preparation, self._passed)
         reason = None
         try:
             # Beyond the full window nothing can be added: a slide of minutes keeps the verdict of its first 82 s.

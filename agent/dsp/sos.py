@@ -242,11 +242,6 @@ class SosFilter:
         state[:] = after[-1]
 
 
-def filtered(sos: Array, x: NDArray[Any]) -> Array:
-    """A record of ``n`` samples at once, begun as if the first had always been there; float64 ``[n]``."""
-    return SosFilter(sos, long=LONG_AT_ONCE).process(x)
-
-
 def _states_after(m: _Blocks, added: Array, state: Array) -> Array:
     """States ``[n, states]`` after each of ``n`` chunks that begin with ``state`` and add these, n <= GROUP**2."""
     count, states = added.shape

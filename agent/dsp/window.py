@@ -10,15 +10,15 @@ evaluated at that output's own time, so any ratio and any sub-sample offset is s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.sos import butterworth, filtered
+from agent.dsp.sos import LONG_AT_ONCE, SosFilter, butterworth
 from agent.types import NS, WINDOW_ONSET, WINDOW_RATE_HZ, WINDOW_SAMPLES, Samples, Segment, Window
 
 Array = NDArray[np.float64]
@@ -100,8 +100,38 @@ class Preparation:
     highpass_order: int = 2
 
 
+class HighPassed:
+    """The high-passed samples of one event's windows, which grow from verdict to verdict: what was filtered for one is
+    not filtered again for the next."""
+
+    def __init__(self, onset_ns: int) -> None:
+        self.onset_ns = onset_ns
+        self._runs: dict[tuple[int, Preparation, int, float], tuple[SosFilter, Array]] = {}
+        """By row, preparation, time of the first sample, and rate."""
+
+    def of(self, row: int, preparation: Preparation, run: Segment, first: int, last: int) -> NDArray[Any]:
+        """Samples ``first`` to ``last - 1`` of a run; those of an earlier call with the same ``first`` are a part of
+        these."""
+        corner, rate = preparation.highpass_hz, run.rate_hz
+        x: NDArray[Any] = run.samples[first:last]
+        if corner is None or corner >= rate / 2:
+            return x
+        key = row, preparation, run.start_ns + round(first * NS / rate), rate
+        stream, done = self._runs.get(key, (None, np.empty(0)))
+        if stream is None:
+            stream = SosFilter(butterworth(corner, None, rate, preparation.highpass_order), long=LONG_AT_ONCE)
+        if len(done) < len(x):
+            done = np.concatenate([done, stream.process(x[len(done) :])])
+            self._runs[key] = stream, done
+        return done[: len(x)]
+
+
 def prepare(
-    segments: Mapping[int, Sequence[Segment]], onset_ns: int, seconds: float, preparation: Preparation
+    segments: Mapping[int, Sequence[Segment]],
+    onset_ns: int,
+    seconds: float,
+    preparation: Preparation,
+    passed: HighPassed | None = None,
 ) -> Window:
     """Build the input from gap-free runs of samples per row (0 E, 1 N, 2 Z; missing rows stay zero).
 
@@ -109,8 +139,9 @@ def prepare(
     to five seconds settle the high-pass. Samples at 100 Hz go to the nearest grid point (at most 5 ms off), any other
     rate is interpolated without aliasing. A constant or absent component is all zero, and so is one that is faint
     beside the others (``FAINT``): scaled to its own maximum a dead sensor's noise would look like any motion. Samples
-    must be finite.
+    must be finite. ``passed`` is what the event's earlier windows were made with.
     """
+    passed = passed or HighPassed(onset_ns)
     begin = onset_ns - BEFORE_NS
     until = onset_ns + min(round(seconds * NS), AFTER_NS)
     wanted = min(WINDOW_SAMPLES, max(1, -(-(until - begin) * WINDOW_RATE_HZ // NS)))
@@ -122,7 +153,7 @@ def prepare(
         values = np.zeros(wanted)
         valid = np.zeros(wanted, dtype=bool)
         for run in runs:
-            _place(run, (begin, until), preparation, values, valid)
+            _place(run, (begin, until), partial(passed.of, row, preparation), values, valid)
         count = int(np.count_nonzero(valid))
         if count == 0:
             continue
@@ -150,7 +181,7 @@ def _largest(samples: Samples) -> float:
 def _place(
     run: Segment,
     span_ns: tuple[int, int],
-    preparation: Preparation,
+    high_passed: Callable[[Segment, int, int], NDArray[Any]],
     values: NDArray[np.float64],
     valid: NDArray[np.bool_],
 ) -> None:
@@ -163,10 +194,8 @@ def _place(
     last = min(len(run.samples), round((until - run.start_ns) * rate / NS))
     if last <= first:
         return
-    x: NDArray[Any] = run.samples[first:last]
+    x = high_passed(run, first, last)
     start_s = (run.start_ns - begin) / NS + first / rate
-    if preparation.highpass_hz is not None and preparation.highpass_hz < rate / 2:
-        x = filtered(butterworth(preparation.highpass_hz, None, rate, preparation.highpass_order), x)
     at_grid_rate = abs(rate - WINDOW_RATE_HZ) * len(x) / rate < 0.5
     if at_grid_rate:
         index = round(start_s * WINDOW_RATE_HZ)
