@@ -67,13 +67,13 @@ class RecursiveStaLta:
         """Long average at the beginning of the run that is not written down yet, and its samples."""
         self._decay, self._weight, self._ratio_decay, self._remains = _tables(nsta, nlta, self._chunk)
         self._whole_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
-        self._part = np.empty((2, self._chunk + 1))
+        self._sums = np.zeros((2, self._chunk + 1))
+        """Weighted sums of the chunk's energies before each sample, as far as ``process`` took them."""
         # Energies that ``follow`` took and that no average has been asked for yet.
         self._waiting = np.empty(self._chunk)
         self._waits = 0
         self._nlta = nlta
         self._start = np.empty((2, 1))
-        self._sum = np.empty((2, 1))
         self.warming = nlta
         """Samples still to come before the ratio means something."""
         self._short = 0
@@ -85,7 +85,9 @@ class RecursiveStaLta:
         self._catch_up()
         now = self._start
         if self._filled:
-            now = (now + self._sum) * self._decay[:, self._filled - 1 : self._filled]
+            now = (now + self._sums[:, self._filled : self._filled + 1]) * self._decay[
+                :, self._filled - 1 : self._filled
+            ]
         sta, lta = now[:, 0].tolist()
         return sta, lta
 
@@ -221,23 +223,20 @@ class RecursiveStaLta:
     def _restart(self, sta: float, lta: float) -> None:
         """Begin a chunk."""
         self._start[:, 0] = _sound(sta, lta)
-        self._sum[:] = 0.0
         self._filled = 0
 
     def _part_of_chunk(self, energy: Array, ratio: Array) -> None:
-        filled, n = self._filled, len(energy)
-        sums = self._part[:, : n + 1]
-        sums[:, :1] = self._sum
-        added = sums[:, 1:]
-        np.multiply(energy, self._weight[:, filled : filled + n], out=added)
+        filled = self._filled
+        until = filled + len(energy)
+        sums = self._sums[:, filled : until + 1]
+        np.multiply(energy, self._weight[:, filled:until], out=sums[:, 1:])
         np.add.accumulate(sums, axis=1, out=sums)
-        self._sum[:] = sums[:, n:]
-        added += self._start
-        np.divide(added[0], added[1], out=ratio)
-        ratio *= self._ratio_decay[filled : filled + n]
-        self._filled = filled + n
+        sta, lta = sums[:, 1:] + self._start
+        np.divide(sta, lta, out=ratio)
+        ratio *= self._ratio_decay[filled:until]
+        self._filled = until
         if self.levels is not None:
-            self._known += n
+            self._known += len(energy)
         if self._filled == self._chunk:
             sta, lta = self.averages
             self._restart(sta, lta)
