@@ -34,6 +34,7 @@ from agent.sources import SourceProblem
 from agent.sources.folder import FolderSource
 from agent.sources.miniseed import Piece, Record, RecordReader, headers, is_miniseed, pieces
 from agent.sources.positions import Positions
+from agent.sources.watching import files_below
 from agent.types import MAX_BLOCK_S, SampleBlock
 
 
@@ -161,6 +162,14 @@ def test_new_files_and_folders_are_found(folder: Path, state: Path) -> None:
         assert reader.gets(900)
         assert reader.gets(300, "HHN")
     assert len(reader.samples()) == 900
+
+
+def test_what_appears_while_a_folder_is_entered_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "itself").symlink_to("itself")
+    (tmp_path / "below" / "above").symlink_to(tmp_path)
+    found = list(files_below(tmp_path, lambda error: None, lambda folder: (folder / "new").touch()))
+    assert found == [tmp_path / "new", tmp_path / "below" / "itself", tmp_path / "below" / "new"]
 
 
 def test_without_inotify_the_listing_finds_everything(

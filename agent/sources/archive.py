@@ -20,6 +20,7 @@ from agent.sources import Pacer, ProblemSink
 from agent.sources.channels import Recording
 from agent.sources.intake import Intake
 from agent.sources.miniseed import PART_BYTES, is_miniseed, parts
+from agent.sources.watching import files_below
 from agent.types import NS, SampleBlock
 
 _SDS_NAME = re.compile(r"\.[A-Z]\.(\d{4})\.(\d{3})$")
@@ -58,7 +59,7 @@ def files(paths: Iterable[str], intake: Intake) -> Iterator[Path]:
 
 
 def _below(top: Path, intake: Intake) -> Iterator[Path]:
-    """The path itself, or all files below a folder, hidden ones left out; links are followed, each folder once."""
+    """The path itself, or all files below a folder."""
     if not top.is_dir():
         yield top
         return
@@ -66,17 +67,7 @@ def _below(top: Path, intake: Intake) -> Iterator[Path]:
     def denied(error: OSError) -> None:
         intake.report(error.filename, f"cannot be listed ({error.strerror or error})", "check its permissions")
 
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(top, onerror=denied, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(folder, name)
+    yield from files_below(top, denied)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,49 @@ _SHARE = 20
 """A listing may take one part in so many of the time."""
 
 
+def files_below(
+    top: Path, denied: Callable[[OSError], None], enter: Callable[[Path], None] = lambda folder: None
+) -> Iterator[Path]:
+    """All files below a folder, hidden files and folders left out; links are followed, each folder once.
+
+    Args:
+        top: the folder.
+        denied: told why a folder cannot be listed.
+        enter: called with each folder before it is listed: what is written in between is seen twice and not missed.
+    """
+    seen: set[str] = set()
+
+    def below(folder: Path) -> Iterator[Path]:
+        if (real := os.path.realpath(folder)) in seen:
+            return
+        seen.add(real)
+        enter(folder)
+        try:
+            with os.scandir(folder) as listing:
+                found = sorted((entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith("."))
+        except OSError as error:
+            denied(error)
+            return
+        yield from (folder / name for name, is_folder in found if not is_folder)
+        for name, is_folder in found:
+            if is_folder:
+                yield from below(folder / name)
+
+    yield from below(top)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 class Watcher:
     """Paths of files that are new, have grown or were replaced. For one thread.
 
-    Hidden files and folders are left out; links are followed, each folder once. A network file system tells nothing
-    about changes made elsewhere, therefore all is also listed every ``rescan_s``.
+    Of the files see ``files_below``. A network file system tells nothing about changes made elsewhere, therefore all is
+    also listed every ``rescan_s``.
     """
 
     def __init__(self, roots: Iterable[Path], rescan_s: float, on_problem: ProblemSink) -> None:
@@ -102,8 +140,6 @@ class Watcher:
         return sorted({path for root in self._roots for path in self._changed(root)})
 
     def _changed(self, top: Path) -> Iterator[Path]:
-        visited: set[str] = set()
-
         def denied(error: OSError) -> None:
             name, reason = str(error.filename), error.strerror or str(error)
             if isinstance(error, FileNotFoundError) and Path(name) not in self._roots:
@@ -113,18 +149,7 @@ class Watcher:
                 f"{name} {reason}", f"{name} cannot be listed ({reason})", "check that it exists, and its rights"
             )
 
-        for name, folders, files in os.walk(top, onerror=denied, followlinks=True):
-            real = os.path.realpath(name)
-            if real in visited:
-                folders.clear()
-                continue
-            visited.add(real)
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            # First the watch, then the listing: what is written in between is seen twice and not missed.
-            self._watch(Path(name))
-            yield from (
-                path for path in (Path(name, file) for file in files if not file.startswith(".")) if self._note(path)
-            )
+        yield from (path for path in files_below(top, denied, self._watch) if self._note(path))
 
     def _watch(self, folder: Path) -> None:
         if self._inotify is None:
@@ -134,6 +159,8 @@ class Watcher:
         mask = flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.ATTRIB | flags.ONLYDIR
         try:
             self._folders[self._inotify.add_watch(folder, mask)] = folder
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return  # it cannot be listed either, which says so
         except OSError as error:
             hint = "raise fs.inotify.max_user_watches (sysctl); until then the folders are listed every second"
             self._report("watches", f"{folder} cannot be watched ({error.strerror})", hint)
