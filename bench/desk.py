@@ -48,7 +48,7 @@ from test_desk_losses import soonest_repetition, stream
 
 from agent.health.report import Health, HealthInputs, Identity
 from agent.types import LABELS, NS, StationId, format_ns
-from desk.store import queries, tables
+from desk.store import partitions, queries, tables
 from desk.store.store import Arrival, Store, note_changes
 from desk.web import glance
 
@@ -282,6 +282,10 @@ def fill(url: str, number: int) -> None:
             print(f"  {begin:,} events, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     hours = range(START_NS // HOUR - 730 * 24, START_NS // HOUR)
     with store.writing() as connection:
+        first, last = (partitions.month_of(START_NS - days * DAY) for days in (730, -1))
+        for month in range(first, last + 1) if store.is_postgresql else ():
+            for one in partitions.MONTHLY:
+                partitions.make(connection, one, month)
         for key in connection.execute(select(tables.station.c.id)).scalars().all():
             rows = [{"station_id": key, "hour": hour, "messages": 60, "degraded": 0, "armed": 0.99} for hour in hours]
             connection.execute(insert(tables.health_hour), rows)
@@ -329,6 +333,7 @@ def questions() -> Iterator[tuple[str, Callable[[Any], Any]]]:
     )
     yield "counts: two years, all sensors, by day", lambda c: queries.counts(c, end - 730 * DAY, end, hours=24)
     yield "counts: coverage of a month", lambda c: queries.coverage(c, "XX.S07", end - month, end)
+    yield "counts: coverage of a month, all stations", lambda c: queries.coverage(c, None, end - month, end)
     yield "review: the queue", queries.queue
     yield "review: a random tenth", lambda c: queries.random_unreviewed(c, 10)
     yield "alerts", lambda c: queries.alerts(c, limit=300)

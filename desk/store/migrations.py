@@ -8,6 +8,7 @@ from sqlalchemy import Connection, insert, inspect, select, text, update
 
 from agent.errors import ConfigError
 from desk.store import tables
+from desk.store.partitions import divide
 
 _HOUR_NS = 3600 * 10**9
 _COUNTED = "class, exercise, onset_ns, sensor_id"
@@ -31,6 +32,7 @@ def _fresh(connection: Connection) -> None:
     """All tables in their newest layout, and the triggers that keep ``tally``."""
     tables.metadata.create_all(connection)
     _add_triggers(connection)
+    _divide_by_month(connection)
 
 
 def _add_triggers(connection: Connection) -> None:
@@ -96,7 +98,15 @@ def _index_calls(connection: Connection) -> None:
         index.create(connection, checkfirst=True)
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (_add_envelope, _count_by_day, _add_health_day, _index_calls)
+def _divide_by_month(connection: Connection) -> None:
+    """Partitions of what goes by its age, where the database has them."""
+    if connection.dialect.name == "postgresql":
+        divide(connection)
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (
+    _add_envelope, _count_by_day, _add_health_day, _index_calls, _divide_by_month,
+)  # fmt: skip
 """From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -44,15 +46,16 @@ from agent.messages.schema import (
     StateMessage,
 )
 from agent.types import LABELS, NS, parse_ns
+from desk.store import partitions, thinning
 from desk.store import tables as t
 from desk.store.migrations import migrate
-from desk.store.thinning import thin
 
 FEED_KEPT = 20_000
 """Changes that a page may have missed and still read on from."""
 FEED_CHANNEL = "talus_feed"
 """PostgreSQL's channel on which a desk tells the others that the feed has grown."""
 HOUR_NS = 3600 * NS
+_log = logging.getLogger(__name__)
 _PHASES = ("new", "update", "end")
 _WRITER = 7_100_121
 """Number of the advisory lock in PostgreSQL that every writer of the desk's database holds until its commit."""
@@ -76,6 +79,7 @@ _NEWER_HEALTH = (
     )
     .values(health=bindparam("message"), health_ns=bindparam("time_ns"))
 )
+_GIVE_UP_SOON = text("SET LOCAL lock_timeout = '1s'")
 _ADD_CHANGES = insert(t.feed)
 _NEWEST_CHANGE = select(func.max(t.feed.c.id))
 
@@ -127,7 +131,7 @@ class Store:
         self._on_alert = on_alert
         self.envelope_days = envelope_days
         self.health_days = health_days
-        self._pruned_ns = self._thinned_ns = 0
+        self._kept_up_ns = 0
         self._lock = threading.RLock()
         self._read_error: str | None = None
         self._write_error: str | None = None
@@ -195,6 +199,8 @@ class Store:
 
     def ingest(self, arrivals: Sequence[Arrival]) -> list[Change]:
         """Store a batch in one transaction; returns what changed. What is known already changes nothing."""
+        if any(isinstance(arrival.body, (HealthMessage, MinMaxMessage)) for arrival in arrivals):
+            self._keep_up(max(arrival.received_ns for arrival in arrivals))
         with self.writing() as connection:
             changed: dict[tuple[str, str], int] = {}
             events = _newest_last([a for a in arrivals if isinstance(a.body, EventMessage)])
@@ -207,6 +213,50 @@ class Store:
                 elif isinstance(arrival.body, MinMaxMessage):
                     self._ingest_envelope(connection, arrival, arrival.body)
             return note_changes(connection, list(changed), max((a.received_ns for a in arrivals), default=0))
+
+    # -- what goes by its age
+
+    def _keep_up(self, now_ns: int) -> None:
+        """Once an hour let go what is old and make the next partitions. It does not hold up what comes: what has no
+        partition lies in the default one, and what is refused is tried again an hour later."""
+        with self._lock:
+            if 0 <= now_ns - self._kept_up_ns <= HOUR_NS:
+                return
+            self._kept_up_ns = now_ns
+            before_day = now_ns // (24 * HOUR_NS) - self.health_days
+            oldest_ns = {
+                t.envelope: now_ns - self.envelope_days * 24 * HOUR_NS,
+                t.health_hour: before_day * 24 * HOUR_NS,
+            }
+            minmax, hours = t.envelope, t.health_hour
+            try:
+                if self.is_postgresql:
+                    for one in partitions.MONTHLY:
+                        self._keep_partitions(one, oldest_ns[one.table], now_ns)
+                    minmax, hours = (one.default for one in partitions.MONTHLY)
+                with self.writing() as connection:
+                    connection.execute(minmax.delete().where(minmax.c.start_ns < oldest_ns[t.envelope]))
+                    thinning.thin(connection, self._upsert, before_day, hours)
+            except (DeliveryError, DataError) as error:
+                _log.warning("old rows of the desk's database stay for another hour: %s", error)
+
+    def _keep_partitions(self, one: partitions.Monthly, oldest_ns: int, now_ns: int) -> None:
+        """Drop the months that ended before ``oldest_ns``, and make those that are needed, each in a transaction of its
+        own: it keeps readers away from the table for that long, and gives up soon where one holds it."""
+        with self.reading() as connection:
+            over = partitions.over(connection, one, oldest_ns)
+            missing = partitions.missing(connection, one, oldest_ns, now_ns)
+        for month in (*missing, *over):
+            with self.writing() as connection:
+                connection.execute(_GIVE_UP_SOON)
+                if month in missing:
+                    partitions.make(connection, one, month)
+                elif month in partitions.months(connection, one):
+                    if one.table is t.health_hour:
+                        hour = t.health_hour.c.hour
+                        span = and_(hour >= one.begin(month), hour < one.begin(month + 1))
+                        thinning.add_days(connection, self._upsert, t.health_hour, span)
+                    partitions.drop(connection, one, month)
 
     # -- events
 
@@ -334,10 +384,6 @@ class Store:
         values = {"seconds": packed.count, "scale": packed.scale, "data": base64.b64decode(packed.data)}
         statement = self._upsert(table).values({**key, **values})
         connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
-        if arrival.received_ns - self._pruned_ns > HOUR_NS:
-            self._pruned_ns = arrival.received_ns
-            oldest_ns = arrival.received_ns - self.envelope_days * 24 * HOUR_NS
-            connection.execute(table.delete().where(table.c.start_ns < oldest_ns))
 
     # -- stations
 
@@ -391,10 +437,6 @@ class Store:
         if newest:
             connection.execute(_NEWER_HEALTH, list(newest.values()))
             connection.execute(self._add_hours, hours)
-            now_ns = arrivals[-1].received_ns
-            if now_ns - self._thinned_ns > HOUR_NS:
-                self._thinned_ns = now_ns
-                thin(connection, self._upsert, now_ns // (24 * HOUR_NS) - self.health_days)
 
     def _place_others(self, connection: Connection, body: StateMessage) -> None:
         """Positions of stations that have no agent of their own, as the agent that works on their data tells them."""

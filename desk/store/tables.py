@@ -70,22 +70,23 @@ sensor = Table(
 event = Table(
     "event",
     metadata,
+    # PostgreSQL pads: what takes eight bytes stands first, and what has no fixed length last.
     Column("id", Key, primary_key=True),
-    Column("uid", String(64), nullable=False, unique=True),
-    Column("sensor_id", Integer, ForeignKey("sensor.id"), nullable=False),
     Column("onset_ns", BigInteger, nullable=False),
-    Column("revision", Integer, nullable=False),
-    Column("ended", Boolean, nullable=False),
-    Column("class", SmallInteger, nullable=False),
-    Column("label", SmallInteger),
+    Column("received_ns", BigInteger, nullable=False),
     Column("probability", Float),
     Column("doubt", Float, nullable=False),
     Column("ratio", Float),
     Column("duration_s", Float),
     Column("peak_counts", Float),
-    Column("exercise", Boolean, nullable=False),
-    Column("received_ns", BigInteger, nullable=False),
+    Column("sensor_id", Integer, ForeignKey("sensor.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("class", SmallInteger, nullable=False),
+    Column("label", SmallInteger),
     Column("review", SmallInteger),
+    Column("ended", Boolean, nullable=False),
+    Column("exercise", Boolean, nullable=False),
+    Column("uid", String(64), nullable=False, unique=True),
     Column("body", Body, nullable=False),
     Index("event_by_onset", "onset_ns"),
     Index("event_by_sensor", "sensor_id", "onset_ns"),
@@ -107,12 +108,12 @@ revision = Table(
     "revision",
     metadata,
     Column("event_id", Key, ForeignKey("event.id"), primary_key=True),
-    Column("number", Integer, primary_key=True),
     Column("received_ns", BigInteger, nullable=False),
+    Column("window_s", Float),
+    Column("number", Integer, primary_key=True),
     Column("phase", SmallInteger, nullable=False),
     Column("label", SmallInteger),
     Column("abstained", Boolean),
-    Column("window_s", Float),
     Column("probabilities", LargeBinary),
     sqlite_with_rowid=False,
 )
@@ -202,7 +203,9 @@ envelope = Table(
     Column("seconds", Integer, nullable=False),
     Column("scale", Float, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    Index("envelope_by_time", "start_ns"),
+    # Partitions go as a whole; what lies in the default one is little.
+    Index("envelope_by_time", "start_ns").ddl_if(dialect="sqlite"),
+    postgresql_partition_by="RANGE (start_ns)",
 )
 """Smallest and largest sample of each of ``seconds``, packed as ``agent.messages.envelope`` has it (not base64)."""
 
@@ -215,6 +218,7 @@ health_hour = Table(
     Column("degraded", Integer, nullable=False),
     Column("armed", Float),
     Column("reasons", Text, nullable=False, server_default="[]"),
+    postgresql_partition_by="RANGE (hour)",
 )
 """``hour``: hours since 1970. ``armed``: mean share of the time in which the sensor that hears least could
 trigger, where told."""
