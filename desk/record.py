@@ -67,7 +67,12 @@ def traces(path: Path, sensor: str, onset_ns: int) -> list[Trace]:
         chosen = records[0]
     if chosen is None:
         raise DataError(f"the record holds nothing of {sensor}", "fetch it again")
-    return [_trace(chosen, row, onset_ns) for row in sorted(chosen.rows, reverse=True)]
+    return traces_of(chosen, onset_ns)
+
+
+def traces_of(record: StationRecord, onset_ns: int) -> list[Trace]:
+    """The components of a record, Z first."""
+    return [_trace(record, row, onset_ns) for row in sorted(record.rows, reverse=True)]
 
 
 def _trace(record: StationRecord, row: int, onset_ns: int) -> Trace:

@@ -166,7 +166,7 @@ def test_what_cannot_be_drawn_is_named(state: Path, tmp_path: Path, capsys: pyte
         (("day", "XX.TOE", "2026-03-01", "--state", state, *out), 1, "knows no station XX.TOE"),
         (("day", "XX.SLP", "2026-13-01", "--state", state, *out), 1, "2026-13-01"),
         (("sheet", "--class", "whale", "--state", state, *out), 2, "whale"),
-        (("rate", tmp_path / "bad.csv", *out), 1, "has no column"),
+        (("rate", tmp_path / "bad.csv", *out), 2, "lacks the columns source_type, trace_onset_time"),
         (("rate", "--hours", "0", "--state", state, *out), 2, "--hours 0"),
     )
     for arguments, status, words in cases:

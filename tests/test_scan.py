@@ -33,6 +33,7 @@ from scan_support import (
     units_of,
     write_archive,
 )
+from test_desk_plot import pixels
 
 from agent.cli import main
 from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
@@ -363,6 +364,41 @@ def test_the_catalogue_says_what_it_is(small: Path, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra scan)")
     assert json.loads(pyarrow.read_schema(out / "catalogue.parquet").metadata[b"talus"])["bundle"] == about["bundle"]
     assert list(read(out / "catalogue.parquet")) == rows
+
+
+def test_pictures_of_a_catalogue(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects whoever looks at a scan: the folder, the CSV and the Parquet file give the same pictures, with samples
+    from the archive, also where that has moved."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra scan)")
+    archive, out = shutil.copytree(small, tmp_path / "sds"), tmp_path / "scan"
+    assert scan(archive, out, "--jobs", 1) == 0
+    files = [out, out / "catalogue.csv", out / "catalogue.parquet"]
+
+    def drawn(kind: str, file: Path, *more: object) -> tuple[bytes, str]:
+        picture = tmp_path / "picture.png"
+        arguments = ["plot", kind, file, "--station", "XX.SLP", "-o", picture, *more]
+        assert main([*map(str, arguments)]) == 0, capsys.readouterr().err
+        return pixels(picture).tobytes(), capsys.readouterr().err
+
+    capsys.readouterr()
+    sheets = {drawn("sheet", file, "--unsure", "--limit", 6) for file in files}
+    assert [said for _, said in sheets] == [""]
+    rates = {drawn("rate", file) for file in files}
+    assert len(rates) == 1
+    assert rates != {drawn("rate", files[2], "--hours", 6)}
+    archive.rename(tmp_path / "moved")
+    blank, said = drawn("sheet", files[2], "--unsure", "--limit", 6)
+    assert "no samples of 6 of 6 events" in said
+    assert (blank, "") not in sheets
+    assert drawn("sheet", files[1], "--unsure", "--limit", 6, "--archive", tmp_path / "moved") in sheets
+    for arguments, words in (
+        (["sheet", str(out), "--station", "XX.NONE"], "leave out --station"),
+        (["sheet", str(out), "--class", "whale"], "one of earthquake"),
+        (["sheet", "--archive", str(small)], "goes with a catalogue"),
+        (["sheet", str(small)], "talus scan merge DIR"),
+    ):
+        assert main(["plot", *arguments, "-o", str(tmp_path / "picture.png")]) in (1, 2)
+        assert words in capsys.readouterr().err
 
 
 def test_units_that_do_not_agree_at_midnight_are_named(small: Path, tmp_path: Path) -> None:

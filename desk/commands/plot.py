@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ EXAMPLE = (
     "  talus plot event XX.SLOPE.00.HH-20260101T030000.120Z --config /etc/talus/desk.yaml -o event.webp\n"
     "  talus plot day XX.SLOPE 2026-01-01 -o day.png\n"
     "  talus plot sheet --unsure -o sheet.png\n"
+    "  talus plot sheet scan/catalogue.parquet --class landslide -o sheet.png\n"
     "  talus plot rate --hours 6 -o rate.svg\n"
-    "  talus plot rate catalogue.csv -o rate.png"
+    "  talus plot rate scan/catalogue.csv -o rate.png"
 )
 HOUR_NS = 3600 * NS
 DAY_NS = 24 * HOUR_NS
@@ -49,20 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     day.add_argument("station", metavar="NET.STA")
     day.add_argument("date", metavar="DATE", help="such as 2026-01-01, UTC")
     sheet = kinds.add_parser("sheet", help="many events at one sight")
+    sheet.add_argument(
+        "catalogue", nargs="?", type=Path, metavar="CATALOGUE",
+        help="a scan's folder, catalogue.csv or catalogue.parquet; without it the desk's events",
+    )  # fmt: skip
+    sheet.add_argument(
+        "--archive", nargs="+", metavar="PATH", help="where the scanned data are, if not where the scan found them"
+    )
     sheet.add_argument("--station", metavar="NET.STA")
     sheet.add_argument("--class", dest="name", metavar="CLASS", help="one class alone")
     sheet.add_argument("--unsure", action="store_true", help="those of which the network was least sure")
     sheet.add_argument("--limit", type=int, default=24, metavar="N", help="events (default 24, at most 200)")
     rate = kinds.add_parser("rate", help="events per bin and class, cumulated, inverse rate; coverage shaded")
     rate.add_argument(
-        "catalogue", nargs="?", type=Path, metavar="CSV",
-        help="columns trace_onset_time and source_type, as a scan writes; without it the desk's events",
+        "catalogue", nargs="?", type=Path, metavar="CATALOGUE",
+        help="a scan's folder, catalogue.csv or catalogue.parquet, or any such table with trace_onset_time and "
+        "source_type; without it the desk's events",
     )  # fmt: skip
-    rate.add_argument("--station", metavar="NET.STA", help="of the desk: one station alone")
+    rate.add_argument("--station", metavar="NET.STA", help="one station alone")
     rate.add_argument(
-        "--from", dest="begin", metavar="ISO", help="default: seven days ago, or when the desk or a CSV begins"
+        "--from", dest="begin", metavar="ISO", help="default: seven days ago, or when the desk or a catalogue begins"
     )
-    rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or the last event of a CSV")
+    rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or the last event of a catalogue")
     rate.add_argument("--hours", type=int, default=1, metavar="N", help="length of a bin, hours (default 1)")
     for one in (event, day, sheet, rate):
         one.add_argument(
@@ -174,6 +183,14 @@ def _sheet(args: argparse.Namespace) -> None:
 
     if not 0 < args.limit <= 200:
         raise UsageError(f"--limit {args.limit}", "give 1 to 200")
+    order = "the least sure first" if args.unsure else "the newest first"
+    if args.catalogue is not None:
+        cells = _cells_of_scan(args)
+        save(draw(cells, f"{len(cells)} events, {order}"), args.out)
+        print(f"{args.out}  {len(cells)} events")
+        return
+    if args.archive:
+        raise UsageError("--archive goes with a catalogue", "talus plot sheet CATALOGUE --archive PATH -o PICTURE")
     if args.name is not None and args.name not in CLASSES:
         raise UsageError(f"--class {args.name}", f"one of {', '.join(CLASSES)}")
     with _desk(args) as desk:
@@ -188,9 +205,26 @@ def _sheet(args: argparse.Namespace) -> None:
         if not rows:
             raise DataError("no event of the desk matches", "leave out --station, --class or --unsure")
         cells = [_cell(desk.records, row) for row in rows]
-    order = "the least sure first" if args.unsure else "the newest first"
     save(draw(cells, f"{len(cells)} events, {order}"), args.out)
     print(f"{args.out}  {len(cells)} events")
+
+
+def _cells_of_scan(args: argparse.Namespace) -> list[Cell]:
+    from desk.pictures.of_scan import archive_of, cells_of
+    from desk.scan.catalogue import CLASSES
+    from desk.scan.samples import Samples
+
+    if args.name is not None and args.name not in CLASSES:
+        raise UsageError(f"--class {args.name}", f"one of {', '.join(CLASSES)}")
+    paths = args.archive or archive_of(args.catalogue)
+    cells = cells_of(
+        args.catalogue, Samples(paths), args.limit, station=args.station, name=args.name, unsure=args.unsure
+    )
+    lacking = sum(cell.trace is None for cell in cells)
+    if lacking:
+        words = f"no samples of {lacking} of {len(cells)} events below {', '.join(paths)}"
+        print(f"talus plot: {words}; --archive PATH says where they are", file=sys.stderr)
+    return cells
 
 
 def _is_wanted(row: EventRow, args: argparse.Namespace) -> bool:
@@ -198,12 +232,10 @@ def _is_wanted(row: EventRow, args: argparse.Namespace) -> bool:
 
 
 def _cell(records: Records, row: EventRow) -> Cell:
-    from desk.pictures.sheet import Cell
+    from desk.pictures.sheet import Cell, title_of
     from desk.record import traces
 
-    onset = format_ns(row.onset_ns)
-    share = "" if row.probability is None else f" {row.probability:.2f}"
-    title = f"{row.name}{share}  {'.'.join(row.sensor.split('.')[:2])}  {onset[5:10]} {onset[11:19]}"
+    title = title_of(row.name, row.probability, ".".join(row.sensor.split(".")[:2]), row.onset_ns)
     trace = None
     path = records.path(row.uid)
     if path.is_file():
@@ -216,21 +248,27 @@ def _cell(records: Records, row: EventRow) -> Cell:
 
 def _rate(args: argparse.Namespace) -> None:
     from desk.pictures.rate import draw
-    from desk.pictures.style import save
+    from desk.pictures.style import COLOURS, save
 
     if not 0 < args.hours <= 24 * 31:
         raise UsageError(f"--hours {args.hours}", "give 1 to 744")
     begin_ns, end_ns = (None if text is None else _time(text) for text in (args.begin, args.end))
     if args.catalogue is not None:
-        events = list(_catalogue(args.catalogue))
+        from desk.pictures.of_scan import hours_of, onsets_of
+
+        events = list(onsets_of(args.catalogue, args.station))
         if not events:
-            raise DataError(f"{args.catalogue} holds no event", "is it the catalogue of a scan?")
+            raise DataError(f"{args.catalogue} holds no event", "is it a catalogue, and is --station right?")
         begin_ns = begin_ns if begin_ns is not None else min(onset for onset, _ in events)
         end_ns = end_ns if end_ns is not None else max(onset for onset, _ in events) + 1
-        kept = [(onset // HOUR_NS, name) for onset, name in events if begin_ns <= onset < end_ns]
+        kept = [
+            (onset // HOUR_NS, name if name in COLOURS else "unclassified")
+            for onset, name in events
+            if begin_ns <= onset < end_ns
+        ]
         tally = Counter((hour - hour % args.hours, name) for hour, name in kept)
         counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
-        heard, title = _ledger(args.catalogue), args.catalogue.name
+        heard, title = hours_of(args.catalogue, args.station), args.station or args.catalogue.name
     else:
         from desk.store import queries
 
@@ -259,42 +297,3 @@ def _rate(args: argparse.Namespace) -> None:
 def _time(text: str) -> int:
     """A time or a date, ns."""
     return parse_ns(text if "T" in text else f"{text}T00:00:00Z")
-
-
-def _catalogue(path: Path) -> Iterator[tuple[int, str]]:
-    """Onsets (ns) and classes of a table.
-
-    Raises:
-        DataError: it cannot be read, or a column is missing.
-    """
-    from desk.pictures.style import COLOURS
-
-    for row in _table(path, ("trace_onset_time", "source_type")):
-        name = row["source_type"]
-        yield parse_ns(row["trace_onset_time"]), name if name in COLOURS else "unclassified"
-
-
-def _ledger(path: Path) -> Mapping[int, float] | None:
-    """Share of each hour (since 1970) that was heard, as the ledger beside a scan's catalogue has it."""
-    file = path.parent / "ledger.csv"
-    if not file.is_file():
-        return None
-    shares: dict[int, list[float]] = {}
-    for row in _table(file, ("day", "armed_by_hour")):
-        first = parse_ns(f"{row['day']}T00:00:00Z") // HOUR_NS
-        for number, share in enumerate(row["armed_by_hour"].split()):
-            shares.setdefault(first + number, []).append(float(share))
-    return {hour: min(found) for hour, found in shares.items()}
-
-
-def _table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            missing = set(columns) - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(f"{path} has no column {sorted(missing)[0]}", f"{', '.join(columns)} are needed")
-            yield from reader
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path} cannot be read as a table: {reason}", "give a CSV file in UTF-8") from None

@@ -309,11 +309,11 @@ def _wanted(text: str | None) -> Callable[[object], bool]:
 
 
 def _told(args: argparse.Namespace) -> list[str]:
-    """The command as it is kept: what does not change the results is left out."""
-    told = ["talus", "scan", *args.paths]
+    """The command as it is kept: what does not change the results is left out, and it holds from any folder."""
+    told = ["talus", "scan", *map(os.path.abspath, args.paths)]
     for option, value in (("--from", args.begin), ("--to", args.end), ("--stations", args.stations)):
         told += [option, value] if value is not None else []
-    told += ["--config", str(args.config)] if args.config else []
+    told += ["--config", str(args.config.absolute())] if args.config else []
     return [*told, *(["--no-slow"] if args.no_slow else [])]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from desk.pictures.style import COLOURS, figure
@@ -54,14 +55,21 @@ def draw(
         place.set_ylim(bottom=0)
         place.tick_params(labelsize=7)
         if heard is not None:
-            for hour in range(*span):
-                if heard.get(hour, 0.0) < FULLY:
-                    place.axvspan(_time(hour), _time(hour + 1), color="#d8dee4", linewidth=0, zorder=0)
+            for first, end in _deaf(heard, span):
+                place.axvspan(_time(first), _time(end), color="#d8dee4", linewidth=0, zorder=0)
     if base:
         bins.legend(fontsize=7, ncols=4, frameon=False)
     inverse.set_xlim(_time(span[0]), _time(span[1]))
     picture.autofmt_xdate(rotation=0, ha="center")
     return picture
+
+
+def _deaf(heard: Mapping[int, float], span: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Runs of hours that were not heard: ten years have 88,000 hours, and few runs."""
+    for deaf, run in groupby(range(*span), lambda hour: heard.get(hour, 0.0) < FULLY):
+        hours = list(run)
+        if deaf:
+            yield hours[0], hours[-1] + 1
 
 
 def _time(hour: float) -> datetime:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.types import format_ns
 from desk.pictures.style import COLOURS, counts_text, figure
 from desk.record import Trace
 
@@ -27,6 +28,12 @@ class Cell:
     label: str
     duration_s: float | None
     trace: Trace | None
+
+
+def title_of(name: str, probability: float | None, station: str, onset_ns: int) -> str:
+    """The words above a cell; ``station`` is NET.STA."""
+    share, onset = "" if probability is None else f" {probability:.2f}", format_ns(onset_ns)
+    return f"{name}{share}  {station}  {onset[5:10]} {onset[11:19]}"
 
 
 def draw(cells: Sequence[Cell], title: str) -> Figure:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -172,31 +172,30 @@ def merge(
     return merged
 
 
-def read(path: Path) -> Iterator[dict[str, str]]:
+def read(path: Path, columns: Sequence[str] = COLUMNS) -> Iterator[dict[str, str]]:
     """Rows of a catalogue by the names of ``COLUMNS``, as text; an absent value is empty.
 
     Args:
         path: ``catalogue.csv``, ``catalogue.parquet`` or the folder of a scan.
+        columns: those that it must have; of a Parquet file only these are read.
 
     Raises:
         UsageError: no such file, or not a catalogue.
         ConfigError: a Parquet file without pyarrow.
     """
     file = path / "catalogue.csv" if path.is_dir() else path
-    if file.suffix == ".parquet":
-        yield from _read_parquet(file)
-        return
-    yield from _rows(file, COLUMNS, "talus scan merge DIR writes a catalogue")
+    hint = f"a catalogue of talus scan, or a table with {', '.join(columns[:5])}"
+    yield from (_read_parquet if file.suffix == ".parquet" else _rows)(file, columns, hint)
 
 
-def read_ledger(path: Path) -> Iterator[dict[str, str]]:
+def read_ledger(path: Path, columns: Sequence[str] = LEDGER_COLUMNS) -> Iterator[dict[str, str]]:
     """Rows of the ledger beside a catalogue, by the names of ``LEDGER_COLUMNS``, as text.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it lacks one of ``columns``.
     """
     folder = path if path.is_dir() else path.parent
-    yield from _rows(folder / "ledger.csv", LEDGER_COLUMNS, "talus scan merge DIR writes it beside the catalogue")
+    yield from _rows(folder / "ledger.csv", columns, "talus scan merge DIR writes it beside the catalogue")
 
 
 def heard(path: Path) -> dict[int, float]:
@@ -399,14 +398,18 @@ def _ledger_row(planned: Planned, state: str, ledger: Ledger | None) -> list[obj
 
 def _rows(file: Path, columns: Sequence[str], hint: str) -> Iterator[dict[str, str]]:
     try:
-        with file.open(newline="", encoding="utf-8") as text:
+        with file.open(newline="", encoding="utf-8-sig") as text:  # as spreadsheets write it
             reader = csv.DictReader(text)
-            lacking = set(columns) - set(reader.fieldnames or ())
-            if lacking:
-                raise UsageError(f"{file} lacks the columns {', '.join(sorted(lacking)[:5])}", hint)
+            _check_columns(file, columns, reader.fieldnames or (), hint)
             yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file}: {error}", hint) from None
+
+
+def _check_columns(file: Path, columns: Sequence[str], there: Iterable[str], hint: str) -> None:
+    lacking = set(columns).difference(there)
+    if lacking:
+        raise UsageError(f"{file} lacks the columns {', '.join(sorted(lacking)[:5])}", hint)
 
 
 def _arrow() -> Any:
@@ -418,17 +421,18 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _read_parquet(file: Path) -> Iterator[dict[str, str]]:
+def _read_parquet(file: Path, columns: Sequence[str], hint: str) -> Iterator[dict[str, str]]:
     arrow = _arrow()
     if arrow is None:
         raise ConfigError("reading Parquet needs pyarrow", "pip install 'talus-agent[scan]', or name the CSV")
     try:
         with arrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(columns=list(COLUMNS)):
+            _check_columns(file, columns, table.schema_arrow.names, hint)
+            for batch in table.iter_batches(columns=list(columns)):
                 for row in batch.to_pylist():
                     yield {name: _text(value) for name, value in row.items()}
-    except (OSError, arrow.ArrowException, KeyError) as error:
-        raise UsageError(f"{file}: {error}", "talus scan merge DIR writes a catalogue") from None
+    except (OSError, arrow.ArrowException) as error:
+        raise UsageError(f"{file}: {error}", hint) from None
 
 
 def _text(value: object) -> str:

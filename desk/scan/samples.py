@@ -1,0 +1,52 @@
+"""Samples of single events, from the archive that was scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.sources.intake import Intake
+from agent.sources.records import StationRecord, stations
+from agent.types import NS, Segment, StationId
+from desk.scan.index import SLACK_NS, look
+from desk.scan.reading import inputs
+
+
+class Samples:
+    """What the files below some paths hold, found by their names or looked through once."""
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self._holds: dict[StationId, list[tuple[int, int, str]]] = {}
+        for path, found in look(paths).holds.items():
+            for extent in found:
+                self._holds.setdefault(extent.station, []).append((extent.first_ns, extent.end_ns, path))
+
+    def record(self, station: StationId, from_ns: int, to_ns: int) -> StationRecord | None:
+        """What was recorded of a sensor in a span; None where nothing was, or it cannot be read."""
+        named = {
+            path
+            for first, end, path in self._holds.get(station, [])
+            if first < to_ns + SLACK_NS and end > from_ns - SLACK_NS
+        }
+        intake = Intake(lambda problem: None)
+        blocks = [
+            block
+            for part in inputs(sorted(named), from_ns, to_ns).parts
+            for recording in intake.read(part.path, part.span)
+            for block in recording.blocks()
+            if block.stream.station == station
+        ]
+        for record in stations(blocks):
+            cut = {row: [_cut(one, from_ns, to_ns) for one in runs] for row, runs in record.rows.items()}
+            rows = {row: kept for row, runs in cut.items() if (kept := [one for one in runs if len(one.samples)])}
+            if rows:
+                return StationRecord(station, rows)
+        return None
+
+
+def _cut(run: Segment, from_ns: int, to_ns: int) -> Segment:
+    """The samples of a run from ``from_ns`` to before ``to_ns``."""
+    first, last = (-(-(at - run.start_ns) * run.rate_hz // NS) for at in (from_ns, to_ns))
+    begin = max(0, int(first))
+    samples = run.samples[begin : max(begin, int(last))]
+    return Segment(run.start_ns + round(begin * NS / run.rate_hz), run.rate_hz, samples)
