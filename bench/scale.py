@@ -62,6 +62,7 @@ from agent.types import NS, Segment
 from desk.store.store import Arrival, Store
 
 STATIONS = (10, 500, 5000)
+SITES = 500
 HEALTH_A_DAY = 1440
 COPIES = 8
 TIMES = 40
@@ -119,8 +120,9 @@ def messages(args: argparse.Namespace) -> None:
         store.close()
         grown = size(database) - empty
         store = Store(f"sqlite:///{database}")
-        reports = [Arrival("XX.SLP", report, T0 + second * NS) for second in range(4000)]
-        health_s = stored(store, reports)
+        # As they come from that many stations: each once a minute, and few have arrived at a time.
+        reports = [Arrival(f"XX.S{at % SITES}", report, T0 + at * 60 * NS // SITES) for at in range(8 * SITES)]
+        health_s = stored(store, reports, batch=8)
         store.close()
     revisions = len(arrivals) / events
     each = sum(map(len, payloads)) / len(payloads)

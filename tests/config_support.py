@@ -122,7 +122,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "earthquake, blast, collapse, landslide, noise",
             "site.yaml:10: tunables.policy.rules.landslide.retract_below: must be below min_probability (0.7), or "
             "alerts would come and go (given: 0.9)",
-            "site.yaml:13: tunables.policy.rules.blast.confirm.k: asks for more verdicts than an event gets (9: at "
+            "site.yaml:13: tunables.policy.rules.blast.confirm.k: asks for more verdicts than an event gets (10: at "
             "each of verdict.at_s and at its end) (given: 12)",
         ],
     ),

@@ -186,7 +186,7 @@ def test_the_smallest_file_gives_the_defaults() -> None:
     assert config.tunables == TunablesConfig()
     assert config.mqtt is None
     assert (config.tunables.trigger.on, config.tunables.trigger.off) == (4.0, 1.5)
-    assert config.tunables.verdict.at_s == (3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 40.0, 80.0)
+    assert config.tunables.verdict.at_s == (3.0, 5.0, 7.0, 10.0, 13.0, 16.0, 20.0, 40.0, 80.0)
     assert config.outbox_path == Path("/var/lib/talus/outbox.sqlite3")
     assert config.client_id == "talus-XX.SLOPE"
 

@@ -176,7 +176,7 @@ class VerdictConfig(Section):
     """When the network is asked."""
 
     at_s: tuple[Annotated[float, Field(ge=1, lt=POST_ONSET_S)], ...] = Field(
-        default=(3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 40.0, 80.0),
+        default=(3.0, 5.0, 7.0, 10.0, 13.0, 16.0, 20.0, 40.0, 80.0),
         strict=False,
         min_length=1,
         max_length=16,
