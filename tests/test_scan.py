@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -269,10 +270,18 @@ def test_a_day_without_files_is_in_the_ledger(tmp_path: Path) -> None:
 # -- engines
 
 
-def test_two_processes_give_the_same(small: Path, tmp_path: Path, reference: str) -> None:
-    """Protects ``--jobs``."""
-    assert scan(small, tmp_path / "scan", "--jobs", 2) == 0
-    assert digest(tmp_path / "scan") == reference
+def test_two_processes_give_the_same(
+    small: Path, tmp_path: Path, reference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects ``--jobs``, and the speed that is printed: of what was recorded, not of whole days."""
+    out = tmp_path / "scan"
+    capsys.readouterr()
+    assert scan(small, out, "--jobs", 2) == 0
+    assert digest(out) == reference
+    told = re.search(r"failed; ([\d.]+) s, (\d+) x real time", capsys.readouterr().err)
+    assert told is not None
+    recorded_s = 3600 * json.loads((out / "catalogue.json").read_bytes())["recorded_h"]
+    assert float(told[1]) * float(told[2]) < 1.5 * recorded_s
 
 
 def test_shards_give_the_same(small: Path, tmp_path: Path, reference: str) -> None:

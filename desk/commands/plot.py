@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="begin", metavar="ISO", help="default: seven days ago, or when the desk or a catalogue begins"
     )
     rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or the last event of a catalogue")
-    rate.add_argument("--hours", type=int, default=1, metavar="N", help="length of a bin, hours (default 1)")
+    rate.add_argument("--hours", type=int, metavar="N", help="length of a bin, hours (default: 1, and more over weeks)")
     for one in (event, day, sheet, rate):
         one.add_argument(
             "-o", "--out", type=Path, required=True, metavar="PICTURE", help="a .png, .svg, .webp or .pdf file"
@@ -247,10 +247,10 @@ def _cell(records: Records, row: EventRow) -> Cell:
 
 
 def _rate(args: argparse.Namespace) -> None:
-    from desk.pictures.rate import draw
+    from desk.pictures.rate import bin_of, draw
     from desk.pictures.style import COLOURS, save
 
-    if not 0 < args.hours <= 24 * 31:
+    if args.hours is not None and not 0 < args.hours <= 24 * 31:
         raise UsageError(f"--hours {args.hours}", "give 1 to 744")
     begin_ns, end_ns = (None if text is None else _time(text) for text in (args.begin, args.end))
     if args.catalogue is not None:
@@ -266,8 +266,8 @@ def _rate(args: argparse.Namespace) -> None:
             for onset, name in events
             if begin_ns <= onset < end_ns
         ]
-        tally = Counter((hour - hour % args.hours, name) for hour, name in kept)
-        counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
+        bins = args.hours or bin_of((end_ns - begin_ns) // HOUR_NS)
+        tally = Counter((hour - hour % bins, name) for hour, name in kept)
         heard, title = hours_of(args.catalogue, args.station), args.station or args.catalogue.name
     else:
         from desk.store import queries
@@ -276,19 +276,20 @@ def _rate(args: argparse.Namespace) -> None:
         with _desk(args) as desk, desk.store.reading() as connection:
             if begin_ns is None:
                 begin_ns = max(end_ns - 7 * DAY_NS, min(queries.first_ns(connection), end_ns - HOUR_NS))
+            bins = args.hours or bin_of((end_ns - begin_ns) // HOUR_NS)
             sensors = [None] if args.station is None else queries.sensors(connection, args.station)
             tally = Counter()
             for sensor in sensors:
-                for hour, name, n in queries.counts(connection, begin_ns, end_ns, sensor=sensor, hours=args.hours):
+                for hour, name, n in queries.counts(connection, begin_ns, end_ns, sensor=sensor, hours=bins):
                     tally[hour, name] += n
-            counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
             heard = dict(queries.coverage(connection, args.station, begin_ns, end_ns))
             title = args.station or "all stations"
     if begin_ns >= end_ns:
         raise UsageError("--from is not before --to", "give another span")
+    counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
     span = begin_ns // HOUR_NS, -(-end_ns // HOUR_NS)
     save(
-        draw(counts, heard, span, args.hours, f"{title}, {format_ns(begin_ns)[:10]} to {format_ns(end_ns)[:10]}"),
+        draw(counts, heard, span, bins, f"{title}, {format_ns(begin_ns)[:10]} to {format_ns(end_ns)[:10]}"),
         args.out,
     )
     print(f"{args.out}  {sum(n for *_, n in counts)} events")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from desk.scan.catalogue import Merged
     from desk.scan.engines import Engine
     from desk.scan.folder import Folder
-    from desk.scan.judge import Settings, Task
+    from desk.scan.judge import Judged, Settings, Task
     from desk.scan.units import Unit
 
 EXAMPLE = (
@@ -161,7 +161,7 @@ def _run(folder: Folder, units: list[Unit], settings: Settings, engine: Engine) 
             task = folder.task(unit, settings)
             if task is None:
                 same += 1
-                progress.done(unit, judged=False)
+                progress.done()
             else:
                 yield task
 
@@ -170,12 +170,12 @@ def _run(folder: Folder, units: list[Unit], settings: Settings, engine: Engine) 
             if isinstance(outcome, Failed):
                 failed += 1
                 progress.say(f"talus scan: {outcome.task.unit}: {outcome.reason}")
-                progress.done(outcome.task.unit, judged=False)
+                progress.done()
                 continue
             folder.keep(outcome, settings)
             made += outcome.content is not None
             same += outcome.content is None
-            progress.done(outcome.unit, judged=outcome.content is not None)
+            progress.done(outcome)
     except KeyboardInterrupt:
         progress.close()
         left = len(units) - made - same - failed
@@ -209,11 +209,12 @@ class _Progress:
             total=total, unit="day", disable=not sys.stderr.isatty(), leave=False, bar_format=form, smoothing=0.1
         )
 
-    def done(self, unit: Unit, *, judged: bool) -> None:
+    def done(self, judged: Judged | None = None) -> None:
+        """A unit is done; ``judged``: with what it took to know that."""
         self._done += 1
-        if judged:
+        if judged is not None and judged.content is not None:
             self._judged += 1
-            self._seconds += (unit.to_ns - unit.from_ns) / 1e9
+            self._seconds += judged.recorded_s
         self._bar.update()
         now = time.monotonic()
         if self._bar.disable and now - self._said >= _LINE_S:

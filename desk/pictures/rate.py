@@ -12,8 +12,15 @@ from desk.pictures.style import COLOURS, figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_BINS = 400
+"""More could not be told apart."""
 FULLY = 0.9
 """Share of an hour that must have been heard for it to be white."""
+
+
+def bin_of(span: int) -> int:
+    """Length of a bin for a span, both hours: one, a quarter of a day, a day, a week, or thirty days."""
+    return next((hours for hours in (1, 6, 24, 168) if span <= MOST_BINS * hours), 720)
 
 
 def draw(
@@ -58,6 +65,7 @@ def draw(
             for first, end in _deaf(heard, span):
                 place.axvspan(_time(first), _time(end), color="#d8dee4", linewidth=0, zorder=0)
     if base:
+        bins.set_ylim(top=1.35 * max(base.values()))  # room for the legend
         bins.legend(fontsize=7, ncols=4, frameon=False)
     inverse.set_xlim(_time(span[0]), _time(span[1]))
     picture.autofmt_xdate(rotation=0, ha="center")

@@ -33,7 +33,7 @@ class Cell:
 def title_of(name: str, probability: float | None, station: str, onset_ns: int) -> str:
     """The words above a cell; ``station`` is NET.STA."""
     share, onset = "" if probability is None else f" {probability:.2f}", format_ns(onset_ns)
-    return f"{name}{share}  {station}  {onset[5:10]} {onset[11:19]}"
+    return f"{name}{share}  {station}  {onset[:10]} {onset[11:19]}"
 
 
 def draw(cells: Sequence[Cell], title: str) -> Figure:

@@ -18,6 +18,7 @@ COLOURS = {
     "noise": "#777f87",
     "undecided": "#4a9fc9",
     "unclassified": "#3c434a",
+    "slow": "#009e73",
 }
 FORMATS = {".png": "png", ".svg": "svg", ".webp": "webp", ".pdf": "pdf"}
 

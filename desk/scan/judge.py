@@ -74,6 +74,8 @@ class Judged:
     content: bytes | None
     stamp: str
     """What its files looked like from outside before they were read."""
+    recorded_s: float = 0.0
+    """Seconds of data that were judged."""
 
 
 def result_name(unit: Unit, key: str) -> str:
@@ -96,7 +98,7 @@ def judge(task: Task) -> Judged:
         return Judged(unit, key, None, outside)
     result = _judge(unit, settings, found, key)
     check_unchanged(found.parts)
-    return Judged(unit, key, result.content(), outside)
+    return Judged(unit, key, result.content(), outside, result.ledger.recorded_s)
 
 
 def _key(unit: Unit, settings: Settings, found: Inputs) -> str:
