@@ -129,3 +129,15 @@ def test_the_stop_is_given_more_time_than_the_agent_takes() -> None:
         + signature(Delivery.close).parameters["timeout_s"].default
     )
     assert stop and int(stop[1]) > waits + 2
+
+
+def test_an_upgrade_installs_with_the_lines_of_the_first_installation() -> None:
+    """Protects an upgraded station from another environment than the one that was measured and tried."""
+
+    pages = (UNIT.with_name("README.md"), UNIT.parents[1] / "docs" / "upgrading.md")
+    first, upgrade = (
+        page.read_text("utf-8").partition("wheel=$(")[2].partition("uninstall --yes setuptools pip\n")[0]
+        for page in pages
+    )
+    assert "compileall" in first
+    assert upgrade == first
