@@ -12,7 +12,7 @@ from typing import Protocol
 
 from agent import __version__
 from agent.commands.options import discard_output
-from agent.errors import INTERRUPTED, TalusError
+from agent.errors import INTERRUPTED, TalusError, in_words
 
 COMMANDS = {
     "classify": "label the events in files",
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
             raise
         discard_output()
-        print(f"talus {chosen}: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"talus {chosen}: standard output cannot be written: {in_words(error)}", file=sys.stderr)
         return 1
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.commands.options import check_time
 from agent.config.station import TriggerConfig
-from agent.errors import ConfigError, DataError, TalusError, UsageError
+from agent.errors import ConfigError, DataError, TalusError, UsageError, in_words
 from agent.types import (
     LABELS,
     NS,
@@ -128,7 +128,7 @@ def _painter(folder: Path) -> Callable[..., object]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}", "name a folder that you may write") from None
+        raise UsageError(f"{folder}: {in_words(error)}", "name a folder that you may write") from None
     return found
 
 
@@ -155,7 +155,7 @@ def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
                     )
                 yield _Item(name, table.parent / name, onset or row["trace_onset_time"] or None)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = in_words(error)
         raise DataError(f"{table} cannot be read as a table: {reason}", "give a CSV file in UTF-8") from None
 
 

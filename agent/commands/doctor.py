@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from agent import __version__
 from agent.commands.options import say
-from agent.errors import SourceError, TalusError, UsageError
+from agent.errors import SourceError, TalusError, UsageError, counted, in_words
 from agent.types import NS
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     for finding in _examine(args.config):
         bad += finding.state == "bad"
         say(json.dumps(asdict(finding), ensure_ascii=False) if args.json else finding)
-    verdict = "all well" if not bad else "1 problem found" if bad == 1 else f"{bad} problems found"
+    verdict = f"{counted(bad, 'problem')} found" if bad else "all well"
     print(f"talus doctor: {verdict}", file=sys.stderr)
     return 1 if bad else 0
 
@@ -173,13 +173,13 @@ def _jetson(path: Path | None, target: Path | None, fp32: Path | None) -> int:
     try:
         plain = fp32.read_bytes() if fp32 else None
     except OSError as error:
-        raise UsageError(f"{fp32}: {error.strerror}", "make it with `python -m quantize float`") from None
+        raise UsageError(f"{fp32}: {in_words(error)}", "make it with `python -m quantize float`") from None
     report = bring_up(bundle, _engine_settings(config, again=True), say, fp32=plain)
     if target is not None:
         try:
             write_report(target, report)
         except OSError as error:
-            raise UsageError(f"{target}: {error.strerror}", "name a file in a folder that can be written") from None
+            raise UsageError(f"{target}: {in_words(error)}", "name a file in a folder that can be written") from None
         print(f"written to {target}: send this file back", file=sys.stderr)
     return int("error" in report["tensorrt"] or any("error" in run for run in report["runs"]))
 
@@ -321,7 +321,7 @@ def _state(folder: Path) -> Finding:
         hint = "make it writable for the user that runs talus"
         if error.errno in (errno.EROFS, errno.EIO):
             hint = "the kernel's log (dmesg) says what is wrong with that disk"
-        return Finding("bad", "state", f"{folder}: {error.strerror}", hint)
+        return Finding("bad", "state", f"{folder}: {in_words(error)}", hint)
     free = shutil.disk_usage(nearest).free / 1e6
     if free < MIN_FREE_MB:
         return Finding("bad", "state", f"{folder}: {free:.0f} MB free", "make room: alerts wait there while offline")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.options import say
-from agent.errors import UsageError
+from agent.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from agent.deliver.outbox_file import Listing, SetAside, Waiting
@@ -53,9 +53,11 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"name the messages to {args.action}, or give --all", f"talus outbox {args.action} 12 13")
     numbers = None if args.all else args.number
     if args.action == "retry":
-        print(f"{_messages(outbox_file.retry(path, numbers))} put back; a running agent sends them within 10 s")
+        print(
+            f"{counted(outbox_file.retry(path, numbers), 'message')} put back; a running agent sends them within 10 s"
+        )
     else:
-        print(f"{_messages(outbox_file.drop(path, numbers))} dropped")
+        print(f"{counted(outbox_file.drop(path, numbers), 'message')} dropped")
     return 0
 
 
@@ -112,7 +114,7 @@ def _lines(path: Path, found: Listing, corrupt: tuple[Path, ...], obstacles: _Ob
         when = format_ns(message.put_ns)[:19].replace("T", " ")
         return f"  {message.number:>8}  {when}  {message.bytes:>6} bytes  {message.topic}  {message.event}".rstrip()
 
-    lines = [f"{path}: {_messages(found.waiting_total)} waiting, {len(found.set_aside)} set aside"]
+    lines = [f"{path}: {counted(found.waiting_total, 'message')} waiting, {len(found.set_aside)} set aside"]
     if found.waiting:
         lines.append("waiting, in the order of sending (number, decided at UTC, size, topic, event):")
         for message in found.waiting:
@@ -137,7 +139,3 @@ def _plain(message: Waiting | SetAside) -> dict[str, object]:
         body["refused"] = format_ns(body.pop("refused_ns"))
         body["payload"] = body["payload"].decode("utf-8", "replace")
     return body
-
-
-def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count} messages"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.commands.options import add_broker, settings_of
 from agent.config.broker import DEFAULT_PREFIX
-from agent.errors import INTERRUPTED, DataError, UsageError
+from agent.errors import INTERRUPTED, DataError, UsageError, counted
 from agent.messages.payloads import Message, Priority
 from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, format_ns
 
@@ -71,9 +71,9 @@ class _Tally:
         longest = max(self.seconds.values(), default=0.0)
         stations = len({stream.station for stream in self.seconds})
         return (
-            f"{_count(len(self.events), 'event')}, {_count(self.alerts, 'alert')}, "
-            f"{_count(self.discarded, 'trigger')} discarded, {_count(self.problems, 'problem')}; "
-            f"{_count(stations, 'station')}, {_duration(longest)} of data in {_duration(took_s)} "
+            f"{counted(len(self.events), 'event')}, {counted(self.alerts, 'alert')}, "
+            f"{counted(self.discarded, 'trigger')} discarded, {counted(self.problems, 'problem')}; "
+            f"{counted(stations, 'station')}, {_duration(longest)} of data in {_duration(took_s)} "
             f"({longest / max(took_s, 1e-9):.0f} x real time)"
         )
 
@@ -136,11 +136,11 @@ def main(args: argparse.Namespace) -> int:
     finally:
         rest = delivery.close() if delivery else None
     if rest and rest.refused:
-        print(f"talus replay: the broker refused {_count(rest.refused, 'message')} for good", file=sys.stderr)
+        print(f"talus replay: the broker refused {counted(rest.refused, 'message')} for good", file=sys.stderr)
     if rest and delivery and rest.waiting:
         why = f": {rest.error}" if rest.error else ""
         print(
-            f"talus replay: {_count(rest.waiting, 'message')} wait in {delivery.path}{why}\n"
+            f"talus replay: {counted(rest.waiting, 'message')} wait in {delivery.path}{why}\n"
             "  hint: the next replay to this broker sends them",
             file=sys.stderr,
         )
@@ -248,10 +248,6 @@ def _as_json(console: _Console) -> Sink:
                 console.out(message.payload.decode())
 
     return sink
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _duration(seconds: float) -> str:

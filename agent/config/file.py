@@ -41,7 +41,7 @@ from agent.config.station import (
     undeclared,
 )
 from agent.config.yaml import MAX_BYTES, Document, Fault, Loc, Spot, YamlFault, parse
-from agent.errors import ConfigError
+from agent.errors import ConfigError, in_words
 
 CREDENTIALS = Path("/run/credentials")
 """systemd's folder: what is in it exists only while the service runs, and only for the service."""
@@ -162,9 +162,9 @@ def _file(loc: Loc, path: Path, secret: bool) -> Iterator[Remark]:
             mode = path.stat().st_mode
     except OSError as error:
         if CREDENTIALS not in path.parents:
-            yield Remark(loc, f"cannot be read: {error.strerror}", True)
+            yield Remark(loc, f"cannot be read: {in_words(error)}", True)
         elif os.environ.get(STARTED) == str(os.getpid()):
-            reason = f"cannot be read: {error.strerror}; LoadCredential in a drop-in makes it (talus docs systemd)"
+            reason = f"cannot be read: {in_words(error)}; LoadCredential in a drop-in makes it (talus docs systemd)"
             yield Remark(loc, reason, True)
         return
     if secret and mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -299,7 +299,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _unreadable(f"cannot be read: {error.strerror}") from None
+        raise _unreadable(f"cannot be read: {in_words(error)}") from None
     if len(raw) > MAX_BYTES:
         raise _unreadable(f"is larger than {MAX_BYTES // 1024} KiB; is this the configuration?")
     try:

@@ -137,13 +137,33 @@ class AccelerationConfig(Section):
                 )
 
 
+_Severity = Annotated[Severity, Field(description="CAP severity of the alert; none: events of this label never alert")]
+_MinProbability = Annotated[float, Field(gt=0, le=1, description="calibrated probability of the label, at least")]
+_SureProbability = Annotated[
+    float | None,
+    Field(
+        gt=0, le=1,
+        description="a verdict with this probability needs no other to agree; without it, each must be confirmed",
+    ),
+]  # fmt: skip
+_RefractoryS = Annotated[
+    float,
+    Field(
+        ge=0, le=86_400,
+        description="after an alert, no other of this label and station but those of larger events, seconds of data",
+    ),
+]  # fmt: skip
+_Steps = Annotated[
+    tuple[EscalationConfig, ...],
+    Field(strict=False, max_length=8, description="steps to higher severities; the highest that is reached counts"),
+]
+
+
 class RuleConfig(Section):
     """When an event of one label becomes an alert."""
 
-    severity: Severity = Field(
-        default="none", description="CAP severity of the alert; none: events of this label never alert"
-    )
-    min_probability: float = Field(default=0.8, gt=0, le=1, description="calibrated probability of the label, at least")
+    severity: _Severity = "none"
+    min_probability: _MinProbability = 0.8
     min_duration_s: float = Field(
         default=2.0, ge=0, le=3_600, description="duration of the trigger so far, at least, seconds"
     )
@@ -153,27 +173,16 @@ class RuleConfig(Section):
         le=POST_ONSET_S,
         description="signal after the onset that a verdict must have seen before it may alert, seconds",
     )
-    refractory_s: float = Field(
-        default=600.0, ge=0, le=86_400,
-        description="after an alert, no other of this label and station but those of larger events, seconds of data",
-    )  # fmt: skip
+    refractory_s: _RefractoryS = 600.0
     confirm: ConfirmConfig = Field(
         default=ConfirmConfig(), description="k of the newest n verdicts of the event must agree"
     )
-    sure_probability: float | None = Field(
-        default=None, gt=0, le=1,
-        description="a verdict with this probability needs no other to agree; without it, each must be confirmed",
-    )  # fmt: skip
+    sure_probability: _SureProbability = None
     confirm_events: ConfirmEventsConfig | None = Field(
         default=None,
         description="events of the label that must come together before an alert, for labels that err often",
     )
-    escalate: tuple[EscalationConfig, ...] = Field(
-        default=(),
-        strict=False,
-        max_length=8,
-        description="steps to higher severities; the highest that is reached counts",
-    )
+    escalate: _Steps = ()
     acceleration: AccelerationConfig | None = Field(
         default=None, description="an alert for a rising rate of events of this label; without this section, none"
     )
@@ -210,29 +219,17 @@ class RuleConfig(Section):
 
 
 class LandslideRule(RuleConfig):
-    severity: Severity = Field(default="moderate", description=RuleConfig.model_fields["severity"].description)
-    min_probability: float = Field(
-        default=0.7, gt=0, le=1, description=RuleConfig.model_fields["min_probability"].description
-    )
-    sure_probability: float | None = Field(
-        default=0.8, gt=0, le=1, description=RuleConfig.model_fields["sure_probability"].description
-    )
-    refractory_s: float = Field(
-        default=120.0, ge=0, le=86_400, description=RuleConfig.model_fields["refractory_s"].description
-    )
-    escalate: tuple[EscalationConfig, ...] = Field(
-        default=SIZE_STEPS, strict=False, max_length=8, description=RuleConfig.model_fields["escalate"].description
-    )
+    severity: _Severity = "moderate"
+    min_probability: _MinProbability = 0.7
+    sure_probability: _SureProbability = 0.8
+    refractory_s: _RefractoryS = 120.0
+    escalate: _Steps = SIZE_STEPS
 
 
 class CollapseRule(RuleConfig):
-    severity: Severity = Field(default="moderate", description=RuleConfig.model_fields["severity"].description)
-    min_probability: float = Field(
-        default=0.85, gt=0, le=1, description=RuleConfig.model_fields["min_probability"].description
-    )
-    escalate: tuple[EscalationConfig, ...] = Field(
-        default=SIZE_STEPS, strict=False, max_length=8, description=RuleConfig.model_fields["escalate"].description
-    )
+    severity: _Severity = "moderate"
+    min_probability: _MinProbability = 0.85
+    escalate: _Steps = SIZE_STEPS
 
 
 class RulesConfig(Section):
@@ -287,15 +284,10 @@ class SlowRuleConfig(Section):
         default=1_800.0, ge=0, le=86_400,
         description="after such an alert, no other at this station but those of larger events, seconds of data",
     )  # fmt: skip
-    escalate: tuple[EscalationConfig, ...] = Field(
-        default=(
-            EscalationConfig(severity="severe", min_duration_s=300.0),
-            EscalationConfig(severity="severe", min_amplitude=30.0),
-            EscalationConfig(severity="extreme", min_amplitude=300.0),
-        ),
-        strict=False,
-        max_length=8,
-        description="steps to higher severities; the highest that is reached counts",
+    escalate: _Steps = (
+        EscalationConfig(severity="severe", min_duration_s=300.0),
+        EscalationConfig(severity="severe", min_amplitude=30.0),
+        EscalationConfig(severity="extreme", min_amplitude=300.0),
     )
 
 

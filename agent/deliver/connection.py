@@ -27,7 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.config.broker import MqttSettings, TlsConfig
 from agent.deliver.sockets import Framing, PlainSocket, TlsSocket, UnwantedPacketError, Waker, followed
-from agent.errors import DeliveryError
+from agent.errors import DeliveryError, in_words
 from agent.host.tls import client_context, refusal
 from agent.messages.payloads import OFFLINE
 
@@ -502,7 +502,7 @@ def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
         return client_context(tls.ca_file, tls.cert_file, tls.key_file)
     except (OSError, ValueError) as error:
         files = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
-        why = (error.strerror if isinstance(error, OSError) else None) or error
+        why = in_words(error)
         raise DeliveryError(
             f"TLS files cannot be used ({files}): {why}", "these must be readable PEM files (mqtt.tls, or --ca)"
         ) from None
@@ -535,7 +535,7 @@ def unreachable(settings: MqttSettings, error: Exception) -> DeliveryError:
     """The error to raise for what the socket, the resolver or TLS raised."""
     address = settings.address
     if isinstance(error, socket.gaierror):
-        text, hint = f"no address for {settings.host!r}: {error.strerror}", "check the name of the broker, and the DNS"
+        text, hint = f"no address for {settings.host!r}: {in_words(error)}", "check the name of the broker, and the DNS"
     elif isinstance(error, ssl.SSLCertVerificationError):
         text, hint = refusal(address, error, "mqtt.tls.ca_file, or --ca")
     elif isinstance(error, ssl.SSLError):

@@ -57,7 +57,7 @@ from agent.deliver.outbox_file import (
     row_bytes,
     values_of,
 )
-from agent.errors import DeliveryError
+from agent.errors import DeliveryError, in_words
 from agent.host.disk import readable_copy, refuses
 from agent.messages.payloads import Message, Priority
 from agent.types import NS
@@ -342,7 +342,7 @@ class Outbox:
 
     def _work_in_memory(self, error: Exception) -> None:
         """Go on without the disk, with what it still shows of an earlier outbox."""
-        self._in_memory = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self._in_memory = in_words(error)
         self._max_bytes = min(self._max_bytes, _MOST_IN_MEMORY)
         self._db = self._open(None)
         with readable_copy(self.path) as copy:

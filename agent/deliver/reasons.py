@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.deliver.outbox import OutboxStats
+from agent.errors import counted
 from agent.reasons import Reason
 
 WAIT_S = 60.0
@@ -109,10 +110,12 @@ def _refusals(link: LinkStatus, alert_bytes: int) -> Iterator[Reason]:
 
 def _outbox(outbox: OutboxStats, link: LinkStatus | None) -> Iterator[Reason]:
     if outbox.set_aside:
-        what = f"{_messages(outbox.set_aside)} refused for good by the broker, {outbox.set_aside_alerts} of them alerts"
+        aside = counted(outbox.set_aside, "message")
+        what = f"{aside} refused for good by the broker, {outbox.set_aside_alerts} of them alerts"
         yield Reason("messages_set_aside", f"{what}: {outbox.set_aside_reason} (see `talus outbox`)")
     if link and link.connected and outbox.depth and min(outbox.oldest_s, link.connected_s) > WAIT_S:
-        text = f"{_messages(outbox.depth)} waiting although the broker is there, the oldest for {outbox.oldest_s:.0f} s"
+        waiting = counted(outbox.depth, "message")
+        text = f"{waiting} waiting although the broker is there, the oldest for {outbox.oldest_s:.0f} s"
         yield Reason("messages_wait", text)
     if outbox.bytes >= FULL_SHARE * outbox.max_bytes:
         share = 100 * outbox.bytes / outbox.max_bytes
@@ -128,10 +131,6 @@ def _outbox(outbox: OutboxStats, link: LinkStatus | None) -> Iterator[Reason]:
     for path in outbox.moved_aside:
         text = f"a corrupt outbox was moved aside to {path}: keep it for analysis elsewhere, or delete it"
         yield Reason("outbox_corrupt", text, str(path))
-
-
-def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count} messages"
 
 
 def _ago(seconds: float) -> str:

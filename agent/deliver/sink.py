@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.backoff import ThrottledLog, delays
 from agent.deliver.outbox import Cursor
-from agent.errors import TalusError
+from agent.errors import TalusError, in_words
 from agent.messages.payloads import Message
 from agent.reasons import Reason
 
@@ -193,7 +193,7 @@ class BatchSink(ABC):
             try:
                 more = self._step()
             except (OSError, TalusError) as error:
-                self._error = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                self._error = in_words(error)
                 self._throttled.warn(f"outputs.{self._cursor.sink}: {error}", key="failed")
                 if self._stopping.wait(next(waits)):
                     return

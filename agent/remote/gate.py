@@ -41,7 +41,7 @@ from agent.atomic import replace_file
 from agent.backoff import ThrottledLog
 from agent.config.remote import TrustedKey
 from agent.deliver.connection import Received
-from agent.errors import ControlError, DataError
+from agent.errors import ControlError, DataError, in_words
 from agent.messages.schema import TEXT_LIMIT, Count, EnvelopeMessage, Outcome, Sha256
 from agent.types import NS, StationId, format_ns, parse_ns
 
@@ -291,7 +291,7 @@ class Store:
             return
         except OSError as error:
             raise ControlError(
-                "store", f"{folder}: {error.strerror}", "the agent's user must own this folder"
+                "store", f"{folder}: {in_words(error)}", "the agent's user must own this folder"
             ) from None
         except ValidationError as error:
             self.fault = (
@@ -308,7 +308,7 @@ class Store:
         try:
             replace_file(self._path, stored.model_dump_json().encode())
         except OSError as error:
-            raise ControlError("store", f"{self._path}: {error.strerror}", "free space, or see the disk") from None
+            raise ControlError("store", f"{self._path}: {in_words(error)}", "free space, or see the disk") from None
         self.stored = stored
 
 

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.atomic import sync_folder
-from agent.errors import ControlError
+from agent.errors import ControlError, in_words
 from agent.host.tls import client_context, refusal
 from agent.remote.gate import first_fault
 
@@ -218,7 +218,7 @@ def _open(url: str, begin: int, cafile: Path | None) -> http.client.HTTPResponse
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise ControlError("download", *refusal(url, reason, "the system's authorities")) from error
         hint = "it is tried again; check the address, and the network"
-        raise ControlError("download", f"{url} cannot be reached: {_words(reason)}", hint) from error
+        raise ControlError("download", f"{url} cannot be reached: {in_words(reason)}", hint) from error
     return answer
 
 
@@ -252,7 +252,7 @@ def _read(answer: http.client.HTTPResponse, index: int, order: ModelOrder) -> by
     except http.client.IncompleteRead as error:
         data = error.partial
     except (OSError, http.client.HTTPException) as error:
-        reason = _words(error)
+        reason = in_words(error)
     if len(data) < end - start:
         where = f"after {start + len(data)} of {order.size} bytes"
         hint = "the download goes on where it was; the network or the server is unsteady"
@@ -264,7 +264,3 @@ def _another_file(order: ModelOrder, why: str) -> ControlError:
     return ControlError(
         "download", f"{order.url} holds another file: {why}", "check the address, or make the order anew"
     )
-
-
-def _words(error: object) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

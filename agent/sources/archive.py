@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeAlias
 
-from agent.errors import SourceError, UsageError
+from agent.errors import SourceError, UsageError, in_words
 from agent.sources import Pacer, ProblemSink
 from agent.sources.channels import Recording
 from agent.sources.intake import Intake
@@ -65,7 +65,7 @@ def _below(top: Path, intake: Intake) -> Iterator[Path]:
         return
 
     def denied(error: OSError) -> None:
-        intake.report(error.filename, f"cannot be listed ({error.strerror or error})", "check its permissions")
+        intake.report(error.filename, f"cannot be listed ({in_words(error)})", "check its permissions")
 
     yield from files_below(top, denied)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from agent.errors import counted
 from agent.host.clock import MachineClock
 from agent.host.data_age import ROLLOVER_S, rollovers, span
 from agent.sources import ProblemSink, SourceProblem
@@ -88,18 +89,20 @@ class Backlog:
 
     def is_unknown(self, newest_ns: int) -> bool:
         """Whether the age of a file that was never seen cannot be told: nothing says what time it is now."""
+        return self._now_ns(newest_ns) is None
+
+    def _now_ns(self, newest_ns: int) -> int | None:
+        """What time it is, for data up to ``newest_ns``: by the clock, or where it cannot be right the newest data of
+        before this pass; None where there were none."""
         moment = self._clock.now()
-        behind = moment.trust == "unsynchronised" and newest_ns - moment.ns > AHEAD_S * NS
-        return (behind or not moment.is_set) and self._reference_ns is None
+        is_behind = moment.trust == "unsynchronised" and newest_ns - moment.ns > AHEAD_S * NS
+        return self._reference_ns if is_behind or not moment.is_set else moment.ns
 
     def is_past(self, newest_ns: int, written_ns: int) -> bool:
         """Whether data up to this time, in a file last written at ``written_ns``, are older than the backlog."""
-        moment = self._clock.now()
-        now_ns = moment.ns
-        if not moment.is_set or (moment.trust == "unsynchronised" and newest_ns - now_ns > AHEAD_S * NS):
-            if self._reference_ns is None:
-                return False
-            now_ns = self._reference_ns
+        moment, now_ns = self._clock.now(), self._now_ns(newest_ns)
+        if now_ns is None:
+            return False
         age_s = (now_ns - newest_ns) / NS
         if age_s > self._backlog_s and moment.is_set and (moment.ns - written_ns) / NS <= self._backlog_s:
             age_s -= rollovers(age_s) * ROLLOVER_S
@@ -149,15 +152,14 @@ class Backlog:
         self._told_s, self._passed = now_s, _Passed()
         paths = sorted(passed.files)
         named = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-        count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
         moment, why = self._clock.now(), f"older than backlog_s ({self._backlog_s:g} s)"
         if not moment.is_set:
             why = "of unknown age, as the clock is not set"
         elif passed.first_ns > moment.ns:
             why = "ahead of this machine's clock, which nothing synchronises"
         words = (
-            f"{count} with {passed.size / 1e6:.3g} MB of data {why}, from {format_ns(passed.first_ns)[:19]} to "
-            f"{format_ns(passed.last_ns)[:19]}, taken as read: {named}"
+            f"{counted(len(paths), 'file')} with {passed.size / 1e6:.3g} MB of data {why}, "
+            f"from {format_ns(passed.first_ns)[:19]} to {format_ns(passed.last_ns)[:19]}, taken as read: {named}"
         )
         hint = (
             f"`talus replay {paths[0].parent}` shows what they hold; a larger source.backlog_s has such data processed"

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from agent.errors import counted, in_words
 from agent.host.clock import MachineClock
 from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.backlog import Backlog
@@ -144,7 +145,9 @@ class FolderSource:
         if self._refused:
             found.append(f"positions are held in memory, a restart reads data twice: {self._state} ({self._refused})")
         if self._waiting:
-            found.append(f"{_files(len(self._waiting))} in {self._where} wait until this machine's clock is set")
+            found.append(
+                f"{counted(len(self._waiting), 'file')} in {self._where} wait until this machine's clock is set"
+            )
         failed = sorted(self._retry.copy().items())
         if failed:
             path, retry = failed[0]
@@ -308,7 +311,7 @@ class FolderSource:
         if isinstance(error, FileNotFoundError):
             self._retry.pop(path, None)
             return  # rotated away between the listing and the reading: it is found under its new name
-        reason, before = error.strerror or str(error), self._retry.get(path)
+        reason, before = in_words(error), self._retry.get(path)
         wait_s = _RETRY_S if before is None else min(_RETRY_MOST_S, 2 * before.wait_s)
         self._retry[path] = _Retry(time.monotonic() + wait_s, wait_s, reason)
         if before is None:
@@ -520,7 +523,3 @@ def _hole(file: BinaryIO, offset: int) -> list[_Piece]:
         if rest:
             return [_Piece(None, end - offset, Position(end, _digest_before(file, end)))]
     return []
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"

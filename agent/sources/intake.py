@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from agent.backoff import Throttle
-from agent.errors import SourceError
+from agent.errors import SourceError, counted, in_words
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Recording, Skipped
 from agent.sources.miniseed import Piece, Record, RecordReader, earliest_ns, is_miniseed, is_volume, recordings
@@ -150,7 +150,7 @@ class Intake:
 
     def report_unreadable(self, path: Path | str, error: OSError) -> None:
         """Report what the operating system refused."""
-        self.report(path, f"cannot be read ({error.strerror or error})", "check that it exists, and its permissions")
+        self.report(path, f"cannot be read ({in_words(error)})", "check that it exists, and its permissions")
 
     def _records(self, data: bytes) -> list[Recording]:
         """The records of a miniSEED file, or of a piece of one."""
@@ -177,7 +177,7 @@ class Intake:
         found = recordings(self._reader, data, left_out)
         parts = []
         if damaged:
-            parts.append(f"{_count(len(damaged), 'damaged record')} left out as a gap ({damaged[0].reason})")
+            parts.append(f"{counted(len(damaged), 'damaged record')} left out as a gap ({damaged[0].reason})")
         if foreign:
             parts.append(f"{foreign} bytes left out that are not miniSEED")
         if is_cut:
@@ -245,7 +245,3 @@ def _contents(path: Path, span: tuple[int, int] | None) -> Iterator[tuple[Path, 
                     # Into memory: a mapped file that shrinks meanwhile kills the process.
                     handle.seek(span[0] if span else 0)
                     yield file, handle.read(span[1] if span else -1)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.sources import ShakeSenderConfig, ShakeUdpConfig
-from agent.errors import SourceError
+from agent.errors import SourceError, in_words
 from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.sequence import ChannelSequence, Loss, Packet, Placed
 from agent.types import NS, SampleBlock, StationId, StreamId
@@ -333,7 +333,7 @@ class ShakeUdpSource:
         except OSError as error:
             sock.close()
             raise SourceError(
-                f"UDP port {self._port} at {self._host} cannot be opened: {error.strerror}",
+                f"UDP port {self._port} at {self._host} cannot be opened: {in_words(error)}",
                 "see which program listens there (ss -ulpn), or choose another source.port",
             ) from None
         return sock

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.backoff import Throttle
+from agent.errors import in_words
 from agent.sources import ProblemSink, SourceProblem
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Watcher:
 
     def _changed(self, top: Path) -> Iterator[Path]:
         def denied(error: OSError) -> None:
-            name, reason = str(error.filename), error.strerror or str(error)
+            name, reason = str(error.filename), in_words(error)
             if isinstance(error, FileNotFoundError) and Path(name) not in self._roots:
                 return  # it has just been removed
             self._denied[name] = reason
@@ -163,7 +164,7 @@ class Watcher:
             return  # it cannot be listed either, which says so
         except OSError as error:
             hint = "raise fs.inotify.max_user_watches (sysctl); until then the folders are listed every second"
-            self._report("watches", f"{folder} cannot be watched ({error.strerror})", hint)
+            self._report("watches", f"{folder} cannot be watched ({in_words(error)})", hint)
             self.close()
 
     def _note(self, path: Path) -> bool:

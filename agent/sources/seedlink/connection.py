@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent import __version__
-from agent.errors import SourceError
+from agent.errors import SourceError, in_words
 from agent.host.tls import client_context, refusal
 from agent.sources.seedlink.protocol import (
     MAX_LINE,
@@ -283,7 +283,7 @@ def _connect(server: SeedLinkServerConfig, timeout_s: float) -> socket.socket:
             f"{address} cannot be reached within {timeout_s:g} s", "check the address, the link and firewalls"
         ) from None
     except OSError as error:
-        raise SourceError(f"{address} cannot be reached ({error.strerror or error})", "check the link") from None
+        raise SourceError(f"{address} cannot be reached ({in_words(error)})", "check the link") from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if server.tls is None:
         return plain
@@ -301,7 +301,7 @@ def _connect(server: SeedLinkServerConfig, timeout_s: float) -> socket.socket:
     except OSError as error:
         plain.close()
         raise SourceError(
-            f"{address} broke off the TLS hand-shake ({error.strerror or error})",
+            f"{address} broke off the TLS hand-shake ({in_words(error)})",
             "check the port (SeedLink with TLS: 18500), or remove the section tls",
         ) from None
 
@@ -311,14 +311,14 @@ def _context(tls: TlsConfig) -> ssl.SSLContext:
         return client_context(tls.ca_file, tls.cert_file, tls.key_file)
     except (OSError, ValueError) as error:
         named = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path is not None)
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = in_words(error)
         raise SourceError(
             f"the certificates for SeedLink cannot be used ({reason})", f"check {named}: PEM is needed"
         ) from None
 
 
 def _lost(address: str, error: OSError) -> SourceError:
-    return SourceError(f"the connection to {address} is lost ({error.strerror or error})", "")
+    return SourceError(f"the connection to {address} is lost ({in_words(error)})", "")
 
 
 def _foreign(address: str, found: bytes) -> SourceError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.backoff import Backoff, Throttle, delays
-from agent.errors import SourceError
+from agent.errors import SourceError, in_words
 from agent.host.data_age import Freshness, assess
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
@@ -418,9 +418,7 @@ class _Link:
         try:
             self._progress.save(durable=durable)
         except OSError as error:
-            self._report(
-                "save", f"how far reception has got cannot be stored ({error.strerror or error})", "check state_dir"
-            )
+            self._report("save", f"how far reception has got cannot be stored ({in_words(error)})", "check state_dir")
 
 
 def _listed(names: Sequence[str]) -> str:
