@@ -223,6 +223,40 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         "station\nnetwork XX\n",
         ["site.yaml:1: column 1: must be a mapping: lines of the form 'name: value'"],
     ),
+    "runtimes, records and the page for Prometheus": (
+        BASE + "classifier: {backends: [onnxruntime, tensorrt]}\nevidence: {send: alerts, max_mb: 0}\n"
+        "health: {prometheus: '0.0.0.0:9464'}\n",
+        [
+            "site.yaml:3: classifier.backends: must have tensorrt first, and behind it one that serves while its "
+            "engine is built",
+            "site.yaml:4: evidence.send: sends records, and max_mb is 0: none is kept (given: alerts)",
+            "site.yaml:5: health.prometheus: is not a loopback address; give 127.0.0.1:PORT, or set prometheus_remote: "
+            "true (given: 0.0.0.0:9464)",
+        ],
+    ),
+    "a runtime twice, and no address": (
+        BASE + "classifier: {backends: [onnxruntime, onnxruntime]}\nhealth: {prometheus: 'here:0'}\n",
+        [
+            "site.yaml:3: classifier.backends: names the same entry twice",
+            "site.yaml:4: health.prometheus: must be ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464 "
+            "(given: here:0)",
+        ],
+    ),
+    "a rate alert": (
+        BASE + "tunables:\n  policy:\n    rules:\n      landslide:\n        min_probability: 0.9\n"
+        "        sure_probability: 0.8\n        acceleration:\n          window_s: 7200\n"
+        "          background_s: 3600\n          escalate: [{severity: minor, min_ratio: 2}]\n",
+        [
+            "site.yaml:8: tunables.policy.rules.landslide.sure_probability: must not be below min_probability (0.9) "
+            "(given: 0.8)",
+            "site.yaml:11: tunables.policy.rules.landslide.acceleration.background_s: must not be shorter than "
+            "window_s (7200) (given: 3600)",
+            "site.yaml:12: tunables.policy.rules.landslide.acceleration.escalate[0].severity: must be above the "
+            "alert's own (moderate) (given: minor)",
+            "site.yaml:12: tunables.policy.rules.landslide.acceleration.escalate[0].min_ratio: must be above "
+            "min_ratio (3) (given: 2)",
+        ],
+    ),
     "an alias": (
         "station: *hunter2\n",
         [

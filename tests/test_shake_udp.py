@@ -21,6 +21,7 @@ from agent.config.sources import ShakeSenderConfig, ShakeUdpConfig
 from agent.dsp.continuity import Continuity
 from agent.errors import SourceError
 from agent.sources import SourceProblem
+from agent.sources.sequence import MAX_WAITING
 from agent.sources.shake_udp import MAX_BYTES, MalformedError, Receiver, ShakeUdpSource, parse
 from agent.types import NS, SampleBlock
 
@@ -335,6 +336,16 @@ def test_invented_channels_and_addresses_do_not_grow_the_agent() -> None:
     assert bench.receiver.counters()["too_many_channels"] == 26 * 6 - 12
     assert bench.receiver.waiting <= 12
     assert len(bench.problems) <= 3
+    assert bench.accounted()
+
+
+def test_a_flood_of_times_that_nothing_confirms_is_bounded_and_so_are_its_senders() -> None:
+    bench = Bench()
+    bench.take(*(datagram(1000 * k) for k in range(200)), every_s=0.0)
+    assert bench.receiver.waiting <= MAX_WAITING
+    for number in range(1100):
+        bench.take(datagram(0), address=f"10.0.{number // 256}.{number % 256}", every_s=0.0)
+    assert bench.receiver.counters()["unknown_sender"] == 1100
     assert bench.accounted()
 
 
