@@ -1,11 +1,14 @@
 """The desk: how fast, how large, and what is lost when it is killed.
 
-    python bench/desk.py [ingest] [pages] [million] [memory] [kills] [--postgres]
+    python bench/desk.py [ingest] [pages] [million] [memory] [kills] [event] [--postgres]
 
 - *ingest*: messages a second from a broker that has them ready, each acknowledged after its commit.
 - *pages*: from the publication of an event to 200 open pages, at 10 events a second; processor share of the desk.
 - *million*: a database of 1,000,000 events: its size, and what each page asks of it.
 - *memory*: the desk after a day's worth of 64 stations (health once a minute, 300 events each).
+- *event*: the page of an event in Chromium, three components of 12,000 samples, median and largest of ten visits until
+  all is drawn, and of drawing alone; and its picture. The peer is the page of the same event without a record: what
+  Chromium and the desk cost by themselves.
 - *kills*: the desk killed 50 times (SIGKILL) and the broker 20 times in a stream of 5,000 events.
 
 Broker, desk and database are processes of their own on this machine; their processor time is the kernel's. With other
@@ -34,6 +37,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
 from broker_support import Mosquitto
 from desk_process_support import DeskProcess, Feeder, csrf, payload, persistent_broker, phone
 from desk_support import START_NS, event, event_id, verdict
@@ -43,7 +51,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from postgres_support import cluster
 from sqlalchemy import func, insert, select, text
-from support import row
+from support import cpu_s, row
 from test_desk_losses import soonest_repetition, stream
 
 from agent.health.report import Health, HealthInputs, Identity
@@ -52,14 +60,17 @@ from desk.store import partitions, queries, tables
 from desk.store.store import Arrival, Store, note_changes
 from desk.web import glance
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from agent.alert.evidence import encode
+from agent.messages.schema import EventMessage
+from agent.types import Segment, StreamId
+from demo.screenshots import ARGUMENTS, DESKTOP, NAME, PASSWORD, log_in, served
+from desk import accounts
+from desk.evidence import Records
+from desk.pictures.of_store import picture_of
+
 MINUTE, HOUR, DAY = 60 * NS, 3600 * NS, 86_400 * NS
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def rss_mb(pid: int) -> float:
@@ -506,7 +517,88 @@ def reachable(desk: DeskProcess) -> bool:
         return False
 
 
-PARTS = {"ingest": ingest, "pages": pages, "million": million, "memory": memory, "kills": kills}
+VISITS = 10
+ONSET_NS = 1_772_323_200 * NS
+IDS = ("XX.ONE.00.HH-20260301T000000.000Z", "XX.TWO.00.HH-20260301T000000.000Z")
+
+
+def event_page(folder: Path, url: str, name: str) -> None:
+    """An event with a record of three components: its picture, and its page in a browser."""
+    store, records = prepared(folder, url)
+    for turn in ("first", "second"):
+        began, used = time.perf_counter(), time.process_time()
+        picture = picture_of(store, records, folder / turn, IDS[0])
+        took, used = time.perf_counter() - began, time.process_time() - used
+        assert picture is not None
+        figures = f"{took:.2f} s, {used:.2f} s of the processor, {picture.stat().st_size / 1000:.0f} kB"
+        row(f"{turn} picture of an event, {name}", figures)
+    with served(store, records) as base:
+        visits(base)
+
+
+def prepared(folder: Path, url: str) -> tuple[Store, Records]:
+    """Two events, the first with a record of 120 s at 100 Hz and three components."""
+    store, records = Store(url), Records(folder / "evidence", 10**9)
+    accounts.add_account(store, "bench", NAME, "admin", PASSWORD, now_ns=1)
+    rng = np.random.default_rng(5)
+    data = {}
+    for name in "ENZ":
+        samples = rng.normal(0, 80, 12_000)
+        samples[2000:5000] += rng.normal(0, 6000, 3000) * np.exp(-np.arange(3000) / 900)
+        data[StreamId.parse(f"FDSN:XX_ONE_00_H_H_{name}")] = [
+            Segment(ONSET_NS - 20 * NS, 100.0, samples.astype(np.int32))
+        ]
+    records.keep(IDS[0], encode(data))
+    for uid in IDS:
+        store.ingest([Arrival(uid[:6], message(uid, revision), ONSET_NS) for revision in range(4)])
+    with store.writing() as connection:
+        connection.execute(tables.evidence.insert().values(event_id=1, state="here", bytes=1))
+    return store, records
+
+
+def message(uid: str, revision: int) -> EventMessage:
+    """A revision of an event."""
+    when = format_ns(ONSET_NS)
+    shares = {"earthquake": 0.02, "blast": 0.02, "collapse": 0.02, "landslide": 0.92, "noise": 0.02}
+    return EventMessage.model_validate({
+        "schema": "talus/event/1", "id": uid, "revision": revision,
+        "phase": ("new", "update", "update", "end")[revision], "station": uid.rpartition("-")[0], "onset": when,
+        "reason": None, "quakeml_type": "landslide", "exercise": False,
+        "detection": {"ratio": 9.0, "duration_s": 20.0, "peak_counts": 6000.0, "dominant_hz": 8.0},
+        "classification": {"label": "landslide", "probability": 0.92, "probabilities": shares, "abstained": False,
+                           "window_s": (3.0, 10.0, 40.0, 81.92)[revision], "backend": "onnxruntime",
+                           "precision": "int8", "model": {"name": "bench", "sha256": "0" * 64}},
+        "timing": {"data": when, "received": when, "decided": when, "handed": None},
+        "quality": {"gap_s": 0.0, "components": "ENZ", "clock": None}, "boot_id": "0" * 16, "seq": revision,
+    })  # fmt: skip
+
+
+def visits(base: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or "chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        page = browser.new_page(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
+        log_in(page, base)
+        for name, uid, ready in (
+            ("with record", IDS[0], "#waveform[data-spectrogram]"),
+            ("without record", IDS[1], "#around canvas"),
+        ):
+            whole, drawing = [], []
+            for _ in range(VISITS):
+                began = time.perf_counter()
+                page.goto(f"{base}/event/{uid}", wait_until="commit")
+                page.wait_for_selector(ready, state="attached")
+                whole.append(1000 * (time.perf_counter() - began))
+                drawing.append(float(page.get_attribute("#waveform", "data-draw-ms") or "nan"))
+            words = f"drawing {statistics.median(drawing):.0f}, at most {max(drawing):.0f} ms" if uid == IDS[0] else ""
+            figures = f"{statistics.median(whole):.0f} ms, at most {max(whole):.0f} ms"
+            row(f"page of an event {name}, to the last pixel", figures, words)
+        browser.close()
+
+
+PARTS = {"ingest": ingest, "pages": pages, "million": million, "memory": memory, "kills": kills, "event": event_page}
 
 
 def main() -> None:

@@ -42,14 +42,13 @@ import time
 import numpy as np
 from pymseed import MS3Record
 from seedlink_server import SeedLinkServer, made
-from support import ONE_CORE, choose, make_busy, option, part, row
+from support import ONE_CORE, choose, cpu_s, make_busy, option, part, row
 
 from agent.types import NS
 from demo.broker import local_broker
 
 ONE_PERCENT, ONE_RSS_MB, READY_S = 2.0, 200.0, 3.0
 WARM_S = 5.0
-TICKS = os.sysconf("SC_CLK_TCK")
 PEER = """
 import sys, time
 from obspy import Stream, read
@@ -89,8 +88,7 @@ class Process:
 
     def cpu_s(self) -> float:
         """User and system time of all its threads."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return cpu_s(self._process.pid)
 
     def peak_mb(self) -> float:
         """The most memory it has had resident."""

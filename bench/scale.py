@@ -49,7 +49,7 @@ from fleet_support import Stations
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from postgres_support import Cluster, cluster
-from support import choose, make_busy, option, part, row
+from support import TICKS, choose, cpu_s, make_busy, option, part, row
 
 from agent.alert.evidence import encode
 from agent.config.file import ClassifierConfig, TunablesConfig
@@ -153,13 +153,6 @@ def size(database: Path) -> int:
 
 EVENTS_S = 4.0
 WAVE = 50
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def publisher(broker: Mosquitto) -> Client:

@@ -28,6 +28,15 @@ ONE_CORE = {
 }
 
 
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far, without that of its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 def on_one_core() -> None:
     """Restart this script bound to one core, with one thread in every library."""
     if any(os.environ.get(name) != value for name, value in ONE_CORE.items()):
