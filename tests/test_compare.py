@@ -15,8 +15,8 @@ from agent.errors import ConfigError, DataError
 from agent.types import LABELS
 from quantize.data.records import FULL_S, LENGTHS_S, TRANSIENT, Row, read_table
 from quantize.study import tables
-from quantize.study.compare import FIGURES, compare, crossfitted, paired_differences
-from quantize.study.evaluate import OutOfFold, Truth, calibration_error, score, softmax
+from quantize.study.compare import compare, crossfitted, paired_differences
+from quantize.study.evaluate import FIGURES, OutOfFold, Truth, calibration_error, score, softmax
 from quantize.study.plots import comparison_pictures
 from quantize.study.probe import COLUMNS, probe, recording
 

@@ -28,7 +28,7 @@ from quantize.data.augment import Augmentation
 from quantize.data.bank import UNLABELLED, Bank, Plan, labelled_plan, open_bank
 from quantize.data.records import Record, load_records, read_table
 from quantize.study import tables
-from quantize.study.compare import FIGURES
+from quantize.study.evaluate import FIGURES
 from quantize.study.studies import evaluate_regions, repeat_seeds
 from quantize.train.baselines import train_boosting
 from quantize.train.fit import FitConfig, Source, _draw, fit

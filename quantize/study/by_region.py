@@ -78,8 +78,7 @@ def study(
     methods: dict[str, dict[str, JsonValue]] = {}
     drawn: dict[str, dict[str, Array]] = {}
     for name, out in answered.items():
-        order = np.argsort(out.index)
-        made = crossfitted({view: values[order] for view, values in out.logits.items()}, truth, folds)["neutral"]
+        made = crossfitted(out.in_order(), truth, folds)["neutral"]
         p, withheld = made.probabilities[:, -1], made.abstained[:, -1]
         drawn[name] = {key: share.over(weights) for key, share in _pooled(p, withheld, truth, chosen).items()}
         methods[name] = {

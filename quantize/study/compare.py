@@ -20,6 +20,7 @@ from agent.types import LABELS
 from quantize.data.records import FULL_S, LENGTHS_S, Row
 from quantize.study.evaluate import (
     CLASSES,
+    FIGURES,
     Array,
     Figure,
     OutOfFold,
@@ -50,7 +51,6 @@ PAIRS = (
     ("mixed", "alone"),
 )
 """Which differences are told, where both methods are there."""
-FIGURES = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
 LOCAL = ("sechilienne",)
 """Data sets recorded on the moving slope itself."""
 DRAWS = 1000
@@ -77,8 +77,7 @@ def compare(
     truth = Truth.of(chosen)
     methods = {}
     for name, out in answered.items():
-        order = np.argsort(out.index)
-        made = crossfitted({view: values[order] for view, values in out.logits.items()}, truth, folds)
+        made = crossfitted(out.in_order(), truth, folds)
         methods[name] = _Method(made, measure(made, chosen))
     learned = truth.labels != LABELS.index("collapse")
     return {

@@ -27,6 +27,8 @@ Logits = Callable[[NDArray[np.float32]], Array]
 
 CLASSES = tuple(i for i, label in enumerate(LABELS) if label != "collapse")
 """Label indices that figures average over."""
+FIGURES = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
+"""What two results are held against each other by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +64,11 @@ class OutOfFold:
 
     index: NDArray[np.int64]
     logits: dict[str, Array]
+
+    def in_order(self) -> dict[str, Array]:
+        """The logits in the order of the records."""
+        order = np.argsort(self.index)
+        return {view: values[order] for view, values in self.logits.items()}
 
 
 @dataclass(frozen=True, slots=True)

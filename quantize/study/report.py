@@ -18,6 +18,7 @@ from agent.types import LABELS, Window
 from quantize.data.records import FULL_S, LENGTHS_S, Record, Row
 from quantize.data.views import VIEWS, ViewName, view_windows
 from quantize.study.evaluate import (
+    FIGURES,
     Array,
     Confidence,
     Figure,
@@ -216,8 +217,7 @@ def largest_difference(measured: Mapping[str, Any], stated: Mapping[str, Any]) -
     ours, theirs = ({(v, s): cell for v, by in each.items() for s, cell in by.items()} for each in (measured, stated))
     if ours.keys() != theirs.keys():
         return math.inf
-    units = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
-    pairs = np.array([(cell[unit], theirs[key][unit]) for key, cell in ours.items() for unit in units])
+    pairs = np.array([(cell[name], theirs[key][name]) for key, cell in ours.items() for name in FIGURES])
     return float(np.abs(pairs[:, 0] - pairs[:, 1]).max())
 
 

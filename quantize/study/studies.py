@@ -18,8 +18,8 @@ from quantize.data.records import FULL_S
 from quantize.data.views import VIEWS
 from quantize.quantise.int8 import Int8Files, layer_errors
 from quantize.study.by_region import study
-from quantize.study.compare import DRAWS, FIGURES, compare, crossfitted, drawn, event_draws, gained
-from quantize.study.evaluate import Array, OutOfFold, Truth, fit_confidence, predict_views, softmax
+from quantize.study.compare import DRAWS, compare, crossfitted, drawn, event_draws, gained
+from quantize.study.evaluate import FIGURES, Array, OutOfFold, Truth, fit_confidence, predict_views, softmax
 from quantize.study.probe import probe, recording
 from quantize.study.report import calibrated, measure, triple
 from quantize.train.lab import Lab

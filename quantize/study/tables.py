@@ -9,6 +9,7 @@ from typing import Any
 from agent.types import LABELS
 from quantize.data.records import FULL_S, LENGTHS_S
 from quantize.study.by_region import POOLED
+from quantize.study.evaluate import FIGURES
 
 Values = Mapping[str, Any]
 
@@ -26,6 +27,8 @@ TITLES = {
     "without_prime": "the same without PRIME-DP",
     "without_generator": "the same without generator",
 }
+_HEADS = ("records: accuracy", "balanced", "events: accuracy", "balanced")
+"""Of ``FIGURES``."""
 VIEWS = {
     "neutral": "Neutral view (vertical only, 1-16 Hz, random placement, same filling): what counts",
     "recorded": "As recorded: flattered by how each source was recorded",
@@ -67,9 +70,8 @@ def _lines(values: Values) -> Iterator[str]:
 
 
 def _accuracy(methods: Mapping[str, Any]) -> Iterator[str]:
-    keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
-    heads = ("records: accuracy", "balanced", "events: accuracy", "balanced")
-    yield from table(("method", *heads), [(title(n), *(figure(_full(m)[k]) for k in keys)) for n, m in methods.items()])
+    rows = [(title(name), *(figure(_full(method)[key]) for key in FIGURES)) for name, method in methods.items()]
+    yield from table(("method", *_HEADS), rows)
 
 
 def _recall(methods: Mapping[str, Any]) -> Iterator[str]:
@@ -114,13 +116,11 @@ def _gains(differences: Sequence[Values]) -> Iterator[str]:
     if not differences:
         return
     yield from ("", "Differences in points, paired bootstrap over events, whole window:", "")
-    keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
-    heads = ("first less second", "records: accuracy", "balanced", "events: accuracy", "balanced")
     rows = [
-        (f"{title(d['first'])} - {title(d['second'])}", *(figure(d[key], signed=True) for key in keys))
+        (f"{title(d['first'])} - {title(d['second'])}", *(figure(d[key], signed=True) for key in FIGURES))
         for d in differences
     ]
-    yield from table(heads, rows)
+    yield from table(("first less second", *_HEADS), rows)
 
 
 def curve(values: Values) -> str:
@@ -144,7 +144,6 @@ def curve(values: Values) -> str:
 
 def seeds(values: Values) -> str:
     """The student from several random numbers."""
-    heads = ("run", "records: accuracy", "balanced", "events: accuracy", "balanced")
     rows = [
         (f"{title(name)}, seed {seed}", *(percent(value) for value in run))
         for name, runs in values["methods"].items()
@@ -154,15 +153,13 @@ def seeds(values: Values) -> str:
     means = (figure(values["difference"][name], signed=True) for name in values["figures"])
     rows.append((f"{title(first)} - {title(second)}, mean of the seeds", *means))
     said = f"Networks of {values['folds']} fold(s), the same teachers in each. Neutral view, whole window."
-    return "\n".join([said, "", *table(heads, rows)]) + "\n"
+    return "\n".join([said, "", *table(("run", *_HEADS), rows)]) + "\n"
 
 
 def probe(values: Values) -> str:
     """What a classifier reaches that sees the recording and no sample of it."""
-    keys = ("record_accuracy", "record_balanced_accuracy", "event_accuracy", "event_balanced_accuracy")
-    heads = ("a tree that sees only", "records: accuracy", "balanced", "events: accuracy", "balanced")
-    rows = [(" + ".join(row["sees"]), *(figure(row[key]) for key in keys)) for row in values["classifiers"]]
-    return "\n".join(table(heads, rows)) + "\n"
+    rows = [(" + ".join(row["sees"]), *(figure(row[key]) for key in FIGURES)) for row in values["classifiers"]]
+    return "\n".join(table(("a tree that sees only", *_HEADS), rows)) + "\n"
 
 
 def layers(values: Values) -> str:
