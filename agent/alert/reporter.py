@@ -45,7 +45,6 @@ class Reporter:
         policy: Policy,
         prefix: str,
         alert_expiry_s: int,
-        boot_id: str | None = None,
         *,
         site: CoincidenceJudge | None = None,
         ages: DataAges | None = None,
@@ -56,7 +55,7 @@ class Reporter:
         """Keeps the record of an event that has ended."""
         self.records: AlertRecords | None = None
         """Sends the records of events that alerted, where the station is to do so."""
-        self.boot_id = boot_id or new_boot_id()
+        self.boot_id = new_boot_id()
         self._policy = policy
         self._prefix = prefix
         self._alert_expiry_s = alert_expiry_s

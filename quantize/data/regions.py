@@ -45,18 +45,18 @@ def read_regions(root: Path, rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def left_out(rows: Sequence[Row], regions: Mapping[str, str], least: int = LEAST) -> list[str]:
-    """The regions with at least ``least`` records of a class, the largest first."""
+def left_out(rows: Sequence[Row], regions: Mapping[str, str]) -> list[str]:
+    """The regions with at least ``LEAST`` records of a class, the largest first."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         counts[regions[row.event]][row.label] += 1
-    large = [region for region, by_label in counts.items() if max(by_label.values()) >= least]
+    large = [region for region, by_label in counts.items() if max(by_label.values()) >= LEAST]
     return sorted(large, key=lambda region: (-counts[region].total(), region))
 
 
-def numbers(rows: Sequence[Row], regions: Mapping[str, str], least: int = LEAST) -> NDArray[np.int64]:
+def numbers(rows: Sequence[Row], regions: Mapping[str, str]) -> NDArray[np.int64]:
     """Number of each row's region: those of ``left_out`` first, in its order; all others after them by name."""
-    first = left_out(rows, regions, least)
+    first = left_out(rows, regions)
     rest = sorted({regions[row.event] for row in rows} - set(first))
     place = {region: number for number, region in enumerate([*first, *rest])}
     return np.array([place[regions[row.event]] for row in rows], dtype=np.int64)

@@ -62,11 +62,14 @@ def _butterworth_polynomial(order: int) -> NDArray[np.float64]:
     return coefficients
 
 
-def background(x: Signal, onset: int | None, lead: int = 100) -> Signal:
+_LEAD = 100
+
+
+def background(x: Signal, onset: int | None) -> Signal:
     """The stretch of a record that holds its background: what precedes the onset by one second or more, at most 20 s,
     where that is at least 3 s; otherwise the quietest 5 s."""
-    if onset is not None and onset - lead >= 300:
-        return x[max(0, onset - lead - 2000) : onset - lead]
+    if onset is not None and onset - _LEAD >= 300:
+        return x[max(0, onset - _LEAD - 2000) : onset - _LEAD]
     width = min(500, len(x))
     energy = np.concatenate([[0.0], np.cumsum(x.astype(np.float64) ** 2)])
     start = int(np.argmin(energy[width:] - energy[:-width]))
@@ -107,11 +110,11 @@ def window(
     return prepare(runs, centre, seconds + shift / WINDOW_RATE_HZ, preparation).data
 
 
-def strongest_onset(x: Signal, short_s: float = 1.0, long_s: float = 20.0) -> int:
+def strongest_onset(x: Signal) -> int:
     """Sample of the largest ratio of short-term to long-term power, 1-15 Hz: the onset where nobody picked one."""
     band = signal.butter(4, [1.0, 15.0], "bandpass", fs=WINDOW_RATE_HZ, output="sos")
     power = signal.sosfilt(band, x - x.mean()) ** 2
-    short, long = round(short_s * WINDOW_RATE_HZ), round(min(long_s, len(x) / 400) * WINDOW_RATE_HZ)
+    short, long = WINDOW_RATE_HZ, round(min(20.0, len(x) / 400) * WINDOW_RATE_HZ)
     total = np.concatenate([[0.0], np.cumsum(power)])
     centre = np.arange(long, len(x) - short)
     before = (total[centre] - total[centre - long]) / long

@@ -87,9 +87,9 @@ VARIOUS = len(MOTIONS)
 """So many golden windows come first; what follows are mixtures, near the boundaries of the network that they are of."""
 
 
-def golden_windows(seed: int = 2024) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def golden_windows() -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Windows ``[n, 3, 10240]`` as int8 (value times 127) and their seconds after the onset, float32 ``[n]``."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(2024)
     windows = np.stack([_window(motion, rng) for motion in MOTIONS])
     return windows, np.array([motion.seconds for motion in MOTIONS], np.float32)
 

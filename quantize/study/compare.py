@@ -204,21 +204,19 @@ def _differences(
     return made
 
 
-def paired_differences(
-    first: Array, second: Array, truth: Truth, *, draws: int = DRAWS, seed: int = 0
-) -> dict[str, Figure]:
+def paired_differences(first: Array, second: Array, truth: Truth, *, draws: int = DRAWS) -> dict[str, Figure]:
     """How much better (``first`` minus ``second``) in each of ``FIGURES``; probabilities ``[records, 5]``.
 
     The 95 % interval is that of the difference over draws of whole events, the same ones for both.
     """
-    weights = event_draws(truth, draws, seed)
+    weights = event_draws(truth, draws)
     return gained(drawn(first, truth, weights) - drawn(second, truth, weights))
 
 
-def event_draws(truth: Truth, draws: int, seed: int = 0) -> Array:
+def event_draws(truth: Truth, draws: int) -> Array:
     """How often each event counts, ``[1 + draws, events]``: every one once, then draws with replacement."""
     count = int(truth.events.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     return np.concatenate(
         [np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)]
     )

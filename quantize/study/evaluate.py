@@ -100,13 +100,11 @@ def predict(
     view: ViewName,
     lengths_s: Sequence[float],
     preparation: Preparation,
-    *,
-    seed: int = 0,
 ) -> Array:
     """Logits of every record at every window length, ``[records, lengths, 5]``."""
     from quantize.data.views import view_windows  # needs SciPy, which the rest of this module does without
 
-    return np.stack([logits(view_windows(view, record, lengths_s, preparation, seed)) for record in records])
+    return np.stack([logits(view_windows(view, record, lengths_s, preparation)) for record in records])
 
 
 def predict_views(logits: Logits, records: Sequence[Record], preparation: Preparation) -> dict[str, Array]:
@@ -151,7 +149,7 @@ def summarise(confusion: NDArray[np.int64] | Array) -> tuple[float, float, float
     return float(hit.sum() / true.sum()), float((hit[occurs] / true[occurs]).mean()), float(f1.mean())
 
 
-def score(probabilities: Array, truth: Truth, draws: int = 1000, seed: int = 0) -> Scores:
+def score(probabilities: Array, truth: Truth, draws: int = 1000) -> Scores:
     """Figures with intervals from ``draws`` bootstrap samples of events."""
     answers = probabilities.argmax(axis=-1)
     whole = confusion_matrix(truth.labels, answers)
@@ -159,7 +157,7 @@ def score(probabilities: Array, truth: Truth, draws: int = 1000, seed: int = 0) 
     ids, inverse = np.unique(truth.events, return_inverse=True)
     matrices = np.zeros((len(ids), len(LABELS), len(LABELS)))
     np.add.at(matrices, (inverse, truth.labels, answers), 1)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     counts = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)
     samples = np.array([summarise(matrix) for matrix in np.tensordot(counts, matrices, axes=1)])
     low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
@@ -170,17 +168,20 @@ def score(probabilities: Array, truth: Truth, draws: int = 1000, seed: int = 0) 
     return Scores(figures[0], figures[1], figures[2], recall, whole)
 
 
-def calibration_error(probabilities: Array, labels: NDArray[np.int64], bins: int = 10) -> float:
+_BINS = 10
+
+
+def calibration_error(probabilities: Array, labels: NDArray[np.int64]) -> float:
     """Expected calibration error of the top probability, equal-width bins (Guo et al. 2017)."""
-    parts = reliability(probabilities, labels, bins)
+    parts = reliability(probabilities, labels)
     return sum(count * abs(sure - right) for count, sure, right in parts) / max(len(labels), 1)
 
 
-def reliability(probabilities: Array, labels: NDArray[np.int64], bins: int = 10) -> list[tuple[int, float, float]]:
+def reliability(probabilities: Array, labels: NDArray[np.int64]) -> list[tuple[int, float, float]]:
     """(answers, mean top probability, share right) of each of the equal-width bins that holds an answer."""
     top, right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
-    which = np.minimum((top * bins).astype(int), bins - 1)
-    held = [which == b for b in range(bins) if (which == b).any()]
+    which = np.minimum((top * _BINS).astype(int), _BINS - 1)
+    held = [which == b for b in range(_BINS) if (which == b).any()]
     return [(int(chosen.sum()), float(top[chosen].mean()), float(right[chosen].mean())) for chosen in held]
 
 

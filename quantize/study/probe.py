@@ -48,9 +48,7 @@ def recording(rows: Sequence[Row]) -> Array:
     return made
 
 
-def probe(
-    rows: Sequence[Row], columns: Array, fold: NDArray[np.int64], *, draws: int = 1000, seed: int = 0
-) -> dict[str, JsonValue]:
+def probe(rows: Sequence[Row], columns: Array, fold: NDArray[np.int64], *, draws: int = 1000) -> dict[str, JsonValue]:
     """Figures of a decision tree for each of ``SETS`` of ``columns`` (from ``recording``), out of fold.
 
     Raises:
@@ -62,7 +60,7 @@ def probe(
     found: list[JsonValue] = []
     for names in SETS:
         chosen = columns[:, [COLUMNS.index(name) for name in names]]
-        p = _out_of_fold(chosen, truth.labels, fold, seed)
+        p = _out_of_fold(chosen, truth.labels, fold)
         records, events = score(p, truth, draws), score(*per_event(p, truth), draws)
         found.append(
             {
@@ -76,10 +74,10 @@ def probe(
     return {"folds": len(np.unique(fold)), "classifiers": found}
 
 
-def _out_of_fold(columns: Array, labels: NDArray[np.int64], fold: NDArray[np.int64], seed: int) -> Array:
+def _out_of_fold(columns: Array, labels: NDArray[np.int64], fold: NDArray[np.int64]) -> Array:
     p = np.zeros((len(labels), len(LABELS)))
     for number in np.unique(fold):
         out = fold == number
-        tree = DecisionTreeClassifier(min_samples_leaf=3, random_state=seed).fit(columns[~out], labels[~out])
+        tree = DecisionTreeClassifier(min_samples_leaf=3, random_state=0).fit(columns[~out], labels[~out])
         p[np.ix_(out, tree.classes_)] = tree.predict_proba(columns[out])
     return p

@@ -23,9 +23,9 @@ _EVENTS = 2
 """At most so many examples of one record."""
 
 
-def replay_bank(bundle: Bundle, records: Sequence[Record], regions: Mapping[str, str], *, seed: int = 0) -> Replay:
+def replay_bank(bundle: Bundle, records: Sequence[Record], regions: Mapping[str, str]) -> Replay:
     """The bank of a bundle's network: the training split is learned from, the validation split judged by."""
-    network, rng = Features(bundle.file(CPU_MODEL)), np.random.default_rng(seed)
+    network, rng = Features(bundle.file(CPU_MODEL)), np.random.default_rng(0)
     numbers = {event: number for number, event in enumerate(sorted({record.row.event for record in records}))}
     places = {region: number for number, region in enumerate(sorted(set(regions.values())))}
     features, rows = [], []

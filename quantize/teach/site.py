@@ -166,15 +166,15 @@ def _onset(row: Row, segments: Mapping[int, Sequence[Segment]]) -> int:
     return runs.start_ns + round(_strongest(runs) * NS)
 
 
-def _strongest(run: Segment, short_s: float = 1.0, long_s: float = 10.0) -> float:
+def _strongest(run: Segment) -> float:
     """Seconds into a run at which the ratio of one second's power to that of the ten before it is largest."""
     x = np.asarray(run.samples, dtype=np.float64)
     if run.rate_hz != WINDOW_RATE_HZ:
         count = int((len(x) - 1) / run.rate_hz * WINDOW_RATE_HZ) + 1
         x = interpolate(x, run.rate_hz, 0.0, count, WINDOW_RATE_HZ)
     total = np.concatenate([[0.0], np.cumsum(x**2)])
-    short = round(short_s * WINDOW_RATE_HZ)
-    long = min(round(long_s * WINDOW_RATE_HZ), max(short, len(x) // 3))
+    short = WINDOW_RATE_HZ
+    long = min(10 * WINDOW_RATE_HZ, max(short, len(x) // 3))
     centre = np.arange(long, max(long + 1, len(x) - short))
     before = (total[centre] - total[centre - long]) / long
     after = (total[np.minimum(centre + short, len(x))] - total[centre]) / short

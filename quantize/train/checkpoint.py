@@ -189,5 +189,5 @@ def _describe(entry: Entry) -> str:
     return f"{str(entry[1]).removeprefix('torch.')} {list(entry[0])}"
 
 
-def _some(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
