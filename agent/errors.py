@@ -81,8 +81,3 @@ class UsageError(TalusError):
 def in_words(error: object) -> str:
     """What an exception says: the operating system's words of an ``OSError``, else its text, else its type."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

@@ -467,6 +467,11 @@ class Discard:
     detection: Detection | None = field(default=None)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_ns(ns: int) -> str:
     """ISO 8601 UTC with nine decimals, exact."""
     seconds, rest = divmod(ns, NS)

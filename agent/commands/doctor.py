@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from agent import __version__
 from agent.commands.options import say
-from agent.errors import SourceError, TalusError, UsageError, counted, in_words
-from agent.types import NS
+from agent.errors import SourceError, TalusError, UsageError, in_words
+from agent.types import NS, counted
 
 if TYPE_CHECKING:
     from agent.config.file import Config

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.commands.options import say
-from agent.errors import UsageError, counted
+from agent.errors import UsageError
+from agent.types import counted
 
 if TYPE_CHECKING:
     from agent.deliver.outbox_file import Listing, SetAside, Waiting

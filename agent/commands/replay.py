@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.commands.options import add_broker, settings_of
 from agent.config.broker import DEFAULT_PREFIX
-from agent.errors import INTERRUPTED, DataError, UsageError, counted
+from agent.errors import INTERRUPTED, DataError, UsageError
 from agent.messages.payloads import Message, Priority
-from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, format_ns
+from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, counted, format_ns
 
 if TYPE_CHECKING:
     from tqdm import tqdm

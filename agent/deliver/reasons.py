@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.deliver.outbox import OutboxStats
-from agent.errors import counted
 from agent.reasons import Reason
+from agent.types import counted
 
 WAIT_S = 60.0
 """How long messages may wait while the broker is connected."""

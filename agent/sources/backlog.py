@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from agent.errors import counted
 from agent.host.clock import MachineClock
 from agent.host.data_age import ROLLOVER_S, rollovers, span
 from agent.sources import ProblemSink, SourceProblem
-from agent.types import NS, format_ns
+from agent.types import NS, counted, format_ns
 
 WAIT_S = 120.0
 AHEAD_S = 3600.0

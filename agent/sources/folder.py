@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from agent.errors import counted, in_words
+from agent.errors import in_words
 from agent.host.clock import MachineClock
 from agent.sources import Losses, ProblemSink, SourceProblem
 from agent.sources.backlog import Backlog
@@ -22,7 +22,7 @@ from agent.sources.in_flight import InFlight
 from agent.sources.miniseed import MAX_RECORD_BYTES, Record, RecordReader, packed
 from agent.sources.positions import HEAD_BYTES, TAIL_BYTES, Position, Positions, digest
 from agent.sources.watching import Watcher
-from agent.types import SampleBlock
+from agent.types import SampleBlock, counted
 
 _CHUNK_BYTES = 64 << 10
 _WAIT_S = 0.25

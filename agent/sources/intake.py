@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import IO, cast
 
 from agent.backoff import Throttle
-from agent.errors import SourceError, counted, in_words
+from agent.errors import SourceError, in_words
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Recording, Skipped
 from agent.sources.miniseed import Piece, Record, RecordReader, earliest_ns, is_miniseed, is_volume, recordings
 from agent.sources.waveforms import brief, format_of, read_traces
-from agent.types import NS, format_ns
+from agent.types import NS, counted, format_ns
 
 MAX_UNPACKED_BYTES = 1 << 30
 """All members of one archive together: a small file must not be able to fill the disk."""
