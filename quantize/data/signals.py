@@ -63,6 +63,7 @@ def _butterworth_polynomial(order: int) -> NDArray[np.float64]:
 
 
 _LEAD = 100
+"""Samples between what counts as background and the onset."""
 
 
 def background(x: Signal, onset: int | None) -> Signal:

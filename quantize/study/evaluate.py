@@ -169,6 +169,7 @@ def score(probabilities: Array, truth: Truth, draws: int = 1000) -> Scores:
 
 
 _BINS = 10
+"""Of the top probability, of equal width."""
 
 
 def calibration_error(probabilities: Array, labels: NDArray[np.int64]) -> float:
