@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import inspect
 import io
 import lzma
 import math
@@ -170,6 +171,19 @@ def test_what_appears_while_a_folder_is_entered_is_listed(tmp_path: Path) -> Non
     (tmp_path / "below" / "above").symlink_to(tmp_path)
     found = list(files_below(tmp_path, lambda error: None, lambda folder: (folder / "new").touch()))
     assert found == [tmp_path / "new", tmp_path / "below" / "itself", tmp_path / "below" / "new"]
+
+
+def test_folders_nested_deeper_than_the_stack_are_listed(tmp_path: Path) -> None:
+    bottom = tmp_path.joinpath(*"d" * 120)
+    bottom.mkdir(parents=True)
+    (bottom / "file").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 60)
+    try:
+        found = list(files_below(tmp_path, lambda error: None))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == [bottom / "file"]
 
 
 def test_without_inotify_the_listing_finds_everything(

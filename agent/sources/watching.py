@@ -32,25 +32,26 @@ def files_below(
         denied: told why a folder cannot be listed.
         enter: called with each folder before it is listed: what is written in between is seen twice and not missed.
     """
-    seen: set[str] = set()
-
-    def below(folder: Path) -> Iterator[Path]:
-        if (real := os.path.realpath(folder)) in seen:
-            return
+    seen: set[Path] = set()
+    pending = [(top, Path(os.path.realpath(top)))]
+    # Without recursion, as folders may be nested deeper than Python's stack is.
+    while pending:
+        folder, real = pending.pop()
+        if real in seen:
+            continue
         seen.add(real)
         enter(folder)
         try:
             with os.scandir(folder) as listing:
-                found = sorted((entry.name, _is_folder(entry)) for entry in listing if not entry.name.startswith("."))
+                entries = sorted((one for one in listing if not one.name.startswith(".")), key=lambda one: one.name)
         except OSError as error:
             denied(error)
-            return
-        yield from (folder / name for name, is_folder in found if not is_folder)
-        for name, is_folder in found:
-            if is_folder:
-                yield from below(folder / name)
-
-    yield from below(top)
+            continue
+        below = {entry.name: entry.is_symlink() for entry in entries if _is_folder(entry)}
+        yield from (folder / entry.name for entry in entries if entry.name not in below)
+        for name, is_link in reversed(below.items()):
+            path = folder / name
+            pending.append((path, Path(os.path.realpath(path)) if is_link else real / name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
