@@ -18,6 +18,7 @@ from agent.config.policy import SIZE_STEPS
 from agent.config.reference import catalogue
 from agent.config.station import stations_of
 from agent.errors import ConfigError
+from agent.remote.doubts import about_file
 from agent.types import LABELS
 from demo.pages import rewrite
 
@@ -456,6 +457,36 @@ def test_channels_that_are_too_slow_for_the_trigger_are_a_warning(selector: str)
 def test_slow_channels_are_good_for_a_trigger_that_is_slow_too() -> None:
     text = SERVER % "{station: XX_SLOPE, selectors: ['MHZ']}"
     assert told(text + "tunables: {trigger: {low_hz: 0.5, high_hz: 2}}\n") == []
+
+
+SHAKE = STATION + "source: {kind: shake_udp, senders: [{address: 10.0.0.2}], %s}\n"
+SITE_OF_TWO = "site: {coincidence: {stations: [XX.A, XX.B], required: 2%s}}\n"
+CHANNELS = "{station: XX_SLOPE, selectors: [%s]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        (SERVER % CHANNELS % "BDF", "servers[0].stations[0].selectors", "no component of ground motion"),
+        (SERVER % CHANNELS % "'HH?', '!??Z', '!HH?'", "stations[0].selectors", "excludes what it asks for"),
+        (SERVER % CHANNELS % "HHZ" + "tunables: {trigger: {combine: coincidence}}\n", "selectors", "fewer components"),
+        (SHAKE % "rate_hz: 20" + "tunables: {trigger: {low_hz: 9}}\n", "source.rate_hz", "too few for a trigger"),
+        (SHAKE % "timeout_s: 3600", "source.timeout_s", "for 60 min nobody is told that nothing comes"),
+        (SERVER % "{station: XX_A}" + SITE_OF_TWO % "", "coincidence.stations", "not bring XX.B: too few are left"),
+        (SERVER % "{station: XX_A}, {station: XX_B}" + SITE_OF_TWO % ", window_s: 0.1", "window_s", "held back"),
+        (SHAKE % "" + "tunables: {policy: {slow: {stations: 2}}}\n", "policy.slow.stations", "the source brings 1"),
+        (SHAKE % "" + "classifier: {backends: [constant]}\n", "classifier.backends", "the same label"),
+        (SHAKE % "" + "outputs: {file: {path: .}}\n", "outputs.file.path", "is no file"),
+        (SHAKE % "" + "mqtt: {host: h, keepalive_s: 3600}\n", "mqtt.keepalive_s", "after 90 min"),
+        (SHAKE % "", "", "without a section mqtt or outputs"),
+        (SERVER % CHANNELS % "'00HH?', '!10HH?', '!00HH?.L', '!LOG'" + "mqtt: {host: h}\n", "", ""),
+    ],
+)  # fmt: skip
+def test_what_makes_a_station_deaf_or_mute_is_a_warning(text: str, place: str, words: str) -> None:
+    Path("site.yaml").write_text(text)
+    found = [str(problem) for problem in check("site.yaml", about_file) if "not this agent's" not in problem.reason]
+    assert all("warning: " in problem for problem in found)
+    assert any(place in problem and words in problem for problem in found) == bool(words), found
 
 
 # The models against what they stand for

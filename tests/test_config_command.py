@@ -210,9 +210,17 @@ def test_a_dry_run_tries_the_station_s_own_records_of_events(tmp_path: Path) -> 
         ("trigger: {max_component_lag_s: 600}", ["would hold back every alert for 600 s"]),
         ("policy: {rules: {landslide: {min_probability: 1, sure_probability: 1}}}", ["landslide.min_probability"]),
         ("policy: {max_age_s: 1, late: withhold}", ["policy.max_age_s", "would not be sent"]),
+        ("trigger: {lta_s: 3600}", ["nothing is heard for 3600 s"]),
+        ("policy: {rules: {landslide: {severity: none}, collapse: {severity: none}, noise: {severity: minor}}}",
+         ["none of landslide and collapse raises an alert"]),
+        ("policy: {rules: {landslide: {min_window_s: 60, refractory_s: 86400, min_duration_s: 90}}}",
+         ["earlier than 80 s after", "for 24 h", "less than 90 s"]),
+        ("verdict: {at_s: [60]}", ["earlier than 60 s after", "rules.collapse.confirm: no alert would come earlier"]),
+        ("policy: {rules: {landslide: {confirm_events: {k: 3, within_s: 60}}}}", ["the first 2 events"]),
+        ("reporting: {alert_expiry_s: 60}", ["away for 60 s never gets the alert"]),
         ("trigger: {on: 6}", []),
     ],
-)
+)  # fmt: skip
 def test_who_signs_a_doubtful_value_is_warned(tmp_path: Path, text: str, words: list[str]) -> None:
     path, _ = key_and_section(tmp_path)
     status, out, err = talus("config", "sign", change(tmp_path, text), "--key", path, "--station", "XX.SLP")

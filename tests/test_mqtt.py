@@ -521,6 +521,15 @@ def test_a_broker_with_a_receive_maximum_of_one(tmp_path: Path, outbox: Outbox) 
             outbox.put([make_message(n) for n in range(60)])
             wait_for(lambda: len(collector.bodies("/event")) == 60)
         assert outbox.depth == 0
+        outbox.put([make_alert()])
+        link = MqttSink(broker.settings(), outbox.cursor("mqtt"), STATION)
+        for n in range(20):
+            link.publish_retained(Message(f"homeassistant/{n}", b"{}", Priority.OTHER, retain=True))
+        with Collector(broker.settings(), "#", session=False) as all_of_it:
+            link.start()
+            wait_for(lambda: len(all_of_it.received) >= 22)
+            link.stop(2.0)
+        assert make_alert().topic in [message.topic for message in all_of_it.received[:4]], "before the values"
 
 
 @needs_mosquitto

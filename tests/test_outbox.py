@@ -484,6 +484,27 @@ def test_corruption_while_running_is_survived_and_nothing_put_afterwards_is_lost
     assert [key for key in keys if key in {message.key for message in fresh}] == [message.key for message in fresh]
 
 
+@pytest.mark.parametrize("harm", ["file", "folder", "another"])
+def test_a_file_that_is_deleted_or_replaced_under_a_running_outbox_is_written_anew(tmp_path: Path, harm: str) -> None:
+    """What waits in it would end with the process, and nothing would say so."""
+    outbox = Outbox(path := tmp_path / "state" / "o.db")
+    outbox.put([make_message(1)])
+    other = Outbox(tmp_path / "other" / "o.db")
+    other.put([make_message(5)])
+    other.close()
+    for file in path.parent.iterdir():
+        file.unlink()
+    if harm == "folder":
+        path.parent.rmdir()
+    elif harm == "another":
+        (tmp_path / "other" / "o.db").rename(path)
+    outbox.put([make_message(2)])
+    assert bool(outbox.stats().moved_aside) == (harm == "another")
+    outbox.put([make_message(3)])
+    outbox.close()
+    assert [message.key for message in drain(Outbox(path))] == [make_message(n).key for n in (1, 2, 3)]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a file size limit")
 def test_a_disk_that_is_full_is_an_error_and_the_put_can_be_repeated(tmp_path: Path) -> None:
     """In a process whose files may not grow beyond a limit: put fails, nothing is half there, later it works."""

@@ -114,6 +114,20 @@ def test_until_the_station_listens_it_is_starting_and_not_ok(tmp_path: Path) -> 
         assert [reason["code"] for reason in said["health"]["reasons"]] == ["listening"]
 
 
+def test_a_station_that_its_own_file_makes_mute_is_degraded(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    config = write_config(
+        tmp_path / "site", "", source=f"{{kind: folder, paths: ['{tmp_path / 'records'}']}}",
+        classifier="{backends: [constant]}",
+        tunables="{policy: {rules: {landslide: {severity: none}, collapse: {severity: none}}, slow: {severity: none}}}",
+    )  # fmt: skip
+    with running_agent("run", "--config", config):
+        wait_for(lambda: "verdict" in status(config)[1], what="it has reported")
+        code, body = status(config)
+    codes = {reason["code"] for reason in body["health"]["reasons"]}
+    assert (code, codes >= {"cannot_alert", "no_network", "no_output"}) == (1, True), codes
+
+
 def test_a_port_that_is_taken_degrades_and_does_not_end_it(tmp_path: Path, records: Path) -> None:
     with running_agent("run", "--config", write_config(
         tmp_path / "a", records, source=slow(records), health=f"{{prometheus: '127.0.0.1:{(port := own_port())}'}}"

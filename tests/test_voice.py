@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from agent.deliver import reasons as delivery_reasons
 from agent.deliver.connection import Subscription
 from agent.deliver.delivery import Delivery
 from agent.deliver.mqtt import MqttSink, Refusal
-from agent.deliver.outbox import OutboxStats
+from agent.deliver.outbox import Cursor, Outbox, OutboxStats
 from agent.deliver.reasons import LinkStatus, of_connection, of_outbox
+from agent.deliver.sink import BatchSink
 from agent.messages.payloads import Message, Priority, largest_alert
 from agent.reasons import Reason
 
@@ -276,3 +278,30 @@ def test_a_station_that_may_connect_and_not_write_is_degraded_and_says_what_is_r
             assert "DEGRADED" in out.splitlines()[0]
             for name in ("availability", "state", "health"):
                 assert f"! the broker refuses talus/v1/XX/SLP/{name}: Not authorized" in out
+
+
+class HangingSink(BatchSink):
+    """Its other side never answers."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        super().__init__(cursor)
+        self.goes_on = threading.Event()
+
+    def write(self, messages: Sequence[Message]) -> None:
+        self.goes_on.wait(100)
+
+
+def test_a_way_out_that_hangs_is_a_reason_until_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.deliver.sink.HANGS_S", 0.1)
+    outbox = Outbox(tmp_path / "o.db", sinks=("file",))
+    sink = HangingSink(outbox.cursor("file"))
+    sink.start()
+    outbox.put([make_alert()])
+    wait_for(sink.reasons)
+    [reason] = sink.reasons()
+    assert (reason.code, reason.about) == ("output_failed", "file")
+    assert "is not written yet; 1 messages wait" in reason.text
+    sink.goes_on.set()
+    wait_for(lambda: not sink.reasons())
+    assert sink.stop()
+    outbox.close()

@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Exit status 1 if the agent could not use the file; a warning alone leaves it at 0."""
-    from agent.config.file import TunablesConfig, check
-    from agent.remote.doubts import doubts
+    from agent.config.file import check
+    from agent.remote.doubts import about_file
 
-    problems = check(args.config, lambda tunables: doubts(TunablesConfig(), tunables))
+    problems = check(args.config, about_file)
     is_bad = any(problem.level == "error" for problem in problems)
     if args.json:
         for problem in problems:

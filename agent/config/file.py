@@ -216,11 +216,9 @@ def load(path: Path | str) -> Config:
     return config
 
 
-def check(
-    path: Path | str, doubts: Callable[[TunablesConfig], Iterable[tuple[Loc, str]]] = lambda _: ()
-) -> list[Problem]:
+def check(path: Path | str, doubts: Callable[[Config], Iterable[tuple[Loc, str]]] = lambda _: ()) -> list[Problem]:
     """Every error and every warning about a file, in the order of the lines; empty if all is well. ``doubts`` finds
-    tunables that are allowed and hardly meant."""
+    settings that are allowed and hardly meant."""
     return _guarded(Path(path), lambda: _examined(Path(path), doubts))[1]
 
 
@@ -258,11 +256,11 @@ def _guarded(path: Path, read: Callable[[], tuple[S | None, list[Problem]]]) -> 
 
 
 def _examined(
-    path: Path, doubts: Callable[[TunablesConfig], Iterable[tuple[Loc, str]]] = lambda _: ()
+    path: Path, doubts: Callable[[Config], Iterable[tuple[Loc, str]]] = lambda _: ()
 ) -> tuple[Config | None, list[Problem]]:
     config, problems, document = _validated(Config, path)
     if config is not None and document is not None and not problems:
-        doubtful = (Remark(("tunables", *loc), reason, False) for loc, reason in doubts(config.tunables))
+        doubtful = (Remark(loc, reason, False) for loc, reason in doubts(config))
         for remark in itertools.chain(remarks(config), doubtful):
             spot = _spot(document, remark.loc)
             level: Literal["error", "warning"] = "error" if remark.fatal else "warning"

@@ -364,9 +364,9 @@ class Stations:
 
 def stations_of(config: Config) -> Stations:
     """The stations of a configuration: its own, those that it declares, and those that its source names."""
-    named = list(_named(config).values())
-    names = [_own(config), *_declared(config), *(name for name in named if not _is_pattern(name))]
-    complete = config.source.kind not in ("archive", "folder") and not any(map(_is_pattern, named))
+    by_source = list(named(config).values())
+    names = [_own(config), *_declared(config), *(name for name in by_source if not _is_pattern(name))]
+    complete = config.source.kind not in ("archive", "folder") and not any(map(_is_pattern, by_source))
     return Stations(tuple(dict.fromkeys(names)), complete)
 
 
@@ -381,7 +381,7 @@ def undeclared(config: Config) -> Iterator[tuple[Loc, str]]:
     if config.source.kind == "simulator":
         return
     expected = [_own(config), *_declared(config)]
-    for loc, name in _named(config).items():
+    for loc, name in named(config).items():
         if not any(fnmatch.fnmatchcase(one, name) for one in expected):
             yield loc, name
 
@@ -395,7 +395,7 @@ def _declared(config: Config) -> list[str]:
     return [*(one.station for one in config.stations), *(together.stations if together is not None else ())]
 
 
-def _named(config: Config) -> Mapping[Loc, str]:
+def named(config: Config) -> Mapping[Loc, str]:
     """What the source says of its stations, NET.STA or a pattern of it, by its place in the file."""
     source, own = config.source, config.station
     if source.kind == "seedlink":

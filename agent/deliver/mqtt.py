@@ -351,6 +351,7 @@ class Sender:
         self._handed: dict[int, int] = {}
         self._repeats: dict[int, int] = {}
         self._acks = 0
+        self._values_first = False
         cursor.listen(self.hint)
 
     def hint(self) -> None:
@@ -424,10 +425,14 @@ class Sender:
         if fresh:
             with self._disk_may_refuse():
                 self._retained.look_up()
-        values, entries = self._retained.fetch(max(1, room // 4), held), []
+        # Values have a quarter of the room, and of little room every second turn: no alert waits for all of them.
+        self._values_first = not self._values_first
+        values, entries = self._retained.fetch(room // 4 or self._values_first, held), []
         if room > len(values):
             with self._disk_may_refuse():
                 entries = self._cursor.fetch(room - len(values), held, self._row_backoff.active())
+        if room > len(values) + len(entries):
+            values += self._retained.fetch(1, held)
         for entry in entries:
             self._publish(connection, entry.message, entry)
         for message in values:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -34,6 +35,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TypeVar
 
+from agent.atomic import sync_folder
 from agent.backoff import ThrottledLog
 from agent.deliver.outbox_file import (
     CHOSEN,
@@ -55,6 +57,7 @@ from agent.deliver.outbox_file import (
     put_back,
     readable,
     row_bytes,
+    same_file,
     values_of,
 )
 from agent.errors import DeliveryError, in_words
@@ -124,6 +127,8 @@ class Outbox:
         """Never given twice in one run: what a sink has in its hands is named by it, even after a corrupt file."""
         self._lock_file: IO[bytes] | None = None
         self._in_memory: str | None = None
+        self._file: os.stat_result | None = None
+        """What was opened."""
         with mapped(path):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +237,7 @@ class Outbox:
             return dict(db.execute("SELECT name, CAST(value AS INTEGER) FROM counter").fetchall())
 
         with self.lock:
+            self._put_back()
             changed = self.read(self._changed_elsewhere)
             (set_aside, alerts, reason), counted = self.read(aside), self.read(counters)
             lost_ns = counted.get("lost_ns", 0)
@@ -309,6 +315,7 @@ class Outbox:
                     raise sqlite3.DatabaseError(verdict)
             self._register(db)
             self.recount(db)
+            self._file = None if path is None else path.stat()
             self._data_version = int(db.execute("PRAGMA data_version").fetchone()[0])
             for table in ("queue", "set_aside"):
                 [highest] = db.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()
@@ -331,14 +338,41 @@ class Outbox:
 
     def _replace(self, error: Exception) -> None:
         """Move the corrupt file aside and start afresh with what can still be read of it."""
+        aside = self._move_aside()
+        self._db = self._open(self.path)
+        saved = self._carry_over(aside)
+        _log.error("outbox was corrupt (%s): kept as %s, %d messages carried over", error, aside, saved)
+
+    def _move_aside(self) -> Path:
+        """Give another name to what has the outbox's, and return it."""
         aside = self.path.with_name(f"{self.path.name}.corrupt-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}")
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
                 self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
         self.path.with_name(self.path.name + "-shm").unlink(missing_ok=True)
-        self._db = self._open(self.path)
-        saved = self._carry_over(aside)
-        _log.error("outbox was corrupt (%s): kept as %s, %d messages carried over", error, aside, saved)
+        return aside
+
+    def _put_back(self) -> None:
+        """Write the file anew if it was deleted, or another was put in its place: what is written to it would go with
+        the process. One that is in its place is moved aside."""
+        if self._in_memory or same_file(self.path, self._file):
+            return
+        with mapped(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            copy = self.path.with_name(f"{self.path.name}.copy")
+            copy.unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(copy)) as db:
+                self._db.backup(db)
+            if self._lock_file is not None:
+                self._lock_file.close()
+            self._lock_file = locked(self.path)
+            self._db.close()
+            aside = self._move_aside()
+            copy.replace(self.path)
+            sync_folder(self.path.parent)
+            self._db = self._open(self.path)
+        found = f"; what was in its place is kept as {aside}" if aside.exists() else ""
+        _log.error("outbox %s was deleted or replaced while it was in use: it is written anew%s", self.path, found)
 
     def _work_in_memory(self, error: Exception) -> None:
         """Go on without the disk, with what it still shows of an earlier outbox."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -133,6 +134,14 @@ def locked(path: Path) -> IO[bytes]:
         file.close()
         raise DeliveryError(f"outbox {path} is in use", "another agent runs with the same outbox: stop it") from None
     return file
+
+
+def same_file(path: Path, opened: os.stat_result | None) -> bool:
+    """Whether the path still leads to what was opened."""
+    try:
+        return opened is not None and os.path.samestat(path.stat(), opened)
+    except OSError:
+        return False
 
 
 def readable(path: Path, table: str) -> Iterator[tuple[Any, ...]]:

@@ -22,6 +22,8 @@ from agent.reasons import Reason
 MOST_UNSTORED = 1000
 _BATCH = 100
 _LOOK_S = 1.0
+HANGS_S = 30.0
+"""A batch that takes longer is told of: the disk or the other side hangs."""
 _WAIT_S = (0.5, 60.0)
 """Shortest and longest wait before a batch that failed is written again."""
 
@@ -146,6 +148,7 @@ class BatchSink(ABC):
         """Rows of the outbox that are written, and not deleted there yet."""
         self._wake, self._stopping, self._stop_at = threading.Event(), threading.Event(), 0.0
         self._error: str | None = None
+        self._writing_since: float | None = None
         self._throttled = ThrottledLog(_log.warning)
         self._thread = threading.Thread(target=self._run, name=f"sink-{cursor.sink}", daemon=True)
         cursor.listen(self._wake.set)
@@ -181,7 +184,9 @@ class BatchSink(ABC):
         self._wake.set()
 
     def reasons(self) -> list[Reason]:
-        error, name = self._error, self._cursor.sink
+        error, name, since = self._error, self._cursor.sink, self._writing_since
+        if since is not None and (waited_s := time.monotonic() - since) > HANGS_S:
+            error = f"what was begun {waited_s:.0f} s ago is not written yet"
         if error is None:
             return []
         return [Reason("output_failed", f"outputs.{name}: {error}; {self._cursor.depth} messages wait", name)]
@@ -210,7 +215,7 @@ class BatchSink(ABC):
             self._cursor.delete(self._written)
             self._written = []
         if (alert := self._unstored.first()) is not None:
-            self.write([alert])
+            self._write([alert])
             self._unstored.done(alert)
             return True
         self._retained.look_up()
@@ -219,7 +224,7 @@ class BatchSink(ABC):
         ids = [entry.id for entry in entries]
         try:
             if values or entries:
-                self.write([*(entry.message for entry in entries), *values])
+                self._write([*(entry.message for entry in entries), *values])
         except BaseException:
             self._cursor.release(ids)
             for message in values:
@@ -228,3 +233,10 @@ class BatchSink(ABC):
         self._cursor.acknowledge(ids)
         self._written = ids
         return bool(values or entries)
+
+    def _write(self, messages: Sequence[Message]) -> None:
+        self._writing_since = time.monotonic()
+        try:
+            self.write(messages)
+        finally:
+            self._writing_since = None

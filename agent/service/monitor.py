@@ -71,7 +71,8 @@ class Monitor:
         self._reported: set[str] = set()
         """Codes of the reasons in the newest report to the broker."""
         self._clock, self._asked_at = clock, now
-        self._ages = runner.line.reporter.ages if is_recorded_once(config) else None
+        self._is_live = is_recorded_once(config)
+        self._ages = runner.line.reporter.ages if self._is_live else None
         """Of data that are recorded now; a replay may be of any age."""
         self._ending = False
         self._file = StatusFile(config.state_dir)
@@ -156,7 +157,7 @@ class Monitor:
         problems = [*self._complaints, *self._problems(), *runner.problems()]
         if runner.clocks is not None:
             runner.clocks.host(is_wrong=clock.is_wrong)
-        problems += self._times(clock)
+        problems += [*self._times(clock), *self._bare()]
         outbox, link = self._spool(problems)
         inputs = HealthInputs(
             problems=problems,
@@ -207,6 +208,19 @@ class Monitor:
             unknown = "" if is_set else "; it is not set, and the age of the data is not known"
             found.append(Reason("clock", f"this machine's clock: {clock}{unknown}"))
         return found + self._ages.reasons(self._runner.line.reporter.max_age_s)
+
+    def _bare(self) -> list[Reason]:
+        """What a station on live data lacks by its configuration."""
+        if not self._is_live:
+            return []
+        found = []
+        if self._delivery is None:
+            text = "neither a broker nor an output is configured: events and alerts are printed, and nobody is told"
+            found.append(Reason("no_output", text))
+        if self._runner.line.backend_status().backend == "constant":
+            text = "every event gets the same label, whatever it is (classifier.backends: constant)"
+            found.append(Reason("no_network", text))
+        return found
 
     def _spool(self, problems: list[Reason]) -> tuple[OutboxHealth | None, LinkHealth | None]:
         if self._delivery is None:

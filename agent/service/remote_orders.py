@@ -32,6 +32,7 @@ from agent.reasons import Reason, of
 from agent.remote import model_order
 from agent.remote.commands import CommandContext, Commands
 from agent.remote.configuration import RemoteConfig, TrialInputs
+from agent.remote.doubts import raises_nothing
 from agent.remote.gate import Admitted, Gate, Refused
 from agent.remote.models import ModelUpdates, Progress
 from agent.remote.slots import ModelSlots
@@ -266,7 +267,12 @@ class Tunables:
     def reasons(self) -> list[Reason]:
         """What is wrong, for the health message."""
         control = self._complaints + (self._remote.problems() if self._remote else [])
-        return [*of("config_file", filter(None, [self._file_fault])), *of("control", control)]
+        mute = [Reason("cannot_alert", "with these rules no event raises an alert (tunables.policy)")]
+        return [
+            *(mute if raises_nothing(self.effective) else []),
+            *of("config_file", filter(None, [self._file_fault])),
+            *of("control", control),
+        ]
 
     def start(self, runner: Runner, evidence: EvidenceStore | None = None) -> None:
         """The pipeline runs: changes may come. ``evidence`` has the records of events on which they are tried."""
