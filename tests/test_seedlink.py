@@ -367,6 +367,21 @@ def test_silent_station_is_asked_for_again_and_named(clock: SimpleNamespace, mon
     assert np.array_equal(got.samples()["XX.A.00.HHZ"], np.arange(100, 7100))
 
 
+def test_a_connection_that_is_lost_again_and_again_is_a_trouble() -> None:
+    """Also in the moments in which it is there."""
+    with SeedLinkServer() as server:
+        server.feed(packets(1))
+        with receiving(source_of(server)) as got:
+            for times in range(1, 6):
+                streaming(server, times)
+                server.feed(packets(1, times))
+                got.wait(times)
+                assert got.source.problems() == []
+                server.drop()
+            streaming(server, 6)
+            wait_for(lambda: "the connection was lost 5 times in the last 10 minutes" in str(got.source.problems()))
+
+
 def test_station_that_never_sent_is_a_trouble(clock: SimpleNamespace) -> None:
     with SeedLinkServer() as server:
         server.feed([*packets(1), *packets(1, station="XX_B")])

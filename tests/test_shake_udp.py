@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 import threading
@@ -243,6 +244,17 @@ def test_what_comes_in_order_is_used_whatever_its_times_jitter(jitter_s: float, 
     assert continuity.counts["Z"].gaps == continuity.counts["Z"].overlaps == 0
     late_s = [(piece.start_ns / NS - T0) - 0.25 * k for k, piece in enumerate(pieces)]
     assert max(map(abs, late_s[40:])) < (0.04 if decimals == 1 else 0.02)
+
+
+@pytest.mark.parametrize(("rate_hz", "jitter_s"), [(500.0, 0.02), (100.0, 0.1)])
+def test_times_that_jitter_by_half_a_datagram_cost_nothing(rate_hz: float, jitter_s: float) -> None:
+    """Once it is known how much they jitter, none is lost, and hardly one is passed on out of its turn."""
+    bench, chance = Bench(rate_hz=rate_hz), random.Random(4)
+    first, sent = 200, [noisy(k, chance, jitter_s, 3, rate=rate_hz) for k in range(4000)]
+    bench.take(*sent, every_s=25 / rate_hz)
+    began = [samples[0] // 25 for samples in (block.samples for block in bench.blocks) if samples[0] >= first * 25]
+    assert sorted(began) == [*range(first, 4000)]
+    assert sum(before > after for before, after in itertools.pairwise(began)) < 4
 
 
 @pytest.mark.parametrize("wrong_s", [0.15, 0.2, -0.2, 0.7, -0.7])

@@ -583,7 +583,7 @@ class Hearing:
         due_ns = self._due_ns()
         listening_in_s = None
         if not self._armed_ns:
-            left_s = (due_ns - self._now_ns) / NS - silent_s
+            left_s = (due_ns - max(self._now_ns, self._begun_ns)) / NS - silent_s
             listening_in_s = max(1.0, left_s) if left_s > -GRACE_S and self._can_trigger() else None
         if listening_in_s is not None:
             return Figures(listening_in_s, usual=usual, usual_s=usual_s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +21,11 @@ Loss: TypeAlias = Literal["repeated", "late", "unconfirmed"]
 
 _TOLERANCE_NS = 120_000_000
 """A packet continues the channel if it is no more than this, and than half a packet, off its time."""
+_JITTERS = 5
+"""... or, where most distances between times are off by more than a fifth of a packet, so many times what they are
+off."""
+_ARRIVALS = 64
+"""Packets from which the jitter follows."""
 _WRONG_NS = NS
 """A packet that came in its turn is used although its time is wrong, by this at most."""
 _FOLLOW = 8
@@ -72,6 +77,9 @@ class ChannelSequence:
         """Packets passed on since the last gap."""
         self._continued_s = float("-inf")
         """When the channel last went on where it was."""
+        self._starts: list[int] = []
+        """Times of the newest packets."""
+        self._jitter_ns = 0
         self._waiting: list[Packet] = []
         self._passed: dict[int, Samples] = {}
 
@@ -85,6 +93,7 @@ class ChannelSequence:
         if self._is_repeated(packet):
             self._dropped(packet, "repeated")
             return
+        self._follow_jitter(packet)
         if self._due_ns is not None and abs(packet.start_ns - self._due_ns) < self._tolerance_ns:
             # The channel goes on where it was, so what lies behind it is late and not a clock that was set back.
             self._continued_s = packet.arrived_s
@@ -96,6 +105,19 @@ class ChannelSequence:
         self._waiting.append(packet)
         self._waiting.sort(key=lambda waiting: waiting.start_ns)
         yield from self.release(packet.arrived_s)
+
+    def _follow_jitter(self, packet: Packet) -> None:
+        """See how far apart times are that should be a packet apart, whatever the order in which they came."""
+        self._starts.append(packet.start_ns)
+        if len(self._starts) == _ARRIVALS:
+            starts, length_ns = sorted(self._starts), self._length_ns(packet)
+            off_ns = sorted(abs(after - before - length_ns) for before, after in pairwise(starts))
+            median_ns = off_ns[len(off_ns) // 2]
+            self._jitter_ns = median_ns if median_ns > length_ns // 5 else 0
+            self._starts.clear()
+
+    def _tolerance_of(self, length_ns: int) -> int:
+        return max(min(_TOLERANCE_NS, length_ns // 2), min(_JITTERS * self._jitter_ns, _WRONG_NS // 2))
 
     def release(self, now_s: float) -> Iterator[Placed]:
         """Give up waiting where that has lasted long enough; ``now_s`` on the monotonic clock."""
@@ -151,7 +173,7 @@ class ChannelSequence:
                     if abs(following.start_ns - end_ns) < min(off_ns, after_ns, length_ns):
                         yield [packet]
                         continue
-                if off_ns >= min(_TOLERANCE_NS, length_ns // 2):
+                if off_ns >= self._tolerance_of(length_ns):
                     yield chain
                     chain = []
             chain.append(packet)
@@ -198,7 +220,7 @@ class ChannelSequence:
         length_ns = self._length_ns(packet)
         start_ns = packet.start_ns if start_ns is None else start_ns
         self._due_ns += (start_ns - self._due_ns) // min(_FOLLOW, self._placed) + length_ns
-        self._tolerance_ns = min(_TOLERANCE_NS, length_ns // 2)
+        self._tolerance_ns = self._tolerance_of(length_ns)
         self._passed[packet.start_ns] = packet.samples
         if len(self._passed) > _REMEMBERED:
             del self._passed[next(iter(self._passed))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,8 @@ FIRST_RETRY_S = 0.5
 _TOLERANCE_NS, _TOLERANCE = 120_000_000, 0.006
 """A first packet that is later than the known samples by this much, and by this share of its length, does not continue
 them: stamps jitter, clocks drift, and headers hold a rate that was measured."""
+LOSSES_S, UNSTABLE = 600.0, 5
+"""Connections lost in this time are told of from this number on: what each of them costs may not be sent again."""
 LONGEST_S = 3600.0
 """Longest time between two attempts to wake a channel."""
 RECORDS_MISSED = 3
@@ -150,6 +152,8 @@ class _Link:
         self._connection: Connection | None = None
         self._problem: str | None = "not connected yet"
         self._problem_since = time.monotonic()
+        self._losses: deque[float] = deque(maxlen=1000)
+        """When connections were lost (monotonic clock, s)."""
         self._throttle = Throttle()
         self._liveness = Liveness(config.stalled_s)
         self._distrusted: set[str] = set()
@@ -196,8 +200,13 @@ class _Link:
         problem, since = self._problem, time.monotonic() - self._problem_since
         if problem is not None:
             return [f"seedlink: {problem} (for {since:.0f} s)"]
-        silent = self._liveness.unheard()
-        return [f"seedlink {self._name}: no samples from {_listed(silent)} yet"] if silent else []
+        found, now = [], time.monotonic()
+        if (losses := sum(now - at < LOSSES_S for at in tuple(self._losses))) >= UNSTABLE:
+            minutes = f"{losses} times in the last {LOSSES_S / 60:.0f} minutes"
+            found.append(f"seedlink {self._name}: the connection was lost {minutes}")
+        if silent := self._liveness.unheard():
+            found.append(f"seedlink {self._name}: no samples from {_listed(silent)} yet")
+        return found
 
     # The thread.
 
@@ -377,6 +386,7 @@ class _Link:
     def _lost(self, error: SourceError) -> None:
         if self._problem is None:
             self._problem_since = time.monotonic()
+            self._losses.append(self._problem_since)
         self._problem = error.message
         self._report(error.message, error.message, error.hint)
 
