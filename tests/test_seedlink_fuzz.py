@@ -191,6 +191,30 @@ def test_any_server_is_understood_or_named(listener: socket.socket, chance: Rand
         server.join()
 
 
+def test_an_answer_that_does_not_end_is_given_up(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sources.seedlink.connection._MAX_INFO", 64 << 10)
+    record = bytearray(512)
+    struct.pack_into(">H", record, 30, 448)
+    struct.pack_into(">H", record, 44, 64)
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError):
+            peer.recv(100)
+            peer.sendall(b"SeedLink v3.1 (made up) :: SLPROTO:3.1\r\nhere\r\n")
+            while True:
+                peer.sendall((b"SLINFO *" + record) * 100)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    connection = Connection(server_at(listener.getsockname()[1]), 5.0)
+    connection.open()
+    with pytest.raises(SourceError, match="does not stop answering INFO STATIONS"):
+        connection.info("STATIONS")
+    connection.close()
+    server.join()
+
+
 AT = {"sequence": 5, "start_ns": 1_772_323_200 * NS, "version": 4}
 STATE = json.dumps(
     {
