@@ -396,6 +396,18 @@ def test_settings_that_the_pipeline_cannot_use_are_rolled_back(site: Site) -> No
     site.feed(10, at_s=10)
 
 
+def test_settings_of_the_file_that_the_pipeline_cannot_use_are_a_problem_and_the_former_stay(site: Site) -> None:
+    site.feed(10)
+    band = TunablesConfig.model_validate({"trigger": {"low_hz": 45.0, "high_hz": 60.0}})
+    site.remote.reload(ControlConfig.model_validate_json(site.control), band)
+    for _ in range(3):
+        site.tick()
+    assert site.remote.effective == site.base
+    (problem,) = site.remote.problems()
+    assert problem.startswith("the settings of the file cannot be used")
+    site.feed(10, at_s=10)
+
+
 def test_the_file_may_change_below_what_was_laid_over_it(site: Site) -> None:
     site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
     site.feed(70)
@@ -440,6 +452,20 @@ def test_a_disk_that_refuses_at_the_start_after_a_cut_trial_keeps_no_station_fro
     assert outcomes(again)[-1] == (1, "rolled_back", "restart")
     (site.folder / ".config.json.new").rmdir()
     assert outcomes(site.again())[-1] == (1, "rolled_back", "restart")
+
+
+def test_a_change_that_the_disk_refuses_to_keep_stays_on_trial_until_it_takes_it(site: Site) -> None:
+    site.hears(envelope(site.signing, 1, {"trigger": {"on": 6.0}}))
+    site.feed(70)
+    obstacle = site.folder / ".config.json.new"
+    obstacle.mkdir()
+    site.tick(200)
+    assert site.report is not None
+    assert (site.report.status, outcomes(site)[-1]) == ("trial", (1, "trial", None))
+    obstacle.rmdir()
+    site.tick(10)
+    site.tick()
+    assert outcomes(site)[-1] == (1, "kept", None)
 
 
 def test_what_a_full_disk_refused_is_taken_when_it_comes_again(site: Site) -> None:
