@@ -201,6 +201,18 @@ def test_an_sds_archive_is_read_day_by_day(tmp_path):
     assert [problem.path for problem in problems] == [str(last)]
 
 
+def test_data_older_than_their_file_is_named_are_passed_on_late_and_told(tmp_path):
+    write_sds(tmp_path, MIDNIGHT, counts(300))
+    late = write_sds(tmp_path, MIDNIGHT + seconds(86400), counts(300), "HHE")
+    write(late, trace(counts(300), "HHE", MIDNIGHT - seconds(60)))
+    problems: list[SourceProblem] = []
+    blocks = list(ArchiveSource([tmp_path], on_problem=problems.append).blocks())
+    assert [block.stream.component for block in blocks] == ["Z", "E"]
+    assert [(problem.path, problem.message) for problem in problems] == [
+        (str(late), "holds data older than its name or headers say")
+    ]
+
+
 def test_memory_does_not_grow_with_the_archive(tmp_path):
     """Six days of 100 Hz are 207 MB; only about a day may be in memory at once."""
     day = 8_640_000
