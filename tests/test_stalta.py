@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from obspy.signal.trigger import recursive_sta_lta
 
-from agent.dsp.stalta import RecursiveStaLta
+from agent.dsp.stalta import Bounds, RecursiveStaLta
 from agent.errors import DataError
 
 Array = NDArray[np.float64]
@@ -76,6 +76,27 @@ def test_following_and_processing_can_alternate() -> None:
     stalta.follow(signal[:2000] ** 2)
     ratio = stalta.process(signal[2000:] ** 2)
     np.testing.assert_allclose(ratio, recursive_sta_lta(signal, 50, 2000)[2000:], rtol=1e-11)
+
+
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=6), st.sampled_from([(2, 30), (10, 300), (100, 3000)]))
+def test_no_ratio_is_beyond_its_bounds(sizes: list[int], lengths: tuple[int, int]) -> None:
+    """Protects the detector, which works no ratio out where the bounds say that it cannot reach its threshold; and its
+    speed: in steady noise they say so of four times the ratio."""
+    for energy in (noise(9_000) ** 2, np.zeros(4000)):
+        averages = RecursiveStaLta(*lengths)
+        averages.follow(energy[: lengths[1]])
+        begin = averages.averages
+        ratio = averages.process(energy)
+        for share in (1.0, 0.3, 0.1):
+            on = max(1e-6, share * float(ratio.max()))
+            bounds = Bounds(*lengths, lengths[0], begin)
+            for part in in_packets(len(energy), sizes):
+                blocks = np.arange(0, len(energy[part]), lengths[0])
+                reached = bounds.reach(on, np.add.reduceat(energy[part], blocks).tolist(), len(energy[part]))
+                most = np.maximum.reduceat(ratio[part], blocks)
+                assert all(one or peak < on for one, peak in zip(reached, most, strict=True))
+    steady = Bounds(100, 3000, 100, (1.0, 1.0))
+    assert not any(steady.reach(4.0, [100.0] * 1000, 100_000))
 
 
 def test_bridge_keeps_the_long_average_and_starts_at_ratio_one() -> None:

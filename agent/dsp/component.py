@@ -16,7 +16,7 @@ from agent.dsp.stalta import RecursiveStaLta
 from agent.types import Samples
 
 Array = NDArray[np.float64]
-Meter: TypeAlias = Callable[[NDArray[Any], int], None]
+Meter: TypeAlias = Callable[[Array, int], None]
 _SETTLED = 0.01
 """Share of a filter's start-up transient that may be left when its output is believed again."""
 
@@ -85,21 +85,20 @@ class Component:
         *,
         tear: int = 0,
         meter: Meter,
-        follows: bool,
         warm_up: int | None = None,
         report: int,
     ) -> None:
         """``long_gap`` and ``tear``: samples that may be missing for the long average to be kept, for the gap to be
         bridged. ``meter`` is shown the band-passed samples, with the number of their first, once the filter has
-        settled, at the latest with ``flush``. ``follows``: the averages are brought up to date with them, as nobody
-        asks for the ratio. ``warm_up``: samples after which the averages count for the first time (None: ``nlta``).
-        ``report``: as for ``RecursiveStaLta``; see ``levels``."""
-        self._follows = follows
+        settled, at the latest with ``flush``. ``warm_up``: samples after which the averages count for the first
+        time (None: ``nlta``). ``report``: as for ``RecursiveStaLta``; see ``levels``."""
+        self._meter = meter
         self._averages = RecursiveStaLta(nsta, nlta, report=report)
         if warm_up is not None:
             self._averages.shorten(warm_up)
-        self._passed = Gathered(meter, report)
-        self._energies = Gathered(lambda energy, _: self._averages.follow(energy), report)
+        self._gathered = Gathered(self._hand_on, report)
+        self._taken: tuple[Array, Array | None, int] = np.empty(0), None, 0
+        """Band-passed samples, their energy if it is known, and the number of the first."""
         self.end = joins_at
         """Number of the sample after the newest queued one."""
         self.due_ns = 0
@@ -163,30 +162,46 @@ class Component:
             return Phase.WARMING, min(len(samples), self._averages.warming)
         return Phase.LIVE, len(samples)
 
-    def energy(self, count: int) -> Array:
-        """Take the next ``count`` samples while they are live: energy of the band-passed ones."""
-        filtered, first = self._take(count)
-        self._passed.add(filtered.astype(np.float32), first)  # seven digits, of which six are reported
-        energy = np.multiply(filtered, filtered, out=filtered)
-        if self._follows:
-            self._energies.add(energy, first)
-        return energy
+    def take(self, count: int, blocks: NDArray[np.int64]) -> list[float]:
+        """Band-pass the next ``count`` samples while they are live for ``keep`` or ``follow``; returns the energy of
+        each block of them, which begin with these numbers."""
+        filtered, first = self._band_pass(count)
+        if len(blocks) == 1:
+            self._taken = filtered, None, first
+            return [float(filtered.dot(filtered))]
+        energy = filtered * filtered
+        self._taken = filtered, energy, first
+        found: list[float] = np.add.reduceat(energy, blocks).tolist()
+        return found
 
-    def ratio(self, count: int) -> Array:
-        """Take the next ``count`` samples while they are live: their own STA/LTA."""
-        return self._averages.process(self.energy(count))
+    def keep(self) -> None:
+        """Keep what was taken; nobody asks for its energy now."""
+        filtered, energy, first = self._taken
+        if energy is None:
+            self._gathered.add(filtered, first)
+        else:
+            self.follow()
+
+    def follow(self) -> Array:
+        """Have the averages follow what was taken; returns its energy."""
+        self.flush()
+        filtered, energy, first = self._taken
+        self._meter(filtered, first)
+        if energy is None:
+            energy = np.multiply(filtered, filtered, out=filtered)
+        self._averages.follow(energy)
+        return energy
 
     def pass_by(self, phase: Phase, count: int) -> None:
         """Take the next ``count`` queued samples for the sake of filter and averages only."""
         self.flush()
-        filtered, first = self._take(count)
+        filtered, first = self._band_pass(count)
         if phase is Phase.SETTLING:
             self._settling -= count
         else:
-            self._passed.add(filtered.astype(np.float32), first)
-            self._averages.follow(filtered * filtered)
+            self._hand_on(filtered, first)
 
-    def _take(self, count: int) -> tuple[Array, int]:
+    def _band_pass(self, count: int) -> tuple[Array, int]:
         """The next ``count`` queued samples, at most as many as ``phase`` said, band-passed, and the first's number."""
         first, samples = self._queue.popleft()
         if count < len(samples):
@@ -195,14 +210,22 @@ class Component:
         self._done = first + count
         return self._filter.process(samples), first
 
+    def _hand_on(self, filtered: Array, first: int) -> None:
+        self._meter(filtered, first)
+        self._averages.follow(filtered * filtered)
+
     def flush(self) -> None:
-        """Bring everything up to date with the samples taken."""
-        self._passed.flush()
-        self._energies.flush()
+        """Bring everything up to date with the samples that were taken before the last ones."""
+        self._gathered.flush()
+
+    def cut(self) -> None:
+        """Have the levels before and after the last sample written down apart."""
+        self.flush()
+        self._averages.cut()
 
     @property
     def averages(self) -> tuple[float, float]:
-        """The short and the long average after the last sample taken."""
+        """The short and the long average after the last sample that was kept."""
         self.flush()
         return self._averages.averages
 

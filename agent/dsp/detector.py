@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.station import HIGHEST_CORNER, TriggerConfig
-from agent.dsp.component import Component, Gathered, Meter, Phase
+from agent.dsp.component import Component, Meter, Phase
 from agent.dsp.continuity import same_rate
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
 from agent.dsp.sos import butterworth
-from agent.dsp.stalta import Change, OnOff, RecursiveStaLta, Rise
+from agent.dsp.stalta import Bounds, Change, OnOff, RecursiveStaLta, Rise
 from agent.errors import DataError
 from agent.types import COMPONENTS, NS, SampleBlock, Segment, StationId, TriggerOff, TriggerOn
 
@@ -143,17 +143,19 @@ class _Grid:
         """Number of the first undecided sample."""
         self.decided_ns = block.start_ns
         """The time of the last decision: a grid that follows a clock does not revise it."""
-        self._ratios = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
-        self._ratio = Gathered(self._keeper(self._ratios), round(STEP_S * rate))
+        self._history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
+        """The ratio, where it was worked out."""
+        self._keep_ratio = self._keeper(self._history)
         self._passed: dict[str, RingBuffer] = {}
         self._kept_s = kept_s
         self._station = owner.station
         self._rsam, self._hearing = owner.rsam, owner.hearing
         self._alive: list[Component] = []
+        self._bounds: list[Bounds] = []
+        self._blocks = np.arange(0, _SPAN, self._nsta)
         self._report_at = 0
         """Number of the sample from which on the hearing is told of what was decided."""
-        self._follows = t.combine == "vector"
-        self._combine = self._vector if self._follows else self._coincidence
+        self._is_sum, self._on = t.combine == "vector", t.on
         self._needed = t.components_needed
         self._rate_hz, self._step_ns = rate, NS / rate
         self._leader = ""
@@ -168,8 +170,9 @@ class _Grid:
         self._components: dict[str, Component] = {}
         self._complete = False
         self._newest_start = 0
-        self._sum = RecursiveStaLta(self._nsta, self._nlta)
-        self._summed: list[Component] = []
+        self._judged: list[RecursiveStaLta] = []
+        """STA/LTA of what is judged, and the components that they are up to date with."""
+        self._followed: list[Component] = []
         self._onoff = OnOff(t.on, t.off, round(t.merge_s * rate), round(t.max_duration_s * rate))
         self._onset_ns = 0
 
@@ -239,7 +242,6 @@ class _Grid:
             self._number(block.start_ns),
             tear=self._tear,
             meter=self._meter(name, vertical=block.stream.row == _VERTICAL),
-            follows=self._follows,
             warm_up=warm_up,
             report=round(STEP_S * self._rate_hz),
         )
@@ -296,25 +298,21 @@ class _Grid:
         """What keeps a component's band-passed samples."""
         keep = self._keeper(self._passed.setdefault(name, RingBuffer(self._rate_hz, self._kept_s)))
 
-        if not vertical:
-            return keep
-
-        def measure(filtered: NDArray[Any], first: int) -> None:
-            keep(filtered, first)
-            self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
+        def measure(filtered: Array, first: int) -> None:
+            keep(filtered.astype(np.float32), first)  # seven digits, of which six are reported
+            if vertical:
+                self._rsam.feed(filtered, first, self.time_ns, self._rate_hz)
 
         return measure
 
     def _gather(self) -> None:
         """Have kept what was decided."""
-        self._ratio.flush()
         for component in self._components.values():
             component.flush()
 
     def ratios(self, from_ns: int, to_ns: int) -> list[Segment]:
-        """The ratio where there was one."""
-        self._ratio.flush()
-        return self._ratios.segments(from_ns, to_ns)
+        """The ratio where it was near a trigger."""
+        return self._history.segments(from_ns, to_ns)
 
     def passed(self) -> dict[str, RingBuffer]:
         """The band-passed samples of each component."""
@@ -341,15 +339,13 @@ class _Grid:
                 self._alive = live
                 names = frozenset(name for name, component in self._components.items() if component in live)
                 self._hearing.alive(self.time_ns(self.next), names)
+                for component in live:
+                    component.cut()
+                self._bounds = [Bounds(self._nsta, self._nlta, self._nsta, each) for each in self._averages(live)]
+                self._judged, self._followed = [RecursiveStaLta(self._nsta, self._nlta) for _ in self._bounds], []
             for component, phase in others:
                 component.pass_by(phase, count)
-            if live:
-                ratio = self._combine(live, count)
-                self._ratio.add(ratio, self.next)
-                changes = self._onoff.feed(self.next, ratio)
-            else:
-                self._summed = []
-                changes = self._onoff.absent(self.next, count)
+            changes = self._judge(live, count) if live else self._onoff.absent(self.next, count)
             if changes:
                 triggers += self._announce(changes)
             self.next += count
@@ -360,7 +356,6 @@ class _Grid:
 
     def _report(self) -> None:
         """Tell the hearing what was decided, every ten seconds of data."""
-        self._ratio.flush()
         for name, component in self._components.items():
             for first, levels in component.levels():
                 self._hearing.levels(name, self.time_ns(first), levels)
@@ -368,21 +363,35 @@ class _Grid:
         left_ns = STEP_NS - self.decided_ns % STEP_NS
         self._report_at = self.next + max(1, math.ceil(left_ns / self._step_ns))
 
-    def _vector(self, live: list[Component], count: int) -> Array:
-        """STA/LTA of the sum of the components' energies."""
-        if live != self._summed:
-            averages = [component.averages for component in live]
-            self._sum.resume(sum(sta for sta, _ in averages), sum(lta for _, lta in averages))
-            self._summed = live
-        total, *rest = [component.energy(count) for component in live]
-        for energy in rest:
-            total = total + energy
-        return self._sum.process(total)
+    def _judge(self, live: list[Component], count: int) -> Sequence[Change]:
+        """The changes in the next samples of the live components. The ratio is worked out where it could reach the on
+        threshold, or a trigger goes on."""
+        blocks = self._blocks[: -(-count // self._nsta)]
+        energies, needed = [component.take(count, blocks) for component in live], min(self._needed, len(live))
+        if self._is_sum:
+            energies, needed = [[sum(each) for each in zip(*energies, strict=True)]], 1
+        reached = [one.reach(self._on, own, count) for one, own in zip(self._bounds, energies, strict=True)]
+        near = [one for one in reached if any(one)]
+        if self._onoff.is_idle and (len(near) < needed or max(map(sum, zip(*near, strict=True))) < needed):
+            self._followed = []
+            for component in live:
+                component.keep()
+            return ()
+        if live != self._followed:
+            for one, (sta, lta) in zip(self._judged, self._averages(live), strict=True):
+                one.resume(sta, lta)
+            self._followed = live
+        each = [component.follow() for component in live]
+        if self._is_sum:
+            each = [sum(each[1:], each[0])]
+        ratio = _nth_largest([one.process(own) for one, own in zip(self._judged, each, strict=True)], needed)
+        self._keep_ratio(ratio, self.next)
+        return self._onoff.feed(self.next, ratio)
 
-    def _coincidence(self, live: list[Component], count: int) -> Array:
-        """The ratio that as many components reach as are needed, or all of those present where they are fewer."""
-        ratios = [component.ratio(count) for component in live]
-        return _nth_largest(ratios, min(self._needed, len(live)))
+    def _averages(self, live: list[Component]) -> list[tuple[float, float]]:
+        """Those of what is judged."""
+        averages = [component.averages for component in live]
+        return [(sum([sta for sta, _ in averages]), sum([lta for _, lta in averages]))] if self._is_sum else averages
 
     def _announce(self, changes: Sequence[Change]) -> list[TriggerOn | TriggerOff]:
         found: list[TriggerOn | TriggerOff] = []

@@ -119,7 +119,7 @@ class Rsam:
         self._due = self._until = -1
         """Numbers of the next sample, and of the first one of the next minute."""
 
-    def feed(self, filtered: NDArray[np.floating], first: int, time_ns: Callable[[int], int], rate_hz: float) -> None:
+    def feed(self, filtered: NDArray[np.float64], first: int, time_ns: Callable[[int], int], rate_hz: float) -> None:
         """Consecutive samples, counts; ``time_ns`` gives the time of a sample's number, ``first`` is that of the first.
 
         A minute is complete when a sample of another one comes.
@@ -127,7 +127,7 @@ class Rsam:
         amplitude, begin, count = np.abs(filtered), 0, len(filtered)
         if first == self._due and first + count <= self._until:
             # Most packets lie within the minute that has begun.
-            self._sum += float(np.add.reduce(amplitude, dtype=np.float64))
+            self._sum += float(np.add.reduce(amplitude))
             self._count += count
             self._due += count
             return
@@ -140,7 +140,7 @@ class Rsam:
             if minute != self._minute:
                 self._close()
                 self._minute = minute
-            self._sum += float(np.add.reduce(amplitude[begin:end], dtype=np.float64))
+            self._sum += float(np.add.reduce(amplitude[begin:end]))
             self._count += end - begin
             self._until = first + begin + max(1, left)
             begin = end

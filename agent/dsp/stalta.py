@@ -81,15 +81,24 @@ class RecursiveStaLta:
 
     @property
     def averages(self) -> tuple[float, float]:
-        """The short and the long average after the last sample."""
-        self._catch_up()
-        now = self._start
-        if self._filled:
-            now = (now + self._sums[:, self._filled : self._filled + 1]) * self._decay[
-                :, self._filled - 1 : self._filled
-            ]
+        """The short and the long average after the last sample. To ask changes nothing."""
+        return self._after(self._waiting[: self._waits])
+
+    def _after(self, energy: Array) -> tuple[float, float]:
+        """The averages after up to a chunk of energies that follow what was absorbed."""
+        now, filled, n = self._start, self._filled, len(energy)
+        if filled:
+            now = (now + self._sums[:, filled : filled + 1]) * self._decay[:, filled - 1 : filled]
         sta, lta = now[:, 0].tolist()
+        if n:
+            sta_decay, lta_decay = self._decay[:, n - 1].tolist()
+            sta_added, lta_added = (self._remains[:, self._chunk - n :] @ energy).tolist()
+            sta, lta = sta * sta_decay + sta_added, lta * lta_decay + lta_added
         return sta, lta
+
+    def cut(self) -> None:
+        """End the run that is written down here."""
+        self._catch_up()
 
     def reset(self) -> None:
         """Forget everything: the next sample is a new beginning and ``nlta`` ratios will be 0."""
@@ -108,6 +117,7 @@ class RecursiveStaLta:
 
     def bridge(self) -> None:
         """Go on after a short gap: the long average is kept and the short one restarts at its level, ratio 1."""
+        self._catch_up()
         _, lta = self.averages
         if self._known:
             self._write_down(0, lta)
@@ -150,6 +160,7 @@ class RecursiveStaLta:
             first, energy = energy[: self.warming], energy[self.warming :]
             short, self._short = self._short, 0
             self.follow(first)
+            self._catch_up()
             sta, lta = self.averages
             self.resume(sta / self._filled_share(0, short), lta / self._filled_share(1, short))
         energy = self._begin(energy)
@@ -178,12 +189,9 @@ class RecursiveStaLta:
 
     def _absorb(self, energy: Array) -> None:
         """Add up to a chunk of energies to the averages, without ratios."""
-        n = len(energy)
-        sta, lta = self.averages
-        sta_decay, lta_decay = self._decay[:, n - 1].tolist()
-        sta_added, lta_added = (self._remains[:, self._chunk - n :] @ energy).tolist()
-        self._restart(sta * sta_decay + sta_added, lta * lta_decay + lta_added)
-        self._write_down(n, lta * lta_decay + lta_added)
+        sta, lta = self._after(energy)
+        self._restart(sta, lta)
+        self._write_down(len(energy), lta)
 
     def _absorb_chunks(self, energy: Array) -> None:
         """Do the same for whole chunks, by the same product stacked."""
@@ -262,6 +270,36 @@ class RecursiveStaLta:
 def _sound(sta: float, lta: float) -> tuple[float, float]:
     """A short average decayed to nothing is nothing, as denormal numbers are slow; for the long one see ``_FLOOR``."""
     return sta if sta > _FLOOR else 0.0, lta if lta > _FLOOR else _FLOOR
+
+
+class Bounds:
+    """What the averages are at most and at least, by the energy of some samples at a time: tells where the ratio cannot
+    reach a threshold, for far less work than the ratio itself."""
+
+    def __init__(self, nsta: int, nlta: int, block: int, averages: tuple[float, float]) -> None:
+        """``averages``: the short and the long one at the beginning."""
+        self._shares = 1 / nsta, 1 / nlta
+        self._block = block, (1 - 1 / nsta) ** block, (1 - 1 / nlta) ** block
+        self._most, self._least = averages
+
+    def reach(self, on: float, energies: list[float], count: int) -> list[bool]:
+        """Whether the ratio could reach ``on`` in each of the next blocks with these energies, of ``count`` samples
+        together; the last may be shorter."""
+        found = []
+        most, least = self._most, self._least
+        short, long = self._shares
+        block, short_decay, long_decay = self._block
+        on *= 1 - 1e-9  # rounding
+        for energy in energies:
+            if count < block:
+                short_decay, long_decay = (1 - short) ** count, (1 - long) ** count
+            count -= block
+            added = energy * short
+            found.append(0 < most + added >= on * least * long_decay)
+            most = most * short_decay + added
+            least = (least + energy * long) * long_decay
+        self._most, self._least = most, least
+        return found
 
 
 @dataclass(frozen=True, slots=True)
