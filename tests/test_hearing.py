@@ -233,6 +233,21 @@ def test_each_way_to_be_deaf_has_its_name(way: str) -> None:
     assert hearing.could_hear(T0 + 1400 * NS, T0 + 1420 * NS) is True
 
 
+def test_the_spectrum_of_a_minute_is_asked_for_where_it_can_tell_something() -> None:
+    """Protects the speed of a site that moves, and the look at one that has fallen silent."""
+    still, steps = noise(8, 20.0), np.sin(2 * np.pi * 5 * np.arange(100) / 100)
+
+    def ground(component: str, second: int) -> np.ndarray:
+        return (still(component, second) * 10 + (600 + second / 10) * steps).astype(np.int32)
+
+    sensor = Sensor().play(1500, ground)
+    hearing = sensor.line.pipeline.stations[SENSOR].hearing
+    assert hearing.doubtful("ENZ", T0 + 1500 * NS) == set()
+    sensor.play(120, still)
+    assert hearing.doubtful("ENZ", T0 + 1620 * NS) == {"E", "N", "Z"}
+    assert sensor.play(300, still).codes() == {"disconnected", "not_armed"}
+
+
 def test_a_quiet_site_below_the_noise_of_its_recorder_is_not_without_a_sensor() -> None:
     """As after those have left who installed it: what moves the ground a little says that the sensor is there."""
     sensor, quiet = Sensor().play(1500), noise(8, 20.0)

@@ -284,6 +284,7 @@ class Station:
         samples: dict[str, Samples] = {}
         longer: set[Flaw] = set()
         minutes: dict[tuple[int, float], dict[str, Samples]] = {}
+        doubtful = self.hearing.doubtful([stream.component for stream in self._streams.values()], until_ns)
         for row, ring in self._rings.items():
             runs = ring.segments(until_ns - LOOKED_BACK_NS, until_ns)
             recent = sum([run.since(until_ns - INSPECTED_NS) for run in runs])
@@ -295,8 +296,9 @@ class Station:
                 longer.add(("repeats", letter))
             if is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
                 longer.add(("filled", letter))
-            minute = before[-round(LOOK_NS / NS * ring.rate_hz) :]
-            minutes.setdefault((len(minute), ring.rate_hz), {})[letter] = minute
+            if letter in doubtful:
+                minute = before[-round(LOOK_NS / NS * ring.rate_hz) :]
+                minutes.setdefault((len(minute), ring.rate_hz), {})[letter] = minute
         if not samples:
             return
         flat: set[str] = set()

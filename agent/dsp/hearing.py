@@ -25,6 +25,7 @@ from statistics import median
 from typing import TypeAlias
 
 from agent.config.station import TriggerConfig
+from agent.dsp.felt import STEPS_A_DAY, Felt
 from agent.dsp.plausible import Fault, Flaw
 from agent.dsp.reference import Settings, least_energy
 from agent.types import NS
@@ -36,7 +37,6 @@ TEN_MINUTES = 60
 """Steps in ten minutes."""
 HALF_HOUR, HOUR = 180, 360
 DAY_S = 86_400
-_STEPS_A_DAY = DAY_S // STEP_S
 SLOT = TEN_MINUTES
 """Steps of which a slot is the median; a day's slots make up what is usual."""
 SLOTS = DAY_S // (SLOT * STEP_S)
@@ -59,6 +59,8 @@ _NO_CHANCE = 3
 """A flaw is there for so many steps, or it is not worth a word."""
 _LONG_NS = 60 * NS
 """A trigger that lasts longer hides what comes after."""
+_LOOKED = LOOK_NS // STEP_NS
+"""Steps between two looks at the raw samples."""
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -199,9 +201,7 @@ class Hearing:
         """Components that record what electronics do."""
         self._felt: deque[tuple[int, frozenset[str]]] = deque()
         """Steps of which the last minute is not complete yet, and the components that recorded anything else in it."""
-        self._felt_levels: dict[str, deque[tuple[int, float]]] = {}
-        """Levels at which a component recorded more than electronics do in the last day, with the number of the step,
-        each less than all after it."""
+        self._felt_levels = Felt()
         self._whole = False
         self._now_ns = self._begun_ns = self._armed_ns = 0
         self._next: int | None = None
@@ -232,7 +232,8 @@ class Hearing:
         self, flaws: frozenset[Flaw], time_ns: int = 0, flat: Iterable[str] = (), felt: Iterable[str] = ()
     ) -> None:
         """What the raw samples look like from now on. ``flat`` are the components that have recorded what electronics
-        do for the minute before ``time_ns``, ``felt`` those that have recorded anything else."""
+        do for the minute before ``time_ns``, ``felt`` those that have recorded anything else; both of what was
+        ``doubtful``."""
         self._news.append(_Raw(flaws, frozenset(flat), frozenset(felt), time_ns))
 
     def close(self, time_ns: int) -> None:
@@ -270,6 +271,14 @@ class Hearing:
             self._begun_ns, self._armed_ns = begun_ns or self._begun_ns, armed_ns or self._armed_ns
 
     # Any thread
+
+    def doubtful(self, letters: Iterable[str], time_ns: int) -> set[str]:
+        """The components of which the spectrum of the minute before a time has yet to show whether they have a sensor.
+        Of the others it is known: nothing was far below the usual, and less in the last ten minutes was motion."""
+        self._work()
+        with self._lock:
+            _, usual = self._usual()
+            return {letter for letter in letters if self._is_doubtful(letter, usual, time_ns // STEP_NS)}
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -464,16 +473,17 @@ class Hearing:
 
     def _feel(self, number: int, letters: frozenset[str]) -> None:
         """Note that the components were moved in the last minute, and how little is enough to tell."""
-        recent = self._last(LOOK_NS // STEP_NS + 1, number + 1)
+        recent = self._last(_LOOKED + 1, number + 1)
         for letter in letters:
             level = max((step.levels[letter] for step in recent if letter in step.levels), default=0.0)
-            known = self._felt_levels.setdefault(letter, deque())
-            while known and (known[-1][1] >= level or known[-1][0] > number):
-                known.pop()
-            while known and known[0][0] <= number - _STEPS_A_DAY:
-                known.popleft()
-            if level:
-                known.append((number, level))
+            self._felt_levels.note(letter, number, level)
+
+    def _is_doubtful(self, letter: str, usual: Mapping[str, float], number: int) -> bool:
+        # The last step before this one is not complete yet.
+        recent = [step.levels.get(letter, 0.0) for step in self._last(_LOOKED + 1, number - 1)]
+        if len(recent) <= _LOOKED or letter not in usual or FALLEN * min(recent) < usual[letter]:
+            return True
+        return max(recent[2:]) < self._felt_levels.least(letter, number - TEN_MINUTES)
 
     def _without_sensor(self, number: int, levels: Mapping[str, float]) -> frozenset[Flaw]:
         """Components that record what electronics do, at a level far below any at which they were moved, and below the
@@ -483,8 +493,8 @@ class Hearing:
         found: set[Flaw] = set()
         for letter in self._flat & levels.keys():
             known = [slot.levels[letter] for slot in slots if letter in slot.levels]
-            felt = (level for at, level in self._felt_levels.get(letter, ()) if at > number - _STEPS_A_DAY)
-            if known and FALLEN * levels[letter] < min(*known, next(felt, math.inf)):
+            felt = self._felt_levels.least(letter, number - STEPS_A_DAY)
+            if known and FALLEN * levels[letter] < min(*known, felt):
                 found.add(("disconnected", letter))
         return frozenset(found)
 
