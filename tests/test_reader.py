@@ -15,7 +15,8 @@ from pymseed import MS3Record
 
 from agent.alert.evidence import encode
 from agent.cli import main
-from agent.dsp.continuity import Continuity, same_rate
+from agent.dsp.continuity import Continuity
+from agent.dsp.timeline import same_rate
 from agent.errors import SourceError
 from agent.sources import SourceProblem
 from agent.sources.archive import ArchiveSource

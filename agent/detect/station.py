@@ -19,12 +19,14 @@ import numpy as np
 from agent.config.station import TriggerConfig
 from agent.detect.retune import RetuneTransition, warmed
 from agent.detect.slow import SlowEvents
-from agent.dsp.continuity import SLACK_NS, Continuity, Contradictions, Counts, Recorded, StatedRate, same_rate
+from agent.dsp.claims import SLACK_NS, Contradictions, StatedRate
+from agent.dsp.continuity import Continuity, Counts, Recorded
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import LOOK_NS, STEP_NS, Hearing, Slot
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
 from agent.dsp.plausible import Flaw, inspect, is_filled, repeats, unevenness
 from agent.dsp.ring import RingBuffer
+from agent.dsp.timeline import same_rate
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, HighPassed, Preparation, prepare
 from agent.errors import DataError, ModelError
 from agent.reasons import Reason

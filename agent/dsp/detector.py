@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from agent.config.station import HIGHEST_CORNER, TriggerConfig
 from agent.dsp.component import Component, Meter, Phase
-from agent.dsp.continuity import same_rate
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
 from agent.dsp.ring import RingBuffer
 from agent.dsp.sos import butterworth
 from agent.dsp.stalta import Bounds, Change, OnOff, RecursiveStaLta, Rise
+from agent.dsp.timeline import same_rate
 from agent.errors import DataError
 from agent.types import COMPONENTS, NS, SampleBlock, Segment, StationId, TriggerOff, TriggerOn
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.dsp.continuity import SAME_RATE
+from agent.dsp.timeline import SAME_RATE
 from agent.errors import DataError
 from agent.types import NS, Samples, Segment
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.config.station import TriggerConfig
-from agent.dsp.continuity import LARGEST, Continuity, same_rate
+from agent.dsp.continuity import LARGEST, Continuity
 from agent.dsp.detector import Detector
 from agent.dsp.ring import RingBuffer
+from agent.dsp.timeline import same_rate
 from agent.errors import SourceError
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.intake import Intake
