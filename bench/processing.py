@@ -35,7 +35,7 @@ from scipy.signal import sosfilt  # noqa: E402
 
 from agent.config.file import ClassifierConfig, TunablesConfig  # noqa: E402
 from agent.config.station import SlowTriggerConfig, TriggerConfig  # noqa: E402
-from agent.detect.station import INSPECTED_NS  # noqa: E402
+from agent.detect.look import INSPECTED_NS  # noqa: E402
 from agent.dsp.continuity import Continuity  # noqa: E402
 from agent.dsp.detector import Detector  # noqa: E402
 from agent.dsp.hearing import Hearing  # noqa: E402

@@ -12,7 +12,7 @@ from obspy import UTCDateTime
 from records_support import trace, write
 
 from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
-from agent.detect.station import Pipeline
+from agent.detect.pipeline import Pipeline
 from agent.inference import Classifier
 from agent.sources.archive import ArchiveSource
 from agent.types import NS, Event, parse_ns

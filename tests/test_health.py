@@ -14,7 +14,7 @@ from broker_support import STATION, make_alert, make_event, make_other
 
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.config.station import TriggerConfig
-from agent.detect.station import MAX_STATIONS
+from agent.detect.pipeline import MAX_STATIONS
 from agent.dsp.measure import MINUTE_NS, Minute
 from agent.errors import DataError, DeliveryError
 from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, Rates, for_the_broker, rsam_health

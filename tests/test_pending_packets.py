@@ -7,8 +7,8 @@ from site_support import START_NS, packets
 
 from agent.config.station import TriggerConfig
 from agent.detect import resume as module
+from agent.detect.pipeline import Pipeline
 from agent.detect.resume import PendingPackets
-from agent.detect.station import Pipeline
 from agent.inference import load
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import NS, SampleBlock

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agent.config.station import TriggerConfig
-from agent.detect.station import Output, Pipeline
+from agent.detect.pipeline import Pipeline
+from agent.detect.station import Output
 from agent.dsp.window import Preparation
 from agent.errors import BackendError, DataError
 from agent.inference import Classifier

@@ -15,7 +15,7 @@ from detector_support import T0, ground, packets
 from agent.alert.evidence import EvidenceStore
 from agent.config.file import ControlConfig, TunablesConfig
 from agent.deliver.connection import Received
-from agent.detect.station import Pipeline
+from agent.detect.pipeline import Pipeline
 from agent.dsp.window import BEFORE_NS
 from agent.errors import DataError
 from agent.inference import load

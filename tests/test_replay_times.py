@@ -12,7 +12,7 @@ from stamps_support import T0, Stamping, records
 from test_timeline import shaken
 
 from agent.config.station import TriggerConfig
-from agent.detect.station import Pipeline
+from agent.detect.pipeline import Pipeline
 from agent.inference import load
 from agent.service.assemble import DEFAULT_BUNDLE
 from agent.sources.archive import ArchiveSource

@@ -13,7 +13,8 @@ from detector_support import T0, block, changed, ground, packets
 from agent.alert.policy import Policy
 from agent.config.file import PolicyConfig
 from agent.config.station import TriggerConfig
-from agent.detect.station import Output, Pipeline
+from agent.detect.pipeline import Pipeline
+from agent.detect.station import Output
 from agent.dsp.stalta import RecursiveStaLta
 from agent.errors import DataError
 from agent.inference import load

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.detect.station import Pipeline
+from agent.detect.pipeline import Pipeline
 from agent.errors import DataError
 from agent.types import (
     NS,

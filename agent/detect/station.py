@@ -9,22 +9,19 @@ recorded up to then. The same record therefore gives the same revisions, whateve
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-import numpy as np
-
 from agent.config.station import TriggerConfig
+from agent.detect.look import look
 from agent.detect.retune import RetuneTransition, warmed
 from agent.detect.slow import SlowEvents
 from agent.dsp.claims import SLACK_NS, Contradictions, StatedRate
 from agent.dsp.continuity import Continuity, Counts, Recorded
 from agent.dsp.detector import Detector
-from agent.dsp.hearing import LOOK_NS, STEP_NS, Hearing, Slot
+from agent.dsp.hearing import STEP_NS, Hearing
 from agent.dsp.measure import NOISE_S, SETTLE_NS, Minute, measure, quiet_level
-from agent.dsp.plausible import Flaw, inspect, is_filled, repeats, unevenness
 from agent.dsp.ring import RingBuffer
 from agent.dsp.timeline import same_rate
 from agent.dsp.window import AFTER_NS, BEFORE_NS, WARM_UP_NS, HighPassed, Preparation, prepare
@@ -43,7 +40,6 @@ from agent.types import (
     EventPhase,
     Quality,
     SampleBlock,
-    Samples,
     Segment,
     StationId,
     StreamId,
@@ -62,14 +58,6 @@ _LEAST_MEASURED_NS = NS
 _NEAR_NS = NS // 10
 _RENAMED_NS = 60 * NS
 """A component that is silent for so long may go on under another name."""
-INSPECTED_NS = 10 * NS
-"""Raw samples that are inspected, now and then."""
-LOOKED_BACK_NS = 120 * NS
-"""How far back their like is looked for, and where the recorder has filled gaps."""
-_WHITE, _MOVED = 2.0, 4.0
-"""Unevenness of a minute below which it is what electronics record, and above which it is something else."""
-_STILL_S = 1.0
-"""Motion that stands still for so long was filled in."""
 RING_S = 240.0
 """A window (102 s), its warm-up, a packet (60 s) and the longest wait for a late component, with room to spare."""
 
@@ -283,35 +271,7 @@ class Station:
 
     def _inspect(self, until_ns: int) -> None:
         """Look at the raw samples of the last seconds."""
-        samples: dict[str, Samples] = {}
-        longer: set[Flaw] = set()
-        minutes: dict[tuple[int, float], dict[str, Samples]] = {}
-        doubtful = self.hearing.doubtful([stream.component for stream in self._streams.values()], until_ns)
-        for row, ring in self._rings.items():
-            runs = ring.segments(until_ns - LOOKED_BACK_NS, until_ns)
-            recent = sum([run.since(until_ns - INSPECTED_NS) for run in runs])
-            if not recent:
-                continue
-            letter, before = self._streams[row].component, _joined(runs)
-            samples[letter] = before[-recent:]
-            if repeats(before):
-                longer.add(("repeats", letter))
-            if is_filled(before, math.ceil(_STILL_S * ring.rate_hz)):
-                longer.add(("filled", letter))
-            if letter in doubtful:
-                minute = before[-round(LOOK_NS / NS * ring.rate_hz) :]
-                minutes.setdefault((len(minute), ring.rate_hz), {})[letter] = minute
-        if not samples:
-            return
-        flat: set[str] = set()
-        felt: set[str] = set()
-        for (_, rate_hz), alike in minutes.items():
-            for letter, uneven in zip(alike, unevenness(np.stack(list(alike.values())), rate_hz).tolist(), strict=True):
-                if uneven < _WHITE:
-                    flat.add(letter)
-                elif uneven > _MOVED:
-                    felt.add(letter)
-        self.hearing.inspected(inspect(samples) | longer, until_ns, flat, felt)
+        look(self.hearing, {self._streams[row].component: ring for row, ring in self._rings.items()}, until_ns)
 
     def _keep_letters(self, row: int, block: SampleBlock) -> None:
         """Let a row change its component's name, but not be two components at once: letters are kept."""
@@ -544,10 +504,6 @@ class Station:
         return found
 
 
-def _joined(runs: Sequence[Segment]) -> Samples:
-    return runs[0].samples if len(runs) == 1 else np.concatenate([run.samples for run in runs])
-
-
 def _settled_ns(trigger: TriggerConfig) -> int:
     """The time after which the long-term average has forgotten how it began, to a part in twenty thousand."""
     return round((10 * trigger.lta_s + trigger.merge_s) * NS) + BEFORE_NS + WARM_UP_NS
@@ -555,102 +511,3 @@ def _settled_ns(trigger: TriggerConfig) -> int:
 
 def _verdict_times(verdict_at_s: Sequence[float]) -> list[int]:
     return sorted({round(s * NS) for s in verdict_at_s if 0 < s * NS < AFTER_NS})
-
-
-MAX_STATIONS = 256
-"""Sensors: four times as many as are meant. Damaged headers could name any number of them, and each takes memory."""
-
-
-class Pipeline:
-    """``feed`` every block in the order of arrival, ``flush`` at the end. Owned by one thread."""
-
-    def __init__(
-        self,
-        trigger: TriggerConfig,
-        verdict_at_s: Sequence[float],
-        classifier: Classify,
-        *,
-        exercise: bool = False,
-        last_of: tuple[int, int] | None = None,
-        longest_s: float = MAX_BLOCK_S,
-    ) -> None:
-        """
-        Args:
-            trigger: settings.
-            verdict_at_s: seconds after the onset at which verdicts are due before the last one.
-            classifier: answers for windows.
-            exercise: marks every event as not real: drills, and recorded data sent to a broker.
-            last_of: of triggers with an onset in this span (ns) the last revision alone is told, of others nothing;
-                what is due before is decided on all the same, as it tells a short trigger from an event.
-            longest_s: of a packet.
-        """
-        self._trigger = trigger
-        self._verdict_at_s = tuple(verdict_at_s)
-        self._classifier = classifier
-        self._exercise = exercise
-        self._last_of = last_of
-        self._longest_s = longest_s
-        self.stations: dict[StationId, Station] = {}
-        self.remembered: Mapping[StationId, Sequence[Slot]] = {}
-        """What an earlier run knew of how each sensor hears; to be set before the first packet."""
-
-    def feed(self, block: SampleBlock) -> list[Output]:
-        """Take one packet; returns what it decided, in the order of data time.
-
-        Raises:
-            DataError: the packet cannot be used (too long, an impossible rate, one sensor too many); the next one may
-                be.
-        """
-        if len(block.samples) > self._longest_s * block.rate_hz * 1.001:
-            raise DataError(
-                f"{block.stream}: a packet of {len(block.samples) / block.rate_hz:.0f} s is too long",
-                f"sources cut packets to {self._longest_s:g} s at most",
-            )
-        station = self.stations.get(block.stream.station)
-        if station is None:
-            if len(self.stations) >= MAX_STATIONS:
-                raise DataError(
-                    f"{block.stream} is left out: there are {MAX_STATIONS} sensors already",
-                    "ask the source for fewer stations, or run several agents",
-                )
-            station = Station(
-                block.stream.station,
-                self._trigger,
-                self._verdict_at_s,
-                self._classifier,
-                exercise=self._exercise,
-                last_of=self._last_of,
-                longest_s=self._longest_s,
-            )
-            station.hearing.remember(self.remembered.get(station.id, ()))
-            self.stations[block.stream.station] = station
-        return station.feed(block)
-
-    def used(self, stream: StreamId) -> int:
-        """How many samples of a channel were new and valid so far."""
-        station = self.stations.get(stream.station)
-        counts = None if station is None else station.counts.get(stream.component)
-        return 0 if counts is None else counts.samples
-
-    def forget(self, stream: StreamId) -> None:
-        """The channel's clock was set back: what follows is earlier than what is known, and is no repetition of it."""
-        if (station := self.stations.get(stream.station)) is not None:
-            station.forget(stream.component)
-
-    def retune(self, trigger: TriggerConfig, verdict_at_s: Sequence[float]) -> list[Output]:
-        """Go on with other settings, at all stations or, if they do not go with the data of one, at none.
-
-        Raises:
-            DataError: a station's sampling rate is too low for these settings.
-        """
-        retunes = {name: station.prepare_retune(trigger) for name, station in self.stations.items()}
-        self._trigger, self._verdict_at_s = trigger, tuple(verdict_at_s)
-        return [
-            output
-            for name, station in self.stations.items()
-            for output in station.retune(retunes[name], self._verdict_at_s)
-        ]
-
-    def flush(self) -> list[Output]:
-        """The data ends here: close every open event with what is there."""
-        return [output for station in self.stations.values() for output in station.flush()]

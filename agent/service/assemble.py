@@ -11,7 +11,7 @@ from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
 from agent.config.sources import ArchiveConfig, FolderConfig, SeedLinkConfig, ShakeUdpConfig, SimulatorConfig
 from agent.detect.envelope import Envelopes
-from agent.detect.station import Pipeline
+from agent.detect.pipeline import Pipeline
 from agent.errors import ConfigError, ModelError
 from agent.inference import Classifier, LiveClassifier, NetworkClassifier, Timed, load, open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE

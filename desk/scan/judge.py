@@ -13,7 +13,8 @@ from typing import Any
 
 from agent import __version__
 from agent.config.station import ClassifierConfig, TriggerConfig
-from agent.detect.station import Output, Pipeline
+from agent.detect.pipeline import Pipeline
+from agent.detect.station import Output
 from agent.dsp.window import Preparation
 from agent.errors import DataError, ModelError, SourceError
 from agent.inference import Classifier, load, open_bundle
