@@ -148,9 +148,17 @@ def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(
     shares = " ".join("1" if hour < 6 else "0" for hour in range(24))
     (tmp_path / "ledger.csv").write_text(f"day,armed_by_hour\n2026-03-01,{shares}\n")
     drawn(capsys, "rate", catalogue, "-o", tmp_path / "shaded.png")
+    (tmp_path / "ledger.csv").write_text(f"day,armed_by_hour\n2026-03-01,{shares}\n2026-03-01,\n")
+    drawn(capsys, "rate", catalogue, "-o", tmp_path / "one-of-two.png")
+    all_day = " ".join(24 * "1")
+    (tmp_path / "ledger.csv").write_text(f"day,armed_by_hour\n2026-02-28,{all_day}\n2026-03-01,{shares}\n")
+    drawn(capsys, "rate", catalogue, "-o", tmp_path / "quiet-day.png")
     grey = [
-        int((pixels(tmp_path / name) == [0xD8, 0xDE, 0xE4]).all(axis=2).sum()) for name in ("bare.png", "shaded.png")
+        int((pixels(tmp_path / name) == [0xD8, 0xDE, 0xE4]).all(axis=2).sum())
+        for name in ("bare.png", "shaded.png", "one-of-two.png", "quiet-day.png")
     ]
+    assert grey[3] < 0.7 * grey[1], "a day without an event that was heard"
+    assert grey[2] > 1.2 * grey[1], "hours that one of two sensors did not hear"
     catalogue.write_text("trace_onset_time,source_type\n2016-03-01T01:10:00Z,landslide\n2026-03-01T01:10:00Z,slow\n")
     drawn(capsys, "rate", catalogue, "-o", tmp_path / "years.png")
     assert all(has(pixels(tmp_path / "years.png")[40:220, 60:], label, 60) for label in ("landslide", "slow")), "bars"

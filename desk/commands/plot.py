@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument(
         "--from", dest="begin", metavar="ISO", help="default: seven days ago, or when the desk or a catalogue begins"
     )
-    rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or the last event of a catalogue")
+    rate.add_argument("--to", dest="end", metavar="ISO", help="default: now, or when a catalogue ends")
     rate.add_argument("--hours", type=int, metavar="N", help="length of a bin, hours (default: 1, and more over weeks)")
     for one in (event, day, sheet, rate):
         one.add_argument(
@@ -259,8 +259,11 @@ def _rate(args: argparse.Namespace) -> None:
         events = list(onsets_of(args.catalogue, args.station))
         if not events:
             raise DataError(f"{args.catalogue} holds no event", "is it a catalogue, and is --station right?")
-        begin_ns = begin_ns if begin_ns is not None else min(onset for onset, _ in events)
-        end_ns = end_ns if end_ns is not None else max(onset for onset, _ in events) + 1
+        heard, title = hours_of(args.catalogue, args.station), args.station or args.catalogue.name
+        # A quiet beginning is part of a rate.
+        known = [HOUR_NS * hour for hour, share in (heard or {}).items() if share] + [onset for onset, _ in events]
+        begin_ns = begin_ns if begin_ns is not None else min(known)
+        end_ns = end_ns if end_ns is not None else max(known) + 1
         kept = [
             (onset // HOUR_NS, name if name in COLOURS else "unclassified")
             for onset, name in events
@@ -268,7 +271,6 @@ def _rate(args: argparse.Namespace) -> None:
         ]
         bins = args.hours or bin_of((end_ns - begin_ns) // HOUR_NS)
         tally = Counter((hour - hour % bins, name) for hour, name in kept)
-        heard, title = hours_of(args.catalogue, args.station), args.station or args.catalogue.name
     else:
         from desk.store import queries
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -67,21 +68,23 @@ def onsets_of(catalogue: Path, station: str | None) -> Iterator[tuple[int, str]]
 
 
 def hours_of(catalogue: Path, station: str | None) -> Mapping[int, float] | None:
-    """Share of each hour (since 1970) in which the sensor that heard least could hear, as the ledger beside a catalogue
-    has it; None where there is none.
+    """Share of each hour (since 1970) that was heard, the mean over the sensors of which the ledger beside a catalogue
+    has that day: from the first to the last of each, also without data. None where there is no ledger.
 
     Raises:
         UsageError: it lacks a column.
     """
     if not ((catalogue if catalogue.is_dir() else catalogue.parent) / "ledger.csv").is_file():
         return None
-    shares: dict[int, list[float]] = {}
+    heard: dict[int, float] = {}
+    sensors: Counter[int] = Counter()
     for row in read_ledger(catalogue, ("day", "armed_by_hour", *(STATION_COLUMNS[:2] if station else ()))):
         if _is_of(row, station):
             first = parse_ns(f"{row['day']}T00:00:00Z") // HOUR_NS
+            sensors.update(range(first, first + 24))
             for number, share in enumerate(row["armed_by_hour"].split()):
-                shares.setdefault(first + number, []).append(float(share))
-    return {hour: min(found) for hour, found in shares.items()}
+                heard[first + number] = heard.get(first + number, 0.0) + float(share)
+    return {hour: heard.get(hour, 0.0) / number for hour, number in sensors.items()}
 
 
 def _cell(row: _ROW, samples: Samples) -> Cell:
