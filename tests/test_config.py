@@ -469,7 +469,6 @@ CHANNELS = "{station: XX_SLOPE, selectors: [%s]}"
     [
         (SERVER % CHANNELS % "BDF", "servers[0].stations[0].selectors", "no component of ground motion"),
         (SERVER % CHANNELS % "'HH?', '!??Z', '!HH?'", "stations[0].selectors", "excludes what it asks for"),
-        (SERVER % CHANNELS % "HHZ" + "tunables: {trigger: {combine: coincidence}}\n", "selectors", "fewer components"),
         (SHAKE % "rate_hz: 20" + "tunables: {trigger: {low_hz: 9}}\n", "source.rate_hz", "too few for a trigger"),
         (SHAKE % "timeout_s: 3600", "source.timeout_s", "for 60 min nobody is told that nothing comes"),
         (SERVER % "{station: XX_A}" + SITE_OF_TWO % "", "coincidence.stations", "not bring XX.B: too few are left"),

@@ -116,10 +116,10 @@ def test_until_the_station_listens_it_is_starting_and_not_ok(tmp_path: Path) -> 
 
 def test_a_station_that_its_own_file_makes_mute_is_degraded(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
+    rules = "{landslide: {severity: none}, collapse: {min_probability: 1}}"
     config = write_config(
         tmp_path / "site", "", source=f"{{kind: folder, paths: ['{tmp_path / 'records'}']}}",
-        classifier="{backends: [constant]}",
-        tunables="{policy: {rules: {landslide: {severity: none}, collapse: {severity: none}}, slow: {severity: none}}}",
+        classifier="{backends: [constant]}", tunables=f"{{policy: {{slow: {{severity: none}}, rules: {rules}}}}}",
     )  # fmt: skip
     with running_agent("run", "--config", config):
         wait_for(lambda: "verdict" in status(config)[1], what="it has reported")

@@ -32,7 +32,7 @@ LEAST_OCTAVES = 1.0
 LEAST_COINCIDENCE_S = 0.5
 MOST_SILENCE_S = 600.0
 """Silence that is to be told of."""
-_COMPONENTS = frozenset("ENZ123")
+_COMPONENTS = frozenset("ENZ123?*")
 SLOPE = ("landslide", "collapse")
 """Labels of slope failures."""
 _RATE_HZ = 100.0
@@ -61,7 +61,7 @@ def raises_nothing(tunables: TunablesConfig) -> bool:
     policy = tunables.policy
     rules = [policy.rules.of(label) for label in RulesConfig.model_fields]
     return (
-        all(rule.severity == "none" and rule.acceleration is None for rule in rules)
+        all((rule.severity == "none" or rule.min_probability == 1) and rule.acceleration is None for rule in rules)
         and (policy.slow.severity == "none" or not tunables.trigger.slow.enabled)
         and policy.on_classifier_failure != "alert"
     )
@@ -152,34 +152,26 @@ def about_file(config: Config) -> Iterator[tuple[Loc, str]]:
 
 
 def _about_source(config: Config) -> Iterator[tuple[Loc, str]]:
-    source, trigger = config.source, config.tunables.trigger
-    channels: dict[Loc, Sequence[str]] = {}
+    source, low_hz = config.source, config.tunables.trigger.low_hz
     rate_hz = getattr(source, "rate_hz", None)
-    if rate_hz is not None and HIGHEST_CORNER * rate_hz / 2 <= trigger.low_hz:
-        words = f"{rate_hz:g} samples a second are too few for a trigger from {trigger.low_hz:g} Hz on"
-        yield ("source", "rate_hz"), words
-    if source.kind == "shake_udp":
-        channels["source", "channels"] = source.channels
-    if source.kind == "seedlink":
-        for i, server in enumerate(source.servers):
-            for j, station in enumerate(server.stations):
-                place: Loc = ("source", "servers", i, "stations", j, "selectors")
-                channels[place] = wanted = [_codes(one) for one in station.selectors if one[0] != "!"]
-                unwanted = [_codes(one[1:]) for one in station.selectors if one[0] == "!" and "." not in one]
-                if any(fnmatch.fnmatchcase(one, no) for one in wanted or ["*.HHZ"] for no in unwanted):
-                    yield place, "excludes what it asks for"
-    for place, names in channels.items():
-        components = {name[-1] for name in names}
-        if not names or components & {"?", "*"}:
-            continue
-        if not components & _COMPONENTS:
-            yield place, "has no component of ground motion (E, N, Z, 1, 2, 3): nothing would trigger"
-        elif trigger.combine == "coincidence" and len(components) < trigger.components_needed:
-            words = f"brings fewer components than must trigger at once ({trigger.components_needed})"
-            yield place, f"{words}: nothing would trigger"
+    if rate_hz is not None and HIGHEST_CORNER * rate_hz / 2 <= low_hz:
+        yield ("source", "rate_hz"), f"{rate_hz:g} samples a second are too few for a trigger from {low_hz:g} Hz on"
+    for i, server in enumerate(source.servers if source.kind == "seedlink" else ()):
+        for j, station in enumerate(server.stations):
+            for words in _about_selectors(station.selectors):
+                yield ("source", "servers", i, "stations", j, "selectors"), words
     for name in ("stalled_s", "timeout_s"):
         if (after_s := getattr(source, name, 0.0)) > MOST_SILENCE_S:
             yield ("source", name), f"for {after_s / 60:.0f} min nobody is told that nothing comes"
+
+
+def _about_selectors(selectors: Sequence[str]) -> Iterator[str]:
+    wanted = [_codes(one) for one in selectors if one[0] != "!"]
+    unwanted = [_codes(one[1:]) for one in selectors if one[0] == "!" and "." not in one]
+    if any(fnmatch.fnmatchcase(one, no) for one in wanted or ["*.HHZ"] for no in unwanted):
+        yield "excludes what it asks for"
+    if wanted and not {name[-1] for name in wanted} & _COMPONENTS:
+        yield "has no component of ground motion (E, N, Z, 1, 2, 3): nothing would trigger"
 
 
 def _codes(selector: str) -> str:
