@@ -81,7 +81,7 @@ CODES: Mapping[Code, str] = {
     "always_triggered": "a sensor's trigger does not end: one event cannot be told from the next",
     "broker_unreachable": "there is no connection to the broker",
     "cannot_alert": "with these rules no event raises an alert",
-    "cannot_trigger": "with these trigger settings no event would trigger, however large",
+    "cannot_trigger": "with these trigger settings no event below 50 times the noise would trigger",
     "channels_silent": "channels deliver nothing for longer than they should",
     "clipped": "a waveform is cut off at the recorder's largest value",
     "clock": "this machine's clock is wrong or not synchronised",

@@ -203,7 +203,7 @@ def test_a_dry_run_tries_the_station_s_own_records_of_events(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("trigger: {on: 400}", ["no event would trigger", "trigger.on: 400 is beyond what events reach"]),
+        ("trigger: {on: 400}", ["no event below 50 times the noise would trigger", "trigger.on: 400 is beyond"]),
         ("trigger: {on: 1.1, off: 0.1}", ["trigger.on: 1.1 is reached by noise", "trigger.off"]),
         ("trigger: {min_duration_s: 45}", ["min_duration_s"]),
         ("trigger: {low_hz: 0.1, high_hz: 0.5}", ["trigger: 6 Hz, where slides are strong, is not in the band"]),

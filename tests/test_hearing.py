@@ -342,7 +342,9 @@ def test_one_large_event_is_no_fault_and_a_series_of_bursts_is() -> None:
     assert "threshold_high" in Sensor().play(1500).play(900, bursts(180)).codes()
 
 
-@pytest.mark.parametrize("trigger", [{"on": 400.0}, {"lta_s": 10.0, "on": 12.0}, {"min_duration_s": 60.0}])
+@pytest.mark.parametrize(
+    "trigger", [{"on": 400.0}, {"on": 29.0}, {"lta_s": 10.0, "on": 12.0}, {"min_duration_s": 60.0}]
+)
 def test_settings_with_which_nothing_triggers_are_told_of(trigger: dict[str, object]) -> None:
     assert "cannot_trigger" in Sensor(trigger).play(100).codes()
 

@@ -371,7 +371,7 @@ def test_what_the_disk_refused_is_stored_while_quiet_data_flow(tmp_path: Path, m
 
     wait_for(stored)
     assert len(disk.taken) == waiting
-    assert [m.expendable for m in disk.taken if not m.retain] == [False, *[True] * 7, False], "new, updates, end"
+    assert [m.expendable for m in disk.taken if not m.retain] == [False, *[True] * 8, False], "new, updates, end"
     work.stop(100)
 
 

@@ -304,6 +304,17 @@ def test_a_wrong_rate_is_told_with_the_right_one(jitter_s: float, decimals: int)
     bench, chance = Bench(), random.Random(5)
     bench.take(*(noisy(k, chance, jitter_s, decimals, rate=50.0) for k in range(60)))
     assert [p.hint for p in bench.problems if "samples a second" in p.message] == ["set source.rate_hz to 50"]
+    [problem] = bench.receiver.problems()
+    assert "not 100" in problem
+    bench.take(*(noisy(k, chance, jitter_s, decimals) for k in range(100, 200)))
+    assert bench.receiver.problems() == []
+
+
+@pytest.mark.parametrize(("rate_hz", "jitter_s"), [(500.0, 0.02), (100.0, 0.1)])
+def test_times_that_jitter_are_no_other_rate(rate_hz: float, jitter_s: float) -> None:
+    bench, chance = Bench(rate_hz=rate_hz), random.Random(6)
+    bench.take(*(noisy(k, chance, jitter_s, 3, rate=rate_hz) for k in range(5000)), every_s=25 / rate_hz)
+    assert not [problem for problem in bench.problems if "samples a second" in problem.message]
 
 
 # Senders and channels

@@ -32,7 +32,9 @@ _MARGIN = 1.5
 _QUIET_S = 1.0
 _AFTER_S = 20.0
 """Background after the wavelet, in lengths of the short average: until the ratio is far below any ``off``."""
-_LARGEST = 1e10
+LARGEST = 50.0
+"""Amplitude in multiples of the background's, beyond which no event is counted on: half of 123 recorded landslides and
+rockfalls reach 42 (``bench/alerts.py sizes``)."""
 _STEPS = 40
 
 
@@ -57,7 +59,7 @@ def wavelet(trigger: TriggerConfig, rate_hz: float, high_hz: float, frequency_hz
 @lru_cache(maxsize=64)
 def least_energy(trigger: TriggerConfig, rate_hz: float, high_hz: float, frequency_hz: float | None = None) -> float:
     """The least ``A^2`` of a reference event that becomes an event of one component whose band-passed background has
-    the mean energy 1; infinite where no amplitude is enough.
+    the mean energy 1; infinite where an amplitude of ``LARGEST`` is not enough.
 
     ``high_hz``: upper corner of the band, as used at this rate; ``frequency_hz`` as for ``wavelet``.
     """
@@ -65,9 +67,9 @@ def least_energy(trigger: TriggerConfig, rate_hz: float, high_hz: float, frequen
     before, after = round(_QUIET_S * rate_hz), round(_AFTER_S * trigger.sta_s * rate_hz)
     samples = np.concatenate([np.zeros(before), shape, np.zeros(after)])
     unit = SosFilter(butterworth(trigger.low_hz, high_hz, rate_hz, trigger.order)).process(samples) ** 2
-    if not _is_event(trigger, rate_hz, unit, _LARGEST):
+    if not _is_event(trigger, rate_hz, unit, LARGEST**2):
         return math.inf
-    low, high = 1e-3, _LARGEST
+    low, high = 1e-3, LARGEST**2
     for _ in range(_STEPS):
         middle = math.sqrt(low * high)
         if _is_event(trigger, rate_hz, unit, middle):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent.atomic import replace_file
 from agent.dsp.hearing import FAR_ABOVE, SLOTS, Figures, Slot
 from agent.dsp.plausible import Fault
+from agent.dsp.reference import LARGEST
 from agent.messages.schema import Amount, HearingHealth, Name
 from agent.reasons import Code, Reason
 from agent.types import StationId
@@ -91,7 +92,7 @@ def problems(station: StationId, figures: Figures, limit_counts: float | None = 
         for fault, letters in _flaws(figures).items()
     ]
     if not figures.can_trigger:
-        text = "with these trigger settings no event would trigger, however large"
+        text = f"with these trigger settings no event below {LARGEST:g} times the noise would trigger"
         found.append(Reason("cannot_trigger", f"{name}: {text}", name))
     elif _is_deaf(figures):
         text = f"could trigger for only {figures.armed_10min:.0%} of the last 10 minutes"

@@ -11,7 +11,7 @@ from agent.config.outputs import OutputsConfig
 from agent.config.policy import PolicyConfig, RuleConfig, RulesConfig
 from agent.config.station import HIGHEST_CORNER, Config, TriggerConfig, TunablesConfig, named, stations_of
 from agent.config.yaml import Loc
-from agent.dsp.reference import FREQUENCY_HZ, least_energy
+from agent.dsp.reference import FREQUENCY_HZ, LARGEST, least_energy
 from agent.types import POST_ONSET_S
 
 MOST_ON, LEAST_ON = 20.0, 1.5
@@ -71,7 +71,7 @@ def _about_trigger(t: TriggerConfig) -> Iterator[tuple[Loc, str]]:
     high_hz = min(t.high_hz, HIGHEST_CORNER * _RATE_HZ / 2)
     band = f"from {t.low_hz:g} to {t.high_hz:g} Hz"
     if t.low_hz < high_hz and math.isinf(least_energy(t, _RATE_HZ, high_hz)):
-        yield ("trigger",), "with these settings no event would trigger, however large"
+        yield ("trigger",), f"with these settings no event below {LARGEST:g} times the noise would trigger"
     if t.on > MOST_ON:
         yield ("trigger", "on"), f"{t.on:g} is beyond what events reach; 3 to 10 are usual"
     if t.on < LEAST_ON:

@@ -32,7 +32,7 @@ from agent.config.station import TriggerConfig
 from agent.detect.station import Output, Station
 from agent.dsp.detector import Detector
 from agent.dsp.hearing import STEP_NS, Hearing, Step, band_of
-from agent.dsp.reference import Settings, frequency, least_energy
+from agent.dsp.reference import LARGEST, Settings, frequency, least_energy
 from agent.errors import TalusError
 from agent.types import (
     COMPONENTS,
@@ -170,7 +170,7 @@ class TriggerWatch:
         grown = math.sqrt(least / least_energy(*site.before)) if site.before else 1.0
         missed = _grown_in_another_band(site, settings, hearing.steps)
         if math.isinf(least):
-            harm = f"no event would trigger at {name.short}, however large"
+            harm = f"no event below {LARGEST:g} times the noise would trigger at {name.short}"
         elif site.before and missed > MOST_THRESHOLD:
             times = "no longer trigger" if math.isinf(missed) else f"have to be {missed:.1f} times as large"
             hz = frequency(site.before[0], site.before[2])

@@ -14,8 +14,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +142,10 @@ class Receiver:
         }
 
     def problems(self) -> list[str]:
-        """The senders that are silent now."""
-        return [f"nothing usable from {s.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
+        """The senders that are silent now, and the channels that come at another rate than the configured one."""
+        silent = [f"nothing usable from {s.name} for {self._timeout_s:g} s" for s in self._stations if s.silent]
+        rates = [watch.problem for s in self._stations for watch in tuple(s.rates.values())]
+        return silent + [problem for problem in rates if problem is not None]
 
     def receive(self, data: bytes, address: str, now_s: float) -> Iterator[SampleBlock]:
         """One datagram from ``address`` at the monotonic time ``now_s``; yields the blocks that it sets free."""
@@ -246,39 +249,58 @@ class Receiver:
 
 
 class _RateWatch:
-    """Notices that a channel's times grow at another rate than the configured one; tells it once.
+    """Notices that a channel's times grow at another rate than the configured one.
 
-    Judged are ``_ENOUGH`` datagrams at a time, so that times which jitter or are rounded do not hide it. Steps that are
-    far longer than most are losses.
+    Judged are ``_ENOUGH`` datagrams at a time, so that times which jitter or are rounded do not hide it: by their
+    steps, of which those that are far longer than most are losses, and by the time that they take together, as jitter
+    makes steps of its own. Both must say it, and twice in a row.
     """
 
     _ENOUGH = 25
     _LONG = 1.7
+    _OFF, _OFF_TOGETHER = 0.02, 0.05
 
     def __init__(self, rate_hz: float, name: str, where: str, on_problem: ProblemSink) -> None:
         self._rate_hz, self._name, self._where, self._on_problem = rate_hz, name, where, on_problem
-        self._last: Datagram | None = None
-        self._steps: list[tuple[float, int]] = []
-        """Seconds to the next datagram, and samples."""
+        self._came: list[Datagram] = []
         self._found_hz = 0.0
-        self._told = False
+        self.problem: str | None = None
+        """How fast the channel comes, while that is not as configured."""
 
     def see(self, datagram: Datagram) -> None:
-        last, self._last = self._last, datagram
-        if self._told or last is None or datagram.start_ns <= last.start_ns:
+        self._came.append(datagram)
+        if len(self._came) <= self._ENOUGH:
             return
-        self._steps.append(((datagram.start_ns - last.start_ns) / NS, len(last.samples)))
-        if len(self._steps) < self._ENOUGH:
+        came, self._came = self._came, [datagram]
+        before_hz, self._found_hz = self._found_hz, self._judge(came)
+        if not self._found_hz:
+            self.problem = None
+        if not self._found_hz or abs(before_hz / self._found_hz - 1) > self._OFF:
             return
-        typical_s = sorted(seconds / samples for seconds, samples in self._steps)[self._ENOUGH // 2]
-        steps = [step for step in self._steps if step[0] <= self._LONG * typical_s * step[1]]
-        before_hz, self._found_hz = self._found_hz, sum(step[1] for step in steps) / sum(step[0] for step in steps)
-        self._steps = []
-        if abs(self._found_hz / self._rate_hz - 1) < 0.02 or abs(before_hz / self._found_hz - 1) > 0.02:
-            return
-        self._told = True
-        message = f"{self._name} comes at {self._found_hz:.4g} samples a second, not {self._rate_hz:g}"
-        self._on_problem(SourceProblem(self._where, message, f"set source.rate_hz to {round(self._found_hz)}"))
+        told = self.problem is not None
+        self.problem = f"{self._name} comes at {self._found_hz:.4g} samples a second, not {self._rate_hz:g}"
+        if not told:
+            hint = f"set source.rate_hz to {round(self._found_hz)}"
+            self._on_problem(SourceProblem(self._where, self.problem, hint))
+
+    def _judge(self, came: Sequence[Datagram]) -> float:
+        """The rate, samples a second, if it is not the configured one; else 0."""
+        steps = [
+            ((after.start_ns - before.start_ns) / NS, len(before.samples))
+            for before, after in pairwise(came)
+            if after.start_ns > before.start_ns
+        ]
+        span_s = (came[-1].start_ns - came[0].start_ns) / NS
+        if not steps or span_s <= 0:
+            return 0.0
+        typical_s = sorted(seconds / samples for seconds, samples in steps)[len(steps) // 2]
+        kept = [step for step in steps if step[0] <= self._LONG * typical_s * step[1]]
+        found_hz = sum(step[1] for step in kept) / sum(step[0] for step in kept)
+        off, off_together = (
+            hz / self._rate_hz - 1 for hz in (found_hz, sum(len(one.samples) for one in came[:-1]) / span_s)
+        )
+        agree = off * off_together > 0 and abs(off) >= self._OFF and abs(off_together) >= self._OFF_TOGETHER
+        return found_hz if agree else 0.0
 
 
 class ShakeUdpSource:
