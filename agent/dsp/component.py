@@ -96,6 +96,7 @@ class Component:
         self._averages = RecursiveStaLta(nsta, nlta, report=report)
         if warm_up is not None:
             self._averages.shorten(warm_up)
+        self._report = report
         self._gathered = Gathered(self._hand_on, report)
         self._taken: tuple[Array, Array | None, int] = np.empty(0), None, 0
         """Band-passed samples, their energy if it is known, and the number of the first."""
@@ -163,7 +164,7 @@ class Component:
         return Phase.LIVE, len(samples)
 
     def take(self, count: int, blocks: NDArray[np.int64]) -> list[float]:
-        """Band-pass the next ``count`` samples while they are live for ``keep`` or ``follow``; returns the energy of
+        """Band-pass the next ``count`` samples while they are live for ``energy`` and ``keep``; returns the energy of
         each block of them, which begin with these numbers."""
         filtered, first = self._band_pass(count)
         if len(blocks) == 1:
@@ -174,23 +175,20 @@ class Component:
         found: list[float] = np.add.reduceat(energy, blocks).tolist()
         return found
 
+    def energy(self) -> Array:
+        """Energy of what was taken, sample by sample."""
+        filtered, energy, _ = self._taken
+        return filtered * filtered if energy is None else energy
+
     def keep(self) -> None:
-        """Keep what was taken; nobody asks for its energy now."""
-        filtered, energy, first = self._taken
-        if energy is None:
+        """Keep what was taken."""
+        filtered, _, first = self._taken
+        if len(filtered) < self._report:
             self._gathered.add(filtered, first)
         else:
-            self.follow()
-
-    def follow(self) -> Array:
-        """Have the averages follow what was taken; returns its energy."""
-        self.flush()
-        filtered, energy, first = self._taken
-        self._meter(filtered, first)
-        if energy is None:
-            energy = np.multiply(filtered, filtered, out=filtered)
-        self._averages.follow(energy)
-        return energy
+            self.flush()
+            self._meter(filtered, first)
+            self._averages.follow(self.energy())
 
     def pass_by(self, phase: Phase, count: int) -> None:
         """Take the next ``count`` queued samples for the sake of filter and averages only."""

@@ -42,6 +42,8 @@ _DECIMALS = 6
 _LEAST_DECIDED_S = 1.0
 """While no trigger goes on, a decision waits until it is on so many seconds: packets that end at different times in
 each component would else cost one each."""
+_LEAST_BLOCK = 25
+"""Samples whose energy bounds the averages: fewer would cost more than the ratio."""
 _HISTORY_S = 240.0
 """How much longer than a trigger the ratio is remembered: pipelines ask for peaks some time after its end."""
 
@@ -152,7 +154,8 @@ class _Grid:
         self._rsam, self._hearing = owner.rsam, owner.hearing
         self._alive: list[Component] = []
         self._bounds: list[Bounds] = []
-        self._blocks = np.arange(0, _SPAN, self._nsta)
+        self._block = max(self._nsta, _LEAST_BLOCK)
+        self._blocks = np.arange(0, _SPAN, self._block)
         self._report_at = 0
         """Number of the sample from which on the hearing is told of what was decided."""
         self._is_sum, self._on = t.combine == "vector", t.on
@@ -341,7 +344,7 @@ class _Grid:
                 self._hearing.alive(self.time_ns(self.next), names)
                 for component in live:
                     component.cut()
-                self._bounds = [Bounds(self._nsta, self._nlta, self._nsta, each) for each in self._averages(live)]
+                self._bounds = [Bounds(self._nsta, self._nlta, self._block, each) for each in self._averages(live)]
                 self._judged, self._followed = [RecursiveStaLta(self._nsta, self._nlta) for _ in self._bounds], []
             for component, phase in others:
                 component.pass_by(phase, count)
@@ -366,25 +369,31 @@ class _Grid:
     def _judge(self, live: list[Component], count: int) -> Sequence[Change]:
         """The changes in the next samples of the live components. The ratio is worked out where it could reach the on
         threshold, or a trigger goes on."""
-        blocks = self._blocks[: -(-count // self._nsta)]
+        blocks = self._blocks[: -(-count // self._block)]
         energies, needed = [component.take(count, blocks) for component in live], min(self._needed, len(live))
         if self._is_sum:
             energies, needed = [[sum(each) for each in zip(*energies, strict=True)]], 1
         reached = [one.reach(self._on, own, count) for one, own in zip(self._bounds, energies, strict=True)]
         near = [one for one in reached if any(one)]
+        changes: Sequence[Change] = ()
         if self._onoff.is_idle and (len(near) < needed or max(map(sum, zip(*near, strict=True))) < needed):
             self._followed = []
-            for component in live:
-                component.keep()
-            return ()
+        else:
+            changes = self._divide(live, needed)
+        for component in live:
+            component.keep()
+        return changes
+
+    def _divide(self, live: list[Component], needed: int) -> Sequence[Change]:
+        """Work the ratio out of the samples that the components have taken."""
         if live != self._followed:
             for one, (sta, lta) in zip(self._judged, self._averages(live), strict=True):
                 one.resume(sta, lta)
             self._followed = live
-        each = [component.follow() for component in live]
+        energies = [component.energy() for component in live]
         if self._is_sum:
-            each = [sum(each[1:], each[0])]
-        ratio = _nth_largest([one.process(own) for one, own in zip(self._judged, each, strict=True)], needed)
+            energies = [sum(energies[1:], energies[0])]
+        ratio = _nth_largest([one.process(own) for one, own in zip(self._judged, energies, strict=True)], needed)
         self._keep_ratio(ratio, self.next)
         return self._onoff.feed(self.next, ratio)
 
