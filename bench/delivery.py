@@ -591,8 +591,10 @@ def round_trips(port: int, seconds: float) -> np.ndarray:
 def swarm(folder: Path, minutes: float) -> int:
     import chaos_world as world
 
+    from desk.crisis.broker import Broker
+
     (folder / "state").mkdir()
-    broker = world.Broker(folder / "broker")
+    broker = Broker(folder / "broker")
     broker.start()
     ears = world.Ears(broker.port)
     ears.start()
