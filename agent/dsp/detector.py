@@ -372,7 +372,7 @@ class _Grid:
         blocks = self._blocks[: -(-count // self._block)]
         energies, needed = [component.take(count, blocks) for component in live], min(self._needed, len(live))
         if self._is_sum:
-            energies, needed = [[sum(each) for each in zip(*energies, strict=True)]], 1
+            energies, needed = [list(map(sum, zip(*energies, strict=True)))], 1
         reached = [one.reach(self._on, own, count) for one, own in zip(self._bounds, energies, strict=True)]
         near = [one for one in reached if any(one)]
         changes: Sequence[Change] = ()
