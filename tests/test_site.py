@@ -295,6 +295,16 @@ def test_at_the_end_of_the_data_nobody_is_waited_for() -> None:
     assert not bench.site.is_waiting()
 
 
+def test_a_site_none_of_whose_stations_comes_is_told_of() -> None:
+    """As where all its names are mistyped, and what comes alerts by itself."""
+    bench = Bench()
+    for second in (0, 50, 80):
+        assert bench.site.problem() == ""
+        start_ns = T0 + second * NS
+        bench.site.passed(SampleBlock(StreamId(sensor("XX.X"), "Z"), start_ns, 1.0, np.zeros(1, np.int32)))
+    assert bench.site.problem() == "nothing has come from XX.A, XX.B, XX.C of the site since the start"
+
+
 def test_trouble_is_named_while_no_coincidence_is_possible() -> None:
     bench = Bench()
     assert bench.site.problem() == ""

@@ -209,6 +209,8 @@ class CoincidenceJudge:
         """Sensors by station."""
         self._begun_ns = 0
         """Time of the first packet of any station."""
+        self._others_ns = 0
+        """End of the newest packet of a station that is none of the site's."""
         self._decided_ns: int = 0
         """The horizon of the last decisions."""
         self._queue: list[Event] = []
@@ -226,6 +228,10 @@ class CoincidenceJudge:
     def has(self, station: StationId) -> bool:
         """Whether events of this sensor are put together with others'."""
         return station.short in self._names
+
+    def passed(self, block: SampleBlock) -> None:
+        """A packet of a station that is none of the site's came in."""
+        self._begun_ns, self._others_ns = self._begun_ns or block.start_ns, max(self._others_ns, block.end_ns)
 
     def heard(self, block: SampleBlock, decided_ns: int, hearing: Hearing | None = None) -> None:
         """A packet of one of the stations came in, and all of that sensor is decided up to ``decided_ns``; ``hearing``
@@ -326,7 +332,7 @@ class CoincidenceJudge:
             if apart := self._pairing.apart_s:
                 return "; ".join(_apart(sorted(pair), apart_s) for pair, apart_s in apart.items())
             absent = [name for name in self._settings.stations if name not in self._stations]
-            if not absent or foremost - self._begun_ns < ABSENT_NS:
+            if not absent or max(foremost, self._others_ns) - self._begun_ns < ABSENT_NS:
                 return ""
             return f"nothing has come from {_named(absent)} of the site since the start"
         return f"no coincidence is possible, stations alert alone: {self._few(left, silent)}"

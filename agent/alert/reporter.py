@@ -125,7 +125,10 @@ class Reporter:
         self, block: SampleBlock, decided_ns: int, received_ns: int, hearing: Hearing | None = None
     ) -> list[Message]:
         """What follows for the site from a packet whose sensor is decided up to ``decided_ns``."""
-        if self._site is None or not self._site.has(block.stream.station):
+        if self._site is None:
+            return []
+        if not self._site.has(block.stream.station):
+            self._site.passed(block)
             return []
         self._site.heard(block, decided_ns, hearing)
         return self._decide_site(self._site.decide(), received_ns)
