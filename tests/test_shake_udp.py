@@ -255,6 +255,10 @@ def test_times_that_jitter_by_half_a_datagram_cost_nothing(rate_hz: float, jitte
     began = [samples[0] // 25 for samples in (block.samples for block in bench.blocks) if samples[0] >= first * 25]
     assert sorted(began) == [*range(first, 4000)]
     assert sum(before > after for before, after in itertools.pairwise(began)) < 4
+    continuity = Continuity()
+    heard = sum(len(piece.samples) for block in bench.blocks[first:] for piece in continuity.accept(block))
+    assert heard > 0.999 * (4000 - first) * 25, "and the station hears one run of data"
+    assert continuity.counts["Z"].gap_s < 0.001 * (4000 - first) * 25 / rate_hz
 
 
 @pytest.mark.parametrize("wrong_s", [0.15, 0.2, -0.2, 0.7, -0.7])

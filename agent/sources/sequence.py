@@ -30,6 +30,8 @@ _WRONG_NS = NS
 """A packet that came in its turn is used although its time is wrong, by this at most."""
 _FOLLOW = 8
 """The time at which the next packet is due follows the stamps with an eighth of their differences."""
+_FOLLOW_JITTER = 32
+"""... where times jitter much, with a 32nd; it is then the better time, and the one that is passed on."""
 MAX_WAITING = 64
 """Packets kept back at most."""
 _AGREE = 2
@@ -54,8 +56,9 @@ class Packet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """Samples in order, and their time as the packet says it; ``missing`` samples are lost before them. ``step_ns`` is
-    how far the clock was set back, 0 where it was not."""
+    """Samples in order, and their time: as the packet says it, or, where times jitter by a good part of a packet, as
+    the samples before it count. ``missing`` samples are lost before them. ``step_ns`` is how far the clock was set
+    back, 0 where it was not."""
 
     start_ns: int
     samples: Samples
@@ -219,12 +222,13 @@ class ChannelSequence:
         self._placed += 1
         length_ns = self._length_ns(packet)
         start_ns = packet.start_ns if start_ns is None else start_ns
-        self._due_ns += (start_ns - self._due_ns) // min(_FOLLOW, self._placed) + length_ns
+        counted_ns, follow = self._due_ns, _FOLLOW_JITTER if self._jitter_ns else _FOLLOW
+        self._due_ns += (start_ns - self._due_ns) // min(follow, self._placed) + length_ns
         self._tolerance_ns = self._tolerance_of(length_ns)
         self._passed[packet.start_ns] = packet.samples
         if len(self._passed) > _REMEMBERED:
             del self._passed[next(iter(self._passed))]
-        return Placed(start_ns, packet.samples)
+        return Placed(counted_ns if self._jitter_ns else start_ns, packet.samples)
 
     def _drain(self) -> Iterator[Placed]:
         """Packets that were kept back and have now become due, the nearest first."""

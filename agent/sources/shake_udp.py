@@ -258,7 +258,7 @@ class _RateWatch:
 
     _ENOUGH = 25
     _LONG = 1.7
-    _OFF, _OFF_TOGETHER = 0.02, 0.05
+    _OFF, _OFF_TOGETHER = 0.02, 0.1
 
     def __init__(self, rate_hz: float, name: str, where: str, on_problem: ProblemSink) -> None:
         self._rate_hz, self._name, self._where, self._on_problem = rate_hz, name, where, on_problem
