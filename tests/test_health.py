@@ -15,6 +15,7 @@ from broker_support import STATION, make_alert, make_event, make_other
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.config.station import TriggerConfig
 from agent.detect.pipeline import MAX_STATIONS
+from agent.dsp.hearing import Slot
 from agent.dsp.measure import MINUTE_NS, Minute
 from agent.errors import DataError, DeliveryError
 from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, Rates, for_the_broker, rsam_health
@@ -104,6 +105,34 @@ def test_a_component_that_the_trigger_leaves_out_is_named(tmp_path: Path) -> Non
     assert named(50, 30) == []
     assert named(100, 3600) == [str(StreamId(STATION, "N"))]
     assert named(5, 0) == []
+
+
+@pytest.mark.parametrize(("age_s", "named"), [(600, ["XX.A.00.HH (E, N)", "XX.B.00.HH (Z)"]), (2 * 86_400, [])])
+def test_what_the_run_before_heard_and_this_one_does_not_is_named(tmp_path: Path, age_s: int, named: list[str]) -> None:
+    """Nobody knows of a cable that broke during the restart, unless the station remembers what came."""
+    clock, slot = [0.0], Slot(round(time.time()) - age_s, 300.0, {"E": 80.0, "N": 80.0, "Z": 80.0}, (1.0, 20.0, 4))
+    health = Health(Identity(STATION, BOOT), tmp_path, clock=lambda: clock[0])
+    other = StationId("XX", "B", "00", "HH")
+    health.expect({StationId("XX", "A", "00", "HH"): [slot], other: [dataclasses.replace(slot, levels={"Z": 80.0})]})
+
+    def told() -> list[str]:
+        found = [
+            reason.text for reason in health.message(1, HealthInputs()).reasons if reason.code == "channels_silent"
+        ]
+        return [text.removeprefix("no samples from ").partition(" since")[0] for text in found]
+
+    def heard(sensor: StationId, letters: str) -> None:
+        for letter in letters:
+            health.saw(SampleBlock(StreamId(sensor, letter), T0, 100.0, np.zeros(1, np.int32)), T0, used=True)
+
+    heard(StationId("XX", "A", "00", "HH"), "Z")
+    assert told() == []
+    clock[0] = 61.0
+    heard(StationId("XX", "A", "00", "HH"), "Z")
+    assert told() == named
+    heard(StationId("XX", "A", "00", "HH"), "12")
+    heard(other, "Z")
+    assert told() == []
 
 
 def test_a_report_of_a_line_that_ran(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.detect.station import Station
 from agent.dsp.continuity import Counts
-from agent.dsp.hearing import Figures
+from agent.dsp.hearing import Figures, Slot
 from agent.dsp.measure import Minute
 from agent.health.hearing import hearing_health, problems
 from agent.host import machine
@@ -32,14 +32,14 @@ from agent.messages.schema import (
     StreamHealth,
 )
 from agent.reasons import Reason
-from agent.types import NS, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
+from agent.types import COMPONENTS, NS, AlertAction, Discard, Event, SampleBlock, StationId, StreamId, format_ns
 
 HOUR_NS = 3600 * NS
 DAY_NS = 24 * HOUR_NS
 MOST = 64
 """Rates and stations that are reported."""
 _KEPT = 100_000
-HOUR_S = 3600.0
+HOUR_S, DAY_S = 3600.0, 86_400.0
 STALLED_S = 60.0
 """A channel that delivers nothing for so long (or as the source has it) is named, and the station ``degraded``."""
 LOW_DISK_MB = 200.0
@@ -186,6 +186,8 @@ class Health:
         self._no_verdict: deque[tuple[float, str]] = deque(maxlen=1000)
         self._behind: dict[StreamId, float] = {}
         """Since when channels have been so far behind the others of their sensor that the trigger leaves them out."""
+        self._expected: dict[StationId, tuple[frozenset[str], float]] = {}
+        """Components that came before the start, and until when (Unix time, s) they are expected."""
         self._started = self._clock()
         self._cpu = (self._started, time.process_time())
 
@@ -193,6 +195,12 @@ class Health:
     def station(self) -> StationId:
         """Whose health this is."""
         return self._identity.station
+
+    def expect(self, known: Mapping[StationId, Sequence[Slot]]) -> None:
+        """What an earlier run heard in the last day: it is told of if it does not come back."""
+        self._expected = {
+            sensor: (frozenset(slots[-1].levels), slots[-1].start_s + DAY_S) for sensor, slots in known.items() if slots
+        }
 
     def saw(self, block: SampleBlock, received_ns: int, *, used: bool) -> None:
         """A packet came in at ``received_ns`` (host clock). One that is not ``used``, as it was refused or brought
@@ -282,6 +290,7 @@ class Health:
             more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
             text = f"no new samples from {named}{more} for {self.stalled_s:.0f} s"
             reasons.append(Reason("channels_silent", text, named if len(silent) == 1 else None))
+        reasons += self._not_back([stream for stream, _ in streams], now)
         lags = {station.id: station.max_lag_ns for station in inputs.stations}
         reasons += self._left_out([(s, entry) for s, entry in streams if s not in silent], lags, now)
         heard = self._listen(inputs.stations, idle)
@@ -349,6 +358,17 @@ class Health:
             backend_activity=inputs.activity[:500] if inputs.activity else None,
             inference_failures=failures,
         )
+
+    def _not_back(self, streams: Sequence[StreamId], now: float) -> Iterator[Reason]:
+        """Sensors and components that the run before heard, and this one has not yet."""
+        if not streams or now - self._started <= self.stalled_s:
+            return
+        come = {(stream.station, COMPONENTS[stream.row]) for stream in streams if stream.row is not None}
+        for sensor, (letters, until_s) in self._expected.items():
+            absent = sorted(letter for letter in letters if (sensor, letter) not in come)
+            if absent and time.time() < until_s:
+                text = f"no samples from {sensor} ({', '.join(absent)}) since the start, which came before it"
+                yield Reason("channels_silent", text, str(sensor))
 
     def _left_out(
         self, streams: Sequence[tuple[StreamId, _Stream]], lags_ns: Mapping[StationId, int], now: float

@@ -181,7 +181,7 @@ class Service:
             lambda: self._state(line, line.backend_status(), health, tunables),
             clock=clock,
             problems=tunables.reasons,
-            memory=self._remember(line),
+            memory=self._remember(line, health),
         )
         monitor.report_every(tunables.effective.reporting.health_interval_s)
         if delivery:
@@ -292,12 +292,13 @@ class Service:
         if report is not None and delivery is not None:
             delivery.publish_retained(report)
 
-    def _remember(self, line: Line) -> HearingMemory | None:
+    def _remember(self, line: Line, health: Health) -> HearingMemory | None:
         """Go on with what was usual at each sensor; an archive or a simulation begins anew at each start."""
         if not is_recorded_once(self._config):
             return None
         memory = HearingMemory(self._config.state_dir)
         line.pipeline.remembered = memory.read()
+        health.expect(line.pipeline.remembered)
         return memory
 
     def _keep_evidence(self, line: Line) -> EvidenceStore | None:
