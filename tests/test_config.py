@@ -478,6 +478,7 @@ CHANNELS = "{station: XX_SLOPE, selectors: [%s]}"
         (SHAKE % "" + "outputs: {file: {path: .}}\n", "outputs.file.path", "is no file"),
         (SHAKE % "" + "mqtt: {host: h, keepalive_s: 3600}\n", "mqtt.keepalive_s", "after 90 min"),
         (SHAKE % "", "", "without a section mqtt or outputs"),
+        (STATION + "source: {kind: folder, paths: [absent]}\n", "source.paths[0]", "nothing is there at the moment"),
         (SERVER % CHANNELS % "'00HH?', '!10HH?', '!00HH?.L', '!LOG'" + "mqtt: {host: h}\n", "", ""),
     ],
 )  # fmt: skip

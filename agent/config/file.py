@@ -80,8 +80,8 @@ class Remark:
 
 def remarks(config: Config) -> Iterator[Remark]:
     """All problems of the surroundings of ``config`` on this machine, now."""
-    patterns = config.source.paths if config.source.kind == "archive" else ()
-    for index, pattern in enumerate(patterns):
+    patterns = config.source.paths if config.source.kind in ("archive", "folder") else ()
+    for index, pattern in enumerate(map(str, patterns)):
         if not Path(pattern).exists() and next(glob.iglob(pattern, recursive=True), None) is None:  # noqa: PTH207 - absolute
             yield Remark(("source", "paths", index), "nothing is there at the moment", False)
     for index, server in enumerate(config.source.servers if config.source.kind == "seedlink" else ()):
