@@ -375,6 +375,18 @@ def test_a_broker_that_never_acknowledges_is_left_and_the_message_sent_again(out
             assert link.status().connects >= 2
 
 
+def test_a_broker_that_is_slower_than_expected_gets_the_time_that_it_takes(outbox: Outbox) -> None:
+    def answer(_: Publication) -> bytes:
+        time.sleep(1.0)
+        return b""
+
+    with Script(answering(answer)) as server:
+        settings = MqttSettings(host="127.0.0.1", port=server.port, ack_timeout_s=0.3, backoff_min_s=0.05)
+        outbox.put([make_alert()])
+        with linked(settings, outbox):
+            wait_for(lambda: outbox.depth == 0)
+
+
 def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other_topic(outbox: Outbox) -> None:
     quota_exceeded, accept = b"\x97", threading.Event()
     arrived: list[str] = []

@@ -167,7 +167,7 @@ class MqttSink:
         )
         try:
             self._begin(connection)
-            self._announce(connection, ONLINE, time.monotonic() + self._settings.ack_timeout_s)
+            self._announce(connection, ONLINE, time.monotonic() + self._sender.patience_s)
             self._answered, self._unanswered = True, 0
             address, waiting = self._settings.address, self._cursor.depth
             _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
@@ -198,15 +198,17 @@ class MqttSink:
         return self._flush_until if self._stopping.is_set() else None
 
     def _announce(self, connection: Connection, availability: str, deadline: float) -> None:
-        token = connection.publish(self._availability, availability.encode(), retain=True)
+        began, token = time.monotonic(), connection.publish(self._availability, availability.encode(), retain=True)
         while time.monotonic() < deadline:
             for ack in connection.pump(0.1):
                 if ack.token == token:
+                    self._sender.answered(began)
                     if ack.code >= REFUSED:
                         self._availability_refused(availability, ack)
                     else:
                         self._sender.refusals.lift(self._availability)
                     return
+        self._sender.waited_in_vain()
         raise DeliveryError(
             f"{self._settings.address} accepts the connection but acknowledges nothing", "see the broker's log"
         )
@@ -264,6 +266,9 @@ _EXERCISE = b'"exercise":true'
 """Marks the payload of an exercise, to which nobody need subscribe. Quotes in free text are escaped."""
 _BLOCKING_HINT = "see the broker's log: its limit for the size of a message, or its access list?"
 _TICK_S = 1.0
+MOST_PATIENCE_S = 300.0
+"""Longest wait for an acknowledgement: ``ack_timeout_s``, doubled each time that it was too short, as a broker or a
+link may be slower than that; until one comes in that time."""
 LINGER_S = 5.0
 """How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
 LINGER_MESSAGES = 256
@@ -351,6 +356,8 @@ class Sender:
         self._handed: dict[int, int] = {}
         self._repeats: dict[int, int] = {}
         self._acks = 0
+        self.patience_s = settings.ack_timeout_s
+        """How long an acknowledgement is waited for."""
         self._values_first = False
         cursor.listen(self.hint)
 
@@ -362,6 +369,15 @@ class Sender:
         """Send what could not be put on disk. May be called from any thread."""
         self._unstored.put(message)
         self._fresh.set()
+
+    def answered(self, sent_at: float) -> None:
+        """What was sent then (monotonic clock, s) was acknowledged."""
+        if time.monotonic() - sent_at < self._settings.ack_timeout_s:
+            self.patience_s = self._settings.ack_timeout_s
+
+    def waited_in_vain(self) -> None:
+        """No acknowledgement came in ``patience_s``."""
+        self.patience_s = max(self.patience_s, min(2 * self.patience_s, MOST_PATIENCE_S))
 
     def run(self, connection: Connection, end_by: Callable[[], float | None]) -> None:
         """Send until ``end_by`` names a (monotonic) time; then return when all is sent, or at that time.
@@ -468,6 +484,7 @@ class Sender:
         if sent is None:
             return
         self._losses.pop(sent.name, None)
+        self.answered(sent.at)
         self._acks += 1
         if self._acks >= self._settings.inflight:
             self._losses.clear()
@@ -545,9 +562,10 @@ class Sender:
 
     def _check_ack_timeout(self) -> None:
         oldest = next(iter(self._sent.values()), None)
-        if oldest is not None and time.monotonic() - oldest.at > self._settings.ack_timeout_s:
+        if oldest is not None and time.monotonic() - oldest.at > (waited_s := self.patience_s):
+            self.waited_in_vain()
             raise DeliveryError(
-                f"{self._settings.address} has not acknowledged a message for {self._settings.ack_timeout_s:g} s",
+                f"{self._settings.address} has not acknowledged a message for {waited_s:g} s",
                 "the broker hangs, or the link loses packets; the message is sent again",
             )
 
