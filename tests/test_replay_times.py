@@ -74,7 +74,7 @@ def test_a_replay_has_the_events_of_the_station_at_their_times(size: int, stampi
         )
     )
     folder = FolderSource(
-        [str(path.parent)], tmp_path / "state", backlog_s=1e9, rescan_s=0.1, on_problem=lambda problem: None
+        [path.parent], tmp_path / "state", backlog_s=1e9, rescan_s=0.1, on_problem=lambda problem: None
     )
     live = events(folder.blocks(), len(samples))
     folder.close()
