@@ -101,7 +101,8 @@ def test_data_are_as_old_as_their_newest_sample() -> None:
 @pytest.mark.parametrize("now_ns", [100 * NS, NOW_NS])
 def test_without_a_clock_that_is_set_the_age_is_not_known_but_of_data_older_than_this_software(now_ns: int) -> None:
     unset = ages(NOT_YET, now_ns)
-    assert (unset.age(NOW_NS).seconds, unset.age(NOW_NS).unknown) == (None, "this machine's clock is not set")
+    told = "the age of the data is not known: this machine's clock is not set"
+    assert (unset.age(NOW_NS).seconds, unset.age(NOW_NS).unknown) == (None, told)
     old = unset.age(EARLIEST_NS - 3600 * NS)
     assert (old.seconds, old.at_least) == (3600.0, True)
 
@@ -128,7 +129,8 @@ def test_live_data_behind_a_clock_that_nothing_synchronises_are_of_unknown_age()
     """A machine without a time service is twelve minutes ahead after a year. Its alerts must not all be late."""
     drifted = shown(ages(NOBODY_KEEPS_IT), lambda _: 720.0, 2 * round(STEADY_S))
     assert drifted.age(NOW_NS - 720 * NS).seconds is None
-    assert "12 min behind this machine's clock, which nothing synchronises" in drifted.age(NOW_NS - 720 * NS).unknown
+    told = drifted.age(NOW_NS - 720 * NS).unknown
+    assert told == "data 12 min old by this machine's clock, which nothing synchronises"
     assert drifted.age(NOW_NS - 3 * 86_400 * NS).seconds == 3 * DAY_S, "no clock drifts that far"
     made_up_for = shown(ages(NOBODY_KEEPS_IT), lambda second: 7200.0 - 50 * second, 2 * round(STEADY_S))
     assert made_up_for.age(NOW_NS - 1300 * NS).seconds == 1300.0

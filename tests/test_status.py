@@ -81,7 +81,7 @@ def test_an_agent_from_well_to_broker_lost_to_killed(tmp_path: Path, records: Pa
             agent.end()
         code, out, _ = talus("status", "--config", config)
         assert code == 1
-        assert "NOT RUNNING: it ended without a word" in out
+        assert "NOT RUNNING: it ended without a word, last heard of " in out
         assert "NOT CONNECTED" in out
 
 
@@ -99,6 +99,8 @@ def test_a_clean_stop_is_told_from_a_death_and_none_from_both(tmp_path: Path, re
     code, body = status(config)
     assert (code, body["verdict"]) == (1, "stopped")
     assert body["health"]["rsam"]
+    assert body["health"]["reasons"] == [], "an end in order is no fault"
+    assert "ended" not in talus("status", "--config", config)[1]
 
 
 def test_until_the_station_listens_it_is_starting_and_not_ok(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def _told(alert: Alert, age: Age | None) -> str:
     if age is None or alert.action == "retract":
         return ""
     if age.unknown:
-        return f"the age of the data is not known: {age.unknown}"
+        return age.unknown
     return f"late: {_late(age)}" if alert.late else ""
 
 

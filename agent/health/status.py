@@ -54,7 +54,7 @@ HEADLINES = {
     "starting": "STARTING",
     "degraded": "DEGRADED",
     "silent": "SILENT: the process runs, but has not reported for {age}",
-    "gone": "NOT RUNNING: it ended without a word, {age} ago",
+    "gone": "NOT RUNNING: it ended without a word, last heard of {age} ago",
     "stopped": "STOPPED: it was told to, {age} ago",
 }
 _RED, _GREEN, _PLAIN = "\x1b[1;31m", "\x1b[1;32m", "\x1b[0m"

@@ -43,7 +43,7 @@ LATE_S = 4.0
 @dataclass(frozen=True, slots=True)
 class Age:
     """How old data are: ``seconds`` is negative for data of the future, None where it is not known; then ``unknown``
-    says why. With ``at_least`` they may be older."""
+    says what can be said instead, as a clause for an alert. With ``at_least`` they may be older."""
 
     seconds: float | None
     unknown: str = ""
@@ -102,11 +102,12 @@ class DataAges:
             # That these data are older than this software needs no clock.
             if data_ns < EARLIEST_NS:
                 return Age((EARLIEST_NS - data_ns) / NS, at_least=True)
-            return Age(None, "this machine's clock is not set")
+            return Age(None, "the age of the data is not known: this machine's clock is not set")
         lag_s = (moment.ns - data_ns) / NS
         age_s = lag_s - rollovers(lag_s) * ROLLOVER_S
         if moment.trust == "unsynchronised" and abs(age_s) < DAY_S and self._is_steady():
-            return Age(None, f"the data are {span(lag_s)} behind this machine's clock, which nothing synchronises")
+            side = "old" if lag_s >= 0 else "early"
+            return Age(None, f"data {span(lag_s)} {side} by this machine's clock, which nothing synchronises")
         return Age(age_s)
 
     def reasons(self, max_age_s: float) -> list[Reason]:

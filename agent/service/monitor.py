@@ -165,13 +165,18 @@ class Monitor:
             link=link,
             activity=runner.line.backend_status().activity,
             clock=clock,
-            stages=[*runner.stages(), *self._link_stage(outbox)],
+            stages=[*self._threads(), *self._link_stage(outbox)],
             source=runner.counters(),
             inference_ms=runner.line.timed.median_ms(),
             stations=self._stations(),
             alerts=runner.line.reporter.alerts.copy(),
         )
         return self._health.message(0, inputs)
+
+    def _threads(self) -> list[StageHealth]:
+        """The source and the pipeline; not what has ended because it was told to."""
+        ended_in_order = self._ending and self._runner.failure() is None
+        return [stage for stage in self._runner.stages() if stage.alive or not ended_in_order]
 
     def _stations(self) -> tuple[Station, ...]:
         return tuple(self._runner.line.pipeline.stations.copy().values())
