@@ -57,6 +57,12 @@ def event(revision: int = 0, *, onset_ns: int = START_NS, sensor: str = "XX.SLP.
     return EventMessage.model_validate(body | more)
 
 
+def slow_event(*, onset_ns: int = START_NS, **more: Any) -> EventMessage:
+    """The end of an event of which the network is not asked."""
+    told = {"id": f"{event_id(onset_ns)}-slow", "kind": "slow", "classification": None, "quakeml_type": None}
+    return event(3, onset_ns=onset_ns, **(told | more))
+
+
 def alert(revision: int = 0, action: str = "raise", *, onset_ns: int = START_NS, **more: Any) -> AlertMessage:
     """A revision of an alert on an event of XX.SLP.00.HH."""
     known = {field.alias or name for name, field in AlertMessage.model_fields.items()}

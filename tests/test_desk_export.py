@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import uvicorn
-from desk_support import START_NS, event, verdict
+from desk_support import START_NS, event, slow_event, verdict
 from quantize_support import ONSET_S, START
 from starlette.testclient import TestClient
 from teach_support import write_site
@@ -200,8 +200,11 @@ def test_a_drill_that_is_asked_for_by_name_says_so_and_a_clients_words_stay_insi
     desk: tuple[Store, Records],
 ) -> None:
     drill = event(3, onset_ns=START_NS + 90 * NS, exercise=True)
-    desk[0].ingest([Arrival("XX.SLP", drill, START_NS)])
+    slow = slow_event(onset_ns=START_NS + 120 * NS)
+    desk[0].ingest([Arrival("XX.SLP", drill, START_NS), Arrival("XX.SLP", slow, START_NS)])
     with TestClient(application(desk[0], Live(desk[0]), fdsnws=True)) as client:
+        found = client.get("/fdsnws/event/1/query?eventtype=other event&format=text").text.splitlines()
+        assert [line.split("|")[0::13] for line in found[1:]] == [[slow.id, "other event"]]
         for form in ("xml", "text"):
             said = client.get(f"/fdsnws/event/1/query?eventid={drill.id}&format={form}").text
             assert "EXERCISE" in said, form

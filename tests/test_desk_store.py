@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from desk_support import START_NS, alert, event, verdict
+from desk_support import START_NS, alert, event, slow_event, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from test_formats import state
 
 from agent.errors import ConfigError, DataError
@@ -100,6 +100,27 @@ def test_counts_follow_a_verdict_that_changes_and_leave_exercises_out(store: Sto
     assert tallied(store) == {"collapse": 1}
 
 
+def test_a_slow_event_is_of_its_own_class_also_in_a_database_from_before(store: Store, database: str) -> None:
+    slow, failed = slow_event(), event(3, onset_ns=START_NS + NS, classification=None, reason="it failed")
+    store.ingest(arrivals(slow, failed))
+    answers.answer(store, ANN, [slow.id], answers.Answer("landslide"), START_NS)
+    assert tallied(store) == {"landslide": 1, "unclassified": 1}
+    answers.answer(store, ANN, [slow.id], answers.Answer(None), START_NS)
+    assert tallied(store) == {"slow": 1, "unclassified": 1}
+    with store.writing() as connection:
+        of_old = (tables.event.c["class"] == tables.SLOW, {"class": tables.UNCLASSIFIED})
+        connection.execute(update(tables.event).where(of_old[0]).values(of_old[1]))
+        connection.execute(update(tables.version).values(number=6))
+    assert tallied(store) == {"unclassified": 2}
+    newer = Store(database)
+    assert tallied(newer) == {"slow": 1, "unclassified": 1}
+    with newer.reading() as connection:
+        (row,) = queries.events(connection, queries.Filter(name="slow"))
+        grown = queries.verdicts(connection, row.key)
+    newer.close()
+    assert (row.uid, [one.name for one in grown]) == (slow.id, ["slow"])
+
+
 def test_a_review_outlives_later_revisions_and_can_be_taken_back(store: Store) -> None:
     uid = event().id
     store.ingest(arrivals(event(0)))
@@ -152,19 +173,22 @@ def test_a_silence_has_a_reason_and_an_end(store: Store) -> None:
     for wanted in (
         answers.Silence("XX.SLP", "", START_NS + HOUR, " "),
         answers.Silence("XX.SLP", "", START_NS - 1, "roadworks"),
+        answers.Silence("XX.SLP", "blasts", START_NS + HOUR, "roadworks"),
         answers.Silence("XX.SLP", "", START_NS + 40 * 24 * HOUR, "roadworks"),
     ):
         with pytest.raises(DataError):
             answers.silence(store, ANN, wanted, START_NS)
-    answers.silence(store, ANN, answers.Silence("XX.SLP", "blast", START_NS + HOUR, "roadworks"), START_NS)
+    for label in ("blast", "slow"):
+        answers.silence(store, ANN, answers.Silence("XX.SLP", label, START_NS + HOUR, "roadworks"), START_NS)
     with store.engine.connect() as connection:
         asked = [
             answers.is_silenced(connection, station, label, START_NS + late)
             for station, label, late in (
-                ("XX.SLP", "blast", 1), ("XX.SLP", "landslide", 1), ("XX.TOE", "blast", 1), ("XX.SLP", "blast", HOUR)
+                ("XX.SLP", "blast", 1), ("XX.SLP", "landslide", 1), ("XX.TOE", "blast", 1), ("XX.SLP", "blast", HOUR),
+                ("XX.SLP", "slow", 1),
             )
         ]  # fmt: skip
-    assert asked == [True, False, False, False]
+    assert asked == [True, False, False, False, True]
 
 
 def test_pages_read_on_through_events_of_the_same_moment(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import httpx
 import jsonschema
 import pytest
 from browser_support import serving
-from desk_support import START_NS, alert, event, verdict
+from desk_support import START_NS, alert, event, slow_event, verdict
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 from starlette.testclient import TestClient
@@ -23,8 +24,10 @@ from agent.types import NS, format_ns
 from desk import accounts
 from desk.call.calls import Calls
 from desk.call.targets import Target
+from desk.pictures.style import COLOURS
 from desk.store import answers, queries, tables
 from desk.store.store import Arrival, Store
+from desk.web import application as application_module
 from desk.web import live as live_module
 from desk.web import openapi
 from desk.web.application import application, asset
@@ -33,6 +36,7 @@ from desk.web.live import Live
 from desk.web.openapi import flat
 
 PASSWORD = "correct horse battery"  # noqa: S105
+STATIC = Path(application_module.__file__).parent / "static"
 PAGES = (
     "/",
     "/events",
@@ -141,13 +145,29 @@ def test_an_operator_tries_whether_a_call_arrives_and_a_viewer_does_not(tmp_path
 def test_a_slow_event_is_called_so_and_a_drill_leaves_no_station_behind(desk: tuple[Store, TestClient]) -> None:
     store, client = desk
     headers = logged_in(client, "vera")
-    slow = event().model_copy(update={"id": f"{event().id}-slow", "kind": "slow", "classification": None})
+    slow = slow_event()
     store.ingest([Arrival("XX.SLP", slow, START_NS), Arrival("XX.SIMULATE", "stopped", START_NS)])
+    (found,) = client.get("/api/v1/events?class=slow", headers=headers).json()["events"]
+    assert (found["id"], found["class"]) == (slow.id, "slow")
+    for path, words in (
+        ("/events?class=slow", "<option selected>slow</option>"), ("/day?station=XX.SLP&date=2026-03-01", ", 1 slow"),
+    ):  # fmt: skip
+        assert words in client.get(path, headers=headers).text, path
+    assert "<option>slow</option>" in client.get("/settings", headers=logged_in(client, "omar")).text
     page = client.get(f"/event/{slow.id}", headers=headers).text
     assert '<span class="class slow">slow</span>' in page
     assert "judges no slow events" in page
     assert "XX.SIMULATE" not in client.get("/", headers=headers).text
     assert "XX.SLP" in client.get("/day", headers=headers).text
+
+
+def test_the_classes_and_their_colours_are_the_same_in_the_store_on_the_pages_and_in_pictures() -> None:
+    script, sheet = ((STATIC / name).read_text() for name in ("desk.js", "desk.css"))
+    (told,) = re.findall(r"export const CLASSES = (\[.*?\]);", script)
+    assert tuple(json.loads(told)) == tables.CLASSES == tuple(COLOURS)
+    for name, colour in COLOURS.items():
+        assert f"--{name}: {colour};" in sheet
+        assert re.search(rf"\.class\.{name} {{ background: {colour};", sheet), name
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from agent.atomic import ANYONE, replace_file
 from agent.errors import DataError, TalusError
 from agent.messages.payloads import MAX_EVIDENCE, PIECE_BYTES
 from agent.messages.schema import EventMessage
-from agent.types import LABELS, parse_ns
+from agent.types import LABELS, SLOW, parse_ns
 from desk.pictures.event import Told, draw
 from desk.pictures.style import save
 from desk.record import spectrogram, traces
@@ -93,7 +93,10 @@ class Pictures:
         except OSError as error:
             raise TalusError(f"{record}: {error.strerror}", "free space, or choose another folder") from None
         verdict = body.classification
-        label = "unclassified" if verdict is None else "undecided" if verdict.abstained else verdict.label
+        if verdict is None:
+            label = SLOW if body.kind == SLOW else "unclassified"
+        else:
+            label = "undecided" if verdict.abstained else verdict.label
         share = "" if verdict is None else f" {100 * verdict.probability:.0f} %"
         title = f"{label}{share}  {'.'.join(body.station.split('.')[:2])}  {body.onset[:10]} {body.onset[11:19]}"
         grown = sorted(known.grown.items())

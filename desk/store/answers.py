@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select, update
 
 from agent.errors import DataError
-from agent.types import LABELS, NS
+from agent.types import LABELS, NS, SLOW
 from desk.store import tables as t
 from desk.store.store import Act, Change, Store, audit, note_changes
 
@@ -112,7 +112,10 @@ def _settle_class(connection: Connection, key: int) -> None:
     review = standing[-1] if standing else None
     row = connection.execute(select(t.event.c.label, t.event.c.body).where(t.event.c.id == key)).one()
     verdict = row.body.get("classification")
-    network = t.UNCLASSIFIED if verdict is None else t.UNDECIDED if verdict["abstained"] else row.label
+    if verdict is None:
+        network = t.SLOW if row.body.get("kind") == SLOW else t.UNCLASSIFIED
+    else:
+        network = t.UNDECIDED if verdict["abstained"] else row.label
     connection.execute(
         update(t.event).where(t.event.c.id == key).values(
             {"review": review, "class": network if review is None else review}
@@ -134,8 +137,10 @@ def silence(store: Store, person: Person, wanted: Silence, when_ns: int) -> int:
     """Hold back notifications until a time; returns the silence's key.
 
     Raises:
-        DataError: no reason, or no end within 31 days.
+        DataError: no reason, a class that no alert has, or no end within 31 days.
     """
+    if wanted.label and wanted.label not in t.ALERTED:
+        raise DataError(f"no alert is of the class {wanted.label!r}", f"one of {', '.join(t.ALERTED)}; empty for all")
     if not wanted.reason.strip():
         raise DataError("a silence needs a reason", "say in a few words why")
     if not when_ns < wanted.until_ns <= when_ns + LONGEST_SILENCE_NS:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Select, bindparam, exists, func, or_, select, text
 
-from agent.types import LABELS, NS
+from agent.types import LABELS, NS, SLOW
 from desk.store import tables as t
 from desk.store.partitions import HOURS, spans
 from desk.store.thinning import share
@@ -33,8 +33,8 @@ NEIGHBOUR_NS = 60 * NS
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One line of a list of events. ``name`` is the class: a label, ``undecided`` or ``unclassified``; ``review`` the
-    label that a person gave."""
+    """One line of a list of events. ``name`` is the class: a label, ``undecided``, ``unclassified`` or ``slow``;
+    ``review`` the label that a person gave."""
 
     key: int
     uid: str
@@ -175,13 +175,17 @@ def events_of(connection: Connection, uids: Sequence[str]) -> list[EventRow]:
 
 def verdicts(connection: Connection, key: int) -> list[Verdict]:
     """How the verdict on an event grew, oldest first."""
-    rows = connection.execute(select(t.revision).where(t.revision.c.event_id == key).order_by(t.revision.c.number))
+    statement = select(t.revision, t.event.c.uid).join(t.event).where(t.revision.c.event_id == key)
+    rows = connection.execute(statement.order_by(t.revision.c.number))
     found = []
     for row in rows:
         shares = None
         if row.probabilities is not None:
             shares = {label: round(part / 255, 3) for label, part in zip(LABELS, row.probabilities, strict=True)}
-        name = "unclassified" if row.label is None else "undecided" if row.abstained else LABELS[row.label]
+        if row.label is None:
+            name = SLOW if row.uid.endswith("-slow") else "unclassified"
+        else:
+            name = "undecided" if row.abstained else LABELS[row.label]
         found.append(Verdict(row.number, row.received_ns, row.window_s, name, shares))
     return found
 

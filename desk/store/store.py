@@ -45,7 +45,7 @@ from agent.messages.schema import (
     Payload,
     StateMessage,
 )
-from agent.types import LABELS, NS, parse_ns
+from agent.types import LABELS, NS, SLOW, EventKind, parse_ns
 from desk.store import partitions, thinning
 from desk.store import tables as t
 from desk.store.migrations import migrate
@@ -314,7 +314,7 @@ class Store:
             "onset_ns": parse_ns(body.onset),
             "revision": body.revision,
             "ended": body.phase == "end",
-            "class": class_of(verdict),
+            "class": class_of(body.kind, verdict),
             "label": None if verdict is None else LABELS.index(verdict.label),
             "probability": None if verdict is None else verdict.probability,
             "doubt": doubt_of(verdict),
@@ -469,10 +469,10 @@ def _counted_hours(statement: Any) -> Any:
     return statement.on_conflict_do_update(index_elements=["station_id", "hour"], set_=changes)
 
 
-def class_of(verdict: ClassificationPart | None) -> int:
-    """The class that a verdict stands for."""
+def class_of(kind: EventKind, verdict: ClassificationPart | None) -> int:
+    """The class of an event that nobody has answered."""
     if verdict is None:
-        return t.UNCLASSIFIED
+        return t.SLOW if kind == SLOW else t.UNCLASSIFIED
     return t.UNDECIDED if verdict.abstained else LABELS.index(verdict.label)
 
 

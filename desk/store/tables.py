@@ -2,7 +2,7 @@
 
 Times are integer nanoseconds UTC, as everywhere in Talus. A *station* is what a broker's topic names (NET.STA); a
 *sensor* belongs to one (NET.STA.LOC.BS) and has events. A class is a number: 0 to 4 for the labels in their fixed
-order, then ``UNDECIDED`` (the network abstained) and ``UNCLASSIFIED`` (it gave no answer).
+order, then ``UNDECIDED`` (the network abstained), ``UNCLASSIFIED`` (it gave no answer) and ``SLOW`` (it is not asked).
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from desk.store.body import Body
 
 UNDECIDED = len(LABELS)
 UNCLASSIFIED = UNDECIDED + 1
-CLASSES = (*LABELS, "undecided", "unclassified")
+SLOW = UNCLASSIFIED + 1
+CLASSES = (*LABELS, "undecided", "unclassified", "slow")
 """Names of the classes; the place is the number."""
+ALERTED = tuple(name for name in CLASSES if name != "undecided")
+"""Labels that an alert may have, and so what a silence may name."""
 
 ALL_SENSORS = 0
 """Stands in ``tally`` for all sensors together."""

@@ -18,7 +18,7 @@ from agent.errors import DataError
 from agent.types import LABELS, NS, parse_ns
 from desk.store import answers, queries
 from desk.store.store import Change
-from desk.store.tables import CLASSES
+from desk.store.tables import ALERTED, CLASSES
 from desk.web import views
 from desk.web.guard import allowed, person_of, store_of, text_field
 from desk.web.live import Live
@@ -199,7 +199,7 @@ async def review(request: Request) -> Response:
 @takes(
     body={
         "station": _TEXT,
-        "label": _TEXT,
+        "label": {"enum": ["", *ALERTED], "default": ""},
         "until": {"type": "string", "format": "date-time"},
         "reason": {"type": "string"},
     }

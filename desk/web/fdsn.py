@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from agent.errors import DataError
 from agent.messages.payloads import QUAKEML_TYPES
-from agent.types import format_ns, parse_ns, place_of
+from agent.types import SLOW, format_ns, parse_ns, place_of
 from desk.store import queries
 from desk.web.api import DAY_NS, read, within
 
@@ -30,8 +30,9 @@ PARAMETERS = {
     "format": None, "nodata": None, "catalog": None, "contributor": None, "includeallorigins": None,
     "includearrivals": None, "includeallmagnitudes": None,
 }  # fmt: skip
-TYPES = {label: kind for label, kind in QUAKEML_TYPES.items() if label != "noise"}
-"""QuakeML's names of the labels; noise and events without an answer are not in the catalogue unless asked for by id."""
+TYPES = {label: kind for label, kind in QUAKEML_TYPES.items() if label != "noise"} | {SLOW: "other event"}
+"""QuakeML's names of the classes, which has none for a slow event; noise and events without an answer are not in the
+catalogue unless asked for by id."""
 CATALOG, CONTRIBUTOR = "desk", "Talus"
 _SHORT = {short: name for name, short in PARAMETERS.items() if short}
 

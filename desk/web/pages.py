@@ -44,6 +44,7 @@ templates = Jinja2Templates(HERE / "templates")
 templates.env.globals |= {
     "LABELS": LABELS,
     "CLASSES": CLASSES,
+    "ALERTED": tables.ALERTED,
     "VERSION": __version__,
     "moment": views.moment,
     "distance": glance.span_words,

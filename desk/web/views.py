@@ -51,7 +51,6 @@ def event(row: queries.EventRow) -> dict[str, Any]:
     view["place"] = place_of(row.sensor)
     view["id"], view["class"] = view.pop("uid"), view.pop("name")
     view["slow"] = row.uid.endswith("-slow")
-    view["mark"] = "slow" if view["slow"] and view["class"] == "unclassified" else view["class"]
     view["onset"] = moment(view.pop("onset_ns"))
     view["cursor"] = f"{row.onset_ns}-{view.pop('key')}"
     return view

@@ -105,5 +105,5 @@ for (let hour = Math.ceil(from / step) * step; hour < to; hour += step) {
   c.fillText(step < 24 ? `${text.slice(11, 16)}${hour % 24 ? "" : ` ${text.slice(5, 10)}`}` : text.slice(5, 10), x(hour), y0 + high + 14);
   c.fillRect(x(hour), y0 + high, 1, 4);
 }
-document.getElementById("legend").append(...CLASSES.filter((one) => sums[one]).flatMap((one) => [mark(one === "unclassified" ? "slow or unclassified" : one), ` ${sums[one]} `]));
+document.getElementById("legend").append(...CLASSES.filter((one) => sums[one]).flatMap((one) => [mark(one), ` ${sums[one]} `]));
 place.dataset.drawn = "1";

@@ -1,6 +1,6 @@
 // What every page does: the clock, UTC or local times, acknowledging, and the stream of changes.
 
-export const CLASSES = ["earthquake", "blast", "collapse", "landslide", "noise", "undecided", "unclassified"];
+export const CLASSES = ["earthquake", "blast", "collapse", "landslide", "noise", "undecided", "unclassified", "slow"];
 const LOCAL = "talus-local-time";
 const LOST_MS = 6000;
 const AGAIN_MS = 4000;
@@ -94,7 +94,7 @@ export function eventRow(row) {
   const cells = [
     element("td", {}, element("a", { href: `/event/${encodeURIComponent(row.id)}` }, time), element("span", { class: "under" }, row.place)),
     element("td", { class: "wide" }, row.sensor),
-    element("td", {}, mark(row.mark), row.review ? element("span", { class: "reviewed" }, "✓") : null),
+    element("td", {}, mark(row.class), row.review ? element("span", { class: "reviewed" }, "✓") : null),
     element("td", { class: "number" }, row.probability === null ? "" : row.probability.toFixed(2)),
     element("td", { class: "number wide" }, row.ratio === null ? "" : row.ratio.toFixed(1)),
     element("td", { class: "number wide" }, row.duration_s === null ? "" : `${row.duration_s.toFixed(1)} s`),
