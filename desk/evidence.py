@@ -18,6 +18,7 @@ from agent.errors import ControlError, DataError, TalusError
 from agent.messages.schema import EVENT_ID
 from agent.types import NS, StationId, place_of
 from desk.push.models import ask, command
+from desk.push.presence import Waiting
 from desk.push.signing import SigningKey
 from desk.store import tables as t
 from desk.store.store import Store, note_changes
@@ -175,7 +176,7 @@ class Fetcher(Worker):
 
     def _ask(self, station: StationId, uid: str, sha256: str | None) -> bytes:
         payload = command(self._key, station, {"do": "evidence", "event": uid})
-        answer, pieces = ask(self._settings, station, payload, WAIT_S, uid)
+        answer, pieces = ask(Waiting(self._settings, station, WAIT_S), payload, "evidence", uid)
         if answer.status != "done":
             raise ControlError(answer.kind or answer.status, answer.reason or "the station gives no reason")
         raw = b"".join(pieces[number] for number in sorted(pieces))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from agent.commands.options import add_broker, settings_of
 from agent.errors import ControlError, UsageError
-from desk.commands.options import ANSWER_S, add_action, station_named, write
-from desk.push.presence import tell_absence
+from desk.commands.options import ANSWER_S, add_action, add_wait, station_named, write
+from desk.push.presence import tell_absence, waiting
 
 if TYPE_CHECKING:
     from agent.messages.schema import Response
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("self-test", "run the golden windows and say how the station is"),
     ):
         add_action(actions, name, words, EXAMPLES[name])
-    for one in actions.choices.values():
+    for name, one in actions.choices.items():
         one.add_argument("--station", required=True, metavar="NET.STA", help="which station")
         one.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key")
-        one.add_argument("--wait", type=float, metavar="SECONDS", help="for the answer")
+        add_wait(one, EVIDENCE_S if name == "evidence" else ANSWER_S)
         add_broker(one)
 
 
@@ -49,8 +49,8 @@ def main(args: argparse.Namespace) -> int:
         if args.out.exists() or not os.access(args.out.parent, os.W_OK):
             why = "exists" if args.out.exists() else "cannot be written"
             raise UsageError(f"{args.out} {why}", "name another file, in a folder that you may write")
-        return _give(args, {**content, "event": args.event}, args.wait or EVIDENCE_S, args.out)
-    return _give(args, content, args.wait or ANSWER_S)
+        return _give(args, {**content, "event": args.event}, args.wait, args.out)
+    return _give(args, content, args.wait)
 
 
 def give(args: argparse.Namespace, content: dict[str, object], wait_s: float) -> tuple[Response, dict[int, bytes]]:
@@ -65,7 +65,8 @@ def give(args: argparse.Namespace, content: dict[str, object], wait_s: float) ->
     station, settings = station_named(args.station), settings_of(args)
     payload = command(SigningKey.load(args.key), station, content)
     tell_absence(args.command, settings, station, wait_s)
-    answer, pieces = ask(settings, station, payload, wait_s, str(content.get("event", "")) or None)
+    wait = waiting(args.command, settings, station, wait_s)
+    answer, pieces = ask(wait, payload, str(content["do"]), str(content.get("event", "")) or None)
     if answer.status != "done":
         raise ControlError(answer.kind or answer.status, f"{args.station}: {answer.status}: {answer.reason}")
     return answer, pieces

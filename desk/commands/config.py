@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from agent.commands.options import add_broker, settings_of
 from agent.config.explain import dotted, escaped
 from agent.errors import ConfigError, ControlError, UsageError
-from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named, write
-from desk.push.presence import tell_absence
+from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, add_wait, silent, station_named, write
+from desk.push.presence import tell_absence, waiting
 
 if TYPE_CHECKING:
     from agent.config.file import Config, TunablesConfig
@@ -65,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_broker(push)
     push.add_argument("--station", action="append", metavar="NET.STA", help="to these only (default: those it names)")
     push.add_argument("--follow", action="store_true", help="wait until it is kept or rolled back")
-    push.add_argument(
-        "--wait", type=float, metavar="SECONDS", help=f"for an answer (default {ANSWER_S:g}; a day with --follow)"
-    )
+    add_wait(push, ANSWER_S, "; a day with --follow", fixed=False)
 
     for name, words in (("show", "say what rules at a station"), ("history", "list what became of its orders")):
         one = add_action(actions, name, words, EXAMPLES[name])
@@ -164,7 +162,7 @@ def _push(args: argparse.Namespace) -> int:
     settings, well = settings_of(args), True
     for name in names:
         tell_absence("config", settings, station_named(name), wait_s)
-        said = push(settings, station_named(name), payload, until, wait_s)
+        said = push(waiting("config", settings, station_named(name), wait_s), payload, until)
         print(f"{name}: {_told(said)}", flush=True)
         well = well and said.result in until
     return 0 if well else 1

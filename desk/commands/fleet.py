@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agent.commands.options import add_broker, settings_of
 from agent.config.explain import escaped
 from agent.errors import ControlError, UsageError
-from desk.commands.options import VALID_DAYS, station_named
+from desk.commands.options import VALID_DAYS, add_wait, station_named
 
 if TYPE_CHECKING:
     from agent.config.broker import MqttSettings
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="every station that the broker knows")
     push.add_argument("--except", dest="left_out", metavar="LIST", help="without these")
     push.add_argument("--wave", type=int, default=1, metavar="N", help="so many at a time (default 1)")
-    push.add_argument("--wait", type=float, default=WAIT_S, metavar="SECONDS", help="for one to keep it (a day)")
+    add_wait(push, WAIT_S, ", a day; for one station to keep it")
     push.add_argument("--key", type=Path, metavar="FILE", help="the private key that signs a model's orders")
 
 

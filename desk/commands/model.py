@@ -12,8 +12,8 @@ from agent.commands.options import add_broker, settings_of
 from agent.config.explain import escaped
 from agent.errors import ControlError, UsageError
 from desk.commands.ask import give
-from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, silent, station_named
-from desk.push.presence import tell_absence
+from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, add_wait, silent, station_named
+from desk.push.presence import tell_absence, waiting
 
 if TYPE_CHECKING:
     from agent.messages.schema import ModelReport
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     push.add_argument(
         "--follow", action="store_true", help="wait until it is kept (default: until it is in the shadow)"
     )
-    push.add_argument("--wait", type=float, default=PUSH_S, metavar="SECONDS", help="at most so long")
+    add_wait(push, PUSH_S)
     show = add_action(actions, "show", "say which model serves, and how an order stands", EXAMPLES["show"])
     show.add_argument("--json", action="store_true", help="the station's report as it came")
     promote = add_action(actions, "promote", "take the model that is in the shadow, now", EXAMPLES["promote"])
@@ -99,7 +99,7 @@ def _push(args: argparse.Namespace) -> int:
     until = {"kept"} if args.follow else {"shadow", "ready", "probation", "kept"}
     settings = settings_of(args)
     tell_absence("model", settings, station, args.wait)
-    last = push(settings, station, offered, until=until, timeout_s=args.wait, tell=tell)
+    last = push(waiting("model", settings, station, args.wait), offered, until=until, tell=tell)
     return int(last.phase in ("refused", "rolled_back"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,6 +29,28 @@ def add_action(actions: Actions, name: str, summary: str, example: str) -> argpa
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_wait(parser: argparse._ActionsContainer, default_s: float, more: str = "", *, fixed: bool = True) -> None:
+    """The option ``--wait``; ``more`` is said behind its default, which without ``fixed`` depends on other options: the
+    value is then None where it is not given."""
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=default_s if fixed else None,
+        metavar="SECONDS",
+        help=f"wait at most so long for the answer (default {default_s:g}{more})",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # what argparse says that it wants
 
 
 def write(path: Path, content: bytes) -> None:

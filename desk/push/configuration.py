@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,12 @@ from agent.config.broker import MqttSettings
 from agent.config.explain import dotted, escaped
 from agent.config.yaml import YamlFault
 from agent.config.yaml import parse as parse_yaml
-from agent.errors import ConfigError, ControlError, DataError
+from agent.errors import ConfigError, DataError
 from agent.messages.schema import ConfigReport, Outcome, parse
 from agent.remote.gate import MAX_BODY_BYTES, unverified_body
 from agent.types import StationId
 from desk.push.listening import listening
+from desk.push.presence import Waiting
 
 _TOPICS = ("config/reported", "config/set", "availability")
 
@@ -54,9 +54,7 @@ def look(settings: MqttSettings, station: StationId) -> Seen:
     return seen
 
 
-def push(
-    settings: MqttSettings, station: StationId, payload: bytes, until: Collection[str], timeout_s: float
-) -> Outcome:
+def push(wait: Waiting, payload: bytes, until: Collection[str]) -> Outcome:
     """Publish an envelope, retained, and wait until the station says that it is one of ``until``, refused or rolled
     back.
 
@@ -66,19 +64,19 @@ def push(
     """
     envelope = hashlib.sha256(payload).hexdigest()
     seen = Seen()
-    with listening(settings, station, _TOPICS, _into(seen)) as desk:
+    said = None
+    with listening(wait.settings, wait.station, _TOPICS, _into(seen)) as desk:
         token = desk.publish("config/set", payload, retain=True)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        wait.begin("the order")
+        while wait.goes_on(answered=said is not None):
             desk.pump(token)
             said = seen.outcome(envelope)
             if said is not None and said.result in {*until, "refused", "rolled_back"}:
                 return said
-    how = f"; it is {seen.availability}" if seen.availability else ""
-    raise ControlError(
-        "timeout", f"{station.short} has not answered within {timeout_s:g} s{how}",
-        "the broker keeps the order for it; `talus config show` says later what became of it",
-    )  # fmt: skip
+    raise wait.over(
+        answered=said is not None,
+        hint="the broker keeps the order for it; `talus config show` says later what became of it",
+    )
 
 
 def read_change(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from agent.remote.gate import STATION_NAME
 from agent.types import NS, StationId, parse_ns
 from desk.push import configuration, models
 from desk.push.listening import read_retained
+from desk.push.presence import waiting
 from desk.push.signing import SigningKey
 
 LATE_S = 900.0
@@ -154,7 +155,7 @@ def configuration_order(settings: MqttSettings, payload: bytes, wait_s: float) -
         return said is not None and said.result == "kept"
 
     def give(station: StationId) -> str | None:
-        said = configuration.push(settings, station, payload, ("kept",), wait_s)
+        said = configuration.push(waiting("fleet", settings, station, wait_s), payload, ("kept",))
         return None if said.result == "kept" else _words(said.result, said.reason)
 
     return Order(holds, give)
@@ -174,9 +175,8 @@ def model_order(settings: MqttSettings, bundle: Path, key: SigningKey, wait_s: f
 
     def give(station: StationId) -> str | None:
         offered = models.offer(bundle, key, station, promote="auto", url=None, valid_days=valid_days)
-        report = models.push(
-            settings, station, offered, until=("kept",), timeout_s=wait_s, tell=lambda report: None
-        )  # fmt: skip
+        wait = waiting("fleet", settings, station, wait_s)
+        report = models.push(wait, offered, until=("kept",), tell=lambda report: None)
         return None if report.phase == "kept" else _words(report.phase, report.reason)
 
     return Order(holds, give)

@@ -20,13 +20,10 @@ from agent.remote.model_order import CHUNK_BYTES, INDEX_BYTES, KIND, ModelOrder,
 from agent.remote.model_order import parse as parse_order
 from agent.types import NS, StationId
 from desk.push.listening import listening
+from desk.push.presence import Waiting
 from desk.push.signing import SigningKey, seal
 
 _REPORTED = "model/reported"
-_UNANSWERED = (
-    "is it online, is this key in its control.keys (it answers no other), and may it write its topic `response`? "
-    "`talus doctor` at the station tries the topics"
-)
 _PIECES = frozenset(str(number) for number in range(MAX_EVIDENCE // PIECE_BYTES))
 """Of a record: what a broker may make an operator's machine hold."""
 
@@ -39,6 +36,8 @@ class Offer:
     revision: int
     sha256: str
     zipped: bytes
+    title: str
+    """Name and version of the bundle."""
 
 
 def offer(
@@ -54,7 +53,7 @@ def offer(
     manifest = open_bundle(bundle).manifest
     order = order_of(zipped, manifest.name, manifest.version, promote=promote, url=url)
     body = _body(KIND, station, order.content(), valid_days * 86_400)
-    return Offer(seal(body, key), body.revision, order.sha256, zipped)
+    return Offer(seal(body, key), body.revision, order.sha256, zipped, order.title)
 
 
 def wrap(index: int, piece: bytes) -> bytes:
@@ -104,12 +103,10 @@ def _body(kind: str, station: StationId, content: dict[str, object], valid_s: fl
 
 
 def push(
-    settings: MqttSettings,
-    station: StationId,
+    wait: Waiting,
     offered: Offer,
     *,
     until: Collection[str],
-    timeout_s: float,
     tell: Callable[[ModelReport], None],
 ) -> ModelReport:
     """Publish the order and send the pieces that the station asks for, until its phase is one of ``until``, refused or
@@ -121,10 +118,11 @@ def push(
     """
     envelope = hashlib.sha256(offered.payload).hexdigest()
     reports: deque[ModelReport] = deque()
-    with listening(settings, station, (_REPORTED,), _into(reports)) as desk:
+    answered = False
+    with listening(wait.settings, wait.station, (_REPORTED,), _into(reports)) as desk:
         token = desk.publish("model/set", offered.payload, retain=True)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        wait.begin(f"the order for {offered.title}")
+        while wait.goes_on(answered=answered):
             desk.pump(token)
             while reports:
                 report = reports.popleft()
@@ -132,16 +130,17 @@ def push(
                     raise ControlError(report.refused.kind or "refused", report.refused.reason or "refused")
                 if report.revision != offered.revision:
                     continue
+                answered = True
                 tell(report)
                 for index in report.missing:
                     piece = offered.zipped[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
                     desk.publish("model/chunk", wrap(index, piece))
                 if report.phase in {*until, "refused", "rolled_back"}:
                     return report
-    raise ControlError(
-        "timeout", f"{station.short} is not done within {timeout_s:g} s",
-        "run the same command again: what it has got is not sent twice; `talus model show` says how it stands",
-    )  # fmt: skip
+    raise wait.over(
+        answered=answered,
+        hint="run the same command again: what it has got is not sent twice; `talus model show` says how it stands",
+    )
 
 
 def look(settings: MqttSettings, station: StationId) -> ModelReport | None:
@@ -156,9 +155,7 @@ def look(settings: MqttSettings, station: StationId) -> ModelReport | None:
     return reports[0] if reports else None
 
 
-def ask(
-    settings: MqttSettings, station: StationId, payload: bytes, timeout_s: float, event: str | None = None
-) -> tuple[Response, dict[int, bytes]]:
+def ask(wait: Waiting, payload: bytes, what: str, event: str | None = None) -> tuple[Response, dict[int, bytes]]:
     """Publish a command and wait for its answer, and for the pieces of the record of ``event`` that it announces.
 
     A broker does not keep a command for a station that is not there: it is published again whenever the station comes
@@ -187,10 +184,11 @@ def ask(
             pieces[int(number)] = payload
 
     names = ("availability", "response", *(() if event is None else (f"{evidence_topic(event)}/+",)))
-    with listening(settings, station, names, receive) as desk:
+    with listening(wait.settings, wait.station, names, receive) as desk:
         token = desk.publish("command", payload, correlation=bytes.fromhex(request))
-        deadline, told = time.monotonic() + timeout_s, online
-        while time.monotonic() < deadline:
+        wait.begin(f"the command {what}")
+        told = online
+        while wait.goes_on(answered=bool(answers)):
             desk.pump(token)
             if online != told:
                 told = online
@@ -198,7 +196,7 @@ def ask(
             expected = answers[0].result.get("pieces") if answers else None
             if answers and (not isinstance(expected, int) or len(pieces) >= expected):
                 return answers[0], pieces
-    raise ControlError("timeout", f"{station.short} has not answered within {timeout_s:g} s", _UNANSWERED)
+    raise wait.over(answered=bool(answers), hint="ask again when it can answer")
 
 
 def _into(reports: deque[ModelReport]) -> Callable[[str, bytes], None]:
