@@ -33,6 +33,7 @@ from broker_support import (
     running,
     wait_for,
 )
+from test_formats import event
 
 from agent.config.file import ClassifierConfig, TunablesConfig
 from agent.deliver.outbox import Outbox
@@ -42,7 +43,7 @@ from agent.messages.payloads import Message
 from agent.service import threads as feeding
 from agent.service.assemble import build_line
 from agent.service.service import Notifier
-from agent.service.threads import Runner
+from agent.service.threads import EventLog, Runner
 from agent.types import NS, SampleBlock, StationId, StreamId, parse_ns
 
 COPIES = 2
@@ -403,6 +404,21 @@ def test_what_the_disk_refused_is_offered_once_more_at_the_end(
     work, _ = an_event_on_a_full_disk(disk, tmp_path)
     work.stop(100)
     assert f"{waiting} messages are lost" in caplog.text
+
+
+def test_the_log_has_what_changed_of_an_event_and_at_debug_every_revision(caplog: pytest.LogCaptureFixture) -> None:
+    plain = event("landslide")
+    assert plain.classification is not None
+    undecided = plain.classification.model_copy(update={"abstained": True})
+    log, verdicts = EventLog(), [plain.classification, plain.classification, undecided, undecided, None, None]
+    caplog.set_level("DEBUG")
+    for revision, verdict in enumerate(verdicts):
+        phase = "end" if revision == len(verdicts) - 1 else "update"
+        log.note(plain.model_copy(update={"revision": revision, "phase": phase, "classification": verdict}))
+        log.note(plain.model_copy(update={"id": "another", "revision": 10, "phase": "update"}))
+    told = [(r.levelname, re.findall(r" r(\d+): ", r.message)[0]) for r in caplog.records]
+    assert [number for level, number in told if level == "INFO"] == ["0", "10", "2", "4", "5"]
+    assert len(told) == 2 * len(verdicts), "the rest is not lost"
 
 
 def test_what_matters_least_is_given_up_first_when_memory_is_full_too(

@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ REFUSED_S = 120.0
 """So long a packet that the pipeline refused is told of: longer than packets are, so that one refused each time is."""
 HELD_MESSAGES = 10_000
 """Messages kept in memory while the disk refuses them."""
+MOST_LOGGED = 1024
+"""Events that go on of which it is known what the log said last."""
 PUT_MESSAGES = 100
 """Put in one transaction: many times what one packet gives rise to, and far less than the smallest outbox."""
 
@@ -118,6 +120,7 @@ class Runner:
         """When a packet was refused last, and why."""
         self._retry_at = 0.0
         self._throttled = ThrottledLog(_log.error)
+        self._log_event = EventLog().note
         self.stopping = threading.Event()
         self.ended = threading.Event()
         """Set when a stage has ended, whether it had to or not."""
@@ -325,7 +328,7 @@ class Runner:
         for output in outputs:
             self._health.decided(output)
             if isinstance(output, Discard):
-                _log.info("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
+                _log.debug("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
 
     def _send(self, messages: Sequence[Message]) -> None:
         self._held += messages
@@ -334,7 +337,7 @@ class Runner:
         self._make_room()
         for place, message in enumerate(messages):
             if message.name == "event":
-                log_event(parse(EventMessage, message.payload))
+                self._log_event(parse(EventMessage, message.payload))
             if message.name == "alert":
                 if place >= stored and message.priority is Priority.ALERT and self._send_now is not None:
                     # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
@@ -373,11 +376,28 @@ def _since(then: float | None, now: float) -> float | None:
     return None if then is None else round(max(0.0, now - then), 1)
 
 
-def log_event(event: EventMessage) -> None:
-    """Write one line about an event's revision as it was sent."""
-    verdict = event.classification
-    nothing = "slow" if event.swell is not None else f"no verdict ({event.reason})"
-    said = nothing if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
-    doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
-    why = "" if event.decision is None else f"; {event.decision.code}: {event.decision.reason}"
-    _log.info("%s %s r%d: %s%s%s", event.id, event.phase, event.revision, said, doubt, why)
+class EventLog:
+    """Writes a line about each revision of an event that was sent: at INFO where it is the first, the last, or says
+    something else than the one before; at DEBUG the rest."""
+
+    def __init__(self) -> None:
+        self._said: OrderedDict[str, tuple[str | None, bool]] = OrderedDict()
+        """Label, and whether the network abstained, of the newest revision of each event that goes on."""
+
+    def note(self, event: EventMessage) -> None:
+        """Write the line about a revision."""
+        verdict = event.classification
+        says = (None, False) if verdict is None else (verdict.label, verdict.abstained)
+        is_news = event.phase == "end" or self._said.pop(event.id, None) != says
+        if event.phase != "end":
+            self._said[event.id] = says
+            if len(self._said) > MOST_LOGGED:
+                self._said.popitem(last=False)
+        else:
+            self._said.pop(event.id, None)
+        nothing = "slow" if event.swell is not None else f"no verdict ({event.reason})"
+        said = nothing if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
+        doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
+        why = "" if event.decision is None else f"; {event.decision.code}: {event.decision.reason}"
+        level = logging.INFO if is_news else logging.DEBUG
+        _log.log(level, "%s %s r%d: %s%s%s", event.id, event.phase, event.revision, said, doubt, why)
