@@ -56,7 +56,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "site.yaml:7: tunables.trigger.order: must be a whole number (given: 4.5)",
             "site.yaml:8: tunables.trigger.sta_s: must be a number alone; its unit is in the setting's name "
             "(given: 1 s)",
-            "site.yaml:9: tunables.trigger.lta_s: must be a number, without quotes (given: 30)",
+            "site.yaml:9: tunables.trigger.lta_s: must be a number, without quotes (given: '30')",
             "site.yaml:10: tunables.trigger.low_hz: must be an ordinary number, not nan or infinity (given: .NaN)",
             "site.yaml:11: tunables.trigger.high_hz: must be an ordinary number, not nan or infinity (given: -.INF)",
             "site.yaml:12: tunables.trigger.merge_s: must be 0 to 60 (a trigger that begins this soon after the last "
@@ -95,7 +95,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     "verdicts": (
         BASE + "tunables:\n  verdict:\n    at_s: [3, '5', 0.5, 90]\n",
         [
-            "site.yaml:5: tunables.verdict.at_s[1]: must be a number, without quotes (given: 5)",
+            "site.yaml:5: tunables.verdict.at_s[1]: must be a number, without quotes (given: '5')",
             "site.yaml:5: tunables.verdict.at_s[2]: must be at least 1, below 81.92 (an entry of at_s) (given: 0.5)",
             "site.yaml:5: tunables.verdict.at_s[3]: must be at least 1, below 81.92 (an entry of at_s) (given: 90)",
         ],
@@ -231,7 +231,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "engine is built",
             "site.yaml:4: evidence.send: sends records, and max_mb is 0: none is kept (given: alerts)",
             "site.yaml:5: health.prometheus: is not a loopback address; give 127.0.0.1:PORT, or set prometheus_remote: "
-            "true (given: 0.0.0.0:9464)",
+            "true (given: '0.0.0.0:9464')",
         ],
     ),
     "a runtime twice, and no address": (
@@ -239,7 +239,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         [
             "site.yaml:3: classifier.backends: names the same entry twice",
             "site.yaml:4: health.prometheus: must be ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464 "
-            "(given: here:0)",
+            "(given: 'here:0')",
         ],
     ),
     "a rate alert": (

@@ -390,7 +390,8 @@ def test_check_of_a_good_file_and_of_none(tmp_path: Path, record: Path, run: Run
     assert (status, "warning: source.paths[0]: nothing is there" in err) == (0, True), "a warning is no error"
     status, out, err = run("check", "--config", tmp_path / "absent.yaml")
     assert (status, out) == (1, "")
-    assert err.startswith(f"{tmp_path}/absent.yaml: cannot be read: No such file or directory\n")
+    told = f"{tmp_path}/absent.yaml: cannot be read: No such file or directory\n  hint: check the path"
+    assert err.startswith(told), "the settings have nothing to do with it"
 
 
 @pytest.mark.parametrize("command", ["run", "replay", "classify"])

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Exit status 1 if the agent could not use the file; a warning alone leaves it at 0."""
-    from agent.config.file import check
+    from agent.config.file import check, hint
     from agent.remote.doubts import about_file
 
     problems = check(args.config, about_file)
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if is_bad:
-        print("  hint: `talus docs configuration` lists every setting", file=sys.stderr)
+        print(f"  hint: {hint(problems)}", file=sys.stderr)
         return 1
     say(f"{args.config}: good")
     return 0

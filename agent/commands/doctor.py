@@ -84,12 +84,12 @@ def _examine(path: Path | None) -> Iterator[Finding]:
     if path is None:
         yield Finding("skip", "config", "no --config given: broker, source and state folder are not looked at")
     else:
-        from agent.config.file import check, load
+        from agent.config.file import check, hint, load
 
         problems = [problem for problem in check(path) if problem.level == "error"]
         if problems:
             for problem in problems:
-                yield Finding("bad", "config", str(problem), "`talus docs configuration` lists every setting")
+                yield Finding("bad", "config", str(problem), hint(problems))
         else:
             config = load(path)
             yield Finding("ok", "config", str(path))

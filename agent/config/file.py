@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -190,13 +190,23 @@ class Problem:
         return f"{where}{'warning: ' if self.level == 'warning' else ''}{field}{self.reason}{given}"
 
 
+_CANNOT_BE_READ = "cannot be read"
+
+
+def hint(problems: Sequence[Problem], more: str = "") -> str:
+    """What to do about the problems of one file."""
+    if any(problem.reason.startswith(_CANNOT_BE_READ) and not problem.field for problem in problems):
+        return "check the path, and whether this user may read the file"
+    return "; ".join(filter(None, ("`talus docs configuration` lists every setting", more)))
+
+
 class ConfigFileError(ConfigError):
     """A file with errors: ``problems`` has every one of them, in the order of the lines."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(
             "\n".join(str(problem) for problem in problems),
-            "`talus docs configuration` lists every setting; `talus check --config FILE` tries a file without using it",
+            hint(problems, "`talus check --config FILE` tries a file without using it"),
         )
         self.problems = problems
 
@@ -297,7 +307,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _unreadable(f"cannot be read: {in_words(error)}") from None
+        raise _unreadable(f"{_CANNOT_BE_READ}: {in_words(error)}") from None
     if len(raw) > MAX_BYTES:
         raise _unreadable(f"is larger than {MAX_BYTES // 1024} KiB; is this the configuration?")
     try:

@@ -23,7 +23,7 @@ Loc: TypeAlias = "tuple[str | int, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a value stands (line and column from 1) and, for a scalar, how it was written."""
+    """Where a value stands (line and column from 1) and, for a scalar, how it was written, with its quotes."""
 
     line: int
     column: int
@@ -143,7 +143,7 @@ class _Builder:
         self.faults: list[Fault] = []
 
     def build(self, node: yaml.Node, loc: Loc) -> Any:
-        spot = _spot(node.start_mark, node.value if isinstance(node, yaml.ScalarNode) else "")
+        spot = _spot(node.start_mark, _raw(node))
         self.spots.setdefault(loc, spot)
         if len(self.spots) > MAX_VALUES:
             raise YamlFault(Fault(spot, f"more than {MAX_VALUES} values; does an alias multiply itself?"))
@@ -198,7 +198,10 @@ class _Builder:
 
 
 def _raw(node: yaml.Node) -> str:
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+    if not isinstance(node, yaml.ScalarNode):
+        return ""
+    quote = node.style if node.style in ("'", '"') else ""
+    return f"{quote}{node.value}{quote}"
 
 
 def _spot(mark: Any, text: str = "") -> Spot:
