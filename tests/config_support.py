@@ -179,8 +179,8 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         + "source: {kind: archive, paths: ['${HOME}/x', '']}\nstate_dir: 5\nclassifier: {bundle: ~nobody-here/m}\n",
         [
             "site.yaml:2: source.paths[0]: environment variables are not expanded here; write the path itself "
-            "(given: ${HOME}/x)",
-            "site.yaml:2: source.paths[1]: must not be empty",
+            "(given: '${HOME}/x')",
+            "site.yaml:2: source.paths[1]: must not be empty (given: '')",
             "site.yaml:3: state_dir: must be a path, written as text (given: 5)",
             "site.yaml:4: classifier.bundle: begins with '~' but there is no such home folder (given: ~nobody-here/m)",
         ],

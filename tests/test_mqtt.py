@@ -387,6 +387,28 @@ def test_a_broker_that_is_slower_than_expected_gets_the_time_that_it_takes(outbo
             wait_for(lambda: outbox.depth == 0)
 
 
+def test_patience_with_acknowledgements_begins_anew_with_one_that_comes_in_time(outbox: Outbox) -> None:
+    def answer(it: Publication) -> bytes | None:
+        return b"" if it.topic == AVAILABILITY and server.connections > 1 else None
+
+    with Script(answering(answer)) as server:
+        settings = MqttSettings(
+            host="127.0.0.1", port=server.port, ack_timeout_s=0.3, backoff_min_s=0.5, backoff_max_s=0.5
+        )
+        outbox.put([make_alert()])
+        with linked(settings, outbox) as link:
+            wait_for(lambda: "has not acknowledged a message for 0.3 s" in str(link.status().error))
+
+
+def test_a_connection_that_is_dead_is_left_after_two_keep_alives_whatever_the_patience(outbox: Outbox) -> None:
+    """No answer comes, to pings neither, and no end: half-open, as behind a router that forgot it."""
+    with Script(answering(lambda it: b"" if it.topic == AVAILABILITY else None)) as server:
+        settings = MqttSettings(host="127.0.0.1", port=server.port, ack_timeout_s=1000.0, backoff_min_s=0.05)
+        outbox.put([make_alert()])
+        with linked(settings.model_copy(update={"keepalive_s": 1}), outbox):
+            wait_for(lambda: server.connections >= 2)
+
+
 def test_a_refused_publication_that_may_pass_later_is_kept_and_holds_up_no_other_topic(outbox: Outbox) -> None:
     quota_exceeded, accept = b"\x97", threading.Event()
     arrived: list[str] = []

@@ -268,7 +268,8 @@ _BLOCKING_HINT = "see the broker's log: its limit for the size of a message, or 
 _TICK_S = 1.0
 MOST_PATIENCE_S = 300.0
 """Longest wait for an acknowledgement: ``ack_timeout_s``, doubled each time that it was too short, as a broker or a
-link may be slower than that; until one comes in that time."""
+link may be slower than that; until one comes in ``ack_timeout_s``. A connection that is dead ends earlier, by the
+keep-alive: the broker must answer a ping that goes out after ``keepalive_s`` of silence within another."""
 LINGER_S = 5.0
 """How long what was acknowledged stays on disk: longer than a broker takes from the acknowledgement to its own disk."""
 LINGER_MESSAGES = 256
