@@ -231,7 +231,7 @@ def test_classify_names_bad_files_and_goes_on(tmp_path: Path, record: Path, run:
         "",
         "is in no format that ObsPy reads",
         "cannot be read (No such file or directory)",
-        "cannot be read (Is a directory)",
+        "is a folder",
     ]
     assert [line["file"] for line in lines(out)] == [str(file) for file in files]
     assert err == "talus classify: 4 of 5 could not be classified\n"

@@ -17,7 +17,10 @@ from agent.messages.payloads import envelope_message
 from agent.messages.schema import MinMaxMessage, parse
 from agent.types import NS, StationId
 from desk.evidence import Records
+from desk.pictures.sheet import Cell
+from desk.pictures.sheet import draw as draw_sheet
 from desk.pictures.style import COLOURS
+from desk.record import Trace
 from desk.store.store import Arrival, Store
 
 HOUR = 3600 * NS
@@ -133,6 +136,15 @@ def test_a_sheet_shows_every_event_and_says_which_has_no_record(
     assert b"<svg" in (tmp_path / "blast.svg").read_bytes()[:1000]
 
 
+def test_a_drift_hides_no_event_of_a_sheet_and_words_stand_below_it() -> None:
+    times = np.arange(-1500, 4000) / 100.0
+    drifting = 1e6 * times + 100 * np.sin(2 * np.pi * 5 * times) * ((times > 0) & (times < 8))
+    place = draw_sheet([Cell("", "blast", 8.0, Trace("Z", 100.0, -15.0, drifting))], "").axes[0]
+    shown = np.asarray(place.lines[0].get_ydata(), dtype=float)
+    assert 80 < np.abs(shown).max() < 200
+    assert place.get_ylim()[0] < 1.4 * shown.min()
+
+
 def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +165,10 @@ def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(
     all_day = " ".join(24 * "1")
     (tmp_path / "ledger.csv").write_text(f"day,armed_by_hour\n2026-02-28,{all_day}\n2026-03-01,{shares}\n")
     drawn(capsys, "rate", catalogue, "-o", tmp_path / "quiet-day.png")
+    (tmp_path / "ledger.csv").write_text(f"day,armed_by_hour\n2026-03-01,{' '.join(24 * '0')}\n")
+    drawn(capsys, "rate", catalogue, "-o", tmp_path / "deaf.png")
+    dots = [has(pixels(tmp_path / name)[460:, 60:], "landslide", 5) for name in ("bare.png", "deaf.png")]
+    assert dots == [True, False], "no rate of hours that were not heard"
     grey = [
         int((pixels(tmp_path / name) == [0xD8, 0xDE, 0xE4]).all(axis=2).sum())
         for name in ("bare.png", "shaded.png", "one-of-two.png", "quiet-day.png")
@@ -168,6 +184,9 @@ def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(
 
 def test_what_cannot_be_drawn_is_named(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "good.csv").write_text(
+        "trace_onset_time,source_type,station_network_code,station_code\n2026-03-01T00:00:00Z,blast,XX,SLP\n"
+    )
     out = ("-o", tmp_path / "x.png")
     cases = (
         (("event", event().id, "--state", state, "-o", tmp_path / "x.bmp"), 2, "no format"),
@@ -177,7 +196,9 @@ def test_what_cannot_be_drawn_is_named(state: Path, tmp_path: Path, capsys: pyte
         (("day", "XX.TOE", "2026-03-01", "--state", state, *out), 1, "knows no station XX.TOE"),
         (("day", "XX.SLP", "2026-13-01", "--state", state, *out), 1, "2026-13-01"),
         (("sheet", "--class", "whale", "--state", state, *out), 2, "whale"),
-        (("rate", tmp_path / "bad.csv", *out), 2, "lacks the columns source_type, trace_onset_time"),
+        (("rate", tmp_path / "bad.csv", *out), 1, "lacks the columns source_type, trace_onset_time"),
+        (("rate", tmp_path / "none", *out), 1, "cannot be read: No such file or directory\n  hint"),
+        (("rate", tmp_path / "good.csv", "--station", "XX.NOPE", *out), 1, "it has: XX.SLP"),
         (("rate", "--hours", "0", "--state", state, *out), 2, "--hours 0"),
     )
     for arguments, status, words in cases:

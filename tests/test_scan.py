@@ -401,7 +401,7 @@ def test_pictures_of_a_catalogue(small: Path, tmp_path: Path, capsys: pytest.Cap
     assert (blank, "") not in sheets
     assert drawn("sheet", files[1], "--unsure", "--limit", 6, "--archive", tmp_path / "moved") in sheets
     for arguments, words in (
-        (["sheet", str(out), "--station", "XX.NONE"], "leave out --station"),
+        (["sheet", str(out), "--station", "XX.NONE"], "it has: XX.SLP, XX.TOP"),
         (["sheet", str(out), "--class", "whale"], "one of earthquake"),
         (["sheet", "--archive", str(small)], "goes with a catalogue"),
         (["sheet", str(small)], "talus scan merge DIR"),
@@ -451,26 +451,46 @@ def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path, capsys: pytest.Ca
     """Protects from a scan begun by mistake."""
     assert scan(small, tmp_path / "scan", "--dry-run", "--from", "2026-03-02", "--stations", "XX.T*") == 0
     printed = capsys.readouterr().out
-    assert "XX.TOP.00.HH: 1 days from 2026-03-02 to 2026-03-02" in printed
+    assert "XX.TOP.00.HH: 1 day from 2026-03-02 to 2026-03-02" in printed
     assert "SLP" not in printed
     assert not (tmp_path / "scan").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "status"),
     [
-        ["records"], ["records", "--out", "x", "--shard", "0/4"], ["records", "--out", "x", "--from", "soon"],
-        ["records", "--out", "x", "--jobs", "0"], ["merge", "nowhere"], ["compare", "nowhere"], ["import", "nowhere"],
-        ["records", "--out", "x", "--stations", "NO.NE"],
+        (["records"], 2), (["records", "--out", "x", "--shard", "0/4"], 2), (["compare", "nowhere"], 2),
+        (["records", "--out", "x", "--from", "soon"], 2), (["records", "--out", "x", "--jobs", "0"], 2),
+        (["merge", "nowhere"], 1), (["import", "nowhere"], 1), (["compare", "nowhere", "nowhere"], 1),
+        (["nowhere", "--out", "x"], 1), (["records", "--out", "x", "--stations", "NO.NE"], 1),
     ],
 )  # fmt: skip
 def test_wrong_use_is_refused_in_words(
-    arguments: list[str], small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Protects whoever types: a line, a hint, exit status 2."""
+    """Protects whoever types: a line, a hint, exit status 2, or 1 where the words are right and a file is not there."""
     places = {"records": small, "x": tmp_path / "x", "nowhere": tmp_path / "nowhere"}
-    assert main(["scan", *(str(places.get(one, one)) for one in arguments)]) == 2
-    assert "hint:" in capsys.readouterr().err
+    assert main(["scan", *(str(places.get(one, one)) for one in arguments)]) == status
+    told = capsys.readouterr().err
+    assert "hint:" in told
+    assert "Errno" not in told
+
+
+def test_what_is_left_out_is_one_line_and_another_plan_is_told(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects who scans a folder with tables beside its records, and who names the folder of another scan."""
+    shutil.copytree(small, tmp_path / "in")
+    for name in ("a", "b", "c"):
+        (tmp_path / "in" / f"{name}.csv").write_text("not,a\nrecord,1\n")
+    out = tmp_path / "scan"
+    assert scan(tmp_path / "in", out, "--jobs", 1, "--stations", "XX.T*") == 0
+    told = capsys.readouterr().err
+    assert [line.count(".csv") for line in told.splitlines() if ".csv" in line] == [3]
+    assert scan(tmp_path / "in", out, "--jobs", 1) == 0
+    assert f"{out} held another plan: talus scan {tmp_path / 'in'} --stations" in capsys.readouterr().err
+    assert scan(tmp_path / "in", out, "--jobs", 1) == 0
+    assert "another plan" not in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_left_alone(small: Path, tmp_path: Path) -> None:

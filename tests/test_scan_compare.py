@@ -13,7 +13,7 @@ from scipy.stats import binomtest, chi2
 from sqlalchemy import select
 
 from agent.cli import main
-from agent.errors import UsageError
+from agent.errors import DataError, UsageError
 from agent.types import NS, format_ns, parse_ns
 from desk.scan.catalogue import COLUMNS, LEDGER_COLUMNS, read
 from desk.scan.compare import (
@@ -154,11 +154,11 @@ def test_precision_from_a_sample_that_a_person_reviewed(tmp_path: Path) -> None:
     assert high - low < 0.25
     assert "landslide" in review_words(reviewed)
     sample.write_text(sample.read_text().replace(",noise", ",rockfall"))
-    with pytest.raises(UsageError, match="is no class"):
+    with pytest.raises(DataError, match="is no class"):
         read_review(sample)
 
 
-def test_a_catalogue_goes_into_the_desk_once(tmp_path: Path) -> None:
+def test_a_catalogue_goes_into_the_desk_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the desk's counts: real events of a scan, imported twice, stand there once, with the hours heard; what
     the station said itself is not replaced."""
     rng = np.random.default_rng(2)
@@ -169,10 +169,18 @@ def test_a_catalogue_goes_into_the_desk_once(tmp_path: Path) -> None:
     assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "scan"), "--jobs", "1"]) == 0
     rows = list(read(tmp_path / "scan"))
     assert rows
-    url = f"sqlite:///{tmp_path / 'desk.sqlite3'}"
-    for _ in range(2):
-        assert main(["scan", "import", str(tmp_path / "scan"), "--db", url]) == 0
-    store = Store(url)
+    state = tmp_path / "state"
+    assert main(["scan", "import", str(tmp_path / "scan"), "--state", str(state)]) == 1
+    assert f"{state / 'desk.db'} does not exist" in capsys.readouterr().err
+    assert not state.exists()
+    config = tmp_path / "desk.yaml"
+    config.write_text(f"mqtt: {{host: localhost}}\nstate_dir: {state}\n")
+    Store(f"sqlite:///{state / 'desk.db'}").close()
+    for where in (["--state", str(state)], ["--config", str(config)]):
+        assert main(["scan", "import", str(tmp_path / "scan"), *where]) == 0
+    assert f"{len(rows)} event" in (printed := capsys.readouterr().out)
+    assert " 0.2 h heard, in 24 rows of an hour" in printed
+    store = Store(f"sqlite:///{state / 'desk.db'}")
     with store.engine.connect() as connection:
         stored = connection.execute(select(t.event.c.uid, t.event.c.revision, t.event.c.ended)).all()
         hours = connection.execute(select(t.health_hour.c.hour, t.health_hour.c.armed)).all()

@@ -20,7 +20,7 @@ from obspy import Stream, Trace, UTCDateTime
 from onnx import numpy_helper
 from teach_support import write_labels, write_site
 
-from agent.errors import BundleError, DataError
+from agent.errors import BundleError, DataError, UsageError
 from agent.inference import load
 from agent.inference.bundle import CPU_MODEL, DEFAULT_BUNDLE, FP16_MODEL, GOLDEN, TRT_MODEL, open_bundle
 from agent.types import LABELS
@@ -242,6 +242,15 @@ def test_too_few_labels_are_refused_before_anything_is_computed(tmp_path: Path) 
 def test_a_bundle_without_a_bank_cannot_be_taught(site: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="forget all other regions"):
         teach(small_bundle(tmp_path), site, None, tmp_path / "out", None)
+
+
+def test_a_folder_of_something_else_is_not_replaced(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds no taught bundle"):
+        teach(DEFAULT_BUNDLE, site, None, tmp_path, None)
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+    with pytest.raises(UsageError, match="holds no taught bundle"):
+        teach(DEFAULT_BUNDLE, site, None, tmp_path / "bundle", None)
 
 
 def test_an_event_with_two_labels_is_named(site: Path, tmp_path: Path) -> None:

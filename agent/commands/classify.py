@@ -165,6 +165,8 @@ def _classify_file(
     from agent.dsp.window import prepare
     from agent.sources.records import read_records, strongest_trigger
 
+    if item.path.is_dir():
+        raise DataError("is a folder", f"name its files, or replay it: talus replay {item.shown}")
     given = parse_ns(item.onset) if item.onset else None
     for record in read_records(item.path, on_problem):
         station, rows = record

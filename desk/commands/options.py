@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from agent.errors import ControlError, UsageError
+from agent.errors import ConfigError, ControlError, UsageError
 
 if TYPE_CHECKING:
     from agent.types import StationId
+    from desk.settings import DeskConfig
 
     Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -51,6 +52,38 @@ def _seconds(text: str) -> float:
 
 
 _seconds.__name__ = "number of seconds"  # what argparse says that it wants
+
+
+def desk_config(config: Path | None, state: Path | None, database: str | None = None) -> DeskConfig:
+    """The desk that a command works on: of its file, of its state folder, or the user's own; ``database`` (URL) goes
+    before the one of the desk.
+
+    Raises:
+        ConfigError: there is no database where it was looked for.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from agent.config.file import load_section
+    from desk.settings import DeskConfig, default_state_dir
+
+    if config is not None:
+        desk = load_section(DeskConfig, config)
+    else:
+        folder = str(state or default_state_dir())
+        desk = DeskConfig.model_validate({"mqtt": {"host": "localhost"}, "state_dir": folder})
+    if database is not None:
+        desk = desk.model_copy(update={"database": database})
+    try:
+        url = make_url(desk.database_url)
+    except ArgumentError:
+        raise ConfigError("the database is no URL", "write sqlite:///FILE or postgresql://HOST/NAME") from None
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise ConfigError(
+            f"{url.database} does not exist",
+            "name the desk with --config FILE or --state FOLDER; its first start makes the database",
+        )
+    return desk
 
 
 def write(path: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError, DataError, TalusError, UsageError
 from agent.types import NS, format_ns, parse_ns
+from desk.commands.options import desk_config
 
 if TYPE_CHECKING:
     from desk.evidence import Records
@@ -32,6 +33,8 @@ EXAMPLE = (
 )
 HOUR_NS = 3600 * NS
 DAY_NS = 24 * HOUR_NS
+_LONG_NS, _FEW = 365 * DAY_NS, 0.05
+"""Over a longer span of which a smaller share was heard, a picture of rates shows next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +108,10 @@ def _desk(args: argparse.Namespace) -> Iterator[_Desk]:
     Raises:
         ConfigError: there is none where it was looked for.
     """
-    from agent.config.file import load_section
     from desk.evidence import Records
-    from desk.settings import DeskConfig, default_state_dir
     from desk.store.store import Store
 
-    if args.config is not None:
-        config = load_section(DeskConfig, args.config)
-    else:
-        state = args.state or default_state_dir()
-        config = DeskConfig.model_validate({"mqtt": {"host": "localhost"}, "state_dir": str(state)})
-    file = config.state_dir / "desk.db"
-    if config.database is None and not file.is_file():
-        raise ConfigError(f"{file} does not exist", "name the desk with --config FILE or --state FOLDER")
+    config = desk_config(args.config, args.state)
     store = Store(config.database_url)
     try:
         yield _Desk(store, Records(config.state_dir / "evidence", round(config.evidence.max_gb * 1e9)))
@@ -185,8 +179,9 @@ def _sheet(args: argparse.Namespace) -> None:
         raise UsageError(f"--limit {args.limit}", "give 1 to 200")
     order = "the least sure first" if args.unsure else "the newest first"
     if args.catalogue is not None:
-        cells = _cells_of_scan(args)
-        save(draw(cells, f"{len(cells)} events, {order}"), args.out)
+        cells, count = _cells_of_scan(args)
+        some = f"{len(cells)} of {count}" if count > len(cells) else f"{count}"
+        save(draw(cells, f"{some} {args.name or 'events'}, {order}"), args.out)
         print(f"{args.out}  {len(cells)} events")
         return
     if args.archive:
@@ -209,7 +204,7 @@ def _sheet(args: argparse.Namespace) -> None:
     print(f"{args.out}  {len(cells)} events")
 
 
-def _cells_of_scan(args: argparse.Namespace) -> list[Cell]:
+def _cells_of_scan(args: argparse.Namespace) -> tuple[list[Cell], int]:
     from desk.pictures.of_scan import archive_of, cells_of
     from desk.scan.catalogue import CLASSES
     from desk.scan.samples import Samples
@@ -217,14 +212,14 @@ def _cells_of_scan(args: argparse.Namespace) -> list[Cell]:
     if args.name is not None and args.name not in CLASSES:
         raise UsageError(f"--class {args.name}", f"one of {', '.join(CLASSES)}")
     paths = args.archive or archive_of(args.catalogue)
-    cells = cells_of(
+    cells, count = cells_of(
         args.catalogue, Samples(paths), args.limit, station=args.station, name=args.name, unsure=args.unsure
     )
     lacking = sum(cell.trace is None for cell in cells)
     if lacking:
         words = f"no samples of {lacking} of {len(cells)} events below {', '.join(paths)}"
         print(f"talus plot: {words}; --archive PATH says where they are", file=sys.stderr)
-    return cells
+    return cells, count
 
 
 def _is_wanted(row: EventRow, args: argparse.Namespace) -> bool:
@@ -254,11 +249,11 @@ def _rate(args: argparse.Namespace) -> None:
         raise UsageError(f"--hours {args.hours}", "give 1 to 744")
     begin_ns, end_ns = (None if text is None else _time(text) for text in (args.begin, args.end))
     if args.catalogue is not None:
-        from desk.pictures.of_scan import hours_of, onsets_of
+        from desk.pictures.of_scan import hours_of, nothing_of, onsets_of
 
         events = list(onsets_of(args.catalogue, args.station))
         if not events:
-            raise DataError(f"{args.catalogue} holds no event", "is it a catalogue, and is --station right?")
+            raise nothing_of(args.catalogue, args.station)
         heard, title = hours_of(args.catalogue, args.station), args.station or args.catalogue.name
         # A quiet beginning is part of a rate.
         known = [HOUR_NS * hour for hour, share in (heard or {}).items() if share] + [onset for onset, _ in events]
@@ -290,10 +285,15 @@ def _rate(args: argparse.Namespace) -> None:
         raise UsageError("--from is not before --to", "give another span")
     counts = [(hour, name, n) for (hour, name), n in sorted(tally.items())]
     span = begin_ns // HOUR_NS, -(-end_ns // HOUR_NS)
-    save(
-        draw(counts, heard, span, bins, f"{title}, {format_ns(begin_ns)[:10]} to {format_ns(end_ns)[:10]}"),
-        args.out,
-    )
+    days = dict.fromkeys((format_ns(begin_ns)[:10], format_ns(end_ns - 1)[:10]))
+    save(draw(counts, heard, span, bins, f"{title}, {' to '.join(days)}"), args.out)
+    heard_h = sum((heard or {}).get(hour, 0.0) for hour in range(*span))
+    if heard is not None and end_ns - begin_ns > _LONG_NS and heard_h < _FEW * (span[1] - span[0]):
+        print(
+            f"talus plot: {heard_h:.1f} h heard in {(end_ns - begin_ns) / DAY_NS:.0f} days: "
+            "--station, or --from and --to, show them closer",
+            file=sys.stderr,
+        )
     print(f"{args.out}  {sum(n for *_, n in counts)} events")
 
 

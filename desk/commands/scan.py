@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from agent.errors import INTERRUPTED, UsageError
-from agent.types import place_of
+from agent.errors import INTERRUPTED, DataError, UsageError
+from agent.sources import SourceProblem
+from agent.types import counted, place_of
+from desk.commands.options import desk_config
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -30,7 +32,7 @@ EXAMPLE = (
     "  talus scan merge scan\n"
     "  talus scan compare scan truth.csv\n"
     "  talus scan compare scan --review-sample review.csv\n"
-    "  talus scan import scan --db sqlite:///desk.sqlite3"
+    "  talus scan import scan --config /etc/talus/desk.yaml"
 )
 VERBS = ("status", "merge", "compare", "import")
 _SHARD = re.compile(r"^(\d+)/(\d+)$")
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "talus scan SDS|FOLDER|FILE... --out DIR [options]\n"
         "       talus scan status|merge DIR\n"
         "       talus scan compare CATALOGUE [TRUTH.csv] [options]\n"
-        "       talus scan import DIR --db URL"
+        "       talus scan import DIR [--config DESK.yaml | --state FOLDER | --db URL]"
     )
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="an SDS archive, folders, files; or an action, as above"
@@ -55,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scan.add_argument(
         "--stations", metavar="LIST", help="NET.STA or NET.STA.LOC.BS, separated by commas; * is any text"
     )
-    scan.add_argument("--config", type=Path, metavar="FILE", help="a station's file: its trigger and its model")
+    scan.add_argument(
+        "--config", type=Path, metavar="FILE", help="the station's file: its trigger and model; of import: the desk's"
+    )
     how = scan.add_mutually_exclusive_group()
     scan.add_argument(
         "--no-slow",
@@ -81,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--per-class", type=int, default=50, metavar="N", help="events of each class to draw (50)")
     into = parser.add_argument_group("import")
-    into.add_argument("--db", metavar="URL", help="the desk's database, such as sqlite:///desk.sqlite3")
+    into.add_argument("--state", type=Path, metavar="FOLDER", help="without --config: where the desk keeps its state")
+    into.add_argument("--db", metavar="URL", help="another database than the desk's `desk.db` in its state folder")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -102,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
         return _merge(rest[0], quakeml=args.quakeml or None)
     if verb == "compare":
         return _compare(rest[0], rest[1] if len(rest) == 2 else None, args)
-    return _import(rest[0], args.db)
+    return _import(rest[0], args)
 
 
 # -- scan
@@ -131,22 +136,35 @@ def _scan(args: argparse.Namespace) -> int:
     units = index.units(
         before_ns(trigger), after_ns(trigger), from_ns=begin_ns, to_ns=end_ns, wanted=_wanted(args.stations)
     )
-    for problem in index.problems:
-        print(f"talus scan: {problem}", file=sys.stderr)
+    _tell(index.problems)
     if index.slow:
         print(f"talus scan: left out, below 10 samples a second by name: {_few(sorted(index.slow))}", file=sys.stderr)
     if not units:
-        raise UsageError("nothing to scan", "are the paths, --from, --to and --stations right?")
+        raise DataError("nothing to scan", "are the paths, --from, --to and --stations right?")
     if args.dry_run:
         return _dry_run(units, folder, settings)
     told = _told(args)
     problems = [(problem.path, problem.message) for problem in index.problems]
-    folder.begin(told, settings, units, index.slow, problems)
+    before = folder.begin(told, settings, units, index.slow, problems)
+    if before is not None:
+        print(
+            f"talus scan: {args.out} held another plan: {before}\n  its results stay, and this plan takes its place",
+            file=sys.stderr,
+        )
     mine = units[part[0] - 1 :: part[1]]
     status = _run(folder, mine, settings, engine)
     if status or args.shard or args.no_merge:
         return status
     return _merge(args.out)
+
+
+def _tell(problems: Sequence[SourceProblem]) -> None:
+    """A line for each kind of problem: an archive may hold a thousand tables beside its records."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        of.setdefault((problem.message, problem.hint), []).append(problem.path)
+    for (message, hint), paths in of.items():
+        print(f"talus scan: {SourceProblem(_few(paths), message, hint)}", file=sys.stderr)
 
 
 def _run(folder: Folder, units: list[Unit], settings: Settings, engine: Engine) -> int:
@@ -254,7 +272,7 @@ def _dry_run(units: list[Unit], folder: Folder, settings: Settings) -> int:
                 except OSError:
                     sizes[name] = 0
     for station, mine in by_station.items():
-        print(f"{station}: {len(mine)} days from {mine[0].day} to {mine[-1].day}")
+        print(f"{station}: {counted(len(mine), 'day')} from {mine[0].day} to {mine[-1].day}")
     print(
         f"{len(units)} station-days, {todo} to be judged or looked at, "
         f"{len(sizes)} files to be read, {sum(sizes.values()) / 1e6:.1f} MB"
@@ -403,15 +421,18 @@ def _compare(catalogue: Path, truth: Path | None, args: argparse.Namespace) -> i
     return 0
 
 
-def _import(path: Path, url: str | None) -> int:
+def _import(path: Path, args: argparse.Namespace) -> int:
+    from sqlalchemy.engine import make_url
+
+    from desk.scan.catalogue import about_of
     from desk.scan.into_desk import load
 
-    if url is None:
-        raise UsageError(
-            "into which database?", "--db sqlite:////var/lib/talus/desk.sqlite3, as talus desk --db has it"
-        )
-    events, hours = load(path, url)
-    print(f"{events} events and {hours} station-hours of hearing are in {url}")
+    about_of(path)
+    url = desk_config(args.config, args.state, args.db).database_url
+    os.umask(0o077)  # what it writes is for the desk's user alone
+    events, heard_h, rows = load(path, url)
+    place = make_url(url).render_as_string(hide_password=True)
+    print(f"{counted(events, 'event')} and {heard_h:.1f} h heard, in {counted(rows, 'row')} of an hour, are in {place}")
     return 0
 
 

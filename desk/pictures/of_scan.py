@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.errors import DataError
 from agent.types import NS, SLOW, StationId, parse_ns
-from desk.pictures.sheet import AFTER_S, BEFORE_S, Cell, title_of
+from desk.pictures.sheet import AFTER_S, BEFORE_S, LEAD_S, Cell, title_of
 from desk.record import traces_of
 from desk.scan.catalogue import STATION_COLUMNS, about_of, read, read_ledger
 from desk.scan.ledger import HOUR_NS
@@ -32,8 +32,9 @@ def archive_of(catalogue: Path) -> list[str]:
 
 def cells_of(
     catalogue: Path, samples: Samples, limit: int, *, station: str | None, name: str | None, unsure: bool
-) -> list[Cell]:
-    """The newest events of a catalogue, or those of which the network was least sure; ``station`` is NET.STA.
+) -> tuple[list[Cell], int]:
+    """The newest events of a catalogue, or those of which the network was least sure, and of how many; ``station`` is
+    NET.STA.
 
     Raises:
         UsageError: not a catalogue.
@@ -45,13 +46,17 @@ def cells_of(
         if _is_of(row, station) and name in (None, row["source_type"]) and not (unsure and row["source_type"] == SLOW)
     )
 
+    count = 0
+
     def order(row: _ROW) -> tuple[float, str]:
+        nonlocal count
+        count += 1
         return (_doubt(row) if unsure else 0.0, row["trace_onset_time"])
 
     chosen = heapq.nlargest(limit, rows, order)
     if not chosen:
-        raise DataError(f"no event of {catalogue} matches", "leave out --station, --class or --unsure")
-    return [_cell(row, samples) for row in chosen]
+        raise nothing_of(catalogue, station)
+    return [_cell(row, samples) for row in chosen], count
 
 
 def onsets_of(catalogue: Path, station: str | None) -> Iterator[tuple[int, str]]:
@@ -65,6 +70,15 @@ def onsets_of(catalogue: Path, station: str | None) -> Iterator[tuple[int, str]]
     for row in read(catalogue, columns):
         if _is_of(row, station):
             yield parse_ns(row["trace_onset_time"]), row["source_type"]
+
+
+def nothing_of(catalogue: Path, station: str | None) -> DataError:
+    """The error where no event is as it was asked for: it names the stations that there are."""
+    if station is None:
+        return DataError(f"no event of {catalogue} matches", "is it a catalogue? leave out --class or --unsure")
+    known = sorted({".".join(row[one] for one in STATION_COLUMNS[:2]) for row in read(catalogue, STATION_COLUMNS[:2])})
+    hint = "leave out --class or --unsure" if station in known else f"it has: {', '.join(known) or 'no event'}"
+    return DataError(f"no event of {catalogue} is of {station}", hint)
 
 
 def hours_of(catalogue: Path, station: str | None) -> Mapping[int, float] | None:
@@ -89,7 +103,7 @@ def hours_of(catalogue: Path, station: str | None) -> Mapping[int, float] | None
 
 def _cell(row: _ROW, samples: Samples) -> Cell:
     onset_ns, sensor = parse_ns(row["trace_onset_time"]), StationId(*(row[name] for name in STATION_COLUMNS))
-    record = samples.record(sensor, onset_ns - round(BEFORE_S * NS), onset_ns + round(AFTER_S * NS))
+    record = samples.record(sensor, onset_ns - round((BEFORE_S + LEAD_S) * NS), onset_ns + round(AFTER_S * NS))
     return Cell(
         title_of(row["source_type"], _number(row["probability"]), sensor.short, onset_ns),
         row["source_type"],

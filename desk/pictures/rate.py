@@ -52,7 +52,10 @@ def draw(
             edges.append(_time(hour + hours / 2))
             steps.append(total)
         sums.step([*edges, _time(span[1])], [*steps, total], where="post", color=colour)
-    slides = [(hour, hours / n) for hour, kind, n in counts if kind == "landslide"]
+    # A rate of hours that were not heard is none.
+    slides = [
+        (hour, hours / n) for hour, kind, n in counts if kind == "landslide" and _is_heard(heard, hour, hours, span)
+    ]
     inverse.plot(
         [_time(hour + hours / 2) for hour, _ in slides], [value for _, value in slides], "o", markersize=3,
         color=COLOURS["landslide"],
@@ -70,6 +73,12 @@ def draw(
     inverse.set_xlim(_time(span[0]), _time(span[1]))
     picture.autofmt_xdate(rotation=0, ha="center")
     return picture
+
+
+def _is_heard(heard: Mapping[int, float] | None, hour: int, hours: int, span: tuple[int, int]) -> bool:
+    """Whether a bin was, as far as it lies in the span."""
+    inside = range(max(hour, span[0]), min(hour + hours, span[1]))
+    return heard is None or sum(heard.get(one, 0.0) for one in inside) >= FULLY * len(inside)
 
 
 def _deaf(heard: Mapping[int, float], span: tuple[int, int]) -> Iterator[tuple[int, int]]:

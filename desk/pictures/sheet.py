@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.types import format_ns
 from desk.pictures.style import COLOURS, counts_text, figure
-from desk.record import Trace
+from desk.record import Trace, band_passed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COLUMNS = 4
 BEFORE_S, AFTER_S = 5.0, 40.0
 """Of each record that is shown, about the onset."""
+LEAD_S = 10.0
+"""Before that, for the filter to settle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ def title_of(name: str, probability: float | None, station: str, onset_ns: int) 
 
 
 def draw(cells: Sequence[Cell], title: str) -> Figure:
-    """The picture; each trace fills its own cell, and its largest amplitude is written there."""
+    """The picture; each trace, band-passed as by the trigger, fills its own cell, with its largest amplitude written
+    below it."""
     rows = max(1, -(-len(cells) // COLUMNS))
     picture = figure(11.0, 0.7 + 1.25 * rows)
     places = picture.subplots(rows, COLUMNS, sharex=True, squeeze=False).ravel()
@@ -48,18 +51,20 @@ def draw(cells: Sequence[Cell], title: str) -> Figure:
         if cell.trace is None:
             place.text(0.5, 0.5, "no record", transform=place.transAxes, ha="center", fontsize=8, color="#777f87")
             continue
-        times = cell.trace.times_s
-        near = (times >= -BEFORE_S) & (times <= AFTER_S)
-        place.plot(times[near], cell.trace.samples[near], color="#1a2027", linewidth=0.5)
+        shown = band_passed(cell.trace)  # a drift would hide the event
+        near = (shown.times_s >= -BEFORE_S) & (shown.times_s <= AFTER_S)
+        place.plot(shown.times_s[near], shown.samples[near], color="#1a2027", linewidth=0.5)
         place.axvline(0, color=colour, linewidth=1)
         if cell.duration_s:
             place.axvspan(0, min(cell.duration_s, AFTER_S), color=colour, alpha=0.14, linewidth=0)
-        known = cell.trace.samples[near & np.isfinite(cell.trace.samples)]
+        known = shown.samples[near & np.isfinite(shown.samples)]
         if len(known):
+            largest = float(np.abs(known).max())
+            place.set_ylim(-1.6 * (largest or 1.0), 1.1 * (largest or 1.0))  # room for the words
             place.text(
                 0.99,
-                0.04,
-                f"{counts_text(float(np.abs(known).max()))} counts",
+                0.02,
+                f"{counts_text(largest)} counts",
                 transform=place.transAxes,
                 ha="right",
                 fontsize=6,

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from agent.errors import ConfigError, UsageError
+from agent.errors import ConfigError, DataError, in_words
 from agent.messages.payloads import QUAKEML_TYPES
 from agent.messages.schema import (
     ClassificationPart,
@@ -52,6 +52,7 @@ LEDGER_COLUMNS = (
 """``state``: ``judged``, ``no data`` (no file of that day), ``not scanned``. ``armed_h``: hours in which an event could
 have been heard, those left out in which the threshold was far above its usual (``masked_h``). ``armed_by_hour``: the
 share of each hour of the day."""
+_MERGE = "talus scan merge DIR writes it into the folder of a scan"
 _MOST_QUAKEML = 50_000
 """Events of which QuakeML is written without being asked for: they take 80 MB."""
 _ROWS = 50_000
@@ -123,8 +124,7 @@ def merge(
         progress: told how many of the units are done, now and then.
 
     Raises:
-        UsageError: there is no scan in the folder.
-        DataError: a result is damaged.
+        DataError: there is no scan in the folder, or a result is damaged.
         ConfigError: ``parquet`` without pyarrow.
     """
     merged, about = Merged(), folder.about()
@@ -180,11 +180,11 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Iterator[dict[str, str
         columns: those that it must have; of a Parquet file only these are read.
 
     Raises:
-        UsageError: no such file, or not a catalogue.
+        DataError: no such file, or not a catalogue.
         ConfigError: a Parquet file without pyarrow.
     """
     file = path / "catalogue.csv" if path.is_dir() else path
-    hint = f"a catalogue of talus scan, or a table with {', '.join(columns[:5])}"
+    hint = _MERGE if path.is_dir() else f"a catalogue of talus scan, or a table with {', '.join(columns[:5])}"
     yield from (_read_parquet if file.suffix == ".parquet" else _rows)(file, columns, hint)
 
 
@@ -192,10 +192,10 @@ def read_ledger(path: Path, columns: Sequence[str] = LEDGER_COLUMNS) -> Iterator
     """Rows of the ledger beside a catalogue, by the names of ``LEDGER_COLUMNS``, as text.
 
     Raises:
-        UsageError: there is none, or it lacks one of ``columns``.
+        DataError: there is none, or it lacks one of ``columns``.
     """
     folder = path if path.is_dir() else path.parent
-    yield from _rows(folder / "ledger.csv", columns, "talus scan merge DIR writes it beside the catalogue")
+    yield from _rows(folder / "ledger.csv", columns, _MERGE)
 
 
 def heard(path: Path) -> dict[int, float]:
@@ -203,7 +203,7 @@ def heard(path: Path) -> dict[int, float]:
     that are not there were not heard.
 
     Raises:
-        UsageError: there is no ledger beside the catalogue.
+        DataError: there is no ledger beside the catalogue.
     """
     shares: dict[int, float] = {}
     sensors: set[tuple[str, ...]] = set()
@@ -283,13 +283,15 @@ def about_of(path: Path) -> dict[str, Any]:
     """What the scan of a catalogue was: settings, bundle, command.
 
     Raises:
-        UsageError: there is no such file beside the catalogue.
+        DataError: there is no such file beside the catalogue.
     """
     file = (path if path.is_dir() else path.parent) / "catalogue.json"
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "name the folder of a scan, or its catalogue")
     try:
         found: dict[str, Any] = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file}: {error}", "talus scan merge DIR writes it beside the catalogue") from None
+        raise _unreadable(file, error, _MERGE) from None
     return found
 
 
@@ -403,13 +405,17 @@ def _rows(file: Path, columns: Sequence[str], hint: str) -> Iterator[dict[str, s
             _check_columns(file, columns, reader.fieldnames or (), hint)
             yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file}: {error}", hint) from None
+        raise _unreadable(file, error, hint) from None
+
+
+def _unreadable(file: Path, error: Exception, hint: str) -> DataError:
+    return DataError(f"{file} cannot be read: {in_words(error)}", hint)
 
 
 def _check_columns(file: Path, columns: Sequence[str], there: Iterable[str], hint: str) -> None:
     lacking = set(columns).difference(there)
     if lacking:
-        raise UsageError(f"{file} lacks the columns {', '.join(sorted(lacking)[:5])}", hint)
+        raise DataError(f"{file} lacks the columns {', '.join(sorted(lacking)[:5])}", hint)
 
 
 def _arrow() -> Any:
@@ -432,7 +438,7 @@ def _read_parquet(file: Path, columns: Sequence[str], hint: str) -> Iterator[dic
                 for row in batch.to_pylist():
                     yield {name: _text(value) for name, value in row.items()}
     except (OSError, arrow.ArrowException) as error:
-        raise UsageError(f"{file}: {error}", hint) from None
+        raise _unreadable(file, error, hint) from None
 
 
 def _text(value: object) -> str:

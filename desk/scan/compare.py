@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import DataError, UsageError
+from agent.errors import DataError, TalusError, UsageError, in_words
 from agent.types import LABELS, NS, SLOW, parse_ns
 from desk.scan.catalogue import CLASSES, STATION_COLUMNS, read, read_ledger
 
@@ -111,7 +111,7 @@ def read_truth(path: Path, confidences: Sequence[str] = ()) -> list[Truth]:
     the table. ``confidences``: those that count; empty for all.
 
     Raises:
-        UsageError: not such a table.
+        DataError: not such a table.
     """
     streams = _streams(path.with_name("streams.csv"))
     found = []
@@ -120,7 +120,7 @@ def read_truth(path: Path, confidences: Sequence[str] = ()) -> list[Truth]:
             reader = csv.DictReader(file)
             lacking = {"start", "end", "label"} - set(reader.fieldnames or ())
             if lacking:
-                raise UsageError(f"{path} lacks the columns {', '.join(sorted(lacking))}", "see talus docs scan")
+                raise DataError(f"{path} lacks the columns {', '.join(sorted(lacking))}", "see talus docs scan")
             for row in reader:
                 if confidences and row.get("confidence") not in confidences:
                     continue
@@ -128,8 +128,12 @@ def read_truth(path: Path, confidences: Sequence[str] = ()) -> list[Truth]:
                     row.get("stream") or "", frozenset()
                 )
                 found.append(Truth(parse_ns(row["start"]), parse_ns(row["end"]), row["label"], named))
-    except (OSError, UnicodeDecodeError, csv.Error, DataError) as error:
-        raise UsageError(f"{path}: {error}", "it needs start, end (ISO 8601) and label") from None
+    except TalusError as error:
+        raise DataError(f"{path}: {error.message}", "it needs start, end (ISO 8601) and label") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read: {in_words(error)}", "it needs start, end (ISO 8601) and label"
+        ) from None
     return found
 
 
@@ -272,7 +276,7 @@ def read_review(path: Path) -> Reviewed:
     """What a person says of a sample: in the column ``reviewed`` the class that it is; empty where not looked at yet.
 
     Raises:
-        UsageError: not such a table, or a word in it that is no class.
+        DataError: not such a table, or a word in it that is no class.
     """
     result, counts = Reviewed(), dict[str, Counter[str]]()
     try:
@@ -283,11 +287,13 @@ def read_review(path: Path) -> Reviewed:
                 if not said:
                     result.open += 1
                 elif said not in CLASSES:
-                    raise UsageError(f"{path}, line {number}: {said!r} is no class", f"write {', '.join(CLASSES)}")
+                    raise DataError(f"{path}, line {number}: {said!r} is no class", f"write {', '.join(CLASSES)}")
                 else:
                     counts.setdefault(kind, Counter())[said] += 1
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
-        raise UsageError(f"{path}: {error}", f"it needs the columns {', '.join(REVIEWED)}") from None
+        raise DataError(
+            f"{path} cannot be read: {in_words(error)}", f"it needs the columns {', '.join(REVIEWED)}"
+        ) from None
     result.found = counts
     result.right = {kind: Share(said[kind], sum(said.values())) for kind, said in counts.items()}
     return result

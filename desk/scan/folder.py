@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from agent import __version__
 from agent.atomic import replace_file
-from agent.errors import DataError, UsageError
+from agent.errors import DataError, UsageError, in_words
 from agent.inference import open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.types import StationId
@@ -81,8 +82,9 @@ class Folder:
         units: Sequence[Unit],
         slow: Iterable[str],
         problems: Iterable[tuple[str, str]],
-    ) -> None:
-        """Write down what is asked for; the plan before it, if it was another, no longer counts.
+    ) -> str | None:
+        """Write down what is asked for; the plan before it, if it was another, no longer counts. Returns the command
+        of that other plan.
 
         Raises:
             UsageError: the folder cannot be written, or is one of something else.
@@ -111,15 +113,17 @@ class Folder:
             for unit in units:
                 plan.setdefault(str(unit.station), []).append([unit.from_ns, unit.to_ns])
             codes = {str(unit.station): _codes(unit.station) for unit in units}
+            before = self.about().command if (self.path / "scan.json").is_file() else command
             self._put("plan.json", {"sensors": codes, "units": plan})
             self._put("scan.json", about)
+            return None if list(before) == list(command) else shlex.join(before)
         except OSError as error:
             raise UsageError(f"{self.path}: {error.strerror}", "name a folder that you may write") from None
 
     def about(self) -> About:
         """
         Raises:
-            UsageError: there is no scan in the folder.
+            DataError: there is no scan in the folder.
         """
         found = self._get("scan.json")
         return About(
@@ -131,7 +135,7 @@ class Folder:
         """Every unit, by day and sensor.
 
         Raises:
-            UsageError: there is no scan in the folder.
+            DataError: there is no scan in the folder.
         """
         found = self._get("plan.json")
         planned = [
@@ -249,9 +253,9 @@ class Folder:
         try:
             found: dict[str, Any] = json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
-            raise UsageError(f"{self.path} holds no scan", "talus scan ARCHIVE --out DIR makes one") from None
+            raise DataError(f"{self.path} holds no scan", "talus scan ARCHIVE --out DIR makes one") from None
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self.path / name}: {error}", "run the scan again") from None
+            raise DataError(f"{self.path / name} cannot be read: {in_words(error)}", "run the scan again") from None
         return found
 
 
@@ -259,8 +263,7 @@ def results(folder: Folder) -> Iterator[tuple[Planned, Result | None]]:
     """Every unit of the plan with its result, by day and sensor; None where it is missing.
 
     Raises:
-        UsageError: there is no scan in the folder.
-        DataError: a result is damaged.
+        DataError: there is no scan in the folder, or a result is damaged.
     """
     digest = folder.about().digest
     for planned in folder.plan():

@@ -17,12 +17,12 @@ from desk.store.store import Arrival, Store
 _BATCH = 500
 
 
-def load(path: Path, url: str) -> tuple[int, int]:
+def load(path: Path, url: str) -> tuple[int, float, int]:
     """Store every event and every hour of a catalogue; what is there already stays as it is. Returns how many events
-    and station-hours there were.
+    there were, the hours that were heard, and the rows of an hour that say so.
 
     Raises:
-        UsageError: no catalogue.
+        DataError: no catalogue.
         ConfigError: not a database that the desk can use.
         DeliveryError: the database refuses; the same again goes on.
     """
@@ -45,8 +45,9 @@ def load(path: Path, url: str) -> tuple[int, int]:
             begin = parse_ns(f"{row['day']}T00:00:00Z") // HOUR_NS
             for number, share in enumerate(row["armed_by_hour"].split()):
                 heard.setdefault((station, begin + number), []).append(float(share))
-        _put_heard(store, {place: min(shares) for place, shares in heard.items()})
-        return events, len(heard)
+        shares = {place: min(several) for place, several in heard.items()}
+        _put_heard(store, shares)
+        return events, sum(shares.values()), len(shares)
     finally:
         store.close()
 

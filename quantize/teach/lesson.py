@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agent.alert.evidence import encode
 from agent.dsp.window import Preparation
-from agent.errors import BundleError, DataError, SourceError
+from agent.errors import BundleError, DataError, SourceError, UsageError
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, Calibration, open_bundle
 from agent.inference.selftest import read_golden
 from agent.sources.records import read_records
@@ -43,12 +43,14 @@ def teach(
     Raises:
         DataError: a table or a record cannot be read, or there are too few labels.
         BundleError: the bundle cannot be taught, or it was taught events that these labels do not hold.
+        UsageError: ``target`` holds something else than what the site was taught before.
     """
     parent = open_bundle(bundle)
     bank, earlier = require_bank(parent), taught_of(parent)
     labelled = read_site(folder) if folder is not None else []
     rows = together(labelled, read_site(reviews, reviewed=True)) if reviews is not None else labelled
     named = site or (earlier.site if earlier else (folder or reviews or target).resolve().name)
+    _require_replaceable(target, named)
     events = tuple(sorted({row.event for row in rows}))
     if earlier is not None:
         missing = set(earlier.learned) - {digest(event) for event in events}
@@ -77,6 +79,22 @@ def teach(
         return f"{report}\nNo bundle is written.", lesson.refused
     manifest = write_taught(target, parent, lesson, named, events)
     return f"{report}\n{target}: {manifest.name} {manifest.version}, parent {parent.manifest.version}", ()
+
+
+def _require_replaceable(target: Path, site: str) -> None:
+    """
+    Raises:
+        UsageError: the folder is there, is not empty, and holds no bundle that was taught this site.
+    """
+    if not target.exists() or (target.is_dir() and next(target.iterdir(), None) is None):
+        return
+    try:
+        taught = taught_of(open_bundle(target))
+    except BundleError:
+        taught = None
+    if taught is None or taught.site != site:
+        held = "no taught bundle" if taught is None else f"the bundle of {taught.site}"
+        raise UsageError(f"{target} holds {held}: it is not replaced", "give --out a new folder")
 
 
 def _differences(parent: Bundle, network: Features, windows: SiteWindows) -> NDArray[np.float64]:
