@@ -185,6 +185,17 @@ def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(data
     assert [title for _, title in way.notes] == ["XX.SLP is silent", "XX.SLP is well again"]
 
 
+@pytest.mark.parametrize("imported", [True, False], ids=["from an archive", "without an agent of its own"])
+def test_who_has_never_said_how_it_is_cannot_fall_silent(database: str, imported: bool) -> None:
+    store, sender, way = desk(database, ANN)
+    watch = StationWatch(store, Calls([ANN]), FaultDelays())
+    store.ingest([Arrival("XX.SLP", event(0, phase="end"), START_NS, imported=imported)])
+    for minute in range(60):
+        watch.look(START_NS + minute * MINUTE)
+        sender.send_due(START_NS + minute * MINUTE)
+    assert way.notes == []
+
+
 def test_a_link_acknowledges_without_a_login_and_only_its_own_alert(database: str, tmp_path: Path) -> None:
     store, _, _ = desk(database, ANN)
     links = Links.of(tmp_path)

@@ -16,7 +16,7 @@ from test_formats import state
 from agent.errors import ConfigError, DataError
 from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.schema import HealthMessage, HearingHealth, PositionPart, StationPart
-from agent.types import LABELS, NS, StationId, format_ns
+from agent.types import LABELS, NS, StationId, format_ns, place_of
 from desk.store import answers, queries, tables, thinning
 from desk.store.store import Arrival, Store
 from desk.web.views import hearing_words
@@ -214,6 +214,42 @@ def test_the_queue_shows_the_least_sure_first_and_nothing_that_is_answered(store
     answers.answer(store, ANN, [silent.id], answers.Answer("noise"), START_NS)
     with store.engine.connect() as connection:
         assert [row.uid for row in queries.queue(connection)] == [unsure.id, sure.id]
+
+
+def test_what_was_imported_stands_behind_what_stations_send_also_in_a_database_from_before(
+    store: Store, database: str
+) -> None:
+    """Protects whoever reviews and looks at *Now* and *Counts* from an archive's events, stations and hours."""
+    old = event(0, phase="end", sensor="XX.OLD.00.HH", classification=verdict(abstained=True))
+    before = event(0, phase="end", onset_ns=START_NS + NS, classification=None, reason="it failed")
+    store.ingest([Arrival(place_of(body.station), body, START_NS, imported=True) for body in (old, before)])
+    with store.writing() as connection:
+        hour = {"hour": START_NS // HOUR - 1, "messages": 0, "degraded": 0, "armed": 0.5, "reasons": "[]"}
+        key = store.station_id(connection, "XX.OLD", 0)
+        connection.execute(insert(tables.health_hour).values(station_id=key, **hour))
+        assert queries.stations(connection) == []
+        assert len(queries.coverage(connection, None, START_NS - HOUR, START_NS)) == 1
+    sure = event(3, onset_ns=START_NS + 2 * NS, classification=verdict(probability=0.99))
+    store.ingest(arrivals(sure, "online"))
+    with store.writing() as connection:
+        mine = hour | {"station_id": store.station_id(connection, "XX.SLP", START_NS), "hour": START_NS // HOUR}
+        connection.execute(insert(tables.health_hour).values(mine))
+        connection.execute(update(tables.event).where(tables.event.c.doubt < 0).values(doubt=1.0))
+        connection.execute(update(tables.station).values(heard_ns=START_NS))
+        connection.execute(update(tables.version).values(number=7))
+    for opened in (store, Store(database)):
+        with opened.reading() as connection:
+            queue = [row.uid for row in queries.queue(connection)]
+            drawn = {row.uid for row in queries.random_unreviewed(connection, 9, imported=True)}
+            live = [row.code for row in queries.stations(connection)]
+            known = {row.code: row.status(START_NS + HOUR) for row in queries.stations(connection, imported=True)}
+            heard = queries.coverage(connection, None, START_NS, START_NS + HOUR)
+    opened.close()
+    assert (queue[0], drawn, live) == (sure.id, {old.id, before.id}, ["XX.SLP"])
+    assert (known, len(heard)) == ({"XX.OLD": "imported", "XX.SLP": "silent"}, 1)
+    store.ingest([Arrival("XX.OLD", event(0, sensor="XX.OLD.00.HH", onset_ns=START_NS + HOUR), START_NS)])
+    with store.reading() as connection:
+        assert [row.code for row in queries.stations(connection)] == ["XX.OLD", "XX.SLP"]
 
 
 def test_a_database_of_a_newer_program_is_refused(database: str) -> None:

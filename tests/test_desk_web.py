@@ -157,7 +157,15 @@ def test_a_slow_event_is_called_so_and_a_drill_leaves_no_station_behind(desk: tu
     page = client.get(f"/event/{slow.id}", headers=headers).text
     assert '<span class="class slow">slow</span>' in page
     assert "judges no slow events" in page
-    assert "XX.SIMULATE" not in client.get("/", headers=headers).text
+    archived = event(0, phase="end", sensor="XX.OLD.00.HH")
+    store.ingest([Arrival("XX.OLD", archived, START_NS, imported=True)])
+    now = client.get("/", headers=headers).text
+    assert 'data-station="XX.SIMULATE"' not in now
+    assert 'data-station="XX.OLD"' not in now
+    assert ">2026-03-01 00:00:00</time>" in now[now.index("heard <time") :]
+    assert [one["code"] for one in client.get("/api/v1/stations", headers=headers).json()["stations"]] == ["XX.SLP"]
+    assert "known from an archive alone" in client.get(f"/event/{archived.id}", headers=headers).text
+    assert client.get("/day?station=XX.OLD", headers=headers).status_code == 200
     assert "XX.SLP" in client.get("/day", headers=headers).text
 
 

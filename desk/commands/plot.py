@@ -158,8 +158,8 @@ def _day(args: argparse.Namespace) -> None:
 
     begin_ns = parse_ns(f"{args.date}T00:00:00Z")
     with _desk(args) as desk, desk.store.reading() as connection:
-        if not queries.stations(connection, [args.station]):
-            known = ", ".join(row.code for row in queries.stations(connection)) or "none"
+        if not queries.stations(connection, [args.station], imported=True):
+            known = ", ".join(row.code for row in queries.stations(connection, imported=True)) or "none"
             raise DataError(f"the desk knows no station {args.station}", f"it knows: {known}")
         wanted = queries.Filter(station=args.station, from_ns=begin_ns, to_ns=begin_ns + DAY_NS)
         rows = queries.events(connection, wanted, limit=10_000)

@@ -36,7 +36,7 @@ def load(path: Path, url: str) -> tuple[int, float, int]:
                 body = message(row, about, number)
                 station = f"{row['station_network_code']}.{row['station_code']}"
                 # When it was received is when it happened: an import is no news.
-                arrivals.append(Arrival(station, body, parse_ns(body.timing.data)))
+                arrivals.append(Arrival(station, body, parse_ns(body.timing.data), imported=True))
             store.ingest(arrivals)
             events += len(batch)
         heard: dict[tuple[str, int], list[float]] = {}
@@ -58,7 +58,7 @@ def _put_heard(store: Store, shares: Mapping[tuple[str, int], float]) -> None:
         upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         rows = [
             {
-                "station_id": store.station_id(connection, station, hour * HOUR_NS), "hour": hour, "messages": 0,
+                "station_id": store.station_id(connection, station, 0), "hour": hour, "messages": 0,
                 "degraded": 0, "armed": share, "reasons": "[]",
             }
             for (station, hour), share in shares.items()

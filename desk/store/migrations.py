@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, insert, inspect, select, text, update
+from sqlalchemy import Connection, delete, insert, inspect, select, text, update
 
 from agent.errors import ConfigError
 from desk.store import tables
@@ -105,6 +105,19 @@ def _name_slow_events(connection: Connection) -> None:
     connection.execute(update(tables.event).where(slow).values({"class": tables.SLOW}))
 
 
+def _tell_imported(connection: Connection) -> None:
+    """What was imported is told from what stations sent: of a station's own event, the end is never the first."""
+    e, s = tables.event.c, tables.station.c
+    imported = (e.revision == 0) & e.ended
+    connection.execute(update(tables.event).where(imported).values(doubt=e.doubt - tables.IMPORTED))
+    of_events = select(tables.sensor.c.station_id).select_from(tables.event.join(tables.sensor))
+    told, sent = of_events.where(imported), of_events.where(~imported)
+    silent = s.availability.is_(None) & s.health_ns.is_(None) & s.state.is_(None)
+    connection.execute(update(tables.station).where(silent, s.id.in_(told), s.id.not_in(sent)).values(heard_ns=0))
+    never = select(s.code).where(s.heard_ns == 0)
+    connection.execute(delete(tables.trouble).where(tables.trouble.c.station.in_(never)))
+
+
 def _divide_by_month(connection: Connection) -> None:
     """Partitions of what goes by its age, where the database has them."""
     if connection.dialect.name == "postgresql":
@@ -112,7 +125,7 @@ def _divide_by_month(connection: Connection) -> None:
 
 
 STEPS: tuple[Callable[[Connection], None], ...] = (
-    _add_envelope, _count_by_day, _add_health_day, _index_calls, _divide_by_month, _name_slow_events,
+    _add_envelope, _count_by_day, _add_health_day, _index_calls, _divide_by_month, _name_slow_events, _tell_imported,
 )  # fmt: skip
 """From layout 1 to 2, from 2 to 3, and so on. A step is never changed once it is released."""
 

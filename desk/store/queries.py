@@ -52,6 +52,8 @@ class EventRow:
     review: str | None
     alert: str | None
     """``raise severe``, ``retract severe``; None where there was none."""
+    imported: bool
+    """From an archive: no station has sent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ class StationRow:
         """How the station is, in one word: what it says itself, unless it cannot say it any more."""
         if self.availability in ("offline", "stopped"):
             return self.availability
+        if self.availability is None and self.health is None and self.state is None:
+            # It has never said how it is, as one without an agent of its own: it cannot fall silent.
+            return "unknown" if self.heard_ns else "imported"
         if now_ns - self.heard_ns > QUIET_NS:
             return "silent"
         return str((self.health or {}).get("status", "unknown"))
@@ -211,7 +216,7 @@ def peaks_before(connection: Connection, row: EventRow) -> list[float]:
 
 
 def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) -> list[EventRow]:
-    """Ended events that nobody has answered, those first of which the network was least sure."""
+    """Ended events that nobody has answered, those first of which the network was least sure; imported ones last."""
     # The words of the partial index, which the database would not recognise in another form.
     statement = (
         _event_columns()
@@ -222,8 +227,11 @@ def queue(connection: Connection, *, limit: int = PAGE, exercise: bool = False) 
     return [_event_row(row) for row in connection.execute(statement)]
 
 
-def random_unreviewed(connection: Connection, limit: int, *, exercise: bool = False) -> list[EventRow]:
-    """Ended events that nobody has answered, drawn at random: one near each of some random keys."""
+def random_unreviewed(
+    connection: Connection, limit: int, *, exercise: bool = False, imported: bool = False
+) -> list[EventRow]:
+    """Ended events that nobody has answered, imported or not, drawn at random: one near each of some random keys. They
+    are fewer than ``limit`` where most of those that are stored are of the other kind."""
     top = connection.execute(select(func.max(t.event.c.id))).scalar_one() or 0
     statement = (
         _event_columns()
@@ -233,16 +241,18 @@ def random_unreviewed(connection: Connection, limit: int, *, exercise: bool = Fa
         .limit(1)
     )
     found: dict[int, EventRow] = {}
-    for _ in range(limit if top else 0):
+    for _ in range(4 * limit if top else 0):
+        if len(found) == limit:
+            break
         row = connection.execute(statement, {"least": 1 + secrets.randbelow(top)}).first()
-        if row is not None:
+        if row is not None and (row.doubt < 0) == imported:
             found[row.id] = _event_row(row)
     return list(found.values())
 
 
-def stations(connection: Connection, codes: Sequence[str] | None = None) -> list[StationRow]:
+def stations(connection: Connection, codes: Sequence[str] | None = None, *, imported: bool = False) -> list[StationRow]:
     """All stations, or those of some codes, by code; without those that came, told nothing of themselves and stopped,
-    as a drill (``talus simulate``) does."""
+    as a drill (``talus simulate``) does. ``imported``: also those of an archive, which have sent the desk nothing."""
     found = []
     statement = select(t.station).order_by(t.station.c.code)
     if codes is not None:
@@ -251,6 +261,8 @@ def stations(connection: Connection, codes: Sequence[str] | None = None) -> list
     statement = statement.where(
         or_(s.health_ns.is_not(None), s.state.is_not(None), s.availability.is_distinct_from("stopped"))
     )
+    if not imported:
+        statement = statement.where(s.heard_ns != 0)
     for row in connection.execute(statement):
         position = None
         if row.latitude is not None and row.longitude is not None:
@@ -369,7 +381,7 @@ def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: i
     """Hours (since 1970) of which the station told anything, with the share of time in which it could trigger; where
     that was not told, 1 for an hour without a fault and 0 for one that was degraded throughout. Each hour of an old
     day has the day's. Without a station: of the one that heard least, and no hour of which one of those that ever told
-    something told nothing."""
+    something told nothing; stations of an archive count only where there are no others."""
     h, d = t.health_hour.c, t.health_day.c
     first, last = from_ns // HOUR_NS, -(-to_ns // HOUR_NS)
     # The database counts: of 500 stations a month has 360,000 rows.
@@ -381,8 +393,15 @@ def coverage(connection: Connection, station: str | None, from_ns: int, to_ns: i
         hours, days = hours.where(h.station_id == mine), days.where(d.station_id == mine)
     else:
         # Of each station on its own, so that not every hour is read.
-        told = or_(exists().where(h.station_id == t.station.c.id), exists().where(d.station_id == t.station.c.id))
-        needed = connection.execute(select(func.count()).select_from(t.station).where(told)).scalar_one()
+        s = t.station.c
+        told = or_(exists().where(h.station_id == s.id), exists().where(d.station_id == s.id))
+        number = select(func.count()).select_from(t.station).where(told)
+        needed = connection.execute(number.where(s.heard_ns != 0)).scalar_one()
+        if needed:
+            imported = select(s.id).where(s.heard_ns == 0)
+            hours, days = hours.where(h.station_id.not_in(imported)), days.where(d.station_id.not_in(imported))
+        else:
+            needed = connection.execute(number).scalar_one()
     found: dict[int, tuple[float, int]] = {}
     for day, least, number in connection.execute(days.group_by(d.day)):
         for hour in range(max(first, 24 * day), min(last, 24 * day + 24)):
@@ -435,7 +454,7 @@ def _event_columns(*more: Any) -> Select[Any]:
     told = select(t.alert.c.action + " " + t.alert.c.severity).where(t.alert.c.uid == e.uid).limit(1).scalar_subquery()
     return select(
         e.id, e.uid, t.sensor.c.code, e.onset_ns, e.revision, e.ended, e["class"].label("name"), e.label, e.probability,
-        e.ratio,
+        e.ratio, e.doubt,
         e.duration_s, e.peak_counts, e.exercise, e.review, told.label("told"), *more,
     ).join(t.sensor)  # fmt: skip
 
@@ -457,6 +476,7 @@ def _event_row(row: Row[Any]) -> EventRow:
         row.exercise,
         None if row.review is None else LABELS[row.review],
         row.told,
+        row.doubt < 0,
     )
 
 

@@ -92,6 +92,8 @@ class Arrival:
     station: str
     body: Payload | str
     received_ns: int
+    imported: bool = False
+    """Of an archive: no station has sent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class Store:
         self._read_error: str | None = None
         self._write_error: str | None = None
         self._stations: dict[str, int] = {}
+        self._sending: set[str] = set()
+        """Stations that are known to have sent something."""
         self._declared: dict[str, dict[str, Any]] = {}
         """Positions of stations as the agent that works on their data tells them."""
         self._sensors: dict[str, int] = {}
@@ -188,6 +192,7 @@ class Store:
             except BaseException as error:
                 # Keys of rows that were not committed.
                 self._stations.clear()
+                self._sending.clear()
                 self._sensors.clear()
                 if isinstance(error, exc.DBAPIError) and not isinstance(error, (exc.DataError, exc.IntegrityError)):
                     self._write_error = f"the desk's database refuses: {_why(error)}"
@@ -202,6 +207,7 @@ class Store:
         if any(isinstance(arrival.body, (HealthMessage, MinMaxMessage)) for arrival in arrivals):
             self._keep_up(max(arrival.received_ns for arrival in arrivals))
         with self.writing() as connection:
+            self._note_senders(connection, arrivals)
             changed: dict[tuple[str, str], int] = {}
             events = _newest_last([a for a in arrivals if isinstance(a.body, EventMessage)])
             self._ingest_events(connection, events, changed)
@@ -310,14 +316,16 @@ class Store:
         verdict = body.classification
         return {
             "uid": body.id,
-            "sensor_id": self.sensor_id(connection, arrival.station, body.station, arrival.received_ns),
+            "sensor_id": self.sensor_id(
+                connection, arrival.station, body.station, 0 if arrival.imported else arrival.received_ns
+            ),
             "onset_ns": parse_ns(body.onset),
             "revision": body.revision,
             "ended": body.phase == "end",
             "class": class_of(body.kind, verdict),
             "label": None if verdict is None else LABELS.index(verdict.label),
             "probability": None if verdict is None else verdict.probability,
-            "doubt": doubt_of(verdict),
+            "doubt": doubt_of(verdict) - (t.IMPORTED if arrival.imported else 0.0),
             "ratio": body.detection.ratio,
             "duration_s": body.detection.duration_s,
             "peak_counts": body.detection.peak_counts,
@@ -387,8 +395,16 @@ class Store:
 
     # -- stations
 
+    def _note_senders(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
+        """Stations that were known from an archive alone, and send something now, are stations like the others."""
+        for arrival in arrivals:
+            if not arrival.imported and arrival.station not in self._sending:
+                only_imported = (t.station.c.code == arrival.station) & (t.station.c.heard_ns == 0)
+                connection.execute(update(t.station).where(only_imported).values(heard_ns=arrival.received_ns))
+                self._sending.add(arrival.station)
+
     def station_id(self, connection: Connection, code: str, heard_ns: int) -> int:
-        """The key of a station, which is made where it is new."""
+        """The key of a station, which is made where it is new. ``heard_ns`` is 0 for what is imported."""
         if code not in self._stations:
             row = {"code": code, "heard_ns": heard_ns, **self._declared.get(code, {})}
             connection.execute(self._upsert(t.station).on_conflict_do_nothing(index_elements=["code"]), [row])

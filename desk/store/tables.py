@@ -35,6 +35,8 @@ CLASSES = (*LABELS, "undecided", "unclassified", "slow")
 ALERTED = tuple(name for name in CLASSES if name != "undecided")
 """Labels that an alert may have, and so what a silence may name."""
 
+IMPORTED = 10.0
+"""Taken from the doubt of an imported event, so that in the order of doubt it stands behind those of stations."""
 ALL_SENSORS = 0
 """Stands in ``tally`` for all sensors together."""
 
@@ -60,7 +62,8 @@ station = Table(
     Column("elevation_m", Float),
     Column("heard_ns", BigInteger, nullable=False),
 )
-"""``heard_ns``: when the desk last received anything of it. ``health`` and ``state`` are the newest messages."""
+"""``heard_ns``: when the desk last received anything of it; 0 where all that is known of it was imported. ``health``
+and ``state`` are the newest messages."""
 
 sensor = Table(
     "sensor",
@@ -105,7 +108,7 @@ event = Table(
     Index("event_exercise", "onset_ns", sqlite_where=text("exercise"), postgresql_where=text("exercise")),
 )  # fmt: skip
 """The newest revision of each event. ``class`` is what a reviewer says, or else the network; ``doubt`` is 0 where the
-network is certain and 1 where it could not tell."""
+network is certain and 1 where it could not tell; less by ``IMPORTED`` of what was imported and no station sent."""
 
 revision = Table(
     "revision",

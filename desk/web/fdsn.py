@@ -60,7 +60,7 @@ async def query(request: Request) -> Response:
         return Response(status_code=without)
 
     def ask(connection: Connection) -> tuple[list[queries.EventRow], dict[str, Any]]:
-        places = {row.code: row.position for row in queries.stations(connection)}
+        places = {row.code: row.position for row in queries.stations(connection, imported=True)}
         if "eventid" in given:
             found = queries.event(connection, given["eventid"].rpartition("/")[2])
             return ([found[0]] if found else []), places

@@ -50,7 +50,7 @@ def neighbours(
 ) -> list[Neighbour]:
     """The stations near an event's, the nearest first. ``others``: events of other sensors about the same time."""
     place = place_of(row.sensor)
-    stations = {one.code: one for one in queries.stations(connection)}
+    stations = {one.code: one for one in queries.stations(connection, imported=True)}
     here = stations.get(place)
     seen = {place_of(other.sensor): other for other in sorted(others, key=lambda o: -abs(o.onset_ns - row.onset_ns))}
     near = []
@@ -67,8 +67,8 @@ def neighbours(
 
 
 def _silence_words(connection: Connection, station: queries.StationRow, row: queries.EventRow, now_ns: int) -> str:
-    if now_ns - row.onset_ns < LIVE_NS:
-        status = station.status(now_ns)
+    status = station.status(now_ns)
+    if now_ns - row.onset_ns < LIVE_NS and status != "imported":
         return "nothing" if status in ("ok", "degraded") else f"{status}, heard nothing"
     told = queries.coverage(connection, station.code, row.onset_ns, row.onset_ns + 1)
     return "nothing" if told and told[0][1] > 0 else "was not heard"

@@ -47,6 +47,7 @@ templates.env.globals |= {
     "ALERTED": tables.ALERTED,
     "VERSION": __version__,
     "moment": views.moment,
+    "clock": views.clock,
     "distance": glance.span_words,
 }
 
@@ -104,6 +105,7 @@ async def event(request: Request) -> Response:
             return None
         row, body = found
         station = place_of(row.sensor)
+        known = queries.stations(connection, [station], imported=True)
         around = queries.Filter(station=station, from_ns=row.onset_ns - DAY_NS, to_ns=row.onset_ns + DAY_NS)
         rows, others = queries.events(connection, around, limit=1000), queries.neighbours(connection, row)
         reviews = select(tables.review).where(tables.review.c.event_id == row.key).order_by(tables.review.c.id.desc())
@@ -128,7 +130,7 @@ async def event(request: Request) -> Response:
                 for one in connection.execute(reviews)
             ],
             "record": connection.execute(record).mappings().first(),
-            "station": next((views.station(one) for one in queries.stations(connection, [station])), None),
+            "station": next(map(views.station, known), None),
         }  # fmt: skip
 
     answer = await read(request, ask)
@@ -210,11 +212,11 @@ async def review(request: Request) -> Response:
 
     def ask(connection: Connection) -> dict[str, Any]:
         rows = queries.queue(connection, limit=60, exercise=exercise)
+        imported = bool(rows) and rows[0].imported
+        drawn = queries.random_unreviewed(connection, 10, exercise=exercise, imported=imported)
         done = select(func.count()).select_from(tables.event).where(tables.event.c.review.is_not(None))
         return {
-            "events": [
-                views.event(row) for row in mixed(rows, queries.random_unreviewed(connection, 10, exercise=exercise))
-            ],
+            "events": [views.event(row) for row in mixed(rows, drawn)],
             "exercise": exercise,
             "exercises": bool(queries.queue(connection, limit=1, exercise=True)),
             "reviewed": connection.execute(done).scalar_one(),
@@ -228,6 +230,8 @@ def mixed(unsure: list[queries.EventRow], random: list[queries.EventRow]) -> lis
     rest = [row for row in random if row.key not in {one.key for one in unsure}]
     found: list[queries.EventRow] = []
     for place, row in enumerate(unsure, start=1):
+        if row.imported and rest and not rest[0].imported:
+            found, rest = found + rest, []
         found.append(row)
         if place % 9 == 0 and rest:
             found.append(rest.pop())
@@ -376,7 +380,7 @@ async def day(request: Request) -> Response:
         raise HTTPException(400, f"`date` is from {FIRST_DAY} to {LAST_DAY}")
 
     def ask(connection: Connection) -> dict[str, Any]:
-        codes = [row.code for row in queries.stations(connection)]
+        codes = [row.code for row in queries.stations(connection, imported=True)]
         if station and station not in codes:
             raise HTTPException(404, f"there is no station {station[:40]}")
         newest = queries.events(connection, queries.Filter(to_ns=time.time_ns() + DAY_NS), limit=1)

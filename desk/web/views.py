@@ -16,6 +16,12 @@ def moment(time_ns: int | None) -> str | None:
     return None if time_ns is None else f"{format_ns(time_ns)[:23]}Z"
 
 
+def clock(text: str) -> str:
+    """The time of day of what ``moment`` gives, UTC, with its date where that is not today."""
+    day, time_of_day = text[:10], text[11:19]
+    return time_of_day if day == (moment(time.time_ns()) or "")[:10] else f"{day} {time_of_day}"
+
+
 def span_words(time_ns: int) -> str:
     """``95 s``, ``12 min``, ``3.4 h``."""
     seconds = time_ns / NS
@@ -89,7 +95,7 @@ def calls(row: queries.AlertRow) -> list[dict[str, Any]]:
 
 
 def station(row: queries.StationRow, now_ns: int | None = None) -> dict[str, Any]:
-    """A station, with ``status``: ok, degraded, starting, silent, offline or stopped."""
+    """A station, with ``status``: ok, degraded, starting, silent, offline, stopped, imported or unknown."""
     now_ns = time.time_ns() if now_ns is None else now_ns
     health, state = row.health or {}, row.state or {}
     return {

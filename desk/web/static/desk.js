@@ -54,9 +54,15 @@ export function timeText(iso, seconds = true) {
   return `${y}-${two(mo)}-${two(d)} ${two(h)}:${two(mi)}${seconds ? `:${two(s)}` : ""}`;
 }
 
+function clockText(iso) {
+  // With its date where that is not today.
+  const [text, today] = [timeText(iso), timeText(new Date(Date.now() + skew)).slice(0, 10)];
+  return text.slice(0, 10) === today ? text.slice(11) : text;
+}
+
 export function showTimes(root = document) {
   for (const node of root.querySelectorAll("time[data-utc]")) node.textContent = timeText(node.dataset.utc);
-  for (const node of root.querySelectorAll("time[data-clock]")) node.textContent = timeText(node.dataset.clock).slice(11);
+  for (const node of root.querySelectorAll("time[data-clock]")) node.textContent = clockText(node.dataset.clock);
   for (const node of root.querySelectorAll(".tz")) node.textContent = zone();
 }
 
@@ -81,7 +87,7 @@ export function element(tag, properties = {}, ...children) {
 }
 
 export function callWords(call) {
-  const time = call.time ? element("time", { data: { clock: call.time } }, timeText(call.time).slice(11)) : null;
+  const time = call.time ? element("time", { data: { clock: call.time } }, clockText(call.time)) : null;
   return element("span", {}, call.words, time ? " " : null, time, " ");
 }
 
@@ -101,7 +107,8 @@ export function eventRow(row) {
     element("td", {},
       row.ended ? null : element("span", { class: "going" }, "going on "),
       row.alert ? element("span", { class: "alert-word" }, row.alert_words) : null,
-      row.exercise ? element("span", { class: "exercise-word" }, " exercise") : null),
+      row.exercise ? element("span", { class: "exercise-word" }, " exercise") : null,
+      row.imported ? element("span", { class: "dim" }, " imported") : null),
   ];
   return element("tr", { class: row.exercise ? "exercise" : "", data: { id: row.id, onset: row.onset } }, ...cells);
 }
