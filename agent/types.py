@@ -472,6 +472,11 @@ def counted(number: int, noun: str) -> str:
     return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def waiting(number: int) -> str:
+    """``1 message waits``, ``2 messages wait``."""
+    return f"{counted(number, 'message')} wait{'s' if number == 1 else ''}"
+
+
 def format_ns(ns: int) -> str:
     """ISO 8601 UTC with nine decimals, exact."""
     seconds, rest = divmod(ns, NS)

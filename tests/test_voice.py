@@ -300,7 +300,7 @@ def test_a_way_out_that_hangs_is_a_reason_until_it_goes_on(tmp_path: Path, monke
     wait_for(sink.reasons)
     [reason] = sink.reasons()
     assert (reason.code, reason.about) == ("output_failed", "file")
-    assert "is not written yet; 1 messages wait" in reason.text
+    assert "is not written yet; 1 message waits" in reason.text
     sink.goes_on.set()
     wait_for(lambda: not sink.reasons())
     assert sink.stop()

@@ -17,7 +17,7 @@ from agent.commands.options import add_broker, settings_of
 from agent.config.broker import DEFAULT_PREFIX
 from agent.errors import INTERRUPTED, DataError, UsageError
 from agent.messages.payloads import Message, Priority
-from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, counted, format_ns
+from agent.types import MAX_BLOCK_S, Event, SampleBlock, StationId, StreamId, counted, format_ns, waiting
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -140,7 +140,7 @@ def main(args: argparse.Namespace) -> int:
     if rest and delivery and rest.waiting:
         why = f": {rest.error}" if rest.error else ""
         print(
-            f"talus replay: {counted(rest.waiting, 'message')} wait in {delivery.path}{why}\n"
+            f"talus replay: {waiting(rest.waiting)} in {delivery.path}{why}\n"
             "  hint: the next replay to this broker sends them",
             file=sys.stderr,
         )

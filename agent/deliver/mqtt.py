@@ -42,7 +42,7 @@ from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_alert, topic, with_handed
 from agent.reasons import Reason
-from agent.types import StationId
+from agent.types import StationId, waiting
 
 IGNORE_S = 600.0
 """How long a sender of more than can be held is ignored: what goes out matters more than what comes in."""
@@ -169,8 +169,8 @@ class MqttSink:
             self._begin(connection)
             self._announce(connection, ONLINE, time.monotonic() + self._sender.patience_s)
             self._answered, self._unanswered = True, 0
-            address, waiting = self._settings.address, self._cursor.depth
-            _log.info("connected to %s, MQTT %s, %d messages wait", address, connection.protocol, waiting)
+            address, depth = self._settings.address, self._cursor.depth
+            _log.info("connected to %s, MQTT %s, %s", address, connection.protocol, waiting(depth))
             self._sender.run(connection, self._end_by)
             self._retained.drop(self._availability)
             self._announce(connection, STOPPED, self._give_up_at)

@@ -18,6 +18,7 @@ from agent.deliver.outbox import Cursor
 from agent.errors import TalusError, in_words
 from agent.messages.payloads import Message
 from agent.reasons import Reason
+from agent.types import waiting
 
 MOST_UNSTORED = 1000
 _BATCH = 100
@@ -189,7 +190,7 @@ class BatchSink(ABC):
             error = f"what was begun {waited_s:.0f} s ago is not written yet"
         if error is None:
             return []
-        return [Reason("output_failed", f"outputs.{name}: {error}; {self._cursor.depth} messages wait", name)]
+        return [Reason("output_failed", f"outputs.{name}: {error}; {waiting(self._cursor.depth)}", name)]
 
     def _run(self) -> None:
         waits = delays(*_WAIT_S)

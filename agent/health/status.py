@@ -38,7 +38,7 @@ from agent.messages.schema import (
     parse,
 )
 from agent.messages.text import digits, printable
-from agent.types import NS, format_ns, parse_ns
+from agent.types import NS, format_ns, parse_ns, waiting
 
 FILE = "status.json"
 MAX_BYTES = 1_000_000
@@ -310,7 +310,7 @@ def _broker(health: HealthMessage) -> str:
     link, box = health.link, health.outbox
     blind = "" if link.protocol != "3.1.1" else " (which does not tell what the broker refuses)"
     text = f"connected, MQTT {link.protocol}{blind}" if link.connected else f"NOT CONNECTED: {link.error or 'trying'}"
-    text += f"; {box.depth} messages wait"
+    text += f"; {waiting(box.depth)}"
     if box.depth:
         text += f" (oldest {span(box.oldest_s)})"
     faults = ((box.dropped, "dropped"), (box.set_aside, "set aside"), (box.held, "held in memory"))

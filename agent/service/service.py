@@ -48,7 +48,7 @@ from agent.service.monitor import Monitor
 from agent.service.remote_orders import Tunables
 from agent.service.threads import Runner
 from agent.sources import SourceProblem
-from agent.types import Event, Evidence, StationId, format_ns
+from agent.types import Event, Evidence, StationId, format_ns, waiting
 
 if TYPE_CHECKING:
     from agent.service.remote_orders import RemoteOrders
@@ -206,7 +206,7 @@ class Service:
             if delivery:
                 rest = delivery.close()
                 if rest.waiting:
-                    _log.warning("%d messages wait in %s for the next start", rest.waiting, delivery.path)
+                    _log.warning("%s in %s for the next start", waiting(rest.waiting), delivery.path)
 
     def _install_signal_handlers(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -24,7 +24,7 @@ from agent.messages.text import readable
 from agent.reasons import Reason, of
 from agent.service.assemble import Fed, Line
 from agent.sources import Counting, Resumable, Source, Telling
-from agent.types import Discard, Event, SampleBlock, format_ns
+from agent.types import Discard, Event, SampleBlock, format_ns, waiting
 
 if TYPE_CHECKING:
     from agent.config.file import TunablesConfig
@@ -222,7 +222,7 @@ class Runner:
         """What is wrong with the way in and out."""
         found = []
         if self.held:
-            text = f"{self.held} messages wait in memory: the disk refuses them"
+            text = f"{waiting(self.held)} in memory: the disk refuses them"
             found.append(Reason("disk_refuses", text))
         if self._held_lost:
             text = f"{self._held_lost} events or alerts were lost: the disk refused them, and memory was full"
@@ -356,7 +356,7 @@ class Runner:
                     self._held.popleft()
         except DeliveryError as error:
             self._retry_at = time.monotonic() + PUT_RETRY_S
-            self._throttled.warn(f"{len(self._held)} messages wait in memory: {error}", key="disk")
+            self._throttled.warn(f"{waiting(len(self._held))} in memory: {error}", key="disk")
             return
         if self._retry_at:
             self._retry_at = 0.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agent.commands.options import add_broker, settings_of
 from agent.config.explain import escaped
 from agent.errors import ControlError, UsageError
+from agent.types import counted
 from desk.commands.options import VALID_DAYS, add_wait, station_named
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _list(args: argparse.Namespace) -> int:
     else:
         print(_table([_HEAD, *(_line(member, now_ns) for member in members)]))
     ill = sum(member.fault(now_ns) is not None for member in members)
-    print(f"talus fleet: {len(members)} stations, {ill} not well", file=sys.stderr)
+    print(f"talus fleet: {counted(len(members), 'station')}, {ill} not well", file=sys.stderr)
     return int(ill > 0 or not members)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import ConfigError, DataError, TalusError, UsageError
-from agent.types import NS, format_ns, parse_ns
+from agent.types import NS, counted, format_ns, parse_ns
 from desk.commands.options import desk_config
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _day(args: argparse.Namespace) -> None:
         drum = drum_of(connection, desk.records, args.station, begin_ns)
     marks = [Mark((row.onset_ns - begin_ns) / NS, row.duration_s or 1.0, row.name) for row in reversed(rows)]
     save(draw(drum, marks, f"{args.station}, {args.date}"), args.out)
-    print(f"{args.out}  {len(marks)} events")
+    print(f"{args.out}  {counted(len(marks), 'event')}")
 
 
 def _sheet(args: argparse.Namespace) -> None:
@@ -180,9 +180,10 @@ def _sheet(args: argparse.Namespace) -> None:
     order = "the least sure first" if args.unsure else "the newest first"
     if args.catalogue is not None:
         cells, count = _cells_of_scan(args)
-        some = f"{len(cells)} of {count}" if count > len(cells) else f"{count}"
-        save(draw(cells, f"{some} {args.name or 'events'}, {order}"), args.out)
-        print(f"{args.out}  {len(cells)} events")
+        some = f"{len(cells)} of " if count > len(cells) else ""
+        what = f"{count} {args.name}" if args.name else counted(count, "event")
+        save(draw(cells, f"{some}{what}, {order}"), args.out)
+        print(f"{args.out}  {counted(len(cells), 'event')}")
         return
     if args.archive:
         raise UsageError("--archive goes with a catalogue", "talus plot sheet CATALOGUE --archive PATH -o PICTURE")
@@ -200,8 +201,8 @@ def _sheet(args: argparse.Namespace) -> None:
         if not rows:
             raise DataError("no event of the desk matches", "leave out --station, --class or --unsure")
         cells = [_cell(desk.records, row) for row in rows]
-    save(draw(cells, f"{len(cells)} events, {order}"), args.out)
-    print(f"{args.out}  {len(cells)} events")
+    save(draw(cells, f"{counted(len(cells), 'event')}, {order}"), args.out)
+    print(f"{args.out}  {counted(len(cells), 'event')}")
 
 
 def _cells_of_scan(args: argparse.Namespace) -> tuple[list[Cell], int]:
@@ -294,7 +295,7 @@ def _rate(args: argparse.Namespace) -> None:
             "--station, or --from and --to, show them closer",
             file=sys.stderr,
         )
-    print(f"{args.out}  {sum(n for *_, n in counts)} events")
+    print(f"{args.out}  {counted(sum(n for *_, n in counts), 'event')}")
 
 
 def _time(text: str) -> int:

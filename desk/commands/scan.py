@@ -207,7 +207,8 @@ def _run(folder: Folder, units: list[Unit], settings: Settings, engine: Engine) 
     finally:
         progress.close()
     print(
-        f"talus scan: {made} station-days judged, {same} as they were, {failed} failed; {progress.summary()}",
+        f"talus scan: {counted(made, 'station-day')} judged, {same} as they were, {failed} failed; "
+        f"{progress.summary()}",
         file=sys.stderr,
     )
     return 1 if failed else 0
@@ -274,8 +275,8 @@ def _dry_run(units: list[Unit], folder: Folder, settings: Settings) -> int:
     for station, mine in by_station.items():
         print(f"{station}: {counted(len(mine), 'day')} from {mine[0].day} to {mine[-1].day}")
     print(
-        f"{len(units)} station-days, {todo} to be judged or looked at, "
-        f"{len(sizes)} files to be read, {sum(sizes.values()) / 1e6:.1f} MB"
+        f"{counted(len(units), 'station-day')}, {todo} to be judged or looked at, "
+        f"{counted(len(sizes), 'file')} to be read, {sum(sizes.values()) / 1e6:.1f} MB"
     )
     return 0
 
@@ -398,8 +399,8 @@ def _totals(merged: Merged) -> str:
     heard_days = merged.armed_s / 86_400
     rate = f"; {merged.events / heard_days:.1f} a day that was heard" if heard_days else ""
     return (
-        f"{merged.units} station-days, {merged.recorded_s / 3600:.1f} h recorded, {merged.armed_s / 3600:.1f} h heard; "
-        f"{merged.events} events ({counts}){rate}"
+        f"{counted(merged.units, 'station-day')}, {merged.recorded_s / 3600:.1f} h recorded, "
+        f"{merged.armed_s / 3600:.1f} h heard; {counted(merged.events, 'event')} ({counts}){rate}"
     )
 
 
@@ -415,7 +416,8 @@ def _compare(catalogue: Path, truth: Path | None, args: argparse.Namespace) -> i
     sample: Path | None = args.review_sample
     if sample is not None and not sample.exists():
         count = draw_sample(catalogue, sample, args.per_class)
-        print(f"{sample}: {count} events drawn; write into the column reviewed what each is, then the same again")
+        drawn = counted(count, "event")
+        print(f"{sample}: {drawn} drawn; write into the column reviewed what each is, then the same again")
     elif sample is not None:
         print(review_words(read_review(sample)))
     return 0
