@@ -177,6 +177,7 @@ def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(
     assert grey[2] > 1.2 * grey[1], "hours that one of two sensors did not hear"
     catalogue.write_text("trace_onset_time,source_type\n2016-03-01T01:10:00Z,landslide\n2026-03-01T01:10:00Z,slow\n")
     drawn(capsys, "rate", catalogue, "-o", tmp_path / "years.png")
+    assert "0.0 h heard in 3652 days: --station, or --from and --to" in capsys.readouterr().err
     assert all(has(pixels(tmp_path / "years.png")[40:220, 60:], label, 60) for label in ("landslide", "slow")), "bars"
     assert grey[0] == 0
     assert grey[1] > 20_000, "hours that were not heard are grey"
