@@ -220,7 +220,7 @@ def test_after_a_restart_the_log_names_the_events_that_were_sent(
 ) -> None:
     """Identifier, revision and phase are those of the message, also where an event goes on that an earlier run began,
     and where one is ended that does not come again."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     runs = Runs()
     runs.run(3 * 304)
     runs.run(3 * 424)
@@ -233,7 +233,7 @@ def test_after_a_restart_the_log_names_the_events_that_were_sent(
 
 
 def test_the_log_names_the_events_of_the_site(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     names = ("XX.SLP", "XX.TOP")
     site = CoincidenceJudge(CoincidenceConfig(stations=names), StationId("XX", "SITE", "", ""), blindness(ALERTING))
     other = StationId("XX", "TOP", "00", "HH")
