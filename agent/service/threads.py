@@ -388,16 +388,14 @@ class EventLog:
         """Write the line about a revision."""
         verdict = event.classification
         says = (None, False) if verdict is None else (verdict.label, verdict.abstained)
-        is_news = event.phase == "end" or self._said.pop(event.id, None) != says
-        if event.phase != "end":
+        is_last, before = event.phase == "end", self._said.pop(event.id, None)
+        if not is_last:
             self._said[event.id] = says
             if len(self._said) > MOST_LOGGED:
                 self._said.popitem(last=False)
-        else:
-            self._said.pop(event.id, None)
         nothing = "slow" if event.swell is not None else f"no verdict ({event.reason})"
         said = nothing if verdict is None else f"{verdict.label} {verdict.probability:.2f}"
         doubt = " (abstained)" if verdict is not None and verdict.abstained else ""
         why = "" if event.decision is None else f"; {event.decision.code}: {event.decision.reason}"
-        level = logging.INFO if is_news else logging.DEBUG
+        level = logging.INFO if is_last or before != says else logging.DEBUG
         _log.log(level, "%s %s r%d: %s%s%s", event.id, event.phase, event.revision, said, doubt, why)
