@@ -367,7 +367,7 @@ class Health:
         for sensor, (letters, until_s) in self._expected.items():
             absent = sorted(letter for letter in letters if (sensor, letter) not in come)
             if absent and time.time() < until_s:
-                text = f"no samples from {sensor} ({', '.join(absent)}) since the start, which came before it"
+                text = f"no samples from {sensor} ({', '.join(absent)}) since this start, which the run before had"
                 yield Reason("channels_silent", text, str(sensor))
 
     def _left_out(
