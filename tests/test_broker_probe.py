@@ -122,8 +122,9 @@ def test_with_mqtt_3_1_1_only_what_comes_back_is_known(tmp_path: Path, capsys: p
     """The broker acknowledges what its list forbids, and drops it."""
     with running(tmp_path, acl(tmp_path, f"readwrite {SLP}/event", f"write {SLP}/#")) as broker:
         mqtt = f"{{host: 127.0.0.1, port: {broker.port}, protocol: 3.1.1}}"
-        _, found = doctor(write_config(tmp_path, "", source=SIMULATOR, mqtt=mqtt), capsys)
-        assert found["topics"][0].startswith("--   topics       MQTT 3.1.1 does not tell what the access list forbids")
+        status, found = doctor(write_config(tmp_path, "", source=SIMULATOR, mqtt=mqtt), capsys)
+        assert status == 1
+        assert found["topics"][0].startswith("BAD  topics       MQTT 3.1.1 does not tell what the access list forbids")
         assert "1 topics are allowed" in found["topics"][0]
         assert f"{SLP}/alert" in found["topics"][0]
         acl(tmp_path, f"readwrite {SLP}/#")

@@ -274,9 +274,11 @@ def _broker(config: Config) -> Iterator[Finding]:
     if report.unknown:
         detail = (
             f"MQTT 3.1.1 does not tell what the access list forbids: {len(report.allowed)} topics are allowed, "
-            f"nothing can be said of {', '.join(report.unknown)}"
+            f"what was sent to {', '.join(report.unknown)} did not come back"
         )
-        yield Finding("skip", "topics", detail, "use a broker with MQTT 5, or look into its access list and log")
+        own = report.unknown[0].rsplit("/", 1)[0]
+        hint = f"let user {settings.username or '(none)'} write and read {own}/#, or use a broker with MQTT 5"
+        yield Finding("bad", "topics", detail, hint)
     if report.orders_refused:
         hint = "topic read PREFIX/NET/STA/config/set, model/set, model/chunk and command (talus docs mqtt)"
         yield Finding("bad", "orders", "the broker refuses the subscription to remote orders", hint)

@@ -42,6 +42,12 @@ MAX_UNSENT = 10_000
 PACKETS = 100
 """Packets at most that one ``pump`` reads."""
 
+LARGEST = 256 * 1024
+"""Bytes of the largest packet that is read where no subscription says another size."""
+
+ASK_AGAIN_S = 60.0
+"""A topic that may not be listened to is asked for again after so long."""
+
 _log = logging.getLogger(__name__)
 
 _QOS = 1
@@ -116,7 +122,14 @@ class Connection:
         self._unsubscribed = False
         self._handler_error: Exception | None = None
         self._subscription: Subscription | None = None
-        self._framing = Framing(None)
+        self.listens: set[str] = set()
+        """Topics of ``listen`` that the broker has granted."""
+        self.deaf_to: dict[str, float] = {}
+        """Topics of ``listen`` that it has refused, and when they were asked for (monotonic clock, s)."""
+        self._listeners: dict[str, Callable[[Received], None]] = {}
+        self._asked: dict[int, tuple[str, float]] = {}
+        """Subscriptions of ``listen`` that are not answered, by their number."""
+        self._framing = Framing(LARGEST)
         self._answered = 0
         self._client_id = client_id
 
@@ -158,6 +171,30 @@ class Connection:
     def subscribed(self) -> bool:
         """Whether the broker has answered the subscription, if there is one."""
         return self._subscription is None or len(self._granted) >= len(self._subscription.filters)
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a subscription of ``listen`` has no answer yet."""
+        return bool(self._asked)
+
+    @property
+    def largest_incoming(self) -> int:
+        """Bytes of the largest packet that may come in, its header apart."""
+        return self._framing.largest
+
+    def listen(self, topic: str, handler: Callable[[Received], None]) -> None:
+        """Subscribe to one topic, unless that is done, so that what is published after it is handed to ``handler``."""
+        now = time.monotonic()
+        if now - self.deaf_to.get(topic, -ASK_AGAIN_S) < ASK_AGAIN_S or (
+            topic in self._listeners and topic not in self.deaf_to
+        ):
+            return
+        self.deaf_to.pop(topic, None)
+        self._listeners[topic] = handler
+        self._client.on_message = self._on_message
+        _, token = self._client.subscribe(topic, _QOS)
+        if token is not None:
+            self._asked[token] = (topic, now)
 
     def publish(
         self,
@@ -272,7 +309,7 @@ class Connection:
     def close(self, timeout_s: float = 1.0) -> None:
         """Say goodbye, so that the broker does not publish the will."""
         if self._client.is_connected() and self._handler_error is None:
-            if self._subscription is not None:
+            if self._subscription is not None or self._listeners:
                 self._round_trip(timeout_s)
             self._client.disconnect()
             deadline = time.monotonic() + timeout_s
@@ -322,9 +359,9 @@ class Connection:
         client.tls_set_context(followed(None if settings.tls is None else _tls_context(settings.tls)))
         if will_topic is not None:
             client.will_set(will_topic, OFFLINE, _QOS, retain=True)
+        client.manual_ack_set(True)
         if subscription is not None:
             self._framing = Framing(subscription.largest)
-            client.manual_ack_set(True)
             client.on_message = self._on_message
             self._subscription = subscription
         properties = _connect_properties(subscription) if five else None
@@ -431,12 +468,16 @@ class Connection:
             self._goodbye = code
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        if self._subscription is None:
-            return
         try:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
+        if (listener := self._listeners.get(topic)) is not None:
+            listener(Received(topic, bytes(message.payload), message.retain))
+            self._client.ack(message.mid, message.qos)
+            return
+        if self._subscription is None:
+            return
         correlation = getattr(message.properties, "CorrelationData", None)
         token = message.mid if message.qos else 0
         received = Received(topic, bytes(message.payload), message.retain, correlation, token)
@@ -454,8 +495,15 @@ class Connection:
         self._unsubscribed = True
 
     def _on_subscribe(
-        self, _client: Client, _data: object, _token: int, codes: list[ReasonCode], _properties: Properties | None
+        self, _client: Client, _data: object, token: int, codes: list[ReasonCode], _properties: Properties | None
     ) -> None:
+        if (asked := self._asked.pop(token, None)) is not None:
+            topic, at = asked
+            if any(code.is_failure for code in codes):
+                self.deaf_to[topic] = at
+            else:
+                self.listens.add(topic)
+            return
         if self._subscription is None or len(self._granted) >= len(self._subscription.filters):
             return
         self._granted += codes[: len(self._subscription.filters)]

@@ -16,6 +16,8 @@ acknowledged stays in the outbox, and a refusal never stops the rest:
   acknowledged what it had not written down;
 - an alert that the disk refuses is sent all the same (`send_now`), before all else; once the disk takes it, it is sent
   again as what it then is, a copy;
+- with MQTT 3.1.1, where an acknowledgement may hide a refusal, a message counts as acknowledged when it has come back,
+  where the station hears itself (``Echoes``);
 - a message that connections die with is sent alone; if they die with it even so, it is put on hold, and a second one of
   its topic puts the topic on hold, so that what a broker chokes on cannot block the others for ever.
 """
@@ -34,6 +36,7 @@ from typing import Literal
 from agent.backoff import Backoff, ThrottledLog, delays
 from agent.config.broker import MqttSettings
 from agent.deliver.connection import REFUSED, Ack, Connection, Subscription, UnwantedError, refusal_hint
+from agent.deliver.echoes import Echoes
 from agent.deliver.outbox import Cursor, Entry
 from agent.deliver.outbox_file import TOO_LARGE, packet_bytes
 from agent.deliver.reasons import LinkStatus, Refusal, of_connection
@@ -42,7 +45,7 @@ from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
 from agent.messages.payloads import ONLINE, STOPPED, Message, Priority, largest_alert, topic, with_handed
 from agent.reasons import Reason
-from agent.types import StationId, waiting
+from agent.types import StationId, counted, waiting
 
 IGNORE_S = 600.0
 """How long a sender of more than can be held is ignored: what goes out matters more than what comes in."""
@@ -146,6 +149,7 @@ class MqttSink:
                 self._connected, self._error = None, error.message
                 if isinstance(error, UnwantedError):
                     self._ignore_until = time.monotonic() + IGNORE_S
+                    self._sender.echoes.pause()
                 if self._stopping.is_set():
                     break
                 self._throttled.warn(f"no connection to the broker: {error}")
@@ -240,6 +244,8 @@ class MqttSink:
             unheard_alert_s=None if alert_at is None else now - alert_at,
             refused=counters.refused,
             refusals=self._sender.refusals.all(),
+            unseen=self._sender.echoes.unseen,
+            kept=self._sender.echoes.kept,
             packet_limit=self._packet_limit,
             orders=self._orders(),
             error=self._error or self._sender.last_refusal,
@@ -255,6 +261,8 @@ class MqttSink:
 
 
 _NO_SUBSCRIBERS = 0x10
+_NOT_BACK = "it is acknowledged and does not come back (MQTT 3.1.1)"
+_NOT_BACK_HINT = "let the station write and read there, in the broker's access list, or use a broker with MQTT 5"
 _HOPELESS = frozenset({0x90, TOO_LARGE, 0x99})
 """Topic name invalid, packet too large, payload format invalid: the same message will be refused for ever."""
 
@@ -292,10 +300,16 @@ class Refusals:
             count, since = (0, time.monotonic()) if known is None else (known.count, known.since)
             self._topics[topic] = Refusal(topic, reason, count + 1, since)
 
-    def lift(self, topic: str) -> None:
-        """A message on this topic was acknowledged."""
+    def lift(self, topic: str) -> str | None:
+        """A message on this topic was acknowledged; returns why one before it was refused, None if none was."""
         with self._lock:
-            self._topics.pop(topic, None)
+            known = self._topics.pop(topic, None)
+        return None if known is None else known.reason
+
+    def topics(self) -> set[str]:
+        """The refused topics."""
+        with self._lock:
+            return set(self._topics)
 
     def all(self) -> tuple[Refusal, ...]:
         """The refused topics, in the order of the first refusal."""
@@ -323,6 +337,17 @@ class _Sent:
     message: Message
     entry: Entry | None
     at: float
+    echo: bytes | None = None
+    """See ``Echoes.expect``."""
+
+    @property
+    def topic(self) -> str:
+        return self.message.topic
+
+    @property
+    def row(self) -> int | None:
+        """Row of an alert in the outbox."""
+        return self.entry.id if self.entry is not None and self.message.priority == Priority.ALERT else None
 
     @property
     def urgent(self) -> bool:
@@ -339,6 +364,7 @@ class Sender:
     def __init__(self, settings: MqttSettings, cursor: Cursor, retained: Retained) -> None:
         self.counters = Counters()
         self.refusals = Refusals()
+        self.echoes: Echoes[_Sent] = Echoes()
         self.last_refusal: str | None = None
         self._settings = settings
         self._cursor = cursor
@@ -389,24 +415,27 @@ class Sender:
         self._retained.all_stale()
         self._acks = 0
         self._topic_backoff.clear()  # this broker, or its access list, may be another one
+        self._cursor.release(self.echoes.begin(connection))
         self._requeue_too_large(connection.maximum_packet)
         self._fresh.set()
         try:
             while True:
-                idle = not self._send(connection) and not self._sent
+                idle = not self._send(connection) and not self._sent and not self.echoes.awaited
                 deadline = end_by()
                 if deadline is not None and (idle or time.monotonic() >= deadline):
                     self._delete_acknowledged(0)
                     break
                 for ack in connection.pump(_TICK_S if deadline is None else 0.05):
                     self._on_ack(ack)
+                self._settle_echoes()
                 self._delete_acknowledged()
                 self._check_ack_timeout()
         except DeliveryError:
             self._count_losses()
             raise
         finally:
-            self._cursor.release([sent.entry.id for sent in self._sent.values() if sent.entry is not None])
+            unsure = [*self._sent.values(), *self.echoes.end()]
+            self._cursor.release([sent.entry.id for sent in unsure if sent.entry is not None])
             self._sent.clear()
             self._release_acknowledged()
 
@@ -433,8 +462,9 @@ class Sender:
         if room <= 0 or not (fresh or 2 * room >= window):
             return 0
         held = [*self._topic_backoff.active(), *self._blocking_backoff.active()]
+        held += self.echoes.busy(window, self.refusals.topics())
         unstored = self._unstored.first(held)
-        if unstored is not None and not any(sent.urgent for sent in self._sent.values()):
+        if unstored is not None and not any(sent.urgent for sent in (*self._sent.values(), *self.echoes.awaited)):
             # One at a time, so that they arrive in order; for the rest the next turn is soon enough.
             self._publish(connection, unstored, None)
             return 1
@@ -468,6 +498,7 @@ class Sender:
         elif not message.retain:
             payload = with_handed(payload, time.time_ns())
         try:
+            echo = self.echoes.expect(message.topic, payload)
             token = connection.publish(
                 message.topic,
                 payload,
@@ -478,7 +509,7 @@ class Sender:
         except ValueError as error:
             self._refuse(_Sent(message, entry, 0.0), 0x90, str(error))
             return
-        self._sent[token] = _Sent(message, entry, time.monotonic())
+        self._sent[token] = _Sent(message, entry, time.monotonic(), echo)
 
     def _on_ack(self, ack: Ack) -> None:
         sent = self._sent.pop(ack.token, None)
@@ -492,7 +523,14 @@ class Sender:
         if ack.code >= REFUSED:
             self._refuse(sent, ack.code, ack.reason)
             return
-        self._count_acknowledged(sent.message, ack.code != _NO_SUBSCRIBERS)
+        known = self.echoes.acknowledged(sent)
+        if known == "unknown" and self.refusals.lift(sent.topic) == _NOT_BACK:
+            self.echoes.doubt(sent.topic)
+        if known != "awaited":
+            self._take_as_acknowledged(sent, has_subscriber=ack.code != _NO_SUBSCRIBERS)
+
+    def _take_as_acknowledged(self, sent: _Sent, *, has_subscriber: bool = True) -> None:
+        self._count_acknowledged(sent.message, has_subscriber)
         self.refusals.lift(sent.message.topic)
         self._topic_backoff.lift(sent.message.topic)
         self._blocking_backoff.lift(sent.message.topic)
@@ -504,6 +542,23 @@ class Sender:
             self._cursor.acknowledge([sent.entry.id])
             self._acknowledged.append((sent.entry.id, time.monotonic()))
 
+    def _settle_echoes(self) -> None:
+        """What came back is acknowledged, and what did not is refused."""
+        settled = self.echoes.settle()
+        for sent in settled.back:
+            self._take_as_acknowledged(sent)
+        for sent in settled.dropped:
+            self._refuse(sent, None, _NOT_BACK)
+        if settled.again:
+            _log.warning("%s sent again: the broker may have dropped them", counted(len(settled.again), "alert"))
+            lingering = {row_id for row_id, _ in self._acknowledged}.intersection(settled.again)
+            self._acknowledged = deque(one for one in self._acknowledged if one[0] not in lingering)
+            self._cursor.release(settled.again)
+            self._fresh.set()
+        lingering = {row_id for row_id, _ in self._acknowledged}
+        if done := [row_id for row_id in (*settled.proven, *settled.expired) if row_id not in lingering]:
+            self._acknowledged.extendleft((row_id, -LINGER_S) for row_id in done)
+
     def _count_acknowledged(self, message: Message, has_subscriber: bool) -> None:
         counters = self.counters
         counters.acknowledged += 1
@@ -512,7 +567,8 @@ class Sender:
             counters.unheard_alerts += not has_subscriber
             counters.unheard_alert_at = None if has_subscriber else time.monotonic()
 
-    def _refuse(self, sent: _Sent, code: int, reason: str) -> None:
+    def _refuse(self, sent: _Sent, code: int | None, reason: str) -> None:
+        """``code``: of MQTT 5, None where the broker said nothing."""
         name = sent.message.topic
         self.counters.refused += 1
         self.last_refusal = f"{name}: refused by the broker: {reason}"
@@ -533,7 +589,8 @@ class Sender:
             return
         self._topic_backoff.add(name)
         self.refusals.add(name, reason)
-        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {refusal_hint(code)}")
+        hint = _NOT_BACK_HINT if code is None else refusal_hint(code)
+        self._throttled.warn(f"{self.last_refusal}; it is kept and tried again\n  hint: {hint}")
         if sent.entry is not None:
             self._cursor.release([sent.entry.id])
         elif not sent.urgent:
@@ -546,7 +603,7 @@ class Sender:
         if not due:
             return
         with self._disk_may_refuse():
-            self._cursor.delete(due)
+            self._cursor.delete([row_id for row_id in due if not self.echoes.is_kept(row_id)])
             for row_id in due:
                 self._acknowledged.popleft()
                 self._handed.pop(row_id, None)
@@ -554,6 +611,7 @@ class Sender:
     def _release_acknowledged(self) -> None:
         """The connection is lost: what was acknowledged last is sent again, unless that has been done often enough."""
         again = [row_id for row_id, _ in self._acknowledged]
+        self.echoes.release(again)
         self._acknowledged.clear()
         self._repeats = {row_id: self._repeats.get(row_id, 0) + 1 for row_id in again}
         exhausted = [row_id for row_id, count in self._repeats.items() if count > MOST_REPEATS]

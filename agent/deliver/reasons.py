@@ -46,9 +46,10 @@ class LinkStatus:
 
     ``unheard`` counts what the broker acknowledged with the remark that nobody subscribes to it (MQTT 5),
     ``unheard_alerts`` the alerts among it, the newest of them ``unheard_alert_s`` ago (None: the newest had a
-    subscriber). ``refusals`` are the topics that the broker refuses now, ``packet_limit`` the size of the largest
-    packet that it takes (None: it told no limit). ``orders``: whether it lets the station listen; ``ignored``: it sent
-    more than can be held. ``error`` is why the link is down, or what the broker refused last."""
+    subscriber). ``refusals`` are the topics that the broker refuses now; ``unseen`` those that it may refuse without a
+    word (MQTT 3.1.1: nothing comes back), and ``kept`` the alerts that it may have dropped so. ``packet_limit`` is the
+    size of the largest packet that it takes (None: it told no limit). ``orders``: whether it lets the station listen;
+    ``ignored``: it sent more than can be held. ``error`` is why the link is down, or what the broker refused last."""
 
     connected: bool = False
     connected_s: float = 0.0
@@ -63,6 +64,8 @@ class LinkStatus:
     unheard_alert_s: float | None = None
     refused: int = 0
     refusals: tuple[Refusal, ...] = ()
+    unseen: tuple[str, ...] = ()
+    kept: int = 0
     packet_limit: int | None = None
     orders: Literal["none", "heard", "refused", "ignored"] = "none"
     error: str | None = None
@@ -100,6 +103,12 @@ def _refusals(link: LinkStatus, alert_bytes: int) -> Iterator[Reason]:
         times = "" if refusal.count == 1 else f" ({refusal.count} times)"
         text = f"the broker refuses {refusal.topic}: {refusal.reason}{times}"
         yield Reason("alert_refused" if is_alert else "topic_refused", text, refusal.topic)
+    if link.unseen:
+        names = ", ".join(name.rsplit("/", 1)[-1] for name in link.unseen)
+        kept = f"; {counted(link.kept, 'alert')} kept" if link.kept else ""
+        text = f"MQTT 3.1.1 does not tell what the broker drops, and nothing comes back of {names}{kept}"
+        own = link.unseen[0].rsplit("/", 1)[0]
+        yield Reason("not_confirmed", f"{text}: let this account read {own}/#, or use MQTT 5")
     if link.packet_limit is not None and link.packet_limit < alert_bytes:
         text = f"the broker takes packets of {link.packet_limit} bytes at most; an alert may have {alert_bytes}"
         yield Reason("packet_limit", text)

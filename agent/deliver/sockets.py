@@ -21,6 +21,8 @@ _QOS_2 = frozenset({0x50, 0x62, 0x70})
 """First bytes of PUBREC, PUBREL, PUBCOMP."""
 _MOST_DIGITS = 4
 """Bytes of a packet's length."""
+MAX_PACKET = 128**_MOST_DIGITS - 1
+"""Most bytes of a packet after its header that MQTT allows."""
 _READ_AHEAD = 32 * 1024
 """Bytes that are read at once."""
 
@@ -68,7 +70,7 @@ class Framing:
         """``largest``: most bytes of a packet after its header, None for what MQTT allows (256 MB)."""
         self.publications = 0
         """PUBLISH packets that have begun to come in."""
-        self._largest = largest
+        self.largest = MAX_PACKET if largest is None else largest
         self._in_header = False
         self._length = self._digits = self._left = 0
 
@@ -105,8 +107,8 @@ class Framing:
     def _add_digit(self, byte: int) -> None:
         self._length |= (byte & 0x7F) << (7 * self._digits)
         self._digits += 1
-        if self._largest is not None and self._length > self._largest:
-            raise UnwantedPacketError(f"a packet of {self._length} bytes or more, at most {self._largest} are taken")
+        if self._length > self.largest:
+            raise UnwantedPacketError(f"a packet of {self._length} bytes or more, at most {self.largest} are taken")
         if byte < 0x80:
             self._in_header, self._left = False, self._length
         elif self._digits == _MOST_DIGITS:

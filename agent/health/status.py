@@ -308,8 +308,7 @@ def _broker(health: HealthMessage) -> str:
     if health.link is None or health.outbox is None:
         return "none is configured, or the outbox cannot be read"
     link, box = health.link, health.outbox
-    blind = "" if link.protocol != "3.1.1" else " (which does not tell what the broker refuses)"
-    text = f"connected, MQTT {link.protocol}{blind}" if link.connected else f"NOT CONNECTED: {link.error or 'trying'}"
+    text = f"connected, MQTT {link.protocol}" if link.connected else f"NOT CONNECTED: {link.error or 'trying'}"
     text += f"; {waiting(box.depth)}"
     if box.depth:
         text += f" (oldest {span(box.oldest_s)})"
