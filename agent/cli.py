@@ -13,6 +13,7 @@ from typing import Protocol
 from agent import __version__
 from agent.commands.options import discard_output
 from agent.errors import INTERRUPTED, TalusError, in_words
+from agent.host.journal import ERROR, prioritised, to_journal
 
 COMMANDS = {
     "classify": "label the events in files",
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except TalusError as error:
-        print(f"talus {chosen}: {error}", file=sys.stderr)
+        text = f"talus {chosen}: {error}"
+        print(prioritised(text, ERROR) if to_journal() else text, file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"talus {chosen}: stopped", file=sys.stderr)

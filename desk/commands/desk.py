@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import getpass
-import logging
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.commands.options import add_broker, settings_of
 from agent.errors import ConfigError, UsageError
+from agent.host.journal import log_to_stderr
 
 if TYPE_CHECKING:
     from agent.config.broker import MqttSettings
@@ -59,12 +59,7 @@ def main(args: argparse.Namespace) -> int:
             print("talus desk: messages carry no link that acknowledges: web.public_url is not set", file=sys.stderr)
         print(f"{args.config}: good")
         return 0
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"{stamp}%(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%SZ",
-    )  # fmt: skip
+    log_to_stderr()
     os.umask(0o077)  # what it writes is for its user alone
     from desk.service import Desk, listen
 
