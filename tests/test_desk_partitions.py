@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from desk_support import START_NS
 from postgres_support import Cluster
-from sqlalchemy import literal_column, select, text
+from sqlalchemy import literal_column, select
 from test_minmax import message
 
 from agent.health.report import Health, HealthInputs, Identity
@@ -82,30 +82,6 @@ def test_rows_of_any_time_find_a_place_and_those_that_come_late_move_into_theirs
         assert drum_of(connection, None, "XX.SLP", START_NS).source == "envelope"
         assert drum_of(connection, None, "XX.SLP", START_NS + 3000 * DAY).source == "envelope"
         assert len(queries.coverage(connection, "XX.SLP", START_NS, START_NS + 2 * 3600 * NS)) == 2
-    store.close()
-
-
-def test_a_database_that_was_not_divided_keeps_its_rows(postgresql: Cluster) -> None:
-    url = postgresql.database()
-    store = Store(url)
-    for days in (0, 3, 40):
-        store.ingest(batch(START_NS + days * DAY))
-    with store.writing() as connection:
-        for name, key in (("envelope", "sensor"), ("health_hour", "station")):
-            for statement in (
-                f"CREATE TABLE plain (LIKE {name} INCLUDING ALL, FOREIGN KEY ({key}_id) REFERENCES {key} (id))",
-                f"INSERT INTO plain SELECT * FROM {name}",  # noqa: S608
-                f"DROP TABLE {name}",
-                f"ALTER TABLE plain RENAME TO {name}",
-            ):
-                connection.execute(text(statement))
-        connection.execute(text("CREATE INDEX envelope_by_time ON envelope (start_ns)"))
-        connection.execute(text("UPDATE version SET number = 5"))
-    store.close()
-    store = Store(url)
-    assert rows(store) == both("default", 3)
-    store.ingest(batch(START_NS + 41 * DAY))
-    assert rows(store) == both("2026_03", 2) | both("2026_04", 2)
     store.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from desk_support import START_NS, alert, event, slow_event, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select
 from test_formats import state
 
 from agent.errors import ConfigError, DataError
@@ -18,6 +18,7 @@ from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.schema import HealthMessage, HearingHealth, PositionPart, StationPart
 from agent.types import LABELS, NS, StationId, format_ns, place_of
 from desk.store import answers, queries, tables, thinning
+from desk.store.layout import LAYOUT
 from desk.store.store import Arrival, Store
 from desk.web.views import hearing_words
 
@@ -100,24 +101,16 @@ def test_counts_follow_a_verdict_that_changes_and_leave_exercises_out(store: Sto
     assert tallied(store) == {"collapse": 1}
 
 
-def test_a_slow_event_is_of_its_own_class_also_in_a_database_from_before(store: Store, database: str) -> None:
+def test_a_slow_event_is_of_its_own_class(store: Store) -> None:
     slow, failed = slow_event(), event(3, onset_ns=START_NS + NS, classification=None, reason="it failed")
     store.ingest(arrivals(slow, failed))
     answers.answer(store, ANN, [slow.id], answers.Answer("landslide"), START_NS)
     assert tallied(store) == {"landslide": 1, "unclassified": 1}
     answers.answer(store, ANN, [slow.id], answers.Answer(None), START_NS)
     assert tallied(store) == {"slow": 1, "unclassified": 1}
-    with store.writing() as connection:
-        of_old = (tables.event.c["class"] == tables.SLOW, {"class": tables.UNCLASSIFIED})
-        connection.execute(update(tables.event).where(of_old[0]).values(of_old[1]))
-        connection.execute(update(tables.version).values(number=6))
-    assert tallied(store) == {"unclassified": 2}
-    newer = Store(database)
-    assert tallied(newer) == {"slow": 1, "unclassified": 1}
-    with newer.reading() as connection:
+    with store.reading() as connection:
         (row,) = queries.events(connection, queries.Filter(name="slow"))
         grown = queries.verdicts(connection, row.key)
-    newer.close()
     assert (row.uid, [one.name for one in grown]) == (slow.id, ["slow"])
 
 
@@ -216,9 +209,7 @@ def test_the_queue_shows_the_least_sure_first_and_nothing_that_is_answered(store
         assert [row.uid for row in queries.queue(connection)] == [unsure.id, sure.id]
 
 
-def test_what_was_imported_stands_behind_what_stations_send_also_in_a_database_from_before(
-    store: Store, database: str
-) -> None:
+def test_what_was_imported_stands_behind_what_stations_send(store: Store) -> None:
     """Protects whoever reviews and looks at *Now* and *Counts* from an archive's events, stations and hours."""
     old = event(0, phase="end", sensor="XX.OLD.00.HH", classification=verdict(abstained=True))
     before = event(0, phase="end", onset_ns=START_NS + NS, classification=None, reason="it failed")
@@ -234,17 +225,12 @@ def test_what_was_imported_stands_behind_what_stations_send_also_in_a_database_f
     with store.writing() as connection:
         mine = hour | {"station_id": store.station_id(connection, "XX.SLP", START_NS), "hour": START_NS // HOUR}
         connection.execute(insert(tables.health_hour).values(mine))
-        connection.execute(update(tables.event).where(tables.event.c.doubt < 0).values(doubt=1.0))
-        connection.execute(update(tables.station).values(heard_ns=START_NS))
-        connection.execute(update(tables.version).values(number=7))
-    for opened in (store, Store(database)):
-        with opened.reading() as connection:
-            queue = [row.uid for row in queries.queue(connection)]
-            drawn = {row.uid for row in queries.random_unreviewed(connection, 9, imported=True)}
-            live = [row.code for row in queries.stations(connection)]
-            known = {row.code: row.status(START_NS + HOUR) for row in queries.stations(connection, imported=True)}
-            heard = queries.coverage(connection, None, START_NS, START_NS + HOUR)
-    opened.close()
+    with store.reading() as connection:
+        queue = [row.uid for row in queries.queue(connection)]
+        drawn = {row.uid for row in queries.random_unreviewed(connection, 9, imported=True)}
+        live = [row.code for row in queries.stations(connection)]
+        known = {row.code: row.status(START_NS + HOUR) for row in queries.stations(connection, imported=True)}
+        heard = queries.coverage(connection, None, START_NS, START_NS + HOUR)
     assert (queue[0], drawn, live) == (sure.id, {old.id, before.id}, ["XX.SLP"])
     assert (known, len(heard)) == ({"XX.OLD": "imported", "XX.SLP": "silent"}, 1)
     store.ingest([Arrival("XX.OLD", event(0, sensor="XX.OLD.00.HH", onset_ns=START_NS + HOUR), START_NS)])
@@ -252,14 +238,24 @@ def test_what_was_imported_stands_behind_what_stations_send_also_in_a_database_f
         assert [row.code for row in queries.stations(connection)] == ["XX.OLD", "XX.SLP"]
 
 
-def test_a_database_of_a_newer_program_is_refused(database: str) -> None:
-    url = database
-    store = Store(url)
+@pytest.mark.parametrize("number", [LAYOUT - 1, LAYOUT + 1])
+def test_a_database_of_another_layout_is_refused_and_keeps_what_it_has(database: str, number: int) -> None:
+    store = Store(database)
+    store.ingest(arrivals(event(3)))
     with store.writing() as connection:
-        connection.execute(tables.version.update().values(number=99))
+        connection.execute(tables.version.update().values(number=number))
+    with pytest.raises(ConfigError, match=f"layout {number}, this version needs {LAYOUT}") as refused:
+        Store(database)
+    assert "nothing was changed" in str(refused.value.hint)
+    with store.writing() as connection:
+        assert connection.execute(select(tables.version.c.number)).scalar_one() == number
+        connection.execute(tables.version.update().values(number=LAYOUT))
+    assert shown(store, event().id).name == "landslide"
+    assert tallied(store) == {"landslide": 1}
     store.close()
-    with pytest.raises(ConfigError, match="layout 99"):
-        Store(url)
+
+
+def test_what_is_no_address_of_a_database_is_refused() -> None:
     with pytest.raises(ConfigError, match="no address"):
         Store("desk.db")
 
@@ -364,45 +360,6 @@ def test_health_that_comes_thins_what_is_old(tmp_path: Path) -> None:
         assert len(connection.execute(select(tables.health_hour)).all()) == 2
         assert len(connection.execute(select(tables.health_day)).all()) == 1
     opened.close()
-
-
-def test_a_database_of_the_first_layout_becomes_as_a_new_one_and_keeps_its_counts(tmp_path: Path) -> None:
-    hour, first = 3600 * NS, Store(f"sqlite:///{tmp_path}/first.db")
-    first.ingest(
-        arrivals(
-            *(event(0, onset_ns=START_NS + n * hour) for n in range(30)),
-            event(0, onset_ns=START_NS + NS, exercise=True),
-        )
-    )
-    with first.writing() as connection:
-        # Layout 1: counts by the hour and sensor only, no minima and maxima, fewer indexes.
-        for name in ("added_new", "removed_old", "changed_old", "changed_new"):
-            connection.exec_driver_sql(f"DROP TRIGGER event_{name}")
-        for statement in (
-            "DROP TABLE tally", "DROP TABLE envelope", "DROP TABLE health_day",
-            "DROP INDEX event_reviewed", "DROP INDEX event_exercise",
-            "CREATE TABLE tally (sensor_id INTEGER NOT NULL, hour INTEGER NOT NULL, class SMALLINT NOT NULL, "
-            "events INTEGER NOT NULL, PRIMARY KEY (sensor_id, hour, class)) WITHOUT ROWID",
-            *(f"CREATE TRIGGER event_{name} AFTER UPDATE ON event BEGIN SELECT 1; END"
-              for name in ("added_new", "removed_old", "changed_old", "changed_new")),
-            "UPDATE version SET number = 1",
-        ):  # fmt: skip
-            connection.exec_driver_sql(statement)
-    first.close()
-    layouts = []
-    for name in ("first", "new"):
-        store = Store(f"sqlite:///{tmp_path}/{name}.db")
-        with store.reading() as connection:
-            rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
-            number = connection.execute(select(tables.version.c.number)).scalar_one()
-        layouts.append((number, {row[0]: " ".join(str(row[1]).split()) for row in rows}))
-        if name == "first":
-            assert tallied(store) == {"landslide": 24}
-            with store.reading() as connection:
-                days = queries.counts(connection, START_NS, START_NS + 48 * hour, hours=24, sensor="XX.SLP.00.HH")
-            assert [number for _, _, number in days] == [24, 6]
-        store.close()
-    assert layouts[0] == layouts[1]
 
 
 def test_counts_of_all_sensors_by_day_are_the_sum_of_the_hours_of_each(store: Store) -> None:

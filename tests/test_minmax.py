@@ -15,7 +15,6 @@ from desk_support import START_NS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sqlalchemy import inspect, text
 from test_messages import extremes
 
 from agent.cli import main
@@ -219,16 +218,3 @@ def test_merging_is_the_same_in_both_orders() -> None:
     assert [part.tobytes() for part in unpack(merged(one, other))] == [
         part.tobytes() for part in unpack(merged(other, one))
     ]
-
-
-def test_a_database_of_the_first_layout_gets_the_table(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/desk.db"
-    store = Store(url)
-    with store.writing() as connection:
-        for later in ("envelope", "health_day"):
-            connection.execute(text(f"DROP TABLE {later}"))
-        connection.execute(text("UPDATE version SET number = 1"))
-    store.close()
-    store = Store(url)
-    assert inspect(store.engine).has_table("envelope")
-    store.ingest([Arrival("XX.SLP", message(*extremes()), START_NS)])

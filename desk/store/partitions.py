@@ -1,8 +1,7 @@
 """Monthly partitions in PostgreSQL of what comes steadily and goes by its age: what is old is dropped, not deleted.
 
 A row whose month has no partition lies in the default one: of a station whose clock is wrong, of an archive that was
-imported, of a database that is older than its partitions. ``missing`` names the months that it should not lie there
-for, and ``make`` moves it.
+imported. ``missing`` names the months that it should not lie there for, and ``make`` moves it.
 """
 
 from __future__ import annotations
@@ -52,19 +51,9 @@ def month_of(time_ns: int) -> int:
 
 
 def divide(connection: Connection) -> None:
-    """Give each table its default partition. One that is not divided yet becomes that, with all that it holds."""
+    """Give each table its default partition."""
     for one in MONTHLY:
-        name, default = one.table.name, one.default.name
-        kind = connection.execute(
-            text("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:name)"), {"name": name}
-        )
-        if kind.scalar_one() == "p":
-            connection.execute(text(f"CREATE TABLE {default} PARTITION OF {name} DEFAULT"))
-            continue
-        connection.execute(text("DROP INDEX IF EXISTS envelope_by_time"))
-        connection.execute(text(f"ALTER TABLE {name} RENAME TO {default}"))
-        one.table.create(connection)
-        connection.execute(text(f"ALTER TABLE {name} ATTACH PARTITION {default} DEFAULT"))
+        connection.execute(text(f"CREATE TABLE {one.default.name} PARTITION OF {one.table.name} DEFAULT"))
 
 
 def months(connection: Connection, one: Monthly) -> list[int]:

@@ -48,7 +48,7 @@ from agent.messages.schema import (
 from agent.types import LABELS, NS, SLOW, EventKind, parse_ns
 from desk.store import partitions, thinning
 from desk.store import tables as t
-from desk.store.migrations import migrate
+from desk.store.layout import prepare
 
 FEED_KEPT = 20_000
 """Changes that a page may have missed and still read on from."""
@@ -125,7 +125,7 @@ class Store:
         for drum plots are kept for ``envelope_days``, the health of each hour for ``health_days``, then of each day.
 
         Raises:
-            ConfigError: not a database that the desk can use, or one of a newer program.
+            ConfigError: not a database that the desk can use, or one of another layout.
         """
         self.engine = _engine(url)
         self.is_postgresql = self.engine.dialect.name == "postgresql"
@@ -150,7 +150,7 @@ class Store:
         self._add_evidence = self._upsert(t.evidence).on_conflict_do_nothing(index_elements=["event_id"])
         try:
             with self.writing() as connection:
-                migrate(connection)
+                prepare(connection)
         except (DeliveryError, DataError) as error:
             raise ConfigError(
                 f"the desk's database cannot be opened: {error.message}", f"see the address {_without_password(url)}"
