@@ -67,7 +67,7 @@ def test_an_event_its_alert_and_its_end_appear_without_a_reload(desk: Desk, brow
         assert row is not None
         assert "going on" in row.inner_text()
         seen.page.wait_for_selector("article.alert button.ack")
-        assert seen.page.title().startswith("(1)")
+        wait_for(lambda: seen.page.title() == "(1) Alert · Now · Talus desk")
         desk.tell(event(3, classification=verdict("blast", 0.8)))
         seen.page.wait_for_selector(f"tr[data-id='{event().id}'] .class.blast")
         assert "going on" not in seen.page.inner_text(f"tr[data-id='{event().id}']")
@@ -148,6 +148,7 @@ def test_a_page_that_is_come_back_to_tells_the_truth_and_nothing_after_the_sessi
 
 def test_a_page_goes_on_by_itself_after_its_proxy_has_answered_for_the_desk(desk: Desk, browser: Browser) -> None:
     with visit(browser, desk) as seen:
+        seen.page.add_init_script(NO_WORKERS)  # whose requests Playwright does not see; the stream is the same
         seen.page.route("**/api/v1/stream*", lambda route: route.fulfill(status=502))
         seen.page.reload()
         seen.page.evaluate("window.stays = 1")
@@ -157,6 +158,94 @@ def test_a_page_goes_on_by_itself_after_its_proxy_has_answered_for_the_desk(desk
         seen.page.wait_for_selector("article.alert button.ack")
         seen.page.wait_for_selector("#link:text('live'):not(.bad)")
         assert seen.page.evaluate("window.stays") == 1
+
+
+NO_WORKERS = "delete globalThis.SharedWorker"
+ON_DEMAND = """
+{
+  const ask = MessagePort.prototype.postMessage;
+  MessagePort.prototype.postMessage = function (said) { globalThis.enter = () => ask.call(this, said); };
+}
+"""
+"""A page enters the stream that the tabs share when ``enter`` is called."""
+
+
+def test_ten_tabs_share_one_stream_and_each_tells_of_an_alert(desk: Desk, browser: Browser) -> None:
+    """Over HTTP/1.1 a browser has six connections to a host: a stream in each tab would leave none for the seventh."""
+    paths = ("/", "/alerts", "/events", "/review", "/settings", "/counts", "/day", "/", "/alerts", "/events")
+    with visit(browser, desk) as seen:
+        tabs = [seen.page, *(seen.page.context.new_page() for _ in paths[1:])]
+        for tab, path in zip(tabs, paths, strict=True):
+            tab.goto(f"{desk.address}{path}")
+            tab.wait_for_selector("#link:text('live')")
+        assert desk.live.pages == 1
+        desk.tell(event(0), alert(0))
+        for tab in tabs:
+            tab.wait_for_selector("#waiting:text('1 open alert')")
+            assert tab.title().startswith("(1) Alert")
+        tabs[-1].goto(f"{desk.address}/")
+        tabs[-1].wait_for_selector("article.alert button.ack")
+        tabs[0].close()
+        tabs[-1].click("button.ack")
+        for tab in tabs[1:]:
+            tab.wait_for_selector("#waiting", state="hidden")
+            assert not tab.title().startswith("(")
+        assert is_clean(seen, desk)
+        for tab in tabs[1:]:
+            tab.close()
+        wait_for(lambda: desk.live.pages == 0, what="the stream ends with the last tab")
+
+
+def test_a_tab_that_opens_late_gets_what_came_since_the_desk_drew_it(desk: Desk, browser: Browser) -> None:
+    with visit(browser, desk) as seen:
+        seen.page.wait_for_selector("#link:text('live')")
+        late = seen.page.context.new_page()
+        late.add_init_script(ON_DEMAND)
+        late.goto(f"{desk.address}/")
+        wait_for(lambda: late.evaluate("Boolean(globalThis.enter)"))
+        desk.tell(event(0), alert(0))
+        seen.page.wait_for_selector("article.alert")
+        assert late.locator("article.alert").count() == 0
+        late.evaluate("enter()")
+        late.wait_for_selector("article.alert button.ack")
+        late.wait_for_selector(f"tr[data-id='{event().id}']")
+
+
+def test_without_shared_workers_a_hidden_page_holds_no_connection_and_catches_up(desk: Desk, browser: Browser) -> None:
+    hide = "(hidden) => { window.away = hidden; document.dispatchEvent(new Event('visibilitychange')); }"
+    with visit(browser, desk) as seen:
+        seen.page.add_init_script(
+            f"{NO_WORKERS}; Object.defineProperty(document, 'hidden', {{ get: () => Boolean(window.away) }})"
+        )
+        seen.page.reload()
+        seen.page.wait_for_selector("#link:text('live')")
+        assert desk.live.pages == 1
+        seen.page.evaluate(hide, True)
+        wait_for(lambda: desk.live.pages == 0)
+        desk.tell(event(0), alert(0))
+        seen.page.evaluate(hide, False)
+        seen.page.wait_for_selector("article.alert button.ack")
+        seen.page.wait_for_selector("#waiting:text('1 open alert')")
+        assert is_clean(seen, desk)
+
+
+def test_the_page_of_alerts_follows_without_a_reload(desk: Desk, browser: Browser) -> None:
+    with visit(browser, desk) as seen:
+        seen.page.goto(f"{desk.address}/alerts")
+        seen.page.evaluate("window.stays = 1")
+        seen.page.wait_for_selector("#link:text('live')")
+        desk.tell(event(0), alert(0))
+        button = f"button[data-ack='{alert().id}']"
+        seen.page.focus(f"{button}[data-revision='0']")
+        desk.tell(event(1), alert(1, "escalate"))
+        seen.page.wait_for_selector(f"{button}[data-revision='1']:focus")
+        assert "escalated" in seen.page.inner_text("tbody tr")
+        answers.acknowledge(desk.store, answers.Person("ben"), alert().id, START_NS + NS)
+        desk.live.wake()
+        seen.page.wait_for_selector("td:has-text('ben, after')")
+        assert "1 acknowledged" in seen.page.inner_text("#alert-list")
+        assert seen.page.evaluate("window.stays") == 1
+        assert is_clean(seen, desk)
 
 
 class Way:

@@ -182,6 +182,7 @@ async def alerts(request: Request) -> Response:
             "alerts": rows,
             "median": waits and views.span_words(round(waits[len(waits) // 2] * NS)),
             "answered": len(waits),
+            "last": queries.feed_span(connection)[1],
         }
 
     return page(request, "alerts", **await read(request, ask))

@@ -1,9 +1,9 @@
 // What every page does: the clock, UTC or local times, acknowledging, and the stream of changes.
 
+import { follow } from "./changes.js";
+
 export const CLASSES = ["earthquake", "blast", "collapse", "landslide", "noise", "undecided", "unclassified", "slow"];
 const LOCAL = "talus-local-time";
-const LOST_MS = 6000;
-const AGAIN_MS = 4000;
 
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim() || "#888";
@@ -116,35 +116,77 @@ export function eventRow(row) {
 let skew = 0;
 
 export function listen(change, last) {
-  // The browser connects again by itself and sends Last-Event-ID; the desk then tells what was missed. Where it gives up,
-  // as when a proxy answers for a desk that starts anew, the page goes on.
+  // Tells `change` the kind, the subject and the row of what is new after the change `last` (null: from now on).
   const link = document.getElementById("link");
   const say = (text, bad) => { link.textContent = text; link.className = bad ? "link bad" : "link"; };
-  let source = null;
-  let lost = null;
-  const open = () => {
-    source = new EventSource(`/api/v1/stream${last ? `?last=${encodeURIComponent(last)}` : ""}`);
-    source.onopen = () => {
-      clearTimeout(lost);
-      lost = null;
-      say("live", false);
-    };
-    source.onerror = () => {
-      lost ??= setTimeout(() => say("no connection to the desk", true), LOST_MS);
-      if (source.readyState !== EventSource.CLOSED) return;
-      setTimeout(open, AGAIN_MS);
-      ask("/api/v1/stations").catch(() => {}); // leads to the login where the session has ended
-    };
-    source.addEventListener("reload", () => location.reload());
-    source.addEventListener("change", (event) => {
-      last = event.lastEventId || last;
-      const found = JSON.parse(event.data);
-      change(found.kind, found.subject, found.row);
-    });
-  };
-  open();
-  addEventListener("pagehide", () => source.close());
+  last = last ? Number(last) : null;
+  shared(last, (message) => {
+    if (message.word === "live") say("live", false);
+    else if (message.word === "lost") say("no connection to the desk", true);
+    else if (message.word === "reload") location.reload();
+    else if (message.word === "refused") ask("/api/v1/alerts?open=1&limit=1").catch(() => {}); // leads to the login where the session has ended
+    else if (message.word === "change") {
+      if (message.kind === "alert" || message.kind === "ack") countSoon();
+      change(message.kind, message.subject, message.row);
+    }
+  });
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  count();
+}
+
+function shared(last, hear) {
+  // The stream that all pages of this browser share; where there are no SharedWorkers, one of this page's own.
+  if (!globalThis.SharedWorker) {
+    alone(last, hear);
+    return;
+  }
+  const worker = new SharedWorker(new URL("worker.js", import.meta.url), { type: "module", name: "talus" });
+  worker.onerror = () => {
+    worker.port.close();
+    worker.onerror = null;
+    alone(last, hear);
+  };
+  worker.port.onmessage = ({ data }) => hear(data);
+  worker.port.postMessage({ word: "from", last });
+  addEventListener("pagehide", () => worker.port.postMessage({ word: "bye" }));
+}
+
+function alone(last, hear) {
+  // Closed while the page is hidden, so that it holds no connection; what was missed comes when it is seen again.
+  let stop = null;
+  const look = () => {
+    if (document.hidden) {
+      stop?.();
+      stop = null;
+    } else {
+      stop ??= follow(last, (message) => { last = message.id ?? last; hear(message); });
+    }
+  };
+  document.addEventListener("visibilitychange", look);
+  addEventListener("pagehide", () => stop?.());
+  look();
+}
+
+const TITLE = document.title;
+let counting = null;
+
+function countSoon() {
+  counting ??= setTimeout(count, 200);
+}
+
+async function count() {
+  // How many alerts wait for someone: on every page, in its title, and in the tab's icon.
+  counting = null;
+  try {
+    const { alerts } = await (await ask("/api/v1/alerts?open=1")).json();
+    const badge = document.getElementById("waiting");
+    const words = alerts.every((one) => one.exercise) ? "exercise alert" : "alert";
+    document.title = alerts.length ? `(${alerts.length}) ${words[0].toUpperCase()}${words.slice(1)} · ${TITLE}` : TITLE;
+    badge.hidden = !alerts.length;
+    badge.textContent = alerts.length ? `${alerts.length} open ${words}${alerts.length === 1 ? "" : "s"}` : "";
+    const icon = document.querySelector("link[rel=icon]");
+    icon.href = new URL(alerts.length ? "icon-alert.svg" : "icon.svg", import.meta.url);
+  } catch { /* the desk does not answer; the page says so already */ }
 }
 
 function start() {
@@ -182,7 +224,7 @@ function start() {
       button.textContent = `Not acknowledged: ${error.message}. Try again`;
     }
   });
-  if (!document.getElementById("now") && !document.getElementById("event")) listen(() => {}, null);
+  if (!document.querySelector("[data-last]")) listen(() => {}, null);
 }
 
 start();

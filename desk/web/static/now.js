@@ -40,7 +40,6 @@ function showAlert(row) {
   showMap();
   document.getElementById("open-count").textContent = alerts.children.length;
   document.getElementById("no-alerts").hidden = alerts.children.length > 0;
-  document.title = alerts.children.length ? `(${alerts.children.length}) Alert · Talus desk` : "Now · Talus desk";
 }
 
 const map = document.getElementById("sketch");
@@ -80,6 +79,7 @@ listen((kind, subject, row) => {
 
 // A station that falls silent sends nothing that could say so: the page looks for itself.
 setInterval(async () => {
+  if (document.hidden) return;
   try {
     for (const row of (await (await ask("/api/v1/stations")).json()).stations) showStation(row);
   } catch { /* the desk does not answer; the page says so already */ }
