@@ -21,7 +21,7 @@ from broker_support import (
     running,
     wait_for,
 )
-from script_support import Script, publish_parts, read_packet
+from script_support import CONNACK_5, Script, publish_parts, read_packet
 from test_voice import HEALTH, PREFIX, delivering, found, mqtt_of
 
 from agent.config.broker import MqttSettings
@@ -241,3 +241,46 @@ def test_a_broker_that_refuses_the_subscription_or_hangs_up_on_it_gets_all_and_i
             delivery.put([make_alert(1), make_message(1)])
             wait_for(lambda: delivery.outbox.depth == 0 and "not_confirmed" in found(delivery))
             assert mqtt_of(delivery).status().connects <= 5, "it stops to ask"
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_broker_that_was_too_busy_for_mqtt_5_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs_up: bool
+) -> None:
+    """One that says nothing is taken for an old one; the station must not stay with MQTT 3.1.1 for that, nor be
+    ``offline`` while it asks."""
+    monkeypatch.setattr("agent.deliver.mqtt.TRY_5_S", 0.5)
+    goodbyes: list[int] = []
+    heard_5 = 0
+
+    def serve(client: socket.socket) -> None:
+        nonlocal heard_5
+        while True:
+            kind, body = read_packet(client)
+            if kind == 0x10 and body[6] == 5:
+                heard_5 += 1
+                if heard_5 == 1:
+                    if hangs_up:
+                        return
+                    continue
+                client.sendall(CONNACK_5)
+            elif kind == 0x10:
+                client.sendall(b"\x20\x02\x00\x00")
+            elif kind == 0x82:
+                client.sendall(b"\x90\x03" + body[:2] + b"\x80")
+            elif kind & 0xF0 == 0x30:
+                client.sendall(b"\x40\x02" + publish_parts(body)[1])
+            elif kind == 0xE0:
+                goodbyes.append(heard_5)
+
+    with Script(serve) as server:
+        settings = MqttSettings(
+            host="127.0.0.1", port=server.port, connect_timeout_s=1.0, backoff_min_s=0.05, backoff_max_s=0.1
+        )
+        with delivering(settings, tmp_path) as delivery:
+            delivery.put([make_alert(1)])
+            wait_for(lambda: mqtt_of(delivery).status().protocol == "3.1.1" and delivery.outbox.depth == 0)
+            wait_for(lambda: mqtt_of(delivery).status().protocol == "5")
+            assert mqtt_of(delivery).status().connects == 2
+            assert goodbyes == [1], "the first connection of MQTT 3.1.1 ended in order"
+            wait_for(lambda: not mqtt_of(delivery).status().unseen)

@@ -107,6 +107,9 @@ class Connection:
 
     def __init__(self, settings: MqttSettings, client_id: str, protocol: Protocol, waker: Waker) -> None:
         self.protocol = protocol
+        self.may_know_5 = False
+        """Whether MQTT 3.1.1 is spoken only because the broker, asked for 5, said nothing or hung up: it may have been
+        overloaded, or starting."""
         self.receive_maximum = 65_535
         self.maximum_packet: int | None = None
         self.lacks: tuple[Literal["retained messages", "QoS 1"], ...] = ()
@@ -152,18 +155,21 @@ class Connection:
             DeliveryError: unreachable, refused, not MQTT, TLS that fails, or ``cancelled``; the hint says what to do.
         """
         protocols: tuple[Protocol, ...] = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
+        is_silent = False
         for protocol in protocols:
             connection = cls(settings, client_id, protocol, waker)
             try:
                 connection._connect(will_topic, subscription, cancelled)
             except _OtherProtocolError as error:
                 connection._drop()
+                is_silent = connection._answer is None
                 if protocol == protocols[-1]:
                     raise DeliveryError(error.message, error.hint) from None
             except BaseException:
                 connection._drop()
                 raise
             else:
+                connection.may_know_5 = is_silent
                 return connection
         raise AssertionError("the last protocol returns or raises")
 

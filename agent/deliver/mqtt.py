@@ -49,8 +49,13 @@ from agent.types import StationId, counted, waiting
 
 IGNORE_S = 600.0
 """How long a sender of more than can be held is ignored: what goes out matters more than what comes in."""
+FINISH_S = 10.0
+"""How long what is in flight may take before MQTT 5 is tried."""
 SHORT_S = 60.0
 """An interruption below this does not begin anew the time for which the broker has been there."""
+TRY_5_S, TRY_5_MOST_S = 3600.0, 86_400.0
+"""How long MQTT 3.1.1 is spoken to a broker that may know 5, until that is tried again: twice as long each time, to a
+day."""
 LOSSES_S = 600.0
 """Connections lost in so many seconds are counted."""
 
@@ -85,6 +90,7 @@ class MqttSink:
         self._stopping = threading.Event()
         self._flush_until = 0.0
         self._give_up_at = 0.0
+        self._old_s, self._old_until = TRY_5_S, 0.0
         self._throttled = ThrottledLog(_log.warning)
         self._connected: str | None = None
         self._since = 0.0
@@ -176,6 +182,10 @@ class MqttSink:
             address, depth = self._settings.address, self._cursor.depth
             _log.info("connected to %s, MQTT %s, %s", address, connection.protocol, waiting(depth))
             self._sender.run(connection, self._end_by)
+            if not self._stopping.is_set():
+                self._old_s = min(2 * self._old_s, TRY_5_MOST_S)
+                connection.close()
+                return
             self._retained.drop(self._availability)
             self._announce(connection, STOPPED, self._give_up_at)
             connection.close()
@@ -189,6 +199,10 @@ class MqttSink:
     def _begin(self, connection: Connection) -> None:
         """The broker has accepted the connection."""
         now = time.monotonic()
+        if connection.may_know_5:
+            self._old_until = now + self._old_s
+        elif connection.protocol == "5":
+            self._old_s = TRY_5_S
         if now - self._last_there >= SHORT_S:
             self._since = now
         self._unanswered += not self._answered and self._connects > 0
@@ -199,7 +213,11 @@ class MqttSink:
         self._retained.drop(self._availability)
 
     def _end_by(self) -> float | None:
-        return self._flush_until if self._stopping.is_set() else None
+        if self._stopping.is_set():
+            return self._flush_until
+        connection = self._connection
+        tries_5 = connection is not None and connection.may_know_5 and time.monotonic() >= self._old_until
+        return self._old_until + FINISH_S if tries_5 else None
 
     def _announce(self, connection: Connection, availability: str, deadline: float) -> None:
         began, token = time.monotonic(), connection.publish(self._availability, availability.encode(), retain=True)

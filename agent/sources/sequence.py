@@ -24,8 +24,8 @@ _TOLERANCE_NS = 120_000_000
 _JITTERS = 5
 """... or, where most distances between times are off by more than a fifth of a packet, so many times what they are
 off."""
-_ARRIVALS = 64
-"""Packets from which the jitter follows."""
+_FIRST_ARRIVALS, _ARRIVALS = 16, 64
+"""Packets from which the jitter follows, at first and then."""
 _WRONG_NS = NS
 """A packet that came in its turn is used although its time is wrong, by this at most."""
 _FOLLOW = 8
@@ -82,6 +82,7 @@ class ChannelSequence:
         """When the channel last went on where it was."""
         self._starts: list[int] = []
         """Times of the newest packets."""
+        self._arrivals = _FIRST_ARRIVALS
         self._jitter_ns = 0
         self._waiting: list[Packet] = []
         self._passed: dict[int, Samples] = {}
@@ -112,7 +113,8 @@ class ChannelSequence:
     def _follow_jitter(self, packet: Packet) -> None:
         """See how far apart times are that should be a packet apart, whatever the order in which they came."""
         self._starts.append(packet.start_ns)
-        if len(self._starts) == _ARRIVALS:
+        if len(self._starts) == self._arrivals:
+            self._arrivals = _ARRIVALS
             starts, length_ns = sorted(self._starts), self._length_ns(packet)
             off_ns = sorted(abs(after - before - length_ns) for before, after in pairwise(starts))
             median_ns = off_ns[len(off_ns) // 2]
