@@ -486,7 +486,7 @@ def format_ns(ns: int) -> str:
 @lru_cache(maxsize=64)
 def _format_second(seconds: int) -> str:
     """The messages of an event name the same second again and again."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()[:19]
 
 
 _ISO = re.compile(r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9})\d*)?(Z|[+-]\d{2}:?\d{2})?$")
@@ -521,7 +521,7 @@ def event_id(station: StationId, onset_ns: int, kind: EventKind = "trigger") -> 
     It names the sensor, as two of one station see many an onset in the same millisecond; a site's is ``NET.STA-...``. A
     slow event's ends with ``-slow``.
     """
-    millis = onset_ns // 1_000_000
-    moment = datetime.fromtimestamp(millis // 1000, timezone.utc)
+    seconds, rest = divmod(onset_ns, NS)
+    moment = _format_second(seconds).replace("-", "").replace(":", "")
     name = station if station.band_source else station.short
-    return f"{name}-{moment:%Y%m%dT%H%M%S}.{millis % 1000:03d}Z{'' if kind == 'trigger' else f'-{kind}'}"
+    return f"{name}-{moment}.{rest // 1_000_000:03d}Z{'' if kind == 'trigger' else f'-{kind}'}"

@@ -29,7 +29,7 @@ def look(hearing: Hearing, rings: Mapping[str, RingBuffer], until_ns: int) -> No
     minutes: dict[tuple[int, float], dict[str, Samples]] = {}
     doubtful = hearing.doubtful(rings, until_ns)
     for letter, ring in rings.items():
-        runs = ring.segments(until_ns - LOOKED_BACK_NS, until_ns)
+        runs = ring.segments(until_ns - LOOKED_BACK_NS, until_ns, lasting=False)
         recent = sum([run.since(until_ns - INSPECTED_NS) for run in runs])
         if not recent:
             continue

@@ -291,7 +291,8 @@ class Station:
 
     def recorded(self, from_ns: int, to_ns: int) -> dict[StreamId, list[Segment]]:
         """The samples of a span as they came, as far as they are still at hand."""
-        return {self._streams[row]: runs for row, runs in self._segments(from_ns, to_ns).items()}
+        found = self._segments(from_ns, to_ns, lasting=True)
+        return {self._streams[row]: runs for row, runs in found.items()}
 
     def flush(self) -> list[Output]:
         """The data end here: close every event with what is there."""
@@ -497,10 +498,10 @@ class Station:
     def _band_passed(self, from_ns: int, to_ns: int) -> dict[str, list[Segment]]:
         return self._detector.band_passed(from_ns, to_ns)
 
-    def _segments(self, from_ns: int, to_ns: int) -> dict[int, list[Segment]]:
-        found = {row: ring.segments(from_ns, to_ns) for row, ring in self._rings.items()}
+    def _segments(self, from_ns: int, to_ns: int, *, lasting: bool = False) -> dict[int, list[Segment]]:
+        found = {row: ring.segments(from_ns, to_ns, lasting=lasting) for row, ring in self._rings.items()}
         for row, ring in self._former.items():
-            found[row] = ring.segments(from_ns, to_ns) + found[row]
+            found[row] = ring.segments(from_ns, to_ns, lasting=lasting) + found[row]
         return found
 
 

@@ -90,10 +90,11 @@ class Detector:
 
     def band_passed(self, from_ns: int, to_ns: int) -> dict[str, list[Segment]]:
         """What the trigger sees in ``from_ns <= t < to_ns``, as far as it is decided: by component code the runs
-        without gaps, in counts, and without what rings after a short gap. Not beyond a clock set back."""
-        found = {name: ring.segments(from_ns, to_ns) for name, ring in self._former.items()}
+        without gaps, in counts, and without what rings after a short gap. Not beyond a clock set back. Good until the
+        next packet."""
+        found = {name: ring.segments(from_ns, to_ns, lasting=False) for name, ring in self._former.items()}
         for name, ring in self._grid.passed().items() if self._grid else ():
-            found[name] = found.get(name, []) + ring.segments(from_ns, to_ns)
+            found[name] = found.get(name, []) + ring.segments(from_ns, to_ns, lasting=False)
         return found
 
     def feed(self, block: SampleBlock, *, at_once: bool = True) -> list[TriggerOn | TriggerOff]:
@@ -315,7 +316,7 @@ class _Grid:
 
     def ratios(self, from_ns: int, to_ns: int) -> list[Segment]:
         """The ratio where it was near a trigger."""
-        return self._history.segments(from_ns, to_ns)
+        return self._history.segments(from_ns, to_ns, lasting=False)
 
     def passed(self) -> dict[str, RingBuffer]:
         """The band-passed samples of each component."""

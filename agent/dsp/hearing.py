@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 from statistics import median
 from typing import TypeAlias
@@ -191,7 +192,7 @@ class Hearing:
         self._usual_now: tuple[float | None, Mapping[str, float]] | None = None
         self._steps: deque[Step] = deque(maxlen=HOUR)
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
-        self._levels: dict[str, deque[_Level]] = {}
+        self._levels: defaultdict[str, deque[_Level]] = defaultdict(deque)
         """Levels by component, from the one that reaches into the incomplete step."""
         self._alive: deque[_Alive] = deque()
         """Changes since the end of the last step, the first of them before it."""
@@ -386,13 +387,12 @@ class Hearing:
                 self._advance(news.time_ns)
 
     def _add_levels(self, news: _Levels) -> None:
-        known = self._levels.setdefault(news.letter, deque())
-        done, log_decay = 0, math.log1p(-1 / round(self._trigger.lta_s * self._rate_hz))
+        known, nlta = self._levels[news.letter], round(self._trigger.lta_s * self._rate_hz)
+        done, end_ns = 0, news.start_ns
         for samples, before, after in news.levels:
-            kept = math.exp(samples * log_decay)
-            begin_ns = news.start_ns + round(done * NS / self._rate_hz)
+            kept = _kept(samples, nlta)
             done += samples
-            end_ns = news.start_ns + round(done * NS / self._rate_hz)
+            begin_ns, end_ns = end_ns, news.start_ns + round(done * NS / self._rate_hz)
             known.append(_Level(begin_ns, end_ns, max(0.0, (after - before * kept) / (1 - kept)), after))
 
     def _add_alive(self, news: _Alive) -> None:
@@ -453,7 +453,7 @@ class Hearing:
             if runs:
                 long[letter] = runs[0].long
         usual, usual_levels = self._usual()
-        flaws = _by_level(levels, usual_levels, whole=self._whole) | self._raw
+        flaws = self._raw.union(_by_level(levels, usual_levels, whole=self._whole))
         if self._flat:
             flaws |= self._without_sensor(number, levels)
         broken = frozenset([letter for fault, letter in flaws if fault not in _LOUD]) if flaws else _NOTHING
@@ -509,7 +509,8 @@ class Hearing:
                 break
             until = changes[i + 1].time_ns if i + 1 < len(changes) else end_ns
             now = change.letters
-            if len(now - broken) >= max(1, self._needed(now)):
+            working = now - broken if broken else now
+            if len(working) >= max(1, self._needed(now)):
                 total += max(0, min(until, end_ns) - max(change.time_ns, begin_ns))
         return total, now
 
@@ -531,7 +532,7 @@ class Hearing:
     def _threshold(self, energies: Mapping[str, float], broken: frozenset[str]) -> float | None:
         """Counts, from the long averages of what is alive; infinite where no event would trigger, None where nothing is
         known of the background."""
-        working = [letter for letter in energies if letter not in broken]
+        working = [letter for letter in energies if letter not in broken] if broken else energies
         if not working:
             return None
         least = self._least()
@@ -633,6 +634,12 @@ _LOUD: tuple[Fault, ...] = ("copies", "filled", "clipped", "louder_than_neighbou
 """With these a component still moves."""
 
 
+@lru_cache(maxsize=256)
+def _kept(samples: int, nlta: int) -> float:
+    """What a long average keeps of itself over so many samples."""
+    return math.exp(samples * math.log1p(-1 / nlta))
+
+
 def _over(total: float, steps: int) -> float | None:
     return min(1.0, total / steps) if steps > 0 else None
 
@@ -668,7 +675,7 @@ def _share(changes: deque[_Trigger], begin_ns: int, end_ns: int) -> float:
     return total / (end_ns - begin_ns)
 
 
-def _by_level(levels: Mapping[str, float], usual: Mapping[str, float], *, whole: bool) -> frozenset[Flaw]:
+def _by_level(levels: Mapping[str, float], usual: Mapping[str, float], *, whole: bool) -> set[Flaw]:
     """What is wrong with components of such band-passed amplitudes."""
     flaws: set[Flaw] = set()
     for letter, level in levels.items():
@@ -683,4 +690,4 @@ def _by_level(levels: Mapping[str, float], usual: Mapping[str, float], *, whole:
             flaws.add(("louder_than_neighbours", ranked[-1]))
         if levels[ranked[0]] < levels[ranked[1]] / FAR_OFF:
             flaws.add(("quieter_than_neighbours", ranked[0]))
-    return frozenset(flaws)
+    return flaws

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +58,13 @@ def quiet_level(components: Iterable[Iterable[Segment]], onset_ns: int) -> float
     """
     levels = []
     for runs in components:
-        seconds = [level for run in runs for level in _seconds(run, onset_ns)]
+        seconds = np.concatenate([np.empty(0), *(_seconds(run, onset_ns) for run in runs)])
         if len(seconds) >= LEAST_S:
             levels.append(_quantile(seconds, QUIET_SHARE))
     return _rounded(max(levels)) if levels else None
 
 
-def _seconds(run: Segment, onset_ns: int) -> list[float]:
+def _seconds(run: Segment, onset_ns: int) -> NDArray[Any]:
     """Mean absolute amplitudes of the run's whole seconds, counted back from a second before the onset. The first
     seconds of a run are those of a filter that settles."""
     rate = run.rate_hz
@@ -72,9 +73,11 @@ def _seconds(run: Segment, onset_ns: int) -> list[float]:
     size, settle = max(1, round(rate)), round(SETTLE_NS * rate / NS)
     count = (last - first - settle) // size
     if count <= 0:
-        return []
-    sums = np.abs(run.samples[last - count * size : last]).reshape(count, size).sum(axis=1)
-    return [total / size for total in sums.tolist()]
+        return np.empty(0)
+    amplitude = np.abs(run.samples[last - count * size : last]).reshape(count, size)
+    sums: NDArray[Any] = np.add.reduce(amplitude, axis=1)
+    levels: NDArray[Any] = sums / np.float64(size)
+    return levels
 
 
 def _rounded(counts: float) -> float:
@@ -82,12 +85,12 @@ def _rounded(counts: float) -> float:
     return float(f"{counts:.{_DIGITS}g}")
 
 
-def _quantile(values: list[float], share: float) -> float:
+def _quantile(values: NDArray[np.float64], share: float) -> float:
     """As ``numpy.quantile`` has it, which takes longer for this than the filter for the samples."""
-    ordered, place = sorted(values), share * (len(values) - 1)
+    place = share * (len(values) - 1)
     below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    low, high = np.sort(values)[below : below + 2].tolist()
+    return float(low + (high - low) * (place - below))
 
 
 def _dominant_hz(signal: Samples, rate_hz: float) -> float:

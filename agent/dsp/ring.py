@@ -117,8 +117,9 @@ class RingBuffer:
         self._line_hz = rate_hz
         self._lines.append(_Line(self._written, start_ns, step_ns, begins_run))
 
-    def segments(self, from_ns: int, to_ns: int) -> list[Segment]:
-        """Copies of the gap-free runs of samples whose time ``t`` is in ``from_ns <= t < to_ns``, in order.
+    def segments(self, from_ns: int, to_ns: int, *, lasting: bool = True) -> list[Segment]:
+        """The gap-free runs of samples whose time ``t`` is in ``from_ns <= t < to_ns``, in order. Copies, unless they
+        need not be ``lasting``: then they are good until the next ``write``, and not to be changed.
 
         A segment has the nominal rate, unless its last sample would be half a sample or more off its time by that: then
         it has the rate that the times show, if the two differ as clocks do.
@@ -128,14 +129,14 @@ class RingBuffer:
         times_ns = (0, 0)
         for line, end in self._ends():
             if line.begins_run:
-                found += self._segment(span, times_ns)
+                found += self._segment(span, times_ns, lasting=lasting)
                 span = None
             first = max(line.first, self._written - self._capacity, line.before(from_ns))
             last = min(end, line.before(to_ns))
             if first < last:
                 times_ns = line.time_ns(first) if span is None else times_ns[0], line.time_ns(last - 1)
                 span = first if span is None else span[0], last
-        return found + self._segment(span, times_ns)
+        return found + self._segment(span, times_ns, lasting=lasting)
 
     def _ends(self) -> Iterator[tuple[_Line, int]]:
         """Each line with the number after its last sample."""
@@ -147,7 +148,7 @@ class RingBuffer:
         if following is not None:
             yield following, self._written
 
-    def _segment(self, span: tuple[int, int] | None, times_ns: tuple[int, int]) -> list[Segment]:
+    def _segment(self, span: tuple[int, int] | None, times_ns: tuple[int, int], *, lasting: bool) -> list[Segment]:
         """The samples of a span of numbers, if there is one, with the times of the first and the last."""
         if span is None:
             return []
@@ -156,7 +157,7 @@ class RingBuffer:
         off_ns = abs(last_ns - start_ns - steps * self._step_ns)
         if self._half_ns <= off_ns <= SAME_RATE * steps * self._step_ns:
             rate_hz = steps * NS / (last_ns - start_ns)
-        return [Segment(start_ns, rate_hz, self._copy(begin, end))]
+        return [Segment(start_ns, rate_hz, self._samples(begin, end, lasting=lasting))]
 
     def _adopt(self, dtype: np.dtype[Any]) -> None:
         """The first block fixes the dtype; a channel that changes it later gets one that holds both."""
@@ -174,8 +175,9 @@ class RingBuffer:
         self._data[at : at + head] = kept[:head]
         self._data[: len(kept) - head] = kept[head:]
 
-    def _copy(self, begin: int, end: int) -> Samples:
+    def _samples(self, begin: int, end: int, *, lasting: bool) -> Samples:
         first, last = begin % self._capacity, (end - 1) % self._capacity + 1
-        pieces = [self._data[first:last]] if first < last else [self._data[first:], self._data[:last]]
-        samples: Samples = np.concatenate(pieces)
-        return samples
+        if first < last:
+            samples: Samples = self._data[first:last]
+            return samples.copy() if lasting else samples
+        return np.concatenate([self._data[first:], self._data[:last]])

@@ -35,6 +35,9 @@ AFTER_NS = (WINDOW_SAMPLES - WINDOW_ONSET) * NS // WINDOW_RATE_HZ
 WARM_UP_NS = 5 * NS
 """Signal before the window that settles the high-pass, where it was recorded."""
 _DEAD = 1e-9
+_INTEGERS = 2.0**31
+"""Largest sample of a recorder that gives integers."""
+_NO_SAMPLES: Array = np.empty(0)
 FAINT = 1 / 200
 """A component whose peak is a smaller share of the strongest one's is masked: no ground moves so. Of 1185 real records
 of two or three components the most uneven has 1 / 90; of a dying sensor only the digitiser's last bits are left."""
@@ -121,7 +124,8 @@ class HighPassed:
         if stream is None:
             stream = SosFilter(butterworth(corner, None, rate, preparation.highpass_order), long=LONG_AT_ONCE)
         if len(done) < len(x):
-            done = np.concatenate([done, stream.process(x[len(done) :])])
+            more = stream.process(x[len(done) :])
+            done = np.concatenate([done, more]) if len(done) else more
             self._runs[key] = stream, done
         return done[: len(x)]
 
@@ -150,27 +154,36 @@ def prepare(
     peaks = [0.0, 0.0, 0.0]
     gap_s = 0.0
     for row, runs in segments.items():
-        values = np.zeros(wanted)
-        valid = np.zeros(wanted, dtype=bool)
-        for run in runs:
-            _place(run, (begin, until), partial(passed.of, row, preparation), values, valid)
-        count = int(np.count_nonzero(valid))
-        if count == 0:
+        found = (_on_grid(run, (begin, until), wanted, partial(passed.of, row, preparation)) for run in runs)
+        placed = [(first, samples) for first, samples in found if len(samples)]
+        if not placed:
             continue
-        coverage[row] = count / wanted
-        kept = values
-        if count < wanted:
-            recorded = np.flatnonzero(valid)
+        where: slice | NDArray[np.bool_] = slice(placed[0][0], placed[0][0] + len(placed[0][1]))
+        kept, count = placed[0][1], len(placed[0][1])
+        if len(placed) > 1:
+            values, where = np.zeros(wanted), np.zeros(wanted, dtype=bool)
+            for first, samples in placed:
+                values[first : first + len(samples)] = samples
+                where[first : first + len(samples)] = True
+            kept, count = values[where], int(np.count_nonzero(where))
+            recorded = np.flatnonzero(where)
             gap_s = max(gap_s, (int(recorded[-1] - recorded[0]) + 1 - count) / WINDOW_RATE_HZ)
-            kept = values[valid]
-        kept -= kept.mean()
+        coverage[row] = count / wanted
+        kept = kept - np.add.reduce(kept, dtype=np.float64) / count
         peak = max(float(kept.max()), -float(kept.min()))
-        # A dead channel is constant up to rounding; divided by that rounding it would look alive.
-        if peak > _DEAD * max(_largest(run.samples) for run in runs if len(run.samples)):
-            data[row, :wanted][valid if count < wanted else ...] = kept / peak
+        if _is_moving(peak, runs):
+            data[row, :wanted][where] = kept / peak
             peaks[row] = peak
-    data[[peak < FAINT * max(peaks) for peak in peaks]] = 0.0
+    if min(peaks) < FAINT * max(peaks):
+        data[[peak < FAINT * max(peaks) for peak in peaks]] = 0.0
     return Window(data, onset_ns, seconds, (coverage[0], coverage[1], coverage[2]), gap_s)
+
+
+def _is_moving(peak: float, runs: Sequence[Segment]) -> bool:
+    """A dead channel is constant up to rounding; divided by that rounding it would look alive."""
+    if peak > _DEAD * _INTEGERS and all(run.samples.dtype.kind in "iu" for run in runs):
+        return True  # without a look at the samples
+    return peak > _DEAD * max(_largest(run.samples) for run in runs if len(run.samples))
 
 
 def _largest(samples: Samples) -> float:
@@ -178,14 +191,10 @@ def _largest(samples: Samples) -> float:
     return max(-float(samples.min()), float(samples.max()))
 
 
-def _place(
-    run: Segment,
-    span_ns: tuple[int, int],
-    high_passed: Callable[[Segment, int, int], NDArray[Any]],
-    values: NDArray[np.float64],
-    valid: NDArray[np.bool_],
-) -> None:
-    """Filter one run, bring it to the grid and write it where it belongs."""
+def _on_grid(
+    run: Segment, span_ns: tuple[int, int], wanted: int, high_passed: Callable[[Segment, int, int], NDArray[Any]]
+) -> tuple[int, NDArray[Any]]:
+    """What a run brings to a grid of ``wanted`` samples, filtered, and the number of the first."""
     begin, until = span_ns
     rate = run.rate_hz
     # First sample at or after the warm-up's start, and one past the last before the end: integer arithmetic on the
@@ -193,23 +202,17 @@ def _place(
     first = max(0, round((begin - WARM_UP_NS - run.start_ns) * rate / NS))
     last = min(len(run.samples), round((until - run.start_ns) * rate / NS))
     if last <= first:
-        return
+        return 0, _NO_SAMPLES
     x = high_passed(run, first, last)
     start_s = (run.start_ns - begin) / NS + first / rate
     at_grid_rate = abs(rate - WINDOW_RATE_HZ) * len(x) / rate < 0.5
     if at_grid_rate:
         index = round(start_s * WINDOW_RATE_HZ)
         skip = max(0, -index)
-        kept = x[skip : len(values) - index]
-        target = slice(index + skip, index + skip + len(kept))
-    else:
-        k0 = max(0, int(np.ceil(start_s * WINDOW_RATE_HZ - 1e-6)))
-        k1 = min(len(values), int(np.floor((start_s + (len(x) - 1) / rate) * WINDOW_RATE_HZ + 1e-6)) + 1)
-        if k1 <= k0:
-            return
-        x = np.asarray(x, dtype=np.float64)
-        kept = interpolate(x, rate, k0 / WINDOW_RATE_HZ - start_s, k1 - k0, WINDOW_RATE_HZ)
-        target = slice(k0, k1)
-    if len(kept):
-        values[target] = kept
-        valid[target] = True
+        return index + skip, x[skip : wanted - index]
+    k0 = max(0, int(np.ceil(start_s * WINDOW_RATE_HZ - 1e-6)))
+    k1 = min(wanted, int(np.floor((start_s + (len(x) - 1) / rate) * WINDOW_RATE_HZ + 1e-6)) + 1)
+    if k1 <= k0:
+        return 0, _NO_SAMPLES
+    x = np.asarray(x, dtype=np.float64)
+    return k0, interpolate(x, rate, k0 / WINDOW_RATE_HZ - start_s, k1 - k0, WINDOW_RATE_HZ)

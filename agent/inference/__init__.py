@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import queue
 import re
 import threading
@@ -106,21 +107,23 @@ class NetworkClassifier:
         self._calibration = Calibration(manifest.temperature)
 
     def classify(self, window: Window) -> Classification:
-        if window.data.shape != (3, WINDOW_SAMPLES) or not np.isfinite(window.data).all():
+        # The sum of squares is finite where all samples are, which are scaled to 1.
+        if window.data.shape != (3, WINDOW_SAMPLES) or not math.isfinite(np.vdot(window.data, window.data)):
             # a quantised input layer would turn NaN into a number, and that into a confident verdict
             raise BackendError(
                 "the window is not 3 x 10240 finite numbers", "report this: the preparation let it through"
             )
         logits = self._runtime.logits(window.data)
-        if logits.shape != (len(LABELS),) or not np.isfinite(logits).all():
+        if logits.shape != (len(LABELS),) or not all(map(math.isfinite, logits.tolist())):
             raise BackendError(f"{self.backend} answered {logits}, not five numbers", "run `talus doctor`")
-        probabilities = self._calibration.probabilities(logits, window.seconds)
-        best = int(np.argmax(probabilities))
+        probabilities: list[float] = self._calibration.probabilities(logits, window.seconds).tolist()
+        probability = max(probabilities)
+        best = probabilities.index(probability)
         return Classification(
             label=LABELS[best],
-            probability=float(probabilities[best]),
-            probabilities=tuple(float(p) for p in probabilities),
-            abstained=bool(probabilities[best] < self._thresholds[best]),
+            probability=probability,
+            probabilities=tuple(probabilities),
+            abstained=probability < self._thresholds[best],
             window_s=window.seconds,
             model=self.model,
             model_sha256=self.sha256,

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,12 +312,20 @@ class Calibration:
     """A temperature for every window length: linear in log seconds, constant beyond the shortest and longest fitted."""
 
     def __init__(self, points: Sequence[TemperatureAt]) -> None:
-        self._log_seconds = np.log([point.seconds for point in points])
-        self._temperatures = np.array([point.temperature for point in points])
+        self._log_seconds = [math.log(point.seconds) for point in points]
+        self._temperatures = [point.temperature for point in points]
 
     def temperature(self, seconds: float) -> float:
-        return float(np.interp(np.log(max(seconds, 1e-3)), self._log_seconds, self._temperatures))
+        at, known, values = math.log(max(seconds, 1e-3)), self._log_seconds, self._temperatures
+        after = bisect_right(known, at)
+        if after in {0, len(known)}:
+            return values[min(after, len(known) - 1)]
+        share = (at - known[after - 1]) / (known[after] - known[after - 1])
+        return values[after - 1] + share * (values[after] - values[after - 1])
 
     def probabilities(self, logits: NDArray[np.float32], seconds: float) -> NDArray[np.float64]:
         """Calibrated probabilities ``[5]`` of ``logits`` ``[5]`` for a window of ``seconds`` after the onset."""
-        return softmax(logits / self.temperature(seconds))
+        scaled: list[float] = (logits / self.temperature(seconds)).tolist()  # of five numbers Python has the sum sooner
+        largest = max(scaled)
+        shares = [math.exp(value - largest) for value in scaled]
+        return np.array(shares) / sum(shares)
