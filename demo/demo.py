@@ -23,6 +23,7 @@ from agent.config.broker import MqttSettings
 from agent.errors import SourceError, TalusError
 from agent.messages.schema import MODELS, AlertMessage, EventMessage, parse
 from agent.messages.text import EventTable
+from agent.types import counted
 from demo.broker import BrokerAddress, local_broker
 from desk.watch import watch
 
@@ -114,14 +115,10 @@ def _demo(broker: BrokerAddress) -> int:
     table.finish()
     took = time.monotonic() - started
     print(
-        f"\ndemo: {table.events} events and {_count(table.alerts, 'alert')} arrived over MQTT in "
+        f"\ndemo: {counted(table.events, 'event')} and {counted(table.alerts, 'alert')} arrived over MQTT in "
         f"{len(inbox.messages)} messages, {refused} refused; {took:.1f} s"
     )
     return 0 if all(sound) and table.events and table.alerts and not refused else 1
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _send(arguments: list[str], shown: str, url: str, folder: str) -> bool:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, select
 
 from agent.errors import UsageError
 from agent.sources.records import read_records
-from agent.types import COMPONENTS, LABELS, NS, format_ns
+from agent.types import COMPONENTS, LABELS, NS, counted, format_ns
 from desk.evidence import Records
 from desk.formats.seisbench import COMPONENT_ORDER, WaveformFile, aligned
 from desk.record import traces
@@ -163,5 +163,5 @@ def _columns(one: _Answered, path: Path) -> dict[str, object]:
         "trace_onset_time": f"{format_ns(one.onset_ns)[:23]}Z",
         "trace_onset_source": "stalta",
         "trace_weight": 1,
-        "notes": f"{one.readers} readers{': ' + one.notes if one.notes else ''}",
+        "notes": f"{counted(one.readers, 'reader')}{': ' + one.notes if one.notes else ''}",
     }

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from teach_support import write_site
 from test_desk_record import record
 
+from agent.cli import main
 from agent.dsp.window import Preparation
 from agent.errors import DataError, UsageError
 from agent.messages.schema import StateMessage
@@ -66,11 +67,21 @@ def test_only_undisputed_answers_with_a_record_become_training_data(
         rows = list(csv.DictReader(file))
     assert [(row["source_type"], row["trace_channels"], row["notes"]) for row in rows] == [
         ("blast", "HHE,HHN,HHZ", "2 readers"),
-        ("noise", "HHE,HHN,HHZ", "1 readers"),
+        ("noise", "HHE,HHN,HHZ", "1 reader"),
     ]
     assert len({row["split"] for row in rows}) == 1, "events of one hour are on one side"
     with pytest.raises(UsageError, match="not empty"):
         export(store, records, tmp_path / "out")
+
+
+def test_the_command_counts_one_event_as_one(
+    desk: tuple[Store, Records], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered(desk[0], ANN, 0, "blast")
+    config = tmp_path / "desk.yaml"
+    config.write_text(f"mqtt: {{host: 127.0.0.1}}\nstate_dir: {tmp_path}\n")
+    assert main(["desk", "--config", str(config), "--export", str(tmp_path / "out")]) == 0
+    assert ": 1 event; left out: 0 without a record" in capsys.readouterr().out
 
 
 def test_training_reads_what_the_desk_exports(desk: tuple[Store, Records], tmp_path: Path) -> None:
@@ -184,7 +195,10 @@ def test_obspys_client_finds_the_events_with_type_and_the_stations_position(serv
 @pytest.mark.parametrize(
     "query",
     [
-        "minmagnitude=2", "format=json", "limit=0", "starttime=soon", "eventtype=whale", "nodata=200",
+        "minmagnitude=big", "format=json", "limit=0", "offset=0", "minlatitude=91", "maxradius=-1", "maxdepth=nan",
+        "minlatitude=47&maxlatitude=46", "minradius=3&maxradius=2", "longitude=east", "whale=1",
+        "updatedafter=2026-01-01",
+        "starttime=soon", "eventtype=whale", "nodata=200",
         "orderby=magnitude", "starttime=",
     ],
 )  # fmt: skip
@@ -194,6 +208,48 @@ def test_what_is_not_supported_is_refused_in_words(served: str, query: str) -> N
     answer = httpx.get(f"{served}/fdsnws/event/1/query?{query}", timeout=60)
     assert answer.status_code == 400
     assert answer.text.startswith("Error 400: ")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("minlatitude=46.5&maxlatitude=46.5&minlon=8&maxlon=9", 6), ("minlat=46.6", 0), ("maxlongitude=8.2", 0),
+        ("minlongitude=170&maxlongitude=8.3", 6), ("minlongitude=9&maxlongitude=-170", 0),
+        ("latitude=46.5&longitude=8&maxradius=0.2", 6), ("latitude=46.5&longitude=8&maxradius=0.1", 0),
+        ("latitude=46.5&longitude=8&minradius=0.2", 0), ("maxradius=47.2&minradius=47.0", 6),
+        ("mindepth=0", 0), ("maxdepth=700", 0), ("minmagnitude=-9", 0), ("maxmag=9", 0), ("magnitudetype=ML", 0),
+        ("limit=2&orderby=time-asc", 2), ("offset=5", 2), ("offset=7", 0), ("limit=4&offset=2", 4),
+    ],
+)  # fmt: skip
+def test_limits_of_place_are_those_of_the_station_and_what_no_event_has_leaves_none(
+    served: str, query: str, found: int
+) -> None:
+    import httpx
+
+    answer = httpx.get(f"{served}/fdsnws/event/1/query?{query}&format=text", timeout=60)
+    assert answer.status_code == (200 if found else 204), answer.text
+    lines = answer.text.splitlines()[1:]
+    assert len(lines) == found
+    if "time-asc" in query:
+        assert lines[0].split("|")[1] == format_ns(START_NS)[:26], "the oldest of all, not of the newest two"
+
+
+def test_an_event_of_a_station_without_a_position_is_in_no_region_and_too_many_are_no_half_answer(
+    desk: tuple[Store, Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TestClient(application(desk[0], Live(desk[0]), fdsnws=True)) as client:
+        query = "/fdsnws/event/1/query?format=text"
+        assert len(client.get(query).text.splitlines()) == 7
+        uid = event().id
+        assert client.get(f"{query}&eventid={uid}").status_code == 200
+        assert client.get(f"{query}&eventid={uid}&minlatitude=-90").status_code == 204
+        assert client.get(f"{query}&minlatitude=-90").status_code == 204
+        monkeypatch.setattr("desk.web.fdsn.MOST", 2)
+        late = "&starttime=2026-03-01T00:00:04"
+        for more, status in (("", 413), ("&limit=2", 200), ("&orderby=time-asc", 413), (late, 200)):
+            answer = client.get(query + more)
+            assert answer.status_code == status, more
+            assert status == 200 or "more than" in answer.text
 
 
 def test_a_drill_that_is_asked_for_by_name_says_so_and_a_clients_words_stay_inside_the_description(

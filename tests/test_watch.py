@@ -250,7 +250,7 @@ def test_the_command(broker: Mosquitto) -> None:
     done = subprocess.run(
         [*command, f"127.0.0.1:{broker.port}", "--timeout", "0.3"], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert done.stderr == "talus watch: 0 events and alerts, 0 duplicates, 0 refused\n"
+    assert done.stderr == "talus watch: 0 messages shown, 0 duplicates, 0 refused\n"
     wrong = subprocess.run([*command, "http://x"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert wrong.returncode != 0
     assert "mqtt://" in wrong.stderr

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
-from agent.types import NS
+from agent.types import NS, counted
 from desk.call.calls import Calls, Words
 from desk.call.targets import Target
 from desk.store import queries
@@ -117,7 +117,7 @@ class StationWatch(Worker):
         words = Words(
             f"station {row.code} {status} {since_ns}",
             f"{row.code} is {status}",
-            f"for {minutes} minutes: {_reasons(row, status)}",
+            f"for {counted(minutes, 'minute')}: {_reasons(row, status)}",
         )
         with self._store.writing() as connection:
             mine = (t.trouble.c.id == key, t.trouble.c.told.is_(False), t.trouble.c.ended_ns.is_(None))

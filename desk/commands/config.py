@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agent.commands.options import add_broker, settings_of
 from agent.config.explain import dotted, escaped
 from agent.errors import ConfigError, ControlError, UsageError
+from agent.types import counted
 from desk.commands.options import ANSWER_S, VALID_DAYS, add_action, add_wait, silent, station_named, write
 from desk.push.presence import tell_absence, waiting
 
@@ -285,7 +286,7 @@ def _table(found: Rehearsal, known: Known) -> str:
     for what, lost, events in (("", found.lost, len(before.onsets)), (" on record", known.lost, known.events)):
         if events:
             more = f": {', '.join(lost[:_NAMED])}{' ...' if len(lost) > _NAMED else ''}" if lost else ""
-            lines.append(f"of {events} events{what} {len(lost)} would be lost{more}")
+            lines.append(f"of {counted(events, 'event')}{what} {len(lost)} would be lost{more}")
     lines += [f"after the change: {reason}" for reason in sorted(after.refused - before.refused)]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agent.commands.options import add_broker, settings_of
 from agent.errors import ConfigError, UsageError
 from agent.host.journal import log_to_stderr
+from agent.types import counted
 
 if TYPE_CHECKING:
     from agent.config.broker import MqttSettings
@@ -119,7 +120,7 @@ def _export(config: DeskConfig, folder: Path, *, seisbench: bool) -> int:
     done = export(store, records, folder, seisbench=seisbench)
     store.close()
     print(
-        f"talus desk: {folder}: {done.written} events; left out: {done.without_record} without a record, "
+        f"talus desk: {folder}: {counted(done.written, 'event')}; left out: {done.without_record} without a record, "
         f"{done.disputed} disputed, {done.unsure} unsure"
     )
     return 0

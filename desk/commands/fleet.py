@@ -127,12 +127,12 @@ def _push(args: argparse.Namespace, kind: str, file: Path) -> int:
 
     stopped = roll_out(names, args.wave, order, members, again=lambda: look(settings), begin=begin, tell=tell)
     if stopped is None:
-        print(f"talus fleet: {done} stations have kept it now, {len(names) - done} had before", file=sys.stderr)
+        print(f"talus fleet: kept by {counted(done, 'station')} now, by {len(names) - done} before", file=sys.stderr)
         return 0
     reasons = "; ".join(f"{name} {reason}" for name, reason in sorted(stopped.reasons.items()))
     print(escaped(f"talus fleet: stopped: {reasons}"), file=sys.stderr)
     print(
-        f"talus fleet: {len(stopped.left)} stations were not begun; the same command goes on, "
+        f"talus fleet: {counted(len(stopped.left), 'station')} not begun; the same command goes on, "
         "and passes over those that have kept it",
         file=sys.stderr,
     )

@@ -218,7 +218,7 @@ def _cells_of_scan(args: argparse.Namespace) -> tuple[list[Cell], int]:
     )
     lacking = sum(cell.trace is None for cell in cells)
     if lacking:
-        words = f"no samples of {lacking} of {len(cells)} events below {', '.join(paths)}"
+        words = f"no samples of {lacking} of {counted(len(cells), 'event')} below {', '.join(paths)}"
         print(f"talus plot: {words}; --archive PATH says where they are", file=sys.stderr)
     return cells, count
 

@@ -197,7 +197,8 @@ def _run(folder: Folder, units: list[Unit], settings: Settings, engine: Engine) 
     except KeyboardInterrupt:
         progress.close()
         left = len(units) - made - same - failed
-        print(f"talus scan: stopped; {left} of {len(units)} units are left, the same command goes on", file=sys.stderr)
+        words = f"stopped with {left} of {counted(len(units), 'unit')} left; the same command goes on"
+        print(f"talus scan: {words}", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         progress.close()

@@ -35,7 +35,7 @@ from agent.sources.simulator import (
     rockfalls,
     steady,
 )
-from agent.types import NS, SLOW, Discard, StationId, format_ns, parse_ns
+from agent.types import NS, SLOW, Discard, StationId, counted, format_ns, parse_ns
 
 if TYPE_CHECKING:
     from agent.config.file import Config
@@ -209,7 +209,8 @@ def main(args: argparse.Namespace) -> int:
             rest = delivery.close() if delivery else None
     if rest and (rest.waiting or rest.refused):
         why = f": {rest.error}" if rest.error else ""
-        print(f"talus simulate: the broker did not take {rest.waiting + rest.refused} messages{why}", file=sys.stderr)
+        lost = counted(rest.waiting + rest.refused, "message")
+        print(f"talus simulate: the broker did not take {lost}{why}", file=sys.stderr)
     return INTERRUPTED if not finished else 1 if rest and (rest.waiting or rest.refused) else 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent.commands.options import add_broker, settings_of
 from agent.errors import ConfigError, UsageError
+from agent.types import counted
 
 if TYPE_CHECKING:
     from desk.formats import Format
@@ -88,7 +89,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _sum_up(tally: Watched) -> None:
     print(
-        f"talus watch: {tally.printed} events and alerts, {tally.duplicates} duplicates, {tally.refused} refused",
+        f"talus watch: {counted(tally.printed, 'message')} shown, {counted(tally.duplicates, 'duplicate')}, "
+        f"{tally.refused} refused",
         file=sys.stderr,
     )
 

@@ -15,7 +15,7 @@ from agent.errors import TalusError
 from agent.service.assemble import build_line
 from agent.sources.simulator import Sent, SentFault, SimulatedSite, SimulatorSource
 from agent.sources.synthesis import Array
-from agent.types import NS, Event, SampleBlock
+from agent.types import NS, Event, SampleBlock, counted
 from desk.crisis.broker import Arrival, Broker, Link, Listener
 from desk.crisis.plan import Plan, Span
 from desk.crisis.station import STATION, Child, Key, Said, Setup
@@ -125,7 +125,7 @@ class _Run:
                     facts.away.add(minute)
                 if (minute + 1) % 360 == 0:
                     came = len(self._listener.arrived)
-                    self._say(f"{_clock(minute + 1)} of {plan.minutes / 60:g} h, {came} messages")
+                    self._say(f"{_clock(minute + 1)} of {plan.minutes / 60:g} h, {counted(came, 'message')}")
             facts.told |= self._station.finish().told
             self._settle()
             self._note_whole(self._whole.pipeline.flush())

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from agent.errors import UsageError
 from agent.messages.schema import AlertMessage, EventMessage, StateMessage
-from agent.types import NS, parse_ns, place_of
+from agent.types import NS, counted, parse_ns, place_of
 from desk.formats import Document, Places, add, to_line
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
@@ -231,8 +231,8 @@ def _parameters(body: AlertMessage) -> list[tuple[str, str]]:
     if body.rate is not None:
         rate = body.rate
         found += [
-            ("talus:rate", f"{rate.events} events in {rate.window_s:g} s"),
-            ("talus:background", f"{rate.background_events} events in {rate.background_s:g} s"),
+            ("talus:rate", f"{counted(rate.events, 'event')} in {rate.window_s:g} s"),
+            ("talus:background", f"{counted(rate.background_events, 'event')} in {rate.background_s:g} s"),
             ("talus:chance", f"{rate.chance:.2g}"),
         ]
     return found

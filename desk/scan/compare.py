@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import DataError, TalusError, UsageError, in_words
-from agent.types import LABELS, NS, SLOW, parse_ns
+from agent.types import LABELS, NS, SLOW, counted, parse_ns
 from desk.scan.catalogue import CLASSES, STATION_COLUMNS, read, read_ledger
 
 TOLERANCE_S = 5.0
@@ -308,7 +308,7 @@ def review_words(reviewed: Reviewed) -> str:
         others = reviewed.found[kind].copy()
         del others[kind]
         named = f"; else {', '.join(f'{name} {count}' for name, count in others.most_common())}" if others else ""
-        lines.append(f"  {kind:<13} {reviewed.right[kind]} of {reviewed.sizes[kind]} events{named}")
+        lines.append(f"  {kind:<13} {reviewed.right[kind]} of {counted(reviewed.sizes[kind], 'event')}{named}")
     overall = reviewed.overall(LABELS[:-1])
     if overall is not None:
         value, low, high = overall

@@ -143,6 +143,8 @@ class Filter:
     name: str | None = None
     names: tuple[str, ...] | None = None
     """One of several classes."""
+    stations: tuple[str, ...] | None = None
+    """One of several stations."""
     from_ns: int | None = None
     to_ns: int | None = None
     reviewed: bool | None = None
@@ -487,6 +489,9 @@ def _conditions(wanted: Filter) -> Sequence[Any]:
         found.append(e.sensor_id == select(t.sensor.c.id).where(t.sensor.c.code == wanted.sensor).scalar_subquery())
     if wanted.station is not None:
         ids = select(t.sensor.c.id).join(t.station).where(t.station.c.code == wanted.station)
+        found.append(e.sensor_id.in_(ids))
+    if wanted.stations is not None:
+        ids = select(t.sensor.c.id).join(t.station).where(t.station.c.code.in_(wanted.stations))
         found.append(e.sensor_id.in_(ids))
     if wanted.name is not None:
         found.append(e["class"] == t.CLASSES.index(wanted.name))

@@ -1,15 +1,18 @@
 """``/fdsnws/event/1``: events for seismologists' own tools, as QuakeML 1.2 or text.
 
 The origin of each event is the station that saw it first, and says so: ``epicenterFixed``, with the comment that this
-is no location. Parameters, codes and texts follow the FDSN web services' specification 1.2. No login is asked for, so
+is no location: limits of position are those of the station's. Nothing has a depth or a magnitude, so a limit of these
+leaves no event. Parameters, codes and texts follow the FDSN web services' specification 1.2. No login is asked for, so
 the desk answers only where its configuration says so (``web.fdsnws``).
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -22,11 +25,15 @@ from agent.errors import DataError
 from agent.messages.payloads import QUAKEML_TYPES
 from agent.types import SLOW, format_ns, parse_ns, place_of
 from desk.store import queries
+from desk.web import region
 from desk.web.api import DAY_NS, read, within
+from desk.web.region import Region
 
 MOST = 20_000
 PARAMETERS = {
-    "starttime": "start", "endtime": "end", "eventtype": None, "limit": None, "orderby": None, "eventid": None,
+    "starttime": "start", "endtime": "end", **region.PARAMETERS,
+    "mindepth": None, "maxdepth": None, "minmagnitude": "minmag", "maxmagnitude": "maxmag", "magnitudetype": "magtype",
+    "eventtype": None, "limit": None, "offset": None, "orderby": None, "eventid": None,
     "format": None, "nodata": None, "catalog": None, "contributor": None, "includeallorigins": None,
     "includearrivals": None, "includeallmagnitudes": None,
 }  # fmt: skip
@@ -37,48 +44,94 @@ CATALOG, CONTRIBUTOR = "desk", "Talus"
 _SHORT = {short: name for name, short in PARAMETERS.items() if short}
 
 
-async def query(request: Request) -> Response:
-    """Events by time and type, the newest first."""
-    given = {_SHORT.get(name, name): value for name, value in request.query_params.items()}
-    unknown = sorted(given.keys() - PARAMETERS.keys())
-    if unknown:
-        return _error(request, 400, f"the parameter {unknown[0]} is not supported")
-    try:
-        to_ns = _time(given, "endtime")
-        wanted = queries.Filter(
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """What is asked. ``without``: the status where nothing is found; ``oldest_first``: else the newest; ``skipped`` of
+    these before the first that is wanted; ``fixed_limit``: the client named the ``limit``."""
+
+    events: queries.Filter
+    uid: str | None
+    region: Region | None
+    is_empty: bool
+    limit: int
+    fixed_limit: bool
+    skipped: int
+    oldest_first: bool
+    form: str
+    without: int
+
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> _Query:
+        """Of a request's parameters.
+
+        Raises:
+            DataError: one is unknown or has a value that it cannot have.
+        """
+        unknown = sorted(given.keys() - PARAMETERS.keys())
+        if unknown:
+            raise DataError(f"the parameter {unknown[0]} is not supported; there are {', '.join(PARAMETERS)}")
+        to_ns, none_has = _time(given, "endtime"), _asks_for_what_none_has(given)
+        events = queries.Filter(
             from_ns=_time(given, "starttime"),
             to_ns=time.time_ns() + DAY_NS if to_ns is None else to_ns,
             exercise=False,
+            names=tuple(sorted(_types(given.get("eventtype")))),
         )
-        types, limit = _types(given.get("eventtype")), _limit(given.get("limit"))
-        form = _one_of(given, "format", "xml", "text")
-        oldest_first = _one_of(given, "orderby", "time", "time-asc") == "time-asc"
-        without = int(_one_of(given, "nodata", "204", "404"))
-    except DataError as error:
-        return _error(request, 400, error.message)
-    if given.get("catalog", CATALOG) != CATALOG or given.get("contributor", CONTRIBUTOR) != CONTRIBUTOR:
-        return Response(status_code=without)
+        ours = given.get("catalog", CATALOG) == CATALOG and given.get("contributor", CONTRIBUTOR) == CONTRIBUTOR
+        return cls(
+            events,
+            given["eventid"].rpartition("/")[2] if "eventid" in given else None,
+            Region.of(given),
+            none_has or not ours,
+            _natural(given, "limit", MOST),
+            "limit" in given,
+            _natural(given, "offset", 1) - 1,
+            _one_of(given, "orderby", "time", "time-asc") == "time-asc",
+            _one_of(given, "format", "xml", "text"),
+            int(_one_of(given, "nodata", "204", "404")),
+        )
 
-    def ask(connection: Connection) -> tuple[list[queries.EventRow], dict[str, Any]]:
-        places = {row.code: row.position for row in queries.stations(connection, imported=True)}
-        if "eventid" in given:
-            found = queries.event(connection, given["eventid"].rpartition("/")[2])
-            return ([found[0]] if found else []), places
-        rows: list[queries.EventRow] = []
-        before, of_types = None, replace(wanted, names=tuple(sorted(types)))
-        while len(rows) < limit:
-            page = queries.events(connection, of_types, before=before, limit=1000)
+    def find(self, connection: Connection, places: dict[str, Any]) -> list[queries.EventRow]:
+        """The events, in their order.
+
+        Raises:
+            DataError: they are too many.
+        """
+        if self.uid is not None:
+            found = queries.event(connection, self.uid)
+            return [found[0]] if found and _is_in(self.region, places, found[0].sensor) else []
+        near = None if self.region is None else tuple(code for code in places if _is_in(self.region, places, code))
+        wanted, rows = replace(self.events, stations=near), list[queries.EventRow]()
+        before, most = None, 2 * MOST if self.oldest_first else self.skipped + self.limit
+        while len(rows) <= most:
+            page = queries.events(connection, wanted, before=before, limit=1000)
             rows += [row for row in page if row.ended]
             if len(page) < 1000:
                 break
             before = page[-1].onset_ns, page[-1].key
-        rows = rows[:limit]
-        return (rows[::-1] if oldest_first else rows), places
+        if len(rows) > most and (self.oldest_first or not self.fixed_limit):
+            raise DataError(f"more than {most} events match; name a shorter time or a smaller region")
+        return (rows[::-1] if self.oldest_first else rows)[self.skipped : self.skipped + self.limit]
 
-    rows, places = await read(request, ask)
+
+async def query(request: Request) -> Response:
+    """Events by time, place of the station, and type, the newest first."""
+    try:
+        wanted = _Query.of({_SHORT.get(name, name): value for name, value in request.query_params.items()})
+    except DataError as error:
+        return _error(request, 400, error.message)
+
+    def ask(connection: Connection) -> tuple[list[queries.EventRow], dict[str, Any]]:
+        places = {row.code: row.position for row in queries.stations(connection, imported=True)}
+        return ([] if wanted.is_empty else wanted.find(connection, places)), places
+
+    try:
+        rows, places = await read(request, ask)
+    except DataError as error:
+        return _error(request, 413, error.message)
     if not rows:
-        return Response(status_code=without)
-    if form == "text":
+        return Response(status_code=wanted.without)
+    if wanted.form == "text":
         return PlainTextResponse(text(rows, places))
     return Response(quakeml(rows, places), media_type="application/xml")
 
@@ -178,7 +231,7 @@ def _types(text_: str | None) -> set[str]:
     return {names[one] for one in wanted}
 
 
-def _time(given: dict[str, str], name: str) -> int | None:
+def _time(given: Mapping[str, str], name: str) -> int | None:
     text_ = given.get(name)
     if text_ is None:
         return None
@@ -188,15 +241,27 @@ def _time(given: dict[str, str], name: str) -> int | None:
         raise DataError(f"{name} is a time like 2026-03-01T00:00:00, UTC") from None
 
 
-def _limit(text_: str | None) -> int:
-    if text_ is None:
-        return MOST
+def _is_in(wanted: Region | None, places: dict[str, Any], code: str) -> bool:
+    """Whether a station or sensor stands in a region; one whose place is not known stands in none."""
+    place = places.get(place_of(code))
+    return wanted is None or (place is not None and wanted.holds(*place[:2]))
+
+
+def _asks_for_what_none_has(given: Mapping[str, str]) -> bool:
+    """Whether there is a limit of depth or magnitude, which no event of the desk has."""
+    for name in ("mindepth", "maxdepth", "minmagnitude", "maxmagnitude"):
+        region.number(given, name, 0.0, -math.inf, math.inf)
+    return any(name in given for name in ("mindepth", "maxdepth", "minmagnitude", "maxmagnitude", "magnitudetype"))
+
+
+def _natural(given: Mapping[str, str], name: str, usual: int) -> int:
+    text_ = given.get(name, str(usual))
     if not re.fullmatch("[0-9]{1,9}", text_) or not 0 < int(text_) <= MOST:
-        raise DataError(f"limit is a number from 1 to {MOST}")
+        raise DataError(f"{name} is a number from 1 to {MOST}")
     return int(text_)
 
 
-def _one_of(given: dict[str, str], name: str, usual: str, other: str) -> str:
+def _one_of(given: Mapping[str, str], name: str, usual: str, other: str) -> str:
     value = given.get(name, usual)
     if value not in (usual, other):
         raise DataError(f"{name} is {usual} or {other}")

@@ -17,7 +17,7 @@ from starlette.templating import Jinja2Templates
 
 from agent import __version__
 from agent.errors import DataError
-from agent.types import LABELS, NS, parse_ns, place_of
+from agent.types import LABELS, NS, counted, parse_ns, place_of
 from desk import accounts
 from desk.call.calls import try_call
 from desk.store import answers, queries, tables
@@ -48,6 +48,7 @@ templates.env.globals |= {
     "VERSION": __version__,
     "moment": views.moment,
     "clock": views.clock,
+    "counted": counted,
     "distance": glance.span_words,
 }
 
