@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config.station import HIGHEST_CORNER, TriggerConfig
 from agent.dsp.sos import SosFilter, butterworth
 from agent.errors import DataError
 from agent.sources.records import StationRecord, read_records
 from agent.types import COMPONENTS, NS, Segment
 
 Floats = NDArray[np.float64]
+
+USUAL = TriggerConfig()
+"""The trigger of a station whose file changes nothing of it."""
 
 LONGEST_S = 600.0
 """Of a record that is drawn."""
@@ -91,11 +95,16 @@ def _trace(record: StationRecord, row: int, onset_ns: int) -> Trace:
     return Trace(COMPONENTS[row], rate, (begin_ns - onset_ns) / NS, samples)
 
 
-def band_passed(trace: Trace, low_hz: float = 1.0, high_hz: float = 20.0) -> Trace:
-    """The trace in the trigger's band; gaps are bridged by zeros and stay gaps."""
-    high = min(high_hz, 0.8 * trace.rate_hz / 2)
+def band_passed(trace: Trace, trigger: TriggerConfig = USUAL) -> Trace:
+    """The trace in the trigger's band; gaps are bridged by zeros and stay gaps.
+
+    Raises:
+        DataError: the trace has too few samples a second for the band.
+    """
+    high_hz = min(trigger.high_hz, HIGHEST_CORNER * trace.rate_hz / 2)
+    sos = butterworth(trigger.low_hz, high_hz, trace.rate_hz, trigger.order)
     missing = np.isnan(trace.samples)
-    filtered = SosFilter(butterworth(low_hz, high, trace.rate_hz, 4)).process(np.where(missing, 0.0, trace.samples))
+    filtered = SosFilter(sos).process(np.where(missing, 0.0, trace.samples))
     filtered = np.where(missing, np.nan, filtered)
     return Trace(trace.name, trace.rate_hz, trace.start_s, filtered)
 

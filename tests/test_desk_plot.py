@@ -13,6 +13,7 @@ from test_desk_record import record
 from test_messages import extremes
 
 from agent.cli import main
+from agent.config.station import TriggerConfig
 from agent.messages.payloads import envelope_message
 from agent.messages.schema import MinMaxMessage, parse
 from agent.types import NS, StationId
@@ -143,6 +144,17 @@ def test_a_drift_hides_no_event_of_a_sheet_and_words_stand_below_it() -> None:
     shown = np.asarray(place.lines[0].get_ydata(), dtype=float)
     assert 80 < np.abs(shown).max() < 200
     assert place.get_ylim()[0] < 1.4 * shown.min()
+
+
+def test_a_sheet_is_in_the_band_of_its_trigger_also_where_the_record_has_few_samples() -> None:
+    times = np.arange(-1500, 4000) / 100.0
+    trace = Trace("Z", 100.0, -15.0, 100 * np.sin(2 * np.pi * 5 * times))
+    largest = {}
+    for low_hz, high_hz in ((1.0, 20.0), (10.0, 30.0)):
+        place = draw_sheet([Cell("", "blast", 8.0, trace)], "", TriggerConfig(low_hz=low_hz, high_hz=high_hz)).axes[0]
+        largest[low_hz] = np.abs(np.asarray(place.lines[0].get_ydata(), dtype=float)).max()
+    assert largest[1.0] > 80
+    assert largest[10.0] < 20
 
 
 def test_a_rate_of_the_desk_and_of_a_catalogue_with_its_ledger(

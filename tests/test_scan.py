@@ -395,6 +395,12 @@ def test_pictures_of_a_catalogue(small: Path, tmp_path: Path, capsys: pytest.Cap
     rates = {drawn("rate", file) for file in files}
     assert len(rates) == 1
     assert rates != {drawn("rate", files[2], "--hours", 6)}
+    about = json.loads((out / "catalogue.json").read_bytes())
+    other = about | {"settings": about["settings"] | {"low_hz": 4.0, "high_hz": 6.0}}
+    (out / "catalogue.json").write_text(json.dumps(other))
+    assert drawn("sheet", out, "--unsure", "--limit", 6) not in sheets, "in the band of the scan's own trigger"
+    (out / "catalogue.json").write_text(json.dumps(about))
+    assert drawn("sheet", out, "--unsure", "--limit", 6) in sheets
     archive.rename(tmp_path / "moved")
     blank, said = drawn("sheet", files[2], "--unsure", "--limit", 6)
     assert "no samples of 6 of 6 events" in said

@@ -277,6 +277,19 @@ def test_random_windows_are_offered_for_labelling(tmp_path: Path) -> None:
     assert site_windows(rows[:1], open_bundle(DEFAULT_BUNDLE).preparation).data.any()
 
 
+@pytest.mark.parametrize("held", ["folder", "file"])
+def test_windows_are_offered_in_no_folder_that_holds_something(tmp_path: Path, held: str) -> None:
+    """Protects labels that somebody has given."""
+    out = tmp_path / "out"
+    labels = out / "metadata.csv" if held == "folder" else out
+    labels.parent.mkdir(exist_ok=True)
+    labels.write_text("trace_name,source_id,source_type\n")
+    status, _, err = talus("teach", "--offer", tmp_path / "day", "--out", out)
+    assert status == 2
+    assert ("is not empty" if held == "folder" else "name a folder") in err
+    assert labels.read_text() == "trace_name,source_id,source_type\n"
+
+
 def test_teaching_needs_neither_torch_nor_scipy_nor_onnx() -> None:
     script = (
         "import sys, quantize.teach.lesson; "

@@ -179,10 +179,12 @@ def _sheet(args: argparse.Namespace) -> None:
         raise UsageError(f"--limit {args.limit}", "give 1 to 200")
     order = "the least sure first" if args.unsure else "the newest first"
     if args.catalogue is not None:
+        from desk.pictures.of_scan import trigger_of
+
         cells, count = _cells_of_scan(args)
         some = f"{len(cells)} of " if count > len(cells) else ""
         what = f"{count} {args.name}" if args.name else counted(count, "event")
-        save(draw(cells, f"{some}{what}, {order}"), args.out)
+        save(draw(cells, f"{some}{what}, {order}", trigger_of(args.catalogue)), args.out)
         print(f"{args.out}  {counted(len(cells), 'event')}")
         return
     if args.archive:

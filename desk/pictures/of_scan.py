@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from agent.config.station import TriggerConfig
 from agent.errors import DataError
 from agent.types import NS, SLOW, StationId, parse_ns
 from desk.pictures.sheet import AFTER_S, BEFORE_S, LEAD_S, Cell, title_of
-from desk.record import traces_of
+from desk.record import USUAL, traces_of
 from desk.scan.catalogue import STATION_COLUMNS, about_of, read, read_ledger
 from desk.scan.ledger import HOUR_NS
 from desk.scan.samples import Samples
@@ -28,6 +31,20 @@ def archive_of(catalogue: Path) -> list[str]:
     command = [str(word) for word in about_of(catalogue)["command"][2:]]
     options = [place for place, word in enumerate(command) if word.startswith("--")]
     return command[: options[0] if options else None]
+
+
+def trigger_of(catalogue: Path) -> TriggerConfig:
+    """The trigger of a scan, from ``catalogue.json`` beside its catalogue; the usual one where a table stands alone.
+
+    Raises:
+        DataError: it cannot be read, or names settings that this version does not know.
+    """
+    if not ((catalogue if catalogue.is_dir() else catalogue.parent) / "catalogue.json").is_file():
+        return USUAL
+    try:
+        return TriggerConfig.model_validate(about_of(catalogue)["settings"])
+    except (KeyError, ValidationError):
+        raise DataError(f"the settings of {catalogue} are not those of this version", "scan it again") from None
 
 
 def cells_of(

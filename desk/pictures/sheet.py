@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.config.station import TriggerConfig
 from agent.types import format_ns
 from desk.pictures.style import COLOURS, counts_text, figure
-from desk.record import Trace, band_passed
+from desk.record import USUAL, Trace, band_passed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +39,9 @@ def title_of(name: str, probability: float | None, station: str, onset_ns: int) 
     return f"{name}{share}  {station}  {onset[:10]} {onset[11:19]}"
 
 
-def draw(cells: Sequence[Cell], title: str) -> Figure:
-    """The picture; each trace, band-passed as by the trigger, fills its own cell, with its largest amplitude written
-    below it."""
+def draw(cells: Sequence[Cell], title: str, trigger: TriggerConfig = USUAL) -> Figure:
+    """The picture; each trace, band-passed as by the ``trigger``, fills its own cell, with its largest amplitude
+    written below it."""
     rows = max(1, -(-len(cells) // COLUMNS))
     picture = figure(11.0, 0.7 + 1.25 * rows)
     places = picture.subplots(rows, COLUMNS, sharex=True, squeeze=False).ravel()
@@ -51,7 +52,7 @@ def draw(cells: Sequence[Cell], title: str) -> Figure:
         if cell.trace is None:
             place.text(0.5, 0.5, "no record", transform=place.transAxes, ha="center", fontsize=8, color="#777f87")
             continue
-        shown = band_passed(cell.trace)  # a drift would hide the event
+        shown = band_passed(cell.trace, trigger)  # a drift would hide the event
         near = (shown.times_s >= -BEFORE_S) & (shown.times_s <= AFTER_S)
         place.plot(shown.times_s[near], shown.samples[near], color="#1a2027", linewidth=0.5)
         place.axvline(0, color=colour, linewidth=1)

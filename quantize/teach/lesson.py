@@ -148,8 +148,15 @@ def offer(files: Sequence[Path], target: Path) -> str:
     never sets off a trigger is never labelled otherwise, and such noise halves the false landslides.
 
     Raises:
+        UsageError: the folder is not empty, or cannot be written.
         DataError: a file cannot be read, or none holds two minutes without a gap.
     """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise UsageError(f"{target} is not empty", "give --out a new folder")
+    except OSError as error:
+        raise UsageError(f"{target}: {error.strerror}", "name a folder that you may write") from None
     sensors: dict[StationId, dict[int, list[Segment]]] = {}
     for path in files:
         try:
@@ -160,7 +167,6 @@ def offer(files: Sequence[Path], target: Path) -> str:
             raise DataError(error.message, error.hint) from error
     stations = sorted(sensors)
     rng, rows = np.random.default_rng(0), []
-    target.mkdir(parents=True, exist_ok=True)
     for number in range(OFFERED):
         station = stations[number % len(stations)]
         long = [part for parts in sensors[station].values() for part in parts if _spare_ns(part) > 0]
