@@ -4,6 +4,8 @@ access lists that forbid all, alerts, or reading."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -190,9 +192,8 @@ def test_what_an_old_broker_may_have_dropped_is_sent_again_when_it_is_replaced_b
         access(tmp_path, f"write {PREFIX}/#")
         broker.stop()
         broker.start()
-        with reading(broker) as seen:
-            wait_for(lambda: alerts(seen))
-        wait_for(lambda: found(delivery) == {} and on_disk(delivery) == 0)
+        wait_for(lambda: mqtt_of(delivery).status().unheard_alerts == 1, what="it is taken, and nobody is subscribed")
+        wait_for(lambda: {*found(delivery)} == {"alert_unheard"} and on_disk(delivery) == 0)
 
 
 @needs_mosquitto
@@ -209,8 +210,19 @@ def test_after_a_kill_a_dropped_alert_is_still_there(tmp_path: Path) -> None:
             wait_for(lambda: on_disk(delivery) == 0)
 
 
-def old_broker(answer: Callable[[int, bytes], bytes | None]) -> Callable[[socket.socket], None]:
-    """A broker of MQTT 3.1.1 that acknowledges everything and hands nothing back. ``answer``: to a SUBSCRIBE."""
+def granted(body: bytes) -> bytes:
+    return b"\x90\x03" + body[:2] + b"\x01"
+
+
+def refused(body: bytes) -> bytes:
+    return b"\x90\x03" + body[:2] + b"\x80"
+
+
+def old_broker(
+    answer: Callable[[bytes], bytes | None], back: Callable[[str, bytes], bool] = lambda *_: False
+) -> Callable[[socket.socket], None]:
+    """A broker of MQTT 3.1.1 that acknowledges everything, and hands back what ``back`` says by topic and payload.
+    ``answer``: to a SUBSCRIBE, None: it hangs up."""
 
     def serve(client: socket.socket) -> None:
         while True:
@@ -218,18 +230,23 @@ def old_broker(answer: Callable[[int, bytes], bytes | None]) -> Callable[[socket
             if kind == 0x10:
                 client.sendall(b"\x20\x02\x00\x00")
             elif kind == 0x82:
-                said = answer(kind, body)
+                said = answer(body)
                 if said is None:
                     return
                 client.sendall(said)
             elif kind & 0xF0 == 0x30:
-                client.sendall(b"\x40\x02" + publish_parts(body)[1])
+                topic, number, payload = publish_parts(body)
+                client.sendall(b"\x40\x02" + number)
+                if back(topic, payload):
+                    name = len(topic).to_bytes(2, "big") + topic.encode()
+                    length = len(name) + len(payload)
+                    client.sendall(bytes([0x30, length & 0x7F | 0x80, length >> 7]) + name + payload)
 
     return serve
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.parametrize("answer", [lambda _, body: b"\x90\x03" + body[:2] + b"\x80", lambda *_: None])
+@pytest.mark.parametrize("answer", [refused, lambda _: None], ids=["refused", "hangs up"])
 def test_a_broker_that_refuses_the_subscription_or_hangs_up_on_it_gets_all_and_is_doubted(
     tmp_path: Path, answer: Any
 ) -> None:
@@ -241,6 +258,29 @@ def test_a_broker_that_refuses_the_subscription_or_hangs_up_on_it_gets_all_and_i
             delivery.put([make_alert(1), make_message(1)])
             wait_for(lambda: delivery.outbox.depth == 0 and "not_confirmed" in found(delivery))
             assert mqtt_of(delivery).status().connects <= 5, "it stops to ask"
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_message_that_is_dropped_for_what_it_is_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    large = make_message(1)
+    large = dataclasses.replace(large, payload=large.payload[:-1] + b',"more":"' + b"x" * 9000 + b'"}')
+    came: set[str] = set()
+
+    def takes(topic: str, payload: bytes) -> bool:
+        if len(payload) > 8000:
+            return False
+        if topic.endswith("/event"):
+            came.add(json.loads(payload)["id"])
+        return True
+
+    with Script(old_broker(granted, takes)) as server:
+        settings = MqttSettings(host="127.0.0.1", port=server.port, protocol="3.1.1")
+        with delivering(settings, tmp_path) as delivery, reporting(delivery):
+            delivery.put([large])
+            wait_for(lambda: "topic_refused" in found(delivery))
+            delivery.put([make_message(n) for n in range(2, 30)])
+            wait_for(lambda: len(came) == 28)
+            assert delivery.outbox.depth == 1
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
@@ -267,7 +307,7 @@ def test_a_broker_that_was_too_busy_for_mqtt_5_is_asked_again(
             elif kind == 0x10:
                 client.sendall(b"\x20\x02\x00\x00")
             elif kind == 0x82:
-                client.sendall(b"\x90\x03" + body[:2] + b"\x80")
+                client.sendall(refused(body))
             elif kind & 0xF0 == 0x30:
                 client.sendall(b"\x40\x02" + publish_parts(body)[1])
             elif kind == 0xE0:

@@ -8,7 +8,8 @@ subscribes to each topic of ``WATCHED`` before the first message on it, and look
   back, and one that is not back after ``ECHO_S`` counts as refused;
 - nothing has come back, or the subscription was refused: nothing can be told. The acknowledgement counts, so that
   nothing is delayed and nobody gets copies again and again, but the topic is named (``unseen``), and alerts stay on
-  disk as *kept*: they are sent once more when the station hears itself, or when MQTT 5 tells.
+  disk as *kept* (other messages for ``ECHO_S``): they are sent once more when the station hears itself, or when MQTT 5
+  tells.
 
 With MQTT 5 nothing of this is needed, and nothing is done.
 """
@@ -28,8 +29,9 @@ matter."""
 ECHO_S = 10.0
 """How long a message may take to come back after its acknowledgement, or as long as that took."""
 MOST_KEPT = 256
+"""Alerts, and as many other messages, that may have been dropped and are kept."""
 KEPT_S = 86_400.0
-"""Alerts that may have been dropped are kept for so long."""
+"""How long alerts are."""
 HANG_UPS = 3
 """Connections in a row that end before a subscription is answered: the broker hangs up on it."""
 SHY_S = 3600.0
@@ -54,8 +56,11 @@ class Sent(Protocol):
 
     @property
     def row(self) -> int | None:
-        """Row in the outbox of an alert; None: it is not kept."""
+        """Row in the outbox; None: it is not from there."""
         ...
+
+    @property
+    def is_alert(self) -> bool: ...
 
 
 _S = TypeVar("_S", bound=Sent)
@@ -64,7 +69,7 @@ _S = TypeVar("_S", bound=Sent)
 @dataclass(slots=True)
 class Settled(Generic[_S]):
     """What has become of messages that were acknowledged. ``back``: they came back; ``dropped``: they did not.
-    Rows of alerts that were kept: ``proven`` came back, ``again`` are to be sent again, ``expired`` are given up."""
+    Rows that were kept: ``proven`` came back, ``again`` are to be sent again, ``expired`` are given up."""
 
     back: list[_S] = field(default_factory=list)
     dropped: list[_S] = field(default_factory=list)
@@ -79,6 +84,7 @@ class _Kept:
     topic: str
     since: float
     """When it was acknowledged (monotonic clock, s)."""
+    is_alert: bool
 
 
 class Echoes(Generic[_S]):
@@ -95,7 +101,7 @@ class Echoes(Generic[_S]):
         self._unknown: dict[bytes, tuple[_S, float]] = {}
         """The same, of what counts as acknowledged."""
         self._kept: dict[int, _Kept] = {}
-        """Alerts that may have been dropped, by row."""
+        """What may have been dropped, by row: alerts, and other messages as long as they may come back."""
         self._hang_ups = 0
         self._shy_until = 0.0
         self.unseen: tuple[str, ...] = ()
@@ -104,7 +110,7 @@ class Echoes(Generic[_S]):
     @property
     def kept(self) -> int:
         """How many alerts are kept that may have been dropped."""
-        return len(self._kept)
+        return sum(kept.is_alert for kept in tuple(self._kept.values()))
 
     def begin(self, connection: Connection) -> list[int]:
         """A new connection; returns rows that are to be sent again, as this one tells what it refuses."""
@@ -182,7 +188,7 @@ class Echoes(Generic[_S]):
             return "awaited"
         self._unknown[sent.echo] = (sent, due)
         if sent.row is not None:
-            self._kept[sent.row] = _Kept(sent.echo, sent.topic, now)
+            self._kept[sent.row] = _Kept(sent.echo, sent.topic, now, sent.is_alert)
         return "unknown"
 
     def busy(self, most: int, refused: set[str]) -> list[str]:
@@ -240,15 +246,19 @@ class Echoes(Generic[_S]):
 
     def _settle_kept(self, found: Settled[_S], now: float) -> None:
         pending = {sent.row for sent, _ in self._unknown.values()}
-        surplus = len(self._kept) - MOST_KEPT
+        surplus = {
+            alerts: sum(k.is_alert == alerts for k in self._kept.values()) - MOST_KEPT for alerts in (True, False)
+        }
         for row, kept in list(self._kept.items()):
-            if surplus > 0 or now - kept.since > KEPT_S:
+            if surplus[kept.is_alert] > 0 or now - kept.since > KEPT_S:
                 found.expired.append(row)
             elif row not in pending and self._may_hear(kept.topic, now):
                 found.again.append(row)
+            elif row not in pending and not kept.is_alert:
+                found.expired.append(row)
             else:
                 continue
-            surplus -= 1
+            surplus[kept.is_alert] -= 1
             del self._kept[row]
 
     def _may_hear(self, topic: str, now: float) -> bool:

@@ -364,8 +364,12 @@ class _Sent:
 
     @property
     def row(self) -> int | None:
-        """Row of an alert in the outbox."""
-        return self.entry.id if self.entry is not None and self.message.priority == Priority.ALERT else None
+        """Row in the outbox."""
+        return None if self.entry is None else self.entry.id
+
+    @property
+    def is_alert(self) -> bool:
+        return self.message.priority == Priority.ALERT
 
     @property
     def urgent(self) -> bool:
@@ -568,7 +572,7 @@ class Sender:
         for sent in settled.dropped:
             self._refuse(sent, None, _NOT_BACK)
         if settled.again:
-            _log.warning("%s sent again: the broker may have dropped them", counted(len(settled.again), "alert"))
+            _log.warning("%s sent again: the broker may have dropped them", counted(len(settled.again), "message"))
             lingering = {row_id for row_id, _ in self._acknowledged}.intersection(settled.again)
             self._acknowledged = deque(one for one in self._acknowledged if one[0] not in lingering)
             self._cursor.release(settled.again)
