@@ -1,8 +1,9 @@
-"""What training's parts are worth: a few labels of a new site, and the generator.
+"""What training's parts are worth: a few labels of a new site, the generator, and attributes of the waveform.
 
     python -m quantize evaluate --by region --methods mixed --work WORK --config CONFIG     first: trains the students
     python bench/training.py labels --work WORK --config CONFIG --data ../shared/data
     OMP_NUM_THREADS=1 python bench/training.py generator [--data DIR] [--count 250] [--all]
+    OMP_NUM_THREADS=1 python bench/training.py attributes [--data DIR] [--bundle BUNDLE]
 
 ``labels``: what a few labels bring, `talus teach` in regions that the network never learned from. For every region left
 out, its student answers the region's events in the neutral view, whole window, after its last layer was taught k events
@@ -11,6 +12,13 @@ a class of that region (mean of several draws), by the same fit that `talus teac
 ``generator``: how far synthetic records are from real ones, features side by side, and what a classifier of one makes
 of the other. Only records of the training split are looked at. Both are seen in the neutral view, so that neither the
 way of recording nor the noise (the synthetic records' own comes from real noise) tells them apart.
+
+``attributes``: whether attributes of the waveform beside the shipped network's answers help in regions that it never
+learned from. A layer on its log-probabilities and the attributes is fitted to the other regions, drawn towards the
+answers as they are (``refit``, the pull chosen by regions left out among those); beside it a *control*, the same on the
+log-probabilities alone, and the attributes by themselves. All learn from the sources that the network never learned
+from and from the split `val` of the others, less what shares time with what it learned from. Records of northern
+Europe were band-passed by their makers, all classes alike, so attributes are those of 2-8 Hz for every record.
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import signal
 from scipy.stats import ks_2samp
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
@@ -32,22 +41,38 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from support import choose, option, part
 
 from agent.dsp.window import Preparation
-from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Calibration, TemperatureAt, softmax
+from agent.inference import load
+from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Calibration, TemperatureAt, open_bundle, softmax
 from agent.inference.selftest import SCALE
-from agent.types import LABELS
+from agent.types import LABELS, WINDOW_RATE_HZ, Window
 from quantize.config import read_config
 from quantize.data.augment import calibration_windows
 from quantize.data.generator import as_record, generate
-from quantize.data.records import FULL_S, LENGTHS_S, Record, Row, default_root, load_records, read_table
+from quantize.data.records import (
+    FULL_S,
+    LENGTHS_S,
+    Record,
+    Row,
+    default_root,
+    load_records,
+    read_streams,
+    read_table,
+    read_unlabelled,
+)
+from quantize.data.regions import read_regions
 from quantize.data.signals import background
-from quantize.data.views import VIEWS, main_component, neutral_windows, view_windows
+from quantize.data.trust import apart, is_judged
+from quantize.data.views import NEUTRAL_ONSET_S, VIEWS, main_component, neutral_windows, view_windows
 from quantize.quantise.export import export_int8
 from quantize.quantise.golden import golden_windows
 from quantize.quantise.qdq import half
+from quantize.study import tables
+from quantize.study.by_region import study
+from quantize.study.evaluate import OutOfFold
 from quantize.teach import learn as teach
 from quantize.teach import lesson
 from quantize.teach.head import Features, Head
-from quantize.teach.refit import Scale
+from quantize.teach.refit import Scale, refit
 from quantize.teach.replay import Replay
 from quantize.teach.site import site_windows
 from quantize.train.baselines import NAMES, features
@@ -373,6 +398,137 @@ def generator(options: argparse.Namespace) -> None:
         if row.dataset == "sechilienne":
             odds = "  ".join(f"{k} {p:.2f}" for k, p in zip(sorted(CLASSES), answer, strict=True))
             print(f"  {row.event}: {odds}")
+
+
+MAKERS_HZ = (2.0, 8.0)
+BAND = signal.butter(4, MAKERS_HZ, "bandpass", fs=WINDOW_RATE_HZ, output="sos")
+HALVES = [signal.butter(4, band, "bandpass", fs=WINDOW_RATE_HZ, output="sos") for band in ((2.0, 4.0), (4.0, 8.0))]
+SECOND = WINDOW_RATE_HZ
+TELLING = tuple(
+    i for i, name in enumerate(NAMES)
+    if name in ("energy_2_4_hz", "energy_4_7_hz", "kurtosis_2_4_hz", "kurtosis_4_7_hz")
+    or not name.startswith(("energy_", "kurtosis_", "cepstral_", "spectrogram_", "rect", "planar", "horizontal_"))
+)  # fmt: skip
+"""Of ``NAMES``: of one component, and without those in which it shows what lay outside the band."""
+PULLS = (0.01, 0.03, 0.1, 0.3, 1.0, 100.0)
+
+
+def phases(x: Array) -> list[float]:
+    """Of a vertical: the steepest rise at the onset, the steepest after it (taken for S) and its delay, as logarithms,
+    and the amplitudes before it over those after it, in both halves of the band."""
+    total = np.concatenate([[0.0], np.cumsum(x**2)])
+
+    def rises(at: NDArray[np.int64], before: int) -> Array:
+        after, first = total[at + SECOND] - total[at], total[at] - total[at - before]
+        return np.log((after + 1e-9) * before / SECOND / (first + 1e-3 * after.max() + 1e-9))
+
+    places = np.arange(*(round(s * SECOND) for s in NEUTRAL_ONSET_S))
+    onset = int(places[(first := rises(places, 5 * SECOND)).argmax()])
+    later = np.arange(onset + SECOND, onset + 40 * SECOND)
+    s_wave = int(later[(second := rises(later, SECOND)).argmax()])
+    values = [float(first.max()), float(second.max()), float(np.log((s_wave - onset) / SECOND))]
+    for half_band in HALVES:
+        y = np.abs(signal.sosfiltfilt(half_band, x))
+        values.append(
+            float(np.log((y[onset : s_wave - 10].max() + 1e-9) / (y[s_wave - 10 :][: 5 * SECOND].max() + 1e-9)))
+        )
+    return values
+
+
+def balanced(labels: NDArray[np.int64], regions: NDArray[np.int64], events: NDArray[np.int64]) -> Array:
+    """A weight for each record: classes alike, in a class regions by the square root of their events, events alike."""
+    weights = np.zeros(len(labels))
+    for label in np.unique(labels):
+        of = labels == label
+        for place in np.unique(regions[of]):
+            here = of & (regions == place)
+            _, which, counts = np.unique(events[here], return_inverse=True, return_counts=True)
+            weights[here] = len(counts) ** -0.5 / counts[which]
+        weights[of] /= weights[of].sum()
+    return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Records ``x`` with a layer ``old`` that answers before anything is fitted to them."""
+
+    x: Array
+    old: Head
+    labels: NDArray[np.int64]
+    regions: NDArray[np.int64]
+    events: NDArray[np.int64]
+
+    def head(self, of: NDArray[np.int64], pull: float) -> Head:
+        """The layer fitted to the records ``of``."""
+        scale = Scale.of(self.x[of], np.zeros((1, self.x.shape[1])), 0.0)
+        weights = balanced(self.labels[of], self.regions[of], self.events[of])
+        return refit(self.x[of], self.labels[of], weights, self.old, scale, pull=pull)
+
+    def pull(self, of: NDArray[np.int64]) -> float:
+        """That with the least loss in the regions of the records ``of``, each left out of the fit in turn."""
+        weights, losses = balanced(self.labels[of], self.regions[of], self.events[of]), np.zeros((len(PULLS), len(of)))
+        for place in np.unique(self.regions[of]):
+            out = self.regions[of] == place
+            for row, pull in zip(losses, PULLS, strict=True):
+                p = softmax(self.head(of[~out], pull).logits(self.x[of[out]]))
+                row[out] = -np.log(p[np.arange(out.sum()), self.labels[of[out]]] + 1e-9)
+        return PULLS[int((losses @ weights).argmin())]
+
+
+@part(
+    option("--data", type=Path, default=default_root(), help="folder with metadata.csv and regions.csv"),
+    option("--bundle", type=Path, default=Path(__file__).parents[1] / "agent" / "models" / "default"),
+)
+def attributes(options: argparse.Namespace) -> None:
+    """Attributes of the waveform beside the network's answers, regions left out."""
+    if options.data is None:
+        sys.exit("no labelled records are at hand: give their folder with --data, or set TALUS_DATA")
+    opened = open_bundle(options.bundle)
+    without = opened.manifest.training["without"]
+    records = [r for r in load_records(read_table(options.data)) if is_judged(r.row) and r.row.label != "collapse"]
+    unknown = [r for r in records if r.row.dataset in without]
+    known = [r for r in records if r.row.dataset not in without]
+    held = [r for r in known if r.row.split == "val"]
+    learned = [*(r for r in known if r.row.split != "val"), *read_unlabelled(options.data), *read_streams(options.data)]
+    every = [*unknown, *(r for r, alone in zip(held, apart(held, learned), strict=True) if alone)]
+    classifier, _ = load(options.bundle, ["onnxruntime"])
+    logs, seen_as = np.empty((len(every), len(LABELS))), []
+    for i, record in enumerate(every):
+        data = view_windows("neutral", record, [FULL_S], opened.preparation)
+        verdict = classifier.classify(Window(data[0], 0, FULL_S, (1.0, 1.0, 1.0), 0.0))
+        logs[i] = np.log(np.array(verdict.probabilities) + 1e-9)
+        x = signal.sosfiltfilt(BAND, data[0, 2].astype(np.float64))
+        shape = features(np.repeat(x[None, None], 3, axis=1).astype(np.float32))[0]
+        seen_as.append([*shape[list(TELLING)], *phases(x)])
+    by_event = read_regions(options.data, [r.row for r in every])
+    names, regions = np.unique([by_event[r.row.event] for r in every], return_inverse=True)
+    labels = np.array([r.row.index for r in every])
+    _, events = np.unique([r.row.event for r in every], return_inverse=True)
+    told = np.clip(seen_as, *np.percentile(seen_as, (1, 99), axis=0))
+    inputs = {"control": logs, "with attributes": np.concatenate([logs, told], axis=1), "attributes alone": told}
+    judged = np.arange(len(unknown))
+    answered = {"shipped": logs[judged]}
+    for name, x in inputs.items():
+        alone = name == "attributes alone"
+        collapse = np.where(np.array(LABELS) == "collapse", -14.0 * alone, 0.0)
+        fitted = Fitted(x, Head(np.eye(len(LABELS), x.shape[1]) * (not alone), collapse), labels, regions, events)
+        answers = np.empty((len(every), len(LABELS)))
+        for place in np.unique(regions[judged]):
+            of, out = np.flatnonzero(regions != place), judged[regions[judged] == place]
+            pull = fitted.pull(of)
+            answers[out] = fitted.head(of, pull).logits(x[out])
+            print(f"{name}, without {names[place]}: pull {pull:g}", file=sys.stderr, flush=True)
+        answered[name] = answers[judged]
+    rows = [r.row for r in every]
+    # Temperatures and thresholds are fitted to all lengths; here each is the whole window.
+    given = {
+        name: OutOfFold(judged, {"neutral": np.repeat(values[:, None], len(LENGTHS_S), axis=1)})
+        for name, values in answered.items()
+    }
+    print(tables.by_region(study(given, rows, regions, names.tolist())))
+    less = study({name: given[name] for name in ("control", "with attributes")}, rows, regions, names.tolist())
+    _, begin, rest = tables.by_region(less).partition("Less control")
+    print(begin + rest.partition("Events found")[0])
 
 
 if __name__ == "__main__":
