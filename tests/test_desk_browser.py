@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ from PIL import Image
 from test_desk_record import record
 from test_messages import extremes
 
+from agent.health.report import Health, HealthInputs, Identity
 from agent.messages.payloads import envelope_message
-from agent.messages.schema import MinMaxMessage, PositionPart, parse
+from agent.messages.schema import HealthMessage, MinMaxMessage, PositionPart, parse
 from agent.types import NS, StationId
 from desk.call.sender import CallSender, Note
 from desk.call.targets import Target
@@ -209,6 +211,99 @@ def test_a_tab_that_opens_late_gets_what_came_since_the_desk_drew_it(desk: Desk,
         late.evaluate("enter()")
         late.wait_for_selector("article.alert button.ack")
         late.wait_for_selector(f"tr[data-id='{event().id}']")
+
+
+def test_the_gravest_alert_stands_first_and_no_drill_before_an_alert(desk: Desk, browser: Browser) -> None:
+    def told(n: int, severity: str, **more: bool) -> None:
+        onset_ns = START_NS + n * NS
+        desk.tell(
+            event(0, onset_ns=onset_ns, **more),
+            alert(0, onset_ns=onset_ns, severity=severity, **more),
+            at_ns=START_NS + n * NS,
+        )
+
+    told(0, "extreme", exercise=True)
+    told(1, "severe")
+    with visit(browser, desk) as seen:
+        seen.page.wait_for_selector("#link:text('live')")
+        for n, severity in ((2, "minor"), (3, "extreme"), (4, "severe")):
+            told(n, severity)
+            seen.page.wait_for_selector(f"[data-alert='{alert(onset_ns=START_NS + n * NS).id}']")
+        wanted = ["3", "4", "1", "2", "0"]
+        for _ in range(2):
+            shown = seen.page.locator("article.alert .ago").evaluate_all("all => all.map((one) => one.dataset.ago)")
+            assert [time[18] for time in shown] == wanted
+            seen.page.reload()
+        assert is_clean(seen, desk)
+
+
+def test_of_many_stations_those_with_a_problem_are_shown_first(desk: Desk, browser: Browser) -> None:
+    for n in range(25):
+        code = f"XX.S{n:02d}"
+        desk.tell(health(code, "degraded" if n == 7 else "ok"), "online", station=code, at_ns=time.time_ns())
+    with visit(browser, desk) as seen:
+        page = seen.page
+        page.wait_for_selector("#station-count:text('1 degraded, 24 ok')")
+        assert page.locator("article.station:visible").count() == 1
+        page.wait_for_selector("#link:text('live')")
+        desk.tell(health("XX.S20", "degraded"), station="XX.S20", at_ns=time.time_ns())
+        page.wait_for_selector("article[data-station='XX.S20']:visible")
+        page.click("#station-filter")
+        assert page.locator("article.station:visible").count() == 25
+        first = page.locator("article.station").evaluate_all(
+            "all => all.toSorted((a, b) => a.getBoundingClientRect().y - b.getBoundingClientRect().y)"
+            ".slice(0, 3).map((one) => one.dataset.station)"
+        )
+        assert first == ["XX.S07", "XX.S20", "XX.S00"]
+        assert is_clean(seen, desk)
+
+
+def health(code: str, status: str) -> HealthMessage:
+    """The report of a station."""
+    found = Health(Identity(StationId("XX", code[3:], "", ""), "0123456789abcdef"), Path()).message(1, HealthInputs())
+    return found.model_copy(update={"status": status, "reasons": []})
+
+
+def test_a_clock_that_differs_from_the_desks_is_told(desk: Desk, browser: Browser) -> None:
+    desk.tell(event(3))
+    with visit(browser, desk) as seen:
+        seen.page.add_init_script("const ours = Date.now; Date.now = () => ours() - 600_000;")
+        seen.page.reload()
+        seen.page.wait_for_selector("header :text('clock is 10 min behind the desk')")
+        assert is_clean(seen, desk)
+
+
+def test_an_answer_does_not_borrow_the_networks_certainty(desk: Desk, browser: Browser) -> None:
+    """Protects from "landslide 90 %" where the network was sure of a blast."""
+    unsure = event(3, onset_ns=START_NS + NS, classification=verdict("earthquake", 0.4, abstained=True))
+    desk.tell(event(3, classification=verdict("blast", 0.9)), unsure)
+    answers.answer(desk.store, answers.Person("ben"), [event().id], answers.Answer("landslide"), START_NS)
+    with visit(browser, desk) as seen:
+        for uid, head, words in (
+            (event().id, "landslide answered", "the network said blast 90 %"),
+            (unsure.id, "undecided earthquake 40 % at best", ""),
+        ):
+            seen.page.goto(f"{desk.address}/event/{uid}")
+            assert " ".join(seen.page.inner_text(".event-head h2").split()) == head
+            assert words in seen.page.inner_text(".event-head")
+
+
+def test_no_page_is_wider_than_a_small_phone(desk: Desk, browser: Browser) -> None:
+    code, sensor = "ZZ.WWWWWWWW", "ZZ.WWWWWWWW.WWWW.HH"
+    onset_ns = START_NS + 60 * NS
+    drill = event(3, onset_ns=onset_ns, sensor=sensor, exercise=True)
+    desk.tell(health("XX.SLP", "ok"), event(3), alert(3, exercise=True), "online", at_ns=time.time_ns())
+    desk.tell(health(code, "degraded"), drill, "online", station=code, at_ns=time.time_ns())
+    with visit(browser, desk, PHONE) as seen:
+        seen.page.set_viewport_size({"width": 375, "height": 812})
+        paths = ("/", "/events", f"/day?station={code}&date=2026-03-01", "/counts", "/review", "/review?exercise=1")
+        for path in (*paths, "/alerts", "/settings", f"/event/{event().id}", f"/event/{drill.id}"):
+            seen.page.goto(f"{desk.address}{path}")
+            seen.page.wait_for_selector("#waiting:visible")
+            assert seen.page.evaluate("document.documentElement.scrollWidth") <= 375, path
+            head = seen.page.locator("header").first.bounding_box()
+            assert head is not None
+            assert head["height"] < 90, "two lines of the phone, no more"
 
 
 def test_without_shared_workers_a_hidden_page_holds_no_connection_and_catches_up(desk: Desk, browser: Browser) -> None:

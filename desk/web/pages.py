@@ -39,6 +39,8 @@ from desk.web.guard import (
 )
 
 HERE = Path(__file__).parent
+MANY_STATIONS = 20
+"""Of more stations, the page *Now* shows those with a problem at first."""
 FIRST_DAY, LAST_DAY = "1970-01-02", "2199-12-31"
 templates = Jinja2Templates(HERE / "templates")
 templates.env.globals |= {
@@ -62,17 +64,19 @@ def page(request: Request, name: str, **values: Any) -> Response:
 
 @allowed("viewer")
 async def now(request: Request) -> Response:
-    """Stations, open alerts, and the newest events."""
+    """Open alerts, the gravest first, stations, those with a problem first, and the newest events."""
 
     def ask(connection: Connection) -> dict[str, Any]:
         wanted = queries.Filter(to_ns=time.time_ns() + DAY_NS)
         stations = [views.station(row) for row in queries.stations(connection)]
         placed = [one for one in stations if one["position"] is not None]
+        waiting = [views.alert(row) for row in queries.alerts(connection, only_open=True)]
         return {
             "stations": stations,
+            "many": MANY_STATIONS,
             "places": [{name: one[name] for name in ("code", "status", "position")} for one in placed],
             "tiles": request.app.state.tiles,
-            "alerts": [views.alert(row) for row in queries.alerts(connection, only_open=True)],
+            "alerts": sorted(waiting, key=lambda one: (one["rank"], one["raised"]), reverse=True),
             "events": [views.event(row) for row in queries.events(connection, wanted, limit=60)],
             "ahead": len(queries.events(connection, queries.Filter(from_ns=time.time_ns() + DAY_NS))),
             "last": queries.feed_span(connection)[1],

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from agent.config.policy import rank
 from agent.types import NS, format_ns, place_of
 from desk.store import queries
 from desk.store.answers import LATE, SILENCED
@@ -62,6 +63,10 @@ def event(row: queries.EventRow) -> dict[str, Any]:
     return view
 
 
+NO_DRILL = 100
+"""Taken from the rank of an exercise's severity, so that no drill stands before an alert."""
+
+
 def alert(row: queries.AlertRow) -> dict[str, Any]:
     """A line of a list of alerts."""
     view = asdict(row)
@@ -71,6 +76,7 @@ def alert(row: queries.AlertRow) -> dict[str, Any]:
         view[name] = moment(view.pop(f"{name}_ns"))
     view["open"] = row.is_open
     view["words"] = alert_words(row.action, row.severity)
+    view["rank"] = rank(row.severity) - (NO_DRILL if row.exercise else 0)
     view["calls"] = calls(row)
     view["waited_s"] = None if row.acked_ns is None else round((row.acked_ns - row.asked_ns) / NS, 1)
     view["waited"] = None if row.acked_ns is None else span_words(row.acked_ns - row.asked_ns)

@@ -39,6 +39,8 @@ const x = (hour) => left + ((hour - from) / (to - from)) * (width - left - right
 
 function frame(row, title, top) {
   const y0 = row * (high + gap) + 18;
+  c.fillStyle = colour("paper");
+  c.fillRect(left, y0, width - left - right, high);
   c.fillStyle = colour("line");
   for (let hour = from; hour < to; hour++) {
     if ((heard.get(hour) ?? 0) < 0.9) c.fillRect(x(hour), y0, Math.max(1, x(hour + 1) - x(hour)), high);
@@ -58,7 +60,7 @@ function frame(row, title, top) {
 
 const totals = [...bins.values()].map((one) => Object.values(one).reduce((a, b) => a + b, 0));
 const most = Math.max(1, ...totals);
-let y0 = frame(0, `Events per ${found.hours === 1 ? "hour" : `${found.hours} hours`}`, most);
+let y0 = frame(0, `Events per ${found.hours === 1 ? "hour" : `${found.hours} hours`}, UTC`, most);
 for (const [bin, one] of bins) {
   let y = y0 + high;
   for (const name of CLASSES) {
@@ -105,5 +107,5 @@ for (let hour = Math.ceil(from / step) * step; hour < to; hour += step) {
   c.fillText(step < 24 ? `${text.slice(11, 16)}${hour % 24 ? "" : ` ${text.slice(5, 10)}`}` : text.slice(5, 10), x(hour), y0 + high + 14);
   c.fillRect(x(hour), y0 + high, 1, 4);
 }
-document.getElementById("legend").append(...CLASSES.filter((one) => sums[one]).flatMap((one) => [mark(one), ` ${sums[one]} `]));
+document.getElementById("legend").append(...CLASSES.filter((one) => sums[one]).map((one) => element("span", {}, mark(one), `${sums[one]}`)));
 place.dataset.drawn = "1";

@@ -1,5 +1,5 @@
 // A day as a drum: 24 lines of an hour, the smallest and largest sample of each second, and every event in the colour of
-// its class. What was not recorded stays white.
+// its class. What was not recorded stays empty.
 import { ask, CLASSES, colour, element } from "./desk.js";
 
 const place = document.getElementById("drum");
@@ -36,6 +36,7 @@ function draw(drum) {
   const y = (hour) => top + hour * line + line / 2;
   c.fillStyle = colour("dim");
   for (let hour = 0; hour < 24; hour++) c.fillText(`${String(hour).padStart(2, "0")}:00`, 2, y(hour) + 4);
+  c.fillText("UTC", 2, 10);
   c.textAlign = "center";
   for (let minute = width < 600 ? 20 : 10; minute < 60; minute += width < 600 ? 20 : 10) c.fillText(`+${minute} min`, x(minute * 60), 10);
   c.textAlign = "left";
@@ -102,7 +103,7 @@ function draw(drum) {
 
 const WORDS = {
   envelope: (drum) => `${drum.sensor}.${drum.component}, each second's smallest and largest sample as the station sends them (envelope).`,
-  records: (drum) => `${drum.sensor}.${drum.component}, from the records of events: between them nothing was sent, and the lines stay white.`,
+  records: (drum) => `${drum.sensor}.${drum.component}, from the records of events: between them nothing was sent, and the lines stay empty.`,
   none: () => "No samples of this day are here. The station sends them if its file has `envelope: {component: Z}`; events are drawn all the same.",
 };
 

@@ -113,6 +113,7 @@ export function eventRow(row) {
   return element("tr", { class: row.exercise ? "exercise" : "", data: { id: row.id, onset: row.onset } }, ...cells);
 }
 
+const WRONG_MS = 30_000;
 let skew = 0;
 
 export function listen(change, last) {
@@ -180,10 +181,12 @@ async function count() {
   try {
     const { alerts } = await (await ask("/api/v1/alerts?open=1")).json();
     const badge = document.getElementById("waiting");
-    const words = alerts.every((one) => one.exercise) ? "exercise alert" : "alert";
+    const drill = alerts.every((one) => one.exercise);
+    const words = drill ? "exercise alert" : "alert";
+    badge.classList.toggle("exercise", drill);
     document.title = alerts.length ? `(${alerts.length}) ${words[0].toUpperCase()}${words.slice(1)} · ${TITLE}` : TITLE;
     badge.hidden = !alerts.length;
-    badge.textContent = alerts.length ? `${alerts.length} open ${words}${alerts.length === 1 ? "" : "s"}` : "";
+    badge.replaceChildren(...(alerts.length ? [`${alerts.length} `, element("span", { class: "wide" }, "open "), `${words}${alerts.length === 1 ? "" : "s"}`] : []));
     const icon = document.querySelector("link[rel=icon]");
     icon.href = new URL(alerts.length ? "icon-alert.svg" : "icon.svg", import.meta.url);
   } catch { /* the desk does not answer; the page says so already */ }
@@ -194,6 +197,10 @@ function start() {
   if (clock) {
     skew = new Date(clock.dataset.now) - Date.now();
     if (Math.abs(skew) < 2000) skew = 0;
+    if (Math.abs(skew) >= WRONG_MS) {
+      const minutes = `${Math.round(Math.abs(skew) / 6000) / 10} min`;
+      clock.before(element("span", { class: "link bad", role: "status" }, `this computer's clock is ${minutes} ${skew > 0 ? "behind" : "ahead of"} the desk's`));
+    }
     const tick = () => {
       clock.textContent = `${timeText(new Date(Date.now() + skew)).slice(11)} ${local() ? "local" : "UTC"}`;
       for (const node of document.querySelectorAll("time[data-ago]")) if (node.dataset.ago) node.textContent = ago(node.dataset.ago);

@@ -3,6 +3,7 @@ import { colour, element } from "./desk.js";
 
 const TILE = 256;
 const HIGH = 220;
+const NAMED = 25; // of more stations, only those with a problem or an alert are named
 const STATUS = { ok: "ok", degraded: "bad", silent: "bad", offline: "bad", failed: "bad" };
 
 function world([latitude, longitude]) {
@@ -70,6 +71,7 @@ export function sketch(place, stations, alerting) {
       c.lineWidth = 3;
       c.strokeStyle = colour("paper");
       c.fillStyle = colour("ink");
+      if (spots.length > NAMED && one.status === "ok" && !alerting.has(one.code)) continue;
       const words = one.position[2] === null ? one.code : `${one.code}, ${Math.round(one.position[2])} m`;
       const left = x + 14 + c.measureText(words).width > width ? x - 14 - c.measureText(words).width : x + 14;
       c.strokeText(words, left, y + 4);
