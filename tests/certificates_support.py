@@ -33,7 +33,7 @@ class Authority:
     that it issues; ``days`` is how long all of them last from now (negative: they have expired).
     """
 
-    def __init__(self, folder: Path, *, without: tuple[str, ...] = (), days: int = 2) -> None:
+    def __init__(self, folder: Path, *, without: tuple[str, ...] = (), days: int = 30) -> None:
         self.folder, self._without = folder, without
         self._ends = datetime.datetime.now(datetime.timezone.utc) + days * DAY
         self._key = ec.generate_private_key(ec.SECP256R1())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import socket
@@ -10,15 +11,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from broker_support import needs_mosquitto, own_port, running
-from certificates_support import Authority
+from agent_support import running_agent, write_config
+from broker_support import needs_mosquitto, own_port, running, wait_for
+from certificates_support import DAY, Authority
 from test_mosquitto_configs import Example
 
 from agent.config.broker import MqttSettings, TlsConfig
-from agent.config.file import check
+from agent.config.file import Config, check
 from agent.deliver.connection import Connection, unreachable
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
+from agent.health.certificates import LOOK, Certificates
 from agent.host.tls import client_context, refusal
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +138,7 @@ def test_check_warns_of_certificates_that_will_be_refused(tmp_path: Path) -> Non
         "good": (Authority, {}, ""),
         "bare": (Authority, {"without": ("keyUsage",)}, "has no keyUsage, which Python 3.13 and later require"),
         "old": (Authority, {"days": -3}, "has expired on "),
+        "soon": (Authority, {"days": 9}, "expires on "),
     }
     for name, (make, options, words) in cases.items():
         (tmp_path / name).mkdir()
@@ -150,6 +154,44 @@ def test_check_warns_of_certificates_that_will_be_refused(tmp_path: Path) -> Non
     (tmp_path / "good" / "ca.pem").write_text("no certificate")
     (told_once,) = check(tmp_path / "good" / "station.yaml")
     assert "holds no certificate in PEM" in str(told_once)
+
+
+def test_a_certificate_that_ends_soon_is_a_reason_until_the_file_is_replaced(tmp_path: Path) -> None:
+    """The connection stands, and the next one will not: the station says so while it is heard."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    (tmp_path / "ca").mkdir()
+    authority = Authority(tmp_path / "ca", days=100)
+    own, secret = Authority(tmp_path, days=20).issue("station")
+    config = Config.model_validate(
+        {
+            "station": {"network": "XX", "station": "ABC"},
+            "source": {"kind": "simulator"},
+            "mqtt": {
+                "host": "localhost",
+                "tls": {"ca_file": str(authority.ca), "cert_file": str(own), "key_file": str(secret)},
+            },
+        }
+    )
+    watched = Certificates(config)
+    assert watched.reasons(now) == []
+    (soon,) = watched.reasons(now + 7 * DAY)
+    assert soon.code == "certificate"
+    assert f"mqtt.tls.cert_file ({own}) expires on {now + 20 * DAY:%Y-%m-%d}" in soon.text
+    (past,) = watched.reasons(now + 21 * DAY)
+    assert "has expired on" in past.text
+    Authority(tmp_path, days=100).issue("station")
+    assert watched.reasons(now + 21 * DAY + LOOK) == []
+    (tmp_path / "ca" / "ca.pem").unlink()
+    assert watched.reasons(now + 22 * DAY) == [], "the connection tells of a file that is gone"
+
+
+def test_a_station_says_that_its_certificate_ends(tmp_path: Path) -> None:
+    issuer = Authority(tmp_path, days=3)
+    mqtt = f"{{host: 127.0.0.1, port: 1, tls: {{ca_file: {issuer.ca}}}}}"
+    config = write_config(tmp_path, "", source="{kind: simulator, speed: 1}", mqtt=mqtt)
+    with running_agent("run", "--config", config):
+        status = tmp_path / "state" / "status.json"
+        wait_for(lambda: status.exists() and '"code":"certificate"' in status.read_text())
 
 
 def test_an_unknown_refusal_is_told_in_openssl_s_words() -> None:

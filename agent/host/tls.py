@@ -31,6 +31,10 @@ _STRICT = range(80, 95)
 _MISSING = {85: "authorityKeyIdentifier", 86: "subjectKeyIdentifier", 89: "critical basicConstraints", 92: "keyUsage"}
 
 
+SOON = datetime.timedelta(days=14)
+"""A certificate that ends within this is told of."""
+
+
 def client_context(
     ca: str | Path | None = None, cert: str | Path | None = None, key: str | Path | None = None
 ) -> ssl.SSLContext:
@@ -65,9 +69,23 @@ def refusal(server: str, error: ssl.SSLCertVerificationError, trust: str) -> tup
     return f"the certificate of {server} is not trusted: {said}", hint
 
 
+def ends(path: Path) -> datetime.datetime:
+    """Return when the certificates in the PEM file ``path`` end: the last of several authorities, or a server's or
+    client's own, which comes before those that issued it.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or holds no certificate.
+    """
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificates(path.read_bytes())
+    own = found[:1] if not _is_authority(found[0]) else found
+    return max(certificate.not_valid_after_utc for certificate in own)
+
+
 def flaws(path: Path, now: datetime.datetime) -> list[str]:
-    """Return why handshakes will fail with the certificates in the PEM file ``path``: there are none, all have expired,
-    or each is an authority that strict verification refuses.
+    """Return why handshakes fail, or soon will, with the certificates in the PEM file ``path``: there are none, all
+    have expired or do so in two weeks, or each is an authority that strict verification refuses.
 
     Raises:
         OSError: the file cannot be read.
@@ -78,22 +96,30 @@ def flaws(path: Path, now: datetime.datetime) -> list[str]:
         found = x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError:
         return ["holds no certificate in PEM"]
-    ends = max(certificate.not_valid_after_utc for certificate in found)
-    told = [f"has expired on {ends:%Y-%m-%d}"] if ends < now else []
+    end, told = ends(path), []
+    if end - now < SOON:
+        told = [f"has expired on {end:%Y-%m-%d}" if end <= now else f"expires on {end:%Y-%m-%d}"]
     lacks = [_lacks(certificate) for certificate in found]
     if all(lacks):
         told.append(f"has no {' and no '.join(lacks[0])}, which Python 3.13 and later require; {NEW_AUTHORITY}")
     return told
 
 
+def _is_authority(certificate: Certificate) -> bool:
+    from cryptography import x509
+
+    constraints = [one for one in certificate.extensions if one.oid == x509.BasicConstraints.oid]
+    return bool(constraints) and bool(constraints[0].value.ca)
+
+
 def _lacks(certificate: Certificate) -> list[str]:
     """Return the extensions that strict verification misses in an authority's certificate; none for any other."""
     from cryptography import x509
 
-    present = {extension.oid: extension for extension in certificate.extensions}
-    constraints = present.get(x509.BasicConstraints.oid)
-    if constraints is None or not constraints.value.ca:
+    if not _is_authority(certificate):
         return []
+    present = {extension.oid: extension for extension in certificate.extensions}
+    constraints = present[x509.BasicConstraints.oid]
     needed = {"keyUsage": x509.KeyUsage.oid, "subjectKeyIdentifier": x509.SubjectKeyIdentifier.oid}
     critical = [] if constraints.critical else ["critical basicConstraints"]
     return critical + [name for name, oid in needed.items() if oid not in present]

@@ -18,6 +18,7 @@ from agent.deliver.delivery import Delivery
 from agent.detect.station import Station
 from agent.dsp.hearing import Slot
 from agent.errors import DeliveryError, TalusError
+from agent.health.certificates import Certificates
 from agent.health.hearing import HearingMemory
 from agent.health.prometheus import render
 from agent.health.report import Health, HealthInputs, for_the_broker
@@ -75,6 +76,7 @@ class Monitor:
         self._ages = runner.line.reporter.ages if self._is_live else None
         """Of data that are recorded now; a replay may be of any age."""
         self._ending = False
+        self._certificates = Certificates(config)
         self._file = StatusFile(config.state_dir)
         self._complaints: list[Reason] = []
         self.degraded = False
@@ -158,6 +160,8 @@ class Monitor:
         if runner.clocks is not None:
             runner.clocks.host(is_wrong=clock.is_wrong)
         problems += [*self._times(clock), *self._bare()]
+        if self._clock.now().is_set:
+            problems += self._certificates.reasons()
         outbox, link = self._spool(problems)
         inputs = HealthInputs(
             problems=problems,
