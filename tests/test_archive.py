@@ -178,10 +178,7 @@ def test_compressed_files_and_archives(tmp_path, name):
 def test_other_formats_and_their_byte_order(tmp_path):
     data = counts(500).astype(np.float32)
     write(tmp_path / "a.sac", trace(data), format="SAC", byteorder=">")
-    write(tmp_path / "b.gse", trace(counts(500), "HHN", location=""), format="GSE2")
-    samples = joined(blocks_of(tmp_path))
-    np.testing.assert_array_equal(samples["XX.SLP.00.HHZ"], data)
-    np.testing.assert_array_equal(samples["XX.SLP..HHN"], counts(500))
+    np.testing.assert_array_equal(joined(blocks_of(tmp_path))["XX.SLP.00.HHZ"], data)
 
 
 def test_an_sds_archive_is_read_day_by_day(tmp_path):
@@ -260,7 +257,8 @@ def test_every_packaged_record_that_obspy_reads_is_read_in_full():
             n = sum(len(b.samples) for b in ArchiveSource([path], on_problem=problems.append).blocks())
         except SourceError:
             n = 0
-        if path.name in REFUSED:
+        if path.name in REFUSED or any("takes ObsPy's reader down" in problem.message for problem in problems):
+            assert n == 0 or path.name in REFUSED
             continue
         assert n == expected_samples(path), path
         emitted += n

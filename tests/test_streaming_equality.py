@@ -30,7 +30,6 @@ RECORDS = [
     "signal/tests/data/timingquality.mseed",
     "signal/tests/data/IM.I59H1..BDF_2020_10_31.mseed",
     "clients/fdsn/tests/data/dataselect_example.mseed",
-    "io/gse2/tests/data/loc_RJOB20050831023349.z",
     "io/mseed/tests/data/1T_MONN_00_EDH.mseed",
     "io/mseed/tests/data/test.mseed",
     "io/nied/tests/data/test.knet",

@@ -78,10 +78,7 @@ def test_no_command_imports_obspy_before_it_meets_another_format(record: Path) -
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-READS = {"agent/sources/waveforms.py", "agent/sources/isolated.py"}
-
-
-def test_obspy_is_asked_to_read_in_two_places_alone() -> None:
+def test_obspy_is_asked_to_read_in_one_place_alone() -> None:
     """Its ``read`` without a format unpickles what looks like a pickle, and knows other rules for codes and damage."""
     found = {
         str(path.relative_to(ROOT))
@@ -89,7 +86,7 @@ def test_obspy_is_asked_to_read_in_two_places_alone() -> None:
         for path in (ROOT / package).rglob("*.py")
         if re.search(r"^\s*from obspy|obspy\.read", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    assert found == READS
+    assert found == {"agent/sources/waveforms.py"}
 
 
 @needs_mosquitto

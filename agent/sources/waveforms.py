@@ -21,7 +21,6 @@ import numpy as np
 
 from agent.errors import SourceError
 from agent.sources.channels import Channel, Recording, Skipped, identify, not_motion, unusable
-from agent.sources.isolated import FORMATS, SAFE_HEADERS, read_isolated
 from agent.sources.miniseed import headers
 from agent.types import UNKNOWN_QUALITY, Samples, StreamId
 
@@ -33,6 +32,10 @@ PACKET_S = 1.0
 
 INSTALL = "pip install 'talus-agent[obspy]'"
 
+CRASHING = frozenset({"DMX", "GSE1", "GSE2"})
+"""Formats that are refused. Damaged GSE files make ObsPy's decoder (as of 1.5.1) write beyond its buffer; damaged DMX
+files make its reader loop until memory is full."""
+
 _HARMLESS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
 
 
@@ -40,16 +43,21 @@ def format_of(file: Path, head: bytes) -> str:
     """ObsPy's name of a file's format, ``MSEED`` also where records begin somewhere in it; ``head`` is how it begins.
 
     Raises:
-        SourceError: no format fits, or ObsPy would be needed to tell.
+        SourceError: no format fits, or one whose reader may crash, or ObsPy would be needed to tell.
     """
     found = _detect(file) if importlib.util.find_spec("obspy") else None
+    if found in CRASHING:
+        raise SourceError(
+            f"is {found}, and one that is damaged takes ObsPy's reader down, and the agent with it",
+            f"write it as miniSEED on another machine: obspy.read('{file.name}').write('{file.name}.mseed', 'MSEED')",
+        )
     if found is not None:
         return found
     if headers(head):
         return "MSEED"
     if not importlib.util.find_spec("obspy"):
         raise SourceError("is not miniSEED; other formats are read by ObsPy, which is not installed", INSTALL)
-    raise SourceError("is in no format that ObsPy reads", "give miniSEED, SAC, GSE2 or another waveform format")
+    raise SourceError("is in no format that ObsPy reads", "give miniSEED, SAC, SEG-2 or another waveform format")
 
 
 def read_traces(
@@ -77,8 +85,6 @@ def read_traces(
 def _read(file: Path, headers: bool) -> tuple[list[Trace], list[warnings.WarningMessage]]:
     with file.open("rb") as handle:
         name = format_of(file, handle.read(512))
-    if name in FORMATS and not (headers and name in SAFE_HEADERS):
-        return read_isolated(file, name), []
     from obspy import read
 
     with _captured_warnings() as caught:
