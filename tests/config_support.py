@@ -245,7 +245,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     "a rate alert": (
         BASE + "tunables:\n  policy:\n    rules:\n      landslide:\n        min_probability: 0.9\n"
         "        sure_probability: 0.8\n        acceleration:\n          window_s: 7200\n"
-        "          background_s: 3600\n          escalate: [{severity: minor, min_ratio: 2}]\n",
+        "          background_s: 3600\n          escalate: [{severity: minor, min_ratio: 3}]\n",
         [
             "site.yaml:8: tunables.policy.rules.landslide.sure_probability: must not be below min_probability (0.9) "
             "(given: 0.8)",
@@ -254,7 +254,7 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
             "site.yaml:12: tunables.policy.rules.landslide.acceleration.escalate[0].severity: must be above the "
             "alert's own (moderate) (given: minor)",
             "site.yaml:12: tunables.policy.rules.landslide.acceleration.escalate[0].min_ratio: must be above "
-            "min_ratio (3) (given: 2)",
+            "min_ratio (3) (given: 3)",
         ],
     ),
     "an alias": (

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -315,13 +313,3 @@ def test_recorded_time_leaves_out_gaps_and_knows_the_last_minutes() -> None:
     assert [recorded.until(at * NS) for at in (1010, 1005, 1000, 500, 112, 110)] == [22, 17, 12, 12, 12, 10]
     recorded.add(50 * NS, 60 * NS)
     assert recorded.until(60 * NS) == 32, "a clock set back"
-
-
-def test_the_settings_agree() -> None:
-    with pytest.raises(ValueError, match="window_s"):
-        AccelerationConfig(window_s=7200, background_s=3600)
-    with pytest.raises(ValueError, match="min_ratio"):
-        AccelerationConfig(escalate=(RateStepConfig(severity="severe", min_ratio=3.0),))
-    with pytest.raises(ValueError, match="severity"):
-        AccelerationConfig(escalate=(RateStepConfig(severity="minor", min_ratio=5.0),))
-    assert all(math.isfinite(high) for _, high in pairwise([0.0, DEFAULTS.max_chance, DEFAULTS.min_ratio]))

@@ -209,39 +209,7 @@ def test_components_that_arrive_together_come_in_the_order_of_time(folder: Path,
     assert starts == sorted(starts)
 
 
-@pytest.mark.parametrize("options", [{"reclen": 256}, {"reclen": 4096}, {"encoding": "INT32"}, {"byteorder": "<"}])
-def test_records_of_any_kind(folder: Path, state: Path, options: dict[str, Any]) -> None:
-    append(folder / "a", miniseed(counts(5000), **options))
-    with reading(folder, state) as reader:
-        assert reader.gets(5000)
-    assert reader.samples() == counts(5000).tolist()
-
-
-def test_miniseed_3(folder: Path, state: Path) -> None:
-    data = miniseed3(counts(3000))
-    with reading(folder, state) as reader:
-        append(folder / "a", data[:700])
-        time.sleep(0.3)
-        append(folder / "a", data[700:])
-        assert reader.gets(3000)
-    assert reader.samples() == counts(3000).tolist()
-
-
 # Restart
-
-
-def test_after_a_restart_nothing_is_read_twice(folder: Path, state: Path) -> None:
-    data = miniseed(counts(4000))
-    cut = 3 * 512 + 100
-    append(folder / "a", data[:cut])
-    with reading(folder, state) as first:
-        assert eventually(lambda: first.source.counters()["blocks"] == 3)
-        time.sleep(0.1)
-    append(folder / "a", data[cut:])
-    with reading(folder, state) as second:
-        assert eventually(lambda: len(first.samples()) + len(second.samples()) == 4000)
-        time.sleep(0.3)
-    assert first.samples() + second.samples() == counts(4000).tolist()
 
 
 def reached(state: Path) -> int:
@@ -649,27 +617,3 @@ def test_any_file_that_grows_is_read_or_counted(shared: Path, chance: Random) ->
     dropped = sum(number for name, number in source.counters().items() if name.endswith("_bytes"))
     assert reader.used + dropped == reached <= len(data)
     assert len(data) - reached < 64 or headers(data[reached:]) or not data[reached:].strip(b"\0")
-
-
-def test_what_was_not_done_with_comes_again(folder: Path, state: Path) -> None:
-    """Handed on is not done: a consumer that dies with packets in its queue gets them again."""
-    append(folder / "a", miniseed(counts(2000)))
-    source = FolderSource([folder], state, on_problem=print, **ANY_AGE)
-    blocks = source.blocks()
-    first = [next(blocks) for _ in range(3)]
-    source.acknowledge(first[1])
-    source.close()
-    assert list(blocks) == []
-    with reading(folder, state) as again:
-        assert again.gets(2000 - len(first[0].samples) - len(first[1].samples))
-    assert again.blocks[0].start_ns == first[2].start_ns
-    after = FolderSource([folder], state, on_problem=print, **ANY_AGE)
-    append(folder / "b", miniseed(counts(300, 1), "HHN"))
-    rest = after.blocks()
-    late = next(rest)
-    after.close()
-    assert list(rest) == []
-    after.acknowledge(late)
-    with reading(folder, state) as last:
-        time.sleep(0.5)
-    assert last.blocks == [], "what was done with after the end is not known"
