@@ -14,7 +14,7 @@ from test_voice import acl
 from agent.cli import main
 from agent.config.broker import MqttSettings
 from agent.config.file import Config
-from agent.health.broker_probe import Probe, access_lines, orders, probes, try_topics
+from agent.health.broker_probe import ANSWERS, OWN, Probe, access_lines, orders, probes, try_topics
 
 SIMULATOR = "{kind: simulator, speed: 1}"
 SLP = "talus/v1/XX/SLP"
@@ -127,6 +127,27 @@ def test_with_mqtt_3_1_1_only_what_comes_back_is_known(tmp_path: Path, capsys: p
         broker.reload()
         _, found = doctor(write_config(tmp_path, "", source=SIMULATOR, mqtt=mqtt), capsys)
         assert found["topics"] == ["ok   topics       all 7 topics may be written"]
+
+
+@needs_mosquitto
+def test_the_doctor_sees_that_orders_are_granted_and_do_not_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mosquitto grants every subscription, and does not deliver what its list forbids to read."""
+    reads = [f"read {SLP}/{name}" for name in ("config/set", "model/set", "model/chunk")]
+    with running(tmp_path, acl(tmp_path, f"write {SLP}/#", *reads)) as broker:
+        config = write_config(tmp_path, "", broker.port, source=SIMULATOR, control=control(key(tmp_path)))
+        status, found = doctor(config, capsys)
+        assert status == 1
+        said = f"the broker grants the subscription to {SLP}/command, and delivers nothing"
+        assert said in found["orders"][0]
+        assert "model/chunk" not in found["orders"][0]
+        acl(tmp_path, f"write {SLP}/#", *reads, f"read {SLP}/command")
+        broker.reload()
+        assert "orders" not in doctor(config, capsys)[1]
+        acl(tmp_path, *(f"write {SLP}/{name}" for name in (*OWN, *ANSWERS)), *reads)
+        broker.reload()
+        assert "orders" not in doctor(config, capsys)[1], "where it may not write there, nothing is known"
 
 
 @needs_mosquitto

@@ -282,6 +282,11 @@ def _broker(config: Config) -> Iterator[Finding]:
     if report.orders_refused:
         hint = "topic read PREFIX/NET/STA/config/set, model/set, model/chunk and command (talus docs mqtt)"
         yield Finding("bad", "orders", "the broker refuses the subscription to remote orders", hint)
+    if report.orders_silent:
+        names = ", ".join(report.orders_silent)
+        lines = "; ".join(f"topic read {name}" for name in report.orders_silent)
+        hint = f"let user {settings.username or '(none)'} read there, in Mosquitto's access list: {lines}"
+        yield Finding("bad", "orders", f"the broker grants the subscription to {names}, and delivers nothing", hint)
 
 
 def _unknown_stations(config: Config) -> str:

@@ -3,6 +3,9 @@
 A probe is not retained and empty, so that no stored value changes; ``talus watch`` and the desk ignore it. The
 availability is probed with its present value, as an empty message would change something for whoever listens.
 
+A subscription to orders may be granted and bring nothing: Mosquitto's access lists forbid the delivery, not the
+subscription. So the doctor sends an empty message, which is no order, to each of these topics, where it may.
+
 With MQTT 5 the acknowledgement says whether the access list forbids the topic. With 3.1.1 it does not: there a topic is
 known to be allowed only if its probe comes back to this client itself.
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agent.config.broker import MqttSettings
@@ -54,6 +57,8 @@ class Report:
     forbidden: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     orders_refused: bool = False
+    orders_silent: list[str] = field(default_factory=list)
+    """Topics of orders that are subscribed to, and from which nothing comes (MQTT 5)."""
 
 
 def probes(config: Config, availability: str | None) -> list[Probe]:
@@ -96,6 +101,8 @@ def try_topics(settings: MqttSettings, client_id: str, tried: Sequence[Probe], s
                 trial.connect([probe.topic for probe in tried])
             for probe in tried:
                 trial.publish(probe)
+            if trial.report.protocol == "5" and not trial.report.orders_refused:
+                trial.try_orders()
             trial.await_returns()
             return trial.report
         finally:
@@ -153,6 +160,19 @@ class _Trial:
             f"{self._settings.address} does not acknowledge a message to {probe.topic}", "see the broker's log"
         )
 
+    def try_orders(self) -> None:
+        """Find those from which nothing comes although this client may write there."""
+        report = self.report
+        for name in self._orders:
+            known = (report.allowed.copy(), report.forbidden.copy())
+            self.publish(Probe(name))
+            written = name in report.allowed
+            report.allowed, report.forbidden = known
+            if written and self._connection is not None:
+                report.orders_silent.append(name)
+        self._pump_until(lambda: self._returned >= {*report.orders_silent})
+        report.orders_silent = [name for name in report.orders_silent if name not in self._returned]
+
     def _note(self, name: str, ack: Ack) -> None:
         if ack.code >= REFUSED:
             self.report.forbidden[name] = ack.reason
@@ -163,14 +183,15 @@ class _Trial:
 
     def await_returns(self) -> None:
         """With MQTT 3.1.1: what comes back is allowed, of the rest nothing is known."""
-        deadline = time.monotonic() + RETURN_S
-        while not self._returned >= {*self._acknowledged} and time.monotonic() < deadline:
-            if self._connection is None:
-                break
-            with contextlib.suppress(DeliveryError):
-                self._connection.pump(0.1)
+        self._pump_until(lambda: self._returned >= {*self._acknowledged})
         for name in self._acknowledged:
             (self.report.allowed if name in self._returned else self.report.unknown).append(name)
+
+    def _pump_until(self, is_done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + RETURN_S
+        while not is_done() and time.monotonic() < deadline and self._connection is not None:
+            with contextlib.suppress(DeliveryError):
+                self._connection.pump(0.1)
 
     def close(self) -> None:
         """End the connection, if there is one."""

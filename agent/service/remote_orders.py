@@ -82,7 +82,7 @@ class RemoteOrders:
         connection."""
         if self._updates is None:
             return False
-        if len(message.payload) <= model_order.MAX_PIECE:
+        if model_order.INDEX_BYTES < len(message.payload) <= model_order.MAX_PIECE:
             self._updates.chunk(*model_order.unwrap(message.payload))
         return True
 
