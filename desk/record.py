@@ -178,10 +178,10 @@ def palette() -> NDArray[np.uint8]:
 
 def packed(uid: str, found: Sequence[Trace], marks: Sequence[dict[str, Any]], strip: Spectrogram | None) -> bytes:
     """The traces for a page: length of a JSON header, the header, then float32 samples, one component after another;
-    the last is the STA/LTA of the first."""
+    the last is the STA/LTA of the first, by the usual lengths: a trigger that looks at all components has another."""
     shown = [(one, "counts") for one in found]
     first = found[0]
-    shown.append((Trace("STA/LTA", first.rate_hz, first.start_s, ratio(first)), "ratio"))
+    shown.append((Trace(f"STA/LTA of {first.name}", first.rate_hz, first.start_s, ratio(first)), "ratio"))
     header: dict[str, Any] = {
         "id": uid,
         "marks": list(marks),

@@ -237,6 +237,31 @@ def test_the_gravest_alert_stands_first_and_no_drill_before_an_alert(desk: Desk,
         assert is_clean(seen, desk)
 
 
+def test_a_click_meant_for_what_stood_there_before_acknowledges_nothing(desk: Desk, browser: Browser) -> None:
+    desk.tell(event(0), alert(0, severity="minor"))
+    graver = START_NS + NS
+    with visit(browser, desk) as seen:
+        seen.page.clock.install()
+        seen.page.reload()
+        seen.page.wait_for_selector("#link:text('live')")
+        seen.page.focus("button.ack")
+        button = seen.page.locator("article.alert button.ack").last
+
+        def takes() -> str:
+            return str(button.evaluate("(one) => getComputedStyle(one).pointerEvents"))
+
+        assert takes() == "auto"
+        desk.tell(event(0, onset_ns=graver), alert(0, onset_ns=graver))
+        seen.page.wait_for_selector(f"[data-alert='{alert(onset_ns=graver).id}']")
+        assert takes() == "none"
+        seen.page.clock.run_for(1000)
+        assert takes() == "auto"
+        desk.tell(event(1), alert(1, severity="minor"))
+        seen.page.wait_for_selector("button[data-revision='1']:focus")
+        seen.page.get_by_role("button", name="Acknowledge alert: severe landslide, XX.SLP.00.HH").wait_for()
+        assert is_clean(seen, desk)
+
+
 def test_of_many_stations_those_with_a_problem_are_shown_first(desk: Desk, browser: Browser) -> None:
     for n in range(25):
         code = f"XX.S{n:02d}"
@@ -475,7 +500,7 @@ def test_an_event_shows_its_record_zooms_all_traces_and_says_what_is_new(desk: D
         page.goto(f"{desk.address}/event/{event().id}")
         page.wait_for_selector("#waveform[data-drawn][data-spectrogram]")
         assert page.locator("#waveform .trace-title").all_inner_texts()[:4] == [
-            "Z, counts", "N, counts", "E, counts", "STA/LTA, ratio",
+            "Z, counts", "N, counts", "E, counts", "STA/LTA of Z, ratio",
         ]  # fmt: skip
         assert page.locator("#waveform .uplot").count() == 4
         before = pixels(seen, "#waveform .uplot:nth-of-type(1) canvas")

@@ -22,7 +22,6 @@ from desk.store import tables
 from desk.store.store import Arrival, Store
 
 RATE = 100.0
-WAVE_S = 30.0
 
 
 def record(sensor: str = "XX.SLP.00.HH", onset_ns: int = START_NS) -> bytes:

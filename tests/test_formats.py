@@ -44,7 +44,6 @@ from desk.formats.quakeml import QuakeML
 from desk.watch import Watched, watch
 
 ROOT = Path(__file__).parent.parent
-BED = "{http://quakeml.org/xmlns/bed/1.2}"
 
 
 def _schema_of_cap() -> etree.XMLSchema:

@@ -1,5 +1,5 @@
 // The page "alerts": drawn anew by the desk when an alert comes, changes or is acknowledged.
-import { ask, listen, showTimes } from "./desk.js";
+import { ask, holdStill, listen, showTimes } from "./desk.js";
 
 const AGAIN_MS = 300;
 const list = document.getElementById("alert-list");
@@ -12,6 +12,7 @@ async function refresh() {
     const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("alert-list");
     const held = list.contains(document.activeElement) ? document.activeElement.dataset.ack : null;
     list.replaceChildren(...fresh.childNodes);
+    holdStill(list);
     showTimes(list);
     if (held) [...list.querySelectorAll("button[data-ack]")].find((one) => one.dataset.ack === held)?.focus();
   } catch { /* the desk does not answer; the page says so already */ }

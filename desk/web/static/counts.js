@@ -61,8 +61,11 @@ function frame(row, title, top) {
 const totals = [...bins.values()].map((one) => Object.values(one).reduce((a, b) => a + b, 0));
 const most = Math.max(1, ...totals);
 let y0 = frame(0, `Events per ${found.hours === 1 ? "hour" : `${found.hours} hours`}, UTC`, most);
+const end = new Date(found.to) / 3.6e6;
+const unfinished = (bin) => bin + found.hours > end; // its rate is not known yet
 for (const [bin, one] of bins) {
   let y = y0 + high;
+  c.globalAlpha = unfinished(bin) ? 0.45 : 1;
   for (const name of CLASSES) {
     const h = ((one[name] ?? 0) / most) * high;
     c.fillStyle = colour(name);
@@ -71,6 +74,7 @@ for (const [bin, one] of bins) {
   }
 }
 
+c.globalAlpha = 1;
 const sums = Object.fromEntries(CLASSES.map((name) => [name, found.counts.filter((one) => one[1] === name).reduce((a, one) => a + one[2], 0)]));
 const largest = Math.max(1, ...Object.values(sums));
 y0 = frame(1, "Cumulated, by class", largest);
@@ -93,11 +97,12 @@ for (const name of CLASSES.filter((one) => sums[one])) {
 const slides = [...bins].filter(([, one]) => one.landslide).map(([bin, one]) => [bin, found.hours / one.landslide]).sort((a, b) => a[0] - b[0]);
 const longest = Math.max(1, ...slides.map((one) => one[1]));
 y0 = frame(2, "Inverse rate of landslides, hours per event", longest.toFixed(1));
-c.fillStyle = colour("landslide");
+c.fillStyle = c.strokeStyle = colour("landslide");
 for (const [bin, value] of slides) {
   c.beginPath();
   c.arc(x(bin + found.hours / 2), y0 + high - (value / longest) * high, 3, 0, 7);
-  c.fill();
+  if (unfinished(bin)) c.stroke();
+  else c.fill();
 }
 c.fillStyle = colour("dim");
 const least = (to - from) / Math.max(2, Math.floor(width / 110));

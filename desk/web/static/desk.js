@@ -4,12 +4,13 @@ import { follow } from "./changes.js";
 
 export const CLASSES = ["earthquake", "blast", "collapse", "landslide", "noise", "undecided", "unclassified", "slow"];
 const LOCAL = "talus-local-time";
+const STILL_MS = 700;
 
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim() || "#888";
 }
 
-export function csrf() {
+function csrf() {
   return document.querySelector("meta[name=csrf]")?.content ?? "";
 }
 
@@ -86,6 +87,13 @@ export function element(tag, properties = {}, ...children) {
   return node;
 }
 
+export function holdStill(list) {
+  // A click that was meant for what stood there before must acknowledge nothing: buttons that have moved wait for a while.
+  list.classList.add("moved");
+  clearTimeout(list.still);
+  list.still = setTimeout(() => list.classList.remove("moved"), STILL_MS);
+}
+
 export function callWords(call) {
   const time = call.time ? element("time", { data: { clock: call.time } }, clockText(call.time)) : null;
   return element("span", {}, call.words, time ? " " : null, time, " ");
@@ -106,7 +114,7 @@ export function eventRow(row) {
     element("td", { class: "number wide" }, row.duration_s === null ? "" : `${row.duration_s.toFixed(1)} s`),
     element("td", {},
       row.ended ? null : element("span", { class: "going" }, "going on "),
-      row.alert ? element("span", { class: "alert-word" }, row.alert_words) : null,
+      row.alert ? element("span", { class: `alert-word ${row.alert.split(" ")[0]}` }, row.alert_words) : null,
       row.exercise ? element("span", { class: "exercise-word" }, " exercise") : null,
       row.imported ? element("span", { class: "dim" }, " imported") : null),
   ];

@@ -1,5 +1,5 @@
 // The page "now": stations, open alerts and events, kept up to date by the stream of changes.
-import { ask, callWords, element, eventRow, listen, may, timeText, zone } from "./desk.js";
+import { ask, callWords, element, eventRow, holdStill, listen, may, timeText, zone } from "./desk.js";
 import { sketch } from "./sketch.js";
 
 const KEPT = 60;
@@ -39,10 +39,13 @@ function showAlert(row) {
       element("p", {}, `${row.sensor}, `, element("time", { data: { utc: row.onset } }, timeText(row.onset)), " ", element("span", { class: "tz" }, zone()), row.exercise ? element("b", {}, " EXERCISE") : null, " ", element("time", { class: "ago", data: { ago: row.onset } })),
       element("p", { class: "reason" }, row.reason),
       row.calls.length ? element("p", { class: "calls" }, ...row.calls.map(callWords)) : null,
-      may("operator") ? element("button", { class: "ack", data: { ack: row.id, revision: row.revision } }, "Acknowledge") : null);
+      may("operator") ? element("button", { class: "ack", ariaLabel: `Acknowledge ${row.words} ${row.label}, ${row.sensor}`, data: { ack: row.id, revision: row.revision } }, "Acknowledge") : null);
+    const held = known?.contains(document.activeElement);
     known?.remove();
     alerts.insertBefore(card, [...alerts.children].find((other) => comesBefore(card.dataset, other.dataset)) ?? null);
+    if (held) card.querySelector("button.ack")?.focus();
   }
+  holdStill(alerts);
   showMap();
   document.getElementById("open-count").textContent = alerts.children.length;
   document.getElementById("no-alerts").hidden = alerts.children.length > 0;

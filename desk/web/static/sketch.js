@@ -73,7 +73,7 @@ export function sketch(place, stations, alerting) {
       c.fillStyle = colour("ink");
       if (spots.length > NAMED && one.status === "ok" && !alerting.has(one.code)) continue;
       const words = one.position[2] === null ? one.code : `${one.code}, ${Math.round(one.position[2])} m`;
-      const left = x + 14 + c.measureText(words).width > width ? x - 14 - c.measureText(words).width : x + 14;
+      const left = x + 18 + c.measureText(words).width > width ? x - 18 - c.measureText(words).width : x + 18;
       c.strokeText(words, left, y + 4);
       c.fillText(words, left, y + 4);
     }
