@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import io
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -347,6 +351,63 @@ def test_without_shared_workers_a_hidden_page_holds_no_connection_and_catches_up
         seen.page.wait_for_selector("article.alert button.ack")
         seen.page.wait_for_selector("#waiting:text('1 open alert')")
         assert is_clean(seen, desk)
+
+
+class Relay:
+    """A way to a server that can stop to carry anything, without a word to either end."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open = threading.Event()
+        self._open.set()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._open.set()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                self._open.wait()
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.mend()
+        self._server.close()
+
+
+def test_a_connection_that_stands_and_brings_nothing_is_told_of_and_made_anew(desk: Desk, browser: Browser) -> None:
+    """Protects from "live" over a page that hears nothing: no end of a connection is sent when a router loses power."""
+    relay = Relay(int(desk.address.rpartition(":")[2]))
+    far = dataclasses.replace(desk, address=f"http://127.0.0.1:{relay.port}")
+    with contextlib.closing(relay), visit(browser, far) as seen:
+        seen.page.add_init_script(NO_WORKERS)  # in which no time can be skipped
+        seen.page.clock.install()
+        seen.page.reload()
+        seen.page.wait_for_selector("#link:text('live')")
+        relay.cut()
+        desk.tell(event(0), alert(0))
+        seen.page.clock.fast_forward(70_000)
+        seen.page.wait_for_selector("#lost:has-text('No connection to the desk since')")
+        assert seen.page.locator("article.alert").count() == 0
+        relay.mend()
+        seen.page.wait_for_selector("article.alert button.ack")
+        seen.page.wait_for_selector("#lost", state="hidden")
+        assert seen.page.inner_text("#link") == "live"
 
 
 def test_the_page_of_alerts_follows_without_a_reload(desk: Desk, browser: Browser) -> None:

@@ -123,7 +123,7 @@ async def counts(request: Request) -> Response:
     now_ns = time.time_ns()
     from_ns, to_ns = time_of(request, "from", now_ns - 7 * DAY_NS), time_of(request, "to", now_ns)
     if not 0 < to_ns - from_ns <= LONGEST_COUNT_NS:
-        raise HTTPException(400, "`from` is before `to`, by ten years at most")
+        raise HTTPException(400, "`from` must be before `to`, by ten years at most")
     # So that an answer has a few hundred bins.
     wide = next((hours for hours, days in ((1, 8), (6, 92)) if to_ns - from_ns <= days * DAY_NS), 24)
     hours = number_of(request, "hours", wide, 24 * 31)

@@ -32,7 +32,8 @@ PIECE = 32 * 1024
 LOOK_S = 1.0
 """The feed is looked at so often although nothing was told: another program may have written."""
 SIGN_S = 20.0
-"""A page is sent a sign of life so often, which keeps proxies from closing the connection."""
+"""A page is sent a sign of life so often: it keeps proxies from closing the connection, and a page that hears none for
+three times as long (``SILENT_MS`` in ``changes.js``) knows that it hears nothing, although nothing was closed."""
 
 
 class Live(Worker):
@@ -100,7 +101,7 @@ class Live(Worker):
 
     def _give_sign(self) -> None:
         if self._loop is not None and not self._closed:
-            self._spread([_Piece(None, b": here\n\n")])
+            self._spread([_Piece(None, b"event: here\ndata: here\n\n")])
             self._sign = self._loop.call_later(SIGN_S, self._give_sign)
 
     async def stream(self, last: int | None) -> AsyncIterator[bytes]:

@@ -127,11 +127,17 @@ let skew = 0;
 export function listen(change, last) {
   // Tells `change` the kind, the subject and the row of what is new after the change `last` (null: from now on).
   const link = document.getElementById("link");
-  const say = (text, bad) => { link.textContent = text; link.className = bad ? "link bad" : "link"; };
+  const lost = document.getElementById("lost");
+  const say = (text, since) => {
+    link.textContent = text;
+    link.className = since ? "link bad" : "link";
+    lost.hidden = !since;
+    lost.textContent = since ? `No connection to the desk since ${clockText(new Date(since + skew))} ${zone()}: this page is as it was then, and alerts may be open that it does not show.` : "";
+  };
   last = last ? Number(last) : null;
   shared(last, (message) => {
-    if (message.word === "live") say("live", false);
-    else if (message.word === "lost") say("no connection to the desk", true);
+    if (message.word === "live") say("live", null);
+    else if (message.word === "lost") say("not live", message.since);
     else if (message.word === "reload") location.reload();
     else if (message.word === "refused") ask("/api/v1/alerts?open=1&limit=1").catch(() => {}); // leads to the login where the session has ended
     else if (message.word === "change") {
