@@ -90,7 +90,7 @@ CODES: Mapping[Code, str] = {
     "clock": "this machine's clock is wrong or not synchronised",
     "coincidence": "too few stations of the site have data: stations alert alone; or one has never sent any",
     "component_late": "a component comes too late for the trigger, which leaves it out",
-    "config_file": "the configuration file was read anew and is not used: the previous settings apply",
+    "config_file": "the configuration file was read anew and is not used, or not all of it: previous settings apply",
     "connection_unstable": "the connection to the broker is lost again and again",
     "constant": "a component's samples never change",
     "control": "remote changes cannot be accepted or kept",

@@ -35,7 +35,7 @@ from broker_support import (
 from certificates_support import Authority
 from script_support import CONNACK_5, Publication, Script, answering, read_packet
 
-from agent.config.broker import MqttSettings, TlsConfig
+from agent.config.broker import MqttConfig, MqttSettings, TlsConfig
 from agent.deliver.connection import Connection, Subscription
 from agent.deliver.mqtt import MOST_REPEATS, MqttSink
 from agent.deliver.outbox import Outbox
@@ -191,6 +191,26 @@ def test_refused_credentials_are_not_a_connection(
         refusals = [record for record in caplog.records if "refused" in record.getMessage()]
         assert len(refusals) == 1, "the same refusal is not repeated in the log at every attempt"
         with linked(broker.settings(username="slope", password=RIGHT), outbox):
+            wait_for(lambda: outbox.depth == 0)
+
+
+@needs_mosquitto
+def test_a_password_that_was_changed_during_an_outage_is_read_anew(tmp_path: Path, outbox: Outbox) -> None:
+    """The broker's password was changed while the station was cut off: it is enough to write it into the file."""
+    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", RIGHT], check=True)
+    passwords.chmod(0o600)
+    secret.write_text(f"{WRONG}\n")
+    with running(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
+        config = MqttConfig.model_validate(
+            {"host": "127.0.0.1", "port": broker.port, "username": "slope", "password_file": str(secret)}
+        )
+        settings = config.settings("talus-XX.ABC").model_copy(update={"backoff_min_s": 0.05, "backoff_max_s": 0.1})
+        with linked(settings, outbox) as link:
+            outbox.put([make_alert(1)])
+            wait_for(lambda: link.status().error)
+            secret.unlink()
+            secret.write_text(f"{RIGHT}\n")
             wait_for(lambda: outbox.depth == 0)
 
 

@@ -203,6 +203,12 @@ def test_sighup_reads_the_tunables_anew_and_a_faulty_file_changes_nothing(tmp_pa
             agent.signal(signal.SIGHUP)
             wait_for(lambda: collector.bodies("/state")[-1]["config_sha256"] == first)
             wait_for(lambda: not reasons())
+            config.write_text(good.replace(f"port: {broker.port}", "port: 1"))
+            agent.signal(signal.SIGHUP)
+            wait_for(lambda: reasons() == ["changed in the file and not in use before a restart: mqtt"])
+            config.write_text(good)
+            agent.signal(signal.SIGHUP)
+            wait_for(lambda: not reasons())
 
 
 def hostile(packet: bytes) -> Any:

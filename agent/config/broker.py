@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -49,6 +50,10 @@ def _protocol(value: object) -> object:
     return str(value) if value == 5 and isinstance(value, int) else value
 
 
+def _first_line(path: Path) -> str:
+    return path.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
+
+
 class TlsConfig(Section):
     """TLS; an empty section (``tls: {}``) trusts the system's authorities."""
 
@@ -91,11 +96,22 @@ class MqttSettings(BrokerConfig):
 
     port: int = Field(default=1883, ge=1, le=65_535)
     password: str | None = Field(default=None, repr=False)
+    password_file: Path | None = None
     connect_timeout_s: float = 10.0
     ack_timeout_s: float = 30.0
     inflight: int = 20
     backoff_min_s: float = 1.0
     backoff_max_s: float = 60.0
+
+    def newest_password(self) -> str | None:
+        """What the password file holds now, so that a password that was changed needs no restart; what it held at the
+        start where it cannot be read."""
+        if self.password_file is None:
+            return self.password
+        try:
+            return _first_line(self.password_file) or self.password
+        except (OSError, UnicodeDecodeError):
+            return self.password
 
     @classmethod
     def from_url(cls, url: str, password: str | None = None) -> MqttSettings:
@@ -164,7 +180,7 @@ class MqttConfig(BrokerConfig):
         elif self.password_file is not None:
             where = f"the file {self.password_file}"
             try:
-                found = self.password_file.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
+                found = _first_line(self.password_file)
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
                 raise ConfigError(
@@ -183,5 +199,5 @@ class MqttConfig(BrokerConfig):
             ConfigError: the password cannot be read.
         """
         password, shared = self.password(), {name: getattr(self, name) for name in BrokerConfig.model_fields}
-        shared |= {"port": self.broker_port, "client_id": client_id}
+        shared |= {"port": self.broker_port, "client_id": client_id, "password_file": self.password_file}
         return MqttSettings(**shared, password=None if password is None else password.get_secret_value())

@@ -361,7 +361,7 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         client.on_unsubscribe = self._on_unsubscribe
         if settings.username is not None:
-            client.username_pw_set(settings.username, settings.password)
+            client.username_pw_set(settings.username, settings.newest_password())
         client.tls_set_context(followed(None if settings.tls is None else _tls_context(settings.tls)))
         if will_topic is not None:
             client.will_set(will_topic, OFFLINE, _QOS, retain=True)

@@ -222,6 +222,8 @@ class Tunables:
         self._complaints: list[str] = []
         self._file_fault: str | None = None
         """Why the file, as it was read anew, is not used."""
+        self._waiting: tuple[str, ...] = ()
+        """Sections of that file that take effect at the next start."""
         self._retuning: tuple[Future[None], Config] | None = None
         """Settings of the file on their way to the pipeline, and the configuration before them."""
         self._runner: Runner | None = None
@@ -265,9 +267,13 @@ class Tunables:
         mute = [Reason("cannot_alert", "with these rules no event raises an alert (tunables.policy)")]
         return [
             *(mute if raises_nothing(self.effective) else []),
-            *of("config_file", filter(None, [self._file_fault])),
+            *of("config_file", filter(None, [self._file_fault, self._not_yet()])),
             *of("control", control),
         ]
+
+    def _not_yet(self) -> str:
+        names = ", ".join(self._waiting)
+        return f"changed in the file and not in use before a restart: {names}" if names else ""
 
     def start(self, runner: Runner, evidence: EvidenceStore | None = None) -> None:
         """The pipeline runs: changes may come. ``evidence`` has the records of events on which they are tried."""
@@ -286,11 +292,13 @@ class Tunables:
             self._file_fault = _in_a_line(error)
             return
         self._file_fault = None
-        for name in sorted(set(Config.model_fields) - _LIVE):
-            if getattr(new, name) != getattr(self._config, name):
-                _log.warning("%s has changed in the file: it takes effect at the next start", name)
-        if self._remote is None and new.control.keys:
-            _log.warning("control.keys has changed in the file: it takes effect at the next start")
+        others = sorted(set(Config.model_fields) - _LIVE)
+        changed = [name for name in others if getattr(new, name) != getattr(self._config, name)]
+        if self._remote is None and new.control.keys and self._config.mqtt is not None:
+            changed.append("control.keys")
+        self._waiting = tuple(changed)
+        if self._waiting:
+            _log.warning("%s", self._not_yet())
         logging.getLogger().setLevel(new.log.level.upper())
         before = self._config
         self._config = before.model_copy(update={name: getattr(new, name) for name in _LIVE})
