@@ -521,6 +521,8 @@ def rates(args: argparse.Namespace) -> None:
 
 
 WITHIN_S = 20
+FAINT_S = 10
+"""A trigger so long after the onset: the slide began faint, or in the shadow of what raised the long average before."""
 
 
 def final_slide(seed: int, hours: float) -> str:
@@ -537,18 +539,21 @@ def final_slide(seed: int, hours: float) -> str:
 @part(option("--seeds", type=int, default=20), option("--hours", type=float, default=1.0))
 def drill(args: argparse.Namespace) -> None:
     """The final slide of a drill."""
-    soon = held = early = 0
+    soon = held = early = faint = 0
     for seed in range(1, args.seeds + 1):
         line = final_slide(seed, args.hours)
         match = re.search(r": (alert|an event of before) .* (\d+) s after its onset", line)
         if match is not None and int(match[2]) <= WITHIN_S:
             soon += match[1] == "alert"
             early += match[1] != "alert"
+        elif (begun := re.search(r"its trigger (\d+) s", line)) is not None:
+            faint += int(begun[1]) >= FAINT_S
         held += "refractory:" in line
         print(f"seed {seed:>2}  {line}", flush=True)
     goal = round(0.9 * args.seeds)
     row("own alert within 20 s of the onset", f"{soon} of {args.seeds}", f"goal: {goal}", soon >= goal)
     row("alert of an event that began before, within 20 s", str(early))
+    row(f"later, triggered {FAINT_S} s after the onset or later", str(faint))
     row("held back by a smaller event", str(held), "goal: 0", held == 0)
 
 

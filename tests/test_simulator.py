@@ -328,9 +328,12 @@ def test_the_final_slide_of_a_crisis_is_held_back_by_no_smaller_event(
     lines = capsys.readouterr().out.splitlines()
     before = [line for line in lines if "ALERT raise" in line and "0:44:00" < line.split()[0] < "0:54:00"]
     assert len(before) > 1
-    assert any(re.match(r"slide of 0:54:00 at XX.SIM: alert (raise|escalate) \w+ at 0:54:[012]", x) for x in lines), (
-        lines
+    told = (
+        r"slide of 0:54:00 at XX.SIM: alert (?:raise|escalate) \w+ at 0:54:[012]\d, "
+        r"(\d+) s after its onset, its trigger (\d+) s"
     )
+    [found] = [match for line in lines if (match := re.fullmatch(told, line))]
+    assert int(found[2]) < int(found[1])
     assert main([*arguments, "-q"]) == 0
     [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slide of ")]
     assert "refractory" not in said

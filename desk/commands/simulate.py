@@ -155,7 +155,9 @@ class _Book:
         own = [name for name in names if self.detected[name].onset_ns >= sent.onset_ns - _SLACK_NS]
         alert = self._first(own, sent.onset_ns)
         if alert is not None:
-            return f"alert {alert.action} {alert.severity} {self._when(alert, sent)}"
+            began = min(self.detected[name].onset_ns for name in own if alert in self.told.get(name, ()))
+            late_s = max(0.0, (began - sent.onset_ns) / NS)
+            return f"alert {alert.action} {alert.severity} {self._when(alert, sent)}, its trigger {late_s:.0f} s"
         alert = self._first(names, sent.onset_ns)
         if alert is not None:
             return f"an event of before has its alert {alert.action} {alert.severity} {self._when(alert, sent)}"
