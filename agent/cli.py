@@ -22,12 +22,12 @@ COMMANDS = {
     "check": "say what is wrong with a configuration",
     "doctor": "say what is wrong with this machine",
     "run": "watch a station: the service",
-    "status": "say how the agent on this machine is",
-    "outbox": "list what waits for the broker and what it refused; send that again, or drop it",
+    "status": "show the state of the agent on this machine",
+    "outbox": "list messages that wait or were refused; send or drop refused ones",
     "watch": "print events and alerts as they arrive at a broker",
     "desk": "receive, store, show and call: the observatory's side",
     "plot": "draw an event, a day, a contact sheet or rates",
-    "scan": "judge an archive as the station would, with the hours that were not heard",
+    "scan": "scan an archive as the station would, with the hours it could not hear",
     "config": "change a station's settings remotely, signed",
     "model": "change a station's model remotely, signed",
     "fleet": "list all stations of a broker, and change many in waves, signed",
@@ -105,7 +105,7 @@ def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, tuple[Comma
         prog="talus",
         description="Watch a slope: trigger, classify on the device, and send labelled events and alerts over MQTT.",
         epilog="example:\n  talus replay record.mseed\n\neach command: talus COMMAND --help\n"
-        "exit status: 0 well, 1 a problem that was told, 2 wrong usage, 130 stopped with Ctrl-C",
+        "exit status: 0 well, 1 a problem was reported, 2 wrong usage, 130 stopped with Ctrl-C",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"talus {__version__}")

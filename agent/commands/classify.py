@@ -33,7 +33,7 @@ LONG = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="records: miniSEED, with ObsPy any format")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="records: miniSEED; with ObsPy also other formats")
     parser.add_argument("--onset", metavar="ISO", help="onset (UTC) of all files; without it the strongest trigger")
     parser.add_argument(
         "--seconds",

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"at the end, how long to wait for a broker that acknowledges nothing (default {PATIENCE_S:g})",
     )
-    parser.add_argument("--as-live", action="store_true", help="do not mark what goes to a broker as an exercise")
+    parser.add_argument("--as-live", action="store_true", help="do not mark messages to a broker as an exercise")
     parser.add_argument("-v", "--verbose", action="store_true", help="say why triggers were discarded")
 
 

@@ -13,11 +13,11 @@ DEFAULT_STATE = Path("/var/lib/talus")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--config", type=Path, metavar="FILE", help="configuration whose state_dir is looked into")
+    where.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the state folder")
     where.add_argument(
         "--state", type=Path, default=DEFAULT_STATE, metavar="FOLDER", help=f"state folder (default {DEFAULT_STATE})"
     )
-    parser.add_argument("--json", action="store_true", help="what the agent said, as JSON, with the verdict on it")
+    parser.add_argument("--json", action="store_true", help="the agent's last report as JSON, with the verdict")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -29,10 +29,10 @@ EVIDENCE_S = 600.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
     evidence = add_action(actions, "evidence", "fetch the record of an event as miniSEED", EXAMPLES["evidence"])
-    evidence.add_argument("event", metavar="EVENT", help="its `id`, as `talus watch` and the log tell it at its end")
+    evidence.add_argument("event", metavar="EVENT", help="its `id`, from `talus watch` or the log")
     evidence.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the record goes")
     for name, words in (
-        ("test-alarm", "have an alert sent that is marked as an exercise"),
+        ("test-alarm", "send a test alert, marked as an exercise"),
         ("self-test", "run the golden windows and say how the station is"),
     ):
         add_action(actions, name, words, EXAMPLES[name])

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     push.add_argument("--follow", action="store_true", help="wait until it is kept or rolled back")
     add_wait(push, ANSWER_S, "; a day with --follow", fixed=False)
 
-    for name, words in (("show", "say what rules at a station"), ("history", "list what became of its orders")):
+    for name, words in (("show", "show the active settings of a station"), ("history", "list what became of its orders")):
         one = add_action(actions, name, words, EXAMPLES[name])
         add_broker(one)
         one.add_argument("--station", required=True, metavar="NET.STA", help="which station")
@@ -89,7 +89,7 @@ def _add_change(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="what is to change: trigger, verdict, policy, reporting"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the station's file, over which the change is laid")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the station's file, which the change overrides")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -31,14 +31,14 @@ PUSH_S = 3600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    push = add_action(actions, "push", "send a bundle and say how it fares", EXAMPLES["push"])
+    push = add_action(actions, "push", "send a bundle and report its progress", EXAMPLES["push"])
     push.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder or zip")
     push.add_argument("--hold", action="store_true", help="try it in the shadow, and wait for promote")
     push.add_argument(
         "--follow", action="store_true", help="wait until it is kept (default: until it is in the shadow)"
     )
     add_wait(push, PUSH_S)
-    show = add_action(actions, "show", "say which model serves, and how an order stands", EXAMPLES["show"])
+    show = add_action(actions, "show", "show which model serves, and the state of an order", EXAMPLES["show"])
     show.add_argument("--json", action="store_true", help="the station's report as it came")
     promote = add_action(actions, "promote", "take the model that is in the shadow, now", EXAMPLES["promote"])
     rollback = add_action(actions, "rollback", "go back to the model before", EXAMPLES["rollback"])

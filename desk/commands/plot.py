@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     event = kinds.add_parser("event", help="one event: traces, spectrogram, STA/LTA, how the verdict grew")
     event.add_argument("what", metavar="FILE|ID", help="a record, or an event of the desk")
     event.add_argument("--onset", metavar="ISO", help="onset (UTC) in a file; without it the strongest trigger")
-    event.add_argument("--small", action="store_true", help="as it goes out with a notification")
+    event.add_argument("--small", action="store_true", help="the small version sent with a notification")
     day = kinds.add_parser("day", help="24 lines of an hour with events in the colours of their classes")
     day.add_argument("station", metavar="NET.STA")
     day.add_argument("date", metavar="DATE", help="such as 2026-01-01, UTC")
-    sheet = kinds.add_parser("sheet", help="many events at one sight")
+    sheet = kinds.add_parser("sheet", help="many events on one sheet")
     sheet.add_argument(
         "catalogue", nargs="?", type=Path, metavar="CATALOGUE",
         help="a scan's folder, catalogue.csv or catalogue.parquet; without it the desk's events",
