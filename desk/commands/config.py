@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     push.add_argument("--follow", action="store_true", help="wait until it is kept or rolled back")
     add_wait(push, ANSWER_S, "; a day with --follow", fixed=False)
 
-    for name, words in (("show", "show the active settings of a station"), ("history", "list what became of its orders")):
+    for name, words in (("show", "show a station's active settings"), ("history", "list what became of its orders")):
         one = add_action(actions, name, words, EXAMPLES[name])
         add_broker(one)
         one.add_argument("--station", required=True, metavar="NET.STA", help="which station")
