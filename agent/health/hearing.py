@@ -204,5 +204,7 @@ class HearingMemory:
             self._failed = False
         except OSError as error:
             if not self._failed:
-                _log.warning("%s: %s; after a restart it is learned anew what is usual", self._path, error.strerror)
+                _log.warning(
+                    "%s: %s; after a restart the usual threshold is measured again", self._path, error.strerror
+                )
             self._failed = True

@@ -148,7 +148,9 @@ class Download:
             ControlError: ``download``: the whole is not what the order says.
         """
         if hashlib.sha256(self._path.read_bytes()).hexdigest() != self.order.sha256:
-            raise ControlError("download", "the pieces are right and the whole is not", "make the order anew")
+            raise ControlError(
+                "download", "every piece is right, but the bundle's SHA-256 is not", "push the bundle again"
+            )
         self._path.replace(target)
         sync_folder(target.parent)
 
