@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -237,13 +238,60 @@ def test_classify_names_bad_files_and_goes_on(tmp_path: Path, record: Path, run:
     status, out, err = run("classify", empty)
     assert (status, out) == (1, f"{empty}  error: is empty\n")
     assert "  hint: delete it, or fetch it again from the recorder\n" in err
-    status, out, _ = run("classify", record, "--onset", "2020-01-01T00:00:00Z")
-    assert status == 1 and "is outside the record" in out
+
+
+def test_classify_takes_files_and_onsets_from_a_table(tmp_path: Path, record: Path, run: Run) -> None:
+    """Paths are relative to the table, whose columns may come in any order; Excel's byte order mark does no harm."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "a.mseed").write_bytes(record.read_bytes())
+    rows = [
+        "notes,trace_onset_time,trace_name",
+        f"first,{format_ns(ONSET_NS)},records/a.mseed",
+        "no onset,,records/a.mseed",
+        "outside,2020-01-01T00:00:00Z,records/a.mseed",
+        "not a time,yesterday,records/a.mseed",
+        "absent,,records/b.mseed",
+    ]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
+    status, out, _ = run("classify", "--table", table, "--json")
+    found = lines(out)
+    assert status == 1
+    assert [line["file"] for line in found] == ["records/a.mseed"] * 4 + ["records/b.mseed"]
+    assert found[0]["onset"] == format_ns(ONSET_NS)
+    assert abs(parse_ns(found[1]["onset"]) - ONSET_NS) < NS
+    assert "is outside the record" in found[2]["error"]
+    assert found[3]["error"] == "'yesterday' is not a time"
+    assert "No such file" in found[4]["error"]
+    moved = lines(run("classify", "--table", table, "--onset", format_ns(ONSET_NS + NS), "--json")[1])
+    assert {line.get("onset") for line in moved[:4]} == {format_ns(ONSET_NS + NS)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read as a table: No such file or directory"),
+        (b"a,b\n1,2\n", "has no column trace_name and no column trace_onset_time"),
+        (b"", "has no column trace_name and no column trace_onset_time"),
+        (b"trace_name,trace_onset_time\n,2020-01-01T00:00:00Z\n", ":2: no trace_name"),
+        (b"trace_onset_time,trace_name\n2020-01-01T00:00:00Z\n", ":2: no trace_name"),
+        (b"trace_name,trace_onset_time\n\xff\xfe\n", "cannot be read as a table"),
+    ],
+)
+def test_classify_refuses_what_is_no_such_table(tmp_path: Path, text: bytes | None, words: str, run: Run) -> None:
+    table = tmp_path / "table.csv"
+    if text is not None:
+        table.write_bytes(text)
+    status, out, err = run("classify", "--table", table)
+    assert (status, out) == (1, "")
+    assert words in err
+    assert "\n  hint: " in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "nothing to classify"),
         (["x", "--seconds", "0"], "--seconds must be positive, and at most 81.92, not 0"),
         (["x", "--seconds", "90"], "--seconds must be positive, and at most 81.92, not 90"),
         (["x", "--onset", "noon"], "--onset: 'noon' is not a time"),
@@ -298,6 +346,24 @@ def test_check_and_doctor_tell_scripts_what_is_wrong(tmp_path: Path, run: Run) -
     assert status == 1
     assert {"line", "field", "reason"} <= lines(out)[0].keys()
     assert {line["what"] for line in lines(run("doctor", "--json")[1])} >= {"software", "model"}
+
+
+def test_classify_over_labelled_records(data_dir: Path, tmp_path: Path, run: Run) -> None:
+    """A sample of the real table: every record gets a verdict, at the onset that the table says."""
+    with (data_dir / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[::60]
+    table = tmp_path / "table.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trace_name", "trace_onset_time"])
+        writer.writerows([data_dir / row["trace_name"], row["trace_onset_time"]] for row in rows)
+    status, out, err = run("classify", "--table", table, "--json")
+    found = lines(out)
+    assert (status, err, len(found)) == (0, "", len(rows))
+    for row, line in zip(rows, found, strict=True):
+        if row["trace_onset_time"]:
+            assert parse_ns(line["onset"]) == parse_ns(row["trace_onset_time"])
+        assert line["label"] in LABELS
 
 
 # check

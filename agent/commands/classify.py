@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +35,11 @@ LONG = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="records: miniSEED; with ObsPy also other formats")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="records: miniSEED, with ObsPy also other formats")
     parser.add_argument("--onset", metavar="ISO", help="onset (UTC) of all files; without it the strongest trigger")
+    parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="files and onsets: columns trace_name and trace_onset_time"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
@@ -49,7 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="trigger and classifier of this configuration")
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    shown: str
+    path: Path
+    onset: str | None
+
+
 def main(args: argparse.Namespace) -> int:
+    if not (args.files or args.table):
+        raise UsageError("nothing to classify", "name a FILE, or a --table of them")
     if not 0 < args.seconds <= POST_ONSET_S:
         raise UsageError(
             f"--seconds must be positive, and at most {POST_ONSET_S:g}, not {args.seconds:g}",
@@ -67,7 +81,9 @@ def main(args: argparse.Namespace) -> int:
     classifier, fallbacks = open_classifier(config.classifier if config else ClassifierConfig())
     for reason in fallbacks:
         print(f"talus classify: {reason}", file=sys.stderr)
-    onset_ns = parse_ns(args.onset) if args.onset else None
+    items = [_Item(name, Path(name), args.onset) for name in args.files]
+    if args.table:
+        items += _read_table(args.table, args.onset)
     trigger = tunables.trigger
     draw = _painter(args.png) if args.png is not None else None
     failed = 0
@@ -76,26 +92,25 @@ def main(args: argparse.Namespace) -> int:
         with bar.external_write_mode():
             print(f"talus classify: {what}", file=sys.stderr)
 
-    bar = tqdm(args.files, unit="file", disable=len(args.files) < LONG or not sys.stderr.isatty(), leave=False)
-    for name in bar:
-        path = Path(name)
+    bar = tqdm(items, unit="file", disable=len(items) < LONG or not sys.stderr.isatty(), leave=False)
+    for item in bar:
         try:
-            for line in _classify_file(name, trigger, classifier, problem, given=onset_ns, seconds=args.seconds):
+            for line in _classify_file(item, args.seconds, trigger, classifier, problem):
                 with bar.external_write_mode():
                     print(json.dumps(line) if args.json else _text(line))
             if draw is not None:
-                draw(args.png, path, classifier, onset_ns, trigger)
+                draw(args.png, item.path, classifier, parse_ns(item.onset) if item.onset else None, trigger)
         except TalusError as error:
             failed += 1
-            message = error.message.removeprefix(f"{path}: ")
+            message = error.message.removeprefix(f"{item.path}: ")
             with bar.external_write_mode():
                 if args.json:
-                    print(json.dumps({"file": name, "error": message}))
+                    print(json.dumps({"file": item.shown, "error": message}))
                 else:
-                    print(f"{name}  error: {message}")
+                    print(f"{item.shown}  error: {message}")
                     print(f"  hint: {error.hint}", file=sys.stderr)
     if failed:
-        print(f"talus classify: {failed} of {len(args.files)} could not be classified", file=sys.stderr)
+        print(f"talus classify: {failed} of {len(items)} could not be classified", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -117,22 +132,43 @@ def _painter(folder: Path) -> Callable[..., object]:
     return found
 
 
+def _read_table(table: Path, onset: str | None) -> Iterator[_Item]:
+    """Files and onsets of a table; an ``onset`` of the command line goes before those.
+
+    Raises:
+        DataError: not such a table.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            missing = {"trace_name", "trace_onset_time"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"{table} has no column {' and no column '.join(sorted(missing))}",
+                    "the first line names the columns; trace_name and trace_onset_time are needed",
+                )
+            for row in reader:
+                name = row["trace_name"]
+                if not name:
+                    raise DataError(
+                        f"{table}:{reader.line_num}: no trace_name", "write a file's path, or remove the line"
+                    )
+                yield _Item(name, table.parent / name, onset or row["trace_onset_time"] or None)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = in_words(error)
+        raise DataError(f"{table} cannot be read as a table: {reason}", "give a CSV file in UTF-8") from None
+
+
 def _classify_file(
-    name: str,
-    trigger: TriggerConfig,
-    classifier: Classifier,
-    on_problem: ProblemSink,
-    *,
-    given: int | None,
-    seconds: float,
+    item: _Item, seconds: float, trigger: TriggerConfig, classifier: Classifier, on_problem: ProblemSink
 ) -> Iterator[dict[str, Any]]:
     from agent.dsp.window import prepare
     from agent.sources.records import read_records, strongest_trigger
 
-    path = Path(name)
-    if path.is_dir():
-        raise DataError("is a folder", f"name its files, or replay it: talus replay {name}")
-    for record in read_records(path, on_problem):
+    if item.path.is_dir():
+        raise DataError("is a folder", f"name its files, or replay it: talus replay {item.shown}")
+    given = parse_ns(item.onset) if item.onset else None
+    for record in read_records(item.path, on_problem):
         station, rows = record
         strongest = strongest_trigger(record, trigger)
         start = min(run.start_ns for runs in rows.values() for run in runs)
@@ -153,7 +189,7 @@ def _classify_file(
             )
         verdict = classifier.classify(window)
         yield {
-            "file": name,
+            "file": item.shown,
             "station": str(station),
             "onset": format_ns(onset),
             "triggered": strongest is not None,
