@@ -45,15 +45,19 @@ def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[
 
 def test_every_topic_of_every_station_is_tried_and_none_of_the_stored_values_changes() -> None:
     source = {"kind": "shake_udp", "senders": [{"address": "10.0.0.2"}, {"address": "10.0.0.3", "station": "UPR"}]}
-    config = configured(source=source, mqtt={"host": "h"})
+    config = configured(source=source, mqtt={"host": "h", "home_assistant": {}})
     tried = {probe.topic: probe.payload for probe in probes(config, "online")}
     assert tried[f"{SLP}/availability"] == b"online"
     empty = [name for name, payload in tried.items() if not payload]
     assert {f"{SLP}/{name}" for name in ("state", "health", "event", "alert", "last_event", "last_alert")} <= {*empty}
     assert {f"talus/v1/XX/UPR/{name}" for name in ("event", "alert", "last_event", "last_alert")} <= {*empty}
+    assert all(tried[name] for name in tried if name.startswith("homeassistant/")), "empty would remove the entity"
     assert f"{SLP}/availability" not in {probe.topic for probe in probes(config, None)}
     assert orders(config) == []
-    assert access_lines(config, tried) == [f"topic write {SLP}/#", "topic write talus/v1/XX/UPR/#"]
+    lines = access_lines(config, tried)
+    assert lines == [
+        f"topic write {SLP}/#", "topic write talus/v1/XX/UPR/#", "topic write homeassistant/+/talus_XX_SLP/#"
+    ]  # fmt: skip
 
 
 @needs_mosquitto

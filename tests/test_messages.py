@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from schema_support import values
 
 from agent.errors import DataError
+from agent.health.home_assistant import announcements
 from agent.messages.payloads import (
     Message,
     Priority,
@@ -486,6 +487,7 @@ def test_no_topic_has_a_character_that_a_broker_may_refuse() -> None:
     event = make_event()
     topics = [message.topic for message in every_message().values()]
     topics += [f"talus/v1/XX/ABC/{evidence_topic(event.id)}/0"]
+    topics += [message.topic for message in announcements(STATION, "Upper terrace, 2.", "talus/v1", "homeassistant")]
     assert not [name for name in topics if not re.fullmatch(r"[A-Za-z0-9_/-]+", name)]
     other = evidence_topic(event_id(StationId("XX", "AB", "C-", "HH"), event.onset_ns))
     assert other != evidence_topic(event_id(StationId("XX", "AB-C", "", "HH"), event.onset_ns))

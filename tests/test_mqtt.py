@@ -578,7 +578,7 @@ def test_a_broker_with_a_receive_maximum_of_one(tmp_path: Path, outbox: Outbox) 
         outbox.put([make_alert()])
         link = MqttSink(broker.settings(), outbox.cursor("mqtt"), STATION)
         for n in range(20):
-            link.publish_retained(Message(f"talus/v1/XX/ABC/value/{n}", b"{}", Priority.OTHER, retain=True))
+            link.publish_retained(Message(f"homeassistant/{n}", b"{}", Priority.OTHER, retain=True))
         with Collector(broker.settings(), "#", session=False) as all_of_it:
             link.start()
             wait_for(lambda: len(all_of_it.received) >= 22)

@@ -134,28 +134,6 @@ def test_a_broker_absent_at_the_start_is_no_reason_to_wait_or_to_end(tmp_path: P
     assert all(revisions == sorted(revisions) for revisions in first_order(collector.bodies("/event")).values())
 
 
-@needs_mosquitto
-def test_a_station_that_only_its_data_name_is_told_of_in_the_log_and_a_declared_one_in_the_state(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "records").mkdir()
-    records = write_records(tmp_path / "records", COPIES, station="UPR")
-    with running(tmp_path) as broker, Collector(broker.settings(), "talus/+/+/+/state") as seen:
-        config = write_config(
-            tmp_path, records, broker.port, source=paced(records, 20),
-            stations="[{station: XX.LOW, latitude_deg: 46.5, longitude_deg: 8.0, name: Toe of the slope}]",
-        )  # fmt: skip
-        with running_agent("run", "--config", config) as agent:
-            agent.wait_for(
-                "XX.UPR is not named in the configuration: its events and alerts go out under talus/v1/XX/UPR"
-            )
-            wait_for(lambda: seen.bodies("/state"))
-    assert seen.bodies("/state")[0]["stations"] == [
-        {"station": "XX.LOW", "name": "Toe of the slope",
-         "position": {"latitude": 46.5, "longitude": 8.0, "elevation_m": None}}
-    ]  # fmt: skip
-
-
 def test_two_agents_do_not_share_a_state(tmp_path: Path, records: Path) -> None:
     """Also without an outbox: each would write over the other's status, positions and evidence."""
     config = write_config(tmp_path, records, source=paced(records, 1.0))

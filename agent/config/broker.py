@@ -67,6 +67,20 @@ class TlsConfig(Section):
             yield Disagreement((given, absent), f"is given without {absent}; give both or neither")
 
 
+def _discovery(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64})*", text):
+        raise ValueError("must be a topic of letters, digits, '_', '-' and '/'")
+    return text
+
+
+class HomeAssistantConfig(Section):
+    """Announce the station to Home Assistant (MQTT discovery)."""
+
+    prefix: Annotated[str, AfterValidator(_discovery)] = Field(
+        default="homeassistant", description="topic under which Home Assistant looks for devices"
+    )
+
+
 class BrokerConfig(Section):
     """How a broker is reached."""
 
@@ -159,6 +173,9 @@ class MqttConfig(BrokerConfig):
     )
     password_env: Annotated[str, AfterValidator(_variable)] | None = Field(
         default=None, description="name of the environment variable that holds the password"
+    )
+    home_assistant: HomeAssistantConfig | None = Field(
+        default=None, description="announce the station to Home Assistant; without this section it is withdrawn"
     )
 
     def disagreements(self) -> Iterator[Disagreement]:

@@ -1,7 +1,8 @@
 """Which topics the broker lets an agent write: each is tried with a message that does no harm.
 
 A probe is not retained and empty, so that no stored value changes; ``talus watch`` and the desk ignore it. The
-availability is probed with its present value, as an empty message would change something for whoever listens.
+availability is probed with its present value, and Home Assistant's topics with what is announced there anyway, as an
+empty message would change something for whoever listens.
 
 A subscription to orders may be granted and bring nothing: Mosquitto's access lists forbid the delivery, not the
 subscription. So the doctor sends an empty message, which is no order, to each of these topics, where it may.
@@ -23,6 +24,7 @@ from agent.config.station import stations_of
 from agent.deliver.connection import REFUSED, Ack, Connection, Received, Subscription
 from agent.deliver.sockets import Waker
 from agent.errors import DeliveryError
+from agent.health.home_assistant import announcements
 from agent.messages.payloads import topic
 from agent.types import StationId
 
@@ -76,6 +78,11 @@ def probes(config: Config, availability: str | None) -> list[Probe]:
     found += [Probe(topic(prefix, other, name)) for other in others for name in OTHERS]
     if config.envelope.component is not None:
         found += [Probe(topic(prefix, one, "envelope")) for one in (own, *others)]
+    if config.mqtt.home_assistant is not None:
+        told = announcements(
+            own, config.station.name, prefix, config.mqtt.home_assistant.prefix, [other.short for other in others]
+        )
+        found += [Probe(message.topic, message.payload) for message in told]
     return found
 
 
@@ -214,6 +221,13 @@ def access_lines(config: Config, topics: Iterable[str]) -> list[str]:
     """Lines of a Mosquitto access list that allow these topics: one for each station, whole."""
     if config.mqtt is None:
         return []
-    prefix = config.mqtt.prefix
-    stations = dict.fromkeys("/".join(name.removeprefix(f"{prefix}/").split("/")[:2]) for name in topics)
-    return [f"topic write {prefix}/{station}/#" for station in stations]
+    prefix, discovery = config.mqtt.prefix, config.mqtt.home_assistant
+    lines = []
+    for name in topics:
+        rest = name.removeprefix(f"{prefix}/").split("/")
+        if name.startswith(f"{prefix}/"):
+            lines.append(f"topic write {prefix}/{rest[0]}/{rest[1]}/#")
+        elif discovery is not None:
+            device = name.removeprefix(f"{discovery.prefix}/").split("/")[1]
+            lines.append(f"topic write {discovery.prefix}/+/{device}/#")
+    return list(dict.fromkeys(lines))

@@ -17,7 +17,7 @@ import platform
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -27,13 +27,14 @@ from agent.alert.evidence import AlertRecords, EvidenceStore
 from agent.config.broker import DEFAULT_PREFIX
 from agent.config.file import Config
 from agent.config.outputs import OutputsConfig
-from agent.config.station import Place, others, stations_of
+from agent.config.station import Place, others
 from agent.deliver.connection import Received, Subscription
 from agent.deliver.delivery import Delivery
 from agent.detect.lag import DataClocks, is_live
 from agent.dsp.window import BEFORE_NS
 from agent.errors import ControlError, DeliveryError, TalusError
 from agent.health.hearing import HearingMemory
+from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
@@ -100,8 +101,7 @@ class Service:
         self._prefix = config.mqtt.prefix if config.mqtt else DEFAULT_PREFIX
         self._failure: tuple[str, BaseException] | None = None
         self._taken_back: str | None = None
-        self._named: set[str] = set()
-        """Stations (NET.STA) that the configuration names, or that were logged."""
+        self._announcer: Announcer | None = None
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, the end of an archive, or a stage's death; returns the exit status.
@@ -171,6 +171,8 @@ class Service:
             if is_recorded_once(config):
                 line.reporter.resume(delivery.past())
             delivery.publish_retained(self._state_message(line, line.backend_status(), health, tunables))
+            self._announcer = Announcer(delivery, config)
+            self._announcer.announce()
         monitor = Monitor(
             config,
             runner,
@@ -262,8 +264,8 @@ class Service:
             if orders:
                 orders.tick(now, tunables.control)
             monitor.tick(now)
-            if delivery:
-                self._tell_of_new(sensor.short for sensor in runner.line.pipeline.stations.copy())
+            if self._announcer is not None:
+                self._announcer.announce_new(sensor.short for sensor in runner.line.pipeline.stations.copy())
             before, backend_status = backend_status, runner.line.backend_status()
             if tuned is not tunables.effective:
                 monitor.report_every(tunables.effective.reporting.health_interval_s)
@@ -275,15 +277,6 @@ class Service:
             if notifier.watchdog_s and now >= next_watchdog and runner.works() and moves:
                 next_watchdog = now + notifier.watchdog_s
                 notifier.notify("WATCHDOG=1")
-
-    def _tell_of_new(self, stations: Iterable[str]) -> None:
-        """Data of these stations (NET.STA) have come; the log says under which topics those go out that the
-        configuration does not name, as the broker's access list must allow them."""
-        self._named = self._named or set(stations_of(self._config).known)
-        for name in sorted({*stations} - self._named):
-            self._named.add(name)
-            topics = f"{self._prefix}/{name.replace('.', '/')}"
-            _log.info("%s is not named in the configuration: its events and alerts go out under %s", name, topics)
 
     def _tune(self, tunables: Tunables, runner: Runner, health: Health, delivery: Delivery | None, now: float) -> None:
         """Apply changes of the file and of the remote configuration."""
