@@ -119,3 +119,9 @@ class ControlConfig(Section):
     )  # fmt: skip
 
     models: ModelsConfig = Field(default=ModelsConfig(), description="remote models")
+    commands: tuple[Literal["evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"], ...] = Field(
+        default=("evidence", "test_alarm", "self_test", "promote_model", "roll_back_model"),
+        strict=False,
+        description="commands that are obeyed",
+    )
+    commands_per_min: int = Field(default=6, ge=1, le=600, description="commands a minute; more are refused")

@@ -32,8 +32,6 @@ from agent.types import (
 )
 
 NAMES = ("evidence", "test_alarm", "self_test", "promote_model", "roll_back_model")
-PER_MIN = 6
-"""Commands obeyed in a minute, and refusals that are answered."""
 TEST_EXPIRY_S = 600
 _FIELDS: Mapping[str, Collection[str]] = {"evidence": ("do", "event")}
 
@@ -54,9 +52,13 @@ class CommandContext:
 class Commands:
     """Owned by the main thread."""
 
-    def __init__(self, context: CommandContext) -> None:
+    def __init__(self, context: CommandContext, allowed: Collection[str], per_min: int) -> None:
         self._context = context
-        self._rate_limit = RateLimit(PER_MIN)
+        self.allow(allowed, per_min)
+
+    def allow(self, allowed: Collection[str], per_min: int) -> None:
+        """Obey these from now on, and so many a minute."""
+        self._allowed, self._rate_limit = allowed, RateLimit(per_min)
 
     def obey(self, request: Request, key: str, content: Mapping[str, Any], now: float) -> list[Message]:
         """Carry out one command; what is to be sent because of it, the answer last."""
@@ -64,8 +66,10 @@ class Commands:
         try:
             if not isinstance(name, str) or name not in NAMES or content.keys() - _FIELDS.get(name, ("do",)):
                 raise ControlError("malformed", f"no command, or a field too many; there are {', '.join(NAMES)}")
+            if name not in self._allowed:
+                raise ControlError("not_allowed", f"{name} is not in control.commands of this station")
             if not self._rate_limit.allow(now):
-                raise ControlError("rate", f"more than {PER_MIN} commands a minute; try again later")
+                raise ControlError("rate", f"more than {self._rate_limit.per_min} commands a minute; try again later")
             messages, result = self._do(name, key, content)
         except ControlError as error:
             return [self.refusal(request, error, str(name) if name in NAMES else None)]

@@ -30,7 +30,7 @@ from agent.messages.payloads import Message, Stamp, report_message, topic
 from agent.messages.schema import TEXT_LIMIT, AgreementPart, ModelPart, ModelReport, Outcome
 from agent.reasons import Reason, of
 from agent.remote import model_order
-from agent.remote.commands import PER_MIN, CommandContext, Commands
+from agent.remote.commands import CommandContext, Commands
 from agent.remote.configuration import RemoteConfig, TrialInputs
 from agent.remote.doubts import raises_nothing
 from agent.remote.gate import Admitted, Gate, Refused
@@ -68,7 +68,7 @@ class RemoteOrders:
         self._serving: Callable[[], ModelPart] | None = None
         self._stamp: Callable[[], Stamp] | None = None
         self._delivery: Delivery | None = None
-        self._refusals = RateLimit(PER_MIN)
+        self._refusals = RateLimit(config.control.commands_per_min)
         self._throttled = ThrottledLog(_log.warning)
 
     @property
@@ -122,7 +122,9 @@ class RemoteOrders:
                 stamp=line.reporter.stamp,
                 health=health,
                 self_test=lambda: load(self._in_use(slots), ["onnxruntime"])[0].model,
-            )
+            ),
+            control.commands,
+            control.commands_per_min,
         )
         self._updates.start()
 
@@ -166,6 +168,9 @@ class RemoteOrders:
         """The file was read anew."""
         self._control = control
         self._models.trusted = self._orders.trusted = control.keys
+        self._refusals = RateLimit(control.commands_per_min)
+        if self._commands is not None:
+            self._commands.allow(control.commands, control.commands_per_min)
         if self._updates is not None:
             self._updates.settings = control
 
