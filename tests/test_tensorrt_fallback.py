@@ -151,6 +151,18 @@ def test_engine_answers_as_the_file_is_written(jetson: FakeJetson, bundle: Bundl
     assert children() == []
 
 
+@pytest.mark.parametrize("without_graph", [False, True])
+def test_cuda_graph_is_used_only_where_it_works(
+    jetson: FakeJetson, bundle: Bundle, without_graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if without_graph:
+        monkeypatch.setenv("FAKE_CUDA_NO_GRAPH", "1")
+    served = best_engine(bundle, jetson.engine_settings())
+    served.backend.close()
+    assert (served.backend.timing["graph_ms"] is None) == without_graph
+    assert served.drift < 1e-5
+
+
 def test_engine_is_built_once_and_again_for_another_version(jetson: FakeJetson, bundle: Bundle) -> None:
     def told() -> str:
         heard: list[str] = []
@@ -269,7 +281,7 @@ def test_build_dies_with_the_agent(jetson: FakeJetson, tmp_path: Path) -> None:
     """Nothing must go on building for ten minutes beside the next agent."""
     (tmp_path / "n.onnx").write_bytes(b"onnx")
     jetson.tell(build="hang")
-    paths = [str(tmp_path / name) for name in ("n.onnx", "out")]
+    paths = [str(tmp_path / name) for name in ("n.onnx", "out", "timing")]
     script = (
         "import sys\nfrom agent.inference.tensorrt.child import Child\n"
         "def check(elapsed_s):\n"
@@ -301,7 +313,10 @@ def test_folder_that_cannot_be_written_is_a_reason(jetson: FakeJetson, bundle: B
         ("none", "TensorRT failed: TensorRT could not start"),
     ],
 )
-def test_worker_that_dies_hangs_or_refuses_is_an_error(jetson: FakeJetson, bundle: Bundle, how: str, told: str) -> None:
+def test_worker_that_dies_hangs_or_refuses_is_an_error(
+    jetson: FakeJetson, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, how: str, told: str
+) -> None:
+    monkeypatch.setenv("FAKE_CUDA_NO_GRAPH", "1")  # the stand-in counts the calls that a graph makes no more
     silent = np.zeros((3, 10240), np.float32)
     jetson.tell(run=how, run_after=100)
     served = best_engine(bundle, jetson.engine_settings(answer_s=5.0 if how == "hang" else 60.0))
@@ -424,3 +439,12 @@ def test_leftovers_of_a_killed_build_go_and_those_of_a_living_one_stay(jetson: F
     cache.put(key_of(probe(jetson.engine_settings().places), b"", "int8"), tmp_path / "raw")
     assert not dead.exists()
     assert living.exists()
+
+
+def test_timing_cache_is_handed_on_from_build_to_build(jetson: FakeJetson, bundle: Bundle) -> None:
+    engine_settings = jetson.engine_settings()
+    best_engine(bundle, engine_settings).backend.close()
+    (timing,) = engine_settings.folder.glob("*.timing")
+    assert timing.read_bytes() == b"t"
+    best_engine(bundle, replace(engine_settings, again=True)).backend.close()
+    assert timing.read_bytes() == b"tt"

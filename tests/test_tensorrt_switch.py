@@ -34,6 +34,7 @@ def jetson(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     made = make_jetson(tmp_path)
     for name, value in fake_environment(compile_driver(tmp_path), made.script).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FAKE_CUDA_NO_GRAPH", "1")  # so that the stand-in counts every run
     return made
 
 

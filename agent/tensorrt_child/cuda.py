@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: memory and one stream.
+"""The CUDA driver through ctypes: memory, one stream, graphs.
 
 ``libcuda.so.1`` comes with the driver itself, under that name on every JetPack, and its entry points are versioned by
 name; the runtime library's name changes with each CUDA release, and a machine with TensorRT need not have it. TensorRT
@@ -8,11 +8,12 @@ works in the same primary context.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_ulonglong, c_void_p
 from typing import Any
 
 LIBRARY = "libcuda.so.1"
 NON_BLOCKING = 1
+RELAXED = 2
 SM_MAJOR, SM_MINOR, INTEGRATED = 75, 76, 18
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR and _INTEGRATED."""
 
@@ -33,6 +34,10 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamSynchronize": (c_void_p,),
+    "cuStreamBeginCapture_v2": (c_void_p, c_int),
+    "cuStreamEndCapture": (c_void_p, POINTER(c_void_p)),
+    "cuGraphInstantiateWithFlags": (POINTER(c_void_p), c_void_p, c_ulonglong),
+    "cuGraphLaunch": (c_void_p, c_void_p),
 }
 """Entry points (CUDA 11.4 to 13) and their parameters; each returns a CUresult."""
 
@@ -101,6 +106,19 @@ class Driver:
 
     def wait(self) -> None:
         self._call("cuStreamSynchronize", self._stream)
+
+    def begin_capture(self) -> None:
+        self._call("cuStreamBeginCapture_v2", self._stream, RELAXED)
+
+    def end_capture(self) -> int:
+        """The captured work as an executable graph."""
+        graph, executable = c_void_p(), c_void_p()
+        self._call("cuStreamEndCapture", self._stream, byref(graph))
+        self._call("cuGraphInstantiateWithFlags", byref(executable), graph, 0)
+        return executable.value or 0
+
+    def launch(self, graph: int) -> None:
+        self._call("cuGraphLaunch", graph, self._stream)
 
     def _attribute(self, number: int) -> int:
         value = c_int()

@@ -3,7 +3,7 @@
     talus-engine/1 LF   {"key": {...}, "sha256": ..., "bytes": ...} LF   the engine
 
 The name is a digest of the key, so an engine of another TensorRT, GPU, JetPack or network is not even found. A file
-appears whole or not at all. A note of the builds that failed lies beside them.
+appears whole or not at all. TensorRT's timing cache lies beside them, and a note of the builds that failed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agent.inference.tensorrt.child import Platform
 MAGIC = b"talus-engine/1\n"
 MAX_MB = 256
 MAX_ENGINES = 6
+MAX_TIMING_MB = 64
 SCRATCH = ".new-"
 
 
@@ -120,6 +121,20 @@ class EngineCache:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
+    def timing(self, key: EngineKey) -> bytes:
+        """TensorRT's timing cache for this machine and version; empty where there is none."""
+        try:
+            return self._timing_path(key).read_bytes()
+        except OSError:
+            return b""
+
+    def put_timing(self, key: EngineKey, timing: Path) -> None:
+        """Keep the timing cache that a build left; it only ever saves time, so a disk that refuses is no matter."""
+        with contextlib.suppress(OSError):
+            raw = timing.read_bytes()
+            if 0 < len(raw) <= MAX_TIMING_MB << 20:
+                self._place(self._timing_path(key), raw)
+
     def failures(self, key: EngineKey) -> tuple[int, str]:
         """How often the build for ``key`` failed in a row, and of what last."""
         try:
@@ -143,6 +158,10 @@ class EngineCache:
     def _note_path(self, key: EngineKey) -> Path:
         return self.folder / f"{key.digest}.failed"
 
+    def _timing_path(self, key: EngineKey) -> Path:
+        machine = json.dumps([key.tensorrt, key.gpu, key.sm, key.jetpack]).encode()
+        return self.folder / f"{hashlib.sha256(machine).hexdigest()[:24]}.timing"
+
     def _place(self, path: Path, raw: bytes) -> None:
         with self.scratch(path.suffix) as new:
             replace_file(path, raw, mode=ANYONE, scratch=new)
@@ -160,6 +179,8 @@ class EngineCache:
             if number and (total > self._max_bytes or number >= MAX_ENGINES):
                 path.unlink(missing_ok=True)
                 path.with_suffix(".failed").unlink(missing_ok=True)
+        for path in sorted(self.folder.glob("*.timing"), key=lambda path: path.stat().st_mtime)[:-2]:
+            path.unlink(missing_ok=True)
 
 
 def _check(path: Path, key: EngineKey) -> Stored | None:

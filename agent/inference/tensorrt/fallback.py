@@ -168,9 +168,10 @@ class PrecisionFallback:
         label = f"building the {key.precision} engine for {self.platform}"
         _log.info("%s", label)
         self._report(label)
-        with cache.scratch(".onnx") as model, cache.scratch(".out") as engine:
+        with cache.scratch(".onnx") as model, cache.scratch(".out") as engine, cache.scratch(".cache") as timing:
             model.write_bytes(onnx)
-            paths = str(model), str(engine)
+            timing.write_bytes(cache.timing(key))
+            paths = (str(model), str(engine), str(timing))
             try:
                 with Child(
                     self.platform.python, "build", *paths, key.precision, niceness=engine_settings.niceness
@@ -182,6 +183,7 @@ class PrecisionFallback:
                 if not engine_settings.stop.is_set():
                     cache.note_failure(key, error.message)
                 raise
+            cache.put_timing(key, timing)
             stored = cache.put(key, engine)
         cache.forget_failures(key)
         _log.info("built the %s engine in %s s, %s bytes", key.precision, made["seconds"], made["bytes"])

@@ -79,9 +79,18 @@ class HostMemory(bytes):
         return len(self)
 
 
+class TimingCache:
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def serialize(self) -> HostMemory:
+        return HostMemory(self.raw + b"t")
+
+
 class Config:
     def __init__(self) -> None:
         self.flags: set[object] = set()
+        self.cache: TimingCache | None = None
 
     def set_flag(self, flag: object) -> None:
         self.flags.add(flag)
@@ -92,6 +101,16 @@ class Config:
     def set_memory_pool_limit(self, pool: object, pool_size: int) -> None:
         assert isinstance(pool, MemoryPoolType)
         assert pool_size > 0
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
+        return TimingCache(serialized_timing_cache)
+
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> TimingCache | None:
+        return self.cache
 
 
 class Network:
