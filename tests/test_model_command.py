@@ -173,7 +173,7 @@ def test_a_kept_model_that_ends_the_agent_again_and_again_is_taken_back(tmp_path
 def test_a_kill_between_an_order_heard_and_an_order_begun_loses_no_order(tmp_path: Path, broker: Mosquitto) -> None:
     """What lies on the disk between the two writes is made here by hand; the moment itself lasts a millisecond."""
     place = Place(tmp_path, broker, source=CALM)
-    offered = offer(place.newer(), key(tmp_path), STATION, promote="auto", valid_days=1)
+    offered = offer(place.newer(), key(tmp_path), STATION, promote="auto", url=None, valid_days=1)
     heard = hashlib.sha256(offered.payload).hexdigest()
     Store(tmp_path / "state" / "control", "model").write(Stored(highest=offered.revision, newest=heard))
     with contextlib.closing(Waker()) as waker:
@@ -291,7 +291,7 @@ def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, brok
 def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, broker: Mosquitto) -> None:
     """The station connects when all that may come has somebody to take it: what the broker has for it comes at once."""
     place = Place(tmp_path, broker, source=CALM)
-    offered = offer(place.newer(), SigningKey.load(place.key), STATION, promote="hold", valid_days=1)
+    offered = offer(place.newer(), SigningKey.load(place.key), STATION, promote="hold", url=None, valid_days=1)
 
     def begun() -> list[bytes]:
         return [part.read_bytes() for part in (tmp_path / "state" / "models").glob("*.part")]

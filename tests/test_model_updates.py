@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from inference_support import edit_manifest, replace_file, small_bundle, stored_windows, window
 from onnx import TensorProto, helper, numpy_helper
+from seedlink_server import authority
 
 from agent.config.remote import ControlConfig, ModelsConfig
 from agent.errors import BackendError, ControlError
 from agent.inference import Classifier, LiveClassifier, Shadow, load, open_bundle
 from agent.inference.bundle import pack
-from agent.remote.model_order import CHUNK_BYTES, KIND, Download, ModelOrder, parse
+from agent.remote.model_order import CHUNK_BYTES, KIND, Download, ModelOrder, fetch, parse
 from agent.remote.models import MOST_BEGUN, ModelUpdates, Progress
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
@@ -323,12 +326,135 @@ def test_another_order_leaves_nothing_of_the_one_before(tmp_path: Path, newer: P
     assert [path.stem for path in tmp_path.glob("*.part")] == ["0" * 64]
 
 
+class _Files(BaseHTTPRequestHandler):
+    """One file, with ranges; each connection breaks off after as many bytes as ``cuts`` has next."""
+
+    raw = b""
+    cuts: ClassVar[list[int]] = []
+    ranges: ClassVar[list[str]] = []
+    elsewhere = ""
+    status = 206
+    tells_length = True
+
+    def do_GET(self) -> None:
+        cls = type(self)
+        if cls.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", cls.elsewhere)
+            self.end_headers()
+            return
+        asked = self.headers.get("Range", "bytes=0-")
+        cls.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if cls.status == 206 else 0
+        self.send_response(cls.status)
+        if cls.tells_length:
+            self.send_header("Content-Length", str(len(cls.raw) - start))
+        if cls.status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(cls.raw) - 1}/{len(cls.raw)}")
+        self.end_headers()
+        part = cls.raw[start:]
+        if cls.cuts:
+            part = part[: cls.cuts.pop(0)]
+        self.wfile.write(part)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def https(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    cert, context = authority(tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _Files.cuts, _Files.ranges, _Files.elsewhere, _Files.status, _Files.tells_length = [], [], "", 206, True
+    yield f"https://127.0.0.1:{server.server_port}/bundle.zip", cert
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_https_resumes_with_a_range(https: tuple[str, Path], newer: Path, tmp_path: Path, tells_length: bool) -> None:
+    """A connection that breaks off is told as that, and not as another file; it goes on where it was."""
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw, _Files.cuts, _Files.tells_length = raw, [CHUNK_BYTES + 100], tells_length
+    part = Download(tmp_path / "d", order)
+    with pytest.raises(ControlError, match=f"broke off after {CHUNK_BYTES + 100} of {len(raw)} bytes") as caught:
+        fetch(part, lambda: False, cert)
+    assert "goes on where it was" in caught.value.hint
+    assert part.got == 1
+    fetch(part, lambda: False, cert)
+    assert not part.missing(1) and _Files.ranges == ["bytes=0-", f"bytes={CHUNK_BYTES}-"]
+
+
+def test_a_model_comes_over_https_that_breaks_off_again_and_again(
+    https: tuple[str, Path], newer: Path, tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt brings a few pieces; the next follows at once, as long as they do."""
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw, _Files.cuts = raw, [CHUNK_BYTES + 7] * 4
+    monkeypatch.setattr("agent.remote.models.FETCH_ON_S", 0.0)
+    monkeypatch.setattr("agent.remote.models.fetch", lambda download, stop: fetch(download, stop, cert))
+    desk = Desk(tmp_path / "models", installed)
+    desk.updates.start()
+    try:
+        desk.updates.order(1, order)
+        desk.until("trying")
+    finally:
+        desk.updates.close()
+    assert len(_Files.ranges) == 5
+    assert any("broke off after" in (progress.reason or "") for progress in desk.said)
+
+
+@pytest.mark.parametrize("fault", ["other file", "other length", "no such file", "unknown certificate", "redirect"])
+def test_https_that_cannot_be_trusted(https: tuple[str, Path], newer: Path, tmp_path: Path, fault: str) -> None:
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw = {"other file": b"?" * len(raw), "other length": raw[:-1]}.get(fault, raw)
+    _Files.elsewhere = "http://127.0.0.1/" if fault == "redirect" else ""
+    _Files.status = 404 if fault == "no such file" else 206
+    words = {
+        "other file": "holds another file: its piece 0 has another hash",
+        "other length": f"holds another file: it has {len(raw) - 1} bytes, the bundle has {len(raw)}",
+        "no such file": "answers 404",
+        "unknown certificate": "certificate",
+        "redirect": "not https",
+    }
+    part = Download(tmp_path / "d", order)
+    with pytest.raises(ControlError, match=words[fault]):
+        fetch(part, lambda: False, None if fault == "unknown certificate" else cert)
+    assert part.got == 0
+
+
+def test_a_server_without_ranges_sends_all_from_the_beginning(
+    https: tuple[str, Path], newer: Path, tmp_path: Path
+) -> None:
+    url, cert = https
+    raw, order = order_for(newer, url=url)
+    _Files.raw, _Files.status = raw, 200
+    part = Download(tmp_path / "d", order)
+    part.put(0, raw[:CHUNK_BYTES])
+    fetch(part, lambda: False, cert)
+    assert not part.missing(1)
+
+
+def test_a_server_that_is_gone_is_tried_again_and_the_order_stands(newer: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    _, order = order_for(newer, url=f"https://127.0.0.1:{port}/bundle.zip")
+    with pytest.raises(ControlError, match=r"cannot be reached: Connection refused"):
+        fetch(Download(tmp_path / "d", order), lambda: False)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"bytes": 0}, {"bytes": 17 << 20}, {"bytes": True}, {"chunks": []}, {"chunks": ["0"]}, {"sha256": "X" * 64},
-        {"name": "../x"}, {"version": "1 2"}, {"promote": "now"},
-        {"url": "https://x"}, {"extra": 1}, {"chunks": "0" * 64},
+        {"name": "../x"}, {"version": "1 2"}, {"promote": "now"}, {"url": "http://x"}, {"url": "file:///etc/passwd"},
+        {"url": "https://x y"}, {"extra": 1}, {"chunks": "0" * 64},
     ],
 )  # fmt: skip
 def test_an_order_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:

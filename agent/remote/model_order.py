@@ -3,7 +3,7 @@
     {"name": "talus-student", "version": "0.2.0", "sha256": HEX, "bytes": N, "chunks": [HEX, ...], "promote": "auto"}
 
 The hash of every piece stands in the signed envelope, so a piece is judged when it arrives, from wherever: a stranger
-on the broker can delay an update and not spoil it.
+on the broker can delay an update and not spoil it. ``url`` (https) says where the whole file may be had instead.
 
 The zip arrives in pieces, in any order, over hours (``Download``): what is whole stays on disk through any stop. The
 file is as long as the bundle from the beginning, and which pieces it holds is read from the pieces themselves: there is
@@ -13,15 +13,21 @@ no second record that could disagree with it.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
-from collections.abc import Mapping
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.atomic import sync_folder
-from agent.errors import ControlError
+from agent.errors import ControlError, in_words
+from agent.host.tls import client_context, refusal
 from agent.remote.gate import first_fault
 
 KIND = "model"
@@ -33,6 +39,7 @@ INDEX_BYTES = 4
 MAX_PIECE = CHUNK_BYTES + INDEX_BYTES
 """Largest message that carries a piece."""
 
+HTTPS_TIMEOUT_S = 30.0
 _SUFFIX = ".part"
 
 Promote: TypeAlias = Literal["auto", "hold"]
@@ -53,6 +60,7 @@ class ModelOrder(BaseModel):
     size: Annotated[int, Field(alias="bytes", ge=1, le=MAX_BYTES)]
     chunks: tuple[_Hash, ...] = Field(strict=False)
     promote: Promote
+    url: Annotated[str, Field(pattern=r"^https://[!-~]{1,480}$")] | None = None
 
     @model_validator(mode="after")
     def _pieces_fit(self) -> ModelOrder:
@@ -71,7 +79,7 @@ class ModelOrder(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """The envelope's content."""
-        return self.model_dump(by_alias=True, mode="json")
+        return self.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
 def unwrap(payload: bytes) -> tuple[int, bytes]:
@@ -163,3 +171,98 @@ class Download:
         with self._path.open("rb") as file:
             file.seek(start)
             return hashlib.sha256(file.read(stop - start)).hexdigest() == self.order.chunks[index]
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """A server may send us on, and not out of TLS."""
+
+    def redirect_request(self, *request: Any) -> urllib.request.Request | None:
+        if not str(request[-1]).startswith("https://"):
+            raise urllib.error.URLError("the server redirects to an address that is not https")
+        return super().redirect_request(*request)
+
+
+def fetch(download: Download, stop: Callable[[], bool], cafile: Path | None = None) -> None:
+    """Fetch the missing pieces from the order's address; what came before a failure is kept, and not fetched again.
+
+    Raises:
+        ControlError: ``download``: the server cannot be reached, the connection breaks off, or it is another file. The
+            message says which of the three.
+        OSError: the disk does not take it.
+    """
+    order = download.order
+    missing = download.missing(1)
+    if order.url is None or not missing:
+        return
+    begin = missing[0] * CHUNK_BYTES
+    with _open(order.url, begin, cafile) as answer:
+        index = _first_piece(answer, begin, order)
+        while index < len(order.chunks) and not stop():
+            data = _read(answer, index, order)
+            if not download.put(index, data) and index in download.missing(len(order.chunks)):
+                raise _another_file(order, f"its piece {index} has another hash")
+            index += 1
+
+
+def _open(url: str, begin: int, cafile: Path | None) -> http.client.HTTPResponse:
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=client_context(cafile)), _HttpsOnly())
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"})  # noqa: S310 - https, by the order
+    try:
+        answer: http.client.HTTPResponse = opener.open(request, timeout=HTTPS_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            hint = "the server has a fault; it is tried again" if error.code >= 500 else "check the address"
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                hint = f"the file there ends before byte {begin}: check the address"
+            raise ControlError("download", f"{url} answers {error.code} {error.reason}", hint) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise ControlError("download", *refusal(url, reason, "the system's authorities")) from error
+        hint = "it is tried again; check the address, and the network"
+        raise ControlError("download", f"{url} cannot be reached: {in_words(reason)}", hint) from error
+    return answer
+
+
+def _first_piece(answer: http.client.HTTPResponse, begin: int, order: ModelOrder) -> int:
+    """With which piece the answer begins.
+
+    Raises:
+        ControlError: ``download``: it is not as long as the order says, so that it is another file.
+    """
+    if answer.status != http.client.PARTIAL_CONTENT:
+        begin = 0  # a server that knows no ranges sends everything, from the beginning
+    elif told := re.match(r"bytes (\d{1,15})-", answer.headers.get("Content-Range", "")):
+        begin = int(told[1])
+    if answer.length is not None and begin + answer.length != order.size:
+        raise _another_file(order, f"it has {begin + answer.length} bytes, the bundle has {order.size}")
+    if begin % CHUNK_BYTES:
+        raise ControlError("download", f"{order.url} sends another range than it was asked for", "see the web server")
+    return begin // CHUNK_BYTES
+
+
+def _read(answer: http.client.HTTPResponse, index: int, order: ModelOrder) -> bytes:
+    """One whole piece.
+
+    Raises:
+        ControlError: ``download``: the connection broke off.
+    """
+    start, end = order.span(index)
+    reason, data = "the connection was closed", b""
+    try:
+        data = answer.read(end - start)
+    except http.client.IncompleteRead as error:
+        data = error.partial
+    except (OSError, http.client.HTTPException) as error:
+        reason = in_words(error)
+    if len(data) < end - start:
+        where = f"after {start + len(data)} of {order.size} bytes"
+        hint = "the download goes on where it was; the network or the server is unsteady"
+        raise ControlError("download", f"{order.url} broke off {where}: {reason}", hint)
+    return data
+
+
+def _another_file(order: ModelOrder, why: str) -> ControlError:
+    return ControlError(
+        "download", f"{order.url} holds another file: {why}", "check the address, or make the order anew"
+    )

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 from agent.config.remote import ControlConfig
 from agent.errors import ControlError, ModelError
 from agent.inference import Agreement, Classifier, LiveClassifier, Shadow
-from agent.remote.model_order import Download, ModelOrder
+from agent.remote.model_order import Download, ModelOrder, fetch
 from agent.remote.slots import ModelSlots
 from agent.remote.trial import try_bundle
 
@@ -37,6 +37,9 @@ Phase: TypeAlias = Literal[
 ASKED_AT_ONCE = 16
 """Pieces (512 kB) that are asked for together."""
 ASK_AGAIN_S = 20.0
+FETCH_AGAIN_S = 60.0
+"""Between two attempts at the order's address; after one that brought something, ``FETCH_ON_S``."""
+FETCH_ON_S = 2.0
 MOST_BEGUN = 3
 """Attempts for a candidate during which the agent died or the power failed."""
 TICK_S = 0.5
@@ -86,7 +89,7 @@ class ModelUpdates:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._download: Download | None = None
         self._shadow: Shadow | None = None
-        self._since = self._asked_at = 0.0
+        self._since = self._asked_at = self._fetch_at = 0.0
         found: Phase = "installed" if slots.chosen.kept is None else "kept"
         self._progress = Progress("rolled_back" if taken_back else found, 0, None, reason=taken_back)
 
@@ -207,6 +210,7 @@ class ModelUpdates:
             self._try()
             return
         self._download = Download(self._slots.folder, order)
+        self._fetch_at = 0.0
         self._ask(self._download)
 
     def _ask(self, download: Download) -> None:
@@ -225,6 +229,19 @@ class ModelUpdates:
         self._asked_at = time.monotonic()
         if not set(self._progress.missing) & set(self._download.missing(ASKED_AT_ONCE)):
             self._ask(self._download)
+
+    def _fetch(self, download: Download) -> None:
+        self._fetch_at = time.monotonic() + FETCH_AGAIN_S
+        before = download.got
+        try:
+            fetch(download, lambda: self._stop.is_set() or not self._queue.empty())
+        except ControlError as error:
+            if download.got > before:
+                self._fetch_at = time.monotonic() + FETCH_ON_S
+            _log.warning("%s", error)
+            self._enter("fetching", reason=error.message)
+            return
+        self._ask(download)
 
     def _try(self) -> None:
         order = self._ordered()
@@ -251,7 +268,9 @@ class ModelUpdates:
     def _tick(self) -> None:
         now = time.monotonic()
         if self._download is not None:
-            if now - self._asked_at > ASK_AGAIN_S:
+            if self._download.order.url is not None and now >= self._fetch_at:
+                self._fetch(self._download)
+            elif now - self._asked_at > ASK_AGAIN_S:
                 self._ask(self._download)
         elif self._shadow is not None and self._progress.phase == "shadow":
             self._check_shadow(self._shadow.agreement(), now)

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     push = add_action(actions, "push", "send a bundle and report its progress", EXAMPLES["push"])
     push.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder or zip")
     push.add_argument("--hold", action="store_true", help="try it in the shadow, and wait for promote")
+    push.add_argument("--url", metavar="URL", help="https address from which the station may fetch the zip")
     push.add_argument(
         "--follow", action="store_true", help="wait until it is kept (default: until it is in the shadow)"
     )
@@ -84,7 +85,9 @@ def _push(args: argparse.Namespace) -> int:
     if args.hold and args.follow:
         raise UsageError("--hold and --follow contradict each other", "a model on hold is kept after promote")
     key, station = SigningKey.load(args.key), station_named(args.station)
-    offered = offer(args.bundle, key, station, promote="hold" if args.hold else "auto", valid_days=VALID_DAYS)
+    offered = offer(
+        args.bundle, key, station, promote="hold" if args.hold else "auto", url=args.url, valid_days=VALID_DAYS
+    )
     told: list[str] = []
 
     def tell(report: ModelReport) -> None:

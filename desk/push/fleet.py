@@ -174,7 +174,7 @@ def model_order(settings: MqttSettings, bundle: Path, key: SigningKey, wait_s: f
         return report is not None and report.serving.sha256 == sha256 and report.phase in ("installed", "kept")
 
     def give(station: StationId) -> str | None:
-        offered = models.offer(bundle, key, station, promote="auto", valid_days=valid_days)
+        offered = models.offer(bundle, key, station, promote="auto", url=None, valid_days=valid_days)
         wait = waiting("fleet", settings, station, wait_s)
         report = models.push(wait, offered, until=("kept",), tell=lambda report: None)
         return None if report.phase == "kept" else _words(report.phase, report.reason)

@@ -40,16 +40,18 @@ class Offer:
     """Name and version of the bundle."""
 
 
-def offer(bundle: Path, key: SigningKey, station: StationId, *, promote: Promote, valid_days: float) -> Offer:
+def offer(
+    bundle: Path, key: SigningKey, station: StationId, *, promote: Promote, url: str | None, valid_days: float
+) -> Offer:
     """Pack and sign.
 
     Raises:
         BundleError: not a bundle.
-        ControlError: it is too large.
+        ControlError: it is too large, or the address is not https.
     """
     zipped = pack(bundle)
     manifest = open_bundle(bundle).manifest
-    order = order_of(zipped, manifest.name, manifest.version, promote=promote)
+    order = order_of(zipped, manifest.name, manifest.version, promote=promote, url=url)
     body = _body(KIND, station, order.content(), valid_days * 86_400)
     return Offer(seal(body, key), body.revision, order.sha256, zipped, order.title)
 
@@ -59,11 +61,13 @@ def wrap(index: int, piece: bytes) -> bytes:
     return index.to_bytes(INDEX_BYTES, "big") + piece
 
 
-def order_of(zipped: bytes, name: str, version: str, *, promote: Promote = "auto") -> ModelOrder:
+def order_of(
+    zipped: bytes, name: str, version: str, *, promote: Promote = "auto", url: str | None = None
+) -> ModelOrder:
     """The order for a bundle's zip.
 
     Raises:
-        ControlError: too large.
+        ControlError: too large, or an address that is not https.
     """
     pieces = [zipped[start : start + CHUNK_BYTES] for start in range(0, len(zipped), CHUNK_BYTES)]
     chunks = [hashlib.sha256(piece).hexdigest() for piece in pieces]
@@ -75,6 +79,7 @@ def order_of(zipped: bytes, name: str, version: str, *, promote: Promote = "auto
             "bytes": len(zipped),
             "chunks": chunks,
             "promote": promote,
+            **({} if url is None else {"url": url}),
         }
     )
 
