@@ -363,6 +363,7 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     from agent.inference import load
     from agent.inference.bundle import open_bundle
     from quantize.data.records import load_records, read_streams, read_table, read_unlabelled
+    from quantize.data.regions import TABLE, read_regions
     from quantize.data.trust import apart, is_judged
     from quantize.study import report, tables
 
@@ -393,7 +394,11 @@ def _report(data: Path, bundle: Path, split: str) -> int:
     unknown = [record for record in every if record.row.dataset in without]
     if unknown and split == "val":
         others = [record.row for record in unknown]
-        asked = report.measure(report.classified(classifier, unknown, opened.preparation), others)
-        print(report.text(asked, others, "Sources that it never learned from, both splits"), end="\n\n")
+        answers = report.classified(classifier, unknown, opened.preparation)
+        print(report.text(report.measure(answers, others), others, "Sources that it never learned from, both splits"))
+        if (data / TABLE).is_file():
+            print("\nevents by region, neutral view, whole window: truth, events, what they were called")
+            print("\n".join(report.by_region(answers["neutral"], others, read_regions(data, others))))
+        print()
     print("\n".join(tables.studies(metrics)).strip())
     return int(difference is not None and difference > report.SAME)

@@ -25,7 +25,7 @@ from quantize.study.evaluate import (
     summarise,
     thresholds,
 )
-from quantize.study.report import Answers, calibrated, measure, numbers, text
+from quantize.study.report import Answers, by_region, calibrated, measure, numbers, text
 
 
 def rows_of(*labels_and_events: tuple[str, str], subtype: str = "") -> list[Row]:
@@ -118,6 +118,14 @@ def test_blasts_that_do_not_hold_are_withheld_and_landslides_never() -> None:
     found = thresholds(p, np.zeros(400, dtype=np.int64))
     assert found["landslide"] == HIGHEST
     assert not (p[:, 1] >= found["blast"]).any()
+
+
+def test_report_says_by_region_what_events_were_called() -> None:
+    rows = rows_of(("blast", "a"), ("blast", "a"), ("blast", "b"), ("blast", "c"), ("noise", "c"))
+    called = certain("landslide", "landslide", "blast", "landslide", "noise")
+    given = Answers(np.repeat(called[:, None], len(LENGTHS_S), axis=1), np.zeros((5, len(LENGTHS_S)), dtype=bool))
+    lines = [" ".join(line.split()) for line in by_region(given, rows, {"a": "north", "b": "north", "c": "alps"})]
+    assert lines == ["alps blast 1: landslide 1", "alps noise 1: noise 1", "north blast 2: landslide 1, blast 1"]
 
 
 def test_report_has_every_length_view_and_interval() -> None:

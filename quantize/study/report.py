@@ -4,6 +4,7 @@ manifest."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +148,20 @@ def _lines(measured: Sequence[Measured], rows: Sequence[Row], title: str) -> Ite
         for unit in ("records", "events"):
             yield f"{unit}, whole window: truth in rows, answer in columns"
             yield from _confusion(chosen[-1].records if unit == "records" else chosen[-1].events)
+
+
+def by_region(given: Answers, rows: Sequence[Row], region: Mapping[str, str]) -> Iterator[str]:
+    """What the events of each region and label were called in the whole window, the most frequent answer first;
+    ``region`` by event."""
+    truth = Truth.of(rows)
+    probabilities, events = per_event(given.probabilities[:, -1], truth)
+    _, first = np.unique(truth.groups, return_index=True)
+    found: dict[tuple[str, int], Counter[str]] = {}
+    for at, label, answer in zip(first.tolist(), events.labels.tolist(), probabilities.argmax(axis=-1), strict=True):
+        found.setdefault((region[rows[at].event], label), Counter())[LABELS[answer]] += 1
+    for (name, label), answers in sorted(found.items()):
+        called = ", ".join(f"{answer} {count}" for answer, count in answers.most_common())
+        yield f"{name:>16} {LABELS[label]:>12}{sum(answers.values()):>6d}: {called}"
 
 
 _VIEW_TITLES = {
