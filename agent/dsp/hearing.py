@@ -63,6 +63,7 @@ _LONG_NS = 60 * NS
 _LOOKED = LOOK_NS // STEP_NS
 """Steps between two looks at the raw samples."""
 _NOTHING: frozenset[str] = frozenset()
+_NO_FLAWS: frozenset[Flaw] = frozenset()
 
 
 Band: TypeAlias = tuple[float, float, int]
@@ -380,7 +381,7 @@ class Hearing:
             elif isinstance(news, _Trigger):
                 self._on.append(news)
             elif isinstance(news, _Raw):
-                self._raw, self._flat = news.flaws, news.flat
+                self._raw, self._flat = news.flaws or _NO_FLAWS, news.flat
                 if news.felt:
                     self._felt.append((news.time_ns // STEP_NS, news.felt))
             else:
@@ -453,7 +454,8 @@ class Hearing:
             if runs:
                 long[letter] = runs[0].long
         usual, usual_levels = self._usual()
-        flaws = self._raw.union(_by_level(levels, usual_levels, whole=self._whole))
+        by_level = _by_level(levels, usual_levels, whole=self._whole)
+        flaws = self._raw.union(by_level) if by_level else self._raw  # an hour of empty sets of their own takes memory
         if self._flat:
             flaws |= self._without_sensor(number, levels)
         broken = frozenset([letter for fault, letter in flaws if fault not in _LOUD]) if flaws else _NOTHING
@@ -462,7 +464,7 @@ class Hearing:
         if threshold is not None and math.isinf(threshold):
             armed_ns, threshold = 0, None
         if not levels:
-            flaws = frozenset()  # nothing came, of which anything could be said
+            flaws = _NO_FLAWS  # nothing came, of which anything could be said
         stuck = _share(self._on, begin_ns, end_ns)
         masked = threshold is not None and usual is not None and threshold > FAR_ABOVE * usual
         self._steps.append(Step(number, armed_ns / STEP_NS, threshold, levels, flaws, stuck, masked))
