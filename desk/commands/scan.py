@@ -114,6 +114,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _scan(args: argparse.Namespace) -> int:
+    jobs = _jobs(args)
     from agent.config.file import load
     from agent.config.station import ClassifierConfig, SlowTriggerConfig, TriggerConfig
     from desk.scan.folder import Folder
@@ -124,7 +125,7 @@ def _scan(args: argparse.Namespace) -> int:
     if args.out is None:
         raise UsageError("where do the results go?", "--out DIR; the same folder again goes on where it was")
     begin_ns, end_ns, part = _time("--from", args.begin), _time("--to", args.end), _shard(args.shard)
-    engine = _engine(args)
+    engine = _engine(args.dask, jobs)
     config = load(args.config) if args.config else None
     trigger = config.tunables.trigger if config else TriggerConfig()
     if args.no_slow:
@@ -282,14 +283,23 @@ def _dry_run(units: list[Unit], folder: Folder, settings: Settings) -> int:
     return 0
 
 
-def _engine(args: argparse.Namespace) -> Engine:
-    from desk.scan.engines import dask, here, processes
-
-    if args.dask is not None:
-        return dask(args.dask)
-    jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0))
+def _jobs(args: argparse.Namespace) -> int:
+    """How many processes judge; what they import is imported from now on, beside what the command itself needs."""
+    jobs: int = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0))
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}", "give 1 or more")
+    if jobs > 1 and args.dask is None and not args.dry_run and args.out is not None:
+        from desk.scan.workers import serve
+
+        serve()
+    return jobs
+
+
+def _engine(address: str | None, jobs: int) -> Engine:
+    from desk.scan.engines import dask, here, processes
+
+    if address is not None:
+        return dask(address)
     return here if jobs == 1 else processes(jobs)
 
 

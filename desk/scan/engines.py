@@ -7,20 +7,18 @@ and how often it was begun changes nothing about its result.
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from typing import Any, TypeAlias
 
-from agent.cli import BLAS_THREADS
 from agent.errors import ConfigError, DeliveryError, ModelError
 from desk.scan.judge import Judged, Task, judge
 from desk.scan.reading import ChangedError
+from desk.scan.workers import serve
 
 TRIES = 3
 """A unit whose process died, or whose file changed, is begun so often."""
@@ -111,9 +109,7 @@ def _end(pool: ProcessPoolExecutor, *, at_once: bool) -> None:
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    for name in BLAS_THREADS:
-        os.environ[name] = "1"  # children read it when they import numpy
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_ignore_ctrl_c)
+    return ProcessPoolExecutor(jobs, mp_context=serve(), initializer=_ignore_ctrl_c)
 
 
 def _ignore_ctrl_c() -> None:
