@@ -156,9 +156,9 @@ def test_where_all_is_dropped_the_station_says_so_and_no_alert_is_lost(tmp_path:
         broker.start()
         wait_for(lambda: delivery.connected)
         assert alerts(seen) == []
-        access(tmp_path, f"readwrite {PREFIX}/#")
-        broker.reload()
         with reading(broker) as later:
+            access(tmp_path, f"readwrite {PREFIX}/#")
+            broker.reload()
             wait_for(lambda: {*alerts(later)} == {make_event(n).id for n in range(3)})
         wait_for(lambda: found(delivery) == {} and on_disk(delivery) == 0)
 
