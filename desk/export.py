@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from agent.errors import UsageError
+from agent.host.disk import make_new_folder
 from agent.sources.records import read_records
 from agent.types import COMPONENTS, LABELS, NS, counted, format_ns
 from desk.evidence import Records
@@ -65,12 +65,7 @@ def export(store: Store, records: Records, folder: Path, *, unsure: bool = False
         UsageError: the folder is not empty, or cannot be written.
         ConfigError: ``seisbench`` is asked for and h5py is not installed.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UsageError(f"{folder} is not empty", "name a new folder")
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}", "name a folder that you may write") from None
+    make_new_folder(folder)
     counts = {"written": 0, "without_record": 0, "disputed": 0, "unsure": 0}
     with contextlib.ExitStack() as stack:
         waveforms = stack.enter_context(WaveformFile(folder)) if seisbench else None

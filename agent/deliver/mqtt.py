@@ -577,8 +577,9 @@ class Sender:
             self._acknowledged = deque(one for one in self._acknowledged if one[0] not in lingering)
             self._cursor.release(settled.again)
             self._fresh.set()
-        lingering = {row_id for row_id, _ in self._acknowledged}
-        if done := [row_id for row_id in (*settled.proven, *settled.expired) if row_id not in lingering]:
+        if settled.proven or settled.expired:
+            lingering = {row_id for row_id, _ in self._acknowledged}
+            done = [row_id for row_id in (*settled.proven, *settled.expired) if row_id not in lingering]
             self._acknowledged.extendleft((row_id, -LINGER_S) for row_id in done)
 
     def _count_acknowledged(self, message: Message, has_subscriber: bool) -> None:

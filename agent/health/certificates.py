@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.config.broker import TlsConfig
 from agent.config.file import Config
 from agent.config.sources import SeedLinkConfig
-from agent.host.tls import SOON, ends
+from agent.host.tls import expiry
 from agent.reasons import Reason
 
 LOOK = timedelta(minutes=10)
@@ -48,8 +48,6 @@ def _files(config: Config) -> Iterator[tuple[str, Path]]:
 
 def _judge(name: str, path: Path, now: datetime) -> Iterator[Reason]:
     with contextlib.suppress(OSError, ValueError):  # the connection tells of these
-        end = ends(path)
-        if end - now < SOON:
-            when = f"has expired on {end:%Y-%m-%d}" if end <= now else f"expires on {end:%Y-%m-%d}"
+        if (when := expiry(path, now)) is not None:
             text = f"the certificate of {name} ({path}) {when}: there will be no new connection with it"
             yield Reason("certificate", text, name)

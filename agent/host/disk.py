@@ -1,4 +1,4 @@
-"""A disk that refuses to be written: read-only, full or failing. What is on it can still be read."""
+"""A disk that refuses to be written, read-only, full or failing: what is on it can still be read; and new folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, UsageError
 
 _REFUSALS = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 """What no permission explains."""
@@ -75,3 +75,17 @@ def readable_copy(path: Path) -> Iterator[Path | None]:
                     shutil.copyfile(part, made / part.name)
                 copy = made / path.name
         yield copy
+
+
+def make_new_folder(folder: Path) -> None:
+    """Make a folder for results, or take one that is empty: what is there already is not mixed with them.
+
+    Raises:
+        UsageError: the folder is not empty, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty", "name a new folder")
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}", "name a folder that you may write") from None

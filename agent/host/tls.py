@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ _STRICT = range(80, 95)
 _MISSING = {85: "authorityKeyIdentifier", 86: "subjectKeyIdentifier", 89: "critical basicConstraints", 92: "keyUsage"}
 
 
-SOON = datetime.timedelta(days=14)
+_SOON = datetime.timedelta(days=14)
 """A certificate that ends within this is told of."""
 
 
@@ -69,18 +70,15 @@ def refusal(server: str, error: ssl.SSLCertVerificationError, trust: str) -> tup
     return f"the certificate of {server} is not trusted: {said}", hint
 
 
-def ends(path: Path) -> datetime.datetime:
-    """Return when the certificates in the PEM file ``path`` end: the last of several authorities, or a server's or
-    client's own, which comes before those that issued it.
+def expiry(path: Path, now: datetime.datetime) -> str | None:
+    """Say when the certificates in the PEM file ``path`` end, if they have, or will within two weeks; else None.
 
     Raises:
         OSError, ValueError: the file cannot be read, or holds no certificate.
     """
     from cryptography import x509
 
-    found = x509.load_pem_x509_certificates(path.read_bytes())
-    own = found[:1] if not _is_authority(found[0]) else found
-    return max(certificate.not_valid_after_utc for certificate in own)
+    return _expiry(x509.load_pem_x509_certificates(path.read_bytes()), now)
 
 
 def flaws(path: Path, now: datetime.datetime) -> list[str]:
@@ -96,13 +94,20 @@ def flaws(path: Path, now: datetime.datetime) -> list[str]:
         found = x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError:
         return ["holds no certificate in PEM"]
-    end, told = ends(path), []
-    if end - now < SOON:
-        told = [f"has expired on {end:%Y-%m-%d}" if end <= now else f"expires on {end:%Y-%m-%d}"]
+    told = [] if (said := _expiry(found, now)) is None else [said]
     lacks = [_lacks(certificate) for certificate in found]
     if all(lacks):
         told.append(f"has no {' and no '.join(lacks[0])}, which Python 3.13 and later require; {NEW_AUTHORITY}")
     return told
+
+
+def _expiry(found: Sequence[Certificate], now: datetime.datetime) -> str | None:
+    """Of authorities the last counts, of a server or client its own, which comes before those that issued it."""
+    own = found if _is_authority(found[0]) else found[:1]
+    end = max(certificate.not_valid_after_utc for certificate in own)
+    if end - now >= _SOON:
+        return None
+    return f"has expired on {end:%Y-%m-%d}" if end <= now else f"expires on {end:%Y-%m-%d}"
 
 
 def _is_authority(certificate: Certificate) -> bool:

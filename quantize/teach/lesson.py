@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agent.alert.evidence import encode
 from agent.dsp.window import Preparation
 from agent.errors import BundleError, DataError, SourceError, UsageError
+from agent.host.disk import make_new_folder
 from agent.inference.bundle import CPU_MODEL, FP16_MODEL, TRT_MODEL, Bundle, Calibration, open_bundle
 from agent.inference.selftest import read_golden
 from agent.sources.records import read_records
@@ -151,12 +152,7 @@ def offer(files: Sequence[Path], target: Path) -> str:
         UsageError: the folder is not empty, or cannot be written.
         DataError: a file cannot be read, or none holds two minutes without a gap.
     """
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        if any(target.iterdir()):
-            raise UsageError(f"{target} is not empty", "give --out a new folder")
-    except OSError as error:
-        raise UsageError(f"{target}: {error.strerror}", "name a folder that you may write") from None
+    make_new_folder(target)
     sensors: dict[StationId, dict[int, list[Segment]]] = {}
     for path in files:
         try:
