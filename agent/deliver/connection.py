@@ -127,7 +127,7 @@ class Connection:
         self._subscription: Subscription | None = None
         self.listens: set[str] = set()
         """Topics of ``listen`` that the broker has granted."""
-        self.deaf_to: dict[str, float] = {}
+        self.not_granted: dict[str, float] = {}
         """Topics of ``listen`` that it has refused, and when they were asked for (monotonic clock, s)."""
         self._listeners: dict[str, Callable[[Received], None]] = {}
         self._asked: dict[int, tuple[str, float]] = {}
@@ -191,11 +191,11 @@ class Connection:
     def listen(self, topic: str, handler: Callable[[Received], None]) -> None:
         """Subscribe to one topic, unless that is done, so that what is published after it is handed to ``handler``."""
         now = time.monotonic()
-        if now - self.deaf_to.get(topic, -ASK_AGAIN_S) < ASK_AGAIN_S or (
-            topic in self._listeners and topic not in self.deaf_to
+        if now - self.not_granted.get(topic, -ASK_AGAIN_S) < ASK_AGAIN_S or (
+            topic in self._listeners and topic not in self.not_granted
         ):
             return
-        self.deaf_to.pop(topic, None)
+        self.not_granted.pop(topic, None)
         self._listeners[topic] = handler
         self._client.on_message = self._on_message
         _, token = self._client.subscribe(topic, _QOS)
@@ -506,7 +506,7 @@ class Connection:
         if (asked := self._asked.pop(token, None)) is not None:
             topic, at = asked
             if any(code.is_failure for code in codes):
-                self.deaf_to[topic] = at
+                self.not_granted[topic] = at
             else:
                 self.listens.add(topic)
             return

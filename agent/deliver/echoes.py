@@ -34,7 +34,7 @@ KEPT_S = 86_400.0
 """How long alerts are."""
 HANG_UPS = 3
 """Connections in a row that end before a subscription is answered: the broker hangs up on it."""
-SHY_S = 3600.0
+PAUSE_S = 3600.0
 """Then nothing is subscribed to for so long."""
 _MOST_EXPECTED = 4096
 
@@ -67,7 +67,7 @@ _S = TypeVar("_S", bound=Sent)
 
 
 @dataclass(slots=True)
-class Settled(Generic[_S]):
+class Resolved(Generic[_S]):
     """What has become of messages that were acknowledged. ``back``: they came back; ``dropped``: they did not.
     Rows that were kept: ``proven`` came back, ``again`` are to be sent again, ``expired`` are given up."""
 
@@ -103,7 +103,7 @@ class Echoes(Generic[_S]):
         self._kept: dict[int, _Kept] = {}
         """What may have been dropped, by row: alerts, and other messages as long as they may come back."""
         self._hang_ups = 0
-        self._shy_until = 0.0
+        self._paused_until = 0.0
         self.unseen: tuple[str, ...] = ()
         """Topics of which nothing comes back, while nothing can be told."""
 
@@ -132,7 +132,7 @@ class Echoes(Generic[_S]):
         if connection is not None and connection.unanswered:
             self._hang_ups += 1
             if self._hang_ups >= HANG_UPS:
-                self._hang_ups, self._shy_until = 0, time.monotonic() + SHY_S
+                self._hang_ups, self._paused_until = 0, time.monotonic() + PAUSE_S
         elif connection is not None and connection.listens:
             self._hang_ups = 0
         self._connection = None
@@ -140,22 +140,22 @@ class Echoes(Generic[_S]):
 
     def pause(self) -> None:
         """What comes in is more than can be held: subscribe to nothing for a while."""
-        self._shy_until = time.monotonic() + SHY_S
+        self._paused_until = time.monotonic() + PAUSE_S
 
     def expect(self, topic: str, payload: bytes) -> bytes | None:
         """This will be sent next: listen to its topic. Returns what names it here, None where nothing is expected."""
         connection = self._connection
         if connection is None or connection.protocol == "5" or topic.rsplit("/", 1)[-1] not in WATCHED:
             return None
-        if time.monotonic() >= self._shy_until and len(payload) + len(topic) < connection.largest_incoming:
-            connection.listen(topic, self._hear)
+        if time.monotonic() >= self._paused_until and len(payload) + len(topic) < connection.largest_incoming:
+            connection.listen(topic, self._on_message)
         digest = hashlib.blake2b(topic.encode() + b"\0" + payload, digest_size=16).digest()
         self._expected[digest] = topic
         if len(self._expected) > _MOST_EXPECTED:
             self._forget(next(iter(self._expected)))
         return digest
 
-    def _hear(self, message: Received) -> None:
+    def _on_message(self, message: Received) -> None:
         """What the broker stored earlier proves nothing."""
         digest = hashlib.blake2b(message.topic.encode() + b"\0" + message.payload, digest_size=16).digest()
         connection = self._connection
@@ -165,17 +165,17 @@ class Echoes(Generic[_S]):
         if not self._hears:
             # What of the rest comes back, the next message on each topic shows.
             self._hears = True
-            self.unseen = tuple(name for name in self.unseen if name in connection.deaf_to)
-        self._doubt_no_more(message.topic)
+            self.unseen = tuple(name for name in self.unseen if name in connection.not_granted)
+        self._confirm(message.topic)
 
-    def _doubt_no_more(self, topic: str) -> None:
+    def _confirm(self, topic: str) -> None:
         self.unseen = tuple(name for name in self.unseen if name != topic)
 
     def _hears_on(self, topic: str) -> bool:
         return self._hears and self._connection is not None and topic in self._connection.listens
 
     def acknowledged(self, sent: _S) -> Literal["back", "awaited", "unknown"]:
-        """The broker has acknowledged it: whether it is back, will be told by `settle`, or counts as acknowledged."""
+        """The broker has acknowledged it: whether it is back, will be told by `resolve`, or counts as acknowledged."""
         if sent.echo is None:
             return "back"
         if sent.echo in self._back:
@@ -217,9 +217,9 @@ class Echoes(Generic[_S]):
         if topic not in self.unseen:
             self.unseen = (*self.unseen, topic)
 
-    def settle(self) -> Settled[_S]:
+    def resolve(self) -> Resolved[_S]:
         """What has become known since the last call."""
-        found: Settled[_S] = Settled()
+        found: Resolved[_S] = Resolved()
         if not self._awaited and not self._unknown and not self._kept:
             return found
         now = time.monotonic()
@@ -230,7 +230,7 @@ class Echoes(Generic[_S]):
             # Should it come back later, its next copy is known to have been published.
             sent, _ = self._awaited.pop(digest)
             found.dropped.append(sent)
-            self._doubt_no_more(sent.topic)
+            self._confirm(sent.topic)
         for row in [row for row, kept in self._kept.items() if kept.digest in self._back]:
             found.proven.append(row)
             del self._kept[row]
@@ -241,10 +241,10 @@ class Echoes(Generic[_S]):
             sent, _ = self._unknown.pop(digest)
             if not self._hears_on(sent.topic):
                 self.doubt(sent.topic)
-        self._settle_kept(found, now)
+        self._resolve_kept(found, now)
         return found
 
-    def _settle_kept(self, found: Settled[_S], now: float) -> None:
+    def _resolve_kept(self, found: Resolved[_S], now: float) -> None:
         pending = {sent.row for sent, _ in self._unknown.values()}
         surplus = {
             alerts: sum(k.is_alert == alerts for k in self._kept.values()) - MOST_KEPT for alerts in (True, False)
@@ -264,7 +264,9 @@ class Echoes(Generic[_S]):
     def _may_hear(self, topic: str, now: float) -> bool:
         """Whether a message on this topic would show what becomes of it."""
         connection = self._connection
-        return self._hears and now >= self._shy_until and connection is not None and topic not in connection.deaf_to
+        if connection is None or now < self._paused_until:
+            return False
+        return self._hears and topic not in connection.not_granted
 
     def _forget(self, digest: bytes) -> None:
         self._back.discard(digest)

@@ -449,7 +449,7 @@ class Sender:
                     break
                 for ack in connection.pump(_TICK_S if deadline is None else 0.05):
                     self._on_ack(ack)
-                self._settle_echoes()
+                self._resolve_echoes()
                 self._delete_acknowledged()
                 self._check_ack_timeout()
         except DeliveryError:
@@ -549,9 +549,9 @@ class Sender:
         if known == "unknown" and self.refusals.lift(sent.topic) == _NOT_BACK:
             self.echoes.doubt(sent.topic)
         if known != "awaited":
-            self._take_as_acknowledged(sent, has_subscriber=ack.code != _NO_SUBSCRIBERS)
+            self._acknowledge(sent, has_subscriber=ack.code != _NO_SUBSCRIBERS)
 
-    def _take_as_acknowledged(self, sent: _Sent, *, has_subscriber: bool = True) -> None:
+    def _acknowledge(self, sent: _Sent, *, has_subscriber: bool = True) -> None:
         self._count_acknowledged(sent.message, has_subscriber)
         self.refusals.lift(sent.message.topic)
         self._topic_backoff.lift(sent.message.topic)
@@ -564,22 +564,22 @@ class Sender:
             self._cursor.acknowledge([sent.entry.id])
             self._acknowledged.append((sent.entry.id, time.monotonic()))
 
-    def _settle_echoes(self) -> None:
+    def _resolve_echoes(self) -> None:
         """What came back is acknowledged, and what did not is refused."""
-        settled = self.echoes.settle()
-        for sent in settled.back:
-            self._take_as_acknowledged(sent)
-        for sent in settled.dropped:
+        resolved = self.echoes.resolve()
+        for sent in resolved.back:
+            self._acknowledge(sent)
+        for sent in resolved.dropped:
             self._refuse(sent, None, _NOT_BACK)
-        if settled.again:
-            _log.warning("%s sent again: the broker may have dropped them", counted(len(settled.again), "message"))
-            lingering = {row_id for row_id, _ in self._acknowledged}.intersection(settled.again)
+        if resolved.again:
+            _log.warning("%s sent again: the broker may have dropped them", counted(len(resolved.again), "message"))
+            lingering = {row_id for row_id, _ in self._acknowledged}.intersection(resolved.again)
             self._acknowledged = deque(one for one in self._acknowledged if one[0] not in lingering)
-            self._cursor.release(settled.again)
+            self._cursor.release(resolved.again)
             self._fresh.set()
-        if settled.proven or settled.expired:
+        if resolved.proven or resolved.expired:
             lingering = {row_id for row_id, _ in self._acknowledged}
-            done = [row_id for row_id in (*settled.proven, *settled.expired) if row_id not in lingering]
+            done = [row_id for row_id in (*resolved.proven, *resolved.expired) if row_id not in lingering]
             self._acknowledged.extendleft((row_id, -LINGER_S) for row_id in done)
 
     def _count_acknowledged(self, message: Message, has_subscriber: bool) -> None:
