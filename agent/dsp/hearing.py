@@ -62,6 +62,9 @@ _LONG_NS = 60 * NS
 """A trigger that lasts longer hides what comes after."""
 _LOOKED = LOOK_NS // STEP_NS
 """Steps between two looks at the raw samples."""
+_AS_LOUD = 0.8
+"""Share of a level that was motion ten minutes ago at which a component is not asked again. To be called disconnected
+it would have to be at a fifth."""
 _NOTHING: frozenset[str] = frozenset()
 _NO_FLAWS: frozenset[Flaw] = frozenset()
 
@@ -134,14 +137,8 @@ class _Levels:
     levels: Sequence[tuple[int, float, float]]
 
 
-@dataclass(slots=True)
-class _Level:
-    """Mean energy of a component in a span, and its long average at the end."""
-
-    begin_ns: int
-    end_ns: int
-    mean: float
-    long: float
+_Level: TypeAlias = tuple[int, int, float, float]
+"""Begin and end (ns) of a span, a component's mean energy in it, and its long average at the end."""
 
 
 @dataclass(slots=True)
@@ -276,11 +273,13 @@ class Hearing:
 
     def doubtful(self, letters: Iterable[str], time_ns: int) -> set[str]:
         """The components of which the spectrum of the minute before a time has yet to show whether they have a sensor.
-        Of the others it is known: nothing was far below the usual, and less in the last ten minutes was motion."""
+        Of the others it is known: nothing was far below the usual, and as much in the last ten minutes was motion."""
         self._work()
         with self._lock:
             _, usual = self._usual()
-            return {letter for letter in letters if self._is_doubtful(letter, usual, time_ns // STEP_NS)}
+            number = time_ns // STEP_NS
+            recent = self._last(_LOOKED + 1, number - 1)  # the last step before this one is not complete yet
+            return {letter for letter in letters if self._is_doubtful(letter, usual, number, recent)}
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -394,7 +393,8 @@ class Hearing:
             kept = _kept(samples, nlta)
             done += samples
             begin_ns, end_ns = end_ns, news.start_ns + round(done * NS / self._rate_hz)
-            known.append(_Level(begin_ns, end_ns, max(0.0, (after - before * kept) / (1 - kept)), after))
+            mean = (after - before * kept) / (1 - kept)
+            known.append((begin_ns, end_ns, mean if mean > 0 else 0.0, after))
 
     def _add_alive(self, news: _Alive) -> None:
         if not self._begun_ns:
@@ -438,21 +438,20 @@ class Hearing:
         levels: dict[str, float] = {}
         long: dict[str, float] = {}
         for letter, runs in self._levels.items():
-            while len(runs) > 1 and runs[0].end_ns <= begin_ns and runs[1].end_ns <= end_ns:
+            while len(runs) > 1 and runs[0][1] <= begin_ns and runs[1][1] <= end_ns:
                 runs.popleft()
-            total = span = 0.0
-            for run in runs:
-                if run.begin_ns >= end_ns:
+            total, span = 0.0, 0
+            for first_ns, last_ns, mean, _ in runs:
+                if first_ns >= end_ns:
                     break
-                begin = run.begin_ns if run.begin_ns > begin_ns else begin_ns
-                end = run.end_ns if run.end_ns < end_ns else end_ns
-                if begin < end:
-                    total += (end - begin) * run.mean
-                    span += end - begin
+                inside = (last_ns if last_ns < end_ns else end_ns) - (first_ns if first_ns > begin_ns else begin_ns)
+                if inside > 0:
+                    total += inside * mean
+                    span += inside
             if span:
                 levels[letter] = math.sqrt(total / span)
             if runs:
-                long[letter] = runs[0].long
+                long[letter] = runs[0][3]
         usual, usual_levels = self._usual()
         by_level = _by_level(levels, usual_levels, whole=self._whole)
         flaws = self._raw.union(by_level) if by_level else self._raw  # an hour of empty sets of their own takes memory
@@ -480,12 +479,11 @@ class Hearing:
             level = max((step.levels[letter] for step in recent if letter in step.levels), default=0.0)
             self._felt_levels.note(letter, number, level)
 
-    def _is_doubtful(self, letter: str, usual: Mapping[str, float], number: int) -> bool:
-        # The last step before this one is not complete yet.
-        recent = [step.levels.get(letter, 0.0) for step in self._last(_LOOKED + 1, number - 1)]
+    def _is_doubtful(self, letter: str, usual: Mapping[str, float], number: int, steps: Sequence[Step]) -> bool:
+        recent = [step.levels.get(letter, 0.0) for step in steps]
         if len(recent) <= _LOOKED or letter not in usual or FALLEN * min(recent) < usual[letter]:
             return True
-        return max(recent[2:]) < self._felt_levels.least(letter, number - TEN_MINUTES)
+        return max(recent[2:]) < _AS_LOUD * self._felt_levels.least(letter, number - TEN_MINUTES)
 
     def _without_sensor(self, number: int, levels: Mapping[str, float]) -> frozenset[Flaw]:
         """Components that record what electronics do, at a level far below any at which they were moved, and below the
