@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import replace
+
 import pytest
 from site_support import START_NS, packets
 
@@ -38,6 +42,26 @@ def test_a_station_with_an_open_event_does_not_hold_up_another() -> None:
     }
     assert 0 < ends_s["S1"] < 40
     assert 90 < ends_s["S2"] < 110
+
+
+def test_samples_are_let_go_and_positions_are_not() -> None:
+    """Protects the memory of many stations: minutes of samples would be held a second time, beside the ring buffers."""
+    done: list[SampleBlock] = []
+    it = pipeline()
+    hold = PendingPackets(it, done.append)
+    blocks = [replace(block, origin=number) for number, block in enumerate(packets({"S1": (180.0, [])}, {}))]
+    freed = [weakref.ref(block.samples) for block in blocks[:10]]
+    run(hold, it, blocks[:10])
+    assert len(hold) == 10
+    ends = [(block.origin, block.stream, block.end_ns) for block in blocks]
+    for block in blocks[10:]:
+        run(hold, it, [block])
+    assert [(block.origin, block.stream, block.end_ns) for block in done] == ends[: len(done)]
+    assert len(done) > 10
+    assert sum(len(block.samples) for block in done) == 0
+    del blocks, block
+    gc.collect()
+    assert all(samples() is None for samples in freed)
 
 
 def test_a_silent_station_is_held_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -624,9 +624,9 @@ class Runs:
         site = CoincidenceJudge(self._wanted, SITE, Blindness(3.0, WARM_S))
         line = build_line(TunablesConfig(), ClassifierConfig(backends=("constant:landslide",)), "talus/v1", site=site)
         line.reporter.resume([decode(record) for record in self._journal])
-        numbers = {id(block): number for number, block in enumerate(self._blocks)}
+        numbers = {(block.stream, block.end_ns): number for number, block in enumerate(self._blocks)}
         done = set(range(self._position))
-        holdback = PendingPackets(line.pipeline, lambda block: done.add(numbers[id(block)]))
+        holdback = PendingPackets(line.pipeline, lambda block: done.add(numbers[block.stream, block.end_ns]))
         for block in self._blocks[self._position :]:
             if until_s is not None and block.end_ns > START_NS + until_s * NS:
                 break

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from agent.detect.pipeline import Pipeline
 from agent.errors import DataError
 from agent.types import (
@@ -61,6 +63,7 @@ MAX_KEPT = 28_672
 ones of their channel stand for them later."""
 SWEEP_S = 1.0
 """How often stations without new packets are looked at."""
+_NO_SAMPLES = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,9 @@ def as_seen(past: Sequence[JournalEntry]) -> list[Event]:
 
 
 class PendingPackets:
-    """Holds packets per station and acknowledges them one by one. Owned by the pipeline's thread."""
+    """Remembers packets per station and acknowledges them one by one. Owned by the pipeline's thread.
+
+    Their samples are let go: minutes of them, of many stations, are more memory than the ring buffers have."""
 
     def __init__(self, pipeline: Pipeline, acknowledge: Callable[[SampleBlock], None]) -> None:
         self._pipeline, self._acknowledge = pipeline, acknowledge
@@ -247,9 +252,11 @@ class PendingPackets:
         return self._size
 
     def add(self, block: SampleBlock) -> None:
-        """Hold a packet; what it gave rise to is on its way to the disk."""
+        """Remember a packet; what it gave rise to is on its way to the disk."""
         station = block.stream.station
-        self._held.setdefault(station, deque()).append((block, time.monotonic()))
+        # An empty block at the packet's end, which stands for it.
+        rest = SampleBlock(block.stream, block.end_ns, block.rate_hz, _NO_SAMPLES, block.quality, None, block.origin)
+        self._held.setdefault(station, deque()).append((rest, time.monotonic()))
         self._changed.add(station)
         self._size += 1
         while self._size > MAX_KEPT:

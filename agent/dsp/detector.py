@@ -18,6 +18,7 @@ from agent.config.station import HIGHEST_CORNER, TriggerConfig
 from agent.dsp.component import Component, Meter, Phase
 from agent.dsp.hearing import STEP_NS, STEP_S, Hearing
 from agent.dsp.measure import Rsam
+from agent.dsp.ratios import Ratios
 from agent.dsp.ring import RingBuffer
 from agent.dsp.sos import butterworth
 from agent.dsp.stalta import Bounds, Change, OnOff, RecursiveStaLta, Rise
@@ -85,8 +86,7 @@ class Detector:
 
         Reaches back ``max_duration_s`` and four minutes, not beyond a change of rate or a clock set back.
         """
-        runs = self._grid.ratios(from_ns, to_ns) if self._grid else []
-        return round(max((float(run.samples.max()) for run in runs), default=0.0), _DECIMALS)
+        return round(self._grid.ratios.peak(from_ns, to_ns), _DECIMALS) if self._grid else 0.0
 
     def band_passed(self, from_ns: int, to_ns: int) -> dict[str, list[Segment]]:
         """What the trigger sees in ``from_ns <= t < to_ns``, as far as it is decided: by component code the runs
@@ -146,9 +146,7 @@ class _Grid:
         """Number of the first undecided sample."""
         self.decided_ns = block.start_ns
         """The time of the last decision: a grid that follows a clock does not revise it."""
-        self._history = RingBuffer(rate, t.max_duration_s + _HISTORY_S)
-        """The ratio, where it was worked out."""
-        self._keep_ratio = self._keeper(self._history)
+        self.ratios = Ratios(round((t.max_duration_s + _HISTORY_S) * rate))
         self._passed: dict[str, RingBuffer] = {}
         self._kept_s = kept_s
         self._station = owner.station
@@ -314,10 +312,6 @@ class _Grid:
         for component in self._components.values():
             component.flush()
 
-    def ratios(self, from_ns: int, to_ns: int) -> list[Segment]:
-        """The ratio where it was near a trigger."""
-        return self._history.segments(from_ns, to_ns, lasting=False)
-
     def passed(self) -> dict[str, RingBuffer]:
         """The band-passed samples of each component."""
         self._gather()
@@ -395,7 +389,7 @@ class _Grid:
         if self._is_sum:
             energies = [sum(energies[1:], energies[0])]
         ratio = _nth_largest([one.process(own) for one, own in zip(self._judged, energies, strict=True)], needed)
-        self._keep_ratio(ratio, self.next)
+        self.ratios.keep(self.next, self.time_ns(self.next), self._line_hz, ratio)
         return self._onoff.feed(self.next, ratio)
 
     def _averages(self, live: list[Component]) -> list[tuple[float, float]]:

@@ -53,9 +53,9 @@ class Resumable(Protocol):
     def acknowledge(self, block: SampleBlock) -> None:
         """Note that a block is done with: what it gave rise to is on disk, and no restart will need it again.
 
-        A block stands for all earlier ones of its channel from the same place, so that some may be left out. Channels,
-        places and connections do not wait for each other. Called from another thread than ``blocks()``, also after
-        ``blocks()`` has ended; must not block.
+        Its channel and its origin count; its samples may have been let go. It stands for all earlier blocks of its
+        channel from the same place, so that some may be left out. Channels, places and connections do not wait for each
+        other. Called from another thread than ``blocks()``, also after ``blocks()`` has ended; must not block.
         """
         ...
 
