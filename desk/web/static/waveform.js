@@ -66,7 +66,7 @@ export function draw(place, found, { height = 110, spectrogram = true, only = nu
       scales: { x: { time: false } },
       legend: { show: false },
       axes: [{ ...axis(last ? "seconds after the onset" : ""), ...(last ? { size: 30 } : { size: 4, values: (u, splits) => splits.map(() => "") }) },
-        { ...axis(""), size: AXIS, values: (u, splits) => splits.map(short) }],
+        { ...axis(""), size: AXIS, space: 22, values: (u, splits) => splits.map(short) }],
       series: [{}, { stroke: colour("ink"), width: 1, points: { show: false }, spanGaps: false }],
       hooks: {
         draw: [(u) => lines(u, marks)],
@@ -105,8 +105,13 @@ function image(place, found, plot, range) {
     c.fillStyle = colour("dim");
     c.font = "12px system-ui";
     c.textAlign = "right";
-    c.fillText(`${found.spectrogram.top_hz} Hz`, left - 5, 11);
-    c.fillText("0 Hz", left - 5, high - 2);
+    const top = found.spectrogram.top_hz;
+    const step = [1, 2, 5, 10, 20, 50, 100].find((one) => (high * one) / top >= 18) ?? 200;
+    for (let hz = 0; hz <= top; hz += step) {
+      const y = high * (1 - hz / top);
+      c.fillText(`${hz} Hz`, left - 8, Math.min(high - 2, Math.max(10, y + 4)));
+      c.fillRect(left - 5, Math.min(high - 1, y), 5, 1);
+    }
   };
   picture.onload = () => paint();
   picture.src = `/api/v1/events/${encodeURIComponent(found.id)}/spectrogram.png`;
