@@ -22,7 +22,7 @@ from agent.health.report import MAX_STREAMS, Health, HealthInputs, Identity, Rat
 from agent.host import machine
 from agent.messages.schema import HealthMessage, StageHealth
 from agent.reasons import CODES, Code, Reason
-from agent.service import threads
+from agent.service import storing
 from agent.service.assemble import Line, build_line
 from agent.service.threads import Runner
 from agent.types import NS, BlockQuality, Discard, Event, SampleBlock, StationId, StreamId
@@ -298,7 +298,7 @@ def test_a_network_that_fails_is_a_reason_for_an_hour(tmp_path: Path) -> None:
 
 
 def test_messages_that_found_room_nowhere_are_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "HELD_MESSAGES", 5)
+    monkeypatch.setattr(storing, "HELD_MESSAGES", 5)
 
     def refuse(_: object) -> None:
         raise DeliveryError("the disk is full")

@@ -326,6 +326,15 @@ def test_handed_is_filled_in_once_and_never_in_free_text() -> None:
     assert with_handed(b"x" * 10, ONSET_NS) == b"x" * 10
 
 
+def test_samples_in_metres_a_second_have_a_peak_and_a_noise() -> None:
+    """A recorder that writes physical units has numbers around 1e-9: rounded to a hundredth, no event had a size, and
+    none its severity by amplitude after a restart."""
+    event = make_event()
+    small = dataclasses.replace(event.detection, peak_counts=6.8e-6, noise_counts=8.91e-8)
+    body = event_message(dataclasses.replace(event, detection=small), stamp()).payload
+    assert [json.loads(body)["detection"][name] for name in ("peak_counts", "noise_counts")] == [6.8e-6, 8.91e-8]
+
+
 def test_numbers_that_json_does_not_have_become_null() -> None:
     event = make_event()
     odd = dataclasses.replace(event.detection, ratio=math.inf, peak_counts=math.nan, dominant_hz=None)

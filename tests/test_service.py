@@ -40,6 +40,7 @@ from agent.deliver.outbox import Outbox
 from agent.errors import DeliveryError
 from agent.health.report import Health, Identity
 from agent.messages.payloads import Message
+from agent.service import storing
 from agent.service import threads as feeding
 from agent.service.assemble import build_line
 from agent.service.service import Notifier
@@ -358,7 +359,7 @@ def an_event_on_a_full_disk(disk: Disk, folder: Path) -> tuple[Runner, Packets]:
 
 def test_what_the_disk_refused_is_stored_while_quiet_data_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packets come each second and bring no event for days: the retry must not wait for the next event."""
-    monkeypatch.setattr(feeding, "PUT_RETRY_S", 0.5)
+    monkeypatch.setattr(storing, "PUT_RETRY_S", 0.5)
     disk = Disk()
     work, source = an_event_on_a_full_disk(disk, tmp_path)
     waiting = work.held
@@ -424,7 +425,7 @@ def test_the_log_has_what_changed_of_an_event_and_at_debug_every_revision(caplog
 def test_what_matters_least_is_given_up_first_when_memory_is_full_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeding, "HELD_MESSAGES", 3)
+    monkeypatch.setattr(storing, "HELD_MESSAGES", 3)
     disk = Disk()
     work, _ = an_event_on_a_full_disk(disk, tmp_path)
     disk.full = False

@@ -572,7 +572,7 @@ def test_a_silent_site_is_waited_for_as_long_as_its_stations_may_be_late(
 ) -> None:
     """Recorders that deliver a minute at a time are silent in between; that is no reason to alert alone."""
     monkeypatch.setattr(feeding, "SILENT_S", 0.3)
-    monkeypatch.setattr(feeding, "PUT_RETRY_S", 0.1)
+    monkeypatch.setattr(feeding, "TICK_S", 0.1)
     site = CoincidenceJudge(
         CoincidenceConfig(stations=("XX.S1", "XX.S2"), max_lag_s=max_lag_s), SITE, Blindness(3.0, WARM_S)
     )

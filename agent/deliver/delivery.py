@@ -136,8 +136,7 @@ class Delivery:
             thread.start()
         for thread in stoppers:
             thread.join()
-        stats, error = self.outbox.stats(), self.mqtt.status().error if self.mqtt else None
-        self.outbox.close()
+        stats, error = self.outbox.close(), self.mqtt.status().error if self.mqtt else None
         return Undelivered(stats.depth, stats.set_aside_total - self._set_aside, error)
 
     @property

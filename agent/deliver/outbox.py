@@ -67,6 +67,8 @@ from agent.types import NS
 
 MAIN = "mqtt"
 """The sink whose messages are dropped last."""
+PATIENCE_S = 2.0
+"""How long a call waits while the disk writes."""
 _JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
 _MOST_IN_MEMORY = 16 * 1024 * 1024
@@ -105,11 +107,25 @@ class OutboxStats:
     in_memory: str | None = None
 
 
+class _Patience:
+    """A lock that is waited for a little while: who holds it for longer waits for the disk."""
+
+    def __init__(self, lock: threading.RLock, path: Path) -> None:
+        self._lock, self._path = lock, path
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=PATIENCE_S):
+            raise DeliveryError(f"outbox {self._path}: the disk has not finished writing", "see dmesg; is it failing?")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class Outbox:
     """See the module. Every method may be called from any thread.
 
     Every method raises DeliveryError when the disk refuses (full, read-only, gone); nothing is changed then and the
-    call may be repeated.
+    call may be repeated. ``put`` waits as long as the disk takes; meanwhile the others raise DeliveryError too.
     """
 
     def __init__(self, path: Path, max_bytes: int = 256 * 1024 * 1024, sinks: Sequence[str] = (MAIN,)) -> None:
@@ -117,7 +133,8 @@ class Outbox:
         Each message waits for all ``sinks``; ``MAIN``, or else the first, is the main one."""
         self.path = path
         self._max_bytes = max_bytes
-        self.lock = threading.RLock()
+        self._turn = threading.RLock()
+        self.lock = _Patience(self._turn, path)
         self._listeners: list[Callable[[], None]] = []
         self._cursors = {name: Cursor(self, name) for name in sinks}
         self._main = self._cursors.get(MAIN) or self._cursors[sinks[0]]
@@ -184,7 +201,7 @@ class Outbox:
                 db.execute("DELETE FROM journal WHERE id <= (SELECT max(id) FROM journal) - ?", (_JOURNAL_KEPT,))
             return self._make_room(db, size)
 
-        with self.lock:
+        with self._turn:
             if self._bytes + size > self._max_bytes:
                 for cursor in self._cursors.values():
                     cursor.delete_acknowledged()
@@ -260,12 +277,14 @@ class Outbox:
             self._tell()
         return stats
 
-    def close(self) -> None:
-        """Write everything into the main file and unlock it."""
-        with self.lock, mapped(self.path):
+    def close(self) -> OutboxStats:
+        """Write everything into the main file and unlock it; returns the last figures."""
+        with self._turn, mapped(self.path):
+            stats = self.stats()
             self._db.close()
             if self._lock_file is not None:
                 self._lock_file.close()
+        return stats
 
     def _tell(self) -> None:
         for listener in self._listeners:
@@ -440,7 +459,7 @@ class Outbox:
         """Delete until ``size`` more bytes fit: number of rows, and how many of them were events or alerts."""
         rows = freed = lost = 0
         excess = self._bytes + size - self._max_bytes
-        held = [row_id for cursor in self._cursors.values() for row_id in cursor.out]
+        held = [row_id for cursor in self._cursors.values() for row_id in list(cursor.out)]
         while freed < excess:
             chunk = db.execute(
                 f"SELECT id, length(payload), priority, waiting FROM queue WHERE NOT id {CHOSEN}"
@@ -515,7 +534,7 @@ class Cursor:
                 " ORDER BY priority, id LIMIT ?",
                 (self.bit, json.dumps(list(skip_topics)), len(self.out) + len(skip_ids) + _LOOK_AHEAD * limit),
             ).fetchall()
-            blocked = {name for row_id, name in self.out.items() if row_id not in self._acknowledged}
+            blocked = {name for row_id, name in list(self.out.items()) if row_id not in self._acknowledged}
             chosen: dict[int, tuple[int, str]] = {}
             for row_id, priority, key in rows:
                 name = (priority, key or str(row_id))
@@ -540,9 +559,8 @@ class Cursor:
 
     def acknowledge(self, ids: Collection[int]) -> None:
         """The other side has these: what is behind them may go. They stay on disk until ``delete``, but no longer count
-        as waiting, and are handed out again after ``release`` or a restart."""
-        with self._lock:
-            self._acknowledged.update(row_id for row_id in ids if row_id in self.out)
+        as waiting, and are handed out again after ``release`` or a restart. Neither waits for the disk."""
+        self._acknowledged.update([row_id for row_id in ids if row_id in self.out])
 
     def delete(self, ids: Collection[int]) -> None:
         """The other side has these for good."""
@@ -556,10 +574,9 @@ class Cursor:
 
     def release(self, ids: Collection[int]) -> None:
         """These were not acknowledged: they may be handed out again."""
-        with self._lock:
-            for row_id in ids:
-                self.out.pop(row_id, None)
-                self._acknowledged.discard(row_id)
+        for row_id in ids:
+            self.out.pop(row_id, None)
+            self._acknowledged.discard(row_id)
 
     def refuse(self, row_id: int, code: int, reason: str) -> None:
         """Set this one aside: the broker refuses it for good, with the MQTT 5 reason ``code``. A thousand are kept;

@@ -200,7 +200,8 @@ class HearingMemory:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._path, json.dumps(_File(sensors=sensors).model_dump(), separators=(",", ":")).encode())
+            content = json.dumps(_File(sensors=sensors).model_dump(), separators=(",", ":")).encode()
+            replace_file(self._path, content, durable=False)  # the main thread, which reports, waits for no disk
             self._failed = False
         except OSError as error:
             if not self._failed:

@@ -383,9 +383,9 @@ def _detection(detection: Detection) -> DetectionPart:
     return DetectionPart(
         ratio=_round(detection.ratio, 2),
         duration_s=_round(detection.duration_s, 2) or 0.0,
-        peak_counts=_round(detection.peak_counts, 2),
+        peak_counts=_counts(detection.peak_counts),
         dominant_hz=_round(detection.dominant_hz, 3),
-        noise_counts=_round(detection.noise_counts, 3),
+        noise_counts=_counts(detection.noise_counts),
     )
 
 
@@ -484,3 +484,8 @@ def _quakeml_type(verdict: Classification | None) -> str | None:
 
 def _round(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def _counts(value: float | None) -> float | None:
+    """To six digits: what a recorder writes in physical units may be as small as 1e-9."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

@@ -439,7 +439,7 @@ class OutboxHealth(Payload):
     lost: Count = Field(default=0, description="events and alerts among `dropped`")
     set_aside: Count = Field(description="refused for good by the broker and kept: `talus outbox` lists them")
     set_aside_total: Count = Field(description="so many were ever set aside, since the outbox was made")
-    held: Count = Field(default=0, description="in memory because the disk refuses them")
+    held: Count = Field(default=0, description="in memory because the disk refuses them or is slow")
 
 
 class RefusedTopic(Payload):

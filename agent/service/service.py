@@ -1,7 +1,8 @@
 """The service: which thread does what, and what happens when one of them ends.
 
     source thread     source.blocks() -> bounded queue (``threads``; drivers may block)
-    pipeline thread   queue -> pipeline -> policy -> outbox (``threads``; sole owner of DSP state and network)
+    pipeline thread   queue -> pipeline -> policy (``threads``; sole owner of DSP state and network)
+    storing thread    messages -> outbox (``storing``: no other waits for a disk that hangs)
     sink threads      outbox -> broker, file (``agent.deliver``)
     main thread       signals, health, state, remote changes (``agent.remote``), systemd
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import queue
 import threading
@@ -16,15 +15,16 @@ from typing import TYPE_CHECKING
 from agent.backoff import ThrottledLog
 from agent.detect.lag import DataClocks
 from agent.detect.resume import PendingPackets
-from agent.errors import ConfigError, DataError, DeliveryError, TalusError
+from agent.errors import ConfigError, DataError, TalusError
 from agent.health.report import Health
 from agent.messages.payloads import Message, Priority
 from agent.messages.schema import EventMessage, StageHealth, parse
 from agent.messages.text import readable
 from agent.reasons import Reason, of
 from agent.service.assemble import Fed, Line
+from agent.service.storing import Storing
 from agent.sources import Counting, Resumable, Source, Telling
-from agent.types import Discard, Event, SampleBlock, format_ns, waiting
+from agent.types import Discard, Event, SampleBlock, format_ns
 
 if TYPE_CHECKING:
     from agent.config.file import TunablesConfig
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 QUEUE_BLOCKS = 4096
 """Packets between the source and the pipeline: a minute of 64 channels. When it is full the source waits."""
-PUT_RETRY_S = 1.0
+TICK_S = 1.0
 BUSY_S = 30.0
 """Longest that one packet may take before the watchdog is no longer fed."""
 SILENT_S = 30.0
@@ -42,12 +42,8 @@ SILENT_S = 30.0
 further behind, which those are that deliver a minute at a time."""
 REFUSED_S = 120.0
 """So long a packet that the pipeline refused is told of: longer than packets are, so that one refused each time is."""
-HELD_MESSAGES = 10_000
-"""Messages kept in memory while the disk refuses them."""
 MOST_LOGGED = 1024
 """Events that go on of which it is known what the log said last."""
-PUT_MESSAGES = 100
-"""Put in one transaction: many times what one packet gives rise to, and far less than the smallest outbox."""
 
 
 class Stage:
@@ -106,19 +102,16 @@ class Runner:
         """``clocks`` judges the times of packets that come as they are recorded; None for all others. ``send_now``
         sends an alert that the disk refused."""
         self.line, self.clocks = line, clocks
-        self._source, self._health, self._put, self._send_now = source, health, put, send_now
+        self._source, self._health, self._send_now = source, health, send_now
+        self._storing = Storing(put)
         self._pending = PendingPackets(line.pipeline, source.acknowledge) if isinstance(source, Resumable) else None
         self.watch: TriggerWatch | None = None
         """Is shown what each packet gave rise to; to be set before the start."""
         self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
-        self._held: deque[Message] = deque()
-        self._held_lost = 0
-        """Events and alerts that found no room in memory either."""
         self._refused = 0
         self._refusal: tuple[float, str] | None = None
         """When a packet was refused last, and why."""
-        self._retry_at = 0.0
         self._throttled = ThrottledLog(_log.error)
         self._log_event = EventLog().note
         self.stopping = threading.Event()
@@ -215,18 +208,12 @@ class Runner:
 
     @property
     def held(self) -> int:
-        """Messages that wait in memory because the disk refuses them; not those that are being handed over."""
-        return len(self._held) if self._retry_at else 0
+        """Messages that wait in memory because the disk refuses them or is slow."""
+        return self._storing.held
 
     def problems(self) -> list[Reason]:
         """What is wrong with the way in and out."""
-        found = []
-        if self.held:
-            text = f"{waiting(self.held)} in memory: the disk refuses them"
-            found.append(Reason("disk_refuses", text))
-        if self._held_lost:
-            text = f"{self._held_lost} events or alerts were lost: the disk refused them, and memory was full"
-            found.append(Reason("messages_lost", text))
+        found = self._storing.reasons()
         refusal = self._refusal
         if refusal is not None and time.monotonic() - refusal[0] < REFUSED_S:
             found.append(Reason("packets_refused", refusal[1]))
@@ -281,7 +268,7 @@ class Runner:
             self._send(fed.messages)
             if self._pending is not None:
                 self._pending.add(packet)
-                if not self._held:
+                if self._storing.is_done:
                     self._pending.release()
             self._decided_at, self._busy_since = time.monotonic(), None
             self.decided += 1
@@ -289,12 +276,7 @@ class Runner:
         fed = self.line.finish(received_ns, cut=self.stopping.is_set() or self.failure() is not None)
         self._note(fed.outputs)
         self._send(fed.messages)
-        while self._held and not self.stopping.wait(PUT_RETRY_S):
-            self._store()
-        self._retry_at = 0.0
-        self._store()
-        if self._held:
-            _log.error("%d messages are lost: the disk refused them to the last", len(self._held))
+        self._storing.drain(self.stopping)
 
     def _feed(self, block: SampleBlock, received_ns: int) -> Fed:
         """What the line makes of a packet; whether it could use it goes into the health report."""
@@ -314,12 +296,11 @@ class Runner:
     def _next(self) -> tuple[SampleBlock, int] | _Wake | None:
         silent_s = 0.0
         while True:
-            patience_s = PUT_RETRY_S if self._held or self.line.reporter.is_waiting() else None
+            patience_s = TICK_S if self.line.reporter.is_waiting() else None
             try:
                 return self._queue.get(timeout=patience_s)
             except queue.Empty:
-                self._store()
-                silent_s += PUT_RETRY_S
+                silent_s += TICK_S
             if silent_s >= max(SILENT_S, self.line.reporter.patience_s) and self.line.reporter.is_waiting():
                 # The whole site is silent, and with it the time of the data: nobody is waited for any more.
                 self._send(self.line.reporter.finish(time.time_ns()))
@@ -331,10 +312,7 @@ class Runner:
                 _log.debug("%s at %s: discarded: %s", output.station, format_ns(output.onset_ns), output.reason)
 
     def _send(self, messages: Sequence[Message]) -> None:
-        self._held += messages
-        self._store()
-        stored = max(0, len(messages) - len(self._held))
-        self._make_room()
+        stored = len(messages) - (self._storing.add(messages) if messages else 0)
         for place, message in enumerate(messages):
             if message.name == "event":
                 self._log_event(parse(EventMessage, message.payload))
@@ -343,33 +321,6 @@ class Runner:
                     # Whoever is in danger cannot wait for a disk. What goes there later is sent again, as a copy.
                     self._send_now(message)
                 _log.warning("%s", readable(message))
-
-    def _store(self) -> None:
-        """Hand over what is held, in order; a disk that refuses is tried again, and the pipeline goes on."""
-        if not self._held or time.monotonic() < self._retry_at:
-            return
-        try:
-            while self._held:
-                part = list(itertools.islice(self._held, PUT_MESSAGES))
-                self._put(part)
-                for _ in part:
-                    self._held.popleft()
-        except DeliveryError as error:
-            self._retry_at = time.monotonic() + PUT_RETRY_S
-            self._throttled.warn(f"{waiting(len(self._held))} in memory: {error}", key="disk")
-            return
-        if self._retry_at:
-            self._retry_at = 0.0
-            self._throttled.reset()
-            _log.info("the disk takes messages again")
-
-    def _make_room(self) -> None:
-        """What matters least goes first: retained summaries, then revisions that a later one repeats, alerts last."""
-        while len(self._held) > HELD_MESSAGES:
-            lost = max(self._held, key=lambda message: (message.priority, message.expendable))
-            self._held.remove(lost)
-            self._held_lost += lost.priority is not Priority.OTHER and not lost.expendable
-            self._throttled.warn(f"memory is full too: a message for {lost.topic} is lost", key=lost.topic)
 
 
 def _since(then: float | None, now: float) -> float | None:

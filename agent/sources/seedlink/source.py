@@ -149,6 +149,7 @@ class _Link:
         self._progress = Progress(path, self._name, self)
         self._reader = RecordReader(self._report_renamed)
         self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
+        self._saver = threading.Thread()
         self._connection: Connection | None = None
         self._problem: str | None = "not connected yet"
         self._problem_since = time.monotonic()
@@ -237,7 +238,7 @@ class _Link:
                 connection.close()
             if self._delivered:
                 waits = delays(FIRST_RETRY_S, self._config.retry_s)
-            self._save()
+            self._save_beside()
             if not at_once:
                 self._stop.wait(next(waits))
 
@@ -273,7 +274,7 @@ class _Link:
                 connection.ask("ID")
                 asked = True
             if now - self._saved_at > SAVE_S:
-                self._save()
+                self._save_beside()
             if now - self._looked_at > TICK_S:
                 self._looked_at = now
                 self._look_for_stalls()
@@ -422,6 +423,14 @@ class _Link:
             except queue.Full:
                 continue
             return
+
+    def _save_beside(self) -> None:
+        """Store the positions without waiting for the disk, for which the server's data would wait too."""
+        if self._stop.is_set():
+            self._save()
+        elif not self._saver.is_alive():
+            self._saver = threading.Thread(target=self._save, name=f"{self._thread.name} positions", daemon=True)
+            self._saver.start()
 
     def _save(self, *, durable: bool = True) -> None:
         self._saved_at = time.monotonic()
