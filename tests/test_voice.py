@@ -84,7 +84,7 @@ def test_all_is_well_where_nothing_is_wrong() -> None:
          "1 message refused for good by the broker, 1 of them alerts: too large"),
         ({"depth": 7, "oldest_s": 61.0}, {}, "messages_wait", "7 messages waiting although the broker is there"),
         ({"bytes": 95 * 10**6}, {}, "outbox_full", "95 % full"),
-        ({"lost": 2, "lost_age_s": 7300.0}, {}, "messages_dropped", "2 events or alerts dropped undelivered"),
+        ({"lost": 2, "lost_age_s": 7300.0}, {}, "messages_dropped", "events or alerts dropped undelivered: 2"),
         ({"moved_aside": (Path("/s/o.corrupt-1"),)}, {}, "outbox_corrupt", "/s/o.corrupt-1"),
     ],
 )  # fmt: skip

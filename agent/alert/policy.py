@@ -39,6 +39,7 @@ from agent.types import (
     Event,
     StationId,
     Swell,
+    counted,
     is_alone,
 )  # fmt: skip
 
@@ -537,9 +538,8 @@ def _severity(
 
 
 def _evidence(rule: RuleConfig, case: _Case, verdict: Classification) -> str:
-    votes = (
-        f"{_votes(rule, verdict.label, case.followed)} of {min(rule.confirm.n, len(case.followed.verdicts))} verdicts"
-    )
+    asked = counted(min(rule.confirm.n, len(case.followed.verdicts)), "verdict")
+    votes = f"{_votes(rule, verdict.label, case.followed)} of {asked}"
     seen = f"{verdict.label} {verdict.probability:.2f} after {verdict.window_s:g} s"
     return f"{seen}, {votes}, {_extent(case.event)}"
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from agent.config.policy import AccelerationConfig, RulesConfig, rank
-from agent.types import LABELS, NS, Acceleration, Alert, AlertAction, Event, RateAlert, StationId
+from agent.types import LABELS, NS, Acceleration, Alert, AlertAction, Event, RateAlert, StationId, counted
 
 MAX_ONSETS = 2048
 """Events of one station and label that are kept; where more have come, the background begins with the oldest."""
@@ -192,8 +192,8 @@ def binomial_tail(least: int, trials: int, p: float) -> float:
 
 def _alert(event: Event, action: AlertAction, label: str, standing: _Standing, rate: Acceleration) -> Alert:
     counts = (
-        f"{rate.events} {label} events in {_span(rate.window_s)} of data, against {rate.background_events} in the "
-        f"{_span(rate.background_s)} before: {rate.ratio:.1f} times the rate"
+        f"{counted(rate.events, f'{label} event')} in {_span(rate.window_s)} of data, against "
+        f"{rate.background_events} in the {_span(rate.background_s)} before: {rate.ratio:.1f} times the rate"
     )
     reason = f"{counts}, by chance {rate.chance:.1g}" if action != "retract" else f"the rate has fallen back: {counts}"
     about = RateAlert(standing.id, standing.revision, rate)

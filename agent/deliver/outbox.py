@@ -63,7 +63,7 @@ from agent.deliver.outbox_file import (
 from agent.errors import DeliveryError, in_words
 from agent.host.disk import readable_copy, refuses
 from agent.messages.payloads import Message, Priority
-from agent.types import NS
+from agent.types import NS, counted
 
 MAIN = "mqtt"
 """The sink whose messages are dropped last."""
@@ -214,8 +214,8 @@ class Outbox:
             if rows:
                 self.read(self.recount)
         if rows:
-            kinds = f"{rows} messages, {lost} of them events or alerts"
-            self._throttled.warn(f"outbox {self.path} is full: dropped {kinds}", key="full")
+            kinds = f"{counted(rows, 'message')} dropped, of them events or alerts: {lost}"
+            self._throttled.warn(f"outbox {self.path} is full: {kinds}", key="full")
         self._tell()
 
     def retained(self, after: int = 0) -> tuple[list[Message], int]:

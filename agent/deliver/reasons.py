@@ -132,7 +132,7 @@ def _outbox(outbox: OutboxStats, link: LinkStatus | None) -> Iterator[Reason]:
             "outbox_full", f"the outbox is {share:.0f} % full: the oldest messages are dropped when it is full"
         )
     if outbox.lost_age_s is not None and outbox.lost_age_s < LOSS_S:
-        text = f"{outbox.lost} events or alerts dropped undelivered, the last {_ago(outbox.lost_age_s)} ago"
+        text = f"events or alerts dropped undelivered: {outbox.lost}, the last {_ago(outbox.lost_age_s)} ago"
         yield Reason("messages_dropped", text)
     if outbox.in_memory is not None:
         text = f"the disk refuses the outbox ({outbox.in_memory}): pending messages are held in memory"

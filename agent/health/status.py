@@ -38,7 +38,7 @@ from agent.messages.schema import (
     parse,
 )
 from agent.messages.text import digits, printable
-from agent.types import NS, format_ns, parse_ns, waiting
+from agent.types import NS, counted, format_ns, parse_ns, waiting
 
 FILE = "status.json"
 MAX_BYTES = 1_000_000
@@ -291,7 +291,7 @@ def _network(status: Status) -> str:
 def _events(health: HealthMessage) -> str:
     named = ", ".join(f"{label} {count}" for label, count in list(health.events_hour.items())[:_WORDS_MOST])
     going_on = f" ({health.events_open} going on)" if health.events_open else ""
-    return f"last hour: {named or 'none'}{going_on}; {sum(health.discards_hour.values())} triggers discarded"
+    return f"last hour: {named or 'none'}{going_on}; {counted(sum(health.discards_hour.values()), 'trigger')} discarded"
 
 
 def _rsam(one: RsamHealth) -> str:

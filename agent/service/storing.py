@@ -100,7 +100,7 @@ class Storing:
         elif slow is not None and now - slow[0] < TOLD_S:
             found.append(Reason("disk_slow", f"the disk took {slow[1]:.0f} s to store a message"))
         if self._lost:
-            text = f"{self._lost} events or alerts were lost: the disk refused them, and memory was full"
+            text = f"events or alerts lost, as the disk refused them and memory was full: {self._lost}"
             found.append(Reason("messages_lost", text))
         return found
 

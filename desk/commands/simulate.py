@@ -304,7 +304,7 @@ def _simulate(args: argparse.Namespace, config: Config | None, line: Line, deliv
     faults = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in sorted(book.faults.items())) or "none"
     alerts = ", ".join(f"{action} {n}" for action, n in sorted(book.alerts.items())) or "none"
     print(
-        f"talus simulate: alerts: {alerts}; faults: {faults}; {book.discarded} triggers discarded; "
+        f"talus simulate: alerts: {alerts}; faults: {faults}; {counted(book.discarded, 'trigger')} discarded; "
         f"{time.monotonic() - started:.1f} s",
         file=sys.stderr,
     )
