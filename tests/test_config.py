@@ -12,6 +12,7 @@ from config_support import BASE, BROKEN, STATION
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.config.broker import MqttSettings
 from agent.config.explain import validate
 from agent.config.file import Config, ConfigFileError, TunablesConfig, check, digest, load
 from agent.config.policy import SIZE_STEPS
@@ -297,6 +298,10 @@ def test_a_password_that_is_not_there() -> None:
     assert mqtt is not None
     with pytest.raises(ConfigError, match="TALUS_MQTT_PASSWORD is not set or empty"):
         mqtt.settings("id")
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    assert MqttSettings.from_url("mqtt://[::1]").address == "[::1]:1883"
 
 
 def test_a_credential_of_the_service_is_asked_for_in_the_service_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 
-from agent.config.section import ConfigPath, Disagreement, Section
+from agent.config.section import ConfigPath, Disagreement, Section, address
 from agent.errors import ConfigError
 
 DEFAULT_PREFIX = "talus/v1"
@@ -162,7 +162,7 @@ class MqttSettings(BrokerConfig):
     @property
     def address(self) -> str:
         """``host:port``, for people."""
-        return f"{self.host}:{self.port}"
+        return address(self.host, self.port)
 
 
 class MqttConfig(BrokerConfig):

@@ -105,6 +105,11 @@ ConfigPattern = Annotated[str, BeforeValidator(_pattern)]
 """A file, folder or wildcard pattern as absolute text; relative ones start at the configuration file's folder."""
 
 
+def address(host: str, port: int) -> str:
+    """``host:port``, for people; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def repeated(field: str, values: Sequence[object], advice: str) -> Iterator[Disagreement]:
     """Yield a disagreement for each of ``values``, the list at ``field``, that stands there already; ``advice`` says
     what to do."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from agent.config.broker import TlsConfig
-from agent.config.section import Code, ConfigPath, ConfigPattern, Disagreement, Section, repeated
+from agent.config.section import Code, ConfigPath, ConfigPattern, Disagreement, Section, address, repeated
 from agent.errors import DataError
 from agent.types import StationId, parse_ns
 
@@ -91,7 +91,7 @@ class SeedLinkServerConfig(Section):
     @property
     def address(self) -> str:
         """``host:port``, as messages name the server."""
-        return f"{self.host}:{self.server_port}"
+        return address(self.host, self.server_port)
 
 
 class SeedLinkConfig(Section):

@@ -22,6 +22,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias, get_args
 
+from agent.config.section import address
 from agent.errors import TalusError
 from agent.messages.schema import HealthMessage, StateMessage
 from agent.types import LABELS, NS, AlertAction, DiscardCode, parse_ns
@@ -211,7 +212,7 @@ class Exporter(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise TalusError(
-                f"health.prometheus: {host}:{port} cannot be opened: {error.strerror or error}",
+                f"health.prometheus: {address(host, port)} cannot be opened: {error.strerror or error}",
                 "another program, or another agent, may have that port",
             ) from error
         self.port: int = self.socket.getsockname()[1]
