@@ -361,6 +361,7 @@ def test_a_stage_that_hangs_is_told_from_one_with_nothing_to_do(tmp_path: Path) 
     [
         ("memory_mb", lambda: (40.0, 8000.0), "memory_low: 40 MB of memory are left"),
         ("disk_free_mb", lambda folder: 12.0, "disk_low: 12 MB of disk are left"),
+        ("files_free", lambda folder: 7, "disk_low: only 7 more files fit on the disk"),
         ("temperatures_c", lambda: {"tj-thermal": 99.5, "cpu-thermal": 60.0}, "hot: tj-thermal is at 100 °C"),
     ],
 )

@@ -537,6 +537,42 @@ def test_a_disk_that_is_full_is_an_error_and_the_put_can_be_repeated(tmp_path: P
     assert "in the end 6" in done.stdout
 
 
+def test_a_damaged_file_on_a_disk_that_takes_no_other_leaves_a_voice(tmp_path: Path) -> None:
+    """A failing card damages the file under a running agent and refuses the new one: the outbox goes on in memory, with
+    what can be read. It was closed for good, and every later message lost, also when the disk was well again."""
+    code = textwrap.dedent("""
+        import resource, sys
+        from pathlib import Path
+        from broker_support import make_alert, make_message
+        from agent.deliver.outbox import MAIN, Outbox
+        path = Path(sys.argv[1])
+        outbox = Outbox(path)
+        outbox.put([make_message(n) for n in range(5000)])  # more than SQLite keeps in its cache
+        outbox.close()
+        outbox = Outbox(path)
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            file.write(bytes([0xaa]) * (path.stat().st_size // 2))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        ids = [entry.id for entry in outbox.cursor(MAIN).fetch(5000)]
+        stats = outbox.stats()
+        print("in memory:", stats.in_memory, "kept some:", 0 < stats.depth < 5000)
+        outbox.put([make_alert(1)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        outbox.put([make_alert(2)])
+        alerts = [entry.message.key for entry in outbox.cursor(MAIN).fetch(2)]
+        print("alerts:", alerts == [make_alert(1).key, make_alert(2).key])
+        outbox.close()
+    """)
+    command = [sys.executable, "-c", code, str(tmp_path / "o.db")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    assert "in memory: " in done.stdout, done.stderr
+    assert "in memory: None" not in done.stdout
+    assert "alerts: True" in done.stdout, done.stdout + done.stderr
+
+
 def test_a_directory_that_is_not_writable_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeliveryError) as caught:

@@ -153,7 +153,7 @@ class Outbox:
                 self._db = self._open(path)
             except (OSError, *DAMAGE) as error:
                 if refuses(error):
-                    self._work_in_memory(error)
+                    self._work_in_memory(error, path)
                 elif is_corruption(error):
                     self._replace(error)
                 else:
@@ -356,10 +356,16 @@ class Outbox:
             cursor.bit = known[name]
 
     def _replace(self, error: Exception) -> None:
-        """Move the corrupt file aside and start afresh with what can still be read of it."""
-        aside = self._move_aside()
-        self._db = self._open(self.path)
-        saved = self._carry_over(aside)
+        """Move the corrupt file aside and start afresh with what can still be read of it; in memory where the disk that
+        damaged it takes no other."""
+        aside = self.path
+        try:
+            aside = self._move_aside()
+            self._db = self._open(self.path)
+            saved = self._carry_over(aside)
+        except (OSError, *DAMAGE) as refusal:
+            self._work_in_memory(refusal, aside)
+            return
         _log.error("outbox was corrupt (%s): kept as %s, %d messages carried over", error, aside, saved)
 
     def _move_aside(self) -> Path:
@@ -386,19 +392,23 @@ class Outbox:
                 self._lock_file.close()
             self._lock_file = locked(self.path)
             self._db.close()
-            aside = self._move_aside()
-            copy.replace(self.path)
-            sync_folder(self.path.parent)
-            self._db = self._open(self.path)
+            try:
+                aside = self._move_aside()
+                copy.replace(self.path)
+                sync_folder(self.path.parent)
+                self._db = self._open(self.path)
+            except (OSError, *DAMAGE) as refusal:
+                self._work_in_memory(refusal, copy if copy.exists() else self.path)
+                return
         found = f"; what was in its place is kept as {aside}" if aside.exists() else ""
         _log.error("outbox %s was deleted or replaced while it was in use: it is written anew%s", self.path, found)
 
-    def _work_in_memory(self, error: Exception) -> None:
-        """Go on without the disk, with what it still shows of an earlier outbox."""
+    def _work_in_memory(self, error: Exception, shown: Path) -> None:
+        """Go on without the disk, with what it still shows of an earlier outbox in the file ``shown``."""
         self._in_memory = in_words(error)
         self._max_bytes = min(self._max_bytes, _MOST_IN_MEMORY)
         self._db = self._open(None)
-        with readable_copy(self.path) as copy:
+        with readable_copy(shown) as copy:
             saved = self._carry_over(copy) if copy is not None else 0
         kept = f"pending messages are held in memory, {saved} of them from the disk"
         _log.error("outbox %s: %s; %s", self.path, self._in_memory, kept)

@@ -43,6 +43,7 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
 STALLED_S = 60.0
 """A channel that delivers nothing for so long (or as the source has it) is named, and the station ``degraded``."""
 LOW_DISK_MB = 200.0
+LOW_FILES = 100
 LOW_MEMORY_MB = 100.0
 HOT_C = 95.0
 """Jetson modules throttle at 97 to 99 °C and switch off at 105 °C."""
@@ -310,6 +311,9 @@ class Health:
             reasons.append(Reason("no_verdict", text))
         if disk_mb is not None and disk_mb < LOW_DISK_MB:
             reasons.append(Reason("disk_low", f"{disk_mb:.0f} MB of disk are left for {self._state_dir}"))
+        if (files := machine.files_free(self._state_dir)) is not None and files < LOW_FILES:
+            text = f"only {files} more files fit on the disk of {self._state_dir}, however large it is (inodes)"
+            reasons.append(Reason("disk_low", text))
         if memory is not None and memory[0] < LOW_MEMORY_MB:
             reasons.append(Reason("memory_low", f"{memory[0]:.0f} MB of memory are left on this machine"))
         reasons += [

@@ -24,6 +24,15 @@ def disk_free_mb(folder: Path) -> float | None:
         return None
 
 
+def files_free(folder: Path) -> int | None:
+    """How many more files an ordinary user can make on the disk that holds ``folder``; None where it has no limit."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_favail if found.f_files else None
+
+
 def rss_mb(process: int | Literal["self"] = "self") -> float | None:
     """A process's resident memory, megabytes."""
     try:

@@ -51,14 +51,18 @@ class Storing:
         """Events and alerts that found no room in memory either."""
         self._throttled = ThrottledLog(_log.error)
 
+    def start(self) -> None:
+        """Begin; the first ``add`` does so too."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="storing", daemon=True)
+            self._thread.start()
+
     def add(self, messages: Sequence[Message]) -> int:
         """Have them stored; returns how many of them (the last ones) are in memory only, as the disk refuses them or is
         slow."""
+        self.start()
         with self._changed:
             self._messages += messages
-            if self._thread is None and messages:
-                self._thread = threading.Thread(target=self._run, name="storing", daemon=True)
-                self._thread.start()
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._messages or self._is_in_trouble(), SLOW_S)
             unstored = min(len(messages), len(self._messages))

@@ -162,6 +162,7 @@ class Runner:
                 self._work.popleft()[1].set_exception(ConfigError("the pipeline has ended"))
 
     def start(self) -> None:
+        self._storing.start()
         for stage in self._stages:
             stage.start()
 

@@ -149,7 +149,8 @@ class _Link:
         self._progress = Progress(path, self._name, self)
         self._reader = RecordReader(self._report_renamed)
         self._thread = threading.Thread(target=self._run, name=f"seedlink {self._name}", daemon=True)
-        self._saver = threading.Thread()
+        self._saver = threading.Thread(target=self._keep_saving, name=f"seedlink {self._name} positions", daemon=True)
+        """Has a thread of its own, so that the server's data do not wait for a slow disk."""
         self._connection: Connection | None = None
         self._problem: str | None = "not connected yet"
         self._problem_since = time.monotonic()
@@ -165,13 +166,14 @@ class _Link:
         """The time at which the first new packet of each channel should begin."""
         self._silent: set[str] = set()
         """Stations that were asked for from where they were left and have sent nothing yet."""
-        self._looked_at = self._saved_at = time.monotonic()
+        self._looked_at = time.monotonic()
         self._delivered = False
         self._counts: Counter[str] = Counter()
         self._asked = [match(request.station) for request in server.stations]
 
     def start(self) -> None:
         self._thread.start()
+        self._saver.start()
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
@@ -238,9 +240,16 @@ class _Link:
                 connection.close()
             if self._delivered:
                 waits = delays(FIRST_RETRY_S, self._config.retry_s)
-            self._save_beside()
             if not at_once:
                 self._stop.wait(next(waits))
+        self._save()
+
+    def _keep_saving(self) -> None:
+        try:
+            while not self._stop.wait(SAVE_S):
+                self._save()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._put(error)
 
     def _session(self) -> None:
         """One connection, from greeting to loss.
@@ -273,8 +282,6 @@ class _Link:
             elif now - heard > self._config.receive_timeout_s / 2 and not asked:
                 connection.ask("ID")
                 asked = True
-            if now - self._saved_at > SAVE_S:
-                self._save_beside()
             if now - self._looked_at > TICK_S:
                 self._looked_at = now
                 self._look_for_stalls()
@@ -424,16 +431,7 @@ class _Link:
                 continue
             return
 
-    def _save_beside(self) -> None:
-        """Store the positions without waiting for the disk, for which the server's data would wait too."""
-        if self._stop.is_set():
-            self._save()
-        elif not self._saver.is_alive():
-            self._saver = threading.Thread(target=self._save, name=f"{self._thread.name} positions", daemon=True)
-            self._saver.start()
-
     def _save(self, *, durable: bool = True) -> None:
-        self._saved_at = time.monotonic()
         try:
             self._progress.save(durable=durable)
         except OSError as error:
