@@ -352,7 +352,7 @@ def an_event_on_a_full_disk(disk: Disk, folder: Path) -> tuple[Runner, Packets]:
     work.start()
     for packet in packets(0, 160, loud=range(50, 55)):
         source.queue.put(packet)
-    wait_for(lambda: source.queue.empty() and work._queue.empty())
+    wait_for(lambda: source.queue.empty() and not work._queue)
     assert work.held
     return work, source
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.host.clock import EARLIEST_NS, MachineClock, Moment
@@ -57,13 +56,29 @@ class Age:
 @dataclass(slots=True)
 class _Sensor:
     """``lags``: age of the newest sample when it came, with the monotonic time, some seconds apart. ``worst_s``: the
-    largest of them since ``begun_s``, when packets came again after a silence."""
+    largest of them since ``begun_s``, when packets came again after a silence; ``spread_s`` how far ``lags`` differ."""
 
     heard_s: float
     lag_s: float
     begun_s: float
     worst_s: float
     lags: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=32))
+    spread_s: float = 0.0
+
+    def note(self, now_s: float, lag_s: float) -> None:
+        """Add to ``lags``."""
+        self.lags.append((now_s, lag_s))
+        known = [lag_s for _, lag_s in self.lags]
+        self.spread_s = max(known) - min(known)
+
+    def keeps(self, now_s: float) -> bool:
+        """Whether the ages that are known span long enough, and the recent ones differ little enough."""
+        if now_s - self.lags[0][0] < STEADY_S:
+            return False
+        if self.spread_s <= SPREAD_S:
+            return True
+        recent = [lag_s for at_s, lag_s in self.lags if now_s - at_s <= 2 * STEADY_S]
+        return max(recent, default=0.0) - min(recent, default=0.0) <= SPREAD_S
 
 
 class DataAges:
@@ -88,7 +103,7 @@ class DataAges:
             sensor.worst_s = max(sensor.worst_s, lag_s)
             sensor.heard_s, sensor.lag_s = now_s, lag_s
             if not sensor.lags or now_s - sensor.lags[-1][0] >= STEADY_S / 16:
-                sensor.lags.append((now_s, lag_s))
+                sensor.note(now_s, lag_s)
 
     def forget(self) -> None:
         """This machine's clock was set: earlier ages cannot be compared with later ones."""
@@ -131,8 +146,8 @@ class DataAges:
         """Whether all that comes keeps its distance from this machine's clock, as data do that come as recorded."""
         now_s = time.monotonic()
         with self._lock:
-            alive = [list(one.lags) for one in self._sensors.values() if now_s - one.heard_s < HEARD_S]
-        return bool(alive) and all(_keeps(lags, now_s) for lags in alive)
+            alive = [one for one in self._sensors.values() if now_s - one.heard_s < HEARD_S]
+            return bool(alive) and all(one.keeps(now_s) for one in alive)
 
 
 def rollovers(lag_s: float) -> int:
@@ -181,12 +196,6 @@ def _present_lag(sensor: _Sensor, now_s: float) -> float | None:
 def _named(names: list[StationId]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(map(str, names[:NAMED])) + more
-
-
-def _keeps(lags: Sequence[tuple[float, float]], now_s: float) -> bool:
-    """Whether these ages, with the times at which they were taken, span long enough and differ little enough."""
-    recent = [lag_s for at_s, lag_s in lags if now_s - at_s <= 2 * STEADY_S]
-    return now_s - lags[0][0] >= STEADY_S and max(recent, default=0.0) - min(recent, default=0.0) <= SPREAD_S
 
 
 @dataclass(frozen=True, slots=True)

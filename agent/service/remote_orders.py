@@ -324,12 +324,14 @@ class Tunables:
             self._file_fault = _in_a_line(error)
             self._config = self._config.model_copy(update={"tunables": before.tunables})
 
-    def tick(self, now: float, stamp: Callable[[], Stamp], *, link_up: bool, silent: Collection[str]) -> Message | None:
+    def tick(
+        self, now: float, stamp: Callable[[], Stamp], *, link_up: bool, silent: Callable[[], Collection[str]]
+    ) -> Message | None:
         """Go on; what is to be published about it, if anything."""
         self._retuned()
         if self._remote is None:
             return None
-        self._remote.tick(now, TrialInputs(link_up, silent))
+        self._remote.tick(now, TrialInputs(link_up, silent()))
         report = self._remote.report(now, stamp)
         return None if report is None else report_message(report, self._station, self._prefix)
 

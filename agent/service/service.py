@@ -249,7 +249,7 @@ class Service:
         says what is wrong."""
         next_watchdog = 0.0
         backend_status, tuned, model = runner.line.backend_status(), tunables.effective, runner.line.classifier.sha256
-        steps = StepWatch()
+        steps, known = StepWatch(), 0
         while self._wait(TICK_S):
             now = time.monotonic()
             if step_s := steps.step_s():
@@ -265,7 +265,8 @@ class Service:
             if orders:
                 orders.tick(now, tunables.control)
             monitor.tick(now)
-            if self._announcer is not None:
+            if self._announcer is not None and len(runner.line.pipeline.stations) != known:
+                known = len(runner.line.pipeline.stations)
                 self._announcer.announce_new(sensor.short for sensor in runner.line.pipeline.stations.copy())
             before, backend_status = backend_status, runner.line.backend_status()
             if tuned is not tunables.effective:
@@ -288,7 +289,7 @@ class Service:
             now,
             runner.line.reporter.stamp,
             link_up=delivery is not None and delivery.connected,
-            silent=health.silent(),
+            silent=health.silent,
         )
         if report is not None and delivery is not None:
             delivery.publish_retained(report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections import OrderedDict, deque
@@ -16,6 +15,7 @@ from agent.backoff import ThrottledLog
 from agent.detect.lag import DataClocks
 from agent.detect.resume import PendingPackets
 from agent.errors import ConfigError, DataError, TalusError
+from agent.handoff import Empty, Full, Handoff
 from agent.health.report import Health
 from agent.messages.payloads import Message, Priority
 from agent.messages.schema import EventMessage, StageHealth, parse
@@ -108,7 +108,7 @@ class Runner:
         self.watch: TriggerWatch | None = None
         """Is shown what each packet gave rise to; to be set before the start."""
         self._work: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._queue: queue.Queue[tuple[SampleBlock, int] | _Wake | None] = queue.Queue(QUEUE_BLOCKS)
+        self._queue: Handoff[tuple[SampleBlock, int] | _Wake | None] = Handoff(QUEUE_BLOCKS)
         self._refused = 0
         self._refusal: tuple[float, str] | None = None
         """When a packet was refused last, and why."""
@@ -140,8 +140,8 @@ class Runner:
 
         done: Future[None] = Future()
         self._work.append((work, done))
-        with contextlib.suppress(queue.Full):  # then it is not asleep
-            self._queue.put_nowait(_WAKE)
+        with contextlib.suppress(Full):  # then it is not asleep
+            self._queue.put(_WAKE)
         if self.ended.is_set():
             self._cancel_work()
         return done
@@ -198,7 +198,7 @@ class Runner:
                 name="pipeline",
                 alive=pipeline.alive,
                 idle_s=_since(self._decided_at, now),
-                waiting=self._queue.qsize(),
+                waiting=len(self._queue),
             ),
         ]
 
@@ -244,8 +244,8 @@ class Runner:
         """Wait for room, but not for a pipeline that has ended."""
         while not self.ended.is_set():
             try:
-                self._queue.put(item, timeout=0.5)
-            except queue.Full:
+                self._queue.put(item, 0.5)
+            except Full:
                 continue
             return
 
@@ -299,8 +299,8 @@ class Runner:
         while True:
             patience_s = TICK_S if self.line.reporter.is_waiting() else None
             try:
-                return self._queue.get(timeout=patience_s)
-            except queue.Empty:
+                return self._queue.take(patience_s)
+            except Empty:
                 silent_s += TICK_S
             if silent_s >= max(SILENT_S, self.line.reporter.patience_s) and self.line.reporter.is_waiting():
                 # The whole site is silent, and with it the time of the data: nobody is waited for any more.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,9 @@ _LITTLE_DAY = rb"(?:[\x6c-\xff]\x07|[\x00-\x34]\x08).[\x00\x01]"
 """A year from 1900 to 2100 and a day below 512, in either byte order."""
 _HEADER_2 = re.compile(rb"(?s)[0-9 \0]{6}[DRQM][ \0].{12}(?:%b|%b)%b" % (_BIG_DAY, _LITTLE_DAY, _CLOCK))
 _HEADER_3 = re.compile(rb"(?s)MS\x03.{5}%b%b" % (_LITTLE_DAY, _CLOCK))
-_MARK = re.compile(rb"[DRQM][ \0]")
+_MARK = b"D\0"
+_MARKS = bytes(_MARK[1] if byte in b" \0" else _MARK[0] if byte in b"DRQM" else 1 for byte in range(256))
+"""Makes a mark of any quality and the blank after it, which is found faster than by a pattern."""
 _SEARCHED = 27
 """Bytes of a header of version 2 that are looked at."""
 _FIRST_YEAR, _LAST_YEAR = 1900, 2100
@@ -64,6 +67,7 @@ _VERSION_3 = b"MS\x03"
 _VOLUME = re.compile(rb"[0-9]{6}[VAST][ *]")
 """A control header of a SEED volume; data records follow those."""
 _version = ffi.new("uint8_t *")
+_this_thread = threading.local()
 """What libmseed writes beside a length, and nobody reads."""
 
 
@@ -97,7 +101,12 @@ def headers(data: bytes) -> list[int]:
         if len(_sound_2(np.frombuffer(data, np.uint8), every)) == len(every):
             return cast(list[int], every.tolist())
     if len(data) < _LARGE_BYTES:
-        found = [match.start() - 6 for match in _MARK.finditer(data, 6) if _HEADER_2.match(data, match.start() - 6)]
+        found, marks = [], data.translate(_MARKS)
+        at = marks.find(_MARK, 6)
+        while at >= 0:
+            if _HEADER_2.match(data, at - 6):
+                found.append(at - 6)
+            at = marks.find(_MARK, at + 1)
     else:
         found = _headers_2(data)
     if _VERSION_3 in data:
@@ -428,7 +437,9 @@ class RecordReader:
 
 def begin_messages() -> None:
     """Have libmseed keep what it says, in this thread, and forget what it said before."""
-    configure_logging()
+    if not hasattr(_this_thread, "keeps"):
+        configure_logging()
+        _this_thread.keeps = True
     clear_error_messages()
 
 

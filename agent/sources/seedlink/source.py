@@ -7,7 +7,6 @@ resume.py      what was received and done with, on disk; from where a new connec
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import Counter, deque
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agent.backoff import Backoff, Throttle, delays
 from agent.errors import SourceError, in_words
+from agent.handoff import Full, Handoff
 from agent.host.data_age import Freshness, assess
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
@@ -75,7 +75,7 @@ class SeedLinkSource:
     def __init__(self, config: SeedLinkConfig, state_dir: Path | None, *, on_problem: ProblemSink) -> None:
         self._on_problem = on_problem
         self._stop = threading.Event()
-        self._queue: queue.Queue[_Item] = queue.Queue(QUEUE_BLOCKS)
+        self._queue: Handoff[_Item] = Handoff(QUEUE_BLOCKS)
         self._links = [_Link(server, config, state_dir, self._queue, self._stop) for server in config.servers]
 
     def blocks(self) -> Iterator[SampleBlock]:
@@ -88,7 +88,7 @@ class SeedLinkSource:
             link.start()
         try:
             while not self._stop.is_set():
-                item = self._queue.get()
+                item = self._queue.take()
                 if isinstance(item, SampleBlock):
                     yield item
                 elif isinstance(item, SourceProblem):
@@ -106,8 +106,8 @@ class SeedLinkSource:
         for link in self._links:
             link.abort()
         try:
-            self._queue.put_nowait(None)
-        except queue.Full:
+            self._queue.put(None)
+        except Full:
             return  # then nobody waits for an item
 
     def acknowledge(self, block: SampleBlock) -> None:
@@ -140,7 +140,7 @@ class _Link:
         server: SeedLinkServerConfig,
         config: SeedLinkConfig,
         state_dir: Path | None,
-        out: queue.Queue[_Item],
+        out: Handoff[_Item],
         stop: threading.Event,
     ) -> None:
         self._server, self._config, self._queue, self._stop = server, config, out, stop
@@ -426,8 +426,8 @@ class _Link:
     def _put(self, item: _Item) -> None:
         while not self._stop.is_set():
             try:
-                self._queue.put(item, timeout=TICK_S)
-            except queue.Full:
+                self._queue.put(item, TICK_S)
+            except Full:
                 continue
             return
 
