@@ -67,8 +67,9 @@ class RecursiveStaLta:
         """Long average at the beginning of the run that is not written down yet, and its samples."""
         self._decay, self._weight, self._ratio_decay, self._remains = _tables(nsta, nlta, self._chunk)
         self._whole_decay = (float(self._decay[0, -1]), float(self._decay[1, -1]))
-        self._sums = np.zeros((2, self._chunk + 1))
-        """Weighted sums of the chunk's energies before each sample, as far as ``process`` took them."""
+        self._sums: Array | None = None
+        """Weighted sums of the chunk's energies before each sample, as far as ``process`` took them: most averages are
+        only followed, and need none."""
         # Energies that ``follow`` took and that no average has been asked for yet.
         self._waiting = np.empty(self._chunk)
         self._waits = 0
@@ -87,7 +88,7 @@ class RecursiveStaLta:
     def _after(self, energy: Array) -> tuple[float, float]:
         """The averages after up to a chunk of energies that follow what was absorbed."""
         now, filled, n = self._start, self._filled, len(energy)
-        if filled:
+        if filled and self._sums is not None:
             now = (now + self._sums[:, filled : filled + 1]) * self._decay[:, filled - 1 : filled]
         sta, lta = now[:, 0].tolist()
         if n:
@@ -236,6 +237,8 @@ class RecursiveStaLta:
     def _part_of_chunk(self, energy: Array, ratio: Array) -> None:
         filled = self._filled
         until = filled + len(energy)
+        if self._sums is None:
+            self._sums = np.zeros((2, self._chunk + 1))
         sums = self._sums[:, filled : until + 1]
         np.multiply(energy, self._weight[:, filled:until], out=sums[:, 1:])
         np.add.accumulate(sums, axis=1, out=sums)

@@ -17,6 +17,7 @@ server as it did, and does not disturb other stations. By time in all other case
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,7 +191,9 @@ class Progress:
         """
         with self._lock:
             self._numbering.see(station, position)
-            channel, end_ns = ("", 0) if block is None else (block.stream.seed, block.end_ns)
+            # Thousands of packets of a few names are in flight.
+            station = sys.intern(station)
+            channel, end_ns = ("", 0) if block is None else (sys.intern(block.stream.seed), block.end_ns)
             packet = _Packet(position, channel, end_ns, self._last)
             self._last = Cursor(station, position)
             if station not in self._done and position.start_ns is not None and len(self._done) < MAX_STATIONS:
