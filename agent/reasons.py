@@ -99,7 +99,7 @@ CODES: Mapping[Code, str] = {
     "data_age_unknown": "data and this machine's clock differ, and the clock is not synchronised",
     "data_clock": "a recorder's clock is in doubt",
     "data_early": "data are ahead of this machine's clock",
-    "data_late": "data come so late that alerts on them are late",
+    "data_late": "data come so late that alerts on them are late, or much later than before",
     "disconnected": "a component records the noise of the recorder alone, as without a sensor",
     "disk_low": "little of the disk is left",
     "disk_refuses": "the disk does not take messages: they are held in memory",

@@ -203,6 +203,19 @@ def test_a_sensor_whose_files_come_once_an_hour_is_judged_by_the_oldest_of_each(
     assert keeper.reasons(600.0) == [], "then it is silent, which is a reason of its own"
 
 
+def test_data_that_come_later_and_later_are_a_reason_long_before_alerts_on_them_are_late() -> None:
+    """A link that carries less than the recorder sends: it takes twenty minutes until alerts count as late."""
+    keeper = shown(ages(), lambda second: 1.0 + 0.5 * max(0, second - 60), 400)
+    [found] = keeper.reasons(600.0)
+    assert (found.code, found.text[:12], found.about) == ("data_late", "samples come", "XX.SLOPE.00.HH")
+    assert "later than before" in found.text
+    assert shown(ages(), lambda _: 300.0, 400).reasons(600.0) == [], "a way that has always been slow is known"
+    caught_up = shown(ages(), lambda second: max(1.0, 500.0 - 5 * second), 400)
+    assert caught_up.reasons(600.0) == [], "what was made up for is over"
+    put_right = shown(ages(), lambda second: -3600.0 if second < 100 else 1.0, 400)
+    assert put_right.reasons(600.0) == [], "a clock that was ahead makes no later data late"
+
+
 def test_reasons_are_grouped_and_what_is_well_is_not_named() -> None:
     assert reasons(SYNCHRONISED, 1.0, -1.0, 599.0) == []
     both, late = reasons(SYNCHRONISED, ROLLOVER_S, ROLLOVER_S, 2.0, 3 * DAY_S)

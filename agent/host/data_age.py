@@ -30,6 +30,10 @@ STEADY_S = 60.0
 SPREAD_S = 20.0
 HEARD_S = 120.0
 """A sensor without packets for so long is silent, or its data come in bursts, as files of an hour do."""
+GROWN_S = 60.0
+"""Data that keep coming so much later than the best of the last day come late, however old that makes them."""
+BEST_S, REMEMBERED = 3600.0, 24
+"""The smallest age is kept for so long at a time, and so often."""
 BURST_S, BURSTS_S = 600.0, 7200.0
 """Longest burst, and longest time between two. Such a sensor is judged by the oldest data of the last burst."""
 MAX_SENSORS = 256
@@ -64,10 +68,18 @@ class _Sensor:
     worst_s: float
     lags: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=32))
     spread_s: float = 0.0
+    best: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    """Smallest age of each hour, and when the hour began."""
 
     def note(self, now_s: float, lag_s: float) -> None:
-        """Add to ``lags``."""
+        """Add to ``lags`` and to ``best``."""
         self.lags.append((now_s, lag_s))
+        possible_s = max(0.0, lag_s)
+        if self.best and now_s - self.best[-1][0] < BEST_S:
+            began_s, least_s = self.best[-1]
+            self.best[-1] = began_s, min(least_s, possible_s)
+        else:
+            self.best.append((now_s, possible_s))
         known = [lag_s for _, lag_s in self.lags]
         self.spread_s = max(known) - min(known)
 
@@ -132,11 +144,14 @@ class DataAges:
             return []
         with self._lock:
             judged = {name: _present_lag(one, now_s) for name, one in self._sensors.items()}
+            grown = {name: _grown_s(one, now_s) for name, one in self._sensors.items()}
         lags = {name: lag_s for name, lag_s in judged.items() if lag_s is not None}
         found: dict[tuple[Code, str], list[StationId]] = {}
         for name, lag_s in sorted(lags.items()):
             if lag_s > max_age_s or lag_s < -EARLY_S:
                 found.setdefault(_judge(lag_s, max_age_s, moment), []).append(name)
+            elif (grown_s := grown[name]) > GROWN_S:
+                found.setdefault(("data_late", f"samples come {span(grown_s)} later than before"), []).append(name)
         return [
             Reason(code, f"{words}: {_named(names)}", str(names[0]) if len(names) == 1 else None)
             for (code, words), names in found.items()
@@ -191,6 +206,13 @@ def _present_lag(sensor: _Sensor, now_s: float) -> float | None:
         return sensor.lag_s
     burst = sensor.heard_s - sensor.begun_s < BURST_S and silent_s < BURSTS_S
     return sensor.worst_s if burst and sensor.worst_s > 0 else None
+
+
+def _grown_s(sensor: _Sensor, now_s: float) -> float:
+    """By how much the data of two minutes without a pause have come later than the best of the last day."""
+    recent = [lag_s for at_s, lag_s in sensor.lags if now_s - at_s <= HEARD_S]
+    is_steady = now_s - sensor.heard_s < SPREAD_S and now_s - sensor.begun_s >= HEARD_S
+    return min(recent) - min(least_s for _, least_s in sensor.best) if is_steady and recent else 0.0
 
 
 def _named(names: list[StationId]) -> str:
