@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from agent.types import (
     Quality,
     SampleBlock,
     StationId,
+    StreamId,
     Swell,
     Vote,
 )
@@ -63,7 +64,7 @@ MAX_KEPT = 28_672
 ones of their channel stand for them later."""
 SWEEP_S = 1.0
 """How often stations without new packets are looked at."""
-_NO_SAMPLES = np.empty(0, np.int32)
+_NO_SAMPLES, _ANY_HZ = np.empty(0, np.int32), 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +237,24 @@ def as_seen(past: Sequence[JournalEntry]) -> list[Event]:
     return [replace(one.event, phase="update") if one.cut else one.event for one in past]
 
 
+class _Held(NamedTuple):
+    """What is kept of a packet: when the sample after its last is due, and when it came (monotonic clock, s)."""
+
+    stream: StreamId
+    origin: object
+    end_ns: int
+    came_s: float
+
+
 class PendingPackets:
     """Remembers packets per station and acknowledges them one by one. Owned by the pipeline's thread.
 
-    Their samples are let go: minutes of them, of many stations, are more memory than the ring buffers have."""
+    Their samples are let go: minutes of them, of many stations, are more memory than the ring buffers have. An empty
+    block at its end stands for a packet when it is acknowledged."""
 
     def __init__(self, pipeline: Pipeline, acknowledge: Callable[[SampleBlock], None]) -> None:
         self._pipeline, self._acknowledge = pipeline, acknowledge
-        self._held: dict[StationId, deque[tuple[SampleBlock, float]]] = {}
+        self._held: dict[StationId, deque[_Held]] = {}
         self._size = 0
         self._changed: set[StationId] = set()
         self._swept_at = time.monotonic()
@@ -254,9 +265,8 @@ class PendingPackets:
     def add(self, block: SampleBlock) -> None:
         """Remember a packet; what it gave rise to is on its way to the disk."""
         station = block.stream.station
-        # An empty block at the packet's end, which stands for it.
-        rest = SampleBlock(block.stream, block.end_ns, block.rate_hz, _NO_SAMPLES, block.quality, None, block.origin)
-        self._held.setdefault(station, deque()).append((rest, time.monotonic()))
+        held = _Held(block.stream, block.origin, block.end_ns, time.monotonic())
+        self._held.setdefault(station, deque()).append(held)
         self._changed.add(station)
         self._size += 1
         while self._size > MAX_KEPT:
@@ -272,22 +282,22 @@ class PendingPackets:
         self._changed.clear()
         for station in due:
             held = self._held.get(station)
-            while held and (held[0][1] <= now - MAX_HELD_S or not self._needed(held[0][0])):
+            while held and (held[0].came_s <= now - MAX_HELD_S or not self._needed(held[0])):
                 self._acknowledge(self._drop(station))
         while self._size > MAX_HELD:
             self._acknowledge(self._drop(self._longest()))
 
-    def _needed(self, block: SampleBlock) -> bool:
-        station = self._pipeline.stations.get(block.stream.station)
-        return station is not None and station.time_ns > 0 and block.end_ns > station.needed_ns
+    def _needed(self, held: _Held) -> bool:
+        station = self._pipeline.stations.get(held.stream.station)
+        return station is not None and station.time_ns > 0 and held.end_ns > station.needed_ns
 
     def _longest(self) -> StationId:
         return max(self._held, key=lambda station: len(self._held[station]))
 
     def _drop(self, station: StationId) -> SampleBlock:
         held = self._held[station]
-        block, _ = held.popleft()
+        first = held.popleft()
         if not held:
             del self._held[station]
         self._size -= 1
-        return block
+        return SampleBlock(first.stream, first.end_ns, _ANY_HZ, _NO_SAMPLES, origin=first.origin)

@@ -23,6 +23,7 @@ from agent.health.hearing import HearingMemory
 from agent.health.prometheus import render
 from agent.health.report import Health, HealthInputs, for_the_broker
 from agent.health.status import StatusFile, status_message
+from agent.host import heap
 from agent.host.clock import HostClock, MachineClock
 from agent.messages.payloads import PACKET_OVERHEAD, report_message, topic
 from agent.messages.schema import HealthMessage, LinkHealth, OutboxHealth, StageHealth, StateMessage
@@ -40,6 +41,8 @@ CHANGE_S = 30.0
 """The broker gets other reasons at once, but not more often than this."""
 CLOCK_S = 60.0
 """How often the machine is asked about its clock: that starts another program."""
+GIVE_BACK_S = 60.0
+"""How often memory that is free is given back: windows of a swarm of events leave some."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ class Monitor:
         self._is_live = is_recorded_once(config)
         self._ages = runner.line.reporter.ages if self._is_live else None
         """Of data that are recorded now; a replay may be of any age."""
+        self._give_back_at = now + GIVE_BACK_S
         self._ending = False
         self._certificates = Certificates(config)
         self._file = StatusFile(config.state_dir)
@@ -124,6 +128,9 @@ class Monitor:
         self._write(report, stopped=False)
         if self._memory is not None:
             self._memory.tick(now, self._usual)
+        if now >= self._give_back_at:
+            self._give_back_at = now + GIVE_BACK_S
+            heap.give_back()
 
     def _publish(self, report: HealthMessage) -> HealthMessage:
         """To the broker, with a number of its own; returns what was published, unabridged."""

@@ -37,6 +37,7 @@ from agent.errors import ControlError, DeliveryError, TalusError
 from agent.health.hearing import HearingMemory
 from agent.health.home_assistant import Announcer
 from agent.health.report import STALLED_S, Health, Identity
+from agent.host import heap
 from agent.host.clock import MachineClock, StepWatch
 from agent.host.data_age import DataAges
 from agent.host.disk import alone_in
@@ -114,6 +115,7 @@ class Service:
             return self._run_alone()
 
     def _run_alone(self) -> int:
+        heap.keep_one()
         self._install_signal_handlers()
         crash_guard = CrashGuard(self._config.state_dir / "models")
         self._taken_back = crash_guard.begin()
