@@ -207,6 +207,13 @@ class Segment:
         before = math.ceil((time_ns - self.start_ns - 0.5) * self.rate_hz / NS)
         return min(len(self.samples), max(0, len(self.samples) - before))
 
+    def between(self, from_ns: int, to_ns: int) -> Segment:
+        """Its samples from ``from_ns`` to before ``to_ns``; there may be none."""
+        first, last = (-(-(at - self.start_ns) * self.rate_hz // NS) for at in (from_ns, to_ns))
+        begin = max(0, int(first))
+        start_ns = self.start_ns + round(begin * NS / self.rate_hz)
+        return Segment(start_ns, self.rate_hz, self.samples[begin : max(begin, int(last))])
+
     def packets(self, stream: StreamId, packet_s: float) -> Iterator[SampleBlock]:
         """Cut it into packets of ``packet_s`` seconds, rounded to whole samples, at least one; the last is shorter."""
         size = max(1, round(packet_s * self.rate_hz))

@@ -317,6 +317,16 @@ def test_an_answer_does_not_borrow_the_networks_certainty(desk: Desk, browser: B
             assert words in seen.page.inner_text(".event-head")
 
 
+def test_what_an_alert_says_stays_in_its_card(desk: Desk, browser: Browser) -> None:
+    """Protects who reads two alerts side by side: the words of one do not lie over the other."""
+    ahead_ns = time.time_ns() + 7200 * NS
+    desk.tell(event(0, onset_ns=ahead_ns), alert(0, onset_ns=ahead_ns))
+    with visit(browser, desk) as seen:
+        seen.page.wait_for_selector("article.alert .ago:text('ahead')")
+        wide = seen.page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('article.alert'))")
+        assert wide <= 0
+
+
 def test_no_page_is_wider_than_a_small_phone(desk: Desk, browser: Browser) -> None:
     code, sensor = "ZZ.WWWWWWWW", "ZZ.WWWWWWWW.WWWW.HH"
     onset_ns = START_NS + 60 * NS

@@ -9,15 +9,18 @@ import pytest
 from broker_support import stamp
 from desk_support import START_NS, event, verdict
 from numpy.typing import NDArray
+from records_support import trace, write
 from test_desk_record import record
 from test_messages import extremes
 
 from agent.cli import main
-from agent.config.station import TriggerConfig
+from agent.config.station import ClassifierConfig, TriggerConfig
 from agent.messages.payloads import envelope_message
 from agent.messages.schema import MinMaxMessage, parse
+from agent.service.assemble import open_classifier
 from agent.types import NS, StationId
 from desk.evidence import Records
+from desk.pictures.of_file import pictures_of
 from desk.pictures.sheet import Cell
 from desk.pictures.sheet import draw as draw_sheet
 from desk.pictures.style import COLOURS
@@ -92,6 +95,27 @@ def test_a_file_is_drawn_with_what_the_network_says_of_it(tmp_path: Path, capsys
     said = capsys.readouterr().out.split()
     assert said[:2] == [str(tmp_path / "event.png"), "XX.SLP.00.HH"]
     assert has(pixels(tmp_path / "event.png"), said[2])
+
+
+def test_a_day_file_a_component_is_one_picture_around_the_onset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects who has an SDS archive: the event is in the picture, and all components of it."""
+    rng, paths = np.random.default_rng(3), []
+    for component in "ENZ":
+        samples = rng.normal(0, 20, 200_000)
+        samples[150_000:151_000] += 900 * np.sin(np.arange(1000) / 2) * np.exp(-np.arange(1000) / 300)
+        paths.append(
+            write(tmp_path / f"{component}.mseed", trace(samples.astype(np.int32), f"HH{component}", START_NS))
+        )
+    (one,) = pictures_of(paths, open_classifier(ClassifierConfig(backends=("constant:blast",)))[0])
+    traces = one.picture.axes[:3]
+    assert [place.get_ylabel()[0] for place in traces] == ["Z", "N", "E"]
+    for place in traces:
+        assert place.get_xlim() == pytest.approx((-60, 180), abs=0.2)
+        assert np.abs(np.asarray(place.lines[0].get_ydata())).max() > 600
+    drawn(capsys, "event", *paths, "-o", tmp_path / "event.png")
+    assert capsys.readouterr().out.split()[1] == "XX.SLP.00.HH"
 
 
 def test_classify_draws_each_station_of_a_file_and_goes_on_after_a_bad_one(

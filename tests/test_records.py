@@ -80,7 +80,7 @@ def test_letters_win_over_numbers_and_the_longer_rate_over_the_shorter(tmp_path)
 def test_problems_beside_usable_data_are_reported(tmp_path):
     problems: list[SourceProblem] = []
     path = write(tmp_path / "a.mseed", trace(counts(300)), trace(counts(300), "LHZ", rate=1.0))
-    assert len(read_records(path, problems.append)) == 1
+    assert len(read_records(path, on_problem=problems.append)) == 1
     assert "1 Hz" in problems[0].message
 
 
@@ -115,7 +115,7 @@ def test_every_labelled_record_is_read_with_all_its_components():
     assert len(rows) > 100
     for row in rows:
         problems: list[SourceProblem] = []
-        [record] = read_records(DATA / row["trace_name"], problems.append)
+        [record] = read_records(DATA / row["trace_name"], on_problem=problems.append)
         assert len(record.rows) == int(row["trace_n_components"]), row["trace_name"]
         assert record.station.station == row["station_code"]
         assert not [problem for problem in problems if "lacks SEED codes" not in problem.message], row["trace_name"]

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from agent_support import ROOT, TALUS
 from broker_support import own_port, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records_support import trace, write
 from scan_support import (
     DAY,
     NO_SLOW,
@@ -231,7 +233,9 @@ def test_only_what_a_changed_file_touches_is_judged_again(small: Path, tmp_path:
     assert stayed == {"XX.SLP.00.HH"}
 
 
-def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_goes_on(small: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_goes_on(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Protects the rate: an hour that was not heard is not quiet, and somebody is told why."""
     copy, out = shutil.copytree(small, tmp_path / "sds"), tmp_path / "scan"
     for path in copy.rglob("XX.SLP*HHE.D.2026.060"):
@@ -248,11 +252,51 @@ def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_goes_on(small: Path, 
     assert int(row["refused"]) >= 2
     assert float(row["recorded_h"]) == pytest.approx(1.5, abs=0.01)
     assert 1.3 < float(row["armed_h"]) < 1.5
+    said = capsys.readouterr().out
+    assert said.count("refused: XX.SLP.00.HHE.D.2026.060: ") == 1, "two days read it, one line says it"
+    assert "refused: XX.SLP.00.HHN.D.2026.060: " in said
+    assert main(["scan", "status", str(out)]) == 0
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("XX.SLP")] == ["2"]
     # Two hours of three days' worth were there: the rest is not heard.
     shares = heard(out)
     hour = DAY // (3600 * NS)
     assert shares[hour + 23] > 0.9
     assert shares.get(hour + 3, 0.0) == 0.0
+
+
+def test_what_was_heard_before_a_long_gap_counts(tmp_path: Path) -> None:
+    """Protects the rate: the last half hour before the recorder was off for half a day was heard."""
+    off = [("*", 7000.0, 60_000.0)]
+    write_archive(tmp_path / "sds", ground(0.75, every_s=3000.0), off)
+    ledger = judged(units_of([tmp_path / "sds"]), settings_of())[0].ledger
+    assert ledger.recorded_s == pytest.approx(7000 + 4800, abs=0.1)
+    assert ledger.armed_s == pytest.approx(ledger.recorded_s, abs=3 * TRIGGER.lta_s + 20)
+    assert ledger.armed[1] == pytest.approx(3400 / 3600, abs=0.001)
+    assert sum(ledger.armed[2:16]) == 0.0
+
+
+def test_a_gap_before_another_rate_is_not_heard(tmp_path: Path) -> None:
+    """Protects the rate: a recorder that comes back with other settings was away until then."""
+    rng = np.random.default_rng(4)
+    for component in "ENZ":
+        pieces = [
+            trace(rng.normal(0, 100, 1200 * rate).astype(np.int32), f"HH{component}", DAY + at_s * NS, rate)
+            for at_s, rate in ((0, 20), (2400, 25))
+        ]
+        write(tmp_path / f"{component}.mseed", *pieces, encoding="STEIM2", reclen=512)
+    ledger = judged(units_of([tmp_path]), settings_of())[0].ledger
+    assert ledger.recorded_s == pytest.approx(2400, abs=0.2)
+    assert ledger.recorded_s - 3 * TRIGGER.lta_s - 20 < ledger.armed_s < ledger.recorded_s
+
+
+def test_a_file_that_cannot_be_opened_has_one_reason(small: Path, tmp_path: Path) -> None:
+    """Protects who looks for what is wrong: a file without permission did not change."""
+    unit = units_of([small])[0]
+    (tmp_path / "closed").mkdir()  # opening it fails, for every user
+    ledger = judged([replace(unit, files=(*unit.files, str(tmp_path / "closed")))], settings_of())[0].ledger
+    (refused,) = ledger.refused
+    assert refused[0] == "closed"
+    assert "cannot be read" in refused[1]
 
 
 def test_a_day_without_files_is_in_the_ledger(tmp_path: Path) -> None:

@@ -111,6 +111,17 @@ def test_found_missed_wrong_and_false(tmp_path: Path) -> None:
     assert "landslide     2.00 (0.05 to 11.14)" in words(result)
 
 
+def test_what_nobody_could_hear_is_not_missed(tmp_path: Path) -> None:
+    """Protects the share that was found: a list of other years, or of hours without data, says nothing of a network."""
+    catalogue = write_catalogue(tmp_path / "scan", [(100, "SLP", "landslide")])
+    known = [(98, 110, "landslide"), (7300, 7310, "landslide"), (90_000, 90_010, "landslide")]
+    result = compare(catalogue, read_truth(write_truth(tmp_path / "truth.csv", known, station="SLP")))
+    assert (result.known["landslide"], result.found["landslide"], result.unheard["landslide"]) == (2, 1, 1)
+    assert "landslide: 2 known, 1 missed; 1 more in hours that were not heard" in words(result)
+    elsewhere = read_truth(write_truth(tmp_path / "truth.csv", known[1:], station="XX.TOP"))
+    assert compare(catalogue, elsewhere).unheard["landslide"] == 2
+
+
 def test_a_truth_names_its_stations(tmp_path: Path) -> None:
     """Protects from luck: an event elsewhere at the same time is not the one that was meant."""
     catalogue = write_catalogue(tmp_path / "scan", [(100, "TOP", "landslide")])

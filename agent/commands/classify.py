@@ -168,7 +168,7 @@ def _classify_file(
     if item.path.is_dir():
         raise DataError("is a folder", f"name its files, or replay it: talus replay {item.shown}")
     given = parse_ns(item.onset) if item.onset else None
-    for record in read_records(item.path, on_problem):
+    for record in read_records(item.path, on_problem=on_problem):
         station, rows = record
         strongest = strongest_trigger(record, trigger)
         start = min(run.start_ns for runs in rows.values() for run in runs)

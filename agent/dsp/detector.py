@@ -117,6 +117,8 @@ class Detector:
         triggers = self.flush()
         before, self._grid = self._grid, new
         self._former = before.passed() if before is not None and before.decided_ns <= block.start_ns else {}
+        if before is not None and before.decided_ns < block.start_ns:
+            self.hearing.alive(before.decided_ns, frozenset())
         whole = block.samples.dtype.kind in "iu"
         self.hearing.begin(block.start_ns, block.rate_hz, new.high_hz, whole=whole)
         return triggers + new.feed(block, self.warm_up_s, at_once=at_once)

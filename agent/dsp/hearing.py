@@ -21,7 +21,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from statistics import median
 from typing import TypeAlias
 
@@ -181,6 +181,8 @@ class Hearing:
         self._trigger = trigger
         self.look: Callable[[int], None] | None = None
         """Looks at the raw samples before a time and tells ``inspected``; called every minute of data."""
+        self.told: Callable[[Step], None] | None = None
+        """Told every step once it is complete: what is kept here begins anew after a gap of an hour."""
         self._look_at_ns = 0
         self._lock = threading.Lock()
         self._news: deque[_Begin | _Levels | _Alive | _Trigger | _Raw | _Closed] = deque()
@@ -428,9 +430,12 @@ class Hearing:
         until = time_ns // STEP_NS - 1
         if self._next is None or until <= self._next:
             return
-        # Beyond what is kept nothing need be said of a gap, however long.
-        for number in range(max(self._next, until - HOUR), until):
+        # Of a gap, however long, nothing need be said between its beginning and what is kept.
+        begun = min(self._next + _LOOKED, until)
+        for number in chain(range(self._next, begun), range(max(begun, until - HOUR), until)):
             self._complete(number)
+            if self.told is not None:
+                self.told(self._steps[-1])
         self._next = until
 
     def _complete(self, number: int) -> None:

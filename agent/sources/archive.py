@@ -29,6 +29,8 @@ _SDS_SLACK = timedelta(hours=1)
 _WHOLE_BYTES = 2 * PART_BYTES
 """miniSEED files up to this size are read whole."""
 _PROGRESS_STEPS = 200
+UNREAD = (-1, -1)
+"""The stamp of a file that could not be opened when it was listed."""
 _Entry: TypeAlias = tuple[int, str, int, SampleBlock, Iterator[SampleBlock], float]
 """A channel of a part in the merge: start of its next block, channel, tie-break, that block, those after it, bytes per
 sample."""
@@ -251,7 +253,7 @@ class ArchiveSource:
         except OSError as error:
             self._intake.report_unreadable(part.path, error)
             return [], []
-        if stamp != part.stamp:
+        if part.stamp not in (stamp, UNREAD):
             self._intake.report(
                 part.path, "has changed since it was listed; read as it is now", "replay it again once it is complete"
             )

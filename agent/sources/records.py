@@ -28,6 +28,14 @@ class StationRecord(NamedTuple):
     station: StationId
     rows: dict[int, list[Segment]]
 
+    def between(self, from_ns: int, to_ns: int) -> StationRecord:
+        """What it has from ``from_ns`` to before ``to_ns``."""
+        cut = {row: [run.between(from_ns, to_ns) for run in runs] for row, runs in self.rows.items()}
+        return StationRecord(
+            self.station,
+            {row: kept for row, runs in cut.items() if (kept := [run for run in runs if len(run.samples)])},
+        )
+
 
 _NEVER = 1 << 63
 _PACKET_S = 10.0
@@ -35,8 +43,8 @@ _CODES = (("E", "2"), ("N", "1"), ("Z", "3"))
 """Component codes of each input row, the preferred first."""
 
 
-def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: None) -> list[StationRecord]:
-    """All stations in a file, sorted by name; 20 to 1000 Hz, samples as recorded.
+def read_records(*paths: str | Path, on_problem: ProblemSink = lambda problem: None) -> list[StationRecord]:
+    """All stations in one file or several, sorted by name; 20 to 1000 Hz, samples as recorded.
 
     Overlaps and samples that are not finite are dealt with as at a station (``Continuity``). Where a component changes
     its rate, the rate with the longest time is kept. Where a sensor has both E, N and 2, 1, the letters are kept.
@@ -45,8 +53,13 @@ def read_records(path: str | Path, on_problem: ProblemSink = lambda problem: Non
         SourceError: nothing in the file can be used; the message says why.
     """
     problems: list[SourceProblem] = []
-    blocks = [block for recording in Intake(problems.append).read(Path(path)) for block in recording.blocks()]
-    found = stations(blocks)
+    blocks = [
+        block
+        for path in paths
+        for recording in Intake(problems.append).read(Path(path))
+        for block in recording.blocks()
+    ]
+    found, path = stations(blocks), ", ".join(map(str, paths))
     if not found:
         if blocks:
             problems.append(SourceProblem(str(path), "holds no valid sample", "all of them are NaN, or infinite"))

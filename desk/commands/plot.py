@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "talus plot event record.mseed -o event.png\n"
+    "  talus plot event sds/2026/XX/SLOPE/HH?.D/*.2026.060 --onset 2026-03-01T03:00:00Z -o event.png\n"
     "  talus plot event XX.SLOPE.00.HH-20260101T030000.120Z --config /etc/talus/desk.yaml -o event.webp\n"
     "  talus plot day XX.SLOPE 2026-01-01 -o day.png\n"
     "  talus plot sheet --unsure -o sheet.png\n"
@@ -46,7 +47,10 @@ class _Desk:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     event = kinds.add_parser("event", help="one event: traces, spectrogram, STA/LTA, how the verdict grew")
-    event.add_argument("what", metavar="FILE|ID", help="a record, or an event of the desk")
+    event.add_argument(
+        "what", nargs="+", metavar="FILE|ID",
+        help="a record, also in several files, such as one a component; or an event of the desk",
+    )  # fmt: skip
     event.add_argument("--onset", metavar="ISO", help="onset (UTC) in a file; without it the strongest trigger")
     event.add_argument("--small", action="store_true", help="the small version sent with a notification")
     day = kinds.add_parser("day", help="24 lines of an hour with events in the colours of their classes")
@@ -122,17 +126,20 @@ def _desk(args: argparse.Namespace) -> Iterator[_Desk]:
 def _event(args: argparse.Namespace) -> None:
     from desk.pictures.style import save
 
-    path = Path(args.what)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder", "name a file with the record of an event")
-    if path.is_file():
+    paths = [Path(one) for one in args.what]
+    for path in paths:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder", "name a file with the record of an event")
+        if len(paths) > 1 and not path.is_file():
+            raise DataError(f"{path} does not exist", "name files of one record, or one event of the desk")
+    if paths[0].is_file():
         from agent.config.file import ClassifierConfig
         from agent.service.assemble import open_classifier
         from desk.pictures.of_file import pictures_of
 
         onset_ns = parse_ns(args.onset) if args.onset else None
         classifier, _ = open_classifier(ClassifierConfig())
-        drawn = list(pictures_of(path, classifier, onset_ns, small=args.small))
+        drawn = list(pictures_of(paths, classifier, onset_ns, small=args.small))
         for one in drawn:
             out = args.out if len(drawn) == 1 else args.out.with_stem(f"{args.out.stem}-{one.sensor}")
             save(one.picture, out)
@@ -141,10 +148,11 @@ def _event(args: argparse.Namespace) -> None:
     from desk.pictures.of_store import drawing_of
 
     with _desk(args) as desk:
-        picture = drawing_of(desk.store, desk.records, args.what, small=args.small)
+        picture = drawing_of(desk.store, desk.records, args.what[0], small=args.small)
     if picture is None:
         raise DataError(
-            f"{args.what} is neither a file nor an event whose record is at the desk", "the page of the event says why"
+            f"{args.what[0]} is neither a file nor an event whose record is at the desk",
+            "the page of the event says why",
         )
     save(picture, args.out)
     print(args.out)

@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -360,9 +361,11 @@ def _status(path: Path) -> int:
     print(f"{shlex.join(about.command)}")
     print(f"model {about.bundle['name']} {about.bundle['version']}, talus {about.talus}")
     lines: dict[str, list[float]] = {}
+    refused: dict[str, set[str]] = {}
     others = 0
     for planned, result in results(folder):
-        line = lines.setdefault(str(planned.station), [0, 0, 0.0, 0.0, 0, 0])
+        name = str(planned.station)
+        line = lines.setdefault(name, [0, 0, 0.0, 0.0, 0])
         line[0] += 1
         if result is None:
             others += folder.has(planned)
@@ -373,11 +376,13 @@ def _status(path: Path) -> int:
         line[2] += result.ledger.recorded_s / 3600
         line[3] += sum(result.ledger.armed)
         line[4] += len(result.events)
-        line[5] += len(result.ledger.refused)
+        refused.setdefault(name, set()).update(file for file, _ in result.ledger.refused)
     print(f"{'sensor':<20}{'days':>7}{'judged':>8}{'recorded h':>12}{'heard h':>10}{'events':>8}{'refused':>9}")
-    for name, (days, done, recorded, heard, events, refused) in lines.items():
-        print(f"{name:<20}{days:>7.0f}{done:>8.0f}{recorded:>12.1f}{heard:>10.1f}{events:>8.0f}{refused:>9.0f}")
+    for name, (days, done, recorded, heard, events) in lines.items():
+        files = len(refused.get(name, ()))
+        print(f"{name:<20}{days:>7.0f}{done:>8.0f}{recorded:>12.1f}{heard:>10.1f}{events:>8.0f}{files:>9}")
     print(_totals(merged))
+    _print_refused(merged)
     for place, reason in about.problems:
         print(f"not read: {place}: {reason}")
     if merged.missing:
@@ -393,6 +398,7 @@ def _merge(path: Path, *, quakeml: bool | None = None) -> int:
     folder = Folder(path)
     merged = merge(folder, quakeml=quakeml)
     print(_totals(merged))
+    _print_refused(merged)
     if merged.seams:
         print(f"midnights compared: {merged.seams}, at {len(merged.torn)} of them the two days did not agree")
     for torn in merged.torn[:20]:
@@ -403,6 +409,14 @@ def _merge(path: Path, *, quakeml: bool | None = None) -> int:
     if merged.missing:
         print(f"talus scan: {merged.missing} station-days are missing: the same scan goes on", file=sys.stderr)
     return 1 if merged.missing else 0
+
+
+def _print_refused(merged: Merged) -> None:
+    """The files that were not used, or not whole: what is missing was not heard."""
+    for name, reason in islice(merged.refused, 5):
+        print(f"refused: {name}: {reason}")
+    if len(merged.refused) > 5:
+        print(f"refused: {len(merged.refused) - 5} more, in ledger.csv")
 
 
 def _totals(merged: Merged) -> str:

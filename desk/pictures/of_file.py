@@ -14,12 +14,15 @@ from agent.sources.records import StationRecord, read_records, strongest_trigger
 from agent.types import LABELS, NS, POST_ONSET_S, format_ns
 from desk.pictures.event import Told, draw
 from desk.pictures.style import save
-from desk.record import spectrogram, traces
+from desk.record import LONGEST_S, spectrogram, traces_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from agent.inference import Classifier
+
+BEFORE_NS, AFTER_NS = 60 * NS, 180 * NS
+"""What is shown around the onset of a record that is too long to be shown whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +43,25 @@ def write_pictures(
         SourceError, DataError: as ``pictures_of``.
         UsageError: the folder cannot be written.
     """
-    for drawn in pictures_of(path, classifier, onset_ns, trigger=trigger):
+    for drawn in pictures_of([path], classifier, onset_ns, trigger=trigger):
         save(drawn.picture, folder / f"{path.stem}-{drawn.sensor}.png")
 
 
 def pictures_of(
-    path: Path,
+    paths: Sequence[Path],
     classifier: Classifier,
     onset_ns: int | None = None,
     *,
     trigger: TriggerConfig | None = None,
     small: bool = False,
 ) -> Iterator[Drawn]:
-    """One picture for each sensor of a file. Without an onset the strongest trigger is taken, or the middle.
+    """One picture for each sensor of the files. Without an onset the strongest trigger is taken, or the middle.
 
     Raises:
-        SourceError: nothing in the file can be used.
+        SourceError: nothing in the files can be used.
         DataError: the onset is outside the record.
     """
-    for record in read_records(path):
+    for record in read_records(*paths):
         sensor = str(record.station)
         begin = min(run.start_ns for runs in record.rows.values() for run in runs)
         end = max(run.end_ns for runs in record.rows.values() for run in runs)
@@ -74,7 +77,8 @@ def pictures_of(
         title = (
             f"{label} {100 * last[1][label]:.0f} %  {sensor}  {format_ns(onset)[:10]} {format_ns(onset)[11:19]}{words}"
         )
-        shown = traces(path, sensor, onset)
+        is_long = end - begin > LONGEST_S * NS
+        shown = traces_of(record.between(onset - BEFORE_NS, onset + AFTER_NS) if is_long else record, onset)
         yield Drawn(sensor, label, draw(shown, spectrogram(shown[0]), Told(title, label, None, grown), small=small))
 
 

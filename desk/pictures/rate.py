@@ -65,8 +65,9 @@ def draw(
         place.set_ylim(bottom=0)
         place.tick_params(labelsize=7)
         if heard is not None:
-            for first, end in _deaf(heard, span):
-                place.axvspan(_time(first), _time(end), color="#d8dee4", linewidth=0, zorder=0)
+            for number, (first, end) in enumerate(_deaf(heard, span)):
+                label = "" if number else "not heard"
+                place.axvspan(_time(first), _time(end), color="#d8dee4", linewidth=0, zorder=0, label=label)
     if base:
         bins.set_ylim(top=1.35 * max(base.values()))  # room for the legend
         bins.legend(fontsize=7, ncols=4, frameon=False)

@@ -71,7 +71,8 @@ class Merged:
     missing: int = 0
     recorded_s: float = 0.0
     armed_s: float = 0.0
-    refused: int = 0
+    refused: dict[tuple[str, str], None] = field(default_factory=dict)
+    """File and reason, each once."""
     seams: int = 0
     torn: list[str] = field(default_factory=list)
     digest: str = ""
@@ -84,7 +85,7 @@ class Merged:
         self.classes.update(ledger.classes)
         self.recorded_s += ledger.recorded_s
         self.armed_s += sum(ledger.armed) * 3600
-        self.refused += len(ledger.refused)
+        self.refused.update(((name, reason), None) for name, reason in ledger.refused)
 
 
 class Seams:

@@ -22,6 +22,7 @@ from desk.scan.catalogue import CLASSES, STATION_COLUMNS, read, read_ledger
 TOLERANCE_S = 5.0
 """An onset may be so far outside the interval of its event."""
 REVIEWED = ("source_id", "station", "trace_onset_time", "source_type", "stratum_events", "reviewed")
+_HOUR_NS = 3600 * NS
 _Z = 1.959963984540054
 
 
@@ -83,21 +84,30 @@ class Truth:
 
     def is_at(self, row: Mapping[str, str], onset_ns: int, tolerance_ns: int) -> bool:
         """Whether an event of a catalogue lies in it."""
-        if not self.from_ns - tolerance_ns <= onset_ns <= self.to_ns + tolerance_ns:
-            return False
-        code = row["station_code"]
-        return not self.stations or code in self.stations or f"{row['station_network_code']}.{code}" in self.stations
+        inside = self.from_ns - tolerance_ns <= onset_ns <= self.to_ns + tolerance_ns
+        return inside and self.names(f"{row['station_network_code']}.{row['station_code']}")
+
+    def names(self, station: str) -> bool:
+        """Whether ``NET.STA`` is one of its stations."""
+        return not self.stations or station in self.stations or station.partition(".")[2] in self.stations
+
+    @property
+    def hours(self) -> range:
+        """Those since 1970 in which it lies."""
+        return range(self.from_ns // _HOUR_NS, self.to_ns // _HOUR_NS + 1)
 
 
 @dataclass(slots=True)
 class Comparison:
-    """By label of the truth: how many there are, found, rightly called, and what the others were called. ``false``:
+    """By label of the truth: how many lie in hours that were heard, found, rightly called, and what the others were
+    called; ``unheard``: those in hours of which none of their stations heard anything. ``false``:
     events of a class other than noise in no known interval, by class, in ``station_days`` of hearing."""
 
     known: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
     right: Counter[str] = field(default_factory=Counter)
     wrong: dict[str, Counter[str]] = field(default_factory=dict)
+    unheard: Counter[str] = field(default_factory=Counter)
     false: Counter[str] = field(default_factory=Counter)
     station_days: float = 0.0
     unknown: int = 0
@@ -120,7 +130,7 @@ def read_truth(path: Path, confidences: Sequence[str] = ()) -> list[Truth]:
             reader = csv.DictReader(file)
             lacking = {"start", "end", "label"} - set(reader.fieldnames or ())
             if lacking:
-                raise DataError(f"{path} lacks the columns {', '.join(sorted(lacking))}", "see talus docs scan")
+                raise DataError(f"lacks the columns {', '.join(sorted(lacking))}", "")
             for row in reader:
                 if confidences and row.get("confidence") not in confidences:
                     continue
@@ -170,7 +180,13 @@ def compare(
             result.unknown += 1
         elif not hits and kind in (*LABELS[:-1], SLOW):
             result.false[kind] += 1
+    result.station_days, hours = _heard(catalogue, judged)
     for number, truth in enumerate(judged):
+        if number not in at and not any(
+            hour in heard for station, heard in hours.items() if truth.names(station) for hour in truth.hours
+        ):
+            result.unheard[truth.label] += 1
+            continue
         result.known[truth.label] += 1
         if number not in at:
             continue
@@ -180,19 +196,32 @@ def compare(
             result.right[truth.label] += 1
         else:
             result.wrong.setdefault(truth.label, Counter())[kind] += 1
-    result.station_days = sum(float(row["armed_h"]) for row in read_ledger(catalogue)) / 24
     return result
+
+
+def _heard(catalogue: Path, truths: Sequence[Truth]) -> tuple[float, dict[str, set[int]]]:
+    """Station-days of hearing; and by station (``NET.STA``) the hours since 1970 with a known event in
+    which something was heard."""
+    asked = {hour for truth in truths for hour in truth.hours}
+    total, hours = 0.0, dict[str, set[int]]()
+    for row in read_ledger(catalogue):
+        total += float(row["armed_h"]) / 24
+        first = parse_ns(f"{row['day']}T00:00:00Z") // _HOUR_NS
+        some = {first + at for at, share in enumerate(row["armed_by_hour"].split()) if float(share)}
+        hours.setdefault(f"{row['station_network_code']}.{row['station_code']}", set()).update(asked & some)
+    return total, hours
 
 
 def words(result: Comparison) -> str:
     """A table for a terminal."""
     lines = []
     for label in LABELS:
-        total = result.known[label]
-        if not total:
+        total, unheard = result.known[label], result.unheard[label]
+        if not total + unheard:
             continue
+        more = f"; {unheard} more in hours that were not heard" if unheard else ""
         found, right = Share(result.found[label], total), Share(result.right[label], total)
-        lines.append(f"{label}: {total} known, {total - result.found[label]} missed")
+        lines.append(f"{label}: {total} known, {total - result.found[label]} missed{more}")
         lines.append(f"  found         {found}")
         lines.append(f"  right class   {right}")
         if label in result.wrong:

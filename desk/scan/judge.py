@@ -20,7 +20,7 @@ from agent.errors import DataError, ModelError, SourceError
 from agent.inference import Classifier, load, open_bundle
 from agent.inference.bundle import DEFAULT_BUNDLE
 from agent.sources.archive import ArchiveSource
-from agent.types import NS, Classification, Discard, Window
+from agent.types import Classification, Discard, Window
 from desk.scan.ledger import Clerk
 from desk.scan.packets import PACKET_S, arranged
 from desk.scan.reading import Inputs, check_unchanged, inputs, stamp
@@ -29,8 +29,6 @@ from desk.scan.units import Unit, seam_ns, span
 
 FIRST_S = 3.0
 """Seconds after an onset at which the noise before it is measured, as long as that is at hand."""
-_HEARD_EVERY_NS = 1800 * NS
-"""The hearing remembers its steps for an hour."""
 _NOT_ASKED = Classification("noise", 0.0, (), False, 0.0, "", "", "", "")
 """On events of the day before or after."""
 
@@ -141,7 +139,6 @@ def _judge(unit: Unit, settings: Settings, found: Inputs, key: str) -> Result:
     source = ArchiveSource((), PACKET_S, on_problem=clerk.problem, parts=sorted(found.parts), grid_ns=0)
     rows: list[list[Any]] = []
     seam: list[str] = []
-    heard_at = 0
 
     def take(outputs: Sequence[Output]) -> None:
         for output in outputs:
@@ -162,16 +159,18 @@ def _judge(unit: Unit, settings: Settings, found: Inputs, key: str) -> Result:
             except DataError as error:
                 clerk.refuse(block.stream.seed, error.message)
                 continue
-            station = pipeline.stations[unit.station]
-            if station.time_ns >= heard_at:
-                heard_at = station.time_ns + _HEARD_EVERY_NS
-                clerk.steps(station.hearing.steps)
+            hearing = pipeline.stations[unit.station].hearing
+            if hearing.told is None:
+                for step in hearing.steps:
+                    clerk.step(step)
+                hearing.told = clerk.step
     except SourceError as error:
         if found.parts and not clerk.refused:
             clerk.refuse(str(unit), error.message)
     take(pipeline.flush())
     if unit.station in pipeline.stations:
-        clerk.steps(pipeline.stations[unit.station].hearing.steps)
+        for step in pipeline.stations[unit.station].hearing.steps:
+            clerk.step(step)
     rows.sort(key=lambda row: (row[1], row[0]))
     return Result(
         key,

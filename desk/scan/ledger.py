@@ -72,22 +72,19 @@ class Clerk:
             self._recorded_ns += end - self._until_ns
             self._until_ns = end
 
-    def steps(self, steps: Sequence[Step]) -> None:
-        """The newest steps of the sensor's hearing; those that were told before are left out."""
-        for step in steps:
-            if step.number < self._next_step:
-                continue
-            self._next_step = step.number + 1
-            begin_ns = step.number * STEP_NS
-            inside = min(begin_ns + STEP_NS, self._to_ns) - max(begin_ns, self._from_ns)
-            if inside <= 0 or not step.armed:
-                continue
-            armed_ns = min(inside, step.armed * STEP_NS)
-            self._armed_all_ns += armed_ns
-            if step.masked:
-                self._masked_ns += armed_ns
-            else:
-                self._armed_ns[(max(begin_ns, self._from_ns) - self._from_ns) // HOUR_NS] += armed_ns
+    def step(self, step: Step) -> None:
+        """The next step of the sensor's hearing."""
+        begin_ns = step.number * STEP_NS
+        inside = min(begin_ns + STEP_NS, self._to_ns) - max(begin_ns, self._from_ns)
+        if inside <= 0 or not step.armed or step.number < self._next_step:
+            return
+        self._next_step = step.number + 1
+        armed_ns = min(inside, step.armed * STEP_NS)
+        self._armed_all_ns += armed_ns
+        if step.masked:
+            self._masked_ns += armed_ns
+        else:
+            self._armed_ns[(max(begin_ns, self._from_ns) - self._from_ns) // HOUR_NS] += armed_ns
 
     def problem(self, problem: SourceProblem) -> None:
         """Something that the reader had to leave out or doubts."""

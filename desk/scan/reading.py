@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.sources.archive import Part
+from agent.sources.archive import UNREAD, Part
 from agent.sources.miniseed import is_miniseed, parts, starts
 from agent.types import NS
 
@@ -49,7 +49,7 @@ def inputs(files: Iterable[str], from_ns: int, to_ns: int) -> Inputs:
         except OSError as error:
             digest.update(f"\0unreadable {error.strerror}\0".encode())
             # Judging meets it again and says so.
-            found.append(Part(from_ns, path, None, 0, (-1, -1), planned=True))
+            found.append(Part(from_ns, path, None, 0, UNREAD, planned=True))
     return Inputs(tuple(found), digest.hexdigest())
 
 
@@ -58,7 +58,7 @@ def check_unchanged(parts_read: Iterable[Part]) -> None:
     Raises:
         ChangedError: a file is not what it was when it was hashed.
     """
-    for path, stamp in {part.path: part.stamp for part in parts_read if part.stamp != (-1, -1)}.items():
+    for path, stamp in {part.path: part.stamp for part in parts_read if part.stamp != UNREAD}.items():
         if stamp_of(path) != stamp:
             raise ChangedError(f"{path} changed while it was read")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.sources.intake import Intake
 from agent.sources.records import StationRecord, stations
-from agent.types import NS, Segment, StationId
+from agent.types import StationId
 from desk.scan.index import SLACK_NS, look
 from desk.scan.reading import inputs
 
@@ -37,16 +37,7 @@ class Samples:
             if block.stream.station == station
         ]
         for record in stations(blocks):
-            cut = {row: [_cut(one, from_ns, to_ns) for one in runs] for row, runs in record.rows.items()}
-            rows = {row: kept for row, runs in cut.items() if (kept := [one for one in runs if len(one.samples)])}
-            if rows:
-                return StationRecord(station, rows)
+            cut = record.between(from_ns, to_ns)
+            if cut.rows:
+                return cut
         return None
-
-
-def _cut(run: Segment, from_ns: int, to_ns: int) -> Segment:
-    """The samples of a run from ``from_ns`` to before ``to_ns``."""
-    first, last = (-(-(at - run.start_ns) * run.rate_hz // NS) for at in (from_ns, to_ns))
-    begin = max(0, int(first))
-    samples = run.samples[begin : max(begin, int(last))]
-    return Segment(run.start_ns + round(begin * NS / run.rate_hz), run.rate_hz, samples)
