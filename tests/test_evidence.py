@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from broker_support import make_event
+from broker_support import make_event, wait_for
 from obspy import read
 from pymseed import MS3TraceList
 
+from agent.alert import evidence
 from agent.alert.evidence import AlertRecords, EvidenceStore, encode
 from agent.alert.policy import Policy
 from agent.alert.reporter import Reporter
@@ -89,7 +91,34 @@ def test_nothing_to_keep_and_nowhere_to_keep_it(tmp_path: Path) -> None:
     assert EvidenceStore(tmp_path, 1).keep("E", {Z: []}) is None
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert EvidenceStore(blocked / "folder", 1).keep("E", {Z: [run(np.ones(5, np.int32))]}) is None
+    store = EvidenceStore(blocked / "folder", 1)
+    assert store.keep("E", {Z: [run(np.ones(5, np.int32))]}) is None
+    assert [reason.code for reason in store.reasons()] == ["records_not_kept"]
+    blocked.unlink()
+    assert store.keep("E", {Z: [run(np.ones(5, np.int32))]}) is not None
+    assert store.reasons() == []
+
+
+def test_a_disk_that_hangs_with_a_record_stops_no_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that is written first is a pipe that nobody reads yet: opening it waits."""
+    monkeypatch.setattr(evidence, "WAIT_S", 0.2)
+    monkeypatch.setattr(evidence, "HANGS_S", 0.1)
+    store, samples = EvidenceStore(tmp_path, 10), {Z: [run(np.arange(500, dtype=np.int32))]}
+    pipe = tmp_path / ".E.mseed.new"
+    os.mkfifo(pipe)
+    kept = store.keep("E", samples)
+    raw = store.read("E")
+    assert kept is not None and raw is not None
+    assert hashlib.sha256(raw).hexdigest() == kept.sha256, "it is in memory until it is on disk"
+    for number in range(evidence.MOST_UNWRITTEN - 1):
+        assert store.keep(f"F{number}", samples) is not None
+    assert store.keep("G", samples) is None, "memory is bounded"
+    [reason] = store.reasons()
+    assert (reason.code, "not written in" in reason.text) == ("records_not_kept", True)
+    with pipe.open("rb") as disk:
+        assert disk.read() == raw
+    wait_for((tmp_path / f"F{evidence.MOST_UNWRITTEN - 2}.mseed").exists)
+    wait_for(lambda: store.reasons() == [])
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "x" * 81, "..\\x", "E\n"])

@@ -317,6 +317,24 @@ def test_a_position_of_the_first_run_is_before_its_first_packet(tmp_path: Path) 
     assert again == Reached(Position(8, START_NS + 5 * NS, 4), {"XX.A.00.HHZ": START_NS + 5 * NS})
 
 
+def test_positions_that_cannot_be_kept_are_a_problem_until_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.sources.seedlink.source.SAVE_S", 0.05)
+    state = tmp_path / "state"
+    state.write_text("no folder")
+    with SeedLinkServer() as server:
+        server.feed(packets(1))
+        source = source_of(server, state=state)
+        with receiving(source) as reception:
+            streaming(server)
+            server.feed(packets(2, first=1))
+            reception.wait(2)
+            wait_for(lambda: any("positions cannot be kept" in problem for problem in source.problems()))
+            state.unlink()
+            wait_for(lambda: source.problems() == [])
+
+
 # The real one.
 
 

@@ -12,6 +12,8 @@ import contextlib
 import hashlib
 import logging
 import re
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from agent.atomic import ANYONE, replace_file
+from agent.errors import in_words
 from agent.messages.payloads import MAX_EVIDENCE, Message, evidence_messages
+from agent.reasons import Reason
 from agent.types import Event, Evidence, Segment, StationId, StreamId
 
 _log = logging.getLogger(__name__)
@@ -31,15 +35,27 @@ _SUFFIX = ".mseed"
 _ID = re.compile(r"[A-Za-z0-9.-]{1,80}")
 _KEPT = 1024
 """Events that are remembered."""
+WAIT_S = 2.0
+"""How long a record's writing is waited for. It goes on by itself, so that a disk that hangs stops no detection."""
+MOST_UNWRITTEN = 16
+HANGS_S = 30.0
+"""A record that is not written in so long is told of."""
 
 
 class EvidenceStore:
-    """One folder of ``EVENT.mseed``, at most ``max_mb``; the oldest make room. One thread keeps, any may read."""
+    """One folder of ``EVENT.mseed``, at most ``max_mb``; the oldest make room. One thread keeps, any may read and ask
+    for ``reasons``."""
 
     def __init__(self, folder: Path, max_mb: float) -> None:
         self._folder, self._max_bytes = folder, round(max_mb * 2**20)
         self._sizes: dict[Path, int] | None = None
         """Sizes of the files in the folder, the oldest first; read from the disk at the first use."""
+        self._unwritten: dict[str, tuple[bytes, float]] = {}
+        """Records on their way to the disk, the oldest first, and since when (monotonic clock, s)."""
+        self._changed = threading.Condition()
+        self._writer: threading.Thread | None = None
+        self._fault: str | None = None
+        """Why the newest record is not kept."""
 
     def keep(self, event: str, data: Mapping[StreamId, Sequence[Segment]]) -> Evidence | None:
         """Write the record of ``event``; None where there are no samples, or the disk or the format does not take
@@ -49,12 +65,10 @@ class EvidenceStore:
             return None
         try:
             raw = encode(data)
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = self._path(event)
-            self._make_room(path, len(raw))
-            replace_file(path, raw, mode=ANYONE, durable=False)
-        except (OSError, RuntimeError, ValueError) as error:  # pymseed's own errors are RuntimeErrors
-            _log.warning("the record of %s is not kept: %s", event, error)
+        except (RuntimeError, ValueError) as error:  # pymseed's own errors are RuntimeErrors
+            self._not_kept(event, error)
+            return None
+        if not self._write_beside(event, raw):
             return None
         span = min(run.start_ns for run in runs), max(run.end_ns for run in runs)
         return Evidence(hashlib.sha256(raw).hexdigest(), len(raw), *span)
@@ -63,10 +77,58 @@ class EvidenceStore:
         """The record of ``event``; None where there is none (any more)."""
         if not _ID.fullmatch(event):
             return None
+        if (unwritten := self._unwritten.get(event)) is not None:
+            return unwritten[0]
         try:
             return self._path(event).read_bytes()
         except OSError:
             return None
+
+    def reasons(self) -> list[Reason]:
+        """Why records are not kept."""
+        waits_s = time.monotonic() - min(
+            (since for _, since in tuple(self._unwritten.values())), default=time.monotonic()
+        )
+        fault = f"one is not written in {waits_s:.0f} s" if waits_s > HANGS_S else self._fault
+        return [] if fault is None else [Reason("records_not_kept", f"records of events are not kept: {fault}")]
+
+    def _not_kept(self, event: str, error: Exception | str) -> None:
+        self._fault = error if isinstance(error, str) else in_words(error)
+        _log.warning("the record of %s is not kept: %s", event, self._fault)
+
+    def _write_beside(self, event: str, raw: bytes) -> bool:
+        """Have a record written; False where the disk refuses it, or has not taken many before it."""
+        with self._changed:
+            hangs = len(self._unwritten) > 0
+            if len(self._unwritten) >= MOST_UNWRITTEN:
+                self._not_kept(event, "the disk does not take those before it")
+                return False
+            self._unwritten[event] = raw, time.monotonic()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._keep_writing, name="records", daemon=True)
+                self._writer.start()
+            self._changed.notify_all()
+            if not hangs and self._changed.wait_for(lambda: event not in self._unwritten, WAIT_S):
+                return self._fault is None
+        return True
+
+    def _keep_writing(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._unwritten)
+                event, (raw, since) = next(iter(self._unwritten.items()))
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                path = self._path(event)
+                self._make_room(path, len(raw))
+                replace_file(path, raw, mode=ANYONE, durable=False)
+                self._fault = None
+            except OSError as error:
+                self._not_kept(event, error)
+            with self._changed:
+                if self._unwritten[event][1] == since:
+                    del self._unwritten[event]
+                self._changed.notify_all()
 
     def newest(self, count: int) -> list[Path]:
         """The newest records, the newest first; none where the disk refuses to list them."""

@@ -183,7 +183,7 @@ class Service:
             delivery,
             lambda: self._state(line, line.backend_status(), health, tunables),
             clock=clock,
-            problems=tunables.reasons,
+            problems=lambda: [*tunables.reasons(), *(evidence.reasons() if evidence else [])],
             memory=self._remember(line, health),
         )
         monitor.report_every(tunables.effective.reporting.health_interval_s)

@@ -152,6 +152,8 @@ class _Link:
         self._saver = threading.Thread(target=self._keep_saving, name=f"seedlink {self._name} positions", daemon=True)
         """Has a thread of its own, so that the server's data do not wait for a slow disk."""
         self._connection: Connection | None = None
+        self._unsaved = ""
+        """Why positions could not be stored."""
         self._problem: str | None = "not connected yet"
         self._problem_since = time.monotonic()
         self._losses: deque[float] = deque(maxlen=1000)
@@ -207,6 +209,8 @@ class _Link:
         if (losses := sum(now - at < LOSSES_S for at in tuple(self._losses))) >= UNSTABLE:
             minutes = f"{losses} times in the last {LOSSES_S / 60:.0f} minutes"
             found.append(f"seedlink {self._name}: the connection was lost {minutes}")
+        if self._unsaved:
+            found.append(self._unsaved)
         if silent := self._liveness.unheard():
             found.append(f"seedlink {self._name}: no samples from {_listed(silent)} yet")
         return found
@@ -434,7 +438,9 @@ class _Link:
     def _save(self, *, durable: bool = True) -> None:
         try:
             self._progress.save(durable=durable)
+            self._unsaved = ""
         except OSError as error:
+            self._unsaved = f"seedlink {self._name}: positions cannot be kept ({in_words(error)})"
             self._report("save", f"how far reception has got cannot be stored ({in_words(error)})", "check state_dir")
 
 
