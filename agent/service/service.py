@@ -12,6 +12,7 @@ not: that is ``degraded``, and is reported as such.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+YOUNG_OBJECTS = 10_000
+"""Made since the last look for cycles among them, and still there."""
 STOP_S = 4.0
 SILENCE_SPARE_S = 30.0
 """How much longer than a channel may be silent before that is reported, nothing may come without a report."""
@@ -65,6 +68,14 @@ LARGEST_PACKET = 96 * 1024
 """Bytes that the broker may send at once: an envelope, its topic, and room for what a broker adds."""
 DRAIN_S = 30.0
 """At the end of an archive, how long a broker that acknowledges nothing is waited for."""
+
+
+def _spare_collections() -> None:
+    """Have Python look for cycles less often, and never among what stays for good: each look at all of a site's
+    objects takes longer than many packets, which wait for it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 class Notifier:
@@ -191,6 +202,7 @@ class Service:
             if orders:
                 orders.start(line, delivery, evidence, monitor.in_short, self._taken_back)
             delivery.start()  # not before whatever the broker may send can be taken
+        _spare_collections()
         runner.start()
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.notify("READY=1")
