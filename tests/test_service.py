@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -43,7 +44,7 @@ from agent.messages.payloads import Message
 from agent.service import storing
 from agent.service import threads as feeding
 from agent.service.assemble import build_line
-from agent.service.service import Notifier
+from agent.service.service import Notifier, start
 from agent.service.threads import EventLog, Runner
 from agent.types import NS, SampleBlock, StationId, StreamId, parse_ns
 
@@ -331,6 +332,21 @@ def test_the_watchdog_is_fed_while_the_pipeline_works_and_not_while_it_hangs(
     wait_for(work.works, what="and so is its end")
     work.stop(100)
     assert work.failure() is None
+
+
+def test_what_stays_is_not_looked_through_for_garbage(tmp_path: Path) -> None:
+    """Protects the delay of packets: a look at everything that many stations have takes a tenth of a second."""
+    work, _ = runner(lambda messages: None, tmp_path)
+    before = gc.get_threshold()
+    try:
+        start(work)
+        assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] >= 10_000
+        assert gc.isenabled()
+    finally:
+        work.stop(100)
+        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 class Disk:

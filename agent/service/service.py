@@ -70,12 +70,13 @@ DRAIN_S = 30.0
 """At the end of an archive, how long a broker that acknowledges nothing is waited for."""
 
 
-def _spare_collections() -> None:
-    """Have Python look for cycles less often, and never among what stays for good: each look at all of a site's
-    objects takes longer than many packets, which wait for it."""
+def start(runner: Runner) -> None:
+    """Start the work, with Python looking for cycles less often, and never among what stays for good: a look at all of
+    a site's objects takes longer than many packets, which wait for it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+    runner.start()
 
 
 class Notifier:
@@ -202,8 +203,7 @@ class Service:
             if orders:
                 orders.start(line, delivery, evidence, monitor.in_short, self._taken_back)
             delivery.start()  # not before whatever the broker may send can be taken
-        _spare_collections()
-        runner.start()
+        start(runner)
         _log.info("talus %s watches %s with %s", __version__, station.short, line.classifier.model)
         notifier.notify("READY=1")
         try:
