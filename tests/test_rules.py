@@ -40,8 +40,9 @@ def constant(model: onnx.ModelProto, name: str) -> NDArray[Any]:
     return numpy_helper.to_array(next(w for w in model.graph.initializer if w.name == name))
 
 
-def no_opset(model: onnx.ModelProto) -> None:
-    del model.opset_import[:]
+def read(model: onnx.ModelProto, name: str, position: int, value: str) -> None:
+    """Let this node read another value."""
+    node(model, name).input[position] = value
 
 
 def read_before_made(model: onnx.ModelProto) -> None:
@@ -50,20 +51,8 @@ def read_before_made(model: onnx.ModelProto) -> None:
     model.graph.node.extend(reversed(nodes))
 
 
-def made_twice(model: onnx.ModelProto) -> None:
-    model.graph.node.append(node(model, "last.relu"))
-
-
-def reads_nothing(model: onnx.ModelProto) -> None:
-    node(model, "last.relu").input[0] = "nowhere"
-
-
 def newer_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 21
-
-
-def foreign_domain(model: onnx.ModelProto) -> None:
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
 def unknown_operator(model: onnx.ModelProto) -> None:
@@ -91,14 +80,6 @@ def branch(model: onnx.ModelProto) -> None:
     node(model, "last.relu").attribute.append(helper.make_attribute("body", inner))
 
 
-def function(model: onnx.ModelProto) -> None:
-    model.functions.append(helper.make_function("own", "Twice", ["x"], ["y"], [], model.opset_import))
-
-
-def double_bias(model: onnx.ModelProto) -> None:
-    set_constant(model, "head.bias", np.zeros(5, np.float64))
-
-
 def half_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
 
@@ -109,28 +90,8 @@ def infinite_weight(model: onnx.ModelProto) -> None:
     set_constant(model, "head.weight", values)
 
 
-def half_quantised_gemm(model: onnx.ModelProto) -> None:
-    pair_before(model, "logits", 0)
-
-
 def open_batch(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-
-
-def three_dimensions(model: onnx.ModelProto) -> None:
-    del model.graph.input[0].type.tensor_type.shape.dim[2]
-
-
-def unsigned(model: onnx.ModelProto) -> None:
-    set_constant(model, "stem.relu.zero", np.array(0, np.uint8))
-
-
-def no_zero_point(model: onnx.ModelProto) -> None:
-    del node(model, "stem.relu.q").input[2]
-
-
-def shifted_zero(model: onnx.ModelProto) -> None:
-    set_constant(model, "stem.relu.zero", np.array(-3, np.int8))
 
 
 def zero_scale(model: onnx.ModelProto) -> None:
@@ -139,21 +100,9 @@ def zero_scale(model: onnx.ModelProto) -> None:
     set_constant(model, "last.weight.scale", scale)
 
 
-def per_channel_activation(model: onnx.ModelProto) -> None:
-    set_constant(model, "stem.relu.scale", np.full(16, 0.1, np.float32))
-
-
-def lonely_quantize(model: onnx.ModelProto) -> None:
-    node(model, "last.relu").input[0] = "out.relu.q"
-
-
 def unequal_pair(model: onnx.ModelProto) -> None:
     set_constant(model, "other", np.array(0.5, np.float32))
     node(model, "stem.relu.dq").input[1] = "other"
-
-
-def float_conv_input(model: onnx.ModelProto) -> None:
-    node(model, "last").input[0] = "out.relu"
 
 
 def relu_between(model: onnx.ModelProto) -> None:
@@ -170,18 +119,6 @@ def float_weight(model: onnx.ModelProto) -> None:
 
 def weight_axis(model: onnx.ModelProto) -> None:
     node(model, "block.a.weight.dq").attribute[0].i = 1
-
-
-def weight_per_tensor(model: onnx.ModelProto) -> None:
-    set_constant(model, "last.weight.scale", np.array(0.01, np.float32))
-
-
-def too_few_scales(model: onnx.ModelProto) -> None:
-    set_constant(model, "last.weight.scale", np.full(31, 0.01, np.float32))
-
-
-def integer_bias(model: onnx.ModelProto) -> None:
-    set_constant(model, "last.bias", np.zeros(32, np.int32))
 
 
 def quantised_bias(model: onnx.ModelProto) -> None:
@@ -204,24 +141,8 @@ def pair_before(model: onnx.ModelProto, reader: str, position: int) -> None:
     target.input[position] = "p.dq"
 
 
-def quantised_before_relu(model: onnx.ModelProto) -> None:
-    pair_before(model, "last.relu", 0)
-
-
-def both_branches(model: onnx.ModelProto) -> None:
-    pair_before(model, "block.add", 0)
-
-
-def float_identity(model: onnx.ModelProto) -> None:
-    node(model, "block.add").input[1] = "down.relu"
-
-
 def depthwise(model: onnx.ModelProto) -> None:
     next(a for a in node(model, "block.a").attribute if a.name == "group").i = 32
-
-
-def column_kernel(model: onnx.ModelProto) -> None:
-    set_constant(model, "last.weight.q", constant(model, "last.weight.q").transpose(0, 1, 3, 2))
 
 
 def twenty_channels(model: onnx.ModelProto) -> None:
@@ -229,51 +150,56 @@ def twenty_channels(model: onnx.ModelProto) -> None:
     set_constant(model, "stem.weight.scale", np.ones(20, np.float32))
 
 
-def eight_channels(model: onnx.ModelProto) -> None:
-    set_constant(model, "down.weight.q", np.ones((32, 8, 1, 5), np.int8))
-
-
-BREACHES: list[tuple[str, Callable[[onnx.ModelProto], None]]] = [
-    ("onnx", no_opset),
-    ("onnx", read_before_made),
-    ("onnx", made_twice),
-    ("onnx", reads_nothing),
-    ("opset", newer_opset),
-    ("opset", foreign_domain),
-    ("operator", unknown_operator),
-    ("operator", batch_norm),
-    ("self-contained", external_weight),
-    ("self-contained", branch),
-    ("self-contained", function),
-    ("data-type", double_bias),
-    ("data-type", half_input),
-    ("finite", infinite_weight),
-    ("gemm", half_quantised_gemm),
-    ("fixed-shape", open_batch),
-    ("fixed-shape", three_dimensions),
-    ("signed-int8", unsigned),
-    ("signed-int8", no_zero_point),
-    ("zero-point", shifted_zero),
-    ("scale", zero_scale),
-    ("per-tensor-activation", per_channel_activation),
-    ("pair", lonely_quantize),
-    ("pair", unequal_pair),
-    ("conv-input", float_conv_input),
-    ("conv-input", relu_between),
-    ("conv-weight", float_weight),
-    ("conv-weight", weight_axis),
-    ("conv-weight", weight_per_tensor),
-    ("conv-weight", too_few_scales),
-    ("float-bias", integer_bias),
-    ("float-bias", quantised_bias),
-    ("conv-relu", quantised_before_relu),
-    ("residual", both_branches),
-    ("residual", float_identity),
-    ("dense", depthwise),
-    ("kernel", column_kernel),
-    ("channels", twenty_channels),
-    ("channels", eight_channels),
-]
+BREACHES: dict[str, tuple[str, Callable[[onnx.ModelProto], object]]] = {
+    "no opset": ("onnx", lambda m: m.ClearField("opset_import")),
+    "read before made": ("onnx", read_before_made),
+    "made twice": ("onnx", lambda m: m.graph.node.append(node(m, "last.relu"))),
+    "reads nothing": ("onnx", lambda m: read(m, "last.relu", 0, "nowhere")),
+    "newer opset": ("opset", newer_opset),
+    "foreign domain": ("opset", lambda m: m.opset_import.append(helper.make_opsetid("com.microsoft", 1))),
+    "unknown operator": ("operator", unknown_operator),
+    "batch norm": ("operator", batch_norm),
+    "external weight": ("self-contained", external_weight),
+    "branch": ("self-contained", branch),
+    "function": (
+        "self-contained",
+        lambda m: m.functions.append(helper.make_function("own", "Twice", ["x"], ["y"], [], m.opset_import)),
+    ),
+    "double bias": ("data-type", lambda m: set_constant(m, "head.bias", np.zeros(5, np.float64))),
+    "half input": ("data-type", half_input),
+    "infinite weight": ("finite", infinite_weight),
+    "half quantised gemm": ("gemm", lambda m: pair_before(m, "logits", 0)),
+    "open batch": ("fixed-shape", open_batch),
+    "three dimensions": ("fixed-shape", lambda m: m.graph.input[0].type.tensor_type.shape.dim.pop(2)),
+    "unsigned": ("signed-int8", lambda m: set_constant(m, "stem.relu.zero", np.array(0, np.uint8))),
+    "no zero point": ("signed-int8", lambda m: node(m, "stem.relu.q").input.pop(2)),
+    "shifted zero": ("zero-point", lambda m: set_constant(m, "stem.relu.zero", np.array(-3, np.int8))),
+    "zero scale": ("scale", zero_scale),
+    "per channel activation": (
+        "per-tensor-activation",
+        lambda m: set_constant(m, "stem.relu.scale", np.full(16, 0.1, np.float32)),
+    ),
+    "lonely quantize": ("pair", lambda m: read(m, "last.relu", 0, "out.relu.q")),
+    "unequal pair": ("pair", unequal_pair),
+    "float conv input": ("conv-input", lambda m: read(m, "last", 0, "out.relu")),
+    "relu between": ("conv-input", relu_between),
+    "float weight": ("conv-weight", float_weight),
+    "weight axis": ("conv-weight", weight_axis),
+    "weight per tensor": ("conv-weight", lambda m: set_constant(m, "last.weight.scale", np.array(0.01, np.float32))),
+    "too few scales": ("conv-weight", lambda m: set_constant(m, "last.weight.scale", np.full(31, 0.01, np.float32))),
+    "integer bias": ("float-bias", lambda m: set_constant(m, "last.bias", np.zeros(32, np.int32))),
+    "quantised bias": ("float-bias", quantised_bias),
+    "quantised before relu": ("conv-relu", lambda m: pair_before(m, "last.relu", 0)),
+    "both branches": ("residual", lambda m: pair_before(m, "block.add", 0)),
+    "float identity": ("residual", lambda m: read(m, "block.add", 1, "down.relu")),
+    "depthwise": ("dense", depthwise),
+    "column kernel": (
+        "kernel",
+        lambda m: set_constant(m, "last.weight.q", constant(m, "last.weight.q").transpose(0, 1, 3, 2)),
+    ),
+    "twenty channels": ("channels", twenty_channels),
+    "eight channels": ("channels", lambda m: set_constant(m, "down.weight.q", np.ones((32, 8, 1, 5), np.int8))),
+}
 
 
 def test_our_own_file_keeps_every_rule(tmp_path: Path) -> None:
@@ -281,8 +207,8 @@ def test_our_own_file_keeps_every_rule(tmp_path: Path) -> None:
     assert lint(tmp_path / "model.trt.onnx") == []
 
 
-@pytest.mark.parametrize(("rule", "breach"), BREACHES, ids=[b.__name__ for _, b in BREACHES])
-def test_breach_is_found(rule: str, breach: Callable[[onnx.ModelProto], None]) -> None:
+@pytest.mark.parametrize(("rule", "breach"), BREACHES.values(), ids=BREACHES)
+def test_breach_is_found(rule: str, breach: Callable[[onnx.ModelProto], object]) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(small_files().trt)
     breach(model)
@@ -292,7 +218,7 @@ def test_breach_is_found(rule: str, breach: Callable[[onnx.ModelProto], None]) -
 
 
 def test_every_rule_has_a_breach_here() -> None:
-    assert {rule for rule, _ in BREACHES} == {rule.name for rule in RULES}
+    assert {rule for rule, _ in BREACHES.values()} == {rule.name for rule in RULES}
 
 
 def test_shortcut_convolution_is_quantised_at_its_end_and_kept() -> None:
