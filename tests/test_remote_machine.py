@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,22 @@ class RemoteOrdersMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.stack.close()
 
-    @property
-    def disk_is_well(self) -> bool:
-        return not self.obstacle.exists()
+    @contextlib.contextmanager
+    def disk(self, *, refuses: bool) -> Iterator[None]:
+        if refuses:
+            self.obstacle.mkdir()
+        yield
+        if refuses:
+            self.obstacle.rmdir()
 
     @rule(
         step=st.sampled_from([-1, 0, 1, 1, 1, 5]),
         content=st.sampled_from(GOOD + BAD),
         flaw=st.sampled_from([None, None, None, None, "stranger", "elsewhere", "expired", "kind"]),
+        refuses=st.booleans(),
     )
-    def an_order_comes(self, step: int, content: dict[str, Any], flaw: str | None) -> None:
+    def an_order_comes(self, step: int, content: dict[str, Any], flaw: str | None, refuses: bool) -> None:
+        """What the disk refuses is taken when it comes again."""
         changes = {
             "elsewhere": {"stations": ("XX.ELSE",)},
             "expired": {"issued_ns": NS, "expires_ns": 2 * NS},
@@ -62,11 +69,16 @@ class RemoteOrdersMachine(RuleBasedStateMachine):
         revision = max(1, self.highest + step)
         payload = envelope(self.stranger if flaw == "stranger" else self.signing, revision, content, **changes)
         applied = len(self.site.applied)
-        self.site.hears(payload)
-        if flaw is None and revision > self.highest and content in GOOD and self.disk_is_well:
-            self.highest, self.trial, self.newest = revision, content, payload
-        else:
+        is_good = flaw is None and revision > self.highest and content in GOOD
+        with self.disk(refuses=refuses):
+            said = self.site.hears(payload)
+        if refuses or not is_good:
             assert len(self.site.applied) == applied
+        if is_good:
+            if refuses:
+                assert said.refused[-1].kind == "store"
+                self.site.hears(payload)
+            self.highest, self.trial, self.newest = revision, content, payload
 
     @precondition(lambda self: self.newest)
     @rule()
@@ -75,27 +87,35 @@ class RemoteOrdersMachine(RuleBasedStateMachine):
         self.site.hears(self.newest)
         assert len(self.site.applied) == applied
 
-    @precondition(lambda self: self.trial is not None and self.disk_is_well)
-    @rule()
-    def the_probation_passes(self) -> None:
+    @precondition(lambda self: self.trial is not None)
+    @rule(refuses=st.booleans())
+    def the_probation_passes(self, refuses: bool) -> None:
+        """What the disk refuses to keep stays on trial until it takes it."""
         self.site.feed(61, at_s=self.fed_s)
         self.fed_s += 61
-        self.site.tick(101)
+        with self.disk(refuses=refuses):
+            self.site.tick(101)
+            self.site.tick()
+        assert self.site.report is not None
+        assert self.site.report.status == ("trial" if refuses else "kept")
+        self.site.tick(10)
         self.site.tick()
         assert self.trial is not None
         self.kept, self.trial = self.trial, None
 
-    @rule()
-    def the_link_is_down_for_long(self) -> None:
-        for _ in range(3):
-            self.site.tick(40, TrialInputs(link_up=False))
-        self.site.tick()
+    @rule(refuses=st.booleans())
+    def the_link_is_down_for_long(self, refuses: bool) -> None:
+        with self.disk(refuses=refuses):
+            for _ in range(3):
+                self.site.tick(40, TrialInputs(link_up=False))
+            self.site.tick()
         self.trial = None
 
-    @rule()
-    def the_agent_is_restarted(self) -> None:
+    @rule(refuses=st.booleans())
+    def the_agent_is_restarted(self, refuses: bool) -> None:
         base = self.site.base
-        self.site = self.site.again()
+        with self.disk(refuses=refuses):
+            self.site = self.site.again()
         self.site.base, self.trial, self.fed_s = base, None, 0
 
     @rule(base=st.sampled_from(FILES))
@@ -104,10 +124,6 @@ class RemoteOrdersMachine(RuleBasedStateMachine):
         self.site.remote.reload(ControlConfig.model_validate_json(self.site.control), base)
         self.site.tick()
         self.site.tick()
-
-    @rule()
-    def the_disk_refuses_or_is_well_again(self) -> None:
-        self.obstacle.rmdir() if self.obstacle.exists() else self.obstacle.mkdir()
 
     @invariant()
     def what_is_active_is_the_order_over_the_file(self) -> None:

@@ -81,21 +81,6 @@ def test_tensorrt_for_rtx_serves_where_tensorrt_is_not(
     assert key_of(served.platform, b"", "int8").digest != key_of(both, b"", "int8").digest
 
 
-@pytest.mark.parametrize(
-    ("script", "told"),
-    [
-        ({"import": "segv"}, "SIGSEGV while importing TensorRT"),
-        ({"runtime": "segv"}, "SIGSEGV while opening TensorRT's runtime"),
-        ({"builder": "raise"}, "factory function returned nullptr"),
-    ],
-)
-def test_crash_in_the_probe_is_a_reason(jetson: FakeJetson, script: dict[str, str], told: str) -> None:
-    jetson.tell(**script)
-    with pytest.raises(BackendError, match=told):
-        probe(jetson.engine_settings().places)
-    assert children() == []
-
-
 def test_probe_that_hangs_is_ended(jetson: FakeJetson) -> None:
     jetson.tell(runtime="hang")
     with pytest.raises(BackendError, match="took more than 3 s while opening TensorRT's runtime"):
@@ -177,45 +162,6 @@ def test_engine_is_built_once_and_again_for_another_version(jetson: FakeJetson, 
     assert "building" in told()
     assert len(list((jetson.state / "tensorrt").glob("*.engine"))) == 3
     assert not list((jetson.state / "tensorrt").glob(".new-*"))
-
-
-@pytest.mark.parametrize(
-    ("script", "told"),
-    [
-        ({"build": "segv"}, "build ended by SIGSEGV while building the engine (TensorRT: about to crash)"),
-        ({"build": "none"}, "TensorRT built no engine"),
-        ({"parse": "none"}, "parser refuses the network: only activation types"),
-        (
-            {"corrupt": True},
-            "cannot load the engine: made by another version or for another GPU"
-            " (IRuntime: the engine cannot run on this GPU)",
-        ),
-        ({"run": "segv"}, "serve ended by SIGSEGV while running the engine for the first time"),
-        ({"run": "none"}, "could not start the network"),
-        ({"wrong": ["int8", "float"]}, "golden windows are off by"),
-    ],
-)
-def test_where_neither_rung_serves_each_gives_its_reason(
-    jetson: FakeJetson, bundle: Bundle, script: dict[str, object], told: str
-) -> None:
-    jetson.tell(**script)
-    with pytest.raises(BackendError) as caught:
-        best_engine(bundle, jetson.engine_settings())
-    int8, fp16 = caught.value.message.split("; fp16: ")
-    assert int8.startswith("int8: ")
-    assert told in int8
-    assert told in fp16
-    assert children() == []
-
-
-def test_wrong_int8_falls_to_fp16_with_the_reason(jetson: FakeJetson, bundle: Bundle) -> None:
-    """An engine can be fast, load without complaint, and be wrong: only its answers tell."""
-    jetson.tell(wrong=["int8"])
-    served = best_engine(bundle, jetson.engine_settings())
-    served.backend.close()
-    assert (served.classifier.precision, served.backend.model_file) == ("fp16", FP16_MODEL)
-    assert served.reasons[0].startswith("int8: golden windows are off by")
-    assert served.drift < bundle.manifest.golden.files[FP16_MODEL].tolerance
 
 
 def test_bundle_without_fp16_has_one_rung_less(jetson: FakeJetson, tmp_path: Path) -> None:

@@ -106,25 +106,31 @@ def test_progress_of_a_build_can_be_told(jetson: FakeJetson, switching: Callable
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "rungs", "told"),
     [
-        ({"import": "segv"}, "probe ended by SIGSEGV"),
-        ({"runtime": "segv"}, "probe ended by SIGSEGV"),
-        ({"build": "segv"}, "build ended by SIGSEGV"),
-        ({"run": "segv"}, "serve ended by SIGSEGV"),
-        ({"wrong": ["int8", "float"]}, "golden windows are off by"),
-        ({"corrupt": True}, "cannot load the engine"),
+        ({"import": "segv"}, 0, "SIGSEGV while importing TensorRT"),
+        ({"runtime": "segv"}, 0, "SIGSEGV while opening TensorRT's runtime"),
+        ({"builder": "raise"}, 0, "factory function returned nullptr"),
+        ({"build": "segv"}, 2, "ended by SIGSEGV while building the engine (TensorRT: about to crash)"),
+        ({"build": "none"}, 2, "TensorRT built no engine"),
+        ({"parse": "none"}, 2, "parser refuses the network: only activation types"),
+        ({"corrupt": True}, 2, "cannot load the engine: made by another version or for another GPU (IRuntime: "
+                               "the engine cannot run on this GPU)"),
+        ({"run": "segv"}, 2, "serve ended by SIGSEGV while running the engine for the first time"),
+        ({"run": "none"}, 2, "could not start the network"),
+        ({"wrong": ["int8", "float"]}, 2, "golden windows are off by"),
     ],
-)
-def test_whatever_fails_leaves_onnx_runtime_serving_and_is_named(
-    jetson: FakeJetson, switching: Callable[..., SwitchingClassifier], script: dict[str, object], told: str
+)  # fmt: skip
+def test_whatever_fails_leaves_onnx_runtime_serving_and_each_rung_gives_its_reason(
+    jetson: FakeJetson, switching: Callable[..., SwitchingClassifier], script: dict[str, object], rungs: int, told: str
 ) -> None:
     jetson.tell(**script)
     classifier = switching()
     seen = classify_until(classifier, settled(classifier))
     assert set(seen) == {("onnxruntime", "int8")}
-    assert told in classifier.backend_status().reason()
-    assert classifier.backend_status().reason().startswith("tensorrt: ")
+    reason = classifier.backend_status().reason()
+    assert reason.startswith("tensorrt: int8: " if rungs else "tensorrt: ")
+    assert [told in part for part in reason.split("; fp16: ")] == [True] * max(rungs, 1)
 
 
 def test_lower_rung_tells_why(jetson: FakeJetson, switching: Callable[..., SwitchingClassifier]) -> None:
@@ -195,12 +201,6 @@ def test_what_the_configuration_says_decides(
         assert list((jetson.state / "tensorrt").glob("*.engine"))
     finally:
         classifier.close()
-
-
-@pytest.mark.parametrize("backends", [("tensorrt",), ("onnxruntime", "tensorrt")])
-def test_tensorrt_needs_one_that_serves_meanwhile(backends: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="tensorrt first, and behind it one that serves"):
-        ClassifierConfig(backends=backends)
 
 
 # The whole service
