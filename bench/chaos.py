@@ -76,7 +76,9 @@ RULES = {"rules": dict.fromkeys(LABELS, RULE)}
 """The policy of the run. It knows no past but the event's own, so that it can be applied event by event."""
 TUNABLES = {
     # The recorder writes hours in minutes: components are far apart in data time for a moment.
-    "trigger": {"lta_s": 5.0, "sta_s": 0.3, "on": 3.0, "off": 1.5, "merge_s": 0.2, "max_component_lag_s": 120.0},
+    "trigger": {"lta_s": 5.0, "sta_s": 0.3, "on": 3.0, "off": 1.5, "merge_s": 0.2, "max_component_lag_s": 120.0}
+    # No slow events: their background is saved every ten minutes of the clock, in which hours of records pass here.
+    | {"slow": {"enabled": False}},
     "verdict": {"at_s": [3.0, 10.0]},
     "policy": RULES | {"max_age_s": ANY_AGE_S},
     "reporting": {"health_interval_s": 5},
