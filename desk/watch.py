@@ -152,6 +152,7 @@ class _Printer:
         pictures: Pictures | None,
     ) -> None:
         self.tally = Watched()
+        self._availability: dict[str, str] = {}
         self._documents, self._folder, self._pictures = documents, folder, pictures
         self._prefix = prefix
         self._out, self._err = out, err
@@ -250,7 +251,8 @@ class _Printer:
         text = payload[:40].decode("utf-8", "replace")
         if text not in (ONLINE, OFFLINE, STOPPED):
             raise DataError(f"{text!r} is not an availability")
-        if self._style == "text":
+        before, self._availability[station] = self._availability.get(station), text
+        if self._style == "text" and text != before:
             self._print(printable(f"{station} is {text}"), _DIM if text == ONLINE else _YELLOW)
 
     def _print(self, line: str, colour: str = "") -> None:

@@ -56,6 +56,9 @@ SHORT_S = 60.0
 TRY_5_S, TRY_5_MOST_S = 3600.0, 86_400.0
 """How long MQTT 3.1.1 is spoken to a broker that may know 5, until that is tried again: twice as long each time, to a
 day."""
+REFRESH_S = 3600.0
+"""All retained values are published again so often, and ``online`` with each health report: somebody may have cleared
+them at the broker, or the will of an old connection may come late, over a bridge or from another node."""
 LOSSES_S = 600.0
 """Connections lost in so many seconds are counted."""
 
@@ -84,6 +87,7 @@ class MqttSink:
         self._alert_bytes = largest_alert(settings.prefix, voters)
         self._client_id = settings.client_id or f"talus-{station.short}"
         self._availability = topic(settings.prefix, station, "availability")
+        self._refresh_at = time.monotonic() + REFRESH_S
         self._waker = Waker()
         self._retained = Retained(cursor)
         self._sender = Sender(settings, cursor, self._retained)
@@ -129,6 +133,11 @@ class MqttSink:
     def publish_retained(self, message: Message) -> None:
         """Publish a latest value (state, health) now if connected, and on every connect; only the newest counts."""
         self._retained.put(message)
+        if message.name == "health" and not self._stopping.is_set():
+            self._retained.put(self._online())
+            if (now := time.monotonic()) >= self._refresh_at:
+                self._refresh_at = now + REFRESH_S
+                self._retained.all_stale()
         self._sender.hint()
         self._wake()
 
@@ -241,8 +250,10 @@ class MqttSink:
         self._throttled.warn(f"{self._availability}: refused by the broker: {ack.reason}\n  hint: {hint}")
         self._sender.refusals.add(self._availability, ack.reason)
         if availability == ONLINE:
-            message = Message(self._availability, availability.encode(), Priority.OTHER, retain=True)
-            self._retained.put(message)
+            self._retained.put(self._online())
+
+    def _online(self) -> Message:
+        return Message(self._availability, ONLINE.encode(), Priority.OTHER, retain=True)
 
     def status(self) -> LinkStatus:
         """How the link is."""
