@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from agent.host.disk import make_new_folder
 from agent.sources.records import read_records
@@ -46,6 +46,7 @@ class Exported:
     without_record: int
     disputed: int
     unsure: int
+    exercises: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def export(store: Store, records: Records, folder: Path, *, unsure: bool = False
         ConfigError: ``seisbench`` is asked for and h5py is not installed.
     """
     make_new_folder(folder)
-    counts = {"written": 0, "without_record": 0, "disputed": 0, "unsure": 0}
+    counts = {"written": 0, "without_record": 0, "disputed": 0, "unsure": 0, "exercises": 0}
     with contextlib.ExitStack() as stack:
         waveforms = stack.enter_context(WaveformFile(folder)) if seisbench else None
         connection = stack.enter_context(store.reading())
@@ -106,6 +107,8 @@ def _added(one: _Answered, path: Path, waveforms: WaveformFile) -> dict[str, obj
 
 
 def _answered(connection: Connection, counts: dict[str, int], *, unsure: bool) -> Iterator[_Answered]:
+    drills = select(func.count()).where(t.event.c.review.is_not(None), t.event.c.exercise.is_(True))
+    counts["exercises"] = connection.execute(drills).scalar_one()
     statement = (
         select(t.event.c.id, t.event.c.uid, t.event.c.onset_ns, t.sensor.c.code)
         .join(t.sensor)

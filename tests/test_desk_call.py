@@ -183,6 +183,10 @@ def test_a_station_that_falls_silent_is_told_once_and_again_when_it_is_well(data
     watch.look(START_NS + 14 * MINUTE)
     sender.send_due(START_NS + 15 * MINUTE)
     assert [title for _, title in way.notes] == ["XX.SLP is silent", "XX.SLP is well again"]
+    with store.reading() as connection:
+        assert all(connection.execute(select(tables.notification.c.text)).scalars()), (
+            "services refuse a call without a text"
+        )
 
 
 @pytest.mark.parametrize("imported", [True, False], ids=["from an archive", "without an agent of its own"])

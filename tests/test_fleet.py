@@ -32,6 +32,7 @@ def test_the_list_says_who_is_not_well_and_why(tmp_path: Path, capsys: pytest.Ca
             assert told[:-2] == ["XX.S0", "ok", "0.2.0", "net", OLD[:8], "file", "100", "%", "ok"]
             stations.health("XX.S1", "sensor_deaf", armed=0.25)
             stations.retain("XX.S2", "availability", "offline").wait_for_publish(60)
+            stations.retain("XX.SIMULATE", "availability", "stopped").wait_for_publish(60)  # what a drill leaves
             stations.retain("XX.\x1bS", "availability", "online").wait_for_publish(60)
             assert fleet(broker.port, "--json") == 1
             told = {one["station"]: one for one in json.loads(capsys.readouterr().out)}

@@ -272,7 +272,7 @@ def test_who_may_ask_for_what_and_how_often(tmp_path: Path, broker: Mosquitto) -
         said = [(body["status"], body["kind"]) for body in heard.bodies("response")]
         assert said[:2] == [("refused", "not_allowed"), ("done", None)], "nothing for a stranger, once for a repeat"
         assert ("refused", "rate") in said and len(said) == 6
-        agent.wait_for("signed with a key that is not trusted here")
+        agent.wait_for("signed with a key that is not in this station's control.keys")
 
 
 def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, broker: Mosquitto) -> None:
@@ -285,7 +285,7 @@ def test_a_key_that_is_taken_from_the_file_commands_no_more(tmp_path: Path, brok
         agent.signal(signal.SIGHUP)
         agent.wait_for("was read anew")
         assert place.ask("test-alarm", "--wait", 3)[0] == 1
-        agent.wait_for("signed with a key that is not trusted here")
+        agent.wait_for("signed with a key that is not in this station's control.keys")
 
 
 def test_a_piece_that_comes_while_the_station_starts_is_used(tmp_path: Path, broker: Mosquitto) -> None:

@@ -142,6 +142,7 @@ def test_the_default_bundle_has_a_bank_and_keeps_its_size() -> None:
         (["nothing.mseed", "e", "blast", ""], "nothing.mseed does not exist"),
         (["blast0.mseed", "", "blast", ""], "source_id is blank"),
         (["blast0.mseed", "e", "blast", "noon"], "noon"),
+        (["blast0.mseed", "a", "blast", ""], "line 2 again"),
     ],
 )
 def test_a_bad_line_of_the_labels_is_named(site: Path, tmp_path: Path, row: list[str], said: str) -> None:

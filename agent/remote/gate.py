@@ -127,7 +127,9 @@ def unseal(payload: bytes, trusted: Iterable[TrustedKey]) -> Opened:
     key = next((key for key in trusted if key.id == outer.key), None)
     if key is None:
         raise ControlError(
-            "unknown_key", "signed with a key that is not trusted here", "add its public half to control.keys"
+            "unknown_key",
+            "signed with a key that is not in this station's control.keys",
+            "add its public half to control.keys",
         )
     if not key.verifies(signature, PREFIX + raw):
         raise ControlError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
-from agent.types import NS, counted
+from agent.types import NS, counted, format_ns
 from desk.call.calls import Calls, Words
 from desk.call.targets import Target
 from desk.store import queries
@@ -132,7 +132,9 @@ class StationWatch(Worker):
             if not connection.execute(update(t.trouble).where(*mine).values(ended_ns=now_ns)).rowcount:
                 return
             if told:
-                words = Words(f"station {code} well {now_ns}", f"{code} is well again", "")
+                words = Words(
+                    f"station {code} well {now_ns}", f"{code} is well again", f"at {format_ns(now_ns)[11:19]} UTC"
+                )
                 self._plan(connection, code, words, now_ns)
         if told:
             self._called()

@@ -121,7 +121,7 @@ def _export(config: DeskConfig, folder: Path, *, seisbench: bool) -> int:
     store.close()
     print(
         f"talus desk: {folder}: {counted(done.written, 'event')}; left out: {done.without_record} without a record, "
-        f"{done.disputed} disputed, {done.unsure} unsure"
+        f"{done.disputed} disputed, {done.unsure} unsure, {counted(done.exercises, 'exercise')}"
     )
     return 0
 

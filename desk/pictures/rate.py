@@ -65,12 +65,12 @@ def draw(
         place.set_ylim(bottom=0)
         place.tick_params(labelsize=7)
         if heard is not None:
-            for number, (first, end) in enumerate(_deaf(heard, span)):
-                label = "" if number else "not heard"
-                place.axvspan(_time(first), _time(end), color="#d8dee4", linewidth=0, zorder=0, label=label)
+            for first, end in _deaf(heard, span):
+                place.axvspan(_time(first), _time(end), color="#d8dee4", linewidth=0, zorder=0)
     if base:
         bins.set_ylim(top=1.35 * max(base.values()))  # room for the legend
         bins.legend(fontsize=7, ncols=4, frameon=False)
+    inverse.set_xlabel("UTC" if heard is None else "UTC; grey: hours not heard", fontsize=8)
     inverse.set_xlim(_time(span[0]), _time(span[1]))
     picture.autofmt_xdate(rotation=0, ha="center")
     return picture

@@ -59,6 +59,11 @@ class Member:
         return None if self.health is None else max(0.0, (now_ns - parse_ns(self.health.time)) / NS)
 
     @property
+    def has_gone(self) -> bool:
+        """Whether it was never a station: no state, no health, and stopped."""
+        return self.state is None and self.health is None and self.availability == "stopped"
+
+    @property
     def serving(self) -> str | None:
         """Name of the model, with the begin of its hash."""
         part = self.model.serving if self.model else self.state.model if self.state else None
@@ -102,7 +107,8 @@ class Member:
 
 
 def look(settings: MqttSettings) -> dict[str, Member]:
-    """What the broker has retained of its stations, by NET.STA.
+    """What the broker has retained of its stations, by NET.STA; without those that came, told nothing of themselves and
+    stopped, as a drill does.
 
     Raises:
         DeliveryError: the broker does not answer, or does not let us listen.
@@ -126,7 +132,7 @@ def look(settings: MqttSettings) -> dict[str, Member]:
                 member.model = _parsed(ModelReport, payload)
 
     read_retained(settings, _TOPICS, receive)
-    return {name: found[name] for name in sorted(found)}
+    return {name: found[name] for name in sorted(found) if not found[name].has_gone}
 
 
 def _parsed(kind: type[_P], payload: bytes) -> _P | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from agent.dsp.sos import SosFilter, butterworth
 from agent.dsp.window import Preparation, interpolate, prepare
 from agent.errors import DataError
-from agent.types import LABELS, NS, WINDOW_RATE_HZ, Segment, parse_ns
+from agent.types import LABELS, NS, WINDOW_RATE_HZ, Segment, format_ns, parse_ns
 from quantize.data.records import FULL_S, LENGTHS_S, Row, read_csv, read_segments
 
 TABLE = "metadata.csv"
@@ -46,8 +46,8 @@ def read_site(folder: Path, *, reviewed: bool = False) -> list[Row]:
     the class that cannot.
 
     Raises:
-        DataError: the table is missing or lacks a column, or a row has an unknown label, a time that is none, or names
-            a file that does not exist; the message names the line.
+        DataError: the table is missing or lacks a column, has a row twice, or a row has an unknown label, a time that
+            is none, or names a file that does not exist; the message names the line.
     """
     table = folder / TABLE
     if not table.is_file():
@@ -55,11 +55,16 @@ def read_site(folder: Path, *, reviewed: bool = False) -> list[Row]:
             f"{table} does not exist",
             "the folder needs a table, one line a station and event, with the columns " + ", ".join(COLUMNS),
         )
-    rows = [
-        _row(folder, table, line, fields)
-        for line, fields in read_csv(table, COLUMNS)
-        if not (reviewed and fields["source_type"] == _NEVER_TAUGHT)
-    ]
+    rows: list[Row] = []
+    lines: dict[tuple[str, str, str, int | None], int] = {}
+    for line, fields in read_csv(table, COLUMNS):
+        if reviewed and fields["source_type"] == _NEVER_TAUGHT:
+            continue
+        row = _row(folder, table, line, fields)
+        first = lines.setdefault((row.name, row.event, row.label, row.onset_ns), line)
+        if first != line:
+            raise DataError(f"{table}:{line}: is line {first} again", "remove one of the two: it would count twice")
+        rows.append(row)
     if not rows:
         raise DataError(f"{table} has no rows", "label some events first")
     return rows
@@ -157,7 +162,9 @@ def _onset(row: Row, segments: Mapping[int, Sequence[Segment]]) -> int:
         start = min(run.start_ns for parts in segments.values() for run in parts)
         end = max(run.end_ns for parts in segments.values() for run in parts)
         if not start <= row.onset_ns < end:
-            raise DataError(f"{row.path} does not hold its onset", "correct trace_onset_time, which is UTC")
+            words = f"{row.path} does not hold its onset {format_ns(row.onset_ns)}"
+            span = f"the record runs from {format_ns(start)} to {format_ns(end)}"
+            raise DataError(words, f"correct trace_onset_time, which is UTC: {span}")
         return row.onset_ns
     length = runs.end_ns - runs.start_ns
     if row.label == "noise":
