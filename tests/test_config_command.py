@@ -12,11 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from agent_support import ROOT, TALUS, running_agent, talus, write_config, write_records
-from broker_support import needs_mosquitto, running, wait_for
-from control_support import control
+from broker_support import needs_mosquitto, running
 from site_support import write_site
-
-from desk.push.signing import SigningKey
 
 FAST = "{kind: simulator, speed: 20}"
 
@@ -246,28 +243,3 @@ def test_no_secret_shows_in_the_process_list_or_in_what_is_printed(tmp_path: Pat
         assert "hunter2" not in text
     helped = talus("config", "sign", "--help")[1] + talus("config", "push", "--help")[1]
     assert "--password" not in helped
-
-
-@needs_mosquitto
-def test_nothing_secret_is_in_the_log_or_the_state_folder(tmp_path: Path) -> None:
-    signing = SigningKey.create(tmp_path / "ops.pem")
-    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
-    subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "slope", "hunter2-secret"], check=True)
-    passwords.chmod(0o600)
-    secret.write_text("hunter2-secret\n")
-    secret.chmod(0o600)
-    with running(tmp_path, f"password_file {passwords}", anonymous=False) as broker:
-        mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
-        config = write_config(
-            tmp_path / "site", "", source=FAST, control=control(signing), mqtt=mqtt, log="{level: debug}"
-        )
-        state = tmp_path / "site" / "state"
-        with running_agent("run", "--config", config) as agent:
-            agent.wait_for("connected to")
-            wait_for((state / "status.json").exists)
-            files = [path for path in state.rglob("*") if path.is_file()]
-            assert files
-            for path in files:
-                assert b"hunter2" not in path.read_bytes(), path
-            assert "hunter2" not in agent.log
-            assert (tmp_path / "site" / "state" / "control").stat().st_mode & 0o077 == 0

@@ -84,6 +84,7 @@ def test_a_real_datagram_is_read_exactly() -> None:
     assert found.samples.dtype == np.int32
     assert not found.samples.flags.writeable
     assert parse(b"{'ENE',1582315130,1}\n").start_ns == 1_582_315_130 * NS
+    assert parse(b"{'EHZ', 1582315130.292, -2147483648, 2147483647}").samples.tolist() == [-(2**31), 2**31 - 1]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +112,6 @@ def test_anything_else_is_malformed(data: bytes) -> None:
     bench.take(data)
     assert bench.receiver.counters()["malformed"] == 1
     assert bench.receiver.counters()["malformed_bytes"] == len(data)
-
-
-def test_the_extremes_of_a_count_are_kept() -> None:
-    assert parse(b"{'EHZ', 1582315130.292, -2147483648, 2147483647}").samples.tolist() == [-(2**31), 2**31 - 1]
 
 
 def test_a_long_text_that_almost_fits_is_refused_at_once() -> None:
@@ -150,14 +147,6 @@ def test_the_first_datagram_waits_for_a_second_that_continues_it() -> None:
     assert bench.blocks == []
     bench.take(datagram(1))
     assert bench.counts() == list(range(50))
-
-
-@pytest.mark.parametrize("order", [(0, 1, 3, 2, 4, 5), (0, 1, 4, 3, 2, 5), (1, 0, 2, 3, 5, 4)])
-def test_overtaken_datagrams_are_put_back(order: tuple[int, ...]) -> None:
-    bench = Bench()
-    bench.take(*(datagram(k) for k in order))
-    assert bench.counts() == list(range(150))
-    assert bench.receiver.counters()["missing_samples"] == 0
 
 
 def test_a_lost_datagram_is_a_gap_after_a_while_and_is_counted() -> None:
@@ -259,6 +248,7 @@ def test_times_that_jitter_by_half_a_datagram_cost_nothing(rate_hz: float, jitte
     heard = sum(len(piece.samples) for block in bench.blocks[first:] for piece in continuity.accept(block))
     assert heard > 0.999 * (4000 - first) * 25, "and the station hears one run of data"
     assert continuity.counts["Z"].gap_s < 0.001 * (4000 - first) * 25 / rate_hz
+    assert not [problem for problem in bench.problems if "samples a second" in problem.message], "no other rate is seen"
 
 
 def test_how_much_times_jitter_is_known_after_the_first_sixteen_datagrams() -> None:
@@ -322,13 +312,6 @@ def test_a_wrong_rate_is_told_with_the_right_one(jitter_s: float, decimals: int)
     assert "not 100" in problem
     bench.take(*(noisy(k, chance, jitter_s, decimals) for k in range(100, 200)))
     assert bench.receiver.problems() == []
-
-
-@pytest.mark.parametrize(("rate_hz", "jitter_s"), [(500.0, 0.02), (100.0, 0.1)])
-def test_times_that_jitter_are_no_other_rate(rate_hz: float, jitter_s: float) -> None:
-    bench, chance = Bench(rate_hz=rate_hz), random.Random(6)
-    bench.take(*(noisy(k, chance, jitter_s, 3, rate=rate_hz) for k in range(5000)), every_s=25 / rate_hz)
-    assert not [problem for problem in bench.problems if "samples a second" in problem.message]
 
 
 # Senders and channels
@@ -453,7 +436,7 @@ def test_any_datagrams_are_used_or_counted(chance: random.Random) -> None:
 @settings(max_examples=100)
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11), max_size=4), st.integers(0, 2**32 - 1))
 def test_whatever_comes_comes_in_order(order: list[int], lost: set[int], seed: int) -> None:
-    """Loss, repetition and any order: what is passed on is in order, without repetition, at the right times."""
+    """Loss, repetition and any order: all that came is passed on once, in order and at its time."""
     bench = Bench()
     again = random.Random(seed)
     bench.take(*(datagram(k) for k in range(-4, 0)))
@@ -463,7 +446,8 @@ def test_whatever_comes_comes_in_order(order: list[int], lost: set[int], seed: i
     bench.tick(1.5)
     counts = bench.counts()
     assert counts == sorted(set(counts))
-    assert set(counts) >= set(range(-100, 0)) | set(range(300, 600))
+    came = {*range(-4, 0), *(set(range(12)) - lost), *range(12, 24)}
+    assert counts == [k * 25 + i for k in sorted(came) for i in range(25)]
     for block in bench.blocks:
         assert block.start_ns == 1_582_315_130_292_000_000 + int(block.samples[0]) * 10_000_000
     bench.tick(20.0)

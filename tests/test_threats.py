@@ -94,17 +94,25 @@ def resident_kb(pid: int) -> int:
     return int(line.split()[1])
 
 
-def test_no_password_is_on_the_broker_nor_in_any_process_list(tmp_path: Path) -> None:
-    """What everyone on either machine can see: messages, and the arguments of the agent and of what it starts."""
+def test_no_password_is_on_the_broker_in_a_process_list_in_the_log_or_in_the_state_folder(tmp_path: Path) -> None:
+    """What everyone on either machine can see: messages, and the arguments of the agent and of what it starts; and
+    what is given away with a log or a copy of the state folder."""
     signing = key(tmp_path)
     with guarded(tmp_path) as (broker, secret, settings), Collector(settings) as heard:
         mqtt = f"{{host: 127.0.0.1, port: {broker.port}, username: slope, password_file: {secret}}}"
-        config = write_config(tmp_path / "site", "", source=LIVELY, mqtt=mqtt, control=control(signing))
+        config = write_config(
+            tmp_path / "site", "", source=LIVELY, mqtt=mqtt, control=control(signing), log="{level: debug}"
+        )
+        state = tmp_path / "site" / "state"
         with running_agent("run", "--config", config) as agent:
             wait_for(lambda: heard.bodies("/state") and heard.bodies("/health") and heard.bodies("/event"))
+            wait_for((state / "status.json").exists)
             for one in (agent.process.pid, *children(agent.process.pid)):
                 assert SECRET.encode() not in Path(f"/proc/{one}/cmdline").read_bytes()
             assert SECRET not in agent.log
+            for path in [path for path in state.rglob("*") if path.is_file()]:
+                assert SECRET.encode() not in path.read_bytes(), path
+            assert (state / "control").stat().st_mode & 0o077 == 0
         assert not [message.topic for message in heard.received if SECRET.encode() in message.payload]
 
 
