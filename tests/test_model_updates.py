@@ -171,6 +171,17 @@ def test_hold_waits_for_the_command_and_can_be_ordered_back(desk: Desk, newer: P
     assert desk.see(1)[0].model == "small 1.2.3"
 
 
+def test_windows_are_kept_where_candidates_may_come(tmp_path: Path, installed: Path) -> None:
+    """Protects the memory of a station that takes no models, and the proof of one that does."""
+    windows, seconds = stored_windows()
+    alone = LiveClassifier(load(installed, ["onnxruntime"])[0])
+    alone.classify(window(windows[0], float(seconds[0])))
+    assert alone.recent() == []
+    desk = Desk(tmp_path, installed)
+    desk.see(3)
+    assert len(desk.live.recent()) == 3
+
+
 def test_few_windows_are_no_proof(tmp_path: Path, installed: Path, newer: Path) -> None:
     desk = Desk(tmp_path / "models", installed, rules(shadow_windows=100, shadow_s=0.2))
     desk.updates.start()

@@ -291,7 +291,7 @@ class LiveClassifier:
         """Why the newest model was taken back; None as long as it serves."""
         self._before: Classifier | None = None
         self._shadow: Shadow | None = None
-        self._recent: deque[tuple[Window, Classification]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[Window, Classification]] = deque(maxlen=0)
         self._lock = threading.Lock()
 
     @property
@@ -329,8 +329,12 @@ class LiveClassifier:
             shadow.see(window, verdict)
         return verdict
 
+    def remember(self) -> None:
+        """Keep the newest windows from now on: candidates may come."""
+        self._recent = deque(self._recent, maxlen=RECENT)
+
     def recent(self) -> list[tuple[Window, Classification]]:
-        """The newest windows and what was said of them, the oldest first."""
+        """The newest windows that were kept and what was said of them, the oldest first."""
         return list(self._recent.copy())
 
     def set_shadow(self, shadow: Shadow | None) -> None:

@@ -81,6 +81,7 @@ class ModelUpdates:
         ``opener`` gives the classifier of a bundle, of the installed one for None; the second argument says
         whether it is to serve (else it is only tried, on the CPU)."""
         self._slots, self._live, self._opener = slots, live, opener
+        live.remember()
         self.settings = settings
         """May be replaced at any time."""
         self._report = report
