@@ -521,24 +521,15 @@ def test_prometheus_reads_the_figures_where_they_are_offered_and_nowhere_else(
     assert found["process_resident_memory_bytes", ()] > 1e6
 
 
-def test_exercises_have_a_queue_of_their_own_that_says_so(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/desk.db")
-    accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=1)
-    real, drill = event(3), event(3, onset_ns=START_NS + NS, exercise=True)
-    store.ingest([Arrival("XX.SLP", one, START_NS) for one in (real, drill)])
-    with TestClient(application(store, Live(store)), base_url="http://desk", follow_redirects=False) as client:
-        headers = logged_in(client, "vera")
-        queues = [client.get(f"/review{query}", headers=headers).text for query in ("", "?exercise=1")]
-    assert [[one.id in text for one in (real, drill)] for text in queues] == [[True, False], [False, True]]
-    assert ["EXERCISE" in text for text in queues] == [False, True]
-
-
 @pytest.mark.parametrize("usual", [False, True])
-def test_exercises_are_counted_only_where_they_are_asked_for_and_the_page_says_so(tmp_path: Path, usual: bool) -> None:
+def test_exercises_are_counted_and_reviewed_apart_where_they_are_asked_for_and_the_page_says_so(
+    tmp_path: Path, usual: bool
+) -> None:
     store = Store(f"sqlite:///{tmp_path}/desk.db")
     accounts.add_account(store, "setup", "vera", "viewer", PASSWORD, now_ns=1)
     drills = [event(3, onset_ns=START_NS + n * 1801 * NS, exercise=True) for n in range(3)]
-    store.ingest([Arrival("XX.SLP", one, START_NS) for one in (event(3, onset_ns=START_NS + 5 * NS), *drills)])
+    real = event(3, onset_ns=START_NS + 5 * NS)
+    store.ingest([Arrival("XX.SLP", one, START_NS) for one in (real, *drills)])
     hour = START_NS // (3600 * NS)
     app = application(store, Live(store), exercises=usual)
     with TestClient(app, base_url="http://desk", follow_redirects=False) as client:
@@ -552,7 +543,8 @@ def test_exercises_are_counted_only_where_they_are_asked_for_and_the_page_says_s
             assert whole["counts"] == [[hour, "landslide", 4 if included else 1]], asked
             page = client.get(f"/counts{query}", headers=headers).text
             assert ("EXERCISE: exercises are counted" in page, "not counted" in page) == (included, not included)
-            assert ("EXERCISE" in client.get(f"/review?{asked}", headers=headers).text) == included
+            queue = client.get(f"/review?{asked}", headers=headers).text
+            assert ("EXERCISE" in queue, drills[0].id in queue, real.id in queue) == (included, included, not included)
 
 
 @pytest.mark.parametrize("tiles", [None, "https://tile.example.org:8443/{z}/{x}/{y}.png?key=1"])
