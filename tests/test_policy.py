@@ -260,6 +260,10 @@ STORIES: dict[str, tuple[PolicyConfig, list[tuple[str, Event]]]] = {
         rules(**TWO_OF_THREE),
         [said("confirm", at_s=3.0), ended("confirm", at_s=3.0)],
     ),
+    "nor when a restart has moved the onset by less than a sample": (
+        rules(**TWO_OF_THREE),
+        [said("confirm", at_s=4.1), ended("confirm", at_s=4.10007)],
+    ),
     "several events count that lie close together, not those that are spread out": (
         rules(blast={"severity": "minor", "confirm_events": {"k": 3, "within_s": 60}}),
         [

@@ -46,6 +46,9 @@ from agent.types import (
 UNCLASSIFIED = "unclassified"
 """Label of an alert about a trigger on which the network failed."""
 
+SAME_LOOK_S = 0.05
+"""Windows that differ by less are one: an event that comes again after a restart has its onset a little off."""
+
 MAX_SWELLING = 256
 """Stations whose newest slow event is known."""
 
@@ -248,7 +251,7 @@ class Policy:
         verdict, followed = case.event.classification, case.followed
         if verdict is None:
             return self._unclassified(case)
-        if followed.verdicts and followed.verdicts[-1].window_s == verdict.window_s:
+        if followed.verdicts and abs(followed.verdicts[-1].window_s - verdict.window_s) < SAME_LOOK_S:
             # The end of an event may repeat its last verdict, and one look at the data has one vote.
             followed.verdicts.pop()
         followed.verdicts.append(verdict)
