@@ -104,7 +104,7 @@ function draw(drum) {
 const WORDS = {
   envelope: (drum) => `${drum.sensor}.${drum.component}, each second's smallest and largest sample as the station sends them (envelope).`,
   records: (drum) => `${drum.sensor}.${drum.component}, from the records of events: between them nothing was sent, and the lines stay empty.`,
-  none: () => "No samples of this day are here. The station sends them if its file has `envelope: {component: Z}`; events are drawn all the same.",
+  none: () => ["No samples of this day are here. The station sends them if its file has ", element("code", {}, "envelope: {component: Z}"), "; events are drawn all the same."],
 };
 
 let drum = null;
@@ -112,7 +112,7 @@ if (place.dataset.station) {
   const step = Math.max(1, Math.min(60, Math.floor(3600 / Math.max(60, place.clientWidth - left - right))));
   try {
     drum = await (await ask(`/api/v1/drum/${encodeURIComponent(place.dataset.station)}/${place.dataset.date}?step=${step}`)).json();
-    note.textContent = WORDS[drum.source](drum);
+    note.replaceChildren(...[WORDS[drum.source](drum)].flat());
     if (drum.source !== "none") {
       const size = element("span", { class: "number" });
       const show = () => { size.textContent = ` From the middle of a line to its edge: ${Number((drum.scale / gain).toPrecision(2)).toLocaleString("en")} counts. `; };
