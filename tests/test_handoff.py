@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent.handoff import Empty, Full, Handoff
+from agent.sources.handoff import Empty, Full, Handoff
 
 
 def test_everything_comes_in_order_and_little_waits() -> None:

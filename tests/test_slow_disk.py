@@ -95,7 +95,7 @@ def test_while_the_disk_hangs_the_connection_lives_and_alerts_go_past_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that sends waits for no write, and the monitor gets an answer."""
-    monkeypatch.setattr("agent.deliver.outbox.PATIENCE_S", 0.2)
+    monkeypatch.setattr("agent.deliver.outbox.LOCK_WAIT_S", 0.2)
     with running(tmp_path) as broker, Collector(broker.settings()) as collector:
         delivery = Delivery(broker.settings(), StationId("XX", "ABC", "", ""), tmp_path / "outbox.sqlite3", 10.0)
         delivery.start()

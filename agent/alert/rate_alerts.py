@@ -40,7 +40,7 @@ SiteKey: TypeAlias = "tuple[StationId, bool]"
 
 
 @dataclass(slots=True)
-class _Standing:
+class _Raised:
     """An alert that has not been taken back."""
 
     id: str
@@ -61,7 +61,7 @@ class _Place:
     """Recorded seconds, ascending."""
     begins_s: float = 0.0
     """The onsets are complete from here on."""
-    standing: _Standing | None = None
+    standing: _Raised | None = None
 
     def add(self, at_s: float, horizon_s: float) -> None:
         insort(self.onsets, at_s)
@@ -143,7 +143,7 @@ class RateWatch:
         if standing is None:
             if events < rule.min_events or rate.ratio < rule.min_ratio or rate.chance > rule.max_chance:
                 return None
-            standing = place.standing = _Standing(
+            standing = place.standing = _Raised(
                 f"{event.id}-rate-{label}", severity, now_s, background_s, background_events, event.late
             )
             return _alert(event, "raise", label, standing, rate)
@@ -190,7 +190,7 @@ def binomial_tail(least: int, trials: int, p: float) -> float:
     return min(1.0, total)
 
 
-def _alert(event: Event, action: AlertAction, label: str, standing: _Standing, rate: Acceleration) -> Alert:
+def _alert(event: Event, action: AlertAction, label: str, standing: _Raised, rate: Acceleration) -> Alert:
     counts = (
         f"{counted(rate.events, f'{label} event')} in {_span(rate.window_s)} of data, against "
         f"{rate.background_events} in the {_span(rate.background_s)} before: {rate.ratio:.1f} times the rate"

@@ -67,7 +67,7 @@ from agent.types import NS, counted
 
 MAIN = "mqtt"
 """The sink whose messages are dropped last."""
-PATIENCE_S = 2.0
+LOCK_WAIT_S = 2.0
 """How long a call waits while the disk writes."""
 _JOURNAL_KEPT = 4096
 _CHECK_LIMIT = 64 * 1024 * 1024
@@ -107,14 +107,14 @@ class OutboxStats:
     in_memory: str | None = None
 
 
-class _Patience:
-    """A lock that is waited for a little while: who holds it for longer waits for the disk."""
+class _BriefLock:
+    """A lock that is waited for briefly: who holds it for longer waits for the disk."""
 
     def __init__(self, lock: threading.RLock, path: Path) -> None:
         self._lock, self._path = lock, path
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=PATIENCE_S):
+        if not self._lock.acquire(timeout=LOCK_WAIT_S):
             raise DeliveryError(f"outbox {self._path}: the disk has not finished writing", "see dmesg; is it failing?")
 
     def __exit__(self, *_: object) -> None:
@@ -134,7 +134,7 @@ class Outbox:
         self.path = path
         self._max_bytes = max_bytes
         self._turn = threading.RLock()
-        self.lock = _Patience(self._turn, path)
+        self.lock = _BriefLock(self._turn, path)
         self._listeners: list[Callable[[], None]] = []
         self._cursors = {name: Cursor(self, name) for name in sinks}
         self._main = self._cursors.get(MAIN) or self._cursors[sinks[0]]

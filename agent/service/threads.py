@@ -15,7 +15,6 @@ from agent.backoff import ThrottledLog
 from agent.detect.lag import DataClocks
 from agent.detect.resume import PendingPackets
 from agent.errors import ConfigError, DataError, TalusError
-from agent.handoff import Empty, Full, Handoff
 from agent.health.report import Health
 from agent.messages.payloads import Message, Priority
 from agent.messages.schema import EventMessage, StageHealth, parse
@@ -24,6 +23,7 @@ from agent.reasons import Reason, of
 from agent.service.assemble import Fed, Line
 from agent.service.storing import Storing
 from agent.sources import Counting, Resumable, Source, Telling
+from agent.sources.handoff import Empty, Full, Handoff
 from agent.types import Discard, Event, SampleBlock, format_ns
 
 if TYPE_CHECKING:

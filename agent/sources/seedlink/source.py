@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agent.backoff import Backoff, Throttle, delays
 from agent.errors import SourceError, in_words
-from agent.handoff import Full, Handoff
 from agent.host.data_age import Freshness, assess
 from agent.sources import ProblemSink, SourceProblem
 from agent.sources.channels import Channel, Skipped
+from agent.sources.handoff import Full, Handoff
 from agent.sources.in_flight import Origin
 from agent.sources.miniseed import RecordReader
 from agent.sources.seedlink.connection import Connection, SilentError, Subscribed, held, subscribe
